@@ -1,0 +1,340 @@
+"""All settings of a runner: from arguments, or from the environment variables that n8n's own runners read.
+
+Every mistake is reported, all of them in one `ConfigurationError`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import dataclass, field, fields
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from urllib.parse import urlsplit, urlunsplit
+
+from n8nrunner.errors import ConfigurationError
+
+#: Where n8n's broker listens unless told otherwise.
+DEFAULT_BROKER = "http://127.0.0.1:5679"
+#: The path below which n8n serves runners unless told otherwise.
+DEFAULT_PATH = "/runners"
+#: The largest message that n8n takes unless told otherwise, in bytes.
+DEFAULT_MAX_PAYLOAD = 1024**3
+
+_SMALLEST_PAYLOAD = 1024
+_NAME = re.compile(r"[a-z0-9_-]{1,64}")
+_OFFICIAL_NAME = re.compile(r"[A-Za-z0-9_ -]{1,64}")
+
+
+class BrokerUrl(NamedTuple):
+    """The addresses of one broker."""
+
+    #: As it is shown: without user name, password and query.
+    base: str
+    #: ``POST`` here for a grant token.
+    auth: str
+    #: The WebSocket.
+    socket: str
+    #: Answers 200 when n8n is up; never below the path.
+    health: str
+    host: str
+    port: int
+    is_secure: bool
+
+
+def parse_broker(url: str) -> BrokerUrl:
+    """Reads a broker's URL; a path in it replaces ``/runners``.
+
+    Raises:
+        ValueError: it is no URL of a broker; the message says why.
+    """
+    text = url.strip()
+    parts = urlsplit(text)
+    schemes = {"http": False, "ws": False, "https": True, "wss": True}
+    if parts.scheme not in schemes:
+        raise ValueError("expected http:// or https:// and a host")
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError("expected a port from 1 to 65535") from None
+    if not parts.hostname:
+        raise ValueError("expected a host")
+    if parts.username or parts.password:
+        raise ValueError("expected no user name or password; the token goes into auth_token")
+    if parts.query or parts.fragment:
+        raise ValueError("expected no ? and no #")
+    if port == 0:
+        raise ValueError("expected a port from 1 to 65535")
+    is_secure = schemes[parts.scheme]
+    port = port or (443 if is_secure else 80)
+    path = parts.path.rstrip("/") or DEFAULT_PATH
+    http, socket = ("https", "wss") if is_secure else ("http", "ws")
+
+    def address(scheme: str, tail: str) -> str:
+        return urlunsplit((scheme, parts.netloc, tail, "", ""))
+
+    return BrokerUrl(
+        base=address(http, parts.path.rstrip("/")),
+        auth=address(http, f"{path}/auth"),
+        socket=address(socket, f"{path}/_ws"),
+        health=address(http, "/healthz"),
+        host=parts.hostname,
+        port=port,
+        is_secure=is_secure,
+    )
+
+
+@dataclass(frozen=True)
+class RunnerConfig:
+    """The settings of a runner, checked when it is built.
+
+    The environment variable of each is in `VARIABLES`. Seconds and bytes everywhere.
+
+    Attributes:
+        broker: the brokers' URLs.
+        auth_token: the secret shared with n8n.
+        auth_token_file: a file that holds it, read again for every attempt to connect.
+        grant_token: a one-shot grant from a launcher, instead of the secret.
+        runner_id: the id towards n8n; None for a fresh one per connection.
+        name: shown in n8n's log.
+        capacity: how many tasks may run at once.
+        task_timeout: seconds that a task may take.
+        max_payload: bytes that a message may have, in both directions.
+        graceful_shutdown_timeout: seconds that running tasks get when the runner stops.
+        auto_shutdown_timeout: seconds without a task after which the runner stops; 0 for never.
+        health_check_enabled: whether a health check server runs.
+        health_check_host, health_check_port: where it listens; port 0 for any free one.
+
+    Raises:
+        ConfigurationError: with everything that is wrong.
+    """
+
+    broker: Tuple[str, ...] = (DEFAULT_BROKER,)
+    auth_token: Optional[str] = field(default=None, repr=False)
+    auth_token_file: Optional[str] = None
+    grant_token: Optional[str] = field(default=None, repr=False)
+    runner_id: Optional[str] = None
+    name: str = "n8nrunner"
+    capacity: int = 5
+    task_timeout: float = 300.0
+    max_payload: int = DEFAULT_MAX_PAYLOAD
+    graceful_shutdown_timeout: float = 10.0
+    auto_shutdown_timeout: float = 0.0
+    health_check_enabled: bool = False
+    health_check_host: str = "127.0.0.1"
+    health_check_port: int = 5681
+
+    def __post_init__(self) -> None:
+        problems = self._problems()
+        if problems:
+            raise ConfigurationError(problems)
+
+    @property
+    def urls(self) -> Tuple[BrokerUrl, ...]:
+        """The addresses of all brokers."""
+        return tuple(parse_broker(url) for url in self.broker)
+
+    def read_auth_token(self) -> Optional[str]:
+        """The shared secret as it is now: a file is read again each time.
+
+        Raises:
+            ConfigurationError: the file cannot be read or is empty.
+        """
+        if self.auth_token is not None or self.auth_token_file is None:
+            return self.auth_token
+        try:
+            return _read_file(self.auth_token_file)
+        except ValueError as error:
+            raise ConfigurationError([f"auth_token_file: {error}"]) from None
+
+    @classmethod
+    def from_env(cls, environment: Optional[Mapping[str, str]] = None, **given: Any) -> RunnerConfig:
+        """Settings from environment variables, over which the arguments win.
+
+        Args:
+            environment: the variables; None for those of the process.
+            given: fields by name; None means not given.
+
+        Raises:
+            ConfigurationError: with everything that is wrong, in variables and arguments.
+        """
+        environment = os.environ if environment is None else environment
+        problems: List[str] = []
+        values: Dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        unknown = set(values) - {item.name for item in fields(cls)}
+        if unknown:
+            raise TypeError(f"RunnerConfig has no field {', '.join(sorted(unknown))}")
+        if isinstance(values.get("broker"), str):
+            values["broker"] = (values["broker"],)
+        elif "broker" in values:
+            values["broker"] = tuple(values["broker"])
+        for name, (variable, parse) in VARIABLES.items():
+            if name in values or (name == "auth_token" and "auth_token_file" in values):
+                continue
+            text = environment.get(variable, "").strip()
+            source = variable
+            if not text and environment.get(f"{variable}_FILE", "").strip():
+                path = environment[f"{variable}_FILE"].strip()
+                source = f"{variable}_FILE"
+                if name == "auth_token":
+                    values["auth_token_file"] = path
+                    continue
+                try:
+                    text = _read_file(path)
+                except ValueError as error:
+                    problems.append(f"{source}: {error}")
+                    continue
+            if not text:
+                continue
+            try:
+                values[name] = parse(text)
+            except ValueError as error:
+                shown = "" if name in ("auth_token", "grant_token") else f", got {text!r}"
+                problems.append(f"{source}: {error}{shown}")
+        try:
+            config = cls(**values)
+        except ConfigurationError as error:
+            raise ConfigurationError([*problems, *error.problems]) from None
+        if problems:
+            raise ConfigurationError(problems)
+        return config
+
+    # --- checks ---------------------------------------------------------------------------------
+
+    def _problems(self) -> List[str]:
+        problems: List[str] = []
+        self._check_brokers(problems)
+        self._check_tokens(problems)
+        self._check_number(problems, "capacity", int, 1, 100_000)
+        self._check_number(problems, "task_timeout", float, 0.001)
+        self._check_number(problems, "max_payload", int, _SMALLEST_PAYLOAD)
+        self._check_number(problems, "graceful_shutdown_timeout", float, 0)
+        self._check_number(problems, "auto_shutdown_timeout", float, 0)
+        self._check_number(problems, "health_check_port", int, 0, 65535)
+        if not isinstance(self.health_check_enabled, bool):
+            problems.append(
+                f"health_check_enabled: expected True or False, got {self.health_check_enabled!r}"
+            )
+        if not isinstance(self.health_check_host, str) or not self.health_check_host:
+            problems.append(
+                f"health_check_host: expected a host name or address, got {self.health_check_host!r}"
+            )
+        if not isinstance(self.name, str) or not _OFFICIAL_NAME.fullmatch(self.name):
+            problems.append(
+                f"name: expected 1 to 64 letters, digits, spaces, '_' or '-', got {self.name!r} "
+                f"({VARIABLES['name'][0]})"
+            )
+        if self.runner_id is not None and (not isinstance(self.runner_id, str) or not self.runner_id.strip()):
+            problems.append(f"runner_id: expected a text, got {self.runner_id!r}")
+        return problems
+
+    def _check_brokers(self, problems: List[str]) -> None:
+        if isinstance(self.broker, str) or not isinstance(self.broker, Sequence) or not self.broker:
+            problems.append(f"broker: expected one URL or several, got {self.broker!r}")
+            return
+        bases = []
+        for url in self.broker:
+            try:
+                bases.append(parse_broker(url).socket)
+            except (ValueError, AttributeError) as error:
+                problems.append(f"broker: {error}, got {_without_password(url)!r}")
+        for base in {base for base in bases if bases.count(base) > 1}:
+            problems.append(f"broker: {base} is named more than once")
+
+    def _check_tokens(self, problems: List[str]) -> None:
+        given = [
+            name
+            for name in ("auth_token", "auth_token_file", "grant_token")
+            if getattr(self, name) is not None
+        ]
+        if not given:
+            problems.append(
+                "auth_token: expected the secret shared with n8n "
+                "(auth_token=..., or N8N_RUNNERS_AUTH_TOKEN as n8n has it), got none"
+            )
+        for name in given:
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                problems.append(f"{name}: expected a text that is not empty")
+            elif name != "auth_token_file" and (not value.isprintable() or not value.isascii()):
+                problems.append(f"{name}: expected printable ASCII characters on one line")
+        if self.grant_token is not None and len(self.broker) > 1:
+            problems.append("grant_token: expected one broker, because a grant is for one connection")
+
+    def _check_number(
+        self, problems: List[str], name: str, kind: type, least: float, most: float = math.inf
+    ) -> None:
+        value = getattr(self, name)
+        allowed = (int,) if kind is int else (int, float)
+        if isinstance(value, bool) or not isinstance(value, allowed) or not least <= value <= most:
+            what = "a whole number" if kind is int else "a number of seconds"
+            limit = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
+            problems.append(f"{name}: expected {what}, {limit}, got {value!r} ({VARIABLES[name][0]})")
+        elif value == math.inf:
+            problems.append(f"{name}: expected a finite number, got {value!r} ({VARIABLES[name][0]})")
+
+
+def _parse_brokers(text: str) -> Tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _parse_whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("expected a whole number") from None
+
+
+def _parse_seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("expected a number of seconds") from None
+
+
+def _parse_boolean(text: str) -> bool:
+    value = {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
+    if value is None:
+        raise ValueError("expected true, 1, false or 0")
+    return value
+
+
+def _parse_text(text: str) -> str:
+    # n8n itself strips one pair of quotes, so a token that works there has to work here.
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'":
+        return text[1:-1]
+    return text
+
+
+#: Field, its environment variable (each also as NAME_FILE; the direct one wins), and how its text is read.
+VARIABLES: Dict[str, Tuple[str, Callable[[str], Any]]] = {
+    "broker": ("N8N_RUNNERS_TASK_BROKER_URI", _parse_brokers),
+    "auth_token": ("N8N_RUNNERS_AUTH_TOKEN", _parse_text),
+    "grant_token": ("N8N_RUNNERS_GRANT_TOKEN", _parse_text),
+    "runner_id": ("N8N_RUNNERS_ID", _parse_text),
+    "name": ("N8NRUNNER_NAME", _parse_text),
+    "capacity": ("N8N_RUNNERS_MAX_CONCURRENCY", _parse_whole),
+    "task_timeout": ("N8N_RUNNERS_TASK_TIMEOUT", _parse_seconds),
+    "max_payload": ("N8N_RUNNERS_MAX_PAYLOAD", _parse_whole),
+    "graceful_shutdown_timeout": ("N8N_RUNNERS_GRACEFUL_SHUTDOWN_TIMEOUT", _parse_seconds),
+    "auto_shutdown_timeout": ("N8N_RUNNERS_AUTO_SHUTDOWN_TIMEOUT", _parse_seconds),
+    "health_check_enabled": ("N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED", _parse_boolean),
+    "health_check_host": ("N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST", _parse_text),
+    "health_check_port": ("N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT", _parse_whole),
+}
+
+
+def _read_file(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = _parse_text(file.read().strip())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ValueError(f"cannot read {path!r}: {reason}") from None
+    if not text:
+        raise ValueError(f"the file {path!r} is empty")
+    return text
+
+
+def _without_password(url: Union[str, Any]) -> Any:
+    return re.sub(r"//[^/@]*@", "//...@", url) if isinstance(url, str) else url

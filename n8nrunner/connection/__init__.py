@@ -1,0 +1,1 @@
+"""The connection to one broker: its thread, its socket, and when it tries again."""

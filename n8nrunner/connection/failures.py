@@ -1,0 +1,49 @@
+"""Why an attempt to connect failed, or a connection ended: one class for each way to go on (`retry.py`)."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+
+class LinkFailure(Exception):
+    """Base of all of them. The text is for people, and holds no token."""
+
+
+class Unreachable(LinkFailure):
+    """Nobody answers, or somebody who says that n8n is not there: n8n is down, or starting."""
+
+
+class NotABroker(LinkFailure):
+    """Somebody answers, but not as a task broker does: a wrong address, or n8n is not in external mode."""
+
+
+class AuthRefused(LinkFailure):
+    """The broker does not know the shared secret."""
+
+
+class RateLimited(LinkFailure):
+    """The broker takes only so many log-ins or upgrades a second."""
+
+
+class UpgradeRefused(LinkFailure):
+    """The WebSocket was refused.
+
+    Attributes:
+        status: the HTTP status.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ConnectionLost(LinkFailure):
+    """An open WebSocket ended.
+
+    Attributes:
+        code: the close code of the broker; None if it sent none.
+    """
+
+    def __init__(self, message: str, code: Optional[int] = None) -> None:
+        super().__init__(message)
+        self.code = code

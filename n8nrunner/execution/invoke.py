@@ -1,0 +1,114 @@
+"""Runs one handler and makes its answer's text, wherever the executor runs it.
+
+`invoke` and its arguments are picklable for executors of other processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from typing import Any, Callable, ContextManager, Dict, NamedTuple, Optional
+
+from n8nrunner.errors import TaskError
+from n8nrunner.protocol.codec import encode_error, encode_result
+from n8nrunner.protocol.values import NotJson, encode_value
+from n8nrunner.task import Task
+
+logger = logging.getLogger("n8nrunner.tasks")
+
+#: What runs a task: takes it, returns any JSON.
+Handler = Callable[[Task], Any]
+#: Entered around every handler.
+TaskContext = Callable[[], ContextManager[Any]]
+
+#: Characters of an exception's message, and of its traceback, that are shown in n8n.
+_MESSAGE_LIMIT = 10_000
+_STACK_LIMIT = 50_000
+
+
+class Answer(NamedTuple):
+    """The text of a ``runner:taskdone`` or, if `failed`, of a ``runner:taskerror``."""
+
+    payload: bytes
+    failed: bool
+
+
+def invoke(handler: Handler, task: Task, context: Optional[TaskContext], max_payload: int) -> Answer:
+    """Runs `handler` on `task` within `context`; whatever happens becomes an answer.
+
+    Args:
+        max_payload: bytes that the answer may have.
+    """
+    try:
+        if context is None:
+            result = handler(task)
+        else:
+            with context():
+                result = handler(task)
+    except BaseException as error:  # noqa: BLE001 - SystemExit in a handler ends the task, not the pool
+        return _failed(task, error)
+    try:
+        payload = encode_result(task.id, encode_value(result))
+    except NotJson as error:
+        return _refused(task, f"The handler returned something that is not JSON: {error}")
+    except UnicodeEncodeError:
+        return _refused(
+            task, "The handler returned a text with half of a surrogate pair, which is not Unicode"
+        )
+    except BaseException as error:  # noqa: BLE001 - say, a property of the result's own class that raises
+        return _failed(task, error)
+    if len(payload) > max_payload:
+        return _refused(
+            task,
+            f"The result is too large: {len(payload)} bytes, and {max_payload} are allowed",
+            "Raise N8N_RUNNERS_MAX_PAYLOAD for n8n and for the runner, or return less, such as a file.",
+        )
+    return Answer(payload, False)
+
+
+def failure(task: Task, message: str, description: Optional[str] = None) -> Answer:
+    """An answer for a task whose handler could not be run at all."""
+    error: Dict[str, Any] = {"message": message}
+    if description is not None:
+        error["description"] = description
+    return Answer(encode_error(task.id, error), True)
+
+
+def _refused(task: Task, message: str, description: Optional[str] = None) -> Answer:
+    logger.error("Task %s (%s) failed. %s", task.id, task.type, message)
+    return failure(task, message, description)
+
+
+def _failed(task: Task, error: BaseException) -> Answer:
+    if task.cancelled:
+        # The answer is not wanted, and handlers are asked to end by raising.
+        logger.info("Task %s (%s) ended after its cancellation", task.id, task.type)
+        return failure(task, "cancelled")
+    if isinstance(error, TaskError):
+        logger.info("Task %s (%s) failed with %s", task.id, task.type, type(error).__name__)
+        return failure(task, str(error.message), error.description)
+    stack = _stack_of(error)
+    logger.error("Task %s (%s) failed\n%s", task.id, task.type, stack)
+    return Answer(encode_error(task.id, {"message": _message_of(error), "stack": stack}), True)
+
+
+def _message_of(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an exception whose text cannot be made is still reported
+        text = "(its text could not be made)"
+    name = type(error).__name__
+    message = f"{name}: {text}" if text else name
+    return message if len(message) <= _MESSAGE_LIMIT else message[:_MESSAGE_LIMIT] + " ..."
+
+
+def _stack_of(error: BaseException) -> str:
+    """The handler's own traceback: without the frames of this module, which say nothing to its author."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    try:
+        stack = "".join(traceback.format_exception(type(error), error, trace))
+    except Exception:  # noqa: BLE001
+        stack = f"{type(error).__name__}, whose traceback could not be written"
+    return stack if len(stack) <= _STACK_LIMIT else "... " + stack[-_STACK_LIMIT:]

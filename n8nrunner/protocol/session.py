@@ -1,0 +1,837 @@
+"""One link's side of the protocol as a state machine: events in, actions out, no I/O and no clock.
+
+States and what moves between them (docs/protocol.md, "States of a connection")::
+
+    DISCONNECTED --Connected--> AWAITING_INFO_REQUEST --InfoRequest--> AWAITING_REGISTRATION
+    AWAITING_REGISTRATION --RunnerRegistered--> OFFERING --Drain or Stop--> DRAINING
+    any connected state --Lost--> DISCONNECTED
+    DISCONNECTED or DRAINING (with no task left) --Stop--> CLOSED
+
+A session lives as long as its link, over all its connections. Each connection has a generation, and nothing
+that belongs to an older one has an effect on a newer one.
+
+`handle` takes one event at a time; `settle` then does what free slots and passed time ask for, and
+`next_deadline` says when `settle` has to be called at the latest. Messages to the broker are actions
+themselves (the classes of `messages`); the other actions are defined here.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict, deque
+from typing import Any, Callable, Deque, Dict, Hashable, List, Mapping, NamedTuple, Optional, Set, Tuple
+
+from n8nrunner.protocol import messages as m
+from n8nrunner.protocol.slots import Slots
+
+# --- times, in seconds --------------------------------------------------------------------------
+
+#: An offer is valid for this long and up to `OFFER_JITTER` more: short enough that a sleeping laptop leaves
+#: no dead offers behind for long, long enough that an idle runner has next to nothing to do.
+OFFER_VALIDITY = 10.0
+OFFER_JITTER = 5.0
+#: An offer that has lapsed by our clock is honoured this much longer, if a slot is free.
+OFFER_HONOUR = 1.0
+#: The broker waits 2 s for the answer to an acceptance. What cannot leave in this time need not leave at all.
+ACCEPT_WINDOW = 1.5
+#: From our acceptance to the task's settings; the broker gives its requester 2 s.
+SETTINGS_TIMEOUT = 30.0
+#: The broker's greeting and its registration must each come within this time.
+HANDSHAKE_TIMEOUT = 10.0
+#: A link that cannot offer says something this often: n8n 2.40 closes runners that stay silent.
+KEEP_ALIVE = 1.5
+#: While results wait for a pong, pings are at least this far apart.
+PING_SPACING = 0.1
+#: An idle connection is pinged this often.
+PING_INTERVAL = 10.0
+#: A peer that neither answers a ping nor sends or takes a single byte for so long is gone.
+SILENCE_LIMIT = 30.0
+#: After a broker's drain, with no task left, the broker closes. If it does not, we do.
+DRAIN_LIMIT = 60.0
+
+#: Texts of results that no pong has covered yet are kept up to this many bytes; beyond, only ids.
+UNCONFIRMED_LIMIT = 64 * 1024 * 1024
+
+# --- reasons the official runners give, and n8n's own sentences ---------------------------------
+
+REASON_EXPIRED = "Offer expired - not accepted within validity window"
+REASON_FULL = "No open task slots - runner already at capacity"
+REASON_STOPPING = "Runner is shutting down"
+REASON_WINDOW = "Acknowledgement window elapsed"
+REASON_LOST = "The connection to n8n was lost"
+REASON_STOPPED = "The runner was stopped"
+
+MESSAGE_STOPPED = "The task runner was stopped before the task had finished"
+
+
+def timeout_message(seconds: float) -> str:
+    """n8n's own sentence for a task that ran into its time limit."""
+    return f"Task execution timed out after {seconds:g} second{'' if seconds == 1 else 's'}"
+
+
+class State(enum.Enum):
+    """Where a link's session is; see the module's docstring."""
+
+    DISCONNECTED = "disconnected"
+    AWAITING_INFO_REQUEST = "awaiting info request"
+    AWAITING_REGISTRATION = "awaiting registration"
+    OFFERING = "offering"
+    DRAINING = "draining"
+    CLOSED = "closed"
+
+
+#: States in which there is a connection.
+CONNECTED_STATES = frozenset(
+    {State.AWAITING_INFO_REQUEST, State.AWAITING_REGISTRATION, State.OFFERING, State.DRAINING}
+)
+
+# --- events besides the broker's messages -------------------------------------------------------
+
+
+class Connected(NamedTuple):
+    """A WebSocket is open. `jitter` is a random number in [0, 1) that spreads this connection's offers."""
+
+    jitter: float
+
+
+class Lost(NamedTuple):
+    """The connection is gone.
+
+    `written` counts the messages whose first byte, at least, has left; the others certainly never arrive.
+    `farewell` says that the broker answered our close frame, so that it has read all that came before.
+    """
+
+    written: int
+    farewell: bool = False
+
+
+class Finished(NamedTuple):
+    """A handler has returned or raised, and its slot has been released; `payload` is the answer's text."""
+
+    task_id: str
+    generation: int
+    payload: bytes
+    failed: bool
+
+
+class CallMade(NamedTuple):
+    """A handler calls n8n with the text `payload`. The answer ends `call`, unless that is None."""
+
+    task_id: str
+    generation: int
+    call_id: str
+    payload: bytes
+    call: Any
+
+
+class SlotFreed(NamedTuple):
+    """The slots have something for this link; `settle` will ask them."""
+
+
+class TypesChanged(NamedTuple):
+    """A handler was registered after the start."""
+
+    types: Mapping[str, Optional[int]]
+
+
+class Oversized(NamedTuple):
+    """A message of `size` bytes was skipped because it is above the limit; `head` is how it began."""
+
+    head: m.Head
+    size: int
+    limit: int
+
+
+class Pong(NamedTuple):
+    """The broker answered a ping."""
+
+    payload: str
+
+
+class Stop(NamedTuple):
+    """Finish what runs, at most until `until`, then close."""
+
+    until: float
+
+
+# --- actions besides the messages to the broker -------------------------------------------------
+
+
+class StartTask(NamedTuple):
+    """Run the handler. `deadline` is the moment of the task's timeout."""
+
+    task_id: str
+    task_type: str
+    generation: int
+    settings: Any
+    deadline: float
+
+
+class CancelTask(NamedTuple):
+    """No result is wanted any more: tell the handler, if it still runs."""
+
+    task_id: str
+    reason: str
+    timed_out: bool = False
+
+
+class AnswerCall(NamedTuple):
+    """The end of a `CallMade`: `error` is None, or says why there is no `value`."""
+
+    call: Any
+    value: Any
+    error: Any
+
+
+class SendPayload(NamedTuple):
+    """The UTF-8 text of a message that was encoded elsewhere: an answer, or a handler's call."""
+
+    payload: bytes
+
+
+class SendPing(NamedTuple):
+    """A ping that must not overtake the messages before it."""
+
+    payload: str
+
+
+class ReportUndelivered(NamedTuple):
+    """A result that n8n did not get (`certain`), or may not have got; `payload` is None if not kept."""
+
+    task_id: str
+    task_type: str
+    payload: Optional[bytes]
+    failed: bool
+    certain: bool
+
+
+class WakeLinks(NamedTuple):
+    """Other links whose turn it is."""
+
+    links: Tuple[Hashable, ...]
+
+
+class CloseConnection(NamedTuple):
+    """Send what is to be sent, then a close frame with `code`; `reason` goes to our own log."""
+
+    code: int
+    reason: str
+
+
+class Counters:
+    """What a session has counted, over all its connections."""
+
+    __slots__ = (
+        "accepted",
+        "cancelled",
+        "done",
+        "failed",
+        "lost",
+        "rejected",
+        "timed_out",
+        "undelivered",
+        "unfinished",
+    )
+
+    def __init__(self) -> None:
+        self.accepted = 0  #: offers that became tasks
+        self.rejected = 0  #: acceptances that were refused
+        self.done = 0  #: results sent
+        self.failed = 0  #: errors sent, timeouts apart
+        self.timed_out = 0  #: tasks that ran into our own time limit
+        self.cancelled = 0  #: tasks that the broker cancelled
+        self.lost = 0  #: tasks whose connection was lost
+        self.undelivered = 0  #: results reported as undelivered
+        self.unfinished = 0  #: tasks that a stop cut short
+
+
+class _Task:
+    __slots__ = ("calls", "deadline", "task_id", "task_type")
+
+    def __init__(self, task_id: str, task_type: str, deadline: float) -> None:
+        self.task_id = task_id
+        self.task_type = task_type
+        #: Until the settings come: when to give up on them. Then: when the task times out.
+        self.deadline = deadline
+        self.calls: Optional[Set[str]] = None
+
+
+class _Unconfirmed(NamedTuple):
+    ordinal: int
+    task_id: str
+    task_type: str
+    payload: Optional[bytes]
+    failed: bool
+
+
+class RunnerSession:
+    """The protocol state of one link.
+
+    Args:
+        link: names the link towards `slots`.
+        name: the runner's name, for n8n's log.
+        types: the task types with their limits.
+        slots: shared with the runner's other links.
+        task_timeout: seconds from a task's settings to its end.
+        new_id: makes ids for offers and calls, each only once.
+    """
+
+    def __init__(
+        self,
+        link: Hashable,
+        name: str,
+        types: Mapping[str, Optional[int]],
+        slots: Slots,
+        task_timeout: float,
+        new_id: Callable[[], str],
+    ) -> None:
+        self.state = State.DISCONNECTED
+        self.generation = 0
+        self.counters = Counters()
+        self.last_pong_at: Optional[float] = None
+        self._link = link
+        self._name = name
+        self._types = dict(types)
+        self._slots = slots
+        self._task_timeout = task_timeout
+        self._new_id = new_id
+        self._offers: OrderedDict[str, Tuple[str, float]] = OrderedDict()
+        self._lapsed: OrderedDict[str, Tuple[str, float]] = OrderedDict()
+        self._accepted: OrderedDict[str, _Task] = OrderedDict()
+        self._running: OrderedDict[str, _Task] = OrderedDict()
+        self._orphans: Dict[Tuple[int, str], str] = {}
+        self._calls: Dict[str, Tuple[str, Any]] = {}
+        self._unconfirmed: Deque[_Unconfirmed] = deque()
+        self._unconfirmed_size = 0
+        self._congested = False
+        self._receiving = False
+        self._held: Deque[Tuple[Any, float]] = deque()
+        self._ordinal = 0
+        self._validity = OFFER_VALIDITY
+        self._handshake_until: Optional[float] = None
+        self._last_sent_at = 0.0
+        self._ping: Optional[Tuple[str, int]] = None
+        self._pinged_at = 0.0
+        self._activity_at = 0.0
+        self._drained_at: Optional[float] = None
+        self._stop_until: Optional[float] = None
+        self._closing = False
+        self._actions: List[Any] = []
+
+    # --- what the link asks ---------------------------------------------------------------------
+
+    @property
+    def held_tasks(self) -> int:
+        """Tasks of this connection that are accepted and not answered."""
+        return len(self._accepted) + len(self._running)
+
+    @property
+    def orphans(self) -> int:
+        """Tasks of lost connections whose handlers have not returned."""
+        return len(self._orphans)
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether the broker knows this runner now."""
+        return self.state in (State.OFFERING, State.DRAINING) and not self._closing
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether a `Stop` has been handled."""
+        return self._stop_until is not None
+
+    def note_activity(self, now: float) -> None:
+        """A byte came from the peer, or the peer took one of ours."""
+        self._activity_at = now
+
+    def set_congested(self, congested: bool) -> None:
+        """Whether a large answer is on its way, between whose fragments no other message may stand."""
+        self._congested = congested
+
+    def set_receiving(self, receiving: bool) -> None:
+        """Whether a part of a large message has come, and its end has not."""
+        self._receiving = receiving
+
+    def next_deadline(self) -> Optional[float]:
+        """The moment at which `settle` has to be called at the latest; None if nothing waits for time."""
+        state = self.state
+        if state in (State.DISCONNECTED, State.CLOSED) or self._closing:
+            return None
+        if self._handshake_until is not None:
+            return self._handshake_until
+        # A stale or early wake-up costs one idle turn; a late one would cost a deadline.
+        soonest = self._pinged_at + (
+            PING_SPACING if self._unconfirmed and self._ping is None else PING_INTERVAL
+        )
+        if self._ping is not None:
+            soonest = max(self._pinged_at, self._activity_at) + SILENCE_LIMIT
+        if self._running:
+            soonest = min(soonest, next(iter(self._running.values())).deadline)
+        if self._accepted:
+            soonest = min(soonest, next(iter(self._accepted.values())).deadline)
+        if self._offers:
+            soonest = min(soonest, next(iter(self._offers.values()))[1])
+        elif state is State.OFFERING and not self._accepted and not self._running:
+            soonest = min(soonest, self._last_sent_at + KEEP_ALIVE)
+        if self._held:
+            soonest = min(soonest, self._held[0][1])
+        if self._stop_until is not None:
+            soonest = min(soonest, self._stop_until)
+        if self._drained_at is not None:
+            soonest = min(soonest, self._drained_at + DRAIN_LIMIT)
+        turn = self._slots.next_deadline(self._link) if state is State.OFFERING else None
+        return soonest if turn is None else min(soonest, turn)
+
+    # --- events ---------------------------------------------------------------------------------
+
+    def handle(self, event: Any, now: float) -> List[Any]:
+        """Takes in one event: a message of the broker, or one of the events defined in this module.
+
+        Returns:
+            The actions it asks for, in order.
+        """
+        _HANDLERS[type(event)](self, event, now)
+        return self._taken_actions()
+
+    def settle(self, now: float) -> List[Any]:
+        """Does what time and free slots ask for; to be called after each batch of events.
+
+        Returns:
+            The actions, in order.
+        """
+        if self.state in CONNECTED_STATES and not self._closing:
+            self._settle_handshake(now)
+            self._settle_tasks(now)
+            self._settle_held(now)
+            self._settle_stop(now)
+            if self.state is State.OFFERING:
+                self._settle_offers(now)
+            self._settle_liveness(now)
+        return self._taken_actions()
+
+    def _taken_actions(self) -> List[Any]:
+        actions, self._actions = self._actions, []
+        return actions
+
+    # --- connection -----------------------------------------------------------------------------
+
+    def _connected(self, event: Connected, now: float) -> None:
+        if self.state is not State.DISCONNECTED:
+            return
+        self.generation += 1
+        self.state = State.AWAITING_INFO_REQUEST
+        self._validity = OFFER_VALIDITY + OFFER_JITTER * event.jitter
+        self._handshake_until = now + HANDSHAKE_TIMEOUT
+        self._ordinal = 0
+        self._ping = None
+        self._pinged_at = self._activity_at = self._last_sent_at = now
+        self._drained_at = None
+        self._closing = False
+        self._congested = self._receiving = False
+        if self._stop_until is not None:
+            self._close(1000, "the runner stops")
+
+    def _info_request(self, event: m.InfoRequest, now: float) -> None:
+        if self.state is State.AWAITING_INFO_REQUEST:
+            self.state = State.AWAITING_REGISTRATION
+            self._handshake_until = now + HANDSHAKE_TIMEOUT
+            self._send(m.RunnerInfo(self._name, tuple(self._types)), now)
+
+    def _runner_registered(self, event: m.RunnerRegistered, now: float) -> None:
+        if self.state is State.AWAITING_REGISTRATION:
+            self._handshake_until = None
+            self.state = State.OFFERING
+            self._wake(self._slots.join(self._link, self._types, now))
+
+    def _types_changed(self, event: TypesChanged, now: float) -> None:
+        self._types = dict(event.types)
+        if self.state is State.OFFERING:
+            self._wake(self._slots.join(self._link, self._types, now))
+
+    def _drain(self, event: m.Drain, now: float) -> None:
+        if self.state is State.OFFERING:
+            self._stop_offering(now)
+            self._drained_at = now
+
+    def _stop(self, event: Stop, now: float) -> None:
+        if self.state is State.CLOSED:
+            return
+        if self._stop_until is None or event.until < self._stop_until:
+            self._stop_until = event.until
+        if self.state is State.OFFERING:
+            self._stop_offering(now)
+        elif self.state is State.DISCONNECTED:
+            self.state = State.CLOSED
+        elif self.state is not State.DRAINING:
+            self._close(1000, "the runner stops")
+
+    def _stop_offering(self, now: float) -> None:
+        self.state = State.DRAINING
+        self._offers.clear()
+        self._lapsed.clear()
+        self._wake(self._slots.leave(self._link, now))
+
+    def _lost(self, event: Lost, now: float) -> None:
+        if self.state not in CONNECTED_STATES:
+            return
+        # First of all: others may be waiting for what this link was promised.
+        self._wake(self._slots.leave(self._link, now))
+        self._offers.clear()
+        self._lapsed.clear()
+        self._held.clear()
+        for task in self._accepted.values():
+            self.counters.lost += 1
+            self._wake(self._slots.release(task.task_type, now))
+        self._accepted.clear()
+        for task in self._running.values():
+            self.counters.lost += 1
+            self._orphans[self.generation, task.task_id] = task.task_type
+            self._end_calls(task, REASON_LOST)
+            self._actions.append(CancelTask(task.task_id, REASON_LOST))
+        self._running.clear()
+        for entry in () if event.farewell else self._unconfirmed:
+            certain = entry.ordinal > event.written
+            self._undelivered(entry.task_id, entry.task_type, entry.payload, entry.failed, certain)
+        self._unconfirmed.clear()
+        self._unconfirmed_size = 0
+        self._ping = None
+        self._handshake_until = None
+        self._closing = False
+        self.state = State.DISCONNECTED if self._stop_until is None else State.CLOSED
+
+    def _close(self, code: int, reason: str) -> None:
+        if not self._closing:
+            self._closing = True
+            self._actions.append(CloseConnection(code, reason))
+
+    # --- tasks ----------------------------------------------------------------------------------
+
+    def _task_offer_accept(self, event: m.TaskOfferAccept, now: float) -> None:
+        task_id = event.task_id
+        if task_id in self._accepted or task_id in self._running:
+            return  # said twice
+        if self.state is not State.OFFERING:
+            if self.state is State.DRAINING:
+                self._reject(task_id, REASON_STOPPING, now)
+            return
+        offer = self._offers.pop(event.offer_id, None)
+        lapsed = offer is None
+        if offer is None:
+            offer = self._lapsed.pop(event.offer_id, None)
+            if offer is None or offer[1] <= now:
+                self._reject(task_id, REASON_EXPIRED, now)
+                return
+        task_type = offer[0]
+        if not self._slots.take(self._link, task_type, now, lapsed):
+            self._reject(task_id, REASON_FULL, now)
+            return
+        self.counters.accepted += 1
+        self._accepted[task_id] = _Task(task_id, task_type, now + SETTINGS_TIMEOUT)
+        self._send_in_window(m.TaskAccepted(task_id), now)
+
+    def _reject(self, task_id: str, reason: str, now: float) -> None:
+        self.counters.rejected += 1
+        self._send_in_window(m.TaskRejected(task_id, reason), now)
+
+    def _task_settings(self, event: m.TaskSettings, now: float) -> None:
+        task = self._accepted.pop(event.task_id, None)
+        if task is not None:
+            task.deadline = now + self._task_timeout
+            self._running[task.task_id] = task
+            self._actions.append(
+                StartTask(task.task_id, task.task_type, self.generation, event.settings, task.deadline)
+            )
+
+    def _task_cancel(self, event: m.TaskCancel, now: float) -> None:
+        reason = event.reason if isinstance(event.reason, str) else "The task was cancelled"
+        task = self._accepted.pop(event.task_id, None)
+        if task is not None:
+            self.counters.cancelled += 1
+            self._wake(self._slots.release(task.task_type, now))
+        else:
+            task = self._running.pop(event.task_id, None)
+            if task is not None:
+                self.counters.cancelled += 1
+                self._end_calls(task, reason)
+                self._actions.append(CancelTask(task.task_id, reason))
+        if reason == REASON_WINDOW:
+            # The broker has thrown away every offer of this connection with the one we were late for.
+            self._void_offers()
+
+    def _finished(self, event: Finished, now: float) -> None:
+        if event.generation == self.generation and self.state in CONNECTED_STATES:
+            task = self._running.pop(event.task_id, None)
+            if task is None or self._closing:
+                if task is not None:
+                    self._undelivered(task.task_id, task.task_type, event.payload, event.failed, True)
+                return  # cancelled or timed out meanwhile: nobody waits for it
+            if task.calls:
+                self._end_calls(task, "the task has ended")
+            if event.failed:
+                self.counters.failed += 1
+            else:
+                self.counters.done += 1
+            self._send_answer(task, event.payload, event.failed, now)
+            return
+        task_type = self._orphans.pop((event.generation, event.task_id), None)
+        if task_type is not None:
+            self._undelivered(event.task_id, task_type, event.payload, event.failed, True)
+
+    def _send_answer(self, task: _Task, payload: bytes, failed: bool, now: float) -> None:
+        self._send(SendPayload(payload), now)
+        size = len(payload)
+        kept: Optional[bytes] = payload
+        if self._unconfirmed_size + size > UNCONFIRMED_LIMIT:
+            kept, size = None, 0
+        self._unconfirmed_size += size
+        self._unconfirmed.append(_Unconfirmed(self._ordinal, task.task_id, task.task_type, kept, failed))
+
+    def _fail(self, task: _Task, message: str, description: Optional[str], now: float) -> None:
+        error: Dict[str, Any] = {"message": message}
+        if description is not None:
+            error["description"] = description
+        self._send(m.TaskFailed(task.task_id, error), now)
+
+    def _undelivered(
+        self, task_id: str, task_type: str, payload: Optional[bytes], failed: bool, certain: bool
+    ) -> None:
+        self.counters.undelivered += 1
+        self._actions.append(ReportUndelivered(task_id, task_type, payload, failed, certain))
+
+    def _oversized(self, event: Oversized, now: float) -> None:
+        head = event.head
+        what = f"{event.size} bytes, and the runner takes {event.limit} (N8N_RUNNERS_MAX_PAYLOAD)"
+        if head.type == "broker:tasksettings" and head.task_id is not None:
+            task = self._accepted.pop(head.task_id, None)
+            if task is not None:
+                self.counters.failed += 1
+                self._wake(self._slots.release(task.task_type, now))
+                self._fail(task, "The task's input is too large for the runner", f"It has {what}.", now)
+            return
+        call_id = head.call_id or head.request_id
+        if call_id is not None:
+            self._answer(call_id, None, f"the answer of n8n is too large: it has {what}")
+
+    # --- calls of handlers ----------------------------------------------------------------------
+
+    def _call_made(self, event: CallMade, now: float) -> None:
+        task = self._running.get(event.task_id) if event.generation == self.generation else None
+        if task is None or self._closing:
+            if event.call is not None:
+                self._actions.append(AnswerCall(event.call, None, "the task has ended"))
+            return
+        if event.call is not None:
+            self._calls[event.call_id] = (task.task_id, event.call)
+            if task.calls is None:
+                task.calls = set()
+            task.calls.add(event.call_id)
+        self._send(SendPayload(event.payload), now)
+
+    def _rpc_response(self, event: m.RpcResponse, now: float) -> None:
+        if event.status == "success":
+            self._answer(event.call_id, event.data, None)
+        else:
+            self._answer(event.call_id, None, event.data if event.data else "n8n gave no reason")
+
+    def _task_data_response(self, event: m.TaskDataResponse, now: float) -> None:
+        self._answer(event.request_id, event.data, None)
+
+    def _node_types(self, event: m.NodeTypes, now: float) -> None:
+        self._answer(event.request_id, event.node_types, None)
+
+    def _answer(self, call_id: str, value: Any, error: Any) -> None:
+        entry = self._calls.pop(call_id, None)
+        if entry is not None:
+            task_id, call = entry
+            task = self._running.get(task_id)
+            if task is not None and task.calls is not None:
+                task.calls.discard(call_id)
+            self._actions.append(AnswerCall(call, value, error))
+
+    def _end_calls(self, task: _Task, reason: str) -> None:
+        for call_id in task.calls or ():
+            _, call = self._calls.pop(call_id)
+            self._actions.append(AnswerCall(call, None, reason))
+        task.calls = None
+
+    # --- time and slots -------------------------------------------------------------------------
+
+    def _settle_handshake(self, now: float) -> None:
+        if self._handshake_until is not None and now >= self._handshake_until:
+            what = "its greeting" if self.state is State.AWAITING_INFO_REQUEST else "the registration"
+            self._close(1000, f"the broker did not send {what} within {HANDSHAKE_TIMEOUT:g} s")
+
+    def _settle_tasks(self, now: float) -> None:
+        while self._running:
+            task = next(iter(self._running.values()))
+            if task.deadline > now:
+                break
+            del self._running[task.task_id]
+            self.counters.timed_out += 1
+            self._fail(
+                task,
+                timeout_message(self._task_timeout),
+                "The limit is the runner's own (N8N_RUNNERS_TASK_TIMEOUT where the runner was started).",
+                now,
+            )
+            self._end_calls(task, timeout_message(self._task_timeout))
+            self._actions.append(CancelTask(task.task_id, timeout_message(self._task_timeout), True))
+        while self._accepted:
+            task = next(iter(self._accepted.values()))
+            if task.deadline > now:
+                break
+            if self._receiving:  # a large message is on its way, which may be these very settings
+                task.deadline = now + SETTINGS_TIMEOUT
+                self._accepted.move_to_end(task.task_id)
+                continue
+            del self._accepted[task.task_id]
+            self.counters.failed += 1
+            self._wake(self._slots.release(task.task_type, now))
+            self._fail(task, f"n8n sent no settings within {SETTINGS_TIMEOUT:g} seconds", None, now)
+
+    def _settle_held(self, now: float) -> None:
+        while self._held:
+            message, until = self._held[0]
+            if not self._congested:
+                self._held.popleft()
+                self._send(message, now)
+            elif until <= now:
+                self._held.popleft()
+                self._drop_held(message, now)
+            else:
+                break
+
+    def _drop_held(self, message: Any, now: float) -> None:
+        """An answer to an acceptance can no longer arrive in its window: as if it had never been asked."""
+        task = self._accepted.pop(message.task_id, None) if type(message) is m.TaskAccepted else None
+        if task is not None:
+            self.counters.accepted -= 1
+            self.counters.rejected += 1
+            self._wake(self._slots.release(task.task_type, now))
+        self._void_offers()
+
+    def _settle_stop(self, now: float) -> None:
+        if self._stop_until is not None:
+            if self.held_tasks and now >= self._stop_until:
+                for task in [*self._accepted.values(), *self._running.values()]:
+                    self.counters.unfinished += 1
+                    self._fail(
+                        task, MESSAGE_STOPPED, "Its grace period is over; run the workflow again.", now
+                    )
+                    self._end_calls(task, REASON_STOPPED)
+                for task in self._accepted.values():
+                    self._wake(self._slots.release(task.task_type, now))
+                for task in self._running.values():
+                    self._actions.append(CancelTask(task.task_id, REASON_STOPPED))
+                self._accepted.clear()
+                self._running.clear()
+            if self.state is State.DRAINING and not self.held_tasks:
+                self._close(1000, "the runner stops")
+        elif self._drained_at is not None and not self.held_tasks and now >= self._drained_at + DRAIN_LIMIT:
+            self._close(1000, "the broker drains, but does not close")
+
+    def _settle_offers(self, now: float) -> None:
+        lapsed: Dict[str, int] = {}
+        while self._offers:
+            offer_id, (task_type, until) = next(iter(self._offers.items()))
+            if until > now:
+                break
+            del self._offers[offer_id]
+            self._lapsed[offer_id] = (task_type, until + OFFER_HONOUR)
+            lapsed[task_type] = lapsed.get(task_type, 0) + 1
+        while self._lapsed and next(iter(self._lapsed.values()))[1] <= now:
+            self._lapsed.popitem(last=False)
+        for task_type, count in lapsed.items():
+            self._slots.lapse(self._link, task_type, count)
+        if self._congested:
+            return  # offers would have to wait behind the large answer, and lapse there
+        wanted, others = self._slots.offers(self._link, now)
+        self._wake(others)
+        until = now + self._validity
+        valid_for = int(self._validity * 1000)
+        for task_type, count in wanted:
+            for _ in range(count):
+                offer_id = self._new_id()
+                self._offers[offer_id] = (task_type, until)
+                self._send(m.TaskOffer(offer_id, task_type, valid_for), now)
+        if (
+            not self._offers
+            and not self._accepted
+            and not self._running
+            and self._types
+            and now >= self._last_sent_at + KEEP_ALIVE
+        ):
+            self._send(m.TaskOffer(self._new_id(), next(iter(self._types)), 0), now)
+
+    def _void_offers(self) -> None:
+        self._offers.clear()
+        self._lapsed.clear()
+        self._slots.void(self._link)
+
+    # --- liveness -------------------------------------------------------------------------------
+
+    def _settle_liveness(self, now: float) -> None:
+        if self._ping is not None:
+            if now >= max(self._pinged_at, self._activity_at) + SILENCE_LIMIT:
+                self._close(1001, f"the broker has been silent for {SILENCE_LIMIT:g} s")
+            return
+        due = self._pinged_at + (PING_SPACING if self._unconfirmed else PING_INTERVAL)
+        if now >= due:
+            payload = str(self._ordinal)
+            self._ping = (payload, self._ordinal)
+            self._pinged_at = now
+            self._actions.append(SendPing(payload))
+
+    def _pong(self, event: Pong, now: float) -> None:
+        if self._ping is None or self._ping[0] != event.payload:
+            return
+        covered = self._ping[1]
+        self._ping = None
+        self.last_pong_at = now
+        while self._unconfirmed and self._unconfirmed[0].ordinal <= covered:
+            entry = self._unconfirmed.popleft()
+            if entry.payload is not None:
+                self._unconfirmed_size -= len(entry.payload)
+
+    # --- small things ---------------------------------------------------------------------------
+
+    def _send(self, message: Any, now: float) -> None:
+        self._ordinal += 1
+        self._last_sent_at = now
+        self._actions.append(message)
+
+    def _send_in_window(self, message: Any, now: float) -> None:
+        if self._congested:
+            self._held.append((message, now + ACCEPT_WINDOW))
+        else:
+            self._send(message, now)
+
+    def _wake(self, links: Set[Hashable]) -> None:
+        others = tuple(link for link in links if link != self._link)
+        if others:
+            self._actions.append(WakeLinks(others))
+
+    def _nothing(self, event: SlotFreed, now: float) -> None:
+        """`settle` does the rest."""
+
+
+_HANDLERS: Dict[type, Callable[[RunnerSession, Any, float], None]] = {
+    m.InfoRequest: RunnerSession._info_request,
+    m.RunnerRegistered: RunnerSession._runner_registered,
+    m.TaskOfferAccept: RunnerSession._task_offer_accept,
+    m.TaskSettings: RunnerSession._task_settings,
+    m.TaskCancel: RunnerSession._task_cancel,
+    m.RpcResponse: RunnerSession._rpc_response,
+    m.TaskDataResponse: RunnerSession._task_data_response,
+    m.NodeTypes: RunnerSession._node_types,
+    m.Drain: RunnerSession._drain,
+    Connected: RunnerSession._connected,
+    Lost: RunnerSession._lost,
+    Finished: RunnerSession._finished,
+    CallMade: RunnerSession._call_made,
+    SlotFreed: RunnerSession._nothing,
+    TypesChanged: RunnerSession._types_changed,
+    Oversized: RunnerSession._oversized,
+    Pong: RunnerSession._pong,
+    Stop: RunnerSession._stop,
+}

@@ -1,0 +1,294 @@
+"""One capacity shared by all brokers and task types of a runner: who may offer what, and when.
+
+A *pair* is one task type on one link. The words of its bookkeeping:
+
+- *taken*: slots in which a task sits, from the acceptance of its offer until its handler has returned.
+- *open*: a pair's offers at the broker that can still be accepted.
+- *promised*: free slots that are kept for one pair. Every open offer of a pair beyond its first one has
+  a promised slot, and so has a pair whose *turn* it is.
+- *room*: free slots that are promised to nobody.
+
+While there is room, every pair has an open offer, so more offers than slots may be open when there are many
+pairs. An acceptance that finds no room is refused, and its pair is promised the next slot that becomes free:
+so no task is refused twice. When slots are scarce, freed ones go round the pairs in the order in which they
+began to wait, as promises that lapse after `TURN` seconds.
+
+A runner with a single pair needs no turns: all its free slots are offered.
+
+The object knows neither threads nor clocks. Several link threads and all pool threads share one, so its
+callers pass a lock; it is held for a few instructions and nothing else is called under it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from contextlib import nullcontext
+from typing import ContextManager, Deque, Dict, Hashable, List, Mapping, Optional, Set, Tuple
+
+#: Seconds for which a freed slot is kept for the pair whose turn it is.
+TURN = 1.0
+
+_NONE: Set[Hashable] = set()
+
+
+class _Claim(enum.Enum):
+    """Why a pair waits, which decides what it gets."""
+
+    IDLE = "its last offer lapsed, or it is new"  # gets an offer that nothing is kept for
+    BUSY = "its last offer was accepted"  # gets a turn if others wait too
+    REFUSED = "an acceptance found no room"  # gets a turn in any case
+
+
+class _Pair:
+    __slots__ = ("claim", "link", "may_offer", "open", "task_type", "turn_until")
+
+    def __init__(self, link: Hashable, task_type: _TaskType) -> None:
+        self.link = link
+        self.task_type = task_type
+        self.open = 0
+        self.may_offer = False
+        self.turn_until: Optional[float] = None
+        self.claim: Optional[_Claim] = None
+
+
+class _TaskType:
+    __slots__ = ("limit", "name", "promised", "taken")
+
+    def __init__(self, name: str, limit: Optional[int]) -> None:
+        self.name = name
+        self.limit = limit
+        self.taken = 0
+        self.promised = 0
+
+
+class Slots:
+    """The slots of one runner.
+
+    Args:
+        capacity: tasks that may run at once.
+        brokers: how many links will join; with more than one, no link may offer all free slots to its own.
+        lock: entered by every method; pass one when several threads share the object.
+    """
+
+    def __init__(
+        self, capacity: int, brokers: int = 1, lock: Optional[ContextManager[object]] = None
+    ) -> None:
+        self.capacity = capacity
+        self.taken = 0
+        #: When the last task ended; None while one is held. Set by `join` and `release`.
+        self.idle_since: Optional[float] = None
+        self._brokers = brokers
+        self._lock: ContextManager[object] = nullcontext() if lock is None else lock
+        self._promised = 0
+        self._types: Dict[str, _TaskType] = {}
+        self._links: Dict[Hashable, Dict[str, _Pair]] = {}
+        self._waiting: Deque[_Pair] = deque()
+
+    # --- what links do --------------------------------------------------------------------------
+
+    def join(self, link: Hashable, types: Mapping[str, Optional[int]], now: float) -> Set[Hashable]:
+        """A link can offer now, or has more task types than before.
+
+        Args:
+            link: names it in all later calls.
+            types: each task type with its own limit, or None.
+
+        Returns:
+            Other links that should look at `offers` again.
+        """
+        with self._lock:
+            pairs = self._links.setdefault(link, {})
+            for name, limit in types.items():
+                task_type = self._types.setdefault(name, _TaskType(name, limit))
+                task_type.limit = limit
+                if name not in pairs:
+                    pair = pairs[name] = _Pair(link, task_type)
+                    self._wait(pair, _Claim.IDLE)
+            if self.taken == 0:
+                self.idle_since = now
+            return self._serve(now, link)
+
+    def leave(self, link: Hashable, now: float) -> Set[Hashable]:
+        """A link has lost its connection or drains: its offers are void. Slots that are taken stay taken."""
+        with self._lock:
+            for pair in self._links.pop(link, {}).values():
+                self._set_open(pair, 0)
+                self._end_turn(pair)
+                if pair.claim is not None:
+                    self._waiting.remove(pair)
+            return self._serve(now, link)
+
+    def take(self, link: Hashable, type_name: str, now: float, lapsed: bool = False) -> bool:
+        """An offer was accepted; whether there is a slot for it.
+
+        Args:
+            lapsed: the offer was not counted as open any more, so it has no claim to a promised slot.
+        """
+        with self._lock:
+            pair = self._links.get(link, {}).get(type_name)
+            if pair is None:
+                return False
+            if lapsed:
+                granted = self._room(pair.task_type) > 0
+            elif pair.open > 1 or (pair.open == 1 and pair.turn_until is not None):
+                granted = True  # one of the promised slots becomes the taken one
+            else:
+                granted = self._room(pair.task_type) > 0
+            if not lapsed:
+                self._set_open(pair, pair.open - 1)
+                self._end_turn(pair)
+            if granted:
+                self.taken += 1
+                pair.task_type.taken += 1
+                self.idle_since = None
+            if not granted:
+                self._wait(pair, _Claim.REFUSED)
+            elif pair.open == 0:
+                self._wait(pair, _Claim.BUSY)
+            return granted
+
+    def lapse(self, link: Hashable, type_name: str, count: int) -> None:
+        """So many open offers have run out of time; `offers` tells what takes their place."""
+        with self._lock:
+            pair = self._links.get(link, {}).get(type_name)
+            if pair is not None:
+                self._set_open(pair, pair.open - count)
+                if pair.open == 0 and pair.turn_until is None:
+                    self._wait(pair, _Claim.IDLE)
+
+    def void(self, link: Hashable) -> None:
+        """The broker has thrown away all offers of this link."""
+        with self._lock:
+            for pair in self._links.get(link, {}).values():
+                self._set_open(pair, 0)
+                if pair.turn_until is not None:
+                    pair.may_offer = True
+                else:
+                    self._wait(pair, _Claim.BUSY)
+
+    def offers(self, link: Hashable, now: float) -> Tuple[List[Tuple[str, int]], Set[Hashable]]:
+        """What this link is to offer now; counted as open from here on.
+
+        Returns:
+            Pairs of task type and number of offers; and other links that should look again.
+        """
+        with self._lock:
+            pairs = self._links.get(link)
+            if not pairs:
+                return [], _NONE
+            if self._is_single(pairs):
+                (pair,) = pairs.values()
+                self._forget_wait(pair)
+                self._end_turn(pair)
+                free = self._free(pair.task_type) - pair.open
+                if free <= 0:
+                    return [], _NONE
+                self._set_open(pair, pair.open + free)
+                return [(pair.task_type.name, free)], _NONE
+            for pair in pairs.values():
+                if pair.turn_until is not None and pair.turn_until <= now:
+                    self._end_turn(pair)
+                    if pair.open == 0 and not pair.may_offer:
+                        self._wait(pair, _Claim.IDLE)
+            others = self._serve(now, link)
+            wanted = []
+            for pair in pairs.values():
+                if pair.may_offer:
+                    pair.may_offer = False
+                    if pair.open == 0:
+                        self._set_open(pair, 1)
+                        wanted.append((pair.task_type.name, 1))
+            return wanted, others
+
+    def next_deadline(self, link: Hashable) -> Optional[float]:
+        """When a promise to this link lapses, so that `offers` has to be called; None if there is none."""
+        with self._lock:
+            turns = [pair.turn_until for pair in self._links.get(link, {}).values() if pair.turn_until]
+            return min(turns, default=None)
+
+    # --- what the end of a task does ------------------------------------------------------------
+
+    def release(self, type_name: str, now: float) -> Set[Hashable]:
+        """A task's handler has returned: its slot is free.
+
+        Returns:
+            Links that should look at `offers` now; whichever link the task came from may be among them.
+        """
+        with self._lock:
+            self.taken -= 1
+            self._types[type_name].taken -= 1
+            if self.taken == 0:
+                self.idle_since = now
+            return self._serve(now, None) if self._waiting else _NONE
+
+    # --- bookkeeping, under the lock ------------------------------------------------------------
+
+    def _is_single(self, pairs: Mapping[str, _Pair]) -> bool:
+        return self._brokers == 1 and len(pairs) == 1 and len(self._links) == 1
+
+    def _free(self, task_type: _TaskType) -> int:
+        free = self.capacity - self.taken
+        return free if task_type.limit is None else min(free, task_type.limit - task_type.taken)
+
+    def _room(self, task_type: _TaskType) -> int:
+        room = self.capacity - self.taken - self._promised
+        if task_type.limit is None:
+            return room
+        return min(room, task_type.limit - task_type.taken - task_type.promised)
+
+    def _promise(self, pair: _Pair, count: int) -> None:
+        self._promised += count
+        pair.task_type.promised += count
+
+    def _set_open(self, pair: _Pair, count: int) -> None:
+        count = max(0, count)
+        difference = max(0, count - 1) - max(0, pair.open - 1)
+        pair.open = count
+        if difference:
+            self._promise(pair, difference)
+
+    def _end_turn(self, pair: _Pair) -> None:
+        if pair.turn_until is not None:
+            pair.turn_until = None
+            self._promise(pair, -1)
+
+    def _wait(self, pair: _Pair, claim: _Claim) -> None:
+        if pair.claim is not None:
+            if claim is not _Claim.REFUSED:
+                return
+            self._waiting.remove(pair)
+        pair.claim = claim
+        pair.may_offer = False
+        if claim is _Claim.REFUSED:
+            # Behind those that were refused before it, ahead of everybody else.
+            position = sum(1 for other in self._waiting if other.claim is _Claim.REFUSED)
+            self._waiting.insert(position, pair)
+        else:
+            self._waiting.append(pair)
+
+    def _forget_wait(self, pair: _Pair) -> None:
+        if pair.claim is not None:
+            pair.claim = None
+            self._waiting.remove(pair)
+
+    def _serve(self, now: float, asking: Optional[Hashable]) -> Set[Hashable]:
+        """Lets waiting pairs offer while there is room; which links other than `asking` that concerns."""
+        if not self._waiting:
+            return _NONE
+        served: Set[Hashable] = set()
+        for pair in list(self._waiting):
+            if self.capacity - self.taken - self._promised <= 0:
+                break
+            room = self._room(pair.task_type)
+            if room <= 0:
+                continue  # its type's own limit; others may still have room
+            scarce = room < len(self._waiting)
+            if pair.claim is _Claim.REFUSED or (scarce and pair.claim is _Claim.BUSY):
+                pair.turn_until = now + TURN
+                self._promise(pair, 1)
+            self._forget_wait(pair)
+            pair.may_offer = pair.open == 0
+            if pair.link != asking:
+                served.add(pair.link)
+        return served

@@ -1,0 +1,365 @@
+"""`Runner`: what a program sees of all this. Builds links, pool and slots; starts and stops them."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+import weakref
+from concurrent.futures import Executor
+from typing import Any, Callable, Dict, Optional, Sequence, TypeVar, Union
+
+from n8nrunner import process
+from n8nrunner.config import RunnerConfig
+from n8nrunner.deadline import Deadline
+from n8nrunner.errors import BrokerConnectionError, ConfigurationError, N8nRunnerError, RunnerForked
+from n8nrunner.execution.invoke import Handler, TaskContext
+from n8nrunner.running import STOP_MARGIN, OnUndelivered, Run
+from n8nrunner.snapshot import Counts, Snapshot
+
+logger = logging.getLogger("n8nrunner")
+
+_HandlerType = TypeVar("_HandlerType", bound=Handler)
+
+
+class _Registered:
+    """A handler with the limit of its task type."""
+
+    __slots__ = ("handler", "limit")
+
+    def __init__(self, handler: Handler, limit: Optional[int]) -> None:
+        self.handler = handler
+        self.limit = limit
+
+
+class Runner:
+    """A task runner of n8n in this process. Building one opens nothing and starts nothing.
+
+    What is not given is taken from n8n's own environment variables (`config.VARIABLES`), and then from
+    `RunnerConfig`'s defaults. All methods may be called from any thread.
+
+    Args:
+        broker: the URL of n8n's task broker, or several; they share the capacity.
+        auth_token: the secret shared with n8n (``N8N_RUNNERS_AUTH_TOKEN`` there).
+        auth_token_file: a file that holds it, read again for every attempt to connect.
+        grant_token: a one-shot grant from a launcher, instead of the secret.
+        runner_id: the id towards n8n; best left out.
+        name: shown in n8n's log.
+        capacity: how many tasks may run at once.
+        task_timeout: seconds that a task may take.
+        max_payload: bytes that a message may have, in both directions.
+        graceful_shutdown_timeout: seconds that running tasks get when the runner stops.
+        auto_shutdown_timeout: seconds without a task after which the runner stops; 0 for never.
+        health_check_enabled, health_check_host, health_check_port: the health check server.
+        executor: where handlers run; None for `capacity` threads. What is passed here is not shut down.
+        task_context: a factory of context managers, entered around every handler, such as
+            ``app.app_context`` of Flask.
+        on_undelivered: called with an `Undelivered` for each result whose connection was lost, on a thread of
+            its own.
+
+    Raises:
+        ConfigurationError: with everything that is wrong.
+    """
+
+    def __init__(
+        self,
+        broker: Union[str, Sequence[str], None] = None,
+        *,
+        auth_token: Optional[str] = None,
+        auth_token_file: Optional[str] = None,
+        grant_token: Optional[str] = None,
+        runner_id: Optional[str] = None,
+        name: Optional[str] = None,
+        capacity: Optional[int] = None,
+        task_timeout: Optional[float] = None,
+        max_payload: Optional[int] = None,
+        graceful_shutdown_timeout: Optional[float] = None,
+        auto_shutdown_timeout: Optional[float] = None,
+        health_check_enabled: Optional[bool] = None,
+        health_check_host: Optional[str] = None,
+        health_check_port: Optional[int] = None,
+        executor: Optional[Executor] = None,
+        task_context: Optional[TaskContext] = None,
+        on_undelivered: Optional[OnUndelivered] = None,
+    ) -> None:
+        self.config = RunnerConfig.from_env(
+            broker=broker,
+            auth_token=auth_token,
+            auth_token_file=auth_token_file,
+            grant_token=grant_token,
+            runner_id=runner_id,
+            name=name,
+            capacity=capacity,
+            task_timeout=task_timeout,
+            max_payload=max_payload,
+            graceful_shutdown_timeout=graceful_shutdown_timeout,
+            auto_shutdown_timeout=auto_shutdown_timeout,
+            health_check_enabled=health_check_enabled,
+            health_check_host=health_check_host,
+            health_check_port=health_check_port,
+        )
+        _check_extras(executor, task_context, on_undelivered)
+        self.on_undelivered = on_undelivered
+        self._executor = executor
+        self._task_context = task_context
+        self._lock = threading.Lock()
+        self._handlers: Dict[str, _Registered] = {}
+        self._run: Optional[Run] = None
+        self._forked = False
+        _runners.add(self)
+
+    def __repr__(self) -> str:
+        return f"<Runner {self.config.name!r} for {', '.join(self.config.broker)}, {self.state}>"
+
+    # --- handlers -------------------------------------------------------------------------------
+
+    def task(self, type: str, *, limit: Optional[int] = None) -> Callable[[_HandlerType], _HandlerType]:
+        """Registers the decorated function for tasks of a type. It takes a `Task` and returns any JSON.
+
+        Registering a type again replaces its handler from the next task on. A handler that is registered
+        while the runner runs is offered at once.
+
+        Args:
+            type: the task type, as the node in n8n names it.
+            limit: how many tasks of this type may run at once; None for as many as there are slots.
+
+        Raises:
+            ConfigurationError: the type, the limit or the function cannot work.
+        """
+        problems = []
+        if not isinstance(type, str) or not type:
+            problems.append(f"task type: expected a text that is not empty, got {type!r}")
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            problems.append(f"limit of {type!r}: expected a whole number, 1 or more, got {limit!r}")
+        if problems:
+            raise ConfigurationError(problems)
+
+        def register(handler: _HandlerType) -> _HandlerType:
+            if not callable(handler):
+                raise ConfigurationError([f"handler of {type!r}: expected a function, got {handler!r}"])
+            if inspect.iscoroutinefunction(handler) or inspect.isgeneratorfunction(handler):
+                raise ConfigurationError(
+                    [f"handler of {type!r}: expected a plain function, without async and without yield"]
+                )
+            with self._lock:
+                self._handlers[type] = _Registered(handler, limit)
+                run, types = self._run, self._types()
+            if run is not None:
+                run.change_types(types)
+            return handler
+
+        return register
+
+    def _types(self) -> Dict[str, Optional[int]]:
+        return {name: registered.limit for name, registered in self._handlers.items()}
+
+    def _handler_of(self, task_type: str) -> Optional[Handler]:
+        registered = self._handlers.get(task_type)
+        return None if registered is None else registered.handler
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def start(self, wait: float = 10.0) -> None:
+        """Starts the runner in the background. Does nothing more than wait if it runs already.
+
+        Args:
+            wait: seconds to wait for the first registration. With 0 it returns at once and raises for nothing
+                that may heal, for applications that start before n8n does.
+
+        Raises:
+            AuthenticationError: every broker refused the token.
+            BrokerConnectionError: no broker registered the runner in time. It says what was tried.
+            ConfigurationError: the health check server cannot listen.
+            ExecutorBroken: the executor that was passed runs nothing.
+            After a raise nothing runs.
+        """
+        if process.is_importing():
+            return
+        with self._lock:
+            run = self._run
+            if run is None or run.finished.is_set():
+                run = Run(
+                    self.config,
+                    self._types(),
+                    self._handler_of,
+                    self._executor,
+                    self._task_context,
+                    self.on_undelivered,
+                )
+                run.start()
+                self._run = run
+                self._forked = False
+        if wait > 0 and not run.wait_registered(Deadline(wait)):
+            error = run.error or BrokerConnectionError(
+                f"no broker has registered the runner within {wait:g} s: {run.describe_links()}. "
+                "Check that n8n runs with N8N_RUNNERS_MODE=external and that its broker listens there"
+            )
+            self.stop(0)
+            raise error
+
+    def stop(self, timeout: Optional[float] = None) -> None:
+        """Stops the runner: no new tasks, running ones get time to finish, then they are cancelled.
+
+        Works in every state, any number of times. From within a handler or `on_undelivered` it asks and
+        returns.
+
+        Args:
+            timeout: seconds that running tasks get; None for ``graceful_shutdown_timeout``.
+        """
+        run = self._run
+        if run is None:
+            return
+        grace = self.config.graceful_shutdown_timeout if timeout is None else timeout
+        run.request_stop(grace)
+        if run.is_own_thread():
+            return
+        run.join(Deadline(grace + STOP_MARGIN))
+
+    def join(self, timeout: Optional[float] = None) -> bool:
+        """Waits until the runner has stopped.
+
+        Args:
+            timeout: seconds; None for as long as it takes.
+
+        Returns:
+            Whether it has stopped.
+
+        Raises:
+            N8nRunnerError: it ended by itself, with the reason; see `error`.
+            RunnerForked: it runs in the parent process.
+        """
+        self._refuse_forked()
+        run = self._run
+        if run is None:
+            return True
+        if not run.finished.wait(timeout):
+            return False
+        if run.error is not None:
+            raise run.error
+        return True
+
+    def run(self) -> None:
+        """Starts the runner and returns when it has stopped: by SIGINT, SIGTERM, `stop`, or by itself.
+
+        A second signal ends the process at once. Signals are handled in the main thread only.
+
+        Raises:
+            N8nRunnerError: as `start` and `join`.
+        """
+        if process.is_importing():
+            return
+        with process.signals() as signals:
+            self.start(wait=0)
+            run = self._run
+            assert run is not None
+            run.on_finished(lambda: signals.put(None))
+            number = process.next_signal(signals)
+            if number is not None:
+                logger.info("Stopping after signal %d; another one ends the process at once", number)
+                run.request_stop(run.grace)
+                number = process.next_signal(signals)
+                if number is not None:
+                    process.end_process(number)
+            run.join(Deadline(STOP_MARGIN))
+        if run.error is not None:
+            raise run.error
+
+    def __enter__(self) -> Runner:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    # --- state ----------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """One of "new", "running", "stopping", "stopped", "failed" and "forked"."""
+        if self._forked:
+            return "forked"
+        run = self._run
+        return "new" if run is None else run.state
+
+    @property
+    def error(self) -> Optional[N8nRunnerError]:
+        """Why the runner ended by itself; None if it did not."""
+        run = self._run
+        return None if run is None else run.error
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether at least one broker knows the runner now."""
+        run = self._run
+        return run is not None and any(link.is_registered for link in run.links)
+
+    def wait_registered(self, timeout: Optional[float] = None) -> bool:
+        """Waits until a broker knows the runner.
+
+        Args:
+            timeout: seconds; None for as long as it takes.
+
+        Returns:
+            Whether one does.
+
+        Raises:
+            N8nRunnerError: the runner has ended by itself.
+            RunnerForked: it runs in the parent process.
+        """
+        self._refuse_forked()
+        run = self._run
+        if run is None:
+            return False
+        registered = run.wait_registered(Deadline(timeout))
+        if not registered and run.error is not None:
+            raise run.error
+        return registered
+
+    def snapshot(self) -> Snapshot:
+        """The runner as it is now: connections, running tasks, totals."""
+        run = self._run
+        if run is None:
+            return Snapshot(self.state, self.config.name, self.config.capacity, 0, (), (), Counts())
+        return run.snapshot()
+
+    # --- fork -----------------------------------------------------------------------------------
+
+    def _refuse_forked(self) -> None:
+        if self._forked:
+            raise RunnerForked(
+                "this runner was started before the process forked, and runs in the parent only; "
+                "call start() here to run it in this process too"
+            )
+
+    def _after_fork(self) -> None:
+        """In a child process: the threads are the parent's, and so is what they hold."""
+        self._lock = threading.Lock()
+        run, self._run = self._run, None
+        if run is not None and not run.finished.is_set():
+            self._forked = True
+            run.forked()
+
+
+def _check_extras(executor: Any, task_context: Any, on_undelivered: Any) -> None:
+    problems = []
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        problems.append(f"executor: expected a concurrent.futures.Executor, got {executor!r}")
+    if task_context is not None and not callable(task_context):
+        problems.append(
+            f"task_context: expected a function that makes a context manager, got {task_context!r}"
+        )
+    if on_undelivered is not None and not callable(on_undelivered):
+        problems.append(f"on_undelivered: expected a function, got {on_undelivered!r}")
+    if problems:
+        raise ConfigurationError(problems)
+
+
+_runners: weakref.WeakSet[Runner] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for runner in list(_runners):
+        runner._after_fork()
+
+
+process.after_fork_in_child(_after_fork_in_child)

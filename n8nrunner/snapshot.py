@@ -1,0 +1,67 @@
+"""What a runner looks like at one moment: an immutable picture that every screen renders."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional, Tuple
+
+
+class LinkSnapshot(NamedTuple):
+    """One broker's connection."""
+
+    #: The broker's URL.
+    broker: str
+    #: "connecting", "waiting", "registered", "draining", or "closed".
+    state: str
+    #: Successful registrations, over all connections.
+    registrations: int
+    #: Attempts to connect since the last registration.
+    attempts: int
+    #: Why the last attempt failed or the last connection ended; None if nothing has.
+    last_error: Optional[str]
+
+
+class TaskSnapshot(NamedTuple):
+    """A task whose handler has not returned."""
+
+    id: str
+    type: str
+    #: Seconds since it was handed to the pool.
+    age: float
+    #: From 0 to 1, as the handler says; None if it does not.
+    progress: Optional[float]
+    progress_text: str
+    #: Why no result is wanted any more; None while one is. Its slot stays taken until the handler returns.
+    cancel_reason: Optional[str]
+
+
+class Counts(NamedTuple):
+    """Totals since the runner started."""
+
+    accepted: int = 0  #: offers that became tasks
+    rejected: int = 0  #: acceptances that were refused; n8n looks for another runner then
+    done: int = 0  #: results sent
+    failed: int = 0  #: errors sent, timeouts apart
+    timed_out: int = 0  #: tasks that ran into the runner's own time limit
+    cancelled: int = 0  #: tasks that n8n cancelled
+    lost: int = 0  #: tasks whose connection was lost
+    undelivered: int = 0  #: results that n8n did not get, or may not have got
+    unfinished: int = 0  #: tasks that a stop cut short
+
+
+class Snapshot(NamedTuple):
+    """A runner at one moment."""
+
+    #: "new", "running", "stopping", "stopped", "failed" or "forked".
+    state: str
+    name: str
+    capacity: int
+    #: Slots in which a task sits, tasks of lost connections included.
+    taken: int
+    links: Tuple[LinkSnapshot, ...]
+    tasks: Tuple[TaskSnapshot, ...]
+    counts: Counts
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether at least one broker knows the runner now."""
+        return any(link.state == "registered" for link in self.links)
