@@ -131,7 +131,7 @@ class Task:
 
     @property
     def items(self) -> List[Dict[str, Any]]:
-        """The input items in n8n's form, ``[{"json": {...}, "binary": {...}}, ...]``; empty if there are none."""
+        """The input items in n8n's form, ``[{"json": {...}, "binary": {...}}, ...]``; empty if none came."""
         settings = self.settings
         items = settings.get("items") if isinstance(settings, dict) else None
         return items if isinstance(items, list) else []

@@ -6,20 +6,26 @@ machine itself.
 
 from __future__ import annotations
 
+import http.client
+import io
 import ipaddress
 import json
+import socket
 from typing import Any, Dict, NamedTuple, Optional
 from urllib.parse import urlsplit
 
 import requests
+import requests.adapters
+import urllib3
+import urllib3.connection
 
 from n8nrunner.config import BrokerUrl
 from n8nrunner.connection.failures import AuthRefused, NotABroker, RateLimited, Unreachable
 from n8nrunner.deadline import Deadline
 
-#: Seconds for one request.
+#: Seconds to connect to one address, and again for the whole answer.
 HTTP_TIMEOUT = 5.0
-#: Bytes of an answer that are looked at.
+#: Bytes that an answer may have, its head included.
 _ANSWER_LIMIT = 64 * 1024
 
 
@@ -88,41 +94,102 @@ class _Answer(NamedTuple):
 
 
 def _request(method: str, url: str, body: Optional[Dict[str, str]]) -> _Answer:
-    deadline = Deadline(HTTP_TIMEOUT)
     settings = environment_settings(url)
     try:
-        with requests.request(
-            method,
-            url,
-            json=body,
-            timeout=HTTP_TIMEOUT,
-            allow_redirects=False,
-            stream=True,
-            proxies=settings["proxies"],
-            verify=settings["verify"],
-        ) as response:
-            received = b""
-            for chunk in response.iter_content(4096):
-                received += chunk
-                if len(received) > _ANSWER_LIMIT or deadline.expired:
-                    raise Unreachable(f"{url} sends more, or slower, than a broker does")
-            try:
-                value = json.loads(received)
-            except ValueError:
-                value = None
-            return _Answer(response.status_code, value)
+        with requests.Session() as session:
+            session.mount("http://", _Adapter())
+            session.mount("https://", _Adapter())
+            response = session.request(
+                method,
+                url,
+                json=body,
+                timeout=HTTP_TIMEOUT,
+                allow_redirects=False,
+                proxies=settings["proxies"],
+                verify=settings["verify"],
+            )
     except (requests.RequestException, OSError, ValueError) as error:
         # The text of the exception names addresses only; the token was in the body.
         raise Unreachable(f"{url} cannot be reached: {_reason(error)}") from None
+    try:
+        value = json.loads(response.content)
+    except (ValueError, RecursionError):
+        value = None
+    return _Answer(response.status_code, value)
+
+
+class _Limited(io.RawIOBase):
+    """What comes from a socket, until the time or the bytes for one answer are used up.
+
+    `requests` limits the time of each read, and nothing else: a byte now and then would go on for ever.
+    """
+
+    def __init__(self, raw: io.RawIOBase, connection: socket.socket) -> None:
+        self._raw = raw
+        self._connection = connection
+        self._deadline = Deadline(HTTP_TIMEOUT)
+        self._left = _ANSWER_LIMIT
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> Optional[int]:
+        remaining = self._deadline.remaining()
+        if not remaining:
+            raise TimeoutError("the answer takes too long")
+        self._connection.settimeout(remaining)
+        count: Optional[int] = self._raw.readinto(buffer)
+        self._left -= count or 0
+        if self._left < 0:
+            raise OSError("the answer is too long")
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, connection: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(connection, *args, **options)
+        self.fp = io.BufferedReader(_Limited(self.fp.detach(), connection))
+
+
+class _Connection(urllib3.connection.HTTPConnection):
+    response_class = _Response
+
+
+class _SecureConnection(urllib3.connection.HTTPSConnection):
+    response_class = _Response
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SecurePool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """`requests` with limited answers."""
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+
+    def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **options)
+        manager.pool_classes_by_scheme = self.poolmanager.pool_classes_by_scheme
+        return manager
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost reason, without urllib3's wrapping."""
+    """The reason that the system gave, without the wrapping of urllib3 and `requests`."""
     seen = error
-    while True:
+    while isinstance(seen, requests.RequestException) or not isinstance(seen, OSError):
         inner = seen.__cause__ or seen.__context__ or getattr(seen, "reason", None)
-        if not isinstance(inner, BaseException) or inner is seen:
+        if not isinstance(inner, BaseException):
             break
         seen = inner
-    text = str(seen) or str(error)
-    return f"{type(seen).__name__}: {text}"
+    return f"{type(seen).__name__}: {str(seen) or error}"

@@ -371,13 +371,13 @@ class RunnerSession:
             soonest = min(soonest, next(iter(self._accepted.values())).deadline)
         if self._offers:
             soonest = min(soonest, next(iter(self._offers.values()))[1])
-        elif state is State.OFFERING and not self._accepted and not self._running:
+        elif self._needs_keep_alive():
             soonest = min(soonest, self._last_sent_at + KEEP_ALIVE)
         if self._held:
             soonest = min(soonest, self._held[0][1])
         if self._stop_until is not None:
             soonest = min(soonest, self._stop_until)
-        if self._drained_at is not None:
+        elif self._drained_at is not None and not self.held_tasks:
             soonest = min(soonest, self._drained_at + DRAIN_LIMIT)
         turn = self._slots.next_deadline(self._link) if state is State.OFFERING else None
         return soonest if turn is None else min(soonest, turn)
@@ -390,7 +390,9 @@ class RunnerSession:
         Returns:
             The actions it asks for, in order.
         """
-        _HANDLERS[type(event)](self, event, now)
+        handler = _HANDLERS[type(event)]
+        if not self._closing or handler not in _NOT_WHEN_CLOSING:
+            handler(self, event, now)
         return self._taken_actions()
 
     def settle(self, now: float) -> List[Any]:
@@ -406,7 +408,8 @@ class RunnerSession:
             self._settle_stop(now)
             if self.state is State.OFFERING:
                 self._settle_offers(now)
-            self._settle_liveness(now)
+            if not self._closing:
+                self._settle_liveness(now)
         return self._taken_actions()
 
     def _taken_actions(self) -> List[Any]:
@@ -428,8 +431,6 @@ class RunnerSession:
         self._drained_at = None
         self._closing = False
         self._congested = self._receiving = False
-        if self._stop_until is not None:
-            self._close(1000, "the runner stops")
 
     def _info_request(self, event: m.InfoRequest, now: float) -> None:
         if self.state is State.AWAITING_INFO_REQUEST:
@@ -523,7 +524,7 @@ class RunnerSession:
                 return
         task_type = offer[0]
         if not self._slots.take(self._link, task_type, now, lapsed):
-            self._reject(task_id, REASON_FULL, now)
+            self._reject(task_id, REASON_EXPIRED if lapsed else REASON_FULL, now)
             return
         self.counters.accepted += 1
         self._accepted[task_id] = _Task(task_id, task_type, now + SETTINGS_TIMEOUT)
@@ -561,12 +562,14 @@ class RunnerSession:
     def _finished(self, event: Finished, now: float) -> None:
         if event.generation == self.generation and self.state in CONNECTED_STATES:
             task = self._running.pop(event.task_id, None)
-            if task is None or self._closing:
-                if task is not None:
-                    self._undelivered(task.task_id, task.task_type, event.payload, event.failed, True)
+            if task is None:
                 return  # cancelled or timed out meanwhile: nobody waits for it
             if task.calls:
                 self._end_calls(task, "the task has ended")
+            if self._closing:
+                self.counters.lost += 1
+                self._undelivered(task.task_id, task.task_type, event.payload, event.failed, True)
+                return
             if event.failed:
                 self.counters.failed += 1
             else:
@@ -743,9 +746,8 @@ class RunnerSession:
             self._lapsed.popitem(last=False)
         for task_type, count in lapsed.items():
             self._slots.lapse(self._link, task_type, count)
-        if self._congested:
-            return  # offers would have to wait behind the large answer, and lapse there
-        wanted, others = self._slots.offers(self._link, now)
+        # While a large answer is on its way, offers would have to wait behind it, and lapse there.
+        wanted, others = self._slots.offers(self._link, now, not self._congested)
         self._wake(others)
         until = now + self._validity
         valid_for = int(self._validity * 1000)
@@ -754,14 +756,19 @@ class RunnerSession:
                 offer_id = self._new_id()
                 self._offers[offer_id] = (task_type, until)
                 self._send(m.TaskOffer(offer_id, task_type, valid_for), now)
-        if (
-            not self._offers
+        if self._needs_keep_alive() and now >= self._last_sent_at + KEEP_ALIVE:
+            self._send(m.TaskOffer(self._new_id(), next(iter(self._types)), 0), now)
+
+    def _needs_keep_alive(self) -> bool:
+        """Whether n8n would take this link for unresponsive, unless it says something."""
+        return (
+            self.state is State.OFFERING
+            and bool(self._types)
+            and not self._offers
             and not self._accepted
             and not self._running
-            and self._types
-            and now >= self._last_sent_at + KEEP_ALIVE
-        ):
-            self._send(m.TaskOffer(self._new_id(), next(iter(self._types)), 0), now)
+            and not self._congested
+        )
 
     def _void_offers(self) -> None:
         self._offers.clear()
@@ -835,3 +842,15 @@ _HANDLERS: Dict[type, Callable[[RunnerSession, Any, float], None]] = {
     Pong: RunnerSession._pong,
     Stop: RunnerSession._stop,
 }
+
+#: Nothing may follow a close frame, and what would begin has no time left to.
+_NOT_WHEN_CLOSING = frozenset(
+    {
+        RunnerSession._info_request,
+        RunnerSession._runner_registered,
+        RunnerSession._types_changed,
+        RunnerSession._task_offer_accept,
+        RunnerSession._task_settings,
+        RunnerSession._oversized,
+    }
+)

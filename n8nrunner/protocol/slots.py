@@ -41,12 +41,14 @@ class _Claim(enum.Enum):
 
 
 class _Pair:
-    __slots__ = ("claim", "link", "may_offer", "open", "task_type", "turn_until")
+    __slots__ = ("claim", "link", "may_offer", "open", "refused", "task_type", "turn_until")
 
     def __init__(self, link: Hashable, task_type: _TaskType) -> None:
         self.link = link
         self.task_type = task_type
         self.open = 0
+        #: Acceptances that found no room, and have not been made good for by a turn.
+        self.refused = 0
         self.may_offer = False
         self.turn_until: Optional[float] = None
         self.claim: Optional[_Claim] = None
@@ -123,30 +125,32 @@ class Slots:
         """An offer was accepted; whether there is a slot for it.
 
         Args:
-            lapsed: the offer was not counted as open any more, so it has no claim to a promised slot.
+            lapsed: the offer was not counted as open any more; what is promised to open offers is not for it.
         """
         with self._lock:
             pair = self._links.get(link, {}).get(type_name)
             if pair is None:
                 return False
-            if lapsed:
-                granted = self._room(pair.task_type) > 0
-            elif pair.open > 1 or (pair.open == 1 and pair.turn_until is not None):
-                granted = True  # one of the promised slots becomes the taken one
-            else:
-                granted = self._room(pair.task_type) > 0
+            has_turn = pair.turn_until is not None
+            # A promised slot becomes the taken one, or a free one does.
+            granted = has_turn or (pair.open > 1 and not lapsed) or self._room(pair.task_type) > 0
             if not lapsed:
                 self._set_open(pair, pair.open - 1)
-                self._end_turn(pair)
-            if granted:
-                self.taken += 1
-                pair.task_type.taken += 1
-                self.idle_since = None
             if not granted:
+                pair.refused += 1
+                self._wait(pair, _Claim.REFUSED)
+                return False
+            self._end_turn(pair)
+            self.taken += 1
+            pair.task_type.taken += 1
+            self.idle_since = None
+            if has_turn and pair.refused:
+                pair.refused -= 1
+            if pair.refused:
                 self._wait(pair, _Claim.REFUSED)
             elif pair.open == 0:
                 self._wait(pair, _Claim.BUSY)
-            return granted
+            return True
 
     def lapse(self, link: Hashable, type_name: str, count: int) -> None:
         """So many open offers have run out of time; `offers` tells what takes their place."""
@@ -154,21 +158,23 @@ class Slots:
             pair = self._links.get(link, {}).get(type_name)
             if pair is not None:
                 self._set_open(pair, pair.open - count)
-                if pair.open == 0 and pair.turn_until is None:
-                    self._wait(pair, _Claim.IDLE)
+                if pair.open == 0:
+                    self._replace(pair, _Claim.IDLE)
 
     def void(self, link: Hashable) -> None:
         """The broker has thrown away all offers of this link."""
         with self._lock:
             for pair in self._links.get(link, {}).values():
                 self._set_open(pair, 0)
-                if pair.turn_until is not None:
-                    pair.may_offer = True
-                else:
-                    self._wait(pair, _Claim.BUSY)
+                self._replace(pair, _Claim.BUSY)
 
-    def offers(self, link: Hashable, now: float) -> Tuple[List[Tuple[str, int]], Set[Hashable]]:
+    def offers(
+        self, link: Hashable, now: float, ready: bool = True
+    ) -> Tuple[List[Tuple[str, int]], Set[Hashable]]:
         """What this link is to offer now; counted as open from here on.
+
+        Args:
+            ready: whether the link can send offers now. If not, all it does is let its promises lapse.
 
         Returns:
             Pairs of task type and number of offers; and other links that should look again.
@@ -181,6 +187,9 @@ class Slots:
                 (pair,) = pairs.values()
                 self._forget_wait(pair)
                 self._end_turn(pair)
+                pair.refused = 0
+                if not ready:
+                    return [], _NONE
                 free = self._free(pair.task_type) - pair.open
                 if free <= 0:
                     return [], _NONE
@@ -189,12 +198,11 @@ class Slots:
             for pair in pairs.values():
                 if pair.turn_until is not None and pair.turn_until <= now:
                     self._end_turn(pair)
-                    if pair.open == 0 and not pair.may_offer:
-                        self._wait(pair, _Claim.IDLE)
+                    pair.refused = 0
             others = self._serve(now, link)
             wanted = []
             for pair in pairs.values():
-                if pair.may_offer:
+                if pair.may_offer and ready:
                     pair.may_offer = False
                     if pair.open == 0:
                         self._set_open(pair, 1)
@@ -253,9 +261,16 @@ class Slots:
             pair.turn_until = None
             self._promise(pair, -1)
 
+    def _replace(self, pair: _Pair, claim: _Claim) -> None:
+        """All offers of a pair are gone, and no acceptance took the last one."""
+        if pair.turn_until is not None:
+            pair.may_offer = True
+        else:
+            self._wait(pair, claim)
+
     def _wait(self, pair: _Pair, claim: _Claim) -> None:
         if pair.claim is not None:
-            if claim is not _Claim.REFUSED:
+            if claim is not _Claim.REFUSED or pair.claim is _Claim.REFUSED:
                 return
             self._waiting.remove(pair)
         pair.claim = claim

@@ -1,0 +1,85 @@
+"""Who may come in: grant tokens and the two rate limits. The time and the random part are passed in."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Callable, Deque, Dict, NamedTuple, Tuple
+
+
+class GrantTokens:
+    """Grant tokens that work once, and for a limited time.
+
+    Args:
+        ttl: seconds for which a token can be used.
+        new_token: returns a token that it has never returned before.
+    """
+
+    def __init__(self, ttl: float, new_token: Callable[[], str]) -> None:
+        self._ttl = ttl
+        self._new_token = new_token
+        self._expires: OrderedDict[str, float] = OrderedDict()
+
+    def issue(self, now: float) -> str:
+        """A new token."""
+        while self._expires and next(iter(self._expires.values())) <= now:
+            self._expires.popitem(last=False)
+        token = self._new_token()
+        self._expires[token] = now + self._ttl
+        return token
+
+    def take(self, token: str, now: float) -> bool:
+        """Uses up a token; False if it is unknown, used or too old."""
+        expires = self._expires.pop(token, None)
+        return expires is not None and now < expires
+
+
+class Allowance(NamedTuple):
+    """What a fixed window says to one request.
+
+    Attributes:
+        allowed: whether the request may go on.
+        remaining: how many more may in this window.
+        resets_in: seconds until the window ends.
+    """
+
+    allowed: bool
+    remaining: int
+    resets_in: float
+
+
+class FixedWindow:
+    """At most `limit` requests of one client in each window of `window` seconds; refused ones count too."""
+
+    def __init__(self, limit: int, window: float) -> None:
+        self.limit = limit
+        self._window = window
+        self._clients: Dict[str, Tuple[float, int]] = {}
+
+    def ask(self, client: str, now: float) -> Allowance:
+        """Counts one request of this client."""
+        if len(self._clients) > 1000:
+            self._clients = {name: entry for name, entry in self._clients.items() if entry[0] > now}
+        ends, count = self._clients.get(client, (0.0, 0))
+        if ends <= now:
+            ends, count = now + self._window, 0
+        count += 1
+        self._clients[client] = (ends, count)
+        return Allowance(count <= self.limit, max(0, self.limit - count), ends - now)
+
+
+class SlidingWindow:
+    """At most `limit` requests of all clients in any `window` seconds; refused ones do not count."""
+
+    def __init__(self, limit: int, window: float) -> None:
+        self._limit = limit
+        self._window = window
+        self._times: Deque[float] = deque()
+
+    def ask(self, now: float) -> bool:
+        """Whether one more request may go on; counts it if so."""
+        while self._times and now - self._times[0] >= self._window:
+            self._times.popleft()
+        if len(self._times) >= self._limit:
+            return False
+        self._times.append(now)
+        return True

@@ -1,0 +1,134 @@
+"""A task as its requester holds it."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from n8nrunner.broker.errors import BrokerTaskError
+
+CANCELLED_BY_USER = "Task cancelled by user"
+
+
+class SavedFile(NamedTuple):
+    """A file that a task saved with ``helpers.prepareBinaryData`` or ``helpers.setBinaryDataBuffer``.
+
+    Attributes:
+        data: its content.
+        file_name: its name, if the task gave one.
+        mime_type: its type, as given or guessed.
+        binary_data: the object that n8n would put into an item's ``binary``; its ``data`` is base64.
+    """
+
+    data: bytes
+    file_name: Optional[str]
+    mime_type: str
+    binary_data: Dict[str, Any]
+
+
+class BrokerTask:
+    """One task, from `Broker.submit` to its end. Its methods can be called from any thread.
+
+    Attributes:
+        task_type: what kind of runner it needs.
+        request_id: the broker's id for the wait for a runner.
+        logs: what the task logged so far, one text for each ``logNodeOutput``, its parts joined by spaces.
+        saved_files: what the task saved so far.
+    """
+
+    def __init__(
+        self,
+        task_type: str,
+        request_id: str,
+        settings: str,
+        items: Sequence[Any],
+        files: Mapping[Tuple[int, str], bytes],
+        node_types: Sequence[Mapping[str, Any]],
+        rpc: Mapping[str, Callable[..., Any]],
+        timeout: Optional[float],
+        cancel: Callable[[BrokerTask, str], None],
+    ) -> None:
+        self.task_type = task_type
+        self.request_id = request_id
+        self.logs: List[str] = []
+        self.saved_files: List[SavedFile] = []
+        self._settings: Optional[str] = settings
+        self._items = items
+        self._files = files
+        self._node_types = node_types
+        self._rpc = rpc
+        self._timeout = timeout
+        self._cancel = cancel
+        self._task_id: Optional[str] = None
+        self._future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def __repr__(self) -> str:
+        state = (
+            "done" if self.done() else "waiting for a runner" if self._task_id is None else "with a runner"
+        )
+        return f"<BrokerTask {self.task_type!r} {self._task_id or self.request_id}: {state}>"
+
+    @property
+    def task_id(self) -> Optional[str]:
+        """The id under which a runner has the task; None until one has accepted it."""
+        return self._task_id
+
+    def done(self) -> bool:
+        """Whether the task has ended, in whatever way."""
+        return self._future.done()
+
+    def result(self, timeout: Optional[float] = None) -> Any:
+        """Waits for the end of the task and returns what the runner answered: any JSON.
+
+        Args:
+            timeout: seconds to wait; None for as long as it takes. The task goes on when they are over.
+
+        Raises:
+            BrokerTaskError: the runner reported an error; the subclasses say what else can happen.
+            TimeoutError: the task has not ended in time.
+        """
+        error = self.error(timeout)
+        if error is not None:
+            raise error
+        return self._future.result(0)
+
+    def error(self, timeout: Optional[float] = None) -> Optional[BrokerTaskError]:
+        """Waits like `result`, but returns the task's error, or None if it ended with a result."""
+        try:
+            error = self._future.exception(timeout)
+        except concurrent.futures.TimeoutError:
+            raise TimeoutError(f"the task has not ended within {timeout:g} seconds: {self!r}") from None
+        assert error is None or isinstance(error, BrokerTaskError)
+        return error
+
+    def cancel(self, reason: str = CANCELLED_BY_USER) -> None:
+        """Asks the broker to end the task; once it has ended, nothing happens.
+
+        A task that no runner has accepted is withdrawn. `result` raises `BrokerTaskCancelled` then.
+        """
+        self._cancel(self, reason)
+
+    def add_done_callback(self, callback: Callable[[BrokerTask], None]) -> None:
+        """Calls `callback` with this task when it has ended, on the broker's thread: it must return soon.
+
+        If the task has ended already, it is called at once, on this thread.
+        """
+        self._future.add_done_callback(lambda _: callback(self))
+
+    # What follows is for the broker's thread alone.
+
+    def _end(self, result: Any) -> None:
+        self._release()
+        if not self._future.done():
+            self._future.set_result(result)
+
+    def _fail(self, error: BrokerTaskError) -> None:
+        self._release()
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def _release(self) -> None:
+        # Settings and items can be large, and the caller may keep the task for its result only.
+        self._settings = None
+        self._items = ()
+        self._files = {}

@@ -1,0 +1,277 @@
+"""The command ``n8nrunner``. Nothing else may depend on it.
+
+Each command's own module is imported when the command runs, so that ``--help`` is quick and a missing extra
+is named by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import logging
+import os
+import secrets
+import sys
+from typing import TYPE_CHECKING, Any, List, Optional
+
+if TYPE_CHECKING:
+    from n8nrunner.runner import Runner
+
+EXIT_OK = 0  #: stopped as asked
+EXIT_ERROR = 1  #: something went wrong; for ``demo``: something went missing
+EXIT_USAGE = 2  #: wrong arguments or settings
+EXIT_REFUSED = 3  #: n8n refused the token
+EXIT_GRANT_SPENT = 4  #: the one-shot grant token is used up
+EXIT_UNFINISHED = 5  #: tasks had to be cut short when the runner stopped
+EXIT_SIGNAL = 128  #: and the signal's number: ended by force
+
+_EXIT_CODES = """\
+exit codes:
+  0  stopped as asked
+  1  an error; for demo: a task went missing
+  2  wrong arguments or settings
+  3  n8n refused the token
+  4  the one-shot grant token is used up
+  5  tasks were unfinished when the grace period was over
+  128 + signal  ended by force, with a second signal
+"""
+
+_RUN_EXAMPLES = """\
+examples:
+  n8nrunner run jobs            the one Runner in jobs.py or the package jobs
+  n8nrunner run shop.jobs:runner   the Runner named runner in shop/jobs.py
+
+Settings that the module does not give are taken from the environment:
+N8N_RUNNERS_TASK_BROKER_URI, N8N_RUNNERS_AUTH_TOKEN (or N8N_RUNNERS_AUTH_TOKEN_FILE), and the others that
+n8n's own runners read.
+"""
+
+
+class _Usage(Exception):
+    """What the user asked for cannot be done; the text says why."""
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: without the program's name; None for those of the process.
+
+    Returns:
+        The exit code.
+    """
+    options = _parser().parse_args(arguments)
+    _configure_logging(options.verbose)
+    try:
+        code: int = options.command(options)
+        return code
+    except _Usage as error:
+        print(f"n8nrunner: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `head` does; nothing more can be said.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    from n8nrunner import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="n8nrunner",
+        description="A task runner for n8n in plain, synchronous Python.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"n8nrunner {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    demo = _add(commands, "demo", _demo, "show what a runner does, with an embedded broker and real tasks")
+    demo.add_argument("--tasks", type=int, default=3000, help="how many small tasks (default: %(default)s)")
+
+    run = _add(
+        commands,
+        "run",
+        _run,
+        "run the Runner of a module until SIGINT or SIGTERM",
+        _RUN_EXAMPLES + _EXIT_CODES,
+    )
+    run.add_argument("target", metavar="MODULE[:ATTRIBUTE]", help="where the Runner is")
+
+    broker = _add(commands, "broker", _broker, "serve the embedded broker, for development without n8n")
+    broker.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
+    broker.add_argument("--port", type=int, default=5679, help="0 for any free one (default: %(default)s)")
+    broker.add_argument("--path", default="/runners", help="as N8N_RUNNERS_PATH (default: %(default)s)")
+    broker.add_argument(
+        "--profile", default="2.40", choices=("2.27", "2.40"), help="which n8n it is (default: %(default)s)"
+    )
+    return parser
+
+
+def _add(
+    commands: Any, name: str, command: Any, text: str, epilog: Optional[str] = None
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="count", default=0, help="more of the log; twice for all of it"
+    )
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _configure_logging(verbose: int) -> None:
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    logging.getLogger("n8nrunner").setLevel(
+        logging.DEBUG if verbose > 1 else logging.INFO if verbose else logging.WARNING
+    )
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+def _demo(options: argparse.Namespace) -> int:
+    if options.tasks < 1:
+        raise _Usage(f"--tasks: expected 1 or more, got {options.tasks}")
+    try:
+        from n8nrunner.demo import run_demo
+    except ImportError as error:
+        raise _Usage(f'demo needs more packages ({error}): pip install "n8nrunner[demo]"') from None
+    if not options.verbose:
+        # Its screen tells of the failures and of the outage that it makes itself.
+        logging.getLogger("n8nrunner").setLevel(logging.CRITICAL)
+    return run_demo(options.tasks)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from n8nrunner import errors
+
+    logging.getLogger("n8nrunner").setLevel(
+        min(logging.INFO, logging.getLogger("n8nrunner").level)
+    )  # a service's log says that it has registered
+    try:
+        runner = find_runner(options.target)
+        runner.run()
+    except errors.ConfigurationError as error:
+        raise _Usage("\n  ".join(["the settings cannot work:", *error.problems])) from None
+    except errors.GrantTokenSpent as error:
+        return _say(error, EXIT_GRANT_SPENT)
+    except errors.AuthenticationError as error:
+        return _say(error, EXIT_REFUSED)
+    except errors.N8nRunnerError as error:
+        return _say(error, EXIT_ERROR)
+    unfinished = runner.snapshot().counts.unfinished
+    if unfinished:
+        print(f"n8nrunner: {unfinished} tasks were cut short, and n8n was told so", file=sys.stderr)
+        return EXIT_UNFINISHED
+    return EXIT_OK
+
+
+def _broker(options: argparse.Namespace) -> int:
+    from n8nrunner import process
+
+    try:
+        from n8nrunner.broker import Broker
+    except ImportError as error:
+        raise _Usage(str(error)) from None
+    logging.getLogger("n8nrunner").setLevel(min(logging.INFO, logging.getLogger("n8nrunner").level))
+    token, is_new = _broker_token()
+    with process.signals() as signals:
+        try:
+            broker = Broker(token, options.host, options.port, options.path, options.profile)
+            broker.start()
+        except (OSError, OverflowError, ValueError) as error:
+            raise _Usage(
+                f"the broker cannot listen on {options.host}, port {options.port}: {error}"
+            ) from None
+        print(f"The embedded broker (n8n {options.profile}) listens at {broker.url}. Start a runner with")
+        print(f"  N8N_RUNNERS_TASK_BROKER_URI={broker.url}")
+        print(f"  N8N_RUNNERS_AUTH_TOKEN={token if is_new else '(as given to this broker)'}")
+        print(f"and give it a task with POST {broker.url.rstrip('/')}/tasks; Ctrl-C stops.", flush=True)
+        process.next_signal(signals)
+        broker_stop = _in_background(broker.stop, signals)
+        number = process.next_signal(signals)
+        if number is not None:
+            process.end_process(number)
+        broker_stop.join()
+    return EXIT_OK
+
+
+def _in_background(work: Any, signals: Any) -> Any:
+    """Does `work` on a thread, and then puts None: a second signal has to be seen meanwhile."""
+    import threading
+
+    def finish() -> None:
+        try:
+            work()
+        finally:
+            signals.put(None)
+
+    thread = threading.Thread(target=finish, name="n8nrunner-stop", daemon=True)
+    thread.start()
+    return thread
+
+
+def _broker_token() -> tuple[str, bool]:
+    """The token from the environment or a file named there, or a new one; and whether it is new."""
+    from n8nrunner.config import RunnerConfig
+    from n8nrunner.errors import ConfigurationError
+
+    names = ("N8N_RUNNERS_AUTH_TOKEN", "N8N_RUNNERS_AUTH_TOKEN_FILE")
+    given = {name: os.environ[name] for name in names if os.environ.get(name, "").strip()}
+    if not given:
+        return secrets.token_hex(16), True
+    try:
+        token = RunnerConfig.from_env(given).read_auth_token()
+    except ConfigurationError as error:
+        raise _Usage(str(error)) from None
+    assert token is not None
+    return token, False
+
+
+def _say(error: Exception, code: int) -> int:
+    print(f"n8nrunner: {error}", file=sys.stderr)
+    return code
+
+
+def find_runner(target: str) -> Runner:
+    """The Runner that a target names; the module's own `start()` and `run()` do nothing meanwhile.
+
+    Args:
+        target: ``MODULE`` with exactly one Runner in it, or ``MODULE:ATTRIBUTE``.
+
+    Raises:
+        ConfigurationError: the module's Runner has wrong settings.
+    """
+    from n8nrunner import process
+    from n8nrunner.runner import Runner
+
+    module_name, _, attribute = target.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        with process.importing():
+            module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise  # the module is there, and imports something that is not
+        raise _Usage(f"there is no module {module_name!r} here or on Python's path") from None
+    if attribute:
+        found = getattr(module, attribute, None)
+        if not isinstance(found, Runner):
+            raise _Usage(f"{target!r}: expected a Runner, got {type(found).__name__}")
+        return found
+    runners = {id(value): (name, value) for name, value in vars(module).items() if isinstance(value, Runner)}
+    if len(runners) != 1:
+        names = ", ".join(name for name, _ in runners.values()) or "none"
+        raise _Usage(f"{module_name!r}: expected one Runner, found {names}; say which: {module_name}:NAME")
+    return next(iter(runners.values()))[1]

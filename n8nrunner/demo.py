@@ -1,0 +1,359 @@
+"""``n8nrunner demo``: an embedded broker, a runner and real tasks, with an account of every single one."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from typing import Any, Dict, List, Optional
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from n8nrunner import process
+from n8nrunner.broker import Broker, BrokerTask, BrokerTaskCancelled, BrokerTaskError, BrokerTaskLost
+from n8nrunner.errors import N8nRunnerError, TaskError
+from n8nrunner.runner import Runner
+from n8nrunner.task import Task, Undelivered
+
+CAPACITY = 16
+TOKEN = "demo"
+#: Seconds within which every task has to have ended in one way or another.
+_LIMIT = 20.0
+#: Small tasks that wait at the broker at once.
+_WINDOW = 200
+
+
+class _Interrupted(Exception):
+    """Somebody pressed Ctrl-C."""
+
+
+class _Account:
+    """What became of every task that was sent."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.answered = 0
+        self.failed_as_expected = 0
+        self.lost_and_reported = 0
+        self.unexpected: List[str] = []
+
+    @property
+    def missing(self) -> int:
+        """Tasks of which nothing is known."""
+        known = self.answered + self.failed_as_expected + self.lost_and_reported + len(self.unexpected)
+        return self.sent - known
+
+
+def run_demo(small_tasks: int) -> int:
+    """Runs the demonstration on the screen.
+
+    Args:
+        small_tasks: how many small tasks its last part sends.
+
+    Returns:
+        0; 1 if a task went missing or ended otherwise than it should; 128 + the signal's number after one.
+    """
+    demo = _Demo(small_tasks)
+    with process.signals() as signals:
+        thread = threading.Thread(target=demo.run, args=(lambda: signals.put(None),), name="n8nrunner-demo")
+        thread.start()
+        number = process.next_signal(signals)
+        if number is not None:
+            demo.interrupt()
+            thread.join(5)
+            return 128 + number
+        thread.join()
+    return demo.exit_code
+
+
+class _Demo:
+    def __init__(self, small_tasks: int) -> None:
+        self.exit_code = 1
+        self._small_tasks = small_tasks
+        self._console = Console(highlight=False)
+        self._account = _Account()
+        self._interrupted = threading.Event()
+        self._broker = Broker(auth_token=TOKEN)
+        self._runner: Optional[Runner] = None
+        self._undelivered: List[Undelivered] = []
+        self._facts: Dict[str, str] = {}
+
+    # --- on the main thread -----------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """Ends the demonstration: what waits for a task gets an error."""
+        self._interrupted.set()
+        self._broker.kill()
+
+    # --- on the demonstration's own thread ---------------------------------------------------------
+
+    def run(self, finished: Any) -> None:
+        """All of it, and then `finished()`."""
+        try:
+            self._run()
+        except _Interrupted:
+            pass
+        except N8nRunnerError as error:
+            if not self._interrupted.is_set():
+                self._console.print(f"[red]The demonstration broke:[/red] {error}")
+        finally:
+            if self._runner is not None:
+                self._runner.stop(0 if self._interrupted.is_set() else None)
+            self._broker.kill()
+            if self._interrupted.is_set():
+                self._console.print("Stopped; nothing is left running.")
+            finished()
+
+    def _run(self) -> None:
+        self._console.print("[bold]n8nrunner demo[/bold]: an embedded broker, one runner, real tasks\n")
+        self._broker.start()
+        runner = self._runner = self._new_runner()
+        runner.start()
+        self._step(f"registered with the broker at {self._broker.url}, capacity {CAPACITY}")
+        self._typed_data()
+        self._progress(runner)
+        self._failing()
+        self._cancelled()
+        self._file()
+        self._restart(runner)
+        self._many()
+        runner.stop()
+        self._table()
+        self.exit_code = 1 if self._account.missing or self._account.unexpected else 0
+
+    def _new_runner(self) -> Runner:
+        runner = Runner(
+            self._broker.url,
+            auth_token=TOKEN,
+            name="demo",
+            capacity=CAPACITY,
+            on_undelivered=self._undelivered.append,
+        )
+
+        @runner.task("total")
+        def total(task: Task) -> Any:
+            for item in task.items:
+                task.log("adding", item["json"])
+            lines = [item["json"]["price"] * item["json"]["count"] for item in task.items]
+            return [{"json": {"lines": len(lines), "total": round(sum(lines), 2)}}]
+
+        @runner.task("slow")
+        def slow(task: Task) -> Any:
+            for step in range(1, 5):
+                if task.wait_for_cancel(0.05):
+                    return None
+                task.progress(step / 4, f"step {step} of 4")
+            return "finished"
+
+        @runner.task("fail")
+        def fail(task: Task) -> Any:
+            raise TaskError(
+                "The customer 4711 does not exist", "Check the field 'customer' of the first node."
+            )
+
+        @runner.task("wait")
+        def wait(task: Task) -> Any:
+            task.progress(0, "waiting for a cancellation")
+            task.wait_for_cancel(_LIMIT)
+            return None
+
+        @runner.task("reverse")
+        def reverse(task: Task) -> Any:
+            text = task.read_file(0, "data").decode()
+            return task.save_file(text[::-1].encode(), "reversed.txt", "text/plain")
+
+        @runner.task("square")
+        def square(task: Task) -> Any:
+            return task.settings["n"] ** 2
+
+        return runner
+
+    # --- the parts ----------------------------------------------------------------------------------
+
+    def _typed_data(self) -> None:
+        items = [{"json": {"price": 2.5, "count": 4}}, {"json": {"price": 19.99, "count": 1}}]
+        task = self._submit("total", {}, items=items)
+        result = self._result(task)
+        self._expect(result == [{"json": {"lines": 2, "total": 29.99}}], "total", result)
+        self._step(f"data in, data out: {result}")
+        self._step(f"its log, in n8n's console: {task.logs}")
+
+    def _progress(self, runner: Runner) -> None:
+        task = self._submit("slow", {})
+        ended = threading.Event()
+        task.add_done_callback(lambda _: ended.set())
+        seen: List[str] = []
+        while not ended.wait(0.01):
+            self._check()
+            for running in runner.snapshot().tasks:
+                if running.progress is not None and f"{running.progress:.0%}" not in seen[-1:]:
+                    seen.append(f"{running.progress:.0%}")
+        result = self._result(task)
+        self._expect(result == "finished", "slow", result)
+        self._step(f"progress, seen while it ran: {', '.join(seen)}")
+
+    def _failing(self) -> None:
+        error = self._error(self._submit("fail", {}))
+        expected = isinstance(error, BrokerTaskError) and "4711" in error.message
+        self._expect_failure(expected, "fail", error)
+        self._step(f"a failing task; its author reads: {error}")
+
+    def _cancelled(self) -> None:
+        runner = self._runner
+        assert runner is not None
+        task = self._submit("wait", {})
+        self._until(lambda: any(running.progress is not None for running in runner.snapshot().tasks))
+        task.cancel()
+        error = self._error(task)
+        self._expect_failure(isinstance(error, BrokerTaskCancelled), "wait", error)
+        self._until(lambda: runner.snapshot().taken == 0)
+        self._step("a cancelled task: its handler was told, and its slot is free again")
+
+    def _file(self) -> None:
+        task = self._submit("reverse", {}, files={(0, "data"): b"!n8n olleH"})
+        self._result(task)
+        saved = task.saved_files[0].data
+        self._expect(saved == b"Hello n8n!", "reverse", saved)
+        self._step(f"a file read and one saved: {saved.decode()!r}")
+
+    def _restart(self, runner: Runner) -> None:
+        """The broker dies with tasks in flight, and comes back."""
+        tasks = [self._submit("wait", {}) for _ in range(CAPACITY // 2)]
+        self._until(lambda: runner.snapshot().taken == len(tasks))
+        self._broker.kill()
+        died = time.monotonic()
+        lost = 0
+        for task in tasks:
+            error = self._error(task)
+            if isinstance(error, BrokerTaskLost):
+                lost += 1
+                self._account.lost_and_reported += 1
+            else:
+                self._account.unexpected.append(f"wait: {error}")
+        self._until(lambda: runner.snapshot().taken == 0)
+        self._until(lambda: self._reported() == len(tasks))
+        self._step(
+            f"the broker was killed with {len(tasks)} tasks in flight: {lost} reported as lost to the "
+            f"workflow, and the results of {self._reported()} to on_undelivered"
+        )
+        self._interrupted.wait(1.0)  # an outage that can be noticed
+        self._check()
+        self._broker.start()
+        back = time.monotonic()
+        self._until(lambda: runner.is_registered)
+        self._facts["reconnection after an outage of 1 s"] = f"{time.monotonic() - back:.2f} s"
+        self._step(f"the broker is back after {back - died:.1f} s, and so is the runner")
+
+    def _many(self) -> None:
+        latencies: List[float] = []
+        done = threading.Semaphore(_WINDOW)
+        tasks: List[BrokerTask] = []
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        started = time.perf_counter()
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            bar = progress.add_task("small tasks", total=self._small_tasks)
+            for n in range(self._small_tasks):
+                while not done.acquire(timeout=0.2):
+                    self._check()
+                sent = time.perf_counter()
+                task = self._submit("square", {"n": n})
+
+                def ended(task: BrokerTask, sent: float = sent) -> None:
+                    latencies.append(time.perf_counter() - sent)
+                    done.release()
+
+                task.add_done_callback(ended)
+                tasks.append(task)
+                if n % 100 == 0:
+                    progress.update(bar, completed=len(latencies))
+            for n, task in enumerate(tasks):
+                result = self._result(task)
+                self._expect(result == n * n, f"square {n}", result)
+                if n % 100 == 0:
+                    progress.update(bar, completed=len(latencies))
+        seconds = time.perf_counter() - started
+        self._step(f"{self._small_tasks} small tasks in {seconds:.1f} s")
+        ordered = statistics.quantiles(latencies, n=100) if len(latencies) > 1 else [*latencies] * 99
+        self._facts["small tasks a second"] = f"{self._small_tasks / seconds:,.0f}"
+        self._facts[f"from request to result, {_WINDOW} waiting: p50 / p99"] = (
+            f"{ordered[49] * 1000:.1f} / {ordered[98] * 1000:.1f} ms"
+        )
+
+    # --- help -----------------------------------------------------------------------------------------
+
+    def _submit(self, task_type: str, settings: Any, **options: Any) -> BrokerTask:
+        self._check()
+        self._account.sent += 1
+        return self._broker.submit(task_type, settings, timeout=_LIMIT, **options)
+
+    def _result(self, task: BrokerTask) -> Any:
+        try:
+            return task.result(_LIMIT)
+        except BrokerTaskError as error:
+            self._check()
+            return error
+
+    def _error(self, task: BrokerTask) -> Optional[BrokerTaskError]:
+        error = task.error(_LIMIT)
+        self._check()
+        return error
+
+    def _expect(self, right: bool, what: str, got: Any) -> None:
+        if right:
+            self._account.answered += 1
+        else:
+            self._account.unexpected.append(f"{what}: {got!r}")
+
+    def _expect_failure(self, right: bool, what: str, got: Any) -> None:
+        if right:
+            self._account.failed_as_expected += 1
+        else:
+            self._account.unexpected.append(f"{what}: {got!r}")
+
+    def _until(self, condition: Any) -> None:
+        """Waits for a condition that nothing announces."""
+        end = time.monotonic() + _LIMIT
+        while not condition():
+            if self._interrupted.wait(0.005):
+                raise _Interrupted
+            if time.monotonic() > end:
+                raise N8nRunnerError(f"waited {_LIMIT:g} s in vain; the runner is {self._runner!r}")
+
+    def _check(self) -> None:
+        if self._interrupted.is_set():
+            raise _Interrupted
+
+    def _reported(self) -> int:
+        """Results of lost tasks; the one that was sent last before the loss may be reported too."""
+        return sum(result.task_type == "wait" for result in self._undelivered)
+
+    def _step(self, text: str) -> None:
+        self._check()
+        self._console.print(f"  [green]*[/green] {text}")
+
+    def _table(self) -> None:
+        account = self._account
+        table = Table(title="\nEvery task accounted for", title_justify="left", show_header=False)
+        table.add_column()
+        table.add_column(justify="right")
+        rows: Dict[str, Any] = {
+            "tasks sent": account.sent,
+            "answered": account.answered,
+            "failed or cancelled, as expected": account.failed_as_expected,
+            "lost with the connection, and reported so": account.lost_and_reported,
+            "ended otherwise than expected": len(account.unexpected),
+            "without any account": account.missing,
+            **self._facts,
+        }
+        for name, value in rows.items():
+            table.add_row(name, str(value))
+        self._console.print(table)
+        for text in account.unexpected:
+            self._console.print(f"[red]unexpected:[/red] {text}")

@@ -1,0 +1,102 @@
+"""What all tests share: an embedded broker, runners that are always stopped, and a check for what is left."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+from typing import Any, Callable, Iterator, List, Set
+
+import pytest
+
+from n8nrunner import Runner
+from n8nrunner.broker import Broker
+
+#: Seconds after which a test that waits for something has failed.
+LIMIT = 10.0
+TOKEN = "secret-of-the-tests"
+
+_VARIABLES = ("N8N_RUNNERS_", "N8NRUNNER_")
+
+
+def wait_until(condition: Callable[[], Any], limit: float = LIMIT) -> Any:
+    """Waits for what nothing announces, such as a counter of another thread."""
+    end = time.monotonic() + limit
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < end, f"not within {limit:g} s"
+        threading.Event().wait(0.002)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of whoever runs the tests reaches them."""
+    for name in list(os.environ):
+        if name.startswith(_VARIABLES) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+def _threads() -> Set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("n8nrunner")}
+
+
+def _descriptors() -> Set[str]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+        if target.startswith(("socket:", "anon_inode:[eventpoll]", "pipe:")):
+            found.add(f"{name} -> {target}")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """No test leaves a thread or a descriptor of ours behind."""
+    linux = sys.platform == "linux"
+    threads = _threads()
+    descriptors = _descriptors() if linux else set()
+    yield
+    wait_until(lambda: not (_threads() - threads))
+    if linux:
+        gc.collect()
+        left: List[str] = []
+
+        def gone() -> bool:
+            left[:] = sorted(_descriptors() - descriptors)
+            return not left
+
+        try:
+            wait_until(gone, 2.0)
+        except AssertionError:
+            pytest.fail(f"descriptors left behind: {left}")
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    """A running embedded broker."""
+    with Broker(auth_token=TOKEN) as running:
+        yield running
+        running.kill()
+
+
+@pytest.fixture
+def new_runner(broker: Broker) -> Iterator[Callable[..., Runner]]:
+    """Makes runners for the broker; all are stopped in the end."""
+    runners: List[Runner] = []
+
+    def new(url: Any = None, **settings: Any) -> Runner:
+        settings.setdefault("auth_token", TOKEN)
+        runner = Runner(broker.url if url is None else url, **settings)
+        runners.append(runner)
+        return runner
+
+    yield new
+    for runner in runners:
+        runner.stop(0)

@@ -1,0 +1,127 @@
+"""The rules of the house (docs/architecture.md), checked on the source itself."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import Dict, Iterator, List, Set, Tuple
+
+import pytest
+
+import n8nrunner
+
+PACKAGE = Path(n8nrunner.__file__).parent
+
+#: From the ground up; imports go down, or sideways within one layer's folder.
+LAYERS: Dict[str, int] = {
+    "_version": 0,
+    "errors": 0,
+    "deadline": 0,
+    "protocol": 1,
+    "config": 2,
+    "task": 2,
+    "snapshot": 2,
+    "connection": 3,
+    "execution": 3,
+    "health": 3,
+    "broker": 3,
+    "process": 3,
+    "running": 4,
+    "runner": 4,
+    "cli": 5,
+    "demo": 5,
+}
+
+#: What may import a neighbour of its own layer, and which.
+SIDEWAYS = {
+    ("deadline", "errors"),
+    ("connection", "execution"),
+    ("running", "process"),
+    ("runner", "process"),
+    ("runner", "running"),
+    ("cli", "demo"),
+    ("cli", "process"),
+}
+
+#: Nothing in protocol/ may do I/O, start a thread, read a clock or draw a random number.
+IMPURE = {
+    "asyncio", "backoff", "logging", "multiprocessing", "os", "random", "requests", "secrets", "select",
+    "selectors", "socket", "ssl", "subprocess", "threading", "time", "uuid", "websocket",
+}  # fmt: skip
+
+
+def _modules() -> Iterator[Tuple[str, Path]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path.relative_to(PACKAGE).with_suffix("").as_posix(), path
+
+
+def _imports(path: Path) -> Set[str]:
+    found: Set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module)
+            if node.module == "n8nrunner":
+                found.update(f"n8nrunner.{alias.name}" for alias in node.names)
+    return found
+
+
+def _part(module: str) -> str:
+    return module.split("/")[0]
+
+
+@pytest.mark.parametrize(("module", "path"), [m for m in _modules() if m[0] not in ("__init__", "__main__")])
+def test_imports_go_down(module: str, path: Path) -> None:
+    part = _part(module)
+    wrong: List[str] = []
+    for name in _imports(path):
+        words = name.split(".")
+        if words[0] != "n8nrunner" or len(words) == 1:
+            continue
+        other = words[1]
+        if other == part or other not in LAYERS:
+            continue  # the same folder; or a public name of the package
+        if LAYERS[other] >= LAYERS[part] and (part, other) not in SIDEWAYS:
+            wrong.append(name)
+    assert not wrong, f"{module} imports {wrong}, which is not below it"
+
+
+def test_every_module_has_its_layer() -> None:
+    parts = {_part(module) for module, _ in _modules()} - {"__init__", "__main__"}
+    assert parts == set(LAYERS)
+
+
+@pytest.mark.parametrize(("module", "path"), [m for m in _modules() if m[0].startswith("protocol/")])
+def test_the_protocol_is_pure(module: str, path: Path) -> None:
+    assert not {name.split(".")[0] for name in _imports(path)} & IMPURE
+
+
+def test_importing_the_package_imports_next_to_nothing() -> None:
+    code = (
+        "import sys, n8nrunner; "
+        "print(sorted(set(sys.modules) & {'requests', 'websocket', 'backoff', 'aiohttp', 'rich', 'ssl'}))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_a_runner_is_built_without_the_extras() -> None:
+    code = (
+        "import sys; from n8nrunner import Runner; Runner(auth_token='x'); "
+        "print(sorted(set(sys.modules) & {'aiohttp', 'rich', 'asyncio', 'http.server'}))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_the_public_names_are_the_documented_ones() -> None:
+    for name in n8nrunner.__all__:
+        assert getattr(n8nrunner, name) is not None
+    assert set(n8nrunner.__all__) == {*n8nrunner._MODULES, "__version__"}
+    assert n8nrunner.__all__ == sorted(n8nrunner.__all__)
+    namespace: Dict[str, object] = {}
+    exec("from n8nrunner import *", namespace)
+    assert set(n8nrunner.__all__) - {"__version__"} <= set(namespace)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        n8nrunner.nothing  # noqa: B018

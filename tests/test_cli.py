@@ -1,0 +1,242 @@
+"""The command, started as users start it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Dict
+
+import pytest
+
+from n8nrunner import cli
+from n8nrunner.broker import Broker
+from tests.conftest import LIMIT, TOKEN, wait_until
+from tests.processes import Program, python
+
+JOBS = """
+import threading
+from n8nrunner import Runner
+
+runner = Runner(capacity=2)
+
+@runner.task("echo")
+def echo(task):
+    return task.settings
+
+@runner.task("wait")
+def wait(task):
+    print("waiting", flush=True)
+    task.wait_for_cancel(60)
+
+@runner.task("stubborn")
+def stubborn(task):
+    print("waiting", flush=True)
+    threading.Event().wait(60)
+
+if __name__ != "__main__":
+    runner.start()  # does nothing while the command imports this module
+"""
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Path:
+    (tmp_path / "jobs.py").write_text(JOBS)
+    (tmp_path / "two.py").write_text("from jobs import runner\nfrom n8nrunner import Runner\nother = Runner()\n")
+    (tmp_path / "none.py").write_text("value = 5\n")
+    (tmp_path / "broken.py").write_text("import a_module_that_is_not_there\n")
+    return tmp_path
+
+
+def environment(broker: Broker, **more: str) -> Dict[str, str]:
+    return {"N8N_RUNNERS_TASK_BROKER_URI": broker.url, "N8N_RUNNERS_AUTH_TOKEN": TOKEN, **more}
+
+
+def run_jobs(jobs: Path, target: str, env: Dict[str, str]) -> Program:
+    return python("-m", "n8nrunner", "run", target, env=env, cwd=jobs)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+class TestRun:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_serves_and_drains_at_a_signal(self, broker: Broker, jobs: Path, number: int) -> None:
+        with run_jobs(jobs, "jobs", environment(broker)) as program:
+            program.wait_for("Registered")
+            assert broker.run_task("echo", {"x": 1}, timeout=LIMIT) == {"x": 1}
+            program.signal(number)
+            assert program.wait() == 0
+            assert "Traceback" not in program.output
+
+    def test_unfinished_tasks_are_exit_code_5(self, broker: Broker, jobs: Path) -> None:
+        env = environment(broker, N8N_RUNNERS_GRACEFUL_SHUTDOWN_TIMEOUT="0.2")
+        with run_jobs(jobs, "jobs:runner", env) as program:
+            broker.submit("wait", {})
+            program.wait_for("waiting")
+            program.signal(signal.SIGTERM)
+            assert program.wait() == 5
+            assert "Traceback" not in program.output
+
+    def test_a_second_signal_ends_at_once(self, broker: Broker, jobs: Path) -> None:
+        with run_jobs(jobs, "jobs", environment(broker)) as program:
+            broker.submit("stubborn", {})
+            program.wait_for("waiting")
+            program.signal(signal.SIGINT)
+            program.wait_for("Stopping after signal")
+            program.signal(signal.SIGINT)
+            assert program.wait() == 128 + signal.SIGINT
+            assert "Traceback" not in program.output
+
+    def test_a_refused_token_is_exit_code_3(self, broker: Broker, jobs: Path) -> None:
+        with run_jobs(jobs, "jobs", environment(broker, N8N_RUNNERS_AUTH_TOKEN="wrong-one")) as program:
+            assert program.wait() == 3
+            assert "refused the token" in program.output
+            assert "wrong-one" not in program.output
+
+    def test_a_spent_grant_is_exit_code_4(self, broker: Broker, jobs: Path) -> None:
+        from n8nrunner.config import parse_broker
+        from n8nrunner.connection.auth import fetch_grant
+
+        env = environment(broker, N8N_RUNNERS_GRANT_TOKEN=fetch_grant(parse_broker(broker.url), TOKEN))
+        del env["N8N_RUNNERS_AUTH_TOKEN"]
+        with run_jobs(jobs, "jobs", env) as program:
+            program.wait_for("Registered")
+            broker.kill()
+            assert program.wait() == 4
+
+    def test_all_mistakes_at_once_are_exit_code_2(self, broker: Broker, jobs: Path) -> None:
+        env = {"N8N_RUNNERS_TASK_BROKER_URI": "ftp://x", "N8N_RUNNERS_MAX_CONCURRENCY": "many"}
+        with run_jobs(jobs, "jobs", env) as program:
+            assert program.wait() == 2
+            for name in ("broker", "auth_token", "N8N_RUNNERS_MAX_CONCURRENCY"):
+                assert name in program.output
+            assert "Traceback" not in program.output
+
+    def test_idle_shutdown_is_exit_code_0(self, broker: Broker, jobs: Path) -> None:
+        env = environment(broker, N8N_RUNNERS_AUTO_SHUTDOWN_TIMEOUT="0.2")
+        with run_jobs(jobs, "jobs", env) as program:
+            assert program.wait() == 0
+
+    def test_the_health_check_server_tells_its_port(self, broker: Broker, jobs: Path) -> None:
+        import requests
+
+        env = environment(
+            broker, N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED="TRUE", N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT="0"
+        )
+        with run_jobs(jobs, "jobs", env) as program:
+            line = program.wait_for("Health check server listening on 127.0.0.1, port ")
+            url = f"http://127.0.0.1:{int(line.rsplit(' ', 1)[1])}"
+            assert requests.get(f"{url}/healthz", timeout=LIMIT).text == "OK"
+            wait_until(lambda: requests.get(f"{url}/readyz", timeout=LIMIT).status_code == 200)
+            program.signal(signal.SIGTERM)
+            assert program.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("nothing_here", "no module 'nothing_here'"),
+        ("none", "found none"),
+        ("two", "found runner, other; say which: two:NAME"),
+        ("none:value", "expected a Runner, got int"),
+        ("jobs:missing", "expected a Runner, got NoneType"),
+    ],
+)
+def test_targets_that_are_none(
+    jobs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], target: str, says: str
+) -> None:
+    monkeypatch.chdir(jobs)
+    monkeypatch.syspath_prepend(str(jobs))
+    monkeypatch.setenv("N8N_RUNNERS_AUTH_TOKEN", TOKEN)
+    for name in ("jobs", "two", "none"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert cli.main(["run", target]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_an_import_error_of_the_module_itself_is_shown(jobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(jobs))
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
+        cli.main(["run", "broken"])
+
+
+def test_wrong_arguments_are_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["fly"], ["demo", "--tasks", "many"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(arguments)
+        assert ended.value.code == 2
+    assert cli.main(["demo", "--tasks", "0"]) == 2
+    assert "1 or more" in capsys.readouterr().err
+
+
+def test_help_shows_examples_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    shown = capsys.readouterr().out
+    assert "n8nrunner run jobs" in shown
+    assert "128 + signal" in shown
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+class TestBroker:
+    def test_serves_a_runner_and_stops(self, jobs: Path) -> None:
+        import requests
+
+        with python("-m", "n8nrunner", "broker", "--port", "0") as program:
+            url = program.wait_for("listens at").split("listens at ")[1].split(". Start")[0]
+            token = program.wait_for("N8N_RUNNERS_AUTH_TOKEN=").strip().split("=", 1)[1]
+            program.wait_for("Ctrl-C")
+            env = {"N8N_RUNNERS_TASK_BROKER_URI": url, "N8N_RUNNERS_AUTH_TOKEN": token}
+            with run_jobs(jobs, "jobs", env) as runner:
+                runner.wait_for("Registered")
+                answer = requests.post(
+                    f"{url}/tasks",
+                    json={"taskType": "echo", "settings": {"a": 1}, "timeout": LIMIT},
+                    headers={"Authorization": f"Bearer {token}"},
+                    timeout=LIMIT,
+                )
+                assert answer.json() == {"result": {"a": 1}}
+                runner.signal(signal.SIGTERM)
+                assert runner.wait() == 0
+            program.signal(signal.SIGINT)
+            assert program.wait() == 0
+            assert "Traceback" not in program.output
+
+    def test_its_token_is_not_shown_if_it_was_given(self) -> None:
+        with python("-m", "n8nrunner", "broker", "--port", "0", env={"N8N_RUNNERS_AUTH_TOKEN": TOKEN}) as program:
+            program.wait_for("Ctrl-C")
+            program.signal(signal.SIGTERM)
+            assert program.wait() == 0
+            assert TOKEN not in program.output
+
+    def test_a_port_in_use_is_exit_code_2(self, broker: Broker) -> None:
+        with python("-m", "n8nrunner", "broker", "--port", str(broker.port)) as program:
+            assert program.wait() == 2
+            assert "cannot listen" in program.output
+            assert "Traceback" not in program.output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+class TestDemo:
+    def test_accounts_for_every_task(self) -> None:
+        with python("-m", "n8nrunner", "demo", "--tasks", "300") as program:
+            assert program.wait() == 0
+            rows = {
+                line.split("│")[1].strip(): line.split("│")[2].strip() for line in program.lines if "│" in line
+            }
+            assert rows["tasks sent"] == "313"
+            assert rows["answered"] == "303"
+            assert rows["without any account"] == "0"
+            assert "\x1b" not in program.output, "control codes in a pipe"
+
+    @pytest.mark.parametrize(
+        "moment", ["n8nrunner demo", "registered with", "progress", "a cancelled task", "killed", "is back"]
+    )
+    def test_ends_cleanly_at_any_moment(self, moment: str) -> None:
+        with python("-m", "n8nrunner", "demo") as program:
+            program.wait_for(moment)
+            program.signal(signal.SIGINT)
+            assert program.wait() == 128 + signal.SIGINT
+            assert "Traceback" not in program.output
+            with pytest.raises(ProcessLookupError):
+                os.killpg(program.process.pid, 0)
