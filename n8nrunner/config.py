@@ -9,7 +9,7 @@ import math
 import os
 import re
 from dataclasses import dataclass, field, fields
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 from urllib.parse import urlsplit, urlunsplit
 
 from n8nrunner.errors import ConfigurationError
@@ -22,6 +22,8 @@ DEFAULT_PATH = "/runners"
 DEFAULT_MAX_PAYLOAD = 1024**3
 
 _SMALLEST_PAYLOAD = 1024
+#: Python waits no longer than this on every system; it is a month and a half.
+_MOST_SECONDS = 4_000_000.0
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _OFFICIAL_NAME = re.compile(r"[A-Za-z0-9_ -]{1,64}")
 
@@ -49,6 +51,8 @@ def parse_broker(url: str) -> BrokerUrl:
         ValueError: it is no URL of a broker; the message says why.
     """
     text = url.strip()
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("expected ASCII without spaces; an international name is written as xn--...")
     parts = urlsplit(text)
     schemes = {"http": False, "ws": False, "https": True, "wss": True}
     if parts.scheme not in schemes:
@@ -59,7 +63,7 @@ def parse_broker(url: str) -> BrokerUrl:
         raise ValueError("expected a port from 1 to 65535") from None
     if not parts.hostname:
         raise ValueError("expected a host")
-    if parts.username or parts.password:
+    if "@" in parts.netloc:
         raise ValueError("expected no user name or password; the token goes into auth_token")
     if parts.query or parts.fragment:
         raise ValueError("expected no ? and no #")
@@ -125,6 +129,11 @@ class RunnerConfig:
     health_check_port: int = 5681
 
     def __post_init__(self) -> None:
+        broker: Any = self.broker
+        if isinstance(broker, str):
+            object.__setattr__(self, "broker", (broker,))
+        elif isinstance(broker, Iterable) and not isinstance(broker, bytes):
+            object.__setattr__(self, "broker", tuple(broker))
         problems = self._problems()
         if problems:
             raise ConfigurationError(problems)
@@ -143,9 +152,12 @@ class RunnerConfig:
         if self.auth_token is not None or self.auth_token_file is None:
             return self.auth_token
         try:
-            return _read_file(self.auth_token_file)
+            token = _read_file(self.auth_token_file)
         except ValueError as error:
             raise ConfigurationError([f"auth_token_file: {error}"]) from None
+        if not _is_token(token):
+            raise ConfigurationError([f"auth_token_file: {_NO_TOKEN} in the file {self.auth_token_file!r}"])
+        return token
 
     @classmethod
     def from_env(cls, environment: Optional[Mapping[str, str]] = None, **given: Any) -> RunnerConfig:
@@ -164,17 +176,13 @@ class RunnerConfig:
         unknown = set(values) - {item.name for item in fields(cls)}
         if unknown:
             raise TypeError(f"RunnerConfig has no field {', '.join(sorted(unknown))}")
-        if isinstance(values.get("broker"), str):
-            values["broker"] = (values["broker"],)
-        elif "broker" in values:
-            values["broker"] = tuple(values["broker"])
         for name, (variable, parse) in VARIABLES.items():
             if name in values or (name == "auth_token" and "auth_token_file" in values):
                 continue
-            text = environment.get(variable, "").strip()
+            text = _plain(environment.get(variable, ""))
             source = variable
-            if not text and environment.get(f"{variable}_FILE", "").strip():
-                path = environment[f"{variable}_FILE"].strip()
+            path = _plain(environment.get(f"{variable}_FILE", ""))
+            if not text and path:
                 source = f"{variable}_FILE"
                 if name == "auth_token":
                     values["auth_token_file"] = path
@@ -206,10 +214,10 @@ class RunnerConfig:
         self._check_brokers(problems)
         self._check_tokens(problems)
         self._check_number(problems, "capacity", int, 1, 100_000)
-        self._check_number(problems, "task_timeout", float, 0.001)
+        self._check_number(problems, "task_timeout", float, 0.001, _MOST_SECONDS)
         self._check_number(problems, "max_payload", int, _SMALLEST_PAYLOAD)
-        self._check_number(problems, "graceful_shutdown_timeout", float, 0)
-        self._check_number(problems, "auto_shutdown_timeout", float, 0)
+        self._check_number(problems, "graceful_shutdown_timeout", float, 0, _MOST_SECONDS)
+        self._check_number(problems, "auto_shutdown_timeout", float, 0, _MOST_SECONDS)
         self._check_number(problems, "health_check_port", int, 0, 65535)
         if not isinstance(self.health_check_enabled, bool):
             problems.append(
@@ -229,17 +237,23 @@ class RunnerConfig:
         return problems
 
     def _check_brokers(self, problems: List[str]) -> None:
-        if isinstance(self.broker, str) or not isinstance(self.broker, Sequence) or not self.broker:
-            problems.append(f"broker: expected one URL or several, got {self.broker!r}")
+        if not isinstance(self.broker, tuple) or not self.broker:
+            problems.append(f"broker: expected one URL or several, got {_shown(self.broker)}")
             return
-        bases = []
+        seen = set()
         for url in self.broker:
             try:
-                bases.append(parse_broker(url).socket)
-            except (ValueError, AttributeError) as error:
-                problems.append(f"broker: {error}, got {_without_password(url)!r}")
-        for base in {base for base in bases if bases.count(base) > 1}:
-            problems.append(f"broker: {base} is named more than once")
+                parsed = parse_broker(url)
+            except AttributeError:
+                problems.append(f"broker: expected a URL, got {_shown(url)}")
+                continue
+            except ValueError as error:
+                problems.append(f"broker: {error}, got {_shown(url)}")
+                continue
+            address = (parsed.host, parsed.port, urlsplit(parsed.socket).path)
+            if address in seen:
+                problems.append(f"broker: {parsed.base} is named more than once")
+            seen.add(address)
 
     def _check_tokens(self, problems: List[str]) -> None:
         given = [
@@ -256,9 +270,14 @@ class RunnerConfig:
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 problems.append(f"{name}: expected a text that is not empty")
-            elif name != "auth_token_file" and (not value.isprintable() or not value.isascii()):
-                problems.append(f"{name}: expected printable ASCII characters on one line")
-        if self.grant_token is not None and len(self.broker) > 1:
+            elif name == "auth_token_file":
+                try:
+                    self.read_auth_token()
+                except ConfigurationError as error:
+                    problems.extend(error.problems)
+            elif not _is_token(value):
+                problems.append(f"{name}: {_NO_TOKEN}")
+        if self.grant_token is not None and isinstance(self.broker, tuple) and len(self.broker) > 1:
             problems.append("grant_token: expected one broker, because a grant is for one connection")
 
     def _check_number(
@@ -270,8 +289,6 @@ class RunnerConfig:
             what = "a whole number" if kind is int else "a number of seconds"
             limit = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
             problems.append(f"{name}: expected {what}, {limit}, got {value!r} ({VARIABLES[name][0]})")
-        elif value == math.inf:
-            problems.append(f"{name}: expected a finite number, got {value!r} ({VARIABLES[name][0]})")
 
 
 def _parse_brokers(text: str) -> Tuple[str, ...]:
@@ -299,8 +316,9 @@ def _parse_boolean(text: str) -> bool:
     return value
 
 
-def _parse_text(text: str) -> str:
-    # n8n itself strips one pair of quotes, so a token that works there has to work here.
+def _plain(text: str) -> str:
+    """Without space and one pair of quotes around it: n8n takes them off, so what works there works here."""
+    text = text.strip()
     if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'":
         return text[1:-1]
     return text
@@ -309,17 +327,17 @@ def _parse_text(text: str) -> str:
 #: Field, its environment variable (each also as NAME_FILE; the direct one wins), and how its text is read.
 VARIABLES: Dict[str, Tuple[str, Callable[[str], Any]]] = {
     "broker": ("N8N_RUNNERS_TASK_BROKER_URI", _parse_brokers),
-    "auth_token": ("N8N_RUNNERS_AUTH_TOKEN", _parse_text),
-    "grant_token": ("N8N_RUNNERS_GRANT_TOKEN", _parse_text),
-    "runner_id": ("N8N_RUNNERS_ID", _parse_text),
-    "name": ("N8NRUNNER_NAME", _parse_text),
+    "auth_token": ("N8N_RUNNERS_AUTH_TOKEN", str),
+    "grant_token": ("N8N_RUNNERS_GRANT_TOKEN", str),
+    "runner_id": ("N8N_RUNNERS_ID", str),
+    "name": ("N8NRUNNER_NAME", str),
     "capacity": ("N8N_RUNNERS_MAX_CONCURRENCY", _parse_whole),
     "task_timeout": ("N8N_RUNNERS_TASK_TIMEOUT", _parse_seconds),
     "max_payload": ("N8N_RUNNERS_MAX_PAYLOAD", _parse_whole),
     "graceful_shutdown_timeout": ("N8N_RUNNERS_GRACEFUL_SHUTDOWN_TIMEOUT", _parse_seconds),
     "auto_shutdown_timeout": ("N8N_RUNNERS_AUTO_SHUTDOWN_TIMEOUT", _parse_seconds),
     "health_check_enabled": ("N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED", _parse_boolean),
-    "health_check_host": ("N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST", _parse_text),
+    "health_check_host": ("N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST", str),
     "health_check_port": ("N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT", _parse_whole),
 }
 
@@ -327,7 +345,7 @@ VARIABLES: Dict[str, Tuple[str, Callable[[str], Any]]] = {
 def _read_file(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
-            text = _parse_text(file.read().strip())
+            text = _plain(file.read())
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ValueError(f"cannot read {path!r}: {reason}") from None
@@ -336,5 +354,15 @@ def _read_file(path: str) -> str:
     return text
 
 
-def _without_password(url: Union[str, Any]) -> Any:
-    return re.sub(r"//[^/@]*@", "//...@", url) if isinstance(url, str) else url
+_NO_TOKEN = "expected printable ASCII characters on one line"
+
+
+def _is_token(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
+def _shown(url: Any) -> str:
+    """What was given as a URL, for an error's text: without what may be a user name and password."""
+    if not isinstance(url, str):
+        return "nothing" if url is None or url == () else type(url).__name__
+    return repr(re.sub(r"^([a-z]*:?//)?.*@", r"\1...@", url.strip(), flags=re.DOTALL | re.IGNORECASE))

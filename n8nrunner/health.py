@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
+import socketserver
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Callable, Tuple
 
 from n8nrunner.errors import ConfigurationError
@@ -15,6 +17,8 @@ logger = logging.getLogger("n8nrunner")
 
 #: Seconds for one request; who sends nothing does not keep a thread.
 _REQUEST_TIMEOUT = 5.0
+#: Bytes of a request's body that are read, and ignored.
+_BODY_LIMIT = 64 * 1024
 
 
 class HealthServer:
@@ -36,6 +40,9 @@ class HealthServer:
             timeout = _REQUEST_TIMEOUT
 
             def do_GET(self) -> None:
+                # A body that is left unread would reset the connection, and the answer with it.
+                length = self.headers.get("Content-Length", "")
+                self.rfile.read(min(int(length), _BODY_LIMIT) if length.isdecimal() else 0)
                 if self.path.split("?", 1)[0] == "/readyz":
                     now = snapshot()
                     status, body = (200 if now.is_registered else 503), json.dumps(_readiness(now))
@@ -50,12 +57,15 @@ class HealthServer:
                 if self.command != "HEAD":
                     self.wfile.write(data)
 
-            do_HEAD = do_POST = do_GET
+            do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET
 
             def log_message(self, format: str, *args: Any) -> None:
                 """Probes come every few seconds, and none of them is worth a line."""
 
-        class Server(ThreadingHTTPServer):
+        # Not `http.server.HTTPServer`, which asks for the host's full name: that may take many seconds.
+        class Server(socketserver.ThreadingTCPServer):
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            allow_reuse_address = True
             daemon_threads = True
 
             def handle_error(self, request: Any, client_address: Any) -> None:
@@ -63,9 +73,10 @@ class HealthServer:
 
         try:
             self._server = Server((host, port), Handler)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise ConfigurationError(
-                [f"health_check_port: cannot listen on {host}, port {port}: {error.strerror}"]
+                [f"health_check_port: cannot listen on {host}, port {port}: {reason}"]
             ) from None
         self.address: Tuple[str, int] = (host, self._server.server_address[1])
         self.thread = threading.Thread(
@@ -79,7 +90,11 @@ class HealthServer:
 
     def stop(self) -> None:
         """Stops to answer; at most a tenth of a second."""
-        self._server.shutdown()
+        if (
+            self.thread.ident is not None
+        ):  # without its loop, the server would wait for the loop's end for ever
+            self._server.shutdown()
+            self.thread.join(1.0)
         self._server.server_close()
 
     def forked(self) -> None:

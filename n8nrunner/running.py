@@ -7,16 +7,16 @@ import queue
 import threading
 import time
 from concurrent.futures import Executor
-from typing import Any, Callable, Dict, Hashable, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set
 
 from n8nrunner import process
 from n8nrunner.config import RunnerConfig
 from n8nrunner.connection.link import BrokerLink
+from n8nrunner.connection.serving import LinkThread
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import GrantTokenSpent, N8nRunnerError
 from n8nrunner.execution.invoke import Handler, TaskContext
 from n8nrunner.execution.pools import TaskPool
-from n8nrunner.protocol.session import SlotFreed, TypesChanged
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.snapshot import Counts, LinkSnapshot, Snapshot, TaskSnapshot
 from n8nrunner.task import Undelivered
@@ -31,7 +31,7 @@ STOP_MARGIN = 0.45
 
 
 class Run:
-    """What one `start` has started, until its last link has ended. Links call it on their own threads.
+    """What one `start` has started, until its last link has ended. Its links call it on their thread.
 
     Args:
         config: the runner's settings.
@@ -60,16 +60,13 @@ class Run:
         self._changed = threading.Condition(threading.Lock())
         self._ever_registered = False
         self._refused: Dict[int, N8nRunnerError] = {}
-        self._ended = 0
         self._when_finished: List[Callable[[], None]] = []
         self._slots = Slots(config.capacity, len(config.urls), threading.Lock())
         self._pool = TaskPool(executor, config.capacity, task_context, config.max_payload)
         self._health: Any = None
         self._callbacks: Optional[Callbacks] = None
-        self.links: List[BrokerLink] = [
-            BrokerLink(index, url, config, types, self._slots, self._pool, self)
-            for index, url in enumerate(config.urls)
-        ]
+        self._serving = LinkThread(config, types, self._slots, self._pool, self, self._links_ended)
+        self.links: List[BrokerLink] = self._serving.links
         if not types:
             logger.warning("The runner %r has no handler yet, so n8n can send it nothing", config.name)
 
@@ -89,13 +86,11 @@ class Run:
             if self._on_undelivered is not None:
                 self._callbacks = Callbacks(self._on_undelivered)
         except BaseException:
-            for link in self.links:
-                link.inbox.close()
+            self._serving.close()
             self._pool.shut_down()
             raise
         _running.add(self)
-        for link in self.links:
-            link.thread.start()
+        self._serving.thread.start()
 
     @property
     def grace(self) -> float:
@@ -125,26 +120,28 @@ class Run:
     def request_stop(self, grace: float) -> None:
         """Asks all links to end, and returns."""
         self.stopping = True
-        until = time.monotonic() + grace
-        for link in self.links:
-            link.stop(until)
+        self._serving.stop(time.monotonic() + grace)
 
     def is_own_thread(self) -> bool:
         """Whether the calling thread is one that a stop would wait for."""
         current = threading.current_thread()
         return (
             self._pool.is_current
-            or any(link.thread is current for link in self.links)
+            or self._serving.thread is current
             or (self._callbacks is not None and self._callbacks.thread is current)
         )
 
     def join(self, deadline: Deadline) -> None:
         """Waits for the end, and says what does not end."""
         self.finished.wait(deadline.remaining())
+        self._serving.thread.join(deadline.remaining())
         for link in self.links:
-            link.thread.join(deadline.remaining())
-            if link.thread.is_alive():
-                logger.warning("The link to %s has not ended yet; it will by itself", link.url.base)
+            if link.attempt is not None:
+                link.attempt.join(deadline.remaining())
+                if link.attempt.is_alive():
+                    logger.warning(
+                        "An attempt to reach %s has not ended yet; it will by itself", link.url.base
+                    )
         if self._callbacks is not None:
             self._callbacks.thread.join(deadline.remaining())
             if self._callbacks.thread.is_alive():
@@ -157,7 +154,7 @@ class Run:
             )
 
     def on_finished(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` when the last link has ended, on that link's thread, or now."""
+        """Calls `callback` when the last link has ended, on the links' thread, or now."""
         with self._changed:
             if not self.finished.is_set():
                 self._when_finished.append(callback)
@@ -166,8 +163,7 @@ class Run:
 
     def change_types(self, types: Dict[str, Optional[int]]) -> None:
         """Handlers have been registered: their types are offered at once."""
-        for link in self.links:
-            link.inbox.post(TypesChanged(types))
+        self._serving.change_types(types)
 
     def describe_links(self) -> str:
         """What was tried, and how it went."""
@@ -205,16 +201,11 @@ class Run:
 
     def forked(self) -> None:
         """In a child process: gives up copies of descriptors without a sign to the parent or the broker."""
-        for link in self.links:
-            link.forked()
+        self._serving.forked()
         if self._health is not None:
             self._health.forked()
 
-    # --- for the links, on their threads --------------------------------------------------------
-
-    def wake_links(self, links: Tuple[Hashable, ...]) -> None:
-        for index in links:
-            self.links[index].inbox.post(SlotFreed())  # type: ignore[call-overload]
+    # --- for the links, on their thread --------------------------------------------------------
 
     def link_registered(self, link: BrokerLink) -> None:
         with self._changed:
@@ -243,12 +234,8 @@ class Run:
             )
             self.request_stop(self.grace)
 
-    def link_ended(self, link: BrokerLink) -> None:
-        with self._changed:
-            self._ended += 1
-            if self._ended < len(self.links):
-                return
-        # The last link out: it has no one to wait for, so what it does here must not wait either.
+    def _links_ended(self) -> None:
+        # Stopping waits for this, so nothing in it may wait for a handler or a callback.
         self._pool.shut_down()
         if self._callbacks is not None:
             self._callbacks.end()

@@ -75,13 +75,13 @@ class Task:
     __slots__ = (
         "_cancel_event",
         "_cancel_reason",
-        "_generation",
         "_lines",
         "_port",
         "_progress_logged_at",
         "_settings",
         "_timed_out",
         "deadline",
+        "generation",
         "id",
         "progress_fraction",
         "progress_text",
@@ -105,7 +105,8 @@ class Task:
         self.progress_text = ""
         self.started_at = time.monotonic()
         self._settings = settings
-        self._generation = generation
+        #: Which connection of its link the task came over.
+        self.generation = generation
         self._port = port
         self._cancel_reason: Optional[str] = None
         self._cancel_event: Optional[threading.Event] = None

@@ -43,7 +43,9 @@ if __name__ != "__main__":
 @pytest.fixture
 def jobs(tmp_path: Path) -> Path:
     (tmp_path / "jobs.py").write_text(JOBS)
-    (tmp_path / "two.py").write_text("from jobs import runner\nfrom n8nrunner import Runner\nother = Runner()\n")
+    (tmp_path / "two.py").write_text(
+        "from jobs import runner\nfrom n8nrunner import Runner\nother = Runner()\n"
+    )
     (tmp_path / "none.py").write_text("value = 5\n")
     (tmp_path / "broken.py").write_text("import a_module_that_is_not_there\n")
     return tmp_path
@@ -105,10 +107,10 @@ class TestRun:
             assert program.wait() == 4
 
     def test_all_mistakes_at_once_are_exit_code_2(self, broker: Broker, jobs: Path) -> None:
-        env = {"N8N_RUNNERS_TASK_BROKER_URI": "ftp://x", "N8N_RUNNERS_MAX_CONCURRENCY": "many"}
+        env = {"N8N_RUNNERS_TASK_BROKER_URI": "ftp://x", "N8N_RUNNERS_TASK_TIMEOUT": "soon"}
         with run_jobs(jobs, "jobs", env) as program:
             assert program.wait() == 2
-            for name in ("broker", "auth_token", "N8N_RUNNERS_MAX_CONCURRENCY"):
+            for name in ("broker", "auth_token", "N8N_RUNNERS_TASK_TIMEOUT"):
                 assert name in program.output
             assert "Traceback" not in program.output
 
@@ -203,7 +205,9 @@ class TestBroker:
             assert "Traceback" not in program.output
 
     def test_its_token_is_not_shown_if_it_was_given(self) -> None:
-        with python("-m", "n8nrunner", "broker", "--port", "0", env={"N8N_RUNNERS_AUTH_TOKEN": TOKEN}) as program:
+        with python(
+            "-m", "n8nrunner", "broker", "--port", "0", env={"N8N_RUNNERS_AUTH_TOKEN": TOKEN}
+        ) as program:
             program.wait_for("Ctrl-C")
             program.signal(signal.SIGTERM)
             assert program.wait() == 0
@@ -222,7 +226,9 @@ class TestDemo:
         with python("-m", "n8nrunner", "demo", "--tasks", "300") as program:
             assert program.wait() == 0
             rows = {
-                line.split("│")[1].strip(): line.split("│")[2].strip() for line in program.lines if "│" in line
+                line.split("│")[1].strip(): line.split("│")[2].strip()
+                for line in program.lines
+                if "│" in line
             }
             assert rows["tasks sent"] == "313"
             assert rows["answered"] == "303"

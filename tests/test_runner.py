@@ -65,7 +65,9 @@ def test_a_task_goes_in_and_its_result_comes_out(broker: Broker, new_runner: New
         return [{"json": {"n": len(task.items), "of": task.settings["of"]}}]
 
     with runner:
-        assert broker.run_task("enrich", {"of": "x"}, items=[{"json": {}}] * 3) == [{"json": {"n": 3, "of": "x"}}]
+        assert broker.run_task("enrich", {"of": "x"}, items=[{"json": {}}] * 3) == [
+            {"json": {"n": 3, "of": "x"}}
+        ]
     assert runner.snapshot().counts.done == 1
     assert runner.state == "stopped"
 
@@ -231,7 +233,10 @@ def test_everything_a_task_can_ask_for(broker: Broker, new_runner: NewRunner) ->
             items=[{"json": {"n": 0}}, {"json": {"n": 1}}],
             files={(0, "data"): b"hello"},
             node_types=node_types,
-            rpc={"custom": lambda *params: list(params), "helpers.httpRequest": lambda options: options["url"]},
+            rpc={
+                "custom": lambda *params: list(params),
+                "helpers.httpRequest": lambda options: options["url"],
+            },
         )
         assert task.result(LIMIT) == {
             "saved": "shout.txt",

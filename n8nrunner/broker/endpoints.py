@@ -11,7 +11,7 @@ import math
 import struct
 import time
 from collections import deque
-from typing import Any, Awaitable, Callable, Deque, Dict, Optional, Set, Tuple, Union
+from typing import Any, Awaitable, Callable, Deque, Dict, Optional, Sequence, Set, Tuple, Union
 from urllib.parse import parse_qs, parse_qsl
 
 from aiohttp import WSMsgType, web
@@ -27,8 +27,11 @@ from n8nrunner.broker.limits import FixedWindow, GrantTokens, SlidingWindow
 from n8nrunner.broker.switchboard import Switchboard
 from n8nrunner.broker.task import BrokerTask
 
-INVALID_UTF8 = 1007
-TOO_LARGE = 1009
+NORMAL_CLOSURE = 1000
+#: Codes with which aiohttp refuses what it has read: no WebSocket, no UTF-8, too large.
+_REFUSALS = (1002, 1007, 1009)
+#: A peer that sends nothing for this long is done with its refused message, in seconds.
+_QUIET = 0.25
 
 
 class Endpoints:
@@ -63,13 +66,10 @@ class Endpoints:
         self._upgrade_limit = SlidingWindow(constants.upgrade_limit, constants.upgrade_window)
         self._loop = asyncio.get_running_loop()
         self.channels: Set[WebSocketChannel] = set()
+        #: Set while no runner is connected.
+        self.idle = asyncio.Event()
+        self.idle.set()
         self.stopping = False
-
-    async def all_closed(self) -> None:
-        """Returns when no runner is connected any more."""
-        while self.channels:
-            await asyncio.wait({channel.writer for channel in self.channels})
-            await asyncio.sleep(0)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers one request."""
@@ -157,31 +157,30 @@ class Endpoints:
 
     async def _serve_runner(self, request: web.BaseRequest, runner_id: str) -> web.StreamResponse:
         offered = request.headers.get("Sec-WebSocket-Protocol", "").split(",")[0].strip()
-        socket = RunnerSocket(
-            protocols=(offered,) if offered else (),
-            timeout=self._constants.close_timeout,
-            autoping=False,  # which would also keep the pongs to itself
-            compress=False,
-            # One byte more, because for aiohttp this is the first length that is too large.
-            max_msg_size=self._constants.max_payload + 1,
+        constants = self._constants
+        runner_socket = RunnerSocket(
+            constants.close_timeout, constants.max_payload, (offered,) if offered else ()
         )
-        await socket.prepare(request)
-        channel = WebSocketChannel(socket, request.transport, self._constants.close_timeout)
+        await runner_socket.prepare(request)
+        channel = WebSocketChannel(runner_socket, constants.close_timeout)
         self.channels.add(channel)
+        self.idle.clear()
         key = self._switchboard.connect(runner_id, channel)
         channel.on_failure = lambda: self._switchboard.failing(key)
+        runner_socket.on_refusal = lambda: self._switchboard.disconnect(key)
         try:
-            await self._read_runner(socket, channel, key)
-            await channel.closed()
+            await self._read_runner(runner_socket, channel, key)
         finally:
             channel.abandon()
-            self.channels.discard(channel)
             self._switchboard.disconnect(key)
-        return socket
+            self.channels.discard(channel)
+            if not self.channels:
+                self.idle.set()
+        return runner_socket
 
-    async def _read_runner(self, socket: RunnerSocket, channel: WebSocketChannel, key: int) -> None:
+    async def _read_runner(self, runner_socket: RunnerSocket, channel: WebSocketChannel, key: int) -> None:
         while True:
-            message = await socket.receive()
+            message = await runner_socket.receive()
             if message.type is WSMsgType.TEXT:
                 self._switchboard.receive(key, message.data)
             elif message.type is WSMsgType.PONG:
@@ -196,6 +195,8 @@ class Endpoints:
                 else:
                     self._switchboard.receive(key, text)
             else:
+                if message.type is WSMsgType.CLOSE:
+                    runner_socket.tell_close(message.data or NORMAL_CLOSURE)
                 return
 
     # --- requesters -----------------------------------------------------------------------------
@@ -261,51 +262,86 @@ class BareStatus(web.Response):
 
 
 class RunnerSocket(web.WebSocketResponse):
-    """A WebSocket that reads on, and throws away, after it has refused a message.
+    """A WebSocket that closes as n8n's does.
 
-    Otherwise the kernel would answer the rest of a message that is too large with a reset, which can overtake
-    the close frame that says why.
+    It reads on after its own close frame until the peer has answered it; and after a message that it refuses,
+    it throws away what comes. Otherwise the kernel would answer that with a reset, which can overtake the close
+    frame that says why.
+
+    Args:
+        timeout: how long to read on after a refused message, in seconds.
+        max_payload: longest message, in bytes.
+        protocols: what may be chosen of what the client offers.
     """
 
+    def __init__(self, timeout: float, max_payload: int, protocols: Sequence[str]) -> None:
+        super().__init__(
+            protocols=protocols,
+            autoclose=False,
+            autoping=False,  # which would keep the pongs to itself
+            compress=False,
+            # One byte more, because for aiohttp this is the first length that is too large.
+            max_msg_size=max_payload + 1,
+        )
+        #: Called when a message has been refused: for everybody else the connection has ended then.
+        self.on_refusal: Callable[[], None] = lambda: None
+        self.transport: Optional[asyncio.Transport] = None
+        self._patience = timeout
+        self._told = False
+
     async def prepare(self, request: web.BaseRequest) -> Any:
-        self._transport = request.transport
+        self.transport = request.transport
         return await super().prepare(request)
 
+    def tell_close(self, code: int) -> None:
+        """Sends a close frame, unless one has been sent."""
+        if not self._told and self.transport is not None and not self.transport.is_closing():
+            self._told = True
+            self.transport.write(b"\x88\x02" + struct.pack("!H", code))
+
     async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
-        transport = self._transport
-        if code in (INVALID_UTF8, TOO_LARGE) and isinstance(transport, asyncio.Transport):
-            await _refuse(transport, code, self._timeout)
-        return await super().close(code=code, message=message, drain=drain)
+        """What aiohttp calls when it has had enough: the end of the connection, after a close frame."""
+        if self.transport is None or self.transport.is_closing():
+            return False
+        self.tell_close(code)
+        if code in _REFUSALS:
+            self.on_refusal()
+            await _throw_away(self.transport, self._patience)
+        self.transport.close()
+        return True
 
 
-async def _refuse(transport: asyncio.Transport, code: int, timeout: float) -> None:
-    if transport.is_closing():
-        return
+async def _throw_away(transport: asyncio.Transport, timeout: float) -> None:
+    """Reads and forgets what still comes, until nothing does."""
     discard = _Discard(transport.get_protocol())
-    transport.write(b"\x88\x02" + struct.pack("!H", code))
     transport.set_protocol(discard)
     transport.resume_reading()
-    try:
-        await asyncio.wait_for(discard.ended.wait(), timeout)
-    except asyncio.TimeoutError:
-        transport.abort()
+    end = asyncio.get_running_loop().time() + timeout
+    while not discard.ended.is_set() and asyncio.get_running_loop().time() < end:
+        discard.received = False
+        try:
+            await asyncio.wait_for(discard.ended.wait(), _QUIET)
+        except asyncio.TimeoutError:
+            if not discard.received:
+                return
 
 
 class _Discard(asyncio.Protocol):
-    """Takes a connection's place of its real protocol, and only waits for the end."""
+    """Takes the place of a connection's real protocol, and only waits for the end."""
 
     def __init__(self, real: asyncio.BaseProtocol) -> None:
         self._real = real
         self.ended = asyncio.Event()
+        self.received = False
+
+    def data_received(self, data: bytes) -> None:
+        self.received = True
 
     def pause_writing(self) -> None:
         self._real.pause_writing()
 
     def resume_writing(self) -> None:
         self._real.resume_writing()
-
-    def eof_received(self) -> bool:
-        return False
 
     def connection_lost(self, error: Optional[BaseException]) -> None:
         self.ended.set()
@@ -315,19 +351,16 @@ class _Discard(asyncio.Protocol):
 class WebSocketChannel:
     """Writes to one runner, in order, from a queue: a runner that does not read holds nobody up."""
 
-    def __init__(
-        self, socket: web.WebSocketResponse, transport: Optional[asyncio.Transport], close_timeout: float
-    ) -> None:
+    def __init__(self, runner_socket: RunnerSocket, close_timeout: float) -> None:
         self.on_failure: Callable[[], None] = lambda: None
-        self._socket = socket
-        self._transport = transport
+        self._socket = runner_socket
         self._close_timeout = close_timeout
         self._loop = asyncio.get_running_loop()
-        self._queue: Deque[Callable[[], Awaitable[Any]]] = deque()
+        self._queue: Deque[Callable[[], Awaitable[None]]] = deque()
         self._more = asyncio.Event()
         self._closing = False
         self._timer: Optional[asyncio.TimerHandle] = None
-        self.writer = self._loop.create_task(self._write())
+        self._writer = self._loop.create_task(self._write())
 
     def send(self, text: str) -> None:
         self._put(lambda: self._socket.send_str(text))
@@ -339,30 +372,30 @@ class WebSocketChannel:
         self._put(lambda: self._socket.pong(payload))
 
     def close(self, code: int) -> None:
-        self._put(lambda: self._socket.close(code=code))
+        if self._closing:
+            return
+
+        async def tell() -> None:
+            self._socket.tell_close(code)
+
+        self._put(tell)
         self._closing = True
-        # The close frame may stand behind what the peer will never read.
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._close_timeout, self.abort)
+        # The peer may never answer, or the close frame may stand behind what it will never read.
+        self._timer = self._loop.call_later(self._close_timeout, self.abort)
 
     def abort(self) -> None:
         """Ends the connection at once; what has not been written yet is lost."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    async def closed(self) -> None:
-        """If `close` has been called, waits until the peer has closed too, or its time is over."""
-        if self._closing:
-            await asyncio.wait({self.writer})
+        if self._socket.transport is not None:
+            self._socket.transport.abort()
 
     def abandon(self) -> None:
         """The connection has ended."""
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()
-        self.writer.cancel()
+        self._writer.cancel()
 
-    def _put(self, write: Callable[[], Awaitable[Any]]) -> None:
+    def _put(self, write: Callable[[], Awaitable[None]]) -> None:
         if not self._closing:
             self._queue.append(write)
             self._more.set()
@@ -377,8 +410,6 @@ class WebSocketChannel:
                     if not self._closing:
                         self.on_failure()
                     return
-            if self._closing:
-                return
             self._more.clear()
             await self._more.wait()
 

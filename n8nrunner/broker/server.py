@@ -49,7 +49,7 @@ _NOTEWORTHY = {
     "timed_out", "malformed", "refused",
 }  # fmt: skip
 #: How long the ends of connections, requests and calls are waited for when the broker stops, in seconds.
-FAREWELL = 1.0
+FAREWELL = 0.5
 _RPC_THREADS = 32
 _EVENTS_KEPT = 10_000
 
@@ -402,7 +402,7 @@ class _Run:
                 switchboard.drain(self._drain_timeout)
                 await _first_of(switchboard.drained.wait(), self._kill_asked.wait())
             if self._how == "stop":
-                await _first_of(endpoints.all_closed(), self._kill_asked.wait(), timeout=FAREWELL)
+                await _first_of(endpoints.idle.wait(), self._kill_asked.wait(), timeout=FAREWELL)
             else:
                 for connection in server.connections:
                     _reset(connection.transport)

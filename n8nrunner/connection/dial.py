@@ -53,13 +53,19 @@ def dial(url: BrokerUrl, deadline: Deadline) -> Socket:
 def _tcp(host: str, port: int, deadline: Deadline, what: str) -> socket.socket:
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise Unreachable(f"{what}: the host {host!r} has no known address: {error.strerror}") from None
+    except (OSError, UnicodeError) as error:
+        raise Unreachable(f"{what}: the host {host!r} has no known address: {_reason(error)}") from None
     reason: Optional[OSError] = None
-    for family, kind, protocol, _, address in addresses:
-        connection = socket.socket(family, kind, protocol)
+    for index, (family, kind, protocol, _, address) in enumerate(addresses):
+        # An address that swallows everything, such as of a broken IPv6, leaves time for the next one.
+        share = _time_left(deadline, what) / (len(addresses) - index)
         try:
-            connection.settimeout(_time_left(deadline, what))
+            connection = socket.socket(family, kind, protocol)
+        except OSError as error:
+            reason = error
+            continue
+        try:
+            connection.settimeout(share)
             connection.connect(address)
             return connection
         except OSError as error:
@@ -72,11 +78,16 @@ def _tcp(host: str, port: int, deadline: Deadline, what: str) -> socket.socket:
 
 
 def _through_proxy(proxy: str, url: BrokerUrl, deadline: Deadline) -> socket.socket:
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    shown = f"{parts.scheme}://{parts.hostname}:{parts.port or 80}"
+    try:
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        port = parts.port or 80
+    except ValueError:
+        # Neither the URL nor the error's text is shown: a password may be in them.
+        raise NotABroker("the proxy of the environment cannot be used: its URL has no valid port") from None
+    shown = f"{parts.scheme}://{parts.hostname}:{port}"
     if parts.scheme != "http" or not parts.hostname:
         raise NotABroker(f"the proxy {shown} cannot be used: only http:// proxies can")
-    raw = _tcp(parts.hostname, parts.port or 80, deadline, f"the proxy {shown}")
+    raw = _tcp(parts.hostname, port, deadline, f"the proxy {shown}")
     try:
         target = f"[{url.host}]:{url.port}" if ":" in url.host else f"{url.host}:{url.port}"
         head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n"
@@ -84,14 +95,16 @@ def _through_proxy(proxy: str, url: BrokerUrl, deadline: Deadline) -> socket.soc
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             head += f"Proxy-Authorization: Basic {base64.b64encode(user.encode()).decode()}\r\n"
         raw.settimeout(_time_left(deadline, f"the proxy {shown}"))
-        raw.sendall(f"{head}\r\n".encode("latin-1"))
+        raw.sendall(f"{head}\r\n".encode("ascii"))
         answer = b""
         while b"\r\n\r\n" not in answer:
             raw.settimeout(_time_left(deadline, f"the proxy {shown}"))
             # One byte at a time, because what follows the head belongs to the connection behind the proxy.
             received = raw.recv(1)
-            if not received or len(answer) > _HEAD_LIMIT:
+            if not received:
                 raise Unreachable(f"the proxy {shown} closed the connection instead of answering CONNECT")
+            if len(answer) >= _HEAD_LIMIT:
+                raise Unreachable(f"the proxy {shown} answered CONNECT with something else than HTTP")
             answer += received
         status = answer.split(b"\r\n", 1)[0].split(b" ", 2)
         if len(status) < 2 or status[1] != b"200":
@@ -107,11 +120,16 @@ def _through_proxy(proxy: str, url: BrokerUrl, deadline: Deadline) -> socket.soc
 
 
 def _tls(raw: socket.socket, url: BrokerUrl, verify: Union[bool, str], deadline: Deadline) -> ssl.SSLSocket:
-    if isinstance(verify, str) and os.path.isdir(verify):
-        context = ssl.create_default_context(capath=verify)
-    else:
-        bundle = verify if isinstance(verify, str) else requests.utils.DEFAULT_CA_BUNDLE_PATH
-        context = ssl.create_default_context(cafile=bundle)
+    bundle = verify if isinstance(verify, str) else requests.utils.DEFAULT_CA_BUNDLE_PATH
+    try:
+        if os.path.isdir(bundle):
+            context = ssl.create_default_context(capath=bundle)
+        else:
+            context = ssl.create_default_context(cafile=bundle)
+    except OSError as error:
+        raise Unreachable(
+            f"{url.base}: the certificates in {bundle!r} cannot be read: {_reason(error)}"
+        ) from None
     raw.settimeout(_time_left(deadline, url.base))
     try:
         return context.wrap_socket(raw, server_hostname=url.host)
@@ -126,7 +144,7 @@ def _time_left(deadline: Deadline, what: str) -> float:
     raise Unreachable(f"{what} did not answer in time")
 
 
-def _reason(error: Optional[BaseException]) -> str:
+def _reason(error: Optional[Exception]) -> str:
     if error is None:
         return "it has no address"
     return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"

@@ -1,37 +1,42 @@
-"""The only way into a link's thread: any thread appends, and wakes it if it sleeps."""
+"""The only way into the links' thread: any thread appends, and wakes it if it sleeps."""
 
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 from collections import deque
-from typing import Any, Deque
+from typing import Any, Deque, Tuple
 
 
 class Inbox:
-    """Events for one link's thread.
+    """Events for links, each with the link that it is for.
 
-    `post` is for any thread; everything else is for the link's thread alone. `asleep` has to be set before
+    `post` is for any thread; everything else is for the links' thread alone. `asleep` has to be set before
     the last look at `events`, so that whoever posts after that look wakes the thread.
     """
 
-    __slots__ = ("_receiver", "_sender", "asleep", "events")
+    __slots__ = ("_receiver", "_sender", "asleep", "events", "is_closed")
 
     def __init__(self) -> None:
-        self.events: Deque[Any] = deque()
+        self.events: Deque[Tuple[Any, Any]] = deque()
         self.asleep = False
+        #: Whether the thread has ended, so that nobody takes what is posted.
+        self.is_closed = False
         self._receiver, self._sender = socket.socketpair()
         self._receiver.setblocking(False)
         self._sender.setblocking(False)
 
-    def post(self, event: Any) -> None:
-        """Appends an event. Never blocks."""
-        self.events.append(event)
+    def post(self, link: Any, event: Any) -> None:
+        """Appends an event for a link. Never blocks."""
+        self.events.append((link, event))
         if self.asleep:
-            # A full pipe wakes the thread as well, and a closed one has no thread left to wake.
-            with contextlib.suppress(BlockingIOError, OSError):
-                self._sender.send(b"w")
+            self.wake()
+
+    def wake(self) -> None:
+        """Ends the thread's sleep."""
+        # A full pipe wakes the thread as well, and a closed one has no thread left to wake.
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._sender.send(b"w")
 
     def fileno(self) -> int:
         """Readable when somebody has woken the thread."""
@@ -42,15 +47,8 @@ class Inbox:
         with contextlib.suppress(BlockingIOError):
             self._receiver.recv(4096)
 
-    def wait(self, timeout: float) -> None:
-        """Sleeps until there is an event, at most `timeout` seconds."""
-        self.asleep = True
-        if not self.events:
-            select.select([self._receiver], [], [], max(0.0, timeout))
-        self.asleep = False
-        self.clear_wake_ups()
-
     def close(self) -> None:
         """Closes the descriptors; events may still be posted, and are left there."""
+        self.is_closed = True
         self._receiver.close()
         self._sender.close()

@@ -1,36 +1,26 @@
-"""One broker's link: a thread that connects, serves the connection, and connects again.
+"""One broker's link, over all its connections: when it connects, what it does with what comes, when it ends.
 
-Everything in `BrokerLink` that is not marked as being for any thread runs on the link's own thread, which
-is the only one that touches the session and the socket.
+A `BrokerLink` has no thread of its own. All links of a runner live on one, the links' thread (`serving.py`),
+which is the only one that touches their sessions and sockets; what is for any thread says so. The blocking
+steps of connecting run elsewhere (`attempt.py`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import random
-import selectors
 import threading
 import time
-import uuid
 from typing import Any, Callable, Dict, Hashable, List, Mapping, Optional, Protocol, Tuple
 
-from n8nrunner.config import BrokerUrl, RunnerConfig
-from n8nrunner.connection import auth
-from n8nrunner.connection.dial import dial
-from n8nrunner.connection.failures import AuthRefused, ConnectionLost, LinkFailure, Unreachable
+from n8nrunner.config import RunnerConfig
+from n8nrunner.connection.attempt import Failed, Opened, Probed, close_late_comers, start_attempt, start_probe
+from n8nrunner.connection.failures import ConnectionLost, LinkFailure, Unreachable
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.retry import LOG_INTERVAL, REFUSED_WAIT, Decision, Retry
 from n8nrunner.connection.transport import Connection, Ponged, Skipped
-from n8nrunner.deadline import Deadline
-from n8nrunner.errors import (
-    AuthenticationError,
-    ConfigurationError,
-    GrantTokenSpent,
-    N8nRunnerError,
-    ProtocolError,
-)
+from n8nrunner.errors import AuthenticationError, GrantTokenSpent, N8nRunnerError, ProtocolError
 from n8nrunner.execution.invoke import Answer, Handler, failure
 from n8nrunner.execution.pools import TaskPool
 from n8nrunner.protocol import codec
@@ -42,96 +32,93 @@ from n8nrunner.task import Call, Task, Undelivered
 
 logger = logging.getLogger("n8nrunner")
 
-#: Seconds for name look-up, TCP, proxy, TLS and the upgrade together.
-CONNECT_TIMEOUT = 5.0
-#: Seconds that the broker gets to answer our close frame; so much shorter when the grace period is over.
+#: Seconds that the broker gets to answer our close frame; the second, when the grace period is over.
 CLOSE_WAIT = 2.0
 CLOSE_WAIT_LATE = 0.3
 #: Messages above this many bytes are decoded on the handler's thread.
 LARGE_MESSAGE = 1024 * 1024
-#: No wait is longer than this, in seconds: a clock that was put right late costs no more.
-_LONGEST_WAIT = 60.0
+
+_NEVER = float("inf")
 
 
 class LinkOwner(Protocol):
-    """What a link needs of its runner. All of it may be called on any link's thread, and none of it waits."""
+    """What a link needs of its runner. All of it is called on the links' thread, and none of it waits."""
 
     def handler_of(self, task_type: str) -> Optional[Handler]:
         """The handler of a task type, as it is registered now."""
-
-    def wake_links(self, links: Tuple[Hashable, ...]) -> None:
-        """It is the turn of these links to offer."""
 
     def link_registered(self, link: BrokerLink) -> None:
         """The broker has registered the runner."""
 
     def link_refused(self, link: BrokerLink, error: N8nRunnerError) -> bool:
-        """The token was refused before any registration; whether the link should give up."""
+        """The token was refused before any registration, or is used up; whether the link should give up."""
 
     def link_idle(self) -> None:
         """The runner has had nothing to do for `auto_shutdown_timeout`."""
-
-    def link_ended(self, link: BrokerLink) -> None:
-        """The link's thread is about to end; `link.error` says why, if nobody asked for it."""
 
     def undelivered(self, result: Undelivered) -> None:
         """A result did not arrive, or may not have."""
 
 
-class _Stopping(Exception):
-    """Leaves the wait between two attempts, because the link is to stop."""
-
-
 class BrokerLink:
-    """One broker's connection, over all its reconnections.
+    """One broker's link.
 
     Args:
-        index: its place among the runner's links; names the thread.
-        url: the broker.
+        index: its place among the runner's links.
         config: the runner's settings.
         types: the task types with their limits, as they are now.
         slots: shared by all links of the runner.
         pool: runs the handlers.
+        inbox: takes events for all links of the runner.
+        wake_links: told which links should look at the slots; called on the links' thread.
         owner: the runner.
     """
 
     def __init__(
         self,
         index: int,
-        url: BrokerUrl,
         config: RunnerConfig,
         types: Mapping[str, Optional[int]],
         slots: Slots,
         pool: TaskPool,
+        inbox: Inbox,
+        wake_links: Callable[[Tuple[Hashable, ...]], None],
         owner: LinkOwner,
     ) -> None:
         self.index = index
-        self.url = url
+        self.url = config.urls[index]
         self.max_payload = config.max_payload
-        #: Why the link gave up; None while it has not.
-        self.error: Optional[N8nRunnerError] = None
-        self.inbox = Inbox()
-        self.thread = threading.Thread(target=self._run, name=f"n8nrunner-link-{index}", daemon=True)
+        #: The open WebSocket; None while there is none.
+        self.connection: Optional[Connection] = None
+        #: The thread of the blocking step that is under way, or of the last one.
+        self.attempt: Optional[threading.Thread] = None
+        #: When `settle` has to be called at the latest, on the monotonic clock.
+        self.due_at = 0.0
+        #: Whether more may have come than the last turn read.
+        self.more = False
         self._config = config
         self._slots = slots
         self._pool = pool
+        self._inbox = inbox
+        self._wake_links = wake_links
         self._owner = owner
         self._ids = itertools.count(1)
         self._session = s.RunnerSession(index, config.name, types, slots, config.task_timeout, self.new_id)
         self._tasks: Dict[str, Task] = {}
-        self._connection: Optional[Connection] = None
-        self._selector: Optional[selectors.BaseSelector] = None
         self._retry = Retry()
         self._registrations = 0
         self._last_error: Optional[str] = None
         self._logged_at: Optional[float] = None
         self._grant = config.grant_token
-        self._waiting = False
+        self._opened_at = 0.0
+        # What to do next while there is no connection, and when; None while a blocking step is under way.
+        self._next_step: Optional[Callable[[], None]] = self._attempt
+        self._next_at = 0.0
         self._stop_until = 0.0
         self._close_until: Optional[float] = None
         self._close_limit: Optional[float] = None
 
-    # --- for any thread -------------------------------------------------------------------------
+    # --- for any thread ---------------------------------------------------------------------------
 
     def new_id(self) -> str:
         """An id for an offer or a call, unlike all others of this link."""
@@ -139,28 +126,20 @@ class BrokerLink:
 
     def call(self, task: Task, call_id: str, payload: bytes, call: Optional[Call]) -> None:
         """Posts a handler's call to n8n; part of what a `Task` needs of its link."""
-        self.inbox.post(s.CallMade(task.id, task._generation, call_id, payload, call))
-
-    def stop(self, until: float) -> None:
-        """Asks the link to finish its tasks, at most until that moment of the monotonic clock, and to end."""
-        self.inbox.post(s.Stop(until))
+        self._inbox.post(self, s.CallMade(task.id, task.generation, call_id, payload, call))
 
     def snapshot(self) -> LinkSnapshot:
         """The link as it is now."""
         state = self._session.state
-        if state is s.State.CLOSED:
-            shown = "closed"
-        elif state is s.State.OFFERING:
-            shown = "registered"
-        elif state is s.State.DRAINING:
-            shown = "draining"
+        if state is s.State.DISCONNECTED:
+            shown = "connecting" if self._next_step is None else "waiting"
         else:
-            shown = "waiting" if self._waiting else "connecting"
+            shown = _SHOWN.get(state, "connecting")
         return LinkSnapshot(self.url.base, shown, self._registrations, self._retry.failures, self._last_error)
 
     @property
     def counters(self) -> s.Counters:
-        """What the link has counted; the numbers are the link's thread's to change."""
+        """What the link has counted; the numbers are the links' thread's to change."""
         return self._session.counters
 
     @property
@@ -168,213 +147,168 @@ class BrokerLink:
         """Whether the broker knows this runner now and may send tasks."""
         return self._session.state is s.State.OFFERING
 
-    def forked(self) -> None:
-        """In a child process: closes its copies of the descriptors; the parent notices nothing."""
-        self.inbox.close()
-        if self._selector is not None:
-            self._selector.close()
-        if self._connection is not None:
-            self._connection.close()
+    # --- life -------------------------------------------------------------------------------------
 
-    # --- the thread -----------------------------------------------------------------------------
+    @property
+    def has_ended(self) -> bool:
+        """Whether the link is closed and owes nothing to anybody.
 
-    def _run(self) -> None:
-        try:
-            while self._session.state is not s.State.CLOSED:
-                self._attempt()
-            self._await_orphans()
-        finally:
-            self._owner.link_ended(self)
-            self.inbox.close()
+        Tasks of lost connections may still run: what they return is owed to `on_undelivered`, until the grace
+        period is over.
+        """
+        return self._session.state is s.State.CLOSED and (
+            not self._session.orphans or time.monotonic() >= self._stop_until
+        )
 
-    def _await_orphans(self) -> None:
-        """Tasks of lost connections may still run: what they return is owed to `on_undelivered`."""
-        while self._session.orphans and time.monotonic() < self._stop_until:
-            self.inbox.wait(self._stop_until - time.monotonic())
-            while self.inbox.events:
-                self._take(self.inbox.events.popleft(), time.monotonic())
-
-    def _attempt(self) -> None:
-        """One connection, from the grant token to its end, and the wait after it."""
-        opened = time.monotonic()
-        grant: Optional[str] = None
-        reason: LinkFailure
-        try:
-            self._wait(0)
-            grant = self._grant or self._fetch_grant()
-            self._wait(0)
-            opened = time.monotonic()
-            self._connect(grant)
+    def take(self, event: Any, now: float) -> None:
+        """One event of the inbox."""
+        kind = type(event)
+        if kind is s.Finished:
+            task = self._tasks.get(event.task_id)
+            if task is not None and task.generation == event.generation:
+                del self._tasks[event.task_id]
+        elif kind is s.Stop:
+            self._stop_until = event.until
+        elif kind is Opened:
+            self._opened(event.connection, now)
             return
-        except _Stopping:
-            self._perform(self._session.handle(s.Stop(self._stop_until), time.monotonic()))
+        elif kind is Failed:
+            self._failed(event.reason, event.grant, now)
             return
-        except LinkFailure as error:
-            reason = error
-        except Exception:
-            # A defect must not end the link: n8n would be without its runner until somebody notices.
-            logger.exception(
-                "A defect of n8nrunner ended the connection to %s; please report it", self.url.base
-            )
-            reason = ConnectionLost("a defect of n8nrunner ended the connection")
-        if self._session.state is s.State.CLOSED:
+        elif kind is Probed:
+            self._probed(event.healthy, now)
             return
-        if isinstance(reason, ConnectionLost):
-            self._retry.lived(time.monotonic() - opened)
-        self._after_failure(reason, grant)
+        self._perform(self._session.handle(event, now))
 
-    def _fetch_grant(self) -> str:
-        try:
-            token = self._config.read_auth_token()
-        except ConfigurationError as error:
-            raise Unreachable(str(error)) from None
-        if token is None:
-            raise AuthRefused("the one-shot grant token has been used")
-        return auth.fetch_grant(self.url, token)
-
-    def _connect(self, grant: str) -> None:
-        deadline = Deadline(CONNECT_TIMEOUT)
-        connection = Connection(dial(self.url, deadline), self.max_payload)
-        self._connection = connection
-        runner_id = self._config.runner_id or uuid.uuid4().hex
-        try:
-            connection.run(self.url.socket, runner_id, grant, deadline, self._serve)
-        finally:
-            self._connection = None
-            closed_by_us = self._close_limit is not None and connection.writer.is_empty
-            farewell = closed_by_us and connection.received_close
-            self._close_until = self._close_limit = None
-            self._lose(connection.writer.started, farewell)
-            connection.close()
-
-    def _lose(self, written: int, farewell: bool) -> None:
-        """The connection is gone: its slots and tasks first, before anybody waits for anything."""
-        self._perform(self._session.handle(s.Lost(written, farewell), time.monotonic()))
-        self._tasks.clear()
-
-    def _after_failure(self, reason: LinkFailure, grant: Optional[str]) -> None:
-        one_shot = self._config.grant_token is not None
-        decision = self._retry.decide(reason, time.monotonic(), one_shot, self._registrations > 0)
-        self._last_error = str(reason)
-        self._grant = grant if decision.keep_grant else None
-        if decision.delay is None:
-            error = _final_error(reason, one_shot)
-            if self._owner.link_refused(self, error):
-                self.error = error
-                self._perform(self._session.handle(s.Stop(time.monotonic()), time.monotonic()))
-                return
-            decision = Decision(REFUSED_WAIT, loud=True)
-        try:
-            self._log_and_wait(reason, decision)
-            while decision.probe and not auth.is_healthy(self.url):
-                decision = self._retry.decide(reason, time.monotonic(), one_shot, self._registrations > 0)
-                self._log_and_wait(reason, decision)
-            if decision.probe:
-                self._wait(self._retry.healthy_delay())
-        except _Stopping:
-            self._perform(self._session.handle(s.Stop(self._stop_until), time.monotonic()))
-
-    def _log_and_wait(self, reason: LinkFailure, decision: Decision) -> None:
-        delay = decision.delay or 0.0
-        now = time.monotonic()
-        if decision.loud or self._logged_at is None or now - self._logged_at >= LOG_INTERVAL:
-            self._logged_at = now
-            level = logging.ERROR if decision.loud else logging.WARNING
-            logger.log(level, "%s. Trying again in %.1f s, and so on until it works", reason, delay)
-        self._wait(delay)
-
-    def _wait(self, seconds: float) -> None:
-        """Waits between attempts, taking in what is posted. Raises `_Stopping` if the link is to stop."""
-        until = time.monotonic() + seconds
-        self._waiting = True
-        try:
-            while True:
-                while self.inbox.events:
-                    event = self.inbox.events.popleft()
-                    if type(event) is s.Stop:
-                        self._stop_until = event.until
-                        raise _Stopping
-                    self._take(event, time.monotonic())
-                now = time.monotonic()
-                if now >= until:
-                    return
-                self.inbox.wait(until - now)
-        finally:
-            self._waiting = False
-
-    # --- serving a connection -------------------------------------------------------------------
-
-    def _serve(self) -> None:
-        connection = self._connection
+    def read(self, now: float) -> None:
+        """Reads what has come and does what it asks for. Raises `ConnectionLost`."""
+        connection = self.connection
         assert connection is not None
-        with contextlib.closing(selectors.DefaultSelector()) as selector:
-            self._selector = selector
-            selector.register(connection.raw, selectors.EVENT_READ)
-            selector.register(self.inbox.fileno(), selectors.EVENT_READ)
-            self._session.handle(s.Connected(random.random()), time.monotonic())
-            try:
-                self._turns(connection, selector)
-            finally:
-                self._selector = None
+        received, count, self.more = connection.read()
+        if count:
+            self._session.note_activity(now)
+        for item in received:
+            self._receive(item, now)
+        self._session.set_receiving(connection.in_message)
 
-    def _turns(self, connection: Connection, selector: selectors.BaseSelector) -> None:
-        """Turn after turn, until the connection ends."""
-        session, inbox, events = self._session, self.inbox, self.inbox.events
-        writer, raw = connection.writer, connection.raw
-        inbox_descriptor = inbox.fileno()
-        writing = False
-        more = True  # the broker's first message may have come with the answer to the upgrade
-        while True:
-            now = time.monotonic()
-            timeout = self._timeout(now)
-            inbox.asleep = True  # set before the last look: whoever posts after it wakes us
-            if more or events:
-                timeout = 0.0
-            ready = selector.select(timeout)
-            inbox.asleep = False
-            readable = more
-            for key, mask in ready:
-                if key.fd == inbox_descriptor:
-                    inbox.clear_wake_ups()
-                elif mask & selectors.EVENT_READ:
-                    readable = True
-            now = time.monotonic()
-            if readable:
-                received, count, more = connection.read()
-                if count:
-                    session.note_activity(now)
-                for item in received:
-                    self._receive(item, now)
-                session.set_receiving(connection.in_message)
-            while events:
-                self._take(events.popleft(), now)
-            session.set_congested(writer.congested)
+    def settle(self, now: float) -> None:
+        """Does what time and free slots ask for, and writes. Raises `ConnectionLost`."""
+        connection = self.connection
+        session = self._session
+        if connection is None:
+            if self._next_step is not None and now >= self._next_at and session.state is s.State.DISCONNECTED:
+                step, self._next_step = self._next_step, None
+                step()
+        else:
+            session.set_congested(connection.writer.congested)
             self._perform(session.settle(now))
             if connection.flush():
                 session.note_activity(now)
-            if writing is writer.is_empty:
-                writing = not writing
-                selector.modify(raw, selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0))
             self._end_if_over(connection, now)
+        self.due_at = self._next_due(now)
 
-    def _take(self, event: Any, now: float) -> None:
-        """One event of the inbox."""
-        if type(event) is s.Finished:
-            task = self._tasks.get(event.task_id)
-            if task is not None and task._generation == event.generation:
-                del self._tasks[event.task_id]
-        elif type(event) is s.Stop:
-            self._stop_until = event.until
-        self._perform(self._session.handle(event, now))
+    def lose(self, reason: LinkFailure, now: float) -> None:
+        """The connection is gone: its slots and tasks first, before anybody waits for anything."""
+        connection, self.connection = self.connection, None
+        assert connection is not None
+        self.more = False
+        closed_by_us = self._close_limit is not None and connection.writer.is_empty
+        farewell = closed_by_us and connection.received_close
+        self._close_until = self._close_limit = None
+        self._perform(self._session.handle(s.Lost(connection.writer.started, farewell), now))
+        self._tasks.clear()
+        connection.close()
+        if self._session.state is not s.State.CLOSED:
+            self._retry.lived(now - self._opened_at)
+            self._failed(reason, None, now)
 
-    def _timeout(self, now: float) -> float:
-        """Seconds that the next turn may wait."""
-        until = self._session.next_deadline()
+    def forked(self) -> None:
+        """In a child process: closes its copy of the socket; the parent notices nothing."""
+        if self.connection is not None:
+            self.connection.close()
+
+    # --- connecting -------------------------------------------------------------------------------
+
+    def _post(self, event: Any) -> None:
+        """On the thread of an attempt."""
+        self._inbox.post(self, event)
+        if self._inbox.is_closed:
+            close_late_comers(self._inbox)
+
+    def _attempt(self) -> None:
+        self._start(lambda: start_attempt(self.index, self._config, self._grant, self._post))
+
+    def _probe(self) -> None:
+        self._start(lambda: start_probe(self.index, self._config, self._post))
+
+    def _start(self, start: Callable[[], threading.Thread]) -> None:
+        try:
+            self.attempt = start()
+        except RuntimeError as error:  # no more threads, or the interpreter is ending
+            self._failed(
+                Unreachable(f"{self.url.base} was not tried: {error}"), self._grant, time.monotonic()
+            )
+
+    def _wait(self, seconds: float, step: Callable[[], None], now: float) -> None:
+        self._next_step = step
+        self._next_at = now + seconds
+
+    def _opened(self, connection: Connection, now: float) -> None:
+        if self._session.state is not s.State.DISCONNECTED:
+            connection.close()  # stopped meanwhile
+            return
+        connection.bind()
+        self.connection = connection
+        self._opened_at = now
+        self.more = True  # the broker's first message may have come with the answer to the upgrade
+        self._grant = None
+        self._perform(self._session.handle(s.Connected(random.random()), now))
+
+    def _failed(self, reason: LinkFailure, grant: Optional[str], now: float) -> None:
+        if self._session.state is not s.State.DISCONNECTED:
+            return
+        one_shot = self._config.grant_token is not None
+        decision = self._retry.decide(reason, now, one_shot, self._registrations > 0)
+        self._last_error = str(reason)
+        self._grant = grant if decision.keep_grant else None
+        if decision.delay is None:
+            if self._owner.link_refused(self, _final_error(reason, one_shot)):
+                self._perform(self._session.handle(s.Stop(now), now))
+                return
+            decision = Decision(REFUSED_WAIT, loud=True)
+        self._log(reason, decision, now)
+        self._wait(decision.delay or 0.0, self._probe if decision.probe else self._attempt, now)
+
+    def _probed(self, healthy: bool, now: float) -> None:
+        if self._session.state is not s.State.DISCONNECTED:
+            return
+        if healthy:
+            self._wait(self._retry.healthy_delay(), self._attempt, now)
+        else:
+            self._failed(
+                Unreachable(self._last_error or f"{self.url.base} does not answer"), self._grant, now
+            )
+
+    def _log(self, reason: LinkFailure, decision: Decision, now: float) -> None:
+        if decision.loud or self._logged_at is None or now - self._logged_at >= LOG_INTERVAL:
+            self._logged_at = now
+            level = logging.ERROR if decision.loud else logging.WARNING
+            delay = decision.delay or 0.0
+            logger.log(level, "%s. Trying again in %.1f s, and so on until it works", reason, delay)
+
+    # --- serving ----------------------------------------------------------------------------------
+
+    def _next_due(self, now: float) -> float:
+        """When `settle` has to be called at the latest."""
+        if self.connection is None:
+            if self._session.state is s.State.CLOSED:
+                return self._stop_until
+            return _NEVER if self._next_step is None else self._next_at
         if self._close_limit is not None:
-            until = self._close_until or self._close_limit
-        timeout = _LONGEST_WAIT if until is None else min(_LONGEST_WAIT, max(0.0, until - now))
+            return self._close_until or self._close_limit
+        due = self._session.next_deadline()
         idle_until = self._idle_until()
-        return timeout if idle_until is None else min(timeout, max(0.0, idle_until - now))
+        return min(_NEVER if due is None else due, _NEVER if idle_until is None else idle_until)
 
     def _idle_until(self) -> Optional[float]:
         limit = self._config.auto_shutdown_timeout
@@ -443,12 +377,12 @@ class BrokerLink:
             perform = _PERFORM.get(type(action))
             if perform is not None:
                 perform(self, action)
-            elif self._connection is not None:
-                self._connection.writer.queue(codec.encode(action))
+            elif self.connection is not None:
+                self.connection.writer.queue(codec.encode(action))
 
     def _send_payload(self, action: s.SendPayload) -> None:
-        if self._connection is not None:
-            self._connection.writer.queue(action.payload)
+        if self.connection is not None:
+            self.connection.writer.queue(action.payload)
 
     def _start_task(self, action: s.StartTask) -> None:
         task = Task(
@@ -466,11 +400,11 @@ class BrokerLink:
     def _task_ended(self, task: Task, answer: Answer) -> None:
         """On the thread that ran the handler: frees the slot, then posts the answer."""
         links = self._slots.release(task.type, time.monotonic())
-        self.inbox.post(s.Finished(task.id, task._generation, answer.payload, answer.failed))
+        self._inbox.post(self, s.Finished(task.id, task.generation, answer.payload, answer.failed))
         if links:
             others = tuple(link for link in links if link != self.index)
             if others:
-                self._owner.wake_links(others)
+                self._inbox.post(None, others)
 
     def _cancel_task(self, action: s.CancelTask) -> None:
         task = self._tasks.pop(action.task_id, None)
@@ -481,8 +415,8 @@ class BrokerLink:
         action.call.end(action.value, action.error)
 
     def _send_ping(self, action: s.SendPing) -> None:
-        if self._connection is not None:
-            self._connection.queue_ping(action.payload)
+        if self.connection is not None:
+            self.connection.queue_ping(action.payload)
 
     def _report(self, action: s.ReportUndelivered) -> None:
         self._owner.undelivered(
@@ -491,13 +425,13 @@ class BrokerLink:
             )
         )
 
-    def _wake_links(self, action: s.WakeLinks) -> None:
-        self._owner.wake_links(action.links)
+    def _wake(self, action: s.WakeLinks) -> None:
+        self._wake_links(action.links)
 
     def _close_connection(self, action: s.CloseConnection) -> None:
-        if self._connection is not None:
+        if self.connection is not None:
             self._last_error = action.reason
-            self._connection.queue_close(action.code)
+            self.connection.queue_close(action.code)
             now = time.monotonic()
             if self._session.is_stopping:
                 # Answers that are on their way have the rest of the grace period.
@@ -529,6 +463,9 @@ def _meaning(code: Optional[int]) -> str:
     return meanings.get(code, str(code))
 
 
+#: How the session's states are shown; while it is disconnected, it depends on what is done about it.
+_SHOWN = {s.State.OFFERING: "registered", s.State.DRAINING: "draining", s.State.CLOSED: "closed"}
+
 _PERFORM: Dict[type, Callable[[BrokerLink, Any], None]] = {
     s.SendPayload: BrokerLink._send_payload,
     s.StartTask: BrokerLink._start_task,
@@ -536,6 +473,6 @@ _PERFORM: Dict[type, Callable[[BrokerLink, Any], None]] = {
     s.AnswerCall: BrokerLink._answer_call,
     s.SendPing: BrokerLink._send_ping,
     s.ReportUndelivered: BrokerLink._report,
-    s.WakeLinks: BrokerLink._wake_links,
+    s.WakeLinks: BrokerLink._wake,
     s.CloseConnection: BrokerLink._close_connection,
 }

@@ -102,7 +102,8 @@ class Retry:
         if isinstance(failure, UpgradeRefused):
             if one_shot and failure.status in (401, 403):
                 return Decision(None)
-            return Decision(backoff.full_jitter(next(self._delays)))
+            # n8n looks at the grant last, so most refusals have not used it up; a one-shot is all there is.
+            return Decision(backoff.full_jitter(next(self._delays)), keep_grant=one_shot)
         if isinstance(failure, (Unreachable, NotABroker)):
             outage = now - self._outage_since
             interval = min(PROBE_MOST, max(PROBE_LEAST, OUTAGE_SHARE * outage))

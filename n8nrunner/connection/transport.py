@@ -70,7 +70,7 @@ class _LinkThreadFilter(logging.Filter):
     """websocket-client logs an ERROR at every disconnect. From our threads that is no news to our users."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.threadName or "").startswith("n8nrunner-link-")
+        return not (record.threadName or "").startswith("n8nrunner-")
 
 
 logging.getLogger("websocket").addFilter(_LinkThreadFilter())
@@ -79,8 +79,9 @@ logging.getLogger("websocket").addFilter(_LinkThreadFilter())
 class _Reader:
     """Stands in for the socket: the library's `recv` finds whole frames here, and never waits."""
 
-    def __init__(self, raw: Socket, max_payload: int) -> None:
+    def __init__(self, raw: Socket, max_payload: int, send_control: Callable[[bytes], None]) -> None:
         self.raw = raw
+        self._send_control = send_control
         self.close_code: Optional[int] = None
         self.received_close = False
         self.skipped: Optional[Skipped] = None
@@ -115,9 +116,13 @@ class _Reader:
         return self._ready.popleft() if self._ready else b""
 
     def send(self, data: bytes) -> int:
-        # The request to upgrade; all that follows goes through the dispatcher.
+        deadline = self._upgrade_deadline
+        if deadline is None:
+            # Releases before 1.9 send their pongs and close frames here, past the dispatcher.
+            self._send_control(bytes(data))
+            return len(data)
         try:
-            self.raw.settimeout(_time_left(self._upgrade_deadline, self._url))
+            self.raw.settimeout(_time_left(deadline, self._url))
             self.raw.sendall(data)
         except OSError as error:
             raise Unreachable(f"{self._url} did not take the upgrade: {type(error).__name__}") from None
@@ -253,6 +258,7 @@ class _Reader:
                 return False
             first, length, start = header
             opcode = first & 0x0F
+            self._check(opcode, first & 0x80, length)
             if opcode < 8 and (self._skipping or self._fragments_size + length > self._max_payload):
                 self._begin_skip(first, length, start)
                 if self.skipped is not None:
@@ -291,6 +297,17 @@ class _Reader:
         start = position + 2 + size
         return first, int.from_bytes(buffer[position + 2 : start], "big"), start
 
+    def _check(self, opcode: int, final: int, length: int) -> None:
+        """Whether a frame may come now. Before its payload is waited for, which may have any length."""
+        if opcode >= 8:
+            if not final or length > 125:
+                raise ConnectionLost("the broker sent a control frame that is too long or in fragments", 1002)
+        elif self._fragments or self._skipping:
+            if opcode != ABNF.OPCODE_CONT:
+                raise ConnectionLost("the broker began a message within another", 1002)
+        elif opcode == ABNF.OPCODE_CONT:
+            raise ConnectionLost("the broker sent a continuation of nothing", 1002)
+
     def _compact(self) -> None:
         if self._position:
             del self._buffer[: self._position]
@@ -300,8 +317,6 @@ class _Reader:
         """One whole frame; whether it completes something that the library should see."""
         opcode, final = first & 0x0F, first & 0x80
         if opcode >= 8:
-            if not final or len(payload) > 125:
-                raise ConnectionLost("the broker sent a control frame that is too long or in fragments", 1002)
             if opcode == ABNF.OPCODE_CLOSE:
                 self.received_close = True
                 self.close_code = struct.unpack("!H", payload[:2])[0] if len(payload) >= 2 else None
@@ -309,8 +324,6 @@ class _Reader:
             self._present(opcode, payload)
             return True
         if opcode == ABNF.OPCODE_CONT:
-            if not self._fragments:
-                raise ConnectionLost("the broker sent a continuation of nothing", 1002)
             self._fragments.append(payload)
             self._fragments_size += len(payload)
             if not final:
@@ -319,8 +332,6 @@ class _Reader:
             opcode = self._fragments_opcode
             self._fragments = []
             self._fragments_size = 0
-        elif self._fragments:
-            raise ConnectionLost("the broker began a message within another", 1002)
         elif not final:
             self._fragments = [payload]
             self._fragments_size = len(payload)
@@ -466,8 +477,10 @@ class _Writer:
         if self._large is not None:
             return self._next_fragment(self._large)
         frames: List[bytes] = []
+        size = 0
         queue = self._queue
-        while queue:
+        # Not all at once: what is joined counts as started, even if nothing of it leaves any more.
+        while queue and size < FRAGMENT:
             data, count, is_large = queue[0]
             if is_large and frames:
                 break
@@ -479,6 +492,7 @@ class _Writer:
                 self._large_position = 0
                 return self._next_fragment(data)
             frames.append(data)
+            size += len(data)
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
     def _next_fragment(self, data: bytes) -> bytes:
@@ -493,18 +507,17 @@ class _Writer:
         return frame
 
 
-class _LeaveLibrary(Exception):
-    """Ends the library's `run_forever`: a custom dispatcher that only returned would leave it half open."""
-
-
 class _Dispatcher:
-    """What `run_forever` asks for: it calls `read` once, and `buffwrite` for what the library sends."""
+    """What `run_forever` asks for: it calls `read` once, and `buffwrite` for what the library sends.
+
+    As the library means it for event loops, `read` keeps the function that reads a message, and returns.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def read(self, sock: Any, read_message: Callable[[], bool]) -> None:
-        self._connection._run_loop(read_message)
+        self._connection._read_message = read_message
 
     def buffwrite(self, sock: Any, data: Any, send: Any, on_disconnect: Any) -> None:
         self._connection.writer.queue_control(bytes(data))
@@ -520,7 +533,7 @@ class _Dispatcher:
 
 
 class Connection:
-    """One WebSocket to the broker, from the upgrade to its end. Only the link's thread touches it.
+    """One WebSocket to the broker. `open` runs on one thread; all that follows on the one that serves it.
 
     Args:
         raw: a connected socket, which the connection owns from here on.
@@ -530,33 +543,27 @@ class Connection:
     def __init__(self, raw: Socket, max_payload: int) -> None:
         self.raw = raw
         self.writer = _Writer()
-        self._reader = _Reader(raw, max_payload)
-        self._thread = threading.get_ident()
+        self._reader = _Reader(raw, max_payload, self.writer.queue_control)
+        self._thread: Optional[int] = None
         self._received: List[Received] = []
         self._app: Any = None
-        self._loop: Callable[[], None] = lambda: None
-        self._read_message: Callable[[], bool] = lambda: False
-        self._open = False
+        self._read_message: Optional[Callable[[], bool]] = None
         self._failure: Optional[BaseException] = None
 
-    # --- life -----------------------------------------------------------------------------------
+    # --- life -------------------------------------------------------------------------------------
 
-    def run(self, url: str, runner_id: str, grant: str, deadline: Deadline, loop: Callable[[], None]) -> None:
-        """Upgrades to a WebSocket and calls `loop`, which reads and writes through this object.
+    def open(self, url: str, runner_id: str, grant: str, deadline: Deadline) -> None:
+        """Upgrades to a WebSocket.
 
         Args:
             url: the broker's WebSocket address.
             runner_id: the id to register under.
             grant: the grant token.
             deadline: for the upgrade.
-            loop: called once the WebSocket is open, which ends when it returns or raises.
 
         Raises:
             RateLimited, UpgradeRefused, Unreachable: the upgrade failed.
-            Exception: what `loop` raises.
         """
-        assert threading.get_ident() == self._thread
-        self._loop = loop
         self._reader.expect_upgrade(deadline, url)
         self._app = websocket.WebSocketApp(
             f"{url}?id={quote(runner_id, safe='')}",
@@ -566,42 +573,30 @@ class Connection:
             on_error=self._on_error,
             socket=self._reader,
         )
-        try:
-            self._app.run_forever(
-                dispatcher=_Dispatcher(self), skip_utf8_validation=True, reconnect=0, suppress_origin=True
-            )
-        finally:
-            # The app, its callbacks and this object hold each other; leave nothing to the garbage collector.
-            self._app = None
-            self._loop = lambda: None
-            self._read_message = lambda: False
+        self._app.run_forever(
+            dispatcher=_Dispatcher(self), skip_utf8_validation=True, reconnect=0, suppress_origin=True
+        )
         failure, self._failure = self._failure, None
-        if failure is None:
-            return
-        if not self._open and not isinstance(failure, LinkFailure):
+        if isinstance(failure, LinkFailure):
+            raise failure
+        if failure is not None or self._read_message is None:
             # The text of the library's exceptions holds what the peer sent; the type says enough.
-            raise UpgradeRefused(
-                f"{url} did not upgrade to a WebSocket ({type(failure).__name__})", 0
-            ) from None
-        raise failure
-
-    def _run_loop(self, read_message: Callable[[], bool]) -> None:
-        self._open = True
-        self._read_message = read_message
+            kind = type(failure).__name__
+            raise UpgradeRefused(f"{url} did not upgrade to a WebSocket ({kind})", 0)
         self.raw.setblocking(False)
-        try:
-            self._loop()
-        except BaseException as error:  # noqa: BLE001 - the library would swallow it; `run` raises it again
-            self._failure = error
-        if self._app.sock is not None:
-            self._app.sock.connected = False  # or the library would wait for a close frame of its own
-        raise _LeaveLibrary
+
+    def bind(self) -> None:
+        """From here on, the connection belongs to the calling thread."""
+        self._thread = threading.get_ident()
 
     def close(self) -> None:
         """Closes the socket without a word more."""
         self.raw.close()
+        # The app, its callbacks and this object hold each other; leave nothing to the garbage collector.
+        self._app = None
+        self._read_message = None
 
-    # --- what the loop uses ---------------------------------------------------------------------
+    # --- serving ---------------------------------------------------------------------
 
     @property
     def in_message(self) -> bool:
@@ -633,6 +628,7 @@ class Connection:
         try:
             while not reader.received_close:
                 if reader.next_frame():
+                    assert self._read_message is not None
                     self._read_message()
                 elif reader.skipped is not None:
                     self._received.append(reader.skipped)
@@ -670,5 +666,6 @@ class Connection:
         self._received.append(Ponged(bytes(data)))
 
     def _on_error(self, app: Any, error: BaseException) -> None:
-        if not self._open and self._failure is None:
+        # Once it is open, whoever reads and writes is told by an exception of ours.
+        if self._read_message is None and self._failure is None:
             self._failure = error

@@ -11,7 +11,7 @@ from typing import Any, Callable, ContextManager, Dict, NamedTuple, Optional
 
 from n8nrunner.errors import TaskError
 from n8nrunner.protocol.codec import encode_error, encode_result
-from n8nrunner.protocol.values import NotJson, encode_value
+from n8nrunner.protocol.values import NotJson, encode_value, find_fault
 from n8nrunner.task import Task
 
 logger = logging.getLogger("n8nrunner.tasks")
@@ -21,7 +21,7 @@ Handler = Callable[[Task], Any]
 #: Entered around every handler.
 TaskContext = Callable[[], ContextManager[Any]]
 
-#: Characters of an exception's message, and of its traceback, that are shown in n8n.
+#: Characters of an exception's message or description, and of its traceback, that are shown in n8n.
 _MESSAGE_LIMIT = 10_000
 _STACK_LIMIT = 50_000
 
@@ -39,6 +39,7 @@ def invoke(handler: Handler, task: Task, context: Optional[TaskContext], max_pay
     Args:
         max_payload: bytes that the answer may have.
     """
+    result = None  # what a context leaves that swallows the handler's exception
     try:
         if context is None:
             result = handler(task)
@@ -46,17 +47,14 @@ def invoke(handler: Handler, task: Task, context: Optional[TaskContext], max_pay
             with context():
                 result = handler(task)
     except BaseException as error:  # noqa: BLE001 - SystemExit in a handler ends the task, not the pool
-        return _failed(task, error)
+        return _failed(task, error, max_payload)
     try:
         payload = encode_result(task.id, encode_value(result))
-    except NotJson as error:
-        return _refused(task, f"The handler returned something that is not JSON: {error}")
-    except UnicodeEncodeError:
-        return _refused(
-            task, "The handler returned a text with half of a surrogate pair, which is not Unicode"
-        )
+    except (NotJson, UnicodeEncodeError) as error:
+        reason = error if isinstance(error, NotJson) else find_fault(result, "result") or error
+        return _refused(task, f"The handler returned something that is not JSON: {reason}")
     except BaseException as error:  # noqa: BLE001 - say, a property of the result's own class that raises
-        return _failed(task, error)
+        return _failed(task, error, max_payload)
     if len(payload) > max_payload:
         return _refused(
             task,
@@ -79,27 +77,41 @@ def _refused(task: Task, message: str, description: Optional[str] = None) -> Ans
     return failure(task, message, description)
 
 
-def _failed(task: Task, error: BaseException) -> Answer:
+def _failed(task: Task, error: BaseException, max_payload: int) -> Answer:
     if task.cancelled:
         # The answer is not wanted, and handlers are asked to end by raising.
         logger.info("Task %s (%s) ended after its cancellation", task.id, task.type)
         return failure(task, "cancelled")
+    shown: Dict[str, Any]
     if isinstance(error, TaskError):
         logger.info("Task %s (%s) failed with %s", task.id, task.type, type(error).__name__)
-        return failure(task, str(error.message), error.description)
-    stack = _stack_of(error)
-    logger.error("Task %s (%s) failed\n%s", task.id, task.type, stack)
-    return Answer(encode_error(task.id, {"message": _message_of(error), "stack": stack}), True)
+        # A subclass may have put anything there, or not have called the constructor.
+        shown = {"message": _cut(_text_of(getattr(error, "message", error)))}
+        if getattr(error, "description", None) is not None:
+            shown["description"] = _cut(_text_of(error.description))
+    else:
+        stack = _stack_of(error)
+        logger.error("Task %s (%s) failed\n%s", task.id, task.type, stack)
+        text = _text_of(error)
+        name = type(error).__name__
+        shown = {"message": _cut(f"{name}: {text}" if text else name), "stack": stack}
+    payload = encode_error(task.id, shown)
+    if len(payload) > max_payload:
+        # n8n would close the connection, and fail all other tasks on it. A character takes up to twelve bytes.
+        message = shown["message"][: max(0, max_payload - 200) // 12]
+        payload = encode_error(task.id, {"message": f"{message} ..."})
+    return Answer(payload, True)
 
 
-def _message_of(error: BaseException) -> str:
+def _text_of(value: Any) -> str:
     try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - an exception whose text cannot be made is still reported
-        text = "(its text could not be made)"
-    name = type(error).__name__
-    message = f"{name}: {text}" if text else name
-    return message if len(message) <= _MESSAGE_LIMIT else message[:_MESSAGE_LIMIT] + " ..."
+        return str(value)
+    except BaseException:  # noqa: BLE001 - an exception whose text cannot be made is still reported
+        return "(its text could not be made)"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MESSAGE_LIMIT else text[:_MESSAGE_LIMIT] + " ..."
 
 
 def _stack_of(error: BaseException) -> str:
@@ -109,6 +121,6 @@ def _stack_of(error: BaseException) -> str:
         trace = trace.tb_next
     try:
         stack = "".join(traceback.format_exception(type(error), error, trace))
-    except Exception:  # noqa: BLE001
+    except BaseException:  # noqa: BLE001 - as above
         stack = f"{type(error).__name__}, whose traceback could not be written"
     return stack if len(stack) <= _STACK_LIMIT else "... " + stack[-_STACK_LIMIT:]

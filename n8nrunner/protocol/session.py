@@ -446,7 +446,7 @@ class RunnerSession:
 
     def _types_changed(self, event: TypesChanged, now: float) -> None:
         self._types = dict(event.types)
-        if self.state is State.OFFERING:
+        if self.state is State.OFFERING and not self._closing:
             self._wake(self._slots.join(self._link, self._types, now))
 
     def _drain(self, event: m.Drain, now: float) -> None:
@@ -848,7 +848,6 @@ _NOT_WHEN_CLOSING = frozenset(
     {
         RunnerSession._info_request,
         RunnerSession._runner_registered,
-        RunnerSession._types_changed,
         RunnerSession._task_offer_accept,
         RunnerSession._task_settings,
         RunnerSession._oversized,

@@ -204,9 +204,8 @@ class Slots:
             for pair in pairs.values():
                 if pair.may_offer and ready:
                     pair.may_offer = False
-                    if pair.open == 0:
-                        self._set_open(pair, 1)
-                        wanted.append((pair.task_type.name, 1))
+                    self._set_open(pair, 1)
+                    wanted.append((pair.task_type.name, 1))
             return wanted, others
 
     def next_deadline(self, link: Hashable) -> Optional[float]:

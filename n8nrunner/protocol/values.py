@@ -180,16 +180,28 @@ def _fault_of(value: Any) -> Optional[str]:
 
 
 def _fault_of_key(key: Any) -> Optional[str]:
+    if isinstance(key, float) and not math.isfinite(key):
+        return "has a key that is no finite number"
     if key is None or isinstance(key, (str, int, float)):
         return _fault_of(key)
     return f"has a key of type {type(key).__qualname__}; JSON has text as keys"
 
 
 def _place(name: str, path: List[Any]) -> str:
-    shown = [repr(key) if len(repr(key)) <= 60 else repr(key)[:57] + "..." for key in path]
+    shown = [_shown(key) for key in path]
     if len(shown) > 12:
         return name + "".join(f"[{key}]" for key in shown[:6]) + "[...]"
     return name + "".join(f"[{key}]" for key in shown)
+
+
+def _shown(key: Any) -> str:
+    if not isinstance(key, (str, int, float, type(None))):
+        return "..."  # what it writes of itself is anybody's code
+    try:
+        text = repr(key)
+    except ValueError:  # an integer of more digits than Python writes
+        return "..."
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 _scan: Callable[[str, int], Tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
@@ -206,7 +218,9 @@ def decode_value(undecoded: Undecoded) -> Any:
     """
     text = undecoded.text
     try:
-        message, _ = _scan_in_pieces(text, _skip_space(text, 0), _LEVELS)
+        message, end = _scan_in_pieces(text, _skip_space(text, 0), _LEVELS)
+        if text[end:].strip(" \t\n\r"):
+            raise ValueError("there is more behind the end")
         return message.get(undecoded.key)
     except (AttributeError, IndexError, RecursionError, StopIteration, ValueError):
         raise ProtocolError(f"a message of {len(text)} characters is not a JSON object") from None

@@ -1,0 +1,108 @@
+"""The blocking steps of a connection, each on a thread of its own: grant token, dialling, upgrade, probes.
+
+A look-up of a name or a handshake cannot be interrupted. So none of it runs where tasks are served, and
+nothing waits for it: the thread touches nothing but its arguments, posts what came of it, and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import uuid
+from typing import Any, Callable, NamedTuple, Optional
+
+from n8nrunner.config import RunnerConfig
+from n8nrunner.connection import auth
+from n8nrunner.connection.dial import dial
+from n8nrunner.connection.failures import AuthRefused, ConnectionLost, LinkFailure, Unreachable
+from n8nrunner.connection.inbox import Inbox
+from n8nrunner.connection.transport import Connection
+from n8nrunner.deadline import Deadline
+from n8nrunner.errors import ConfigurationError
+
+logger = logging.getLogger("n8nrunner")
+
+#: Seconds for name look-up, TCP, proxy, TLS and the upgrade together.
+CONNECT_TIMEOUT = 5.0
+
+
+class Opened(NamedTuple):
+    """A WebSocket is open; whoever takes this owns it."""
+
+    connection: Connection
+
+
+class Failed(NamedTuple):
+    """There is none. `grant` is the grant token that was tried, if it came so far."""
+
+    reason: LinkFailure
+    grant: Optional[str]
+
+
+class Probed(NamedTuple):
+    """Whether somebody answers where the broker should be."""
+
+    healthy: bool
+
+
+def start_attempt(
+    index: int, config: RunnerConfig, grant: Optional[str], post: Callable[[Any], None]
+) -> threading.Thread:
+    """Tries to connect to the broker with that index; posts `Opened` or `Failed`.
+
+    Args:
+        grant: a grant token that has not been used; None to fetch one.
+    """
+    return _start(index, lambda: _attempt(index, config, grant), post)
+
+
+def start_probe(index: int, config: RunnerConfig, post: Callable[[Any], None]) -> threading.Thread:
+    """Looks whether somebody answers; posts `Probed`."""
+    return _start(index, lambda: Probed(auth.is_healthy(config.urls[index])), post)
+
+
+def close_late_comers(inbox: Inbox) -> None:
+    """Closes connections that were opened too late to be served; for any thread, once the inbox is closed."""
+    while inbox.events:
+        with contextlib.suppress(IndexError):  # another thread does the same
+            _, event = inbox.events.popleft()
+            if type(event) is Opened:
+                event.connection.close()
+
+
+def _start(index: int, work: Callable[[], Any], post: Callable[[Any], None]) -> threading.Thread:
+    thread = threading.Thread(target=lambda: post(work()), name=f"n8nrunner-connect-{index}", daemon=True)
+    thread.start()
+    return thread
+
+
+def _attempt(index: int, config: RunnerConfig, grant: Optional[str]) -> Any:
+    url = config.urls[index]
+    connection = None
+    try:
+        if grant is None:
+            grant = auth.fetch_grant(url, _secret(config))
+        deadline = Deadline(CONNECT_TIMEOUT)
+        connection = Connection(dial(url, deadline), config.max_payload)
+        connection.open(url.socket, config.runner_id or uuid.uuid4().hex, grant, deadline)
+        return Opened(connection)
+    except LinkFailure as reason:
+        failure = reason
+    except Exception:
+        # A defect must not end the link: n8n would be without its runner until somebody notices.
+        logger.exception("A defect of n8nrunner kept it from connecting to %s; please report it", url.base)
+        failure = ConnectionLost("a defect of n8nrunner ended the attempt")
+    if connection is not None:
+        connection.close()
+    return Failed(failure, grant)
+
+
+def _secret(config: RunnerConfig) -> str:
+    try:
+        token = config.read_auth_token()
+    except ConfigurationError as error:
+        raise Unreachable(str(error)) from None
+    if token is None:
+        raise AuthRefused("the one-shot grant token has been used")
+    return token

@@ -1,0 +1,191 @@
+"""The links' thread: serves all connections of a runner, turn after turn.
+
+A turn: wait for a socket, the inbox or the first deadline; read what has come; take what is in the inbox;
+let every link that anything happened to settle its offers and deadlines, and write its messages in one go.
+Nothing in it blocks, so a broker that stops in mid-frame or does not read delays no other.
+
+One thread for all brokers, because threads that wake each other for every message spend most of their time
+on handing over the interpreter's lock: twenty brokers with a thread each did a fifth of this.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import threading
+import time
+from typing import Any, Callable, Dict, Hashable, List, Mapping, Optional, Tuple
+
+from n8nrunner.config import RunnerConfig
+from n8nrunner.connection.attempt import close_late_comers
+from n8nrunner.connection.failures import ConnectionLost, LinkFailure
+from n8nrunner.connection.inbox import Inbox
+from n8nrunner.connection.link import BrokerLink, LinkOwner
+from n8nrunner.connection.transport import Connection
+from n8nrunner.execution.pools import TaskPool
+from n8nrunner.protocol.session import Stop, TypesChanged
+from n8nrunner.protocol.slots import Slots
+
+logger = logging.getLogger("n8nrunner")
+
+#: No wait is longer than this, in seconds: a clock that was put right late costs no more.
+_LONGEST_WAIT = 60.0
+
+
+class LinkThread:
+    """The links of a runner and the thread that serves them.
+
+    Args:
+        config: the runner's settings; a link for each broker.
+        types: the task types with their limits, as they are now.
+        slots, pool: of the runner.
+        owner: the runner.
+        ended: called on the thread when the last link has ended.
+    """
+
+    def __init__(
+        self,
+        config: RunnerConfig,
+        types: Mapping[str, Optional[int]],
+        slots: Slots,
+        pool: TaskPool,
+        owner: LinkOwner,
+        ended: Callable[[], None],
+    ) -> None:
+        self.inbox = Inbox()
+        self.links: List[BrokerLink] = [
+            BrokerLink(index, config, types, slots, pool, self.inbox, self._touch, owner)
+            for index in range(len(config.broker))
+        ]
+        self.thread = threading.Thread(target=self._run, name="n8nrunner-links", daemon=True)
+        self._ended = ended
+        self._selector: Optional[selectors.BaseSelector] = None
+        self._registered: Dict[BrokerLink, Tuple[Connection, bool]] = {}
+        self._touched: Dict[BrokerLink, None] = {}
+
+    # --- for any thread ---------------------------------------------------------------------------
+
+    def stop(self, until: float) -> None:
+        """Asks all links to finish their tasks, at most until that moment of the monotonic clock, and end."""
+        for link in self.links:
+            self.inbox.post(link, Stop(until))
+
+    def change_types(self, types: Mapping[str, Optional[int]]) -> None:
+        """Handlers have been registered: their types are offered at once."""
+        for link in self.links:
+            self.inbox.post(link, TypesChanged(types))
+
+    def forked(self) -> None:
+        """In a child process: closes its copies of the descriptors; the parent notices nothing."""
+        self.close()
+        for link in self.links:
+            link.forked()
+
+    def close(self) -> None:
+        """Closes what the thread waits on, if it has ended or was never started."""
+        self.inbox.close()
+        if self._selector is not None:
+            self._selector.close()
+
+    # --- the thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self.inbox.fileno(), selectors.EVENT_READ)
+        try:
+            while not all(link.has_ended for link in self.links):
+                self._turn(self._selector)
+        finally:
+            self._ended()
+            self.close()
+            close_late_comers(self.inbox)
+
+    def _turn(self, selector: selectors.BaseSelector) -> None:
+        inbox, events, touched = self.inbox, self.inbox.events, self._touched
+        now = time.monotonic()
+        timeout = min(_LONGEST_WAIT, max(0.0, min(link.due_at for link in self.links) - now))
+        for link in self.links:
+            if link.more:
+                touched[link] = None
+        inbox.asleep = True  # set before the last look: whoever posts after it wakes us
+        ready = selector.select(0.0 if touched or events else timeout)
+        inbox.asleep = False
+        now = time.monotonic()
+        for key, mask in ready:
+            if key.data is None:
+                inbox.clear_wake_ups()
+            else:
+                touched[key.data] = None
+                if mask & selectors.EVENT_READ:
+                    key.data.more = True
+        for link in list(touched):
+            if link.more:
+                self._guarded(link, link.read, now)
+        while events:
+            link, event = events.popleft()
+            if link is None:
+                self._touch(event)
+            else:
+                touched[link] = None
+                self._take(link, event, now)
+        for link in self.links:
+            if link.due_at <= now:
+                touched[link] = None
+        # Settling one link may be news for another, so there may be several rounds.
+        while touched:
+            link, _ = touched.popitem()
+            self._guarded(link, link.settle, now)
+            self._watch(link, selector)
+
+    def _touch(self, indexes: Tuple[Hashable, ...]) -> None:
+        for index in indexes:
+            self._touched[self.links[index]] = None  # type: ignore[call-overload]
+
+    def _take(self, link: BrokerLink, event: Any, now: float) -> None:
+        try:
+            link.take(event, now)
+        except Exception:  # noqa: BLE001 - logged there
+            self._defect(link, now)
+
+    def _guarded(self, link: BrokerLink, step: Callable[[float], None], now: float) -> None:
+        """A step of a link; whatever goes wrong ends the link's connection, and nothing else."""
+        try:
+            step(now)
+        except LinkFailure as reason:
+            self._lose(link, reason, now)
+        except Exception:  # noqa: BLE001 - logged there
+            self._defect(link, now)
+
+    def _defect(self, link: BrokerLink, now: float) -> None:
+        # It must not end the runner: n8n would be without it until somebody notices.
+        logger.exception("A defect of n8nrunner ended the connection to %s; please report it", link.url.base)
+        self._lose(link, ConnectionLost("a defect of n8nrunner ended the connection"), now)
+
+    def _lose(self, link: BrokerLink, reason: LinkFailure, now: float) -> None:
+        self._touched[link] = None
+        if link.connection is not None:
+            self._forget(link)
+            link.lose(reason, now)
+
+    # --- what the selector watches ----------------------------------------------------------------
+
+    def _watch(self, link: BrokerLink, selector: selectors.BaseSelector) -> None:
+        connection = link.connection
+        if connection is None:
+            return
+        writing = not connection.writer.is_empty
+        known = self._registered.get(link)
+        if known == (connection, writing):
+            return
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0)
+        if known is None:
+            selector.register(connection.raw, wanted, link)
+        else:
+            selector.modify(connection.raw, wanted, link)
+        self._registered[link] = (connection, writing)
+
+    def _forget(self, link: BrokerLink) -> None:
+        """Before its socket is closed."""
+        if self._registered.pop(link, None) is not None and link.connection is not None:
+            assert self._selector is not None
+            self._selector.unregister(link.connection.raw)
