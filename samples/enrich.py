@@ -1,0 +1,55 @@
+"""Tasks of three kinds, as a service: `python samples/enrich.py` or `n8nrunner run samples.enrich`.
+
+Needs N8N_RUNNERS_AUTH_TOKEN, as n8n has it, and N8N_RUNNERS_TASK_BROKER_URI if n8n is on another machine. The node
+samples/node/RunnerJob.node.js sends tasks of these types.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any, Dict, List
+
+from n8nrunner import Runner, Task, TaskError
+
+runner = Runner(name="enrich")
+
+
+@runner.task("enrich")
+def enrich(task: Task) -> List[Dict[str, Any]]:
+    """Adds a greeting to every item."""
+    output = []
+    for index, item in enumerate(task.items):
+        name = item["json"].get("name")
+        if not name:
+            raise TaskError(
+                f"Item {index} has no name", description="Set the field 'name' in the node before this one."
+            )
+        output.append({"json": {**item["json"], "greeting": f"Hello {name}"}, "pairedItem": {"item": index}})
+    task.log("greeted", len(output))
+    return output
+
+
+@runner.task("sum-csv")
+def sum_csv(task: Task) -> List[Dict[str, Any]]:
+    """Reads a CSV file of the first item and saves a report."""
+    rows = list(csv.DictReader(io.StringIO(task.read_file(0, "data").decode())))
+    total = sum(float(row["amount"]) for row in rows)
+    report = f"{len(rows)} rows, {total:.2f} in all\n"
+    saved = task.save_file(report.encode(), "report.txt", "text/plain")
+    return [{"json": {"rows": len(rows), "total": total}, "binary": {"data": saved}}]
+
+
+@runner.task("count", limit=1)
+def count(task: Task) -> Dict[str, Any]:
+    """Takes its time, tells how far it is, and ends early if nobody waits for it any more."""
+    steps = int(task.settings.get("steps", 10))
+    for step in range(steps):
+        task.progress(step / steps, f"step {step + 1} of {steps}")
+        if task.wait_for_cancel(float(task.settings.get("seconds", 1))):
+            task.raise_if_cancelled()
+    return {"counted": steps}
+
+
+if __name__ == "__main__":
+    runner.run()

@@ -1,0 +1,173 @@
+"""The README's blocks and the samples do what they say."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Tuple
+
+import pytest
+
+from n8nrunner import RunnerConfig, cli
+from n8nrunner.broker import Broker, BrokerTaskCancelled, BrokerTaskError
+from n8nrunner.config import VARIABLES
+from tests.conftest import LIMIT, TOKEN, wait_until
+from tests.processes import python
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> List[Tuple[str, str]]:
+    """The fenced blocks of a language, each with the heading that it stands under."""
+    found, heading = [], ""
+    for match in re.finditer(r"^## ([^\n]+)$|^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+        if match[1]:
+            heading = match[1]
+        elif match[2] == language:
+            found.append((heading, match[3]))
+    return found
+
+
+def code(heading: str, broker: Broker) -> List[str]:
+    """The Python blocks under a heading, for this broker."""
+    return [
+        text.replace("http://127.0.0.1:5679", broker.url).replace('"secret"', f'"{TOKEN}"')
+        for where, text in blocks("python")
+        if where == heading
+    ]
+
+
+def test_the_two_commands_are_one_line_each() -> None:
+    assert [heading for heading, _ in blocks("bash")] == ["Try it", "Test it"]
+    for _, text in blocks("bash"):
+        assert text.count("\n") == 1
+        assert text.startswith("python3 -m venv .venv && ")
+
+
+def test_every_python_block_is_run_by_a_test() -> None:
+    assert [heading for heading, _ in blocks("python")] == [
+        "Five lines of Python",
+        "In a notebook",
+        "In a notebook",
+        "In a Flask or Django application",
+        "Develop without n8n",
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_five_lines_of_python(broker: Broker, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(code("Five lines of Python", broker)[0])
+    with python(str(script)) as program:
+        items = [{"json": {"name": "Ada"}}]
+        assert broker.run_task("enrich", {}, items=items, timeout=LIMIT) == [
+            {"json": {"name": "Ada", "greeting": "Hello Ada"}}
+        ]
+        program.signal(signal.SIGTERM)
+        assert program.wait() == 0
+
+
+def test_in_a_notebook(broker: Broker) -> None:
+    start, stop = code("In a notebook", broker)
+    kernel: Dict[str, Any] = {}
+    exec(start, kernel)
+    try:
+        task = broker.submit("price", {"fruit": "pear"})
+        assert task.result(LIMIT) == {"price": 3}
+        assert task.logs == ["'asked for' 'pear'"]
+        function = re.search(r"@runner\.task.*?\n\n", start, re.DOTALL)
+        assert function
+        exec(function[0].replace("{\"price\":", "{\"new price\":"), kernel)  # the cell is run again
+        assert broker.run_task("price", {"fruit": "pear"}, timeout=LIMIT) == {"new price": 3}
+    finally:
+        exec(stop, kernel)
+    assert kernel["runner"].state == "stopped"
+
+
+def test_in_a_flask_application(broker: Broker) -> None:
+    application: Dict[str, Any] = {"__name__": "shop"}
+    exec(code("In a Flask or Django application", broker)[0], application)
+    try:
+        assert broker.run_task("greet", {"name": "Ada"}, timeout=LIMIT) == {"text": "Hello Ada"}
+    finally:
+        application["runner"].stop()
+
+
+def test_develop_without_n8n() -> None:
+    exec(blocks("python")[-1][1], {})
+
+
+def test_the_settings_and_exit_codes_are_all_there() -> None:
+    for name, (variable, _) in VARIABLES.items():
+        group = name.rsplit("_", 1)[0] if name.startswith("health_check_") else name
+        assert group.split("_enabled")[0] in README
+        assert variable in README or variable.rsplit("_", 1)[0] in README
+    for number in (cli.EXIT_OK, cli.EXIT_ERROR, cli.EXIT_USAGE, cli.EXIT_REFUSED, cli.EXIT_GRANT_SPENT, 5):
+        assert f"\n| {number} |" in README
+    defaults = RunnerConfig(auth_token="x")
+    assert f"| {defaults.capacity} tasks at once |" in README
+    assert f"| {defaults.task_timeout:g} s |" in README
+    assert f"| {defaults.graceful_shutdown_timeout:g} s |" in README
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))
+def test_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
+
+
+# --- samples --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def enrich(broker: Broker) -> Iterator[None]:
+    env = {"N8N_RUNNERS_TASK_BROKER_URI": broker.url, "N8N_RUNNERS_AUTH_TOKEN": TOKEN}
+    with python("-m", "n8nrunner", "run", "samples.enrich", env=env, cwd=ROOT) as program:
+        program.wait_for("Registered")
+        yield
+        program.signal(signal.SIGTERM)
+        assert program.wait() == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.usefixtures("enrich")
+def test_the_sample_enrich(broker: Broker) -> None:
+    items = [{"json": {"name": "Ada"}}, {"json": {}}]
+    assert broker.run_task("enrich", {}, items=items[:1], timeout=LIMIT)[0]["json"]["greeting"] == "Hello Ada"
+    with pytest.raises(BrokerTaskError, match="Item 1 has no name"):
+        broker.run_task("enrich", {}, items=items, timeout=LIMIT)
+    task = broker.submit("sum-csv", {}, files={(0, "data"): b"amount\n1.5\n2\n"})
+    assert task.result(LIMIT)[0]["json"] == {"rows": 2, "total": 3.5}
+    assert task.saved_files[0].data == b"2 rows, 3.50 in all\n"
+    assert broker.run_task("count", {"steps": 3, "seconds": 0}, timeout=LIMIT) == {"counted": 3}
+    slow = broker.submit("count", {"steps": 3, "seconds": 60})
+    wait_until(lambda: slow.task_id)
+    slow.cancel()
+    with pytest.raises(BrokerTaskCancelled):
+        slow.result(LIMIT)
+    assert broker.run_task("count", {"steps": 1, "seconds": 0}, timeout=LIMIT) == {"counted": 1}
+
+
+def test_the_sample_flask_shop(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("N8N_RUNNERS_TASK_BROKER_URI", broker.url)
+    monkeypatch.setenv("N8N_RUNNERS_AUTH_TOKEN", TOKEN)
+    monkeypatch.syspath_prepend(str(ROOT))
+    from samples import flask_shop
+
+    try:
+        assert broker.run_task("stock", {"fruit": "apple"}, timeout=LIMIT) == {"fruit": "apple", "pieces": 7}
+        answer = flask_shop.app.test_client().get("/health").get_json()
+        assert answer == {"runner": "running", "registered": True}
+    finally:
+        flask_shop.runner.stop()
+
+
+def test_the_sample_node_is_javascript() -> None:
+    node = ROOT / "samples" / "node" / "RunnerJob.node.js"
+    try:
+        subprocess.run(["node", "--check", str(node)], check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("Node.js is not on this machine")
