@@ -98,7 +98,7 @@ class RunnerConfig:
         broker: the brokers' URLs.
         auth_token: the secret shared with n8n.
         auth_token_file: a file that holds it, read again for every attempt to connect.
-        grant_token: a one-shot grant from a launcher, instead of the secret.
+        grant_token: a one-shot grant from a launcher; the secret, if there is one, serves for reconnecting.
         runner_id: the id towards n8n; None for a fresh one per connection.
         name: shown in n8n's log.
         capacity: how many tasks may run at once.
@@ -142,6 +142,11 @@ class RunnerConfig:
     def urls(self) -> Tuple[BrokerUrl, ...]:
         """The addresses of all brokers."""
         return tuple(parse_broker(url) for url in self.broker)
+
+    @property
+    def is_one_shot(self) -> bool:
+        """Whether there is a grant token only, which is good for one connection."""
+        return self.grant_token is not None and self.auth_token is None and self.auth_token_file is None
 
     def read_auth_token(self) -> Optional[str]:
         """The shared secret as it is now: a file is read again each time.

@@ -13,6 +13,9 @@ from typing import Callable, Iterator, Optional
 
 logger = logging.getLogger("n8nrunner")
 
+#: Seconds after which a signal that no wait has noticed is noticed.
+_SIGNAL_TURN = 0.5
+
 #: A queue of signals' numbers; None is for the end of the runner.
 Signals = queue.SimpleQueue
 
@@ -61,11 +64,10 @@ def signals() -> Iterator[Signals[Optional[int]]]:
 
 def next_signal(received: Signals[Optional[int]]) -> Optional[int]:
     """Waits for a signal's number, or for None."""
-    if sys.platform != "win32":
-        return received.get()
-    while True:  # nothing interrupts a wait without a limit there
+    # In turns, because a signal that comes just before a wait begins does not end it; on Windows, none does.
+    while True:
         with contextlib.suppress(queue.Empty):
-            return received.get(timeout=0.2)
+            return received.get(timeout=_SIGNAL_TURN)
 
 
 def end_process(number: int) -> None:

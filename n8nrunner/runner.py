@@ -42,7 +42,7 @@ class Runner:
         broker: the URL of n8n's task broker, or several; they share the capacity.
         auth_token: the secret shared with n8n (``N8N_RUNNERS_AUTH_TOKEN`` there).
         auth_token_file: a file that holds it, read again for every attempt to connect.
-        grant_token: a one-shot grant from a launcher, instead of the secret.
+        grant_token: a one-shot grant from a launcher; the secret, if there is one, serves for reconnecting.
         runner_id: the id towards n8n; best left out.
         name: shown in n8n's log.
         capacity: how many tasks may run at once.
@@ -175,6 +175,9 @@ class Runner:
         """
         if process.is_importing():
             return
+        stopping = self._run
+        if stopping is not None and stopping.stopping and not stopping.is_own_thread():
+            stopping.finished.wait(stopping.grace + STOP_MARGIN)
         with self._lock:
             run = self._run
             if run is None or run.finished.is_set():

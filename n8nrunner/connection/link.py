@@ -111,6 +111,7 @@ class BrokerLink:
         self._logged_at: Optional[float] = None
         self._grant = config.grant_token
         self._opened_at = 0.0
+        self._accepted_before = 0
         # What to do next while there is no connection, and when; None while a blocking step is under way.
         self._next_step: Optional[Callable[[], None]] = self._attempt
         self._next_at = 0.0
@@ -219,7 +220,8 @@ class BrokerLink:
         self._tasks.clear()
         connection.close()
         if self._session.state is not s.State.CLOSED:
-            self._retry.lived(now - self._opened_at)
+            tasks = self._session.counters.accepted - self._accepted_before
+            self._retry.ended(reason, now - self._opened_at, tasks)
             self._failed(reason, None, now)
 
     def forked(self) -> None:
@@ -260,6 +262,7 @@ class BrokerLink:
         connection.bind()
         self.connection = connection
         self._opened_at = now
+        self._accepted_before = self._session.counters.accepted
         self.more = True  # the broker's first message may have come with the answer to the upgrade
         self._grant = None
         self._perform(self._session.handle(s.Connected(random.random()), now))
@@ -267,7 +270,7 @@ class BrokerLink:
     def _failed(self, reason: LinkFailure, grant: Optional[str], now: float) -> None:
         if self._session.state is not s.State.DISCONNECTED:
             return
-        one_shot = self._config.grant_token is not None
+        one_shot = self._config.is_one_shot
         decision = self._retry.decide(reason, now, one_shot, self._registrations > 0)
         self._last_error = str(reason)
         self._grant = grant if decision.keep_grant else None
@@ -294,7 +297,8 @@ class BrokerLink:
             self._logged_at = now
             level = logging.ERROR if decision.loud else logging.WARNING
             delay = decision.delay or 0.0
-            logger.log(level, "%s. Trying again in %.1f s, and so on until it works", reason, delay)
+            about = "" if self.url.base in str(reason) else f"{self.url.base}: "
+            logger.log(level, "%s%s. Trying again in %.1f s, and so on until it works", about, reason, delay)
 
     # --- serving ----------------------------------------------------------------------------------
 
@@ -333,12 +337,11 @@ class BrokerLink:
                 raise ConnectionLost(self._last_error or "closed by the runner")
 
     def _receive(self, item: Any, now: float) -> None:
-        kind = type(item)
-        if kind is Ponged:
+        if type(item) is Ponged:
             self._perform(self._session.handle(s.Pong(item.payload.decode("latin-1")), now))
             return
         try:
-            if kind is Skipped:
+            if type(item) is Skipped:
                 head = codec.peek(item.head.decode("utf-8", "ignore"))
                 logger.error(
                     "Skipped a message (%s) of %d bytes: max_payload is %d",

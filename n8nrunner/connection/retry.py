@@ -32,8 +32,10 @@ RATE_LIMIT_WAIT = 1.0
 REFUSED_WAIT = 30.0
 #: The largest delay after other failures, in seconds.
 MOST = 30.0
-#: A connection that has lived so long was a good one: the delays begin anew.
-GOOD_CONNECTION = 10.0
+#: A connection that has lived so long was a good one, so the delays begin anew, in seconds.
+GOOD_CONNECTION = 1.0
+#: n8n's close code when it shuts down, which says nothing against the connection either.
+SHUTDOWN_CODE = 1001
 #: Seconds between two lines in the log about the same outage.
 LOG_INTERVAL = 60.0
 
@@ -69,9 +71,13 @@ class Retry:
         self._outage_since = None
         self.failures = 0
 
-    def lived(self, seconds: float) -> None:
-        """A connection has ended after `seconds`."""
-        if seconds >= GOOD_CONNECTION:
+    def ended(self, reason: LinkFailure, seconds: float, tasks: int) -> None:
+        """A connection has ended after `seconds` and so many tasks.
+
+        The delays grow only while connections are closed at once: n8n may restart as often as it likes.
+        """
+        shut_down = isinstance(reason, ConnectionLost) and reason.code == SHUTDOWN_CODE
+        if seconds >= GOOD_CONNECTION or tasks or shut_down:
             self._delays = self._new_delays()
 
     def healthy_delay(self) -> float:

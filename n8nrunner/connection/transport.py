@@ -15,6 +15,7 @@ changes.
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 import struct
 import threading
@@ -41,6 +42,8 @@ _RECEIVE = 64 * 1024
 _TURN_LIMIT = 1024 * 1024
 #: Messages above this many bytes are sent in fragments of this size.
 FRAGMENT = 128 * 1024
+#: Bytes of randomness for the masks of frames that are fetched at once.
+_RANDOMNESS = 4096
 #: Bytes of a skipped message that are kept, to find out which task it is for.
 _HEAD_KEPT = 4096
 #: Bytes that the answer to the upgrade may have.
@@ -410,6 +413,8 @@ class _Writer:
     def __init__(self) -> None:
         #: Messages of which at least the first byte may have left.
         self.started = 0
+        self._randomness = b""
+        self._randomness_position = 0
         # (frame or payload, messages that it counts for, whether it goes out in fragments)
         self._queue: Deque[Tuple[bytes, int, bool]] = deque()
         self._control: List[bytes] = []
@@ -434,11 +439,11 @@ class _Writer:
             self._waiting_large += 1
             self._queue.append((data, 1, True))
         else:
-            self._queue.append((ABNF.create_frame(data, ABNF.OPCODE_TEXT).format(), 1, False))
+            self._queue.append((self._frame(data, ABNF.OPCODE_TEXT, 1), 1, False))
 
     def queue_in_order(self, opcode: int, payload: bytes) -> None:
         """A control frame that must not overtake the messages before it."""
-        self._queue.append((ABNF.create_frame(payload, opcode).format(), 0, False))
+        self._queue.append((self._frame(payload, opcode, 1), 0, False))
 
     def queue_control(self, frame: bytes) -> None:
         """A control frame that may pass between the fragments of a large message."""
@@ -503,8 +508,22 @@ class _Writer:
         if final:
             self._large = None
         opcode = ABNF.OPCODE_TEXT if start == 0 else ABNF.OPCODE_CONT
-        frame: bytes = ABNF.create_frame(data[start:end], opcode, 1 if final else 0).format()
-        return frame
+        return self._frame(data[start:end], opcode, 1 if final else 0)
+
+    def _frame(self, data: bytes, opcode: int, final: int) -> bytes:
+        frame = ABNF.create_frame(data, opcode, final)
+        frame.get_mask_key = self._mask_key
+        formatted: bytes = frame.format()
+        return formatted
+
+    def _mask_key(self, size: int) -> bytes:
+        # A call of os.urandom for every frame gives up the interpreter's lock for every frame.
+        position = self._randomness_position
+        if position + size > len(self._randomness):
+            self._randomness = os.urandom(_RANDOMNESS)
+            position = 0
+        self._randomness_position = position + size
+        return self._randomness[position : position + size]
 
 
 class _Dispatcher:

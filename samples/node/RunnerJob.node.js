@@ -1,7 +1,7 @@
 'use strict';
 
-// A node for the tests: it sends its input items to a task runner as a job of any task type, and outputs the result.
-// n8n loads it from <user folder>/.n8n/custom as type CUSTOM.runnerJob.
+// A node that sends its input items to a task runner as a job of any task type, and outputs the result.
+// Copy it into n8n's folder ~/.n8n/custom and restart n8n: it is the node "Runner Job", of type CUSTOM.runnerJob.
 
 // What a runner reports is plain data; n8n shows message, description and the rest only of a real Error.
 function asError(reported) {
@@ -22,12 +22,12 @@ function asItems(result, itemIndex) {
 class RunnerJob {
 	constructor() {
 		this.description = {
-			displayName: 'Runner job (test)',
+			displayName: 'Runner Job',
 			name: 'runnerJob',
 			group: ['transform'],
 			version: 1,
 			description: 'Runs a job of any task type on a task runner',
-			defaults: { name: 'Runner job' },
+			defaults: { name: 'Runner Job' },
 			inputs: ['main'],
 			outputs: ['main'],
 			properties: [

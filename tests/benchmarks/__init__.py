@@ -1,0 +1,19 @@
+"""How fast n8nrunner is: ratios within one run on one machine, never figures alone.
+
+`python -m tests.benchmarks` from the root of the repository prints a table and writes the same as JSON. It
+needs Linux, Node.js and npm: the load comes from `broker.js`, a small program on npm's `ws` package that is
+faster than what it measures. The package is installed once into a cache folder, `$N8NRUNNER_TEST_CACHE` or
+`~/.cache/n8nrunner-tests`.
+
+What is compared, each a process of its own that is started anew for every measurement:
+
+- `floor`: a bare single-threaded loop over a `websocket.WebSocket` that answers inline;
+- `callbacks`: `WebSocketApp` callbacks and a pool whose threads send for themselves, an afternoon's work;
+- `package`: `n8nrunner.Runner`, through its public names alone;
+- a script of yours, with `--prototype PATH`: it is run as `python PATH BROKER_URL CAPACITY`, authenticates
+  with the token `secret`, offers the task type `python` and answers a task by the `items` of its settings.
+
+They take turns within every repetition, so that a machine that slows down slows all of them down. A ratio is
+taken within one repetition; the table shows the median over the repetitions and the range. Nothing else
+should run meanwhile: the table says how much did.
+"""

@@ -1,0 +1,418 @@
+"""The measures: each is a function that takes a `Bench`, starts what it needs, and returns rows to show."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+
+from .processes import ROOT, BenchmarkError, Contestant, LoadBroker, wait_registered
+from .report import Row
+
+FLOOR, CALLBACKS, PACKAGE, PROTOTYPE = "floor", "callbacks", "package", "prototype"
+PROGRAMS: Dict[str, Sequence[str]] = {
+    name: ("-m", f"tests.benchmarks.contestants.{name}") for name in (FLOOR, CALLBACKS, PACKAGE)
+}
+
+# tasks a second by capacity: against which contestant, at least, and what to go for
+AGAINST_FLOOR = {1: (0.6, 0.75), 5: (0.4, 0.6), 50: (0.75, 1.0), 1000: (0.85, 1.2)}
+AGAINST_CALLBACKS = {5: 1.2, 50: 2.0, 1000: 3.0}
+AGAINST_PROTOTYPE = 0.85
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How long and how much. The defaults are what the wanted figures are meant for."""
+
+    repetitions: int = 3
+    capacities: Tuple[int, ...] = (1, 5, 50, 1000)
+    warmup: float = 1.5  # seconds under load before the clock starts
+    seconds: float = 4.0  # of a window
+    payload: int = 20_000_000  # bytes
+    echoes: int = 3  # of the payload, after one that is not counted
+    brokers: int = 20
+    brokers_capacities: Tuple[int, ...] = (20, 200)
+    task_timeout: float = 3.0  # seconds, of the tasks on the broker that misbehaves
+    idle_seconds: float = 60.0
+    imports: int = 9  # fresh processes of each kind
+    pause: float = 10.0  # seconds that a broker is away
+    reconnections: int = 20
+    crowd: int = 30  # runners after one restart
+
+
+QUICK = Sizes(
+    repetitions=1,
+    capacities=(5,),
+    warmup=0.3,
+    seconds=0.5,
+    payload=2_000_000,
+    echoes=1,
+    brokers=4,
+    brokers_capacities=(4,),
+    task_timeout=2.0,
+    idle_seconds=3.0,
+    imports=1,
+    pause=1.0,
+    reconnections=3,
+    crowd=8,
+)
+
+
+@dataclass
+class Bench:
+    """What the measures share: sizes, contestants, and the book of what must not happen."""
+
+    modules: Path
+    sizes: Sizes
+    programs: Dict[str, Sequence[str]]
+    say: Callable[[str], None]
+    runs: List[Dict[str, Any]] = field(default_factory=list)
+    unaccounted: int = 0
+    left_behind: int = 0
+
+    @contextmanager
+    def at_work(
+        self, name: str, capacity: int, brokers: int = 1, **settings: Any
+    ) -> Iterator[Tuple[LoadBroker, Contestant]]:
+        """A contestant that is registered at a broker, or several, of its own."""
+        with ExitStack() as stack:
+            broker = stack.enter_context(LoadBroker(self.modules, brokers))
+            program = self.programs[name]
+            contestant = stack.enter_context(Contestant(name, program, broker.urls, capacity, **settings))
+            wait_registered(broker, [contestant])
+            yield broker, contestant
+
+    def require_package(self) -> None:
+        if PACKAGE not in self.programs:
+            raise BenchmarkError(f"this measure is about the contestant {PACKAGE!r}, which is left out")
+
+    def note(self, measure: str, contestant: str, **values: Any) -> None:
+        """Keeps what one run gave, for the JSON."""
+        self.runs.append(dict(values, measure=measure, contestant=contestant))
+
+    def soundness(self) -> List[Row]:
+        """Whether the figures are worth anything: a broker with time to spare, nothing else at work."""
+        rows = []
+        for who, key, limit in (("the load broker", "broker_cpu", 95), ("other programs", "other_cpu", 15)):
+            shares = [run[key] * 100 for run in self.runs if key in run]
+            if shares:
+                rows.append(Row(f"CPU of {who}, most in a run", [max(shares)], "% of a core", at_most=limit))
+        return rows
+
+    def settle(self, contestant: Contestant, broker: LoadBroker) -> None:
+        """Ends a run: every task must have been answered once, on a pool thread, and nothing be left."""
+        accounts = broker.ask("accounts", of=list(range(len(broker.urls))), wait=True)
+        wrong = sum(account["unanswered"] + account["unexpected"] + account["lost"] for account in accounts)
+        failed = [account["firstError"] for account in accounts if account["failed"]]
+        if failed:
+            raise BenchmarkError(f"{contestant.name} failed a task: {failed[0]}")
+        if contestant.name != PACKAGE:
+            if wrong:
+                raise BenchmarkError(f"{contestant.name} did not answer every task once: {accounts}")
+            return
+        if wrong:
+            self.unaccounted += wrong
+            self.say(f"    NOT ACCOUNTED FOR: {accounts}")
+        if not self.stop(contestant)["handled_by"]:
+            raise BenchmarkError("the threads that ran handlers are gone before stop(): were they a pool's?")
+
+    def stop(self, contestant: Contestant) -> Any:
+        """The notes of the package's process, which is ended."""
+        notes = contestant.stop()
+        wrong = [name for name in notes["handled_by"] if name == "MainThread" or "link" in name]
+        if wrong:
+            raise BenchmarkError(f"handlers ran on {wrong}, not on pool threads")
+        if notes["threads_left"] or notes["descriptors_left"] > 0:
+            self.left_behind += len(notes["threads_left"]) + max(0, notes["descriptors_left"])
+            self.say(f"    LEFT BEHIND: {notes['threads_left']}, {notes['descriptors_left']} descriptors")
+        return notes
+
+
+def throughput(bench: Bench) -> List[Row]:
+    """Tasks a second of an empty task, and their latency, at several capacities."""
+    rates: Dict[Tuple[str, int], List[float]] = {}
+    latencies: Dict[str, List[float]] = {}
+    for repetition in range(bench.sizes.repetitions):
+        for capacity in bench.sizes.capacities:
+            for name in bench.programs:
+                result = under_load(bench, name, capacity)
+                bench.note("throughput", name, capacity=capacity, repetition=repetition, **result)
+                rates.setdefault((name, capacity), []).append(result["tasks_per_second"])
+                if capacity == 1:
+                    latencies.setdefault(name, []).append(result["p50"])
+    rows = []
+    for capacity in bench.sizes.capacities:
+        for name in bench.programs:
+            rows.append(Row(f"capacity {capacity}: {name}", rates[name, capacity], "tasks/s"))
+        for other in bench.programs:
+            for name in (PACKAGE, PROTOTYPE):
+                if other == name or name not in bench.programs or (name, other) == (PROTOTYPE, PACKAGE):
+                    continue
+                wanted, hoped = wanted_rate(other, capacity) if name == PACKAGE else (None, None)
+                ratio = ratios(rates[name, capacity], rates[other, capacity])
+                rows.append(
+                    Row(f"capacity {capacity}: {name} / {other}", ratio, "x", at_least=wanted, hoped=hoped)
+                )
+    for name, values in latencies.items():
+        if name != FLOOR and FLOOR in latencies:
+            wanted = 1.7 if name == PACKAGE else None
+            what = f"p50 latency, capacity 1: {name} / floor"
+            rows.append(Row(what, ratios(values, latencies[FLOOR]), "x", at_most=wanted))
+    return rows
+
+
+def wanted_rate(other: str, capacity: int) -> Tuple[Any, Any]:
+    if other == FLOOR:
+        return AGAINST_FLOOR.get(capacity, (None, None))
+    if other == CALLBACKS:
+        return AGAINST_CALLBACKS.get(capacity), None
+    return AGAINST_PROTOTYPE, None
+
+
+def under_load(bench: Bench, name: str, capacity: int, brokers: int = 1) -> Dict[str, Any]:
+    """One contestant on brokers that always have work waiting: what `broker.js` found."""
+    sizes = bench.sizes
+    with bench.at_work(name, capacity, brokers) as (broker, contestant):
+        limit = sizes.warmup + sizes.seconds + 30
+        result: Dict[str, Any] = broker.ask(
+            "load", limit, warmup=sizes.warmup, seconds=sizes.seconds, pid=contestant.pid
+        )
+        bench.settle(contestant, broker)
+    if not result["tasks"]:
+        raise BenchmarkError(f"{name} answered no task within {sizes.seconds} s")
+    bench.say(
+        f"  {name}, capacity {capacity}, {brokers} broker(s): {result['tasks_per_second']:,.0f} tasks/s, "
+        f"p50 {milliseconds(result['p50'])}, p99 {milliseconds(result['p99'])}, CPU of runner/broker/others "
+        f"{result['runner_cpu']:.0%}/{result['broker_cpu']:.0%}/{result['other_cpu']:.0%}"
+    )
+    return result
+
+
+def payload(bench: Bench) -> List[Row]:
+    """A big list of items there and back: what the pieces of a big answer cost."""
+    times: Dict[str, List[float]] = {}
+    for repetition in range(bench.sizes.repetitions):
+        for name in bench.programs:
+            with bench.at_work(name, 5) as (broker, contestant):
+                echoes = 1 + bench.sizes.echoes
+                result = broker.ask(
+                    "echo", 60 * echoes, broker=0, bytes=bench.sizes.payload, times=echoes, pid=contestant.pid
+                )
+                bench.settle(contestant, broker)
+            seconds = statistics.median(result["seconds"][1:])
+            times.setdefault(name, []).append(seconds)
+            bench.note("payload", name, repetition=repetition, **result)
+            bench.say(f"  {name}: {result['bytes'] / 1e6:.0f} MB echoed in {seconds:.2f} s")
+    size = f"{bench.sizes.payload / 1e6:.0f} MB echoed"
+    rows = [Row(f"{size}: {name}", values, "s") for name, values in times.items()]
+    for name, values in times.items():
+        if name != FLOOR and FLOOR in times:
+            wanted = 1.2 if name == PACKAGE else None
+            what = f"{size}: time of {name} / floor"
+            rows.append(Row(what, ratios(values, times[FLOOR]), "x", at_most=wanted))
+    return rows
+
+
+def brokers(bench: Bench) -> List[Row]:
+    """One runner on many brokers that all have work waiting, against the same runner on one."""
+    bench.require_package()
+    many = bench.sizes.brokers
+    rows = []
+    for capacity in bench.sizes.brokers_capacities:
+        rates: Dict[int, List[float]] = {1: [], many: []}
+        shares = []
+        for repetition in range(bench.sizes.repetitions):
+            for count, values in rates.items():
+                result = under_load(bench, PACKAGE, capacity, count)
+                values.append(result["tasks_per_second"])
+                run = dict(result, capacity=capacity, repetition=repetition, brokers=count)
+                bench.note("brokers", PACKAGE, **run)
+            shares.append(max(result["served"]) / max(1, min(result["served"])))
+        what = f"{many} brokers, capacity {capacity}"
+        rows.append(
+            Row(f"{what}: tasks/s against one broker", ratios(rates[many], rates[1]), "x", at_least=0.7)
+        )
+        rows.append(Row(f"{what}: most against least served", shares, "x", at_most=1.5))
+    return rows
+
+
+UNDISTURBED, IN_FRAME, NOT_READING = "undisturbed", "stopped in mid-frame", "not reading"
+
+
+def stalled(bench: Bench) -> List[Row]:
+    """Broker A misbehaves while a big answer waits for it: what of broker B, of A's timeouts, of stop()?"""
+    bench.require_package()
+    p99: Dict[str, List[float]] = {}
+    late: Dict[str, List[float]] = {}
+    beyond: Dict[str, List[float]] = {}
+    for repetition in range(bench.sizes.repetitions):
+        for behaviour in (UNDISTURBED, IN_FRAME, NOT_READING):
+            result = beside_stalled_broker(bench, behaviour)
+            bench.note("stalled", PACKAGE, repetition=repetition, behaviour=behaviour, **result)
+            p99.setdefault(behaviour, []).append(result["p99"])
+            late.setdefault(behaviour, []).append(result["timeouts_late"])
+            beyond.setdefault(behaviour, []).append(result["stop_beyond_grace"])
+    rows = [Row("A undisturbed: p99 of tasks on B", [value * 1000 for value in p99[UNDISTURBED]], "ms")]
+    for behaviour in (IN_FRAME, NOT_READING):
+        ratio = ratios(p99[behaviour], p99[UNDISTURBED])
+        rows += [
+            Row(f"A {behaviour}: p99 of tasks on B against undisturbed", ratio, "x", at_most=1.5),
+            Row(f"A {behaviour}: lateness of the timeouts of A's tasks", late[behaviour], "s", at_most=0.1),
+            Row(f"A {behaviour}: stop() beyond its grace", beyond[behaviour], "s", at_most=0.5),
+        ]
+    return rows
+
+
+def beside_stalled_broker(bench: Bench, behaviour: str) -> Dict[str, Any]:
+    grace, waiting = 1.0, 4
+    timeout = bench.sizes.task_timeout
+    settings = {"task_timeout": timeout, "graceful_shutdown_timeout": grace}
+    with bench.at_work(PACKAGE, 10, brokers=2, **settings) as (broker, contestant):
+        broker.ask("begin", broker=0, settings={"do": "wait"}, tasks=waiting)
+        if behaviour != UNDISTURBED:
+            # The sockets' buffers take 4 MB of it (Linux's tcp_wmem); the rest waits in the runner.
+            answer = {"do": "big answer", "bytes": 20_000_000}
+            broker.ask("stall", broker=0, settings=answer, in_frame=behaviour == IN_FRAME)
+        # A's tasks time out within this window.
+        paced: Dict[str, Any] = broker.ask(
+            "pace", timeout + 30, broker=1, every=1 / 300, seconds=timeout + 1, pid=contestant.pid
+        )
+        # This one makes stop() use its grace; once a later task is answered it has begun.
+        broker.ask("begin", broker=1, settings={"do": "wait"}, tasks=1)
+        broker.ask("echo", broker=1, bytes=1, times=1, pid=contestant.pid)
+        notes = bench.stop(contestant)
+        (account,) = broker.ask("accounts", of=[1], wait=True)
+    waits = [wait["seconds"] for wait in notes["waits"]]
+    if len(waits) != waiting + 1 or min(waits[:waiting]) < timeout - 0.1:
+        raise BenchmarkError(
+            f"{waiting} tasks were to time out after {timeout} s, one to end by stop(): {notes['waits']}"
+        )
+    if account["failed"] != 1 or account["unanswered"] or account["unexpected"] or account["lost"]:
+        bench.unaccounted += 1
+        bench.say(f"    NOT ACCOUNTED FOR, on the broker that behaves: {account}")
+    late = max(waits[:waiting]) - timeout
+    bench.say(
+        f"  A {behaviour}: on B p50 {milliseconds(paced['p50'])}, p99 {milliseconds(paced['p99'])}, worst "
+        f"{milliseconds(paced['worst'])}; timeouts late by {milliseconds(late)}, "
+        f"stop() took {notes['stopped_in']:.2f} s of {grace:.0f}"
+    )
+    beyond = notes["stopped_in"] - grace
+    return dict(paced, timeouts_late=late, stop_beyond_grace=beyond, waits=notes["waits"])
+
+
+def idle(bench: Bench) -> List[Row]:
+    """CPU of a registered runner that has nothing to do; the repetitions run side by side."""
+    bench.require_package()
+    with ExitStack() as stack:
+        contestants = [
+            stack.enter_context(bench.at_work(PACKAGE, 100))[1] for _ in range(bench.sizes.repetitions)
+        ]
+        time.sleep(1)  # the registration is not idleness
+        begun = [contestant.cpu() for contestant in contestants]
+        time.sleep(bench.sizes.idle_seconds)
+        used = [contestant.cpu() - before for contestant, before in zip(contestants, begun)]
+        for contestant in contestants:
+            bench.stop(contestant)
+    share = [seconds / bench.sizes.idle_seconds * 100 for seconds in used]
+    bench.note("idle", PACKAGE, seconds=bench.sizes.idle_seconds, cpu_seconds=used)
+    what = f"CPU of an idle runner over {bench.sizes.idle_seconds:.0f} s, capacity 100"
+    return [Row(what, share, "% of a core", at_most=0.1)]
+
+
+def imports(bench: Bench) -> List[Row]:
+    """`import n8nrunner` and building a `Runner`, against importing the three packages it stands on."""
+    bench.require_package()
+    statements = {
+        "packages": "import websocket, requests, backoff",
+        PACKAGE: "import n8nrunner; n8nrunner.Runner('http://127.0.0.1:5679', auth_token='secret')",
+    }
+    for statement in statements.values():
+        seconds_to_run(statement)  # so that everything is compiled and in the file cache
+    times: Dict[str, List[float]] = {name: [] for name in statements}
+    for _ in range(bench.sizes.repetitions):
+        once: Dict[str, List[float]] = {name: [] for name in statements}
+        for _ in range(bench.sizes.imports):
+            for name, statement in statements.items():
+                once[name].append(seconds_to_run(statement))
+        for name in statements:
+            times[name].append(statistics.median(once[name]))
+    for name in statements:
+        bench.note("imports", name, seconds=times[name])
+        bench.say(f"  {statements[name]}: {', '.join(map(milliseconds, times[name]))}")
+    what = "import n8nrunner and build a Runner, against importing its three packages"
+    return [Row(what, ratios(times[PACKAGE], times["packages"]), "x", at_most=1.25)]
+
+
+def seconds_to_run(statement: str) -> float:
+    code = f"import time; begun = time.perf_counter(); {statement}; print(time.perf_counter() - begun)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    if done.returncode != 0:
+        raise BenchmarkError(f"{statement!r} failed:\n{done.stderr.decode('utf-8', 'replace').strip()}")
+    return float(done.stdout)
+
+
+def reconnect(bench: Bench) -> List[Row]:
+    """Broker back up to runner registered again, for runners that have each a broker of their own."""
+    bench.require_package()
+    count, pause = bench.sizes.reconnections, bench.sizes.pause
+    # One a bit after the other: in turn it would take minutes, at the same moment they would share two cores.
+    taken = after_restart(bench, brokers=count, runners=1, limited=False, stagger=0.5)
+    bench.note("reconnect", PACKAGE, pause=pause, seconds=taken)
+    bench.say(f"  {count} reconnections: {', '.join(map(milliseconds, sorted(taken)))}")
+    what = f"broker back after {pause:.0f} s to registered"
+    return [
+        Row(f"{what}, median of {count}", [statistics.median(taken)], "s", at_most=1.0),
+        Row(f"{what}, worst of {count}", [max(taken)], "s", at_most=2.0),
+    ]
+
+
+def crowd(bench: Bench) -> List[Row]:
+    """Many runners on one broker that restarts and, as n8n does, lets five a second in."""
+    bench.require_package()
+    runners = bench.sizes.crowd
+    values = []
+    for repetition in range(bench.sizes.repetitions):
+        taken = after_restart(bench, brokers=1, runners=runners, limited=True, stagger=0)
+        bench.note("crowd", PACKAGE, repetition=repetition, pause=bench.sizes.pause, seconds=taken)
+        bench.say(f"  {runners} runners registered again: first {min(taken):.2f} s, last {max(taken):.2f} s")
+        values.append(max(taken))
+    return [Row(f"{runners} runners after one restart, all registered", values, "s", at_most=15)]
+
+
+def after_restart(bench: Bench, brokers: int, runners: int, limited: bool, stagger: float) -> List[float]:
+    """Seconds from a broker's return to each registration there."""
+    pause = bench.sizes.pause
+    with ExitStack() as stack:
+        broker = stack.enter_context(LoadBroker(bench.modules, brokers))
+        contestants = [
+            stack.enter_context(Contestant(PACKAGE, bench.programs[PACKAGE], [url], 5))
+            for url in broker.urls
+            for _ in range(runners)
+        ]
+        wait_registered(broker, contestants, runners)
+        limit = brokers * stagger + pause + 120
+        times = broker.ask(
+            "restart", limit, pause=pause, stagger=stagger, runners=runners, limited=limited, seconds=100
+        )
+        for contestant in contestants:
+            bench.stop(contestant)
+    return [seconds for of_broker in times for seconds in of_broker]
+
+
+def ratios(values: Sequence[float], others: Sequence[float]) -> List[float]:
+    return [value / other for value, other in zip(values, others)]
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.2f} ms"
+
+
+MEASURES: Dict[str, Callable[[Bench], List[Row]]] = {
+    measure.__name__: measure
+    for measure in (throughput, payload, brokers, stalled, idle, imports, reconnect, crowd)
+}

@@ -1,0 +1,102 @@
+"""What was measured beside what is wanted: a table to read, and the same as JSON."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+COLUMNS = ("what", "wanted", "median", "lowest to highest", "")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure, measured once per repetition. Without a wanted figure it is there for information."""
+
+    what: str
+    values: Sequence[float]
+    unit: str = ""
+    at_least: Optional[float] = None
+    at_most: Optional[float] = None
+    hoped: Optional[float] = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def met(self) -> Optional[bool]:
+        if self.at_least is not None:
+            return self.median >= self.at_least
+        if self.at_most is not None:
+            return self.median <= self.at_most
+        return None
+
+    def cells(self) -> List[str]:
+        wanted = ""
+        if self.at_least is not None:
+            wanted = f"at least {figure(self.at_least, self.unit)}"
+        elif self.at_most is not None:
+            wanted = f"at most {figure(self.at_most, self.unit)}"
+        if self.hoped is not None:
+            wanted += f", go for {figure(self.hoped)}"
+        span = ""
+        if len(self.values) > 1:
+            span = f"{figure(min(self.values))} to {figure(max(self.values))}"
+        verdict = {None: "", True: "met", False: "MISSED"}[self.met]
+        return [self.what, wanted, figure(self.median, self.unit), span, verdict]
+
+    def as_json(self) -> Dict[str, Any]:
+        return dict(asdict(self), median=self.median, met=self.met)
+
+
+def figure(value: float, unit: str = "") -> str:
+    if abs(value) >= 100 or value == int(value):
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"
+    if unit in ("x", "%"):
+        return text + unit
+    return f"{text} {unit}".strip()
+
+
+def table(rows: Sequence[Row]) -> str:
+    lines = [list(COLUMNS)] + [row.cells() for row in rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
+    lines.insert(1, ["-" * width for width in widths])
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths)] for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in padded)
+
+
+def machine(modules: Path) -> Dict[str, Any]:
+    """What the figures depend on."""
+    packages = {}
+    for name in ("n8nrunner", "websocket-client", "requests", "backoff"):
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
+        "packages": packages,
+        "node": subprocess.run(["node", "--version"], stdout=subprocess.PIPE, text=True).stdout.strip(),
+        "ws": json.loads((modules / "ws" / "package.json").read_text())["version"],
+    }
+
+
+def write_json(path: Path, rows: Sequence[Row], runs: Sequence[Any], about: Dict[str, Any]) -> None:
+    """The rows, what each single run gave, and what `about` tells of the circumstances."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = dict(about, rows=[row.as_json() for row in rows], runs=runs)
+    path.write_text(json.dumps(document, indent=2) + "\n")

@@ -1,0 +1,136 @@
+"""The benchmarks work: the rows are measured, a miss is called a miss, and the load is what it says it is."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict
+
+import pytest
+import websocket
+
+from .contestants import wire
+from .processes import ROOT, Contestant, LoadBroker, Unavailable, require_machine, wait_registered, ws_modules
+from .report import Row, table
+
+PROTOTYPE = """
+import sys
+sys.path.insert(0, ".")
+from tests.benchmarks.contestants import floor
+floor.main(sys.argv[1], int(sys.argv[2]))
+"""
+
+
+@pytest.fixture(scope="module")
+def modules() -> Path:
+    try:
+        require_machine()
+    except Unavailable as error:
+        pytest.skip(str(error))
+    return ws_modules()
+
+
+def run(json_path: Path, *arguments: str) -> Dict[str, Any]:
+    """What `python -m tests.benchmarks` writes, once it ended well."""
+    command = [sys.executable, "-m", "tests.benchmarks", "--json", str(json_path), *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+    printed = done.stdout.decode("utf-8", "replace")
+    assert done.returncode == 0, printed
+    document: Dict[str, Any] = json.loads(json_path.read_text())
+    for row in document["rows"]:
+        assert row["what"] in printed
+    return document
+
+
+def test_every_contestant_is_compared_with_the_others(modules: Path, tmp_path: Path) -> None:
+    prototype = tmp_path / "prototype.py"
+    prototype.write_text(PROTOTYPE)
+    document = run(tmp_path / "out.json", "throughput", "--quick", "--prototype", str(prototype))
+    rows = {row["what"]: row for row in document["rows"]}
+    for other in ("floor", "callbacks", "prototype"):
+        assert rows[f"capacity 5: {other}"]["median"] > 0
+        assert rows[f"capacity 5: package / {other}"]["met"] in (True, False)
+    runs = {one["contestant"]: one for one in document["runs"]}
+    ratio = runs["package"]["tasks_per_second"] / runs["floor"]["tasks_per_second"]
+    assert rows["capacity 5: package / floor"]["median"] == pytest.approx(ratio)
+
+
+def test_a_restarted_broker_lets_five_a_second_in(modules: Path, tmp_path: Path) -> None:
+    document = run(tmp_path / "out.json", "crowd", "--quick", "--crowd", "6", "--pause", "0.2")
+    (one,) = document["runs"]
+    assert len(one["seconds"]) == 6
+    assert max(one["seconds"]) > 1
+
+
+def test_the_broker_counts_what_becomes_of_tasks(modules: Path) -> None:
+    program = ("-m", "tests.benchmarks.contestants.floor")
+    with LoadBroker(modules) as broker, Contestant("floor", program, broker.urls, 3) as floor:
+        wait_registered(broker, [floor])
+        echo = broker.ask("echo", broker=0, bytes=300_000, times=2, pid=floor.pid)
+        assert echo["bytes"] == pytest.approx(300_000, rel=0.01)
+        assert len(echo["seconds"]) == 2
+        paced = broker.ask("pace", broker=0, every=0.005, seconds=0.2, pid=floor.pid)
+        assert paced["tasks"] == 40
+        assert 0 < paced["p50"] <= paced["p99"] <= paced["worst"]
+        assert broker.ask("accounts", of=[0], wait=True) == [
+            {
+                "sent": 42,
+                "done": 42,
+                "failed": 0,
+                "rejected": 0,
+                "lost": 0,
+                "unexpected": 0,
+                "firstError": None,
+                "unanswered": 0,
+            }
+        ]
+
+
+def test_a_stalled_broker_neither_reads_on_nor_completes_its_frame(modules: Path) -> None:
+    with LoadBroker(modules) as broker:
+        url, header = wire.way_in(broker.urls[0], "test")
+        runner = websocket.create_connection(url, header=header, timeout=10)
+        runner.send(wire.info("test"))
+        runner.send(wire.offer(1))
+        broker.tell({"do": "stall", "broker": 0, "settings": {}, "in_frame": True})
+        task_id = read_up_to(runner, "broker:taskofferaccept")["taskId"]
+        runner.send(wire.accepted(task_id))
+        read_up_to(runner, "broker:tasksettings")
+        runner.send(wire.done(task_id, "x" * 1_000_000))
+        assert broker.hear(10) == {"answer": None}
+        assert broker.ask("accounts", of=[0], wait=False)[0]["unanswered"] == 1
+
+        opcode, announced, of_64_bits = struct.unpack(">BBQ", runner.sock.recv(10))
+        assert (opcode, announced) == (0x81, 127)
+        assert len(runner.sock.recv(65536)) < of_64_bits
+        runner.sock.settimeout(0.2)
+        with pytest.raises(socket.timeout):
+            runner.sock.recv(1)
+        runner.shutdown()
+
+
+def read_up_to(runner: websocket.WebSocket, kind: str) -> Dict[str, Any]:
+    """Reads up to a message of that type."""
+    while True:
+        message: Dict[str, Any] = json.loads(runner.recv())
+        if message["type"] == kind:
+            return message
+
+
+@pytest.mark.parametrize(
+    ("row", "verdict"),
+    [
+        (Row("rate", [0.5, 0.9, 0.7], "x", at_least=0.7), "met"),
+        (Row("rate", [0.5, 0.9, 0.69], "x", at_least=0.7), "MISSED"),
+        (Row("time", [1.1, 9.0, 1.2], "s", at_most=1.2), "met"),
+        (Row("time", [1.1, 9.0, 1.21], "s", at_most=1.2), "MISSED"),
+        (Row("time", [1.1], "s"), ""),
+    ],
+)
+def test_the_median_is_held_against_what_is_wanted(row: Row, verdict: str) -> None:
+    assert row.cells()[-1] == verdict
+    assert table([row]).splitlines()[-1].endswith(verdict or "1.10 s")

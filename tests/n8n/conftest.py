@@ -1,0 +1,96 @@
+"""One n8n for the whole run, and runners for a test."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+
+import pytest
+
+from .install import N8N_VERSION, Installation, installation
+from .n8n import JavaScriptRunner, N8n
+from .runners import RunnerProcess
+
+REQUIRED = "N8NRUNNER_REQUIRE_N8N"
+NOT_INSTALLED = f"n8n {N8N_VERSION} is not installed: run `python -m tests.n8n.install` (ten minutes, 3 GB)"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Otherwise the end of this process by a signal would leave n8n behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if not installation().is_complete:
+        terminalreporter.section("NOT TESTED AGAINST A REAL n8n", sep="!", red=True, bold=True)
+        terminalreporter.line(NOT_INSTALLED)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> None:
+    """In place of the other tests' check: here runners are other processes, and n8n outlives a test."""
+
+
+@pytest.fixture(scope="session")
+def place() -> Installation:
+    """Where n8n is installed; if it is not, the test is skipped, or fails where skipping is forbidden."""
+    place = installation()
+    if not place.is_complete:
+        if os.environ.get(REQUIRED) == "1":
+            pytest.fail(f"{NOT_INSTALLED} ({REQUIRED}=1 forbids to skip)")
+        pytest.skip(NOT_INSTALLED)
+    return place
+
+
+@pytest.fixture(scope="session")
+def n8n_of_the_session(place: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N8n]:
+    n8n = N8n(place, tmp_path_factory.mktemp("n8n"))
+    try:
+        n8n.start()
+        yield n8n
+    finally:
+        n8n.kill()
+
+
+@pytest.fixture
+def n8n(n8n_of_the_session: N8n) -> N8n:
+    """The n8n of the session, running, whatever the test before did to it."""
+    n8n_of_the_session.start()
+    return n8n_of_the_session
+
+
+@pytest.fixture
+def start_runner(n8n: N8n, tmp_path: Path) -> Iterator[Callable[..., RunnerProcess]]:
+    """Starts one of our runners, by default until it is registered; all of them end with the test."""
+    runners: List[RunnerProcess] = []
+
+    def start(
+        name: str = "tests",
+        arguments: Sequence[str] = (),
+        command: Optional[Sequence[str]] = None,
+        registered: bool = True,
+        **variables: str,
+    ) -> RunnerProcess:
+        settings: Dict[str, str] = {"N8NRUNNER_NAME": name, **variables}
+        runner = RunnerProcess(n8n, tmp_path / f"{name}-{len(runners)}.log", arguments, settings, command)
+        runners.append(runner)
+        if registered:
+            runner.wait_for("registered")
+        return runner
+
+    try:
+        yield start
+    finally:
+        for runner in runners:
+            runner.close()
+
+
+@pytest.fixture
+def javascript_runner(n8n: N8n, tmp_path: Path) -> Iterator[JavaScriptRunner]:
+    runner = JavaScriptRunner(n8n, tmp_path / "javascript-runner.log")
+    try:
+        yield runner
+    finally:
+        runner.kill()

@@ -1,0 +1,272 @@
+"""Installs the n8n that these tests drive: `python -m tests.n8n.install`.
+
+Everything comes as npm packages through the machine's own npm, as it is configured: Node 24, which n8n needs,
+then n8n, then its two native modules, built here. It takes about ten minutes and 3 GB the first time, and an
+instant afterwards. Only the standard library is used, so that it can run before anything else is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Dict, Iterator, List, NamedTuple, Optional
+
+N8N_VERSION = "2.40.7"
+NODE_MAJOR = "24"
+NATIVE_MODULES = ("sqlite3", "isolated-vm")
+
+STEP_LIMIT = 1800.0
+"""Seconds that one step may take before it counts as hung."""
+
+PROGRESS_INTERVAL = 20.0
+"""Seconds between two lines that say a long step is still alive."""
+
+TAIL_LINES = 40
+
+
+class InstallError(Exception):
+    """n8n could not be installed. The message says which step failed and shows the end of its output."""
+
+
+class Installation(NamedTuple):
+    """Where things are in the cache folder; says nothing about whether they are there yet."""
+
+    folder: Path
+
+    @property
+    def stamp(self) -> Path:
+        return self.folder / "complete.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "install.log"
+
+    @property
+    def node_project(self) -> Path:
+        return self.folder / "node"
+
+    @property
+    def node_package(self) -> Path:
+        return self.node_project / "node_modules" / _node_package_name()
+
+    @property
+    def node(self) -> Path:
+        return self.node_package / "bin" / "node"
+
+    @property
+    def n8n_project(self) -> Path:
+        return self.folder / "n8n"
+
+    @property
+    def n8n_script(self) -> Path:
+        return self.n8n_project / "node_modules" / "n8n" / "bin" / "n8n"
+
+    @property
+    def javascript_runner(self) -> Path:
+        """The folder of n8n's own JavaScript runner."""
+        return self.n8n_project / "node_modules" / "@n8n" / "task-runner"
+
+    @property
+    def is_complete(self) -> bool:
+        return self.stamp.is_file()
+
+    def environment(self) -> Dict[str, str]:
+        """This process's environment with Node 24 first on PATH and without any setting of n8n."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("N8N_")}
+        environment["PATH"] = f"{self.node.parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
+        return environment
+
+
+def cache_root() -> Path:
+    """The folder that keeps installations: `$N8NRUNNER_TEST_CACHE`, or one in the user's own cache."""
+    configured = os.environ.get("N8NRUNNER_TEST_CACHE")
+    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "n8nrunner-tests"
+
+
+def installation() -> Installation:
+    """The place of this n8n in the cache, installed or not."""
+    return Installation(cache_root().absolute() / f"n8n-{N8N_VERSION}")
+
+
+def install() -> Installation:
+    """Installs n8n unless it is there, and returns where it is.
+
+    Two processes that call this at once do not disturb each other: the second waits, and finds the work done.
+    What an interrupted attempt left behind is thrown away. Raises `InstallError`.
+    """
+    place = installation()
+    if place.is_complete:
+        return place
+    with _exclusive(cache_root() / f"n8n-{N8N_VERSION}.lock") as lock:
+        if place.is_complete:
+            return place
+        if place.folder.exists():
+            _say("removing what an unfinished attempt left behind")
+            shutil.rmtree(place.folder)
+        place.node_project.mkdir(parents=True)
+        place.n8n_project.mkdir()
+        started = time.monotonic()
+        _install_into(place, lock)
+        _say(f"n8n {N8N_VERSION} is installed in {place.folder} ({time.monotonic() - started:.0f} s)")
+    return place
+
+
+def _install_into(place: Installation, lock: int) -> None:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise InstallError("npm is not on PATH: install Node.js with npm, any recent version")
+    for project in (place.node_project, place.n8n_project):
+        # Without a package.json of its own, npm would install into the nearest parent that has one.
+        (project / "package.json").write_text(json.dumps({"name": "n8nrunner-tests", "private": True}))
+
+    quiet = ["--no-audit", "--no-fund"]
+    _step(
+        place,
+        lock,
+        f"Node {NODE_MAJOR}",
+        [npm, "install", f"{_node_package_name()}@{NODE_MAJOR}", *quiet],
+        place.node_project,
+    )
+    _step(
+        place,
+        lock,
+        f"n8n {N8N_VERSION} (2 to 4 minutes)",
+        [npm, "install", f"n8n@{N8N_VERSION}", "--ignore-scripts", *quiet],
+        place.n8n_project,
+    )
+    # Prebuilt binaries would be looked for outside the npm registry; the headers for a build came with Node.
+    _step(
+        place,
+        lock,
+        f"native modules {', '.join(NATIVE_MODULES)} (3 to 6 minutes)",
+        [npm, "rebuild", *NATIVE_MODULES, "--foreground-scripts"],
+        place.n8n_project,
+        {"npm_config_nodedir": str(place.node_package), "npm_config_build_from_source": "true"},
+    )
+    _step(
+        place,
+        lock,
+        "check that n8n starts",
+        [str(place.node), str(place.n8n_script), "--version"],
+        place.n8n_project,
+        # Otherwise n8n writes its settings into the home folder of whoever installs it.
+        {"N8N_USER_FOLDER": str(place.folder / "check")},
+    )
+    _write_stamp(place)
+
+
+def _write_stamp(place: Installation) -> None:
+    node_version = json.loads((place.node_package / "package.json").read_text())["version"]
+    unfinished = place.stamp.with_suffix(".partial")
+    unfinished.write_text(json.dumps({"n8n": N8N_VERSION, "node": node_version}))
+    unfinished.replace(place.stamp)
+
+
+def _step(
+    place: Installation,
+    lock: int,
+    title: str,
+    command: List[str],
+    cwd: Path,
+    extra_environment: Optional[Dict[str, str]] = None,
+) -> None:
+    """Runs one command, its output in the log; says now and then that it is alive, raises if it fails."""
+    _say(f"{title} ...")
+    environment = {**place.environment(), **(extra_environment or {})}
+    started = time.monotonic()
+    with place.log.open("ab") as log:
+        start_of_output = log.tell()
+        log.write(f"\n== {title}\n".encode())
+        log.flush()
+        process = subprocess.Popen(
+            command,
+            cwd=str(cwd),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # npm that outlives this process keeps the lock: nobody installs over what it still writes.
+            pass_fds=(lock,),
+        )
+        try:
+            while True:
+                try:
+                    status = process.wait(PROGRESS_INTERVAL)
+                    break
+                except subprocess.TimeoutExpired:
+                    elapsed = time.monotonic() - started
+                    if elapsed > STEP_LIMIT:
+                        raise InstallError(
+                            f"{title}: not done after {elapsed:.0f} s, given up; see {place.log}"
+                        ) from None
+                    _say(f"  {title.split(' (')[0]}: {elapsed:.0f} s")
+        finally:
+            if process.poll() is None:
+                # The whole group: compilers are grandchildren, and would go on without npm.
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    if status != 0:
+        output = place.log.read_bytes()[start_of_output:].decode(errors="replace").splitlines()
+        tail = "\n".join(output[-TAIL_LINES:])
+        raise InstallError(f"{title}: ended with status {status}; the end of {place.log} is\n{tail}")
+
+
+@contextlib.contextmanager
+def _exclusive(path: Path) -> Iterator[int]:
+    """Holds a lock file, and yields its descriptor. The kernel gives it back however its holders end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say("another process is installing n8n: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()
+
+
+def _node_package_name() -> str:
+    machines = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
+    machine = machines.get(platform.machine().lower(), platform.machine())
+    return f"node-{platform.system().lower()}-{machine}"
+
+
+def _say(text: str) -> None:
+    print(f"[n8n install] {text}", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.n8n.install",
+        description=f"Install n8n {N8N_VERSION} for the tests of this folder.",
+    )
+    parser.add_argument("--where", action="store_true", help="only print the folder; 1 if not installed")
+    arguments = parser.parse_args()
+    if arguments.where:
+        print(installation().folder)
+        return 0 if installation().is_complete else 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        place = install()
+    except InstallError as error:
+        print(f"[n8n install] failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("[n8n install] interrupted; the next attempt starts anew", file=sys.stderr)
+        return 130
+    _say(f"ready: {place.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,381 @@
+"""A real n8n in external mode, started for the tests and driven over its REST interface."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+import requests
+
+from .install import Installation
+from .processes import ChildProcess, free_port, poll
+
+READY_LIMIT = 120.0
+"""Seconds n8n may take to start; the first start also creates the database. 10 to 40 s are usual."""
+
+DRAIN_SECONDS = 10
+"""What n8n gets to finish its executions after SIGTERM."""
+
+REQUEST_LIMIT = 30.0
+"""Seconds for one REST call that runs no workflow."""
+
+OWNER = {
+    "email": "owner@example.com",
+    "password": "Secret-Passw0rd",
+    "firstName": "Test",
+    "lastName": "Owner",
+}
+
+NODES_FOLDER = Path(__file__).parents[2] / "samples" / "node"
+
+
+class N8n:
+    """One n8n: its user folder, its two ports, its process. `start` and `stop` may be called many times.
+
+    Everything it prints is in `log_path`. `url` is n8n's, `broker_url` its task broker's, `auth_token` the
+    secret of its runners.
+    """
+
+    def __init__(
+        self, installation: Installation, folder: Path, auth_token: str = "secret-of-the-tests"
+    ) -> None:
+        self.installation = installation
+        self.auth_token = auth_token
+        self.user_folder = folder / "user"
+        self.log_path = folder / "n8n.log"
+        self.port = free_port()
+        self.broker_port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.broker_url = f"http://127.0.0.1:{self.broker_port}"
+        self._process: Optional[ChildProcess] = None
+        self._session = requests.Session()
+        # n8n ties a login to the browser that sent it.
+        self._session.headers["browser-id"] = "n8nrunner-tests"
+        self._session.trust_env = False
+        self._is_set_up = False
+        custom_nodes = self.user_folder / ".n8n" / "custom"
+        custom_nodes.mkdir(parents=True)
+        for node_file in NODES_FOLDER.glob("*.node.js"):
+            shutil.copy(node_file, custom_nodes)
+
+    # -- its process
+
+    def start(self) -> float:
+        """Starts n8n, and returns once it and its broker answer: the seconds that took."""
+        if self.is_running:
+            return 0.0
+        self.kill()
+        environment = self.installation.environment()
+        environment.pop("NODE_ENV", None)
+        environment.update(
+            N8N_USER_FOLDER=str(self.user_folder),
+            N8N_PORT=str(self.port),
+            N8N_LISTEN_ADDRESS="127.0.0.1",
+            N8N_RUNNERS_MODE="external",
+            N8N_RUNNERS_AUTH_TOKEN=self.auth_token,
+            N8N_RUNNERS_BROKER_PORT=str(self.broker_port),
+            N8N_GRACEFUL_SHUTDOWN_TIMEOUT=str(DRAIN_SECONDS),
+            CODE_ENABLE_STDOUT="true",
+            N8N_SECURE_COOKIE="false",
+            N8N_DIAGNOSTICS_ENABLED="false",
+            N8N_VERSION_NOTIFICATIONS_ENABLED="false",
+            N8N_TEMPLATES_ENABLED="false",
+            N8N_PERSONALIZATION_ENABLED="false",
+        )
+        started = time.monotonic()
+        self._process = ChildProcess(
+            "n8n",
+            [str(self.installation.node), str(self.installation.n8n_script), "start"],
+            environment,
+            self.log_path,
+        )
+        self.wait_ready()
+        if not self._is_set_up:
+            self._set_up_owner()
+            self._is_set_up = True
+        return time.monotonic() - started
+
+    def wait_ready(self, limit: float = READY_LIMIT) -> None:
+        """Waits until n8n and its broker both answer."""
+        for address in (self.broker_url, self.url):
+            self._poll(lambda url=f"{address}/healthz": _is_ok(url), f"{address}/healthz answers", limit)
+        # It answers before its database is ready.
+        self._poll(lambda: _is_ok(f"{self.url}/healthz/readiness"), "n8n is ready", limit)
+
+    def stop(self, limit: float = DRAIN_SECONDS + 20.0) -> None:
+        """SIGTERM: n8n drains its runners and ends.
+
+        Raises `AssertionError` if it had to give up waiting, as for a runner that keeps its connection.
+        """
+        process = self._process
+        assert process is not None, "n8n does not run"
+        process.signal(signal.SIGTERM)
+        try:
+            # Its exit code says nothing: the native modules of a real n8n crash now and then while it ends.
+            process.wait(limit)
+            gave_up = any("Shutdown timed out" in line for line in process.lines)
+            assert not gave_up, f"n8n waited in vain for something to end.\n{process.tail()}"
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL to its process group; nothing happens if it does not run."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.exit_code is None
+
+    @property
+    def output_length(self) -> int:
+        """The number of lines this process of n8n has printed: a place to begin `wait_for_output` from."""
+        return len(self._process.lines) if self._process is not None else 0
+
+    def wait_for_output(self, text: str, limit: float = 20.0, start: int = 0) -> str:
+        """The first line n8n prints, from line number `start` of this process on, that contains `text`."""
+        assert self._process is not None, "n8n does not run"
+        return self._process.wait_for_line(lambda line: text in line, limit, start)
+
+    # -- workflows
+
+    def create_workflow(self, name: str, nodes: Sequence[Dict[str, Any]]) -> Workflow:
+        """Creates a workflow of nodes in a row, the first a webhook; returns it once that is active."""
+        placed = [
+            {"id": f"{name}-{position}", "position": [200 * position, 0], **node}
+            for position, node in enumerate(nodes)
+        ]
+        connections = {
+            node["name"]: {"main": [[{"node": following["name"], "type": "main", "index": 0}]]}
+            for node, following in zip(placed, placed[1:])
+        }
+        created = self.rest(
+            "POST",
+            "/rest/workflows",
+            {
+                "name": name,
+                "active": False,
+                "settings": {"executionOrder": "v1"},
+                "nodes": placed,
+                "connections": connections,
+            },
+        )
+        self.rest("POST", f"/rest/workflows/{created['id']}/activate", {"versionId": created["versionId"]})
+        workflow = Workflow(self, created["id"], placed[0]["parameters"]["path"])
+        workflow.wait_active()
+        return workflow
+
+    # -- REST
+
+    def rest(self, method: str, path: str, body: Optional[Dict[str, Any]] = None, **query: str) -> Any:
+        """The `data` that n8n's REST interface answers. Raises `AssertionError` with any other answer."""
+        response = self._session.request(
+            method, f"{self.url}{path}", json=body, params=query or None, timeout=REQUEST_LIMIT
+        )
+        assert response.ok, f"{method} {path}: {response.status_code} {response.text[:2000]}"
+        return response.json()["data"]
+
+    def _set_up_owner(self) -> None:
+        self.rest("POST", "/rest/owner/setup", OWNER)
+
+    def _poll(self, check: Any, what: str, limit: float) -> None:
+        def checked() -> Optional[bool]:
+            process = self._process
+            assert process is not None, "n8n does not run"
+            assert process.exit_code is None, f"n8n ended with {process.exit_code}.\n{process.tail()}"
+            return check() or None
+
+        try:
+            poll(checked, what, limit)
+        except AssertionError as error:
+            tail = self._process.tail() if self._process is not None else ""
+            raise AssertionError(f"{error}\n{tail}") from None
+
+
+class Workflow:
+    """An active workflow that a webhook starts."""
+
+    def __init__(self, n8n: N8n, workflow_id: str, path: str) -> None:
+        self.n8n = n8n
+        self.id = workflow_id
+        self.url = f"{n8n.url}/webhook/{path}"
+        self._sessions = threading.local()
+
+    def call(self, body: Any = None, limit: float = 90.0, **keywords: Any) -> requests.Response:
+        """POSTs to its webhook. Whatever n8n answers is returned; no answer raises what `requests` raises.
+
+        Threads may call it at once; each keeps a connection of its own.
+        """
+        session = getattr(self._sessions, "session", None)
+        if session is None:
+            session = self._sessions.session = requests.Session()
+            session.trust_env = False
+        if "files" not in keywords:
+            keywords["json"] = {} if body is None else body
+        response: requests.Response = session.post(self.url, timeout=limit, **keywords)
+        return response
+
+    def wait_active(self, limit: float = 60.0) -> None:
+        """Waits until n8n knows its webhook, which it does a moment after a start or an activation.
+
+        Nothing runs by asking: a method that is not the webhook's own is refused.
+        """
+
+        def is_known() -> Optional[bool]:
+            response = requests.get(self.url, timeout=REQUEST_LIMIT)
+            return True if "not registered for GET" in response.text else None
+
+        poll(is_known, f"the webhook {self.url} is active", limit)
+
+    def executions(self) -> List[Dict[str, Any]]:
+        """Its executions, newest first: id, status and times, without data."""
+        found = self.n8n.rest("GET", "/rest/executions", filter=json.dumps({"workflowId": self.id}))
+        results: List[Dict[str, Any]] = found["results"]
+        return results
+
+    def wait_for_execution(self, *statuses: str, limit: float = 20.0) -> Execution:
+        """Its newest execution, once that has one of these statuses."""
+
+        def newest() -> Optional[str]:
+            found = self.executions()
+            return str(found[0]["id"]) if found and found[0]["status"] in statuses else None
+
+        what = f"the newest execution of workflow {self.id} is {' or '.join(statuses)}"
+        return Execution(self.n8n, poll(newest, what, limit))
+
+
+class Execution:
+    """One execution as n8n has stored it when this object is made."""
+
+    def __init__(self, n8n: N8n, execution_id: str) -> None:
+        self.n8n = n8n
+        self.id = execution_id
+        stored = n8n.rest("GET", f"/rest/executions/{execution_id}")
+        self.status: str = stored["status"]
+        self.data: Any = unflatten(stored["data"]) if isinstance(stored["data"], str) else stored["data"]
+
+    @property
+    def error(self) -> Dict[str, Any]:
+        """What n8n shows for the node that failed: at least `message`."""
+        error: Dict[str, Any] = self.data["resultData"]["error"]
+        return error
+
+    def output_of(self, node_name: str) -> List[Dict[str, Any]]:
+        """The items that a node put out in its last run."""
+        items: List[Dict[str, Any]] = self.data["resultData"]["runData"][node_name][-1]["data"]["main"][0]
+        return items
+
+    def stop(self) -> None:
+        """What the stop button of n8n's editor does."""
+        self.n8n.rest("POST", f"/rest/executions/{self.id}/stop")
+
+
+class JavaScriptRunner:
+    """n8n's own runner for JavaScript Code nodes, usually started by its launcher. It ends with its n8n."""
+
+    def __init__(self, n8n: N8n, log_path: Path) -> None:
+        granted = requests.post(
+            f"{n8n.broker_url}/runners/auth", json={"token": n8n.auth_token}, timeout=REQUEST_LIMIT
+        )
+        granted.raise_for_status()
+        environment = n8n.installation.environment()
+        # A grant works once, and within 30 s.
+        environment["N8N_RUNNERS_GRANT_TOKEN"] = granted.json()["data"]["token"]
+        environment["N8N_RUNNERS_TASK_BROKER_URI"] = n8n.broker_url
+        start = n8n.output_length
+        self._process = ChildProcess(
+            "JavaScript runner",
+            [str(n8n.installation.node), "dist/start.js"],
+            environment,
+            log_path,
+            cwd=n8n.installation.javascript_runner,
+        )
+        try:
+            n8n.wait_for_output('Registered runner "JS Task Runner"', start=start)
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def webhook_node(path: str, **parameters: Any) -> Dict[str, Any]:
+    """The first node of a workflow: a POST to /webhook/<path> runs it, and gets the last node's items."""
+    return {
+        "name": "Webhook",
+        "type": "n8n-nodes-base.webhook",
+        "typeVersion": 2,
+        "webhookId": path,
+        "parameters": {
+            "path": path,
+            "httpMethod": "POST",
+            "responseMode": "lastNode",
+            "responseData": "allEntries",
+            **parameters,
+        },
+    }
+
+
+def job_node(
+    task_type: str, name: str = "Job", settings: Optional[Dict[str, Any]] = None, **parameters: Any
+) -> Dict[str, Any]:
+    """The tests' own node: one job of a raw task type with the input items and these settings."""
+    return {
+        "name": name,
+        "type": "CUSTOM.runnerJob",
+        "typeVersion": 1,
+        "parameters": {"taskType": task_type, "settings": json.dumps(settings or {}), **parameters},
+    }
+
+
+def javascript_node(code: str, name: str = "Code") -> Dict[str, Any]:
+    """n8n's own Code node, which needs n8n's own JavaScript runner."""
+    return {
+        "name": name,
+        "type": "n8n-nodes-base.code",
+        "typeVersion": 2,
+        "parameters": {"language": "javaScript", "mode": "runOnceForAllItems", "jsCode": code},
+    }
+
+
+def unflatten(text: str) -> Any:
+    """What n8n stored of an execution: a list of values; a string inside a value is the number of another."""
+    table: List[Any] = json.loads(text)
+    built: Dict[int, Any] = {}
+
+    def build(index: int) -> Any:
+        if index in built:
+            return built[index]
+        value = table[index]
+        if isinstance(value, dict):
+            # Known before it is filled, because a value may contain itself.
+            target: Dict[str, Any] = {}
+            built[index] = target
+            target.update((key, part(inner)) for key, inner in value.items())
+            return target
+        if isinstance(value, list):
+            entries: List[Any] = []
+            built[index] = entries
+            entries.extend(part(inner) for inner in value)
+            return entries
+        built[index] = value
+        return value
+
+    def part(inner: Any) -> Any:
+        return build(int(inner)) if isinstance(inner, str) else inner
+
+    return build(0)
+
+
+def _is_ok(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=REQUEST_LIMIT).status_code == 200
+    except requests.ConnectionError:
+        return False

@@ -1,0 +1,219 @@
+"""Runners and n8n that come and go: who starts first, who stops, who is restarted, who shares the work."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Callable, Counter, Dict, List
+
+import pytest
+import requests
+
+from .n8n import N8n, Workflow, job_node, webhook_node
+from .runners import RunnerProcess
+
+pytestmark = pytest.mark.n8n
+
+StartRunner = Callable[..., RunnerProcess]
+
+RESTARTS = 10
+NEXT_ANSWER_LIMIT = 5.0
+"""Seconds until a call is answered once n8n is back: the runner has to be back, and others call as well."""
+CALLERS = 4
+
+
+def test_a_runner_that_starts_before_n8n(n8n: N8n, start_runner: StartRunner) -> None:
+    workflow = n8n.create_workflow("early", [webhook_node("early"), job_node("tests.echo")])
+    n8n.stop()
+    runner = start_runner(registered=False, arguments=["--wait", "0"])
+    assert runner.wait_for("started runner")["registered"] is False
+    assert runner.exit_code is None
+
+    n8n.start()
+
+    runner.wait_for("registered")
+    workflow.wait_active()
+    assert workflow.call({"at": "last"}).json()[0]["body"] == {"at": "last"}
+    runner.stop()
+
+
+def test_start_says_what_to_check_when_n8n_is_not_there(n8n: N8n, start_runner: StartRunner) -> None:
+    n8n.stop()
+
+    runner = start_runner(registered=False, arguments=["--wait", "1"])
+
+    failed = runner.wait_for("start failed")
+    assert failed["error"] == "BrokerConnectionError"
+    assert n8n.broker_url in failed["message"]
+    assert runner.wait() == 1
+
+
+def test_stop_lets_a_task_finish_and_n8n_gets_its_answer(n8n: N8n, start_runner: StartRunner) -> None:
+    runner = start_runner()
+    node = job_node("tests.count", settings={"seconds": 1.0})
+    workflow = n8n.create_workflow("drain", [webhook_node("drain"), node])
+    with ThreadPoolExecutor(1) as callers:
+        answer = callers.submit(workflow.call, {"number": 1})
+        runner.wait_for("ran")
+
+        runner.stop()
+
+        assert answer.result(30).json() == [{"number": 1, "runner": "tests"}]
+
+
+def test_n8n_that_stops_drains_the_runner_which_comes_back(n8n: N8n, start_runner: StartRunner) -> None:
+    runner = start_runner()
+    node = job_node("tests.count", settings={"seconds": 1.0})
+    workflow = n8n.create_workflow("n8n drains", [webhook_node("n8n-drains"), node])
+    with ThreadPoolExecutor(1) as callers:
+        answer = callers.submit(workflow.call, {"number": 1})
+        runner.wait_for("ran")
+
+        stopping = time.monotonic()
+        n8n.stop()
+
+        assert time.monotonic() - stopping < 6.0
+        assert answer.result(30).json() == [{"number": 1, "runner": "tests"}]
+    n8n.start()
+    workflow.wait_active()
+    assert workflow.call({"number": 2}).json() == [{"number": 2, "runner": "tests"}]
+    assert runner.events("undelivered") == []
+    runner.stop()
+
+
+def test_two_runners_share_the_load(n8n: N8n, start_runner: StartRunner) -> None:
+    names = ["first", "second"]
+    for name in names:
+        start_runner(name=name)
+    workflow = n8n.create_workflow("share", [webhook_node("share"), job_node("tests.count")])
+    workflow.call({"number": -1})
+    together = threading.Barrier(200)
+
+    def call(number: int) -> Dict[str, Any]:
+        together.wait(60.0)
+        response = workflow.call({"number": number}, limit=120)
+        assert response.status_code == 200, response.text
+        [answer] = response.json()
+        return dict(answer)
+
+    with ThreadPoolExecutor(200) as callers:
+        answers = list(callers.map(call, range(200)))
+
+    assert [answer["number"] for answer in answers] == list(range(200))
+    shares = Counter(answer["runner"] for answer in answers)
+    print(f"shares of 200 concurrent calls: {dict(shares)}")
+    assert set(shares) == set(names)
+    assert min(shares.values()) >= 50
+
+
+def test_n8n_is_restarted_ten_times_under_load(
+    n8n: N8n, start_runner: StartRunner, record_property: Callable[[str, object], None]
+) -> None:
+    runner = start_runner()
+    # Long enough for tasks to be in the middle when n8n goes away.
+    workflow = n8n.create_workflow(
+        "restarts", [webhook_node("restarts"), job_node("tests.count", settings={"seconds": 0.05})]
+    )
+    load = Load(workflow)
+    next_answers: List[float] = []
+    with load:
+        for restart in range(RESTARTS):
+            load.wait_for_answers(10)
+            if restart % 2:
+                n8n.stop()
+            else:
+                n8n.kill()
+            n8n.start()
+            workflow.wait_active()
+            asked = time.monotonic()
+            number = -1 - restart
+            response = workflow.call({"number": number})
+            assert response.status_code == 200, f"after restart {restart + 1}: {response.text}"
+            assert response.json() == [{"number": number, "runner": "tests"}]
+            next_answers.append(round(time.monotonic() - asked, 2))
+        load.wait_for_answers(10)
+    record_property("seconds_until_next_answer", next_answers)
+    record_property("load", dict(load.outcomes))
+    print(f"seconds until the next call was answered, after each restart: {next_answers}")
+    print(f"calls of the load: {dict(load.outcomes)}")
+
+    assert max(next_answers) < NEXT_ANSWER_LIMIT
+    assert load.wrong == []
+    assert load.outcomes["answered"] >= RESTARTS * 10
+    # It is the same process throughout, and no task was handed to a handler twice.
+    assert runner.exit_code is None
+    ran = Counter(told["number"] for told in runner.events("ran"))
+    assert [number for number, times in ran.items() if times > 1] == []
+    assert set(ran) >= load.answered
+    # What the runner says was certainly not delivered was indeed delivered to nobody.
+    surely_lost = {told["result"]["number"] for told in runner.events("undelivered") if told["certain"]}
+    assert surely_lost.isdisjoint(load.answered)
+    runner.stop()
+
+
+class Load:
+    """Threads that call a workflow without a pause, n8n there or not, and keep account of the answers."""
+
+    def __init__(self, workflow: Workflow) -> None:
+        self._workflow = workflow
+        self._stopping = threading.Event()
+        self._changed = threading.Condition()
+        self._next_number = 0
+        self.outcomes: Counter[str] = collections.Counter()
+        self.answered: set[int] = set()
+        self.wrong: List[str] = []
+        self._threads = [
+            threading.Thread(target=self._call, name=f"caller {n}", daemon=True) for n in range(CALLERS)
+        ]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *unused: Any) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(90.0)
+
+    def wait_for_answers(self, more: int, limit: float = 90.0) -> None:
+        """Waits until that many more calls were answered rightly."""
+        with self._changed:
+            target = self.outcomes["answered"] + more
+            came = self._changed.wait_for(lambda: self.outcomes["answered"] >= target, limit)
+            assert came, f"{target} answers did not come within {limit:.0f} s: {dict(self.outcomes)}"
+
+    def _call(self) -> None:
+        while not self._stopping.is_set():
+            with self._changed:
+                number = self._next_number
+                self._next_number += 1
+            outcome = self._outcome(number)
+            with self._changed:
+                self.outcomes[outcome] += 1
+                if outcome == "answered":
+                    self.answered.add(number)
+                self._changed.notify_all()
+            if outcome != "answered":
+                # n8n is away; asking it without a pause would only slow its start.
+                self._stopping.wait(0.1)
+
+    def _outcome(self, number: int) -> str:
+        try:
+            response = self._workflow.call({"number": number})
+        except requests.RequestException:
+            return "no connection"
+        if response.status_code != 200:
+            return f"status {response.status_code}"
+        if response.text.startswith("n8n is starting up"):
+            return "starting up"
+        try:
+            [answer] = response.json()
+            right = answer["number"] == number
+        except (ValueError, KeyError, TypeError):
+            right = False
+        if not right:
+            self.wrong.append(f"{number}: {response.text[:200]}")
+        return "answered" if right else "wrong"
