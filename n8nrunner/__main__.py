@@ -1,7 +1,17 @@
-"""``python -m n8nrunner``: the same as the command ``n8nrunner``."""
+"""The start of the command ``n8nrunner``, and of ``python -m n8nrunner``."""
 
+import signal
 import sys
 
-from n8nrunner.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Runs the command; see `cli.main`."""
+    # Until a command listens for Ctrl-C itself, it just ends the process: no traceback out of an import.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from n8nrunner import cli
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
