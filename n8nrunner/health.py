@@ -90,9 +90,8 @@ class HealthServer:
 
     def stop(self) -> None:
         """Stops to answer; at most a tenth of a second."""
-        if (
-            self.thread.ident is not None
-        ):  # without its loop, the server would wait for the loop's end for ever
+        # A server whose loop has never run would wait for the loop's end for ever.
+        if self.thread.ident is not None:
             self._server.shutdown()
             self.thread.join(1.0)
         self._server.server_close()

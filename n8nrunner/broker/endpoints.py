@@ -16,8 +16,10 @@ from urllib.parse import parse_qs, parse_qsl
 
 from aiohttp import WSMsgType, web
 
+from n8nrunner.broker import pieces
 from n8nrunner.broker.constants import BrokerConstants
 from n8nrunner.broker.errors import (
+    BrokerNotRunning,
     BrokerTaskError,
     BrokerTaskExpired,
     BrokerTaskLost,
@@ -221,10 +223,11 @@ class Endpoints:
         if body is None:
             return _error(413, f"the body is longer than {self._constants.max_body} bytes")
         try:
-            arguments = _task_arguments(body)
-        except ValueError as error:
+            task = await self._loop.run_in_executor(None, self._submit_body, body)
+        except (ValueError, RecursionError) as error:
             return _error(400, str(error))
-        task = await self._loop.run_in_executor(None, lambda: self._submit(**arguments))
+        except BrokerNotRunning as error:
+            return _error(503, str(error))
         try:
             await asyncio.wait({asyncio.wrap_future(task._future)})
         except asyncio.CancelledError:
@@ -232,9 +235,12 @@ class Endpoints:
             raise
         failure = task.error()
         if failure is None:
-            text = await self._loop.run_in_executor(None, lambda: json.dumps({"result": task.result()}))
+            text = await self._loop.run_in_executor(None, pieces.dumps, {"result": task.result()})
             return web.Response(text=text, content_type="application/json")
         return web.json_response({"error": failure.error}, status=self._status(failure))
+
+    def _submit_body(self, body: bytes) -> BrokerTask:
+        return self._submit(**_task_arguments(body))
 
     def _status(self, failure: BrokerTaskError) -> int:
         if isinstance(failure, BrokerTaskExpired):
@@ -265,8 +271,8 @@ class RunnerSocket(web.WebSocketResponse):
     """A WebSocket that closes as n8n's does.
 
     It reads on after its own close frame until the peer has answered it; and after a message that it refuses,
-    it throws away what comes. Otherwise the kernel would answer that with a reset, which can overtake the close
-    frame that says why.
+    it throws away what comes: otherwise the kernel would answer that with a reset, which can overtake the
+    close frame that says why.
 
     Args:
         timeout: how long to read on after a refused message, in seconds.
@@ -441,7 +447,7 @@ _TASK_MEMBERS: Dict[str, Tuple[str, Tuple[type, ...]]] = {
 
 def _task_arguments(body: bytes) -> Dict[str, Any]:
     try:
-        value = json.loads(body)
+        value = pieces.loads(body.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the body is not JSON: {error}") from None
     if not isinstance(value, dict):

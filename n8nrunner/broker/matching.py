@@ -297,21 +297,13 @@ class _Connection:
 
 
 class _Offer:
-    __slots__ = ("connection", "lapses_at", "offer_id", "sequence", "task_type")
+    __slots__ = ("connection", "offer_id", "sequence", "task_type")
 
-    def __init__(
-        self,
-        sequence: int,
-        connection: _Connection,
-        offer_id: str,
-        task_type: str,
-        lapses_at: Optional[float],
-    ) -> None:
+    def __init__(self, sequence: int, connection: _Connection, offer_id: str, task_type: str) -> None:
         self.sequence = sequence
         self.connection = connection
         self.offer_id = offer_id
         self.task_type = task_type
-        self.lapses_at = lapses_at
 
 
 class _Request:
@@ -556,13 +548,12 @@ class Matching:
 
     def _offered(self, connection: _Connection, message: m.TaskOffer) -> None:
         self._sequence += 1
-        lapses_at = None if message.valid_for == -1 else self._now + message.valid_for / 1000
-        offer = _Offer(self._sequence, connection, message.offer_id, message.task_type, lapses_at)
+        offer = _Offer(self._sequence, connection, message.offer_id, message.task_type)
         self._offers.setdefault(offer.task_type, OrderedDict())[offer.sequence] = offer
         connection.offers[offer.sequence] = offer
         self._offer_count += 1
-        if lapses_at is not None:
-            heapq.heappush(self._lapsing, (lapses_at, offer.sequence, offer))
+        if message.valid_for != -1:
+            heapq.heappush(self._lapsing, (self._now + message.valid_for / 1000, offer.sequence, offer))
         self._tell("offered", connection, detail=offer.task_type)
         self._unmatched.add(offer.task_type)
         self._match()

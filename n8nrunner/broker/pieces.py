@@ -33,9 +33,16 @@ def _to_buffer(value: Any) -> Any:
     raise TypeError(f"an object of type {type(value).__name__} is no JSON")
 
 
-_encode = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_to_buffer
-).encode
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_to_buffer)
+_half_characters = re.compile("[\ud800-\udfff]")
+
+
+def _encode(value: Any) -> str:
+    text = _encoder.encode(value)
+    if not text.isascii():
+        # Halves of surrogate pairs cannot be sent as UTF-8; JavaScript writes them as this, too.
+        text = _half_characters.sub(lambda half: f"\\u{ord(half.group()):04x}", text)
+    return text
 
 
 def loads(text: str) -> Any:

@@ -9,7 +9,6 @@ import logging
 import os
 import secrets
 import socket
-import string
 import struct
 import threading
 from collections import Counter, deque
@@ -42,7 +41,6 @@ from n8nrunner.broker.switchboard import Switchboard, logger
 from n8nrunner.broker.task import BrokerTask
 from n8nrunner.deadline import Deadline
 
-_ID_ALPHABET = string.ascii_letters + string.digits + "_-"
 #: Events that whoever watches the broker wants to see; the rest is logged as debug.
 _NOTEWORTHY = {
     "registered", "evicted", "disconnected", "heartbeat_missed", "kicked", "missed", "expired", "mismatched",
@@ -68,7 +66,8 @@ class Broker:
         profile: "2.27" or "2.40", the n8n whose behaviour is wanted.
         constants: limits and delays other than n8n's defaults.
 
-    Use it as a context manager, or call `start` and `stop`.
+    Use it as a context manager, or call `start` and `stop`. Leaving the ``with`` block stops it, and waits
+    for tasks as `stop` does, unless the block was left by an exception.
     """
 
     def __init__(
@@ -93,14 +92,14 @@ class Broker:
         self._profile = profile
         self._constants = constants or BrokerConstants()
         self._lifecycle = threading.Lock()
-        self._changed = threading.Condition(threading.Lock())
+        self._changed = threading.Condition()
         self._totals: MutableMapping[str, int] = Counter()
         self._events: Deque[BrokerEvent] = deque(maxlen=_EVENTS_KEPT)
         self._matching: Optional[Matching] = None
         self._run: Optional[_Run] = None
 
     def __repr__(self) -> str:
-        state = "not running" if self._run is None else self.url
+        state = self.url if self.is_running else "not running"
         return f"<Broker {state}, profile {self._profile}>"
 
     def __enter__(self) -> Broker:
@@ -134,7 +133,8 @@ class Broker:
     @property
     def is_running(self) -> bool:
         """Whether the broker has been started, and neither stopped nor killed."""
-        return self._run is not None
+        run = self._run
+        return run is not None and run.is_alive
 
     def start(self) -> None:
         """Starts the broker; returns when it listens. After `stop` or `kill` it can be started again.
@@ -144,7 +144,7 @@ class Broker:
             RuntimeError: it is running.
         """
         with self._lifecycle:
-            if self._run is not None:
+            if self.is_running:
                 raise RuntimeError("the broker is running already")
             listener = _listen(self._host, self._port)
             self._port = listener.getsockname()[1]
@@ -321,6 +321,10 @@ class _Run:
 
     # --- from any thread ------------------------------------------------------------------------
 
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
     def start(self) -> None:
         self._thread.start()
         self._ready.wait()
@@ -444,7 +448,9 @@ def _reset(transport: Optional[asyncio.BaseTransport]) -> None:
     connected = transport.get_extra_info("socket")
     if connected is not None:
         with contextlib.suppress(OSError):
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connected.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+            )
     transport.abort()
 
 
@@ -466,4 +472,5 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _new_id(length: int) -> str:
-    return "".join(secrets.choice(_ID_ALPHABET) for _ in range(length))
+    """An id of letters, digits, "_" and "-", as n8n's are."""
+    return secrets.token_urlsafe(length)[:length]

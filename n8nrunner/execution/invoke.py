@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from typing import Any, Callable, ContextManager, Dict, NamedTuple, Optional
+from typing import Any, Callable, ContextManager, NamedTuple, Optional
 
 from n8nrunner.errors import TaskError
 from n8nrunner.protocol.codec import encode_error, encode_result
@@ -52,12 +52,13 @@ def invoke(handler: Handler, task: Task, context: Optional[TaskContext], max_pay
         payload = encode_result(task.id, encode_value(result))
     except (NotJson, UnicodeEncodeError) as error:
         reason = error if isinstance(error, NotJson) else find_fault(result, "result") or error
-        return _refused(task, f"The handler returned something that is not JSON: {reason}")
+        return _refused(task, max_payload, f"The handler returned something that is not JSON: {reason}")
     except BaseException as error:  # noqa: BLE001 - say, a property of the result's own class that raises
         return _failed(task, error, max_payload)
     if len(payload) > max_payload:
         return _refused(
             task,
+            max_payload,
             f"The result is too large: {len(payload)} bytes, and {max_payload} are allowed",
             "Raise N8N_RUNNERS_MAX_PAYLOAD for n8n and for the runner, or return less, such as a file.",
         )
@@ -66,15 +67,12 @@ def invoke(handler: Handler, task: Task, context: Optional[TaskContext], max_pay
 
 def failure(task: Task, message: str, description: Optional[str] = None) -> Answer:
     """An answer for a task whose handler could not be run at all."""
-    error: Dict[str, Any] = {"message": message}
-    if description is not None:
-        error["description"] = description
-    return Answer(encode_error(task.id, error), True)
+    return _answer(task, None, message, description=description)
 
 
-def _refused(task: Task, message: str, description: Optional[str] = None) -> Answer:
+def _refused(task: Task, max_payload: int, message: str, description: Optional[str] = None) -> Answer:
     logger.error("Task %s (%s) failed. %s", task.id, task.type, message)
-    return failure(task, message, description)
+    return _answer(task, max_payload, message, description=description)
 
 
 def _failed(task: Task, error: BaseException, max_payload: int) -> Answer:
@@ -82,24 +80,27 @@ def _failed(task: Task, error: BaseException, max_payload: int) -> Answer:
         # The answer is not wanted, and handlers are asked to end by raising.
         logger.info("Task %s (%s) ended after its cancellation", task.id, task.type)
         return failure(task, "cancelled")
-    shown: Dict[str, Any]
     if isinstance(error, TaskError):
         logger.info("Task %s (%s) failed with %s", task.id, task.type, type(error).__name__)
         # A subclass may have put anything there, or not have called the constructor.
-        shown = {"message": _cut(_text_of(getattr(error, "message", error)))}
-        if getattr(error, "description", None) is not None:
-            shown["description"] = _cut(_text_of(error.description))
-    else:
-        stack = _stack_of(error)
-        logger.error("Task %s (%s) failed\n%s", task.id, task.type, stack)
-        text = _text_of(error)
-        name = type(error).__name__
-        shown = {"message": _cut(f"{name}: {text}" if text else name), "stack": stack}
-    payload = encode_error(task.id, shown)
-    if len(payload) > max_payload:
-        # n8n would close the connection, and fail all other tasks on it. A character takes up to twelve bytes.
-        message = shown["message"][: max(0, max_payload - 200) // 12]
-        payload = encode_error(task.id, {"message": f"{message} ..."})
+        message = getattr(error, "message", error)
+        return _answer(task, max_payload, message, description=getattr(error, "description", None))
+    stack = _stack_of(error)
+    logger.error("Task %s (%s) failed\n%s", task.id, task.type, stack)
+    name, text = type(error).__name__, _text_of(error)
+    return _answer(task, max_payload, f"{name}: {text}" if text else name, stack=stack)
+
+
+def _answer(task: Task, max_payload: Optional[int], message: Any, **more: Any) -> Answer:
+    error = {"message": _cut(_text_of(message))}
+    for name, value in more.items():
+        if value is not None:
+            error[name] = value if name == "stack" else _cut(_text_of(value))
+    payload = encode_error(task.id, error)
+    if max_payload is not None and len(payload) > max_payload:
+        # n8n would close the connection, and fail everything on it. A character may take twelve bytes.
+        shorter = error["message"][: max(0, max_payload - 200) // 12]
+        payload = encode_error(task.id, {"message": f"{shorter} ..."})
     return Answer(payload, True)
 
 

@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+import concurrent.futures
 import logging
 import os
 import threading
@@ -77,9 +78,10 @@ class TaskPool:
         try:
             self._here = self._executor.submit(_where).result(WARM_UP) == _where()
         except Exception as error:
-            raise ExecutorBroken(
-                f"the executor that was passed runs nothing: {type(error).__name__}: {error}"
-            ) from error
+            reason = f"{type(error).__name__}: {error}"
+            if isinstance(error, concurrent.futures.TimeoutError):
+                reason = f"not within {WARM_UP:g} s"
+            raise ExecutorBroken(f"the executor that was passed runs nothing: {reason}") from error
 
     @property
     def is_current(self) -> bool:

@@ -316,6 +316,9 @@ class RunnerSession:
         self._drained_at: Optional[float] = None
         self._stop_until: Optional[float] = None
         self._closing = False
+        # Whether something has happened that `settle` has to look at, and when it has to in any case.
+        self._unsettled = True
+        self._due = 0.0
         self._actions: List[Any] = []
 
     # --- what the link asks ---------------------------------------------------------------------
@@ -379,7 +382,7 @@ class RunnerSession:
             soonest = min(soonest, self._stop_until)
         elif self._drained_at is not None and not self.held_tasks:
             soonest = min(soonest, self._drained_at + DRAIN_LIMIT)
-        turn = self._slots.next_deadline(self._link) if state is State.OFFERING else None
+        turn = self._slots.next_deadline(self._link) if self._slots.turns else None
         return soonest if turn is None else min(soonest, turn)
 
     # --- events ---------------------------------------------------------------------------------
@@ -402,10 +405,14 @@ class RunnerSession:
             The actions, in order.
         """
         if self.state in CONNECTED_STATES and not self._closing:
-            self._settle_handshake(now)
-            self._settle_tasks(now)
-            self._settle_held(now)
-            self._settle_stop(now)
+            if self._handshake_until is not None:
+                self._settle_handshake(self._handshake_until, now)
+            if self._running or self._accepted:
+                self._settle_tasks(now)
+            if self._held:
+                self._settle_held(now)
+            if self.state is State.DRAINING:
+                self._settle_drain(now)
             if self.state is State.OFFERING:
                 self._settle_offers(now)
             if not self._closing:
@@ -659,8 +666,8 @@ class RunnerSession:
 
     # --- time and slots -------------------------------------------------------------------------
 
-    def _settle_handshake(self, now: float) -> None:
-        if self._handshake_until is not None and now >= self._handshake_until:
+    def _settle_handshake(self, until: float, now: float) -> None:
+        if now >= until:
             what = "its greeting" if self.state is State.AWAITING_INFO_REQUEST else "the registration"
             self._close(1000, f"the broker did not send {what} within {HANDSHAKE_TIMEOUT:g} s")
 
@@ -713,7 +720,7 @@ class RunnerSession:
             self._wake(self._slots.release(task.task_type, now))
         self._void_offers()
 
-    def _settle_stop(self, now: float) -> None:
+    def _settle_drain(self, now: float) -> None:
         if self._stop_until is not None:
             if self.held_tasks and now >= self._stop_until:
                 for task in [*self._accepted.values(), *self._running.values()]:
@@ -728,7 +735,7 @@ class RunnerSession:
                     self._actions.append(CancelTask(task.task_id, REASON_STOPPED))
                 self._accepted.clear()
                 self._running.clear()
-            if self.state is State.DRAINING and not self.held_tasks:
+            if not self.held_tasks:
                 self._close(1000, "the runner stops")
         elif self._drained_at is not None and not self.held_tasks and now >= self._drained_at + DRAIN_LIMIT:
             self._close(1000, "the broker drains, but does not close")

@@ -13,7 +13,9 @@ pairs. An acceptance that finds no room is refused, and its pair is promised the
 so no task is refused twice. When slots are scarce, freed ones go round the pairs in the order in which they
 began to wait, as promises that lapse after `TURN` seconds.
 
-A runner with a single pair needs no turns: all its free slots are offered.
+A pair whose offers are all accepted, while there is plenty of room, makes several at once the next time: up
+to its share of half the room, so that no pair's idle offers can keep more than that from the others. A runner
+with a single pair needs no turns: all its free slots are offered.
 
 The object knows neither threads nor clocks. Several link threads and all pool threads share one, so its
 callers pass a lock; it is held for a few instructions and nothing else is called under it.
@@ -49,7 +51,8 @@ class _Pair:
         self.open = 0
         #: Acceptances that found no room, and have not been made good for by a turn.
         self.refused = 0
-        self.may_offer = False
+        #: How many offers the pair may make when its link asks next.
+        self.may_offer = 0
         self.turn_until: Optional[float] = None
         self.claim: Optional[_Claim] = None
 
@@ -78,6 +81,8 @@ class Slots:
     ) -> None:
         self.capacity = capacity
         self.taken = 0
+        #: Pairs whose turn it is.
+        self.turns = 0
         #: When the last task ended; None while one is held. Set by `join` and `release`.
         self.idle_since: Optional[float] = None
         self._brokers = brokers
@@ -85,6 +90,7 @@ class Slots:
         self._promised = 0
         self._types: Dict[str, _TaskType] = {}
         self._links: Dict[Hashable, Dict[str, _Pair]] = {}
+        self._pairs = 0
         self._waiting: Deque[_Pair] = deque()
 
     # --- what links do --------------------------------------------------------------------------
@@ -104,9 +110,13 @@ class Slots:
             for name, limit in types.items():
                 task_type = self._types.setdefault(name, _TaskType(name, limit))
                 task_type.limit = limit
-                if name not in pairs:
+                pair = pairs.get(name)
+                if pair is None:
                     pair = pairs[name] = _Pair(link, task_type)
+                    self._pairs += 1
                     self._wait(pair, _Claim.IDLE)
+                elif not pair.open and not pair.may_offer:
+                    self._wait(pair, _Claim.BUSY)  # a single pair does not wait, and it may be single no more
             if self.taken == 0:
                 self.idle_since = now
             return self._serve(now, link)
@@ -115,6 +125,7 @@ class Slots:
         """A link has lost its connection or drains: its offers are void. Slots that are taken stay taken."""
         with self._lock:
             for pair in self._links.pop(link, {}).values():
+                self._pairs -= 1
                 self._set_open(pair, 0)
                 self._end_turn(pair)
                 if pair.claim is not None:
@@ -183,11 +194,12 @@ class Slots:
             pairs = self._links.get(link)
             if not pairs:
                 return [], _NONE
-            if self._is_single(pairs):
+            if self._is_single():
                 (pair,) = pairs.values()
                 self._forget_wait(pair)
                 self._end_turn(pair)
                 pair.refused = 0
+                pair.may_offer = False
                 if not ready:
                     return [], _NONE
                 free = self._free(pair.task_type) - pair.open
@@ -231,8 +243,8 @@ class Slots:
 
     # --- bookkeeping, under the lock ------------------------------------------------------------
 
-    def _is_single(self, pairs: Mapping[str, _Pair]) -> bool:
-        return self._brokers == 1 and len(pairs) == 1 and len(self._links) == 1
+    def _is_single(self) -> bool:
+        return self._brokers == 1 and self._pairs == 1
 
     def _free(self, task_type: _TaskType) -> int:
         free = self.capacity - self.taken
@@ -258,6 +270,7 @@ class Slots:
     def _end_turn(self, pair: _Pair) -> None:
         if pair.turn_until is not None:
             pair.turn_until = None
+            self.turns -= 1
             self._promise(pair, -1)
 
     def _replace(self, pair: _Pair, claim: _Claim) -> None:
@@ -273,7 +286,7 @@ class Slots:
                 return
             self._waiting.remove(pair)
         pair.claim = claim
-        pair.may_offer = False
+        pair.may_offer = 0
         if claim is _Claim.REFUSED:
             # Behind those that were refused before it, ahead of everybody else.
             position = sum(1 for other in self._waiting if other.claim is _Claim.REFUSED)
@@ -298,11 +311,15 @@ class Slots:
             if room <= 0:
                 continue  # its type's own limit; others may still have room
             scarce = room < len(self._waiting)
+            offers = 1
             if pair.claim is _Claim.REFUSED or (scarce and pair.claim is _Claim.BUSY):
                 pair.turn_until = now + TURN
+                self.turns += 1
                 self._promise(pair, 1)
+            elif pair.claim is _Claim.BUSY:
+                offers = max(1, room // (2 * self._pairs))
             self._forget_wait(pair)
-            pair.may_offer = pair.open == 0
+            pair.may_offer = offers if pair.open == 0 else 0
             if pair.link != asking:
                 served.add(pair.link)
         return served

@@ -1,0 +1,157 @@
+"""One session on a workbench: a clock of our own, and checks that hold after every step."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Dict, List, Mapping, Optional, Type, TypeVar
+
+from n8nrunner.protocol import messages as m
+from n8nrunner.protocol import session as s
+from n8nrunner.protocol.slots import Slots
+
+ActionT = TypeVar("ActionT")
+
+START = 1000.0
+
+
+class Bench:
+    """A session, its slots and its clock.
+
+    Args:
+        capacity, types, brokers: of the slots, unless they are passed.
+        link: the session's name towards them.
+    """
+
+    def __init__(
+        self,
+        capacity: int = 2,
+        types: Optional[Mapping[str, Optional[int]]] = None,
+        brokers: int = 1,
+        slots: Optional[Slots] = None,
+        link: str = "a",
+        task_timeout: float = 300.0,
+    ) -> None:
+        self.now = START
+        self.slots = slots or Slots(capacity, brokers)
+        numbers = itertools.count(1)
+        self.types = {"t": None} if types is None else types
+        self.session = s.RunnerSession(
+            link, "name", self.types, self.slots, task_timeout, lambda: f"{link}{next(numbers)}"
+        )
+        self.link = link
+        self.task_numbers = itertools.count(1)
+        self.sent = 0
+
+    # --- steps ----------------------------------------------------------------------------------
+
+    def handle(self, event: Any) -> List[Any]:
+        """One event, without what `settle` makes of it."""
+        return self.checked(self.session.handle(event, self.now))
+
+    def settle(self) -> List[Any]:
+        """What time and free slots ask for. Afterwards nothing may be due, or the link would never sleep."""
+        actions = self.checked(self.session.settle(self.now))
+        due = self.session.next_deadline()
+        assert due is None or due > self.now, f"settled, and at {due - self.now:+g} s there is more to settle"
+        return actions
+
+    def do(self, *events: Any) -> List[Any]:
+        """A turn of the link: the events, then `settle`."""
+        actions: List[Any] = []
+        for event in events:
+            actions += self.handle(event)
+        return actions + self.settle()
+
+    def pass_time(self, seconds: float, until_something: bool = False) -> List[Any]:
+        """Moves the clock, and settles whenever `next_deadline` says so."""
+        end = self.now + seconds
+        actions: List[Any] = []
+        turns = 0
+        while True:
+            due = self.session.next_deadline()
+            if due is None or due > end:
+                break
+            self.now = max(self.now, due)
+            actions += self.settle()
+            turns += 1
+            assert turns < 1000, "the link never sleeps"
+            if until_something and actions:
+                return actions
+        self.now = end
+        return actions + self.settle()
+
+    def checked(self, actions: List[Any]) -> List[Any]:
+        """What must hold after every step."""
+        session, slots = self.session, self.slots
+        self.sent += sum(isinstance(action, (s.SendPayload, *SENT)) for action in actions)
+        offers: Dict[str, int] = {}
+        for task_type, _ in session._offers.values():
+            offers[task_type] = offers.get(task_type, 0) + 1
+        counted = {name: pair.open for name, pair in slots._links.get(self.link, {}).items()}
+        assert {name: count for name, count in counted.items() if count} == offers
+        if session.state is not s.State.OFFERING:
+            assert not session._offers
+        counters = session.counters
+        assert counters.accepted == (
+            counters.done
+            + counters.failed
+            + counters.timed_out
+            + counters.cancelled
+            + counters.lost
+            + counters.unfinished
+            + session.held_tasks
+        ), "a task has no account"
+        calls = {call_id for task in session._running.values() for call_id in task.calls or ()}
+        assert calls == set(session._calls)
+        assert slots.taken <= slots.capacity
+        return actions
+
+    # --- ways into a state ----------------------------------------------------------------------
+
+    def connect(self, jitter: float = 0.0) -> List[Any]:
+        """Up to the registration; returns the offers."""
+        assert self.do(s.Connected(jitter)) == []
+        info = self.do(m.InfoRequest())
+        assert info == [m.RunnerInfo("name", tuple(self.types))]
+        self.sent = 1
+        return self.do(m.RunnerRegistered())
+
+    def offers(self) -> List[str]:
+        """The ids of the offers that are open, in their order."""
+        return list(self.session._offers)
+
+    def accept(self, offer_id: Optional[str] = None) -> str:
+        """An acceptance that is granted; returns the task's id."""
+        task_id = f"task{next(self.task_numbers)}"
+        actions = self.do(m.TaskOfferAccept(offer_id or self.offers()[0], task_id))
+        assert actions[0] == m.TaskAccepted(task_id)
+        return task_id
+
+    def start(self, settings: Any = None, offer_id: Optional[str] = None) -> str:
+        """A task that runs; returns its id."""
+        task_id = self.accept(offer_id)
+        (started,) = self.do(m.TaskSettings(task_id, settings))
+        assert isinstance(started, s.StartTask)
+        return task_id
+
+    def finish(self, task_id: str, payload: bytes = b"answer", failed: bool = False) -> List[Any]:
+        """The handler returns: its slot is released first, as the pool's thread does."""
+        self.slots.release("t", self.now)
+        return self.do(s.Finished(task_id, self.session.generation, payload, failed))
+
+    def call(self, task_id: str, call_id: str, payload: bytes = b"call") -> List[Any]:
+        return self.do(s.CallMade(task_id, self.session.generation, call_id, payload, f"call {call_id}"))
+
+    def lose(self, written: int = 0, farewell: bool = False) -> List[Any]:
+        return self.do(s.Lost(written, farewell))
+
+
+SENT = (m.RunnerInfo, m.TaskOffer, m.TaskAccepted, m.TaskRejected, m.TaskFailed)
+
+
+def of(kind: Type[ActionT], actions: List[Any]) -> List[ActionT]:
+    return [action for action in actions if isinstance(action, kind)]
+
+
+def without(kind: Any, actions: List[Any]) -> List[Any]:
+    return [action for action in actions if not isinstance(action, kind)]

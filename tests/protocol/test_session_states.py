@@ -1,0 +1,216 @@
+"""Every event in every state: what happens is decided here, pair by pair."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import pytest
+
+from n8nrunner.protocol import messages as m
+from n8nrunner.protocol import session as s
+from tests.protocol.bench import Bench
+
+#: The states, and OFFERING after our own close frame, when nothing may be sent and nothing may begin.
+STATES = ("DISCONNECTED", "INFO", "REGISTRATION", "OFFERING", "DRAINING", "CLOSING", "CLOSED")
+
+IS = {
+    "DISCONNECTED": s.State.DISCONNECTED,
+    "INFO": s.State.AWAITING_INFO_REQUEST,
+    "REGISTRATION": s.State.AWAITING_REGISTRATION,
+    "OFFERING": s.State.OFFERING,
+    "DRAINING": s.State.DRAINING,
+    "CLOSING": s.State.OFFERING,
+    "CLOSED": s.State.CLOSED,
+}
+
+
+def bench_in(state: str) -> Bench:
+    """A session in `state`; in the last three connected ones with an offer open, a task "accepted" that has
+    no settings, and a task "running" that waits for the answer to the call "c"."""
+    bench = Bench(capacity=3)
+    if state == "CLOSED":
+        bench.do(s.Stop(bench.now))
+    if state in ("DISCONNECTED", "CLOSED"):
+        return bench
+    bench.do(s.Connected(0.0))
+    if state == "INFO":
+        return bench
+    bench.do(m.InfoRequest())
+    if state == "REGISTRATION":
+        return bench
+    bench.do(m.RunnerRegistered())
+    if state == "CLOSING":
+        bench.pass_time(s.PING_INTERVAL + s.SILENCE_LIMIT - 1)
+    for task_id in ("accepted", "running"):
+        bench.do(m.TaskOfferAccept(bench.offers()[0], task_id))
+    bench.do(m.TaskSettings("running", {}))
+    bench.do(s.CallMade("running", 1, "c", b"", "call"))
+    assert len(bench.offers()) == 1
+    if state == "DRAINING":
+        bench.do(m.Drain())
+    if state == "CLOSING":
+        assert isinstance(bench.pass_time(1)[-1], s.CloseConnection)
+    return bench
+
+
+EVENTS: Dict[str, Callable[[Bench], Any]] = {
+    "InfoRequest": lambda bench: m.InfoRequest(),
+    "RunnerRegistered": lambda bench: m.RunnerRegistered(),
+    "TaskOfferAccept, offer open": lambda bench: m.TaskOfferAccept((bench.offers() or ["a3"])[0], "new"),
+    "TaskOfferAccept, offer unknown": lambda bench: m.TaskOfferAccept("unknown", "new"),
+    "TaskOfferAccept, task accepted": lambda bench: m.TaskOfferAccept("a1", "accepted"),
+    "TaskOfferAccept, task running": lambda bench: m.TaskOfferAccept("a2", "running"),
+    "TaskSettings, task accepted": lambda bench: m.TaskSettings("accepted", {}),
+    "TaskSettings, task running": lambda bench: m.TaskSettings("running", {}),
+    "TaskSettings, task unknown": lambda bench: m.TaskSettings("unknown", {}),
+    "TaskCancel, task accepted": lambda bench: m.TaskCancel("accepted", "why"),
+    "TaskCancel, task running": lambda bench: m.TaskCancel("running", "why"),
+    "TaskCancel, task unknown": lambda bench: m.TaskCancel("unknown", "why"),
+    "RpcResponse": lambda bench: m.RpcResponse("running", "c", "success", 1),
+    "RpcResponse, call unknown": lambda bench: m.RpcResponse("running", "unknown", "success", 1),
+    "TaskDataResponse": lambda bench: m.TaskDataResponse("running", "c", 1),
+    "NodeTypes": lambda bench: m.NodeTypes("running", "c", 1),
+    "Drain": lambda bench: m.Drain(),
+    "Connected": lambda bench: s.Connected(0.0),
+    "Lost": lambda bench: s.Lost(0),
+    "Finished": lambda bench: s.Finished("running", 1, b"answer", False),
+    "Finished, task unknown": lambda bench: s.Finished("unknown", 1, b"answer", False),
+    "Finished, other connection": lambda bench: s.Finished("running", 0, b"answer", False),
+    "CallMade": lambda bench: s.CallMade("running", 1, "d", b"", "other call"),
+    "CallMade, no answer wanted": lambda bench: s.CallMade("running", 1, "d", b"", None),
+    "CallMade, other connection": lambda bench: s.CallMade("running", 0, "d", b"", "other call"),
+    "SlotFreed": lambda bench: s.SlotFreed(),
+    "TypesChanged": lambda bench: s.TypesChanged({"t": None, "u": None}),
+    "Oversized, settings": lambda bench: s.Oversized(
+        m.Head("broker:tasksettings", "accepted", None, None, None), 9, 8
+    ),
+    "Oversized, answer": lambda bench: s.Oversized(
+        m.Head("broker:rpcresponse", "running", "c", None, "success"), 9, 8
+    ),
+    "Oversized, unknown": lambda bench: s.Oversized(m.Head(None, None, None, None, None), 9, 8),
+    "Pong": lambda bench: s.Pong("0"),
+    "Stop": lambda bench: s.Stop(bench.now + 10),
+}
+
+#: State afterwards, actions, and how the number of taken slots changes. None: nothing happens.
+Outcome = Optional[Tuple[str, List[type], int]]
+
+
+def to(state: str, *actions: type, slots: int = 0) -> Outcome:
+    return state, list(actions), slots
+
+
+def nowhere() -> Tuple[Outcome, ...]:
+    """Nothing happens, whatever the state."""
+    return (None,) * len(STATES)
+
+
+def with_tasks(*actions: type, slots: int = 0, closing: Any = True) -> Tuple[Outcome, ...]:
+    """The same in all states that can have tasks; what happens in CLOSING if that is something else."""
+    if closing is True:
+        closing = to("CLOSING", *actions, slots=slots)
+    offering, draining = (to(state, *actions, slots=slots) for state in ("OFFERING", "DRAINING"))
+    return None, None, None, offering, draining, closing, None
+
+
+def everywhere(*actions: type) -> Tuple[Outcome, ...]:
+    return tuple(to(state, *actions) for state in STATES)
+
+
+#: In the order of `STATES`.
+ROWS: Dict[str, Tuple[Outcome, ...]] = {
+    "InfoRequest": (None, to("REGISTRATION", m.RunnerInfo), None, None, None, None, None),
+    "RunnerRegistered": (None, None, to("OFFERING"), None, None, None, None),
+    "TaskOfferAccept, offer open": (
+        *(None, None, None),
+        to("OFFERING", m.TaskAccepted, slots=1),
+        to("DRAINING", m.TaskRejected),
+        *(None, None),
+    ),
+    "TaskOfferAccept, offer unknown": with_tasks(m.TaskRejected, closing=None),
+    "TaskOfferAccept, task accepted": nowhere(),
+    "TaskOfferAccept, task running": nowhere(),
+    "TaskSettings, task accepted": with_tasks(s.StartTask, closing=None),
+    "TaskSettings, task running": nowhere(),
+    "TaskSettings, task unknown": nowhere(),
+    "TaskCancel, task accepted": with_tasks(slots=-1),
+    "TaskCancel, task running": with_tasks(s.AnswerCall, s.CancelTask),
+    "TaskCancel, task unknown": nowhere(),
+    "RpcResponse": with_tasks(s.AnswerCall),
+    "RpcResponse, call unknown": nowhere(),
+    "TaskDataResponse": with_tasks(s.AnswerCall),
+    "NodeTypes": with_tasks(s.AnswerCall),
+    "Drain": (None, None, None, to("DRAINING"), None, to("DRAINING"), None),
+    "Connected": (to("INFO"), None, None, None, None, None, None),
+    "Lost": (
+        None,
+        *(to("DISCONNECTED"),) * 2,
+        *(to("DISCONNECTED", s.AnswerCall, s.CancelTask, slots=-1),) * 3,
+        None,
+    ),
+    "Finished": with_tasks(
+        s.AnswerCall, s.SendPayload, closing=to("CLOSING", s.AnswerCall, s.ReportUndelivered)
+    ),
+    "Finished, task unknown": nowhere(),
+    "Finished, other connection": nowhere(),
+    "CallMade": (
+        *everywhere(s.AnswerCall)[:3],
+        *with_tasks(s.SendPayload)[3:5],
+        *everywhere(s.AnswerCall)[5:],
+    ),
+    "CallMade, no answer wanted": with_tasks(s.SendPayload, closing=None),
+    "CallMade, other connection": everywhere(s.AnswerCall),
+    "SlotFreed": nowhere(),
+    "TypesChanged": nowhere(),
+    "Oversized, settings": with_tasks(m.TaskFailed, slots=-1, closing=None),
+    "Oversized, answer": with_tasks(s.AnswerCall, closing=None),
+    "Oversized, unknown": nowhere(),
+    "Pong": nowhere(),
+    "Stop": (
+        to("CLOSED"),
+        to("INFO", s.CloseConnection),
+        to("REGISTRATION", s.CloseConnection),
+        to("DRAINING"),
+        None,
+        to("DRAINING"),
+        None,
+    ),
+}
+
+TABLE = {event: dict(zip(STATES, cells)) for event, cells in ROWS.items()}
+
+
+def test_the_table_is_whole() -> None:
+    assert set(TABLE) == set(EVENTS)
+    assert all(set(cells) == set(STATES) for cells in TABLE.values())
+    assert set(IS.values()) == set(s.State)
+    bench = Bench()
+    assert {type(make(bench)) for make in EVENTS.values()} == set(s._HANDLERS)
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("event", EVENTS)
+def test_what_an_event_does_in_a_state(event: str, state: str) -> None:
+    bench = bench_in(state)
+    assert bench.session.state is IS[state]
+    taken = bench.slots.taken
+    if event == "Finished" and state in ("OFFERING", "DRAINING", "CLOSING"):
+        bench.slots.release("t", bench.now)  # as the thread does whose handler has returned
+        taken -= 1
+    actions = bench.handle(EVENTS[event](bench))
+    after, kinds, slots = TABLE[event][state] or to(state)
+    assert [type(action) for action in actions] == kinds
+    assert bench.session.state is IS[after]
+    assert bench.slots.taken == taken + slots
+    assert bench.session.is_registered is (after in ("OFFERING", "DRAINING") and state != "CLOSING")
+    if state == "CLOSING":
+        # Nothing may follow the close frame, whatever comes.
+        sent = (s.SendPayload, s.SendPing, s.CloseConnection, m.TaskOffer, m.TaskAccepted, m.TaskRejected)
+        bench.now += 1000
+        assert not [action for action in [*actions, *bench.settle()] if isinstance(action, sent)]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_an_event_that_is_none_is_a_mistake_of_the_caller(state: str) -> None:
+    with pytest.raises(KeyError):
+        bench_in(state).handle(object())

@@ -1,0 +1,329 @@
+"""The slots under any order of calls: what must hold whatever links, brokers and handlers do."""
+
+from __future__ import annotations
+
+from typing import Any, Deque, Dict, Hashable, List, Optional, Set, Tuple
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from n8nrunner.protocol.slots import TURN, Slots
+from tests.protocol.effort import runs
+
+LINKS = ("a", "b", "c")
+TYPES = ("t", "u", "v")
+#: Any of the things that exist, by number: taken modulo how many there are.
+any_of = st.integers(0, 100)
+Pair = Tuple[str, str]
+
+
+def pick(things: Any, number: int) -> Any:
+    things = sorted(things)
+    return things[number % len(things)] if things else None
+
+
+class SlotsMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.slots = Slots(1)
+        self.links: Tuple[str, ...] = LINKS[:1]
+        self.limits: Dict[str, Optional[int]] = {}
+        #: Open offers of the pairs of joined links, as the links count them.
+        self.open: Dict[Pair, int] = {}
+        #: Offers that a broker may still accept although they have lapsed, until when.
+        self.lapsed: List[Tuple[float, Pair]] = []
+        #: Task types of the tasks that hold a slot.
+        self.tasks: List[str] = []
+        #: Links that have to look at `offers`: they were named, or something happened to them.
+        self.due: Set[Hashable] = set()
+        #: For each waiting pair: how often others were let to offer since, and what bounds that.
+        self.overtaken: Dict[Pair, int] = {}
+        self.refusals = 0
+        self.refusals_before: Dict[Pair, int] = {}
+
+    @initialize(
+        capacity=st.integers(1, 4),
+        brokers=st.integers(1, 3),
+        limits=st.dictionaries(st.sampled_from(TYPES), st.sampled_from([None, 1, 2]), min_size=1),
+        first=st.booleans(),
+    )
+    def begin(self, capacity: int, brokers: int, limits: Dict[str, Optional[int]], first: bool) -> None:
+        self.slots = Slots(capacity, brokers)
+        self.links = LINKS[:brokers]
+        self.limits = limits
+        if first:
+            for link in self.links:
+                self.join(link, TYPES)
+
+    # --- what the tests know of the insides -----------------------------------------------------
+
+    def pair(self, pair: Pair) -> Any:
+        return self.slots._links[pair[0]][pair[1]]
+
+    def pairs(self) -> Dict[Pair, Any]:
+        return {
+            (str(link), name): pair
+            for link, pairs in self.slots._links.items()
+            for name, pair in pairs.items()
+        }
+
+    def room(self, name: str) -> int:
+        """Free slots that are promised to nobody, counted from the pairs."""
+        promised = [self.promised(pair) for pair in self.pairs().values()]
+        room = self.slots.capacity - len(self.tasks) - sum(promised)
+        limit = self.limits[name]
+        if limit is None:
+            return room
+        of_type = sum(self.promised(pair) for key, pair in self.pairs().items() if key[1] == name)
+        return min(room, limit - self.tasks.count(name) - of_type)
+
+    @staticmethod
+    def promised(pair: Any) -> int:
+        return max(0, pair.open - 1) + (pair.turn_until is not None)
+
+    def is_single(self) -> bool:
+        return len(self.links) == 1 and len(self.pairs()) == 1
+
+    def noting(self, before: List[Any]) -> None:
+        """Compares who waited before a call and who waits after it."""
+        after = list(self.slots._waiting)
+        served = [pair for pair in before if pair not in after and pair in self.pairs().values()]
+        for position, pair in enumerate(before):
+            if pair not in after:
+                continue
+            for other in served:
+                if before.index(other) > position:
+                    limit = pair.task_type.limit
+                    assert limit is not None, "somebody who came later was served first"
+                    assert limit - pair.task_type.taken - pair.task_type.promised <= 0
+                else:
+                    key = (pair.link, pair.task_type.name)
+                    self.overtaken[key] = self.overtaken.get(key, 0) + 1
+
+    # --- what can happen ------------------------------------------------------------------------
+
+    @rule(link=st.sampled_from(LINKS), types=st.sets(st.sampled_from(TYPES), min_size=1))
+    def join(self, link: str, types: Any) -> None:
+        if link not in self.links:
+            return
+        waiting = list(self.slots._waiting)
+        # A link never has fewer types than before.
+        names = [
+            name for name in TYPES if name in self.limits and (name in types or (link, name) in self.open)
+        ]
+        self.due |= self.slots.join(link, {name: self.limits[name] for name in names}, self.now)
+        self.due.add(link)
+        for name in names:
+            self.open.setdefault((link, name), 0)
+        self.noting(waiting)
+        if not self.tasks:
+            assert self.slots.idle_since == self.now
+
+    @rule(number=any_of)
+    def leave(self, number: int) -> None:
+        link = pick({pair[0] for pair in self.open}, number)
+        if link is None:
+            return
+        waiting = list(self.slots._waiting)
+        self.due |= self.slots.leave(link, self.now)
+        self.due.discard(link)
+        self.open = {pair: count for pair, count in self.open.items() if pair[0] != link}
+        self.lapsed = [(until, pair) for until, pair in self.lapsed if pair[0] != link]
+        self.noting(waiting)
+
+    @rule(number=any_of)
+    def ask(self, number: int) -> None:
+        self.look(pick(self.links, number), True)
+
+    @rule(number=any_of)
+    def ask_but_be_unable(self, number: int) -> None:
+        self.look(pick(self.links, number), False)
+
+    def look(self, link: str, ready: bool) -> None:
+        before = {pair: self.pair(pair).turn_until for pair in self.open if pair[0] == link}
+        waiting = list(self.slots._waiting)
+        wanted, others = self.slots.offers(link, self.now, ready)
+        assert ready or not wanted
+        for name, count in wanted:
+            assert count > 0
+            self.open[link, name] += count
+            assert count == 1 or self.is_single()
+        assert link not in others
+        self.due |= others
+        if ready:
+            self.due.discard(link)
+        for pair, until in before.items():
+            if until is not None and until <= self.now:
+                assert self.pair(pair).turn_until in (None, self.now + TURN), "a turn goes on after its end"
+        self.noting(waiting)
+        if ready and self.is_single():
+            ((link, name),) = self.open
+            assert self.open[link, name] >= self.free(name)
+
+    def free(self, name: str) -> int:
+        free = self.slots.capacity - len(self.tasks)
+        limit = self.limits[name]
+        return free if limit is None else min(free, limit - self.tasks.count(name))
+
+    @rule(number=any_of)
+    def accept(self, number: int) -> None:
+        pair = pick([pair for pair, count in self.open.items() if count], number)
+        if pair is not None:
+            self.open[pair] -= 1
+            self.take(pair, False)
+
+    @rule(number=any_of)
+    def accept_lapsed(self, number: int) -> None:
+        if self.lapsed:
+            _, pair = self.lapsed.pop(number % len(self.lapsed))
+            self.take(pair, True)
+
+    def take(self, pair: Pair, lapsed: bool) -> None:
+        link, name = pair
+        inside = self.pair(pair)
+        has_turn = inside.turn_until is not None
+        is_promised = has_turn or (inside.open > 1 and not lapsed)
+        room = self.room(name)
+        was_refused = inside.refused
+        granted = self.slots.take(link, name, self.now, lapsed)
+        assert granted is (is_promised or room > 0)
+        self.due.add(link)
+        if granted:
+            self.tasks.append(name)
+            assert self.slots.idle_since is None
+            assert inside.turn_until is None, "a promise is used by the next acceptance"
+            assert inside.refused == was_refused - (has_turn and was_refused > 0)
+        else:
+            self.refusals += 1
+            assert inside.claim is not None
+            assert inside.claim.name == "REFUSED"
+            ahead = list(self.slots._waiting)[: self.slots._waiting.index(inside)]
+            assert all(other.claim.name == "REFUSED" for other in ahead), "refused, and others are ahead"
+
+    @rule(number=any_of, count=st.integers(1, 3))
+    def lapse(self, number: int, count: int) -> None:
+        pair = pick([pair for pair, number in self.open.items() if number], number)
+        if pair is not None:
+            count = min(count, self.open[pair])
+            self.slots.lapse(*pair, count)
+            self.open[pair] -= count
+            self.lapsed += [(self.now + 1.0, pair)] * count
+            self.due.add(pair[0])
+
+    @rule(number=any_of)
+    def void(self, number: int) -> None:
+        link = pick({pair[0] for pair in self.open}, number)
+        if link is not None:
+            self.slots.void(link)
+            self.open.update({pair: 0 for pair in self.open if pair[0] == link})
+            self.lapsed = [(until, pair) for until, pair in self.lapsed if pair[0] != link]
+            self.due.add(link)
+
+    @rule(number=any_of)
+    def release(self, number: int) -> None:
+        if self.tasks:
+            waiting = list(self.slots._waiting)
+            name = self.tasks.pop(number % len(self.tasks))
+            named = self.slots.release(name, self.now)
+            self.due |= named
+            if self.is_single():
+                self.due |= {pair[0] for pair in self.open}  # the end of a task is news for its own link
+            self.noting(waiting)
+            assert (self.slots.idle_since == self.now) is (not self.tasks)
+
+    @rule(seconds=st.sampled_from([0.01, 0.4, TURN, 5.0]))
+    def pass_time(self, seconds: float) -> None:
+        """Each link looks when its promises lapse, as `next_deadline` says."""
+        end = self.now + seconds
+        while True:
+            deadlines = [
+                (deadline, link)
+                for link in self.links
+                for deadline in [self.slots.next_deadline(link)]
+                if deadline is not None and deadline <= end
+            ]
+            if not deadlines:
+                break
+            deadline, link = min(deadlines)
+            assert deadline >= self.now
+            self.now = deadline
+            self.look(link, True)
+        self.now = end
+        self.lapsed = [(until, pair) for until, pair in self.lapsed if until > end]
+
+    # --- what must hold -------------------------------------------------------------------------
+
+    @invariant()
+    def nothing_is_taken_beyond_its_limit(self) -> None:
+        slots = self.slots
+        assert slots.taken == len(self.tasks) <= slots.capacity
+        for name, task_type in slots._types.items():
+            assert task_type.taken == self.tasks.count(name)
+            assert task_type.limit is None or task_type.taken <= task_type.limit
+
+    @invariant()
+    def the_books_agree(self) -> None:
+        slots, pairs = self.slots, self.pairs()
+        assert {pair: inside.open for pair, inside in pairs.items()} == self.open
+        promised = sum(self.promised(pair) for pair in pairs.values())
+        assert slots._promised == promised
+        assert promised <= slots.capacity - slots.taken, "more is promised than is free"
+        assert slots.turns == sum(pair.turn_until is not None for pair in pairs.values())
+        for name, task_type in slots._types.items():
+            of_type = sum(self.promised(pair) for key, pair in pairs.items() if key[1] == name)
+            assert task_type.promised == of_type
+            assert task_type.limit is None or of_type <= task_type.limit - task_type.taken
+        for link in LINKS:
+            turns = [p.turn_until for k, p in pairs.items() if k[0] == link and p.turn_until is not None]
+            assert slots.next_deadline(link) == min(turns, default=None)
+
+    @invariant()
+    def every_pair_is_somewhere(self) -> None:
+        waiting: Deque[Any] = self.slots._waiting
+        pairs = self.pairs()
+        assert len(set(map(id, waiting))) == len(waiting)
+        assert set(map(id, waiting)) == {id(pair) for pair in pairs.values() if pair.claim is not None}
+        claims = [pair.claim.name for pair in waiting]
+        assert claims == sorted(claims, key=lambda claim: claim != "REFUSED"), "refused pairs come first"
+        for pair in pairs.values():
+            assert pair.open or pair.claim or pair.may_offer or self.is_single(), "a pair was forgotten"
+            assert not (pair.claim and pair.turn_until), "a pair waits although it is its turn"
+            assert not (pair.may_offer and (pair.open or pair.claim)), "a pair would offer twice"
+            assert pair.turn_until is None or pair.open or pair.may_offer, "a turn without an offer"
+
+    @invariant()
+    def nobody_starves(self) -> None:
+        waiting = {(pair.link, pair.task_type.name) for pair in self.slots._waiting}
+        for pair in list(self.overtaken):
+            if pair not in waiting:
+                del self.overtaken[pair]
+        self.refusals_before = {pair: self.refusals_before.get(pair, self.refusals) for pair in waiting}
+        for pair, count in self.overtaken.items():
+            assert count <= 2 * len(self.open) + self.refusals - self.refusals_before[pair]
+
+    @precondition(lambda self: self.open)
+    @rule()
+    def settle(self) -> None:
+        """Everybody who was named looks: now every pair has an open offer, if there is room."""
+        while self.due:
+            self.look(str(self.due.pop()), True)
+        for pair, count in self.open.items():
+            if self.room(pair[1]) > 0:
+                assert count > 0, f"{pair} has no open offer, and there is room"
+
+    def teardown(self) -> None:
+        """When all tasks have ended and all turns have lapsed, everybody offers."""
+        while self.tasks:
+            self.release(0)
+        if self.open:
+            self.settle()
+            for _ in range(len(self.open) + 1):
+                self.pass_time(TURN)
+                self.settle()
+            assert self.slots.turns == 0 or len(self.open) > 0
+            assert all(count > 0 for count in self.open.values())
+
+
+TestSlots = SlotsMachine.TestCase
+TestSlots.settings = runs

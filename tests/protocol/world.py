@@ -1,0 +1,673 @@
+"""Runners and brokers in memory: sessions on one side, n8n's matching on the other, and a network between.
+
+Every message of the network is text, so the codec is part of it. A message arrives after at most `DELAY`
+seconds of the world's clock; messages of one direction of one connection keep their order, all others may
+overtake each other.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from typing import Any, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+
+from n8nrunner.broker import matching as b
+from n8nrunner.broker.constants import BrokerConstants
+from n8nrunner.protocol import codec
+from n8nrunner.protocol import messages as m
+from n8nrunner.protocol import session as s
+from n8nrunner.protocol.slots import Slots
+
+#: Seconds that a message is under way at most, and that an event waits in a link's inbox at most. A slot's
+#: promise lasts a second: long enough for a wake-up, an offer and its acceptance.
+DELAY = 0.4
+INBOX_DELAY = 0.1
+
+#: How many runners refuse the same request for want of a slot. See `World.refused`.
+Text = str
+
+
+class Packet(NamedTuple):
+    """`kind` is "message", "ping", "pong", "close" or "end"; the last one is the connection's own end."""
+
+    due: float
+    kind: str
+    content: str = ""
+
+
+class Connection:
+    """One WebSocket: what is under way in both directions."""
+
+    def __init__(self, key: int, broker: Broker, matching: b.Matching) -> None:
+        self.key = key
+        self.broker = broker
+        #: The broker's state at its other end: a restarted broker has another one.
+        self.matching = matching
+        self.to_broker: Deque[Packet] = deque()
+        self.to_runner: Deque[Packet] = deque()
+        #: What the runner's socket has not taken yet.
+        self.unwritten: Deque[Packet] = deque()
+        #: Messages whose first byte has left.
+        self.written = 0
+        self.closed_by_runner = False
+
+
+class Handler:
+    """A handler that runs, or has run."""
+
+    def __init__(self, link: Link, connection: Connection, started: s.StartTask) -> None:
+        self.link = link
+        self.connection = connection
+        self.task_id = started.task_id
+        self.task_type = started.task_type
+        self.generation = started.generation
+        self.returned = False
+        self.failed = False
+        self.cancelled: Optional[s.CancelTask] = None
+        self.payload = b""
+        self.sent = 0
+        self.reports: List[s.ReportUndelivered] = []
+
+
+class Call:
+    def __init__(self, call_id: str, handler: Handler) -> None:
+        self.call_id = call_id
+        self.handler = handler
+        self.ends: List[s.AnswerCall] = []
+
+
+class Link:
+    """One runner's side of one broker: what `n8nrunner.connection` is in earnest."""
+
+    def __init__(self, world: World, runner: Runner, index: int, broker: Broker) -> None:
+        self.world = world
+        self.runner = runner
+        self.index = index
+        self.broker = broker
+        self.connection: Optional[Connection] = None
+        self.inbox: Deque[Tuple[float, Any]] = deque()
+        self.stalled = False
+        self.handlers: Dict[str, Handler] = {}
+        self.session = s.RunnerSession(
+            index, f"runner{runner.number}", runner.types, runner.slots, world.task_timeout, world.new_id
+        )
+
+    def __repr__(self) -> str:
+        return f"<link {self.index} of runner {self.runner.number}>"
+
+    def post(self, event: Any) -> None:
+        self.inbox.append((self.world.now + INBOX_DELAY, event))
+
+    def turn(self) -> None:
+        """What the thread does when it is woken: the inbox, then `settle`."""
+        while self.inbox:
+            _, event = self.inbox.popleft()
+            self.perform(self.session.handle(event, self.world.now))
+        self.settle()
+
+    def settle(self) -> None:
+        self.session.set_congested(self.stalled)
+        self.perform(self.session.settle(self.world.now))
+        due = self.session.next_deadline()
+        assert due is None or due > self.world.now, "the link would never sleep"
+
+    def connect(self, jitter: float) -> None:
+        if self.connection is None and self.session.state is s.State.DISCONNECTED:
+            self.connection = self.broker.connected(self)
+            self.perform(self.session.handle(s.Connected(jitter), self.world.now))
+            self.settle()
+
+    def receive(self) -> None:
+        """The next packet of the broker."""
+        connection = self.connection
+        assert connection is not None
+        _, kind, content = connection.to_runner.popleft()
+        self.session.note_activity(self.world.now)
+        if kind == "message":
+            message = codec.decode_from_broker(content)
+            self.world.note_message_to_runner(self, connection, message)
+            self.perform(self.session.handle(message, self.world.now))
+        elif kind == "pong":
+            self.perform(self.session.handle(s.Pong(content), self.world.now))
+        elif kind == "ping":
+            self.send("pong", "")
+        else:
+            self.lost(farewell=kind == "close" and connection.closed_by_runner)
+        self.settle()
+
+    def lost(self, farewell: bool) -> None:
+        connection, self.connection = self.connection, None
+        assert connection is not None
+        connection.to_runner.clear()
+        connection.unwritten.clear()
+        connection.to_broker.append(Packet(self.world.now + DELAY, "end"))
+        self.stalled = False
+        self.perform(self.session.handle(s.Lost(connection.written, farewell), self.world.now))
+        self.handlers.clear()
+
+    def send(self, kind: str, content: str) -> None:
+        connection = self.connection
+        if connection is not None:
+            connection.unwritten.append(Packet(0, kind, content))
+            if not self.stalled:
+                self.flush()
+
+    def flush(self) -> None:
+        connection = self.connection
+        assert connection is not None
+        while connection.unwritten:
+            _, kind, content = connection.unwritten.popleft()
+            connection.written += kind == "message"
+            connection.closed_by_runner |= kind == "close"
+            connection.to_broker.append(Packet(self.world.now + DELAY, kind, content))
+
+    def perform(self, actions: Sequence[Any]) -> None:
+        for action in actions:
+            kind = type(action)
+            if kind is s.SendPayload:
+                self.world.note_payload(self, action.payload)
+                self.send("message", action.payload.decode())
+            elif kind is s.SendPing:
+                self.send("ping", action.payload)
+            elif kind is s.CloseConnection:
+                self.send("close", str(action.code))
+            elif kind is s.StartTask:
+                assert self.connection is not None
+                handler = Handler(self, self.connection, action)
+                self.handlers[action.task_id] = handler
+                self.world.note_start(handler, action)
+            elif kind is s.CancelTask:
+                handler = self.handlers.pop(action.task_id)
+                assert handler.cancelled is None
+                assert not handler.sent, "a task was cancelled after its answer"
+                handler.cancelled = action
+            elif kind is s.AnswerCall:
+                action.call.ends.append(action)
+            elif kind is s.ReportUndelivered:
+                self.world.note_report(self, action)
+            elif kind is s.WakeLinks:
+                self.runner.wake(action.links)
+            else:
+                self.world.note_message_to_broker(self, action)
+                self.send("message", codec.encode(action))
+
+
+class Runner:
+    """One capacity, and a link to each broker."""
+
+    def __init__(self, world: World, number: int, capacity: int, types: Mapping[str, Optional[int]]) -> None:
+        self.number = number
+        self.types = dict(types)
+        self.capacity = capacity
+        self.slots = Slots(capacity, len(world.brokers))
+        self.running: List[Handler] = []
+        self.links = [Link(world, self, index, broker) for index, broker in enumerate(world.brokers)]
+
+    def wake(self, links: Any) -> None:
+        for index in links:
+            self.links[index].post(s.SlotFreed())
+
+
+class Request:
+    def __init__(self, request_id: str, task_type: str) -> None:
+        self.request_id = request_id
+        self.task_type = task_type
+        self.task_id: Optional[str] = None
+        self.has_settings = False
+        self.end: Optional[str] = None
+        self.refusals: Dict[int, int] = {}
+
+
+class Broker:
+    """n8n's matching, and the requesters behind it."""
+
+    def __init__(self, world: World, number: int, profile: str) -> None:
+        self.world = world
+        self.number = number
+        self.profile = profile
+        self.matching = self.begin()
+        self.is_draining = False
+        self.connections: Dict[int, Tuple[Connection, Link]] = {}
+        self.requests: Dict[str, Request] = {}
+        self.waiting_for_settings: Dict[str, str] = {}
+
+    def begin(self) -> b.Matching:
+        constants = BrokerConstants(task_timeout=8.0, request_timeout=6.0, heartbeat_interval=20.0)
+        return b.Matching(self.world.now, self.world.new_task_id, profile=self.profile, constants=constants)
+
+    def connected(self, link: Link) -> Connection:
+        key = next(self.world.keys)
+        connection = Connection(key, self, self.matching)
+        self.connections[key] = (connection, link)
+        self.step(connection.matching, b.Connected(key, f"runner-id-{key}"))
+        return connection
+
+    def step(self, matching: b.Matching, event: Any) -> None:
+        for action in matching.handle(event, self.world.now):
+            self.perform(matching, action)
+
+    def perform(self, matching: b.Matching, action: Any) -> None:
+        kind = type(action)
+        due = self.world.now + DELAY
+        if kind is b.Send:
+            connection, link = self.connections[action.connection]
+            if type(action.message) is m.TaskOfferAccept:
+                self.world.owners[action.message.task_id] = connection
+                self.world.asked[action.message.task_id] = self.request_of(matching, action.message.task_id)
+            connection.to_runner.append(Packet(due, "message", codec.encode(action.message)))
+        elif kind is b.Ping:
+            self.connections[action.connection][0].to_runner.append(Packet(due, "ping"))
+        elif kind is b.Close:
+            self.connections[action.connection][0].to_runner.append(Packet(due, "close", str(action.code)))
+        elif kind is b.TaskReady:
+            request = self.requests[action.request_id]
+            assert request.end is None
+            request.task_id = action.task_id
+            self.waiting_for_settings[action.task_id] = action.request_id
+        elif kind is b.RequestExpired:
+            self.end(action.request_id, "expired")
+        elif kind is b.TaskDone:
+            self.end(action.request_id, "done")
+            assert action.data == {"result": action.task_id}, "somebody else's result"
+        elif kind is b.TaskFailed:
+            self.end(action.request_id, action.cause)
+        elif kind is b.Relay:
+            call: Any = action.message
+            answer = m.RpcResponse(call.task_id, call.call_id, "success", f"answer to {call.call_id}")
+            self.step(matching, b.Answered(call.task_id, answer))
+        elif kind is b.Drained:
+            # n8n comes back.
+            self.is_draining = False
+            self.matching = self.begin()
+        else:
+            raise AssertionError(action)
+
+    def request_of(self, matching: b.Matching, task_id: str) -> Request:
+        return self.requests[matching._acceptances[task_id].request.request_id]
+
+    def end(self, request_id: str, how: str) -> None:
+        request = self.requests[request_id]
+        assert request.end is None, f"{request_id} ended twice: {request.end}, {how}"
+        request.end = how
+        if request.task_id is not None:
+            self.waiting_for_settings.pop(request.task_id, None)
+
+    def receive(self, connection: Connection) -> None:
+        """The next packet of a runner."""
+        _, kind, content = connection.to_broker.popleft()
+        matching = connection.matching
+        if kind == "message":
+            message: Any = codec.decode_from_runner(content)
+            self.world.note_message_at_broker(connection, message)
+            self.step(matching, b.Received(connection.key, message))
+        elif kind == "ping":
+            connection.to_runner.append(Packet(self.world.now + DELAY, "pong", content))
+        elif kind == "pong":
+            self.step(matching, b.PongReceived(connection.key))
+        elif kind == "close":
+            connection.to_broker.clear()
+            connection.to_runner.append(Packet(self.world.now + DELAY, "close", content))
+            self.step(matching, b.Disconnected(connection.key))
+        else:
+            self.step(matching, b.Disconnected(connection.key))
+            del self.connections[connection.key]
+
+
+class World:
+    """All of it, and what must hold.
+
+    Args:
+        profiles: of the brokers, one each.
+        capacities: of the runners, one each.
+        types: the task types with their limits, the same for all runners.
+    """
+
+    task_timeout = 5.0
+
+    def __init__(
+        self, profiles: Sequence[str], capacities: Sequence[int], types: Mapping[str, Optional[int]]
+    ) -> None:
+        self.now = 100.0
+        self.keys = itertools.count(1)
+        self.numbers = itertools.count(1)
+        self.types = dict(types)
+        self.calls: List[Call] = []
+        self.handlers: List[Handler] = []
+        #: Connection and request of each task of which a runner has been asked.
+        self.owners: Dict[str, Connection] = {}
+        self.asked: Dict[str, Request] = {}
+        self.started: Set[str] = set()
+        self.answers: Dict[str, int] = {}
+        #: Whether a request may be refused once more by the same runner: if a connection was lost, say.
+        self.is_calm = True
+        self.brokers = [Broker(self, number, profile) for number, profile in enumerate(profiles)]
+        self.runners = [Runner(self, number, capacity, types) for number, capacity in enumerate(capacities)]
+        self.links = [link for runner in self.runners for link in runner.links]
+
+    def new_id(self) -> str:
+        return f"id{next(self.numbers)}"
+
+    def new_task_id(self) -> str:
+        return f"task{next(self.numbers)}"
+
+    # --- what must hold whenever something passes -----------------------------------------------
+
+    def note_message_to_runner(self, link: Link, connection: Connection, message: Any) -> None:
+        task_id = getattr(message, "task_id", None)
+        if task_id is not None:
+            assert self.owners[task_id] is connection, "a message of another connection"
+
+    def note_message_to_broker(self, link: Link, message: Any) -> None:
+        if isinstance(message, m.TaskOffer):
+            assert link.session.state is s.State.OFFERING, "an offer while draining"
+            assert message.valid_for == 0 or 10_000 <= message.valid_for < 15_000
+        task_id = getattr(message, "task_id", None)
+        if task_id is not None:
+            assert self.owners[task_id] is link.connection, "an answer to another connection"
+        if isinstance(message, m.TaskRejected) and message.reason == s.REASON_FULL:
+            refusals = self.asked[task_id].refusals  # type: ignore[index]
+            refusals[link.runner.number] = refusals.get(link.runner.number, 0) + 1
+            if self.is_calm and len(self.runners) == 1:
+                assert refusals[link.runner.number] == 1, "a task was refused twice"
+
+    def note_message_at_broker(self, connection: Connection, message: Any) -> None:
+        task_id = getattr(message, "task_id", None)
+        if task_id is not None:
+            assert self.owners[task_id] is connection, "an answer crossed connections"
+        if isinstance(message, (m.TaskDone, m.TaskFailed)):
+            self.answers[task_id] = self.answers.get(task_id, 0) + 1
+            assert self.answers[task_id] == 1, "a task was answered twice"
+
+    def note_start(self, handler: Handler, started: s.StartTask) -> None:
+        assert started.task_id not in self.started, "a task was started twice"
+        assert started.settings == {"for": started.task_id}, "somebody else's settings"
+        assert started.task_type == self.asked[started.task_id].task_type
+        self.started.add(started.task_id)
+        self.handlers.append(handler)
+        running = handler.link.runner.running
+        running.append(handler)
+        assert len(running) <= handler.link.runner.capacity, "more handlers than slots"
+        limit = self.types[started.task_type]
+        of_type = sum(other.task_type == started.task_type for other in running)
+        assert limit is None or of_type <= limit, "more handlers than the type's limit"
+
+    def note_payload(self, link: Link, payload: bytes) -> None:
+        for handler in self.handlers:
+            if handler.returned and handler.payload == payload:
+                assert handler.connection is link.connection, "an answer to another connection"
+                assert handler.cancelled is None, "an answer that nobody wants"
+                handler.sent += 1
+                assert handler.sent == 1
+                handler.link.handlers.pop(handler.task_id)
+
+    def note_report(self, link: Link, report: s.ReportUndelivered) -> None:
+        (handler,) = [h for h in self.handlers if h.returned and h.task_id == report.task_id]
+        assert handler.link is link
+        assert report.payload == handler.payload
+        assert report.failed is handler.failed
+        assert report.task_type == handler.task_type
+        handler.reports.append(report)
+        assert len(handler.reports) == 1, "a result was reported twice"
+
+    # --- what can happen ------------------------------------------------------------------------
+
+    def request(self, broker: Broker, task_type: str) -> Request:
+        request = Request(f"request{next(self.numbers)}", task_type)
+        broker.requests[request.request_id] = request
+        broker.step(broker.matching, b.TaskRequested(request.request_id, task_type))
+        return request
+
+    def give_settings(self, broker: Broker, task_id: str) -> None:
+        request = broker.requests[broker.waiting_for_settings.pop(task_id)]
+        request.has_settings = True
+        broker.step(broker.matching, b.SettingsGiven(task_id, {"for": task_id}))
+
+    def give_up(self, broker: Broker, request: Request) -> None:
+        """A user cancels."""
+        broker.end(request.request_id, "given up")
+        if request.task_id is None:
+            broker.step(broker.matching, b.RequestWithdrawn(request.request_id, "withdrawn"))
+        else:
+            broker.step(broker.matching, b.TaskCancelled(request.task_id, "cancelled"))
+
+    def finish(self, handler: Handler, failed: bool = False) -> None:
+        """A handler returns: first its slot is free, then its link hears of it."""
+        handler.returned = True
+        handler.failed = failed
+        if failed:
+            handler.payload = codec.encode_error(handler.task_id, {"message": handler.task_id})
+        else:
+            handler.payload = codec.encode_result(handler.task_id, f'"{handler.task_id}"')
+        runner, link = handler.link.runner, handler.link
+        runner.running.remove(handler)
+        woken = runner.slots.release(handler.task_type, self.now)
+        link.post(s.Finished(handler.task_id, handler.generation, handler.payload, failed))
+        runner.wake([index for index in woken if index != link.index])
+
+    def call(self, handler: Handler) -> None:
+        call = Call(self.new_id(), handler)
+        self.calls.append(call)
+        payload = codec.encode_call(m.RpcCall(call.call_id, handler.task_id, "name", None), "[]")
+        handler.link.post(s.CallMade(handler.task_id, handler.generation, call.call_id, payload, call))
+
+    def cut(self, link: Link, arriving: int, runner_notices: bool) -> None:
+        """The connection breaks: `arriving` of the packets under way to the broker still arrive."""
+        connection = link.connection
+        if connection is None:
+            return
+        self.is_calm = False
+        while len(connection.to_broker) > arriving:
+            connection.to_broker.pop()
+        connection.to_runner.clear()
+        if runner_notices:
+            link.lost(farewell=False)
+            link.settle()
+        else:
+            connection.to_broker.append(Packet(self.now + DELAY, "end"))
+            connection.to_runner.append(Packet(self.now + DELAY, "end"))
+            connection.unwritten.clear()
+
+    def stall(self, link: Link) -> None:
+        """The broker takes nothing any more."""
+        if link.connection is not None and not link.connection.closed_by_runner:
+            self.is_calm = False
+            link.stalled = True
+            link.settle()
+
+    def go_on(self, link: Link) -> None:
+        if link.stalled:
+            link.stalled = False
+            link.settle()
+            link.flush()
+            link.settle()
+
+    def drain(self, broker: Broker, timeout: float) -> None:
+        if not broker.is_draining:
+            self.is_calm = False
+            broker.is_draining = True
+            broker.step(broker.matching, b.DrainStarted(timeout))
+
+    # --- time -----------------------------------------------------------------------------------
+
+    def connections(self) -> List[Tuple[Connection, Link]]:
+        return [entry for broker in self.brokers for entry in list(broker.connections.values())]
+
+    def pass_time(self, seconds: float) -> None:
+        """Whatever is due happens when it is due."""
+        end = self.now + seconds
+        while True:
+            due, step = self.next_step()
+            if step is None or due > end:
+                break
+            self.now = max(self.now, due)
+            step()
+        self.now = end
+
+    def next_step(self) -> Tuple[float, Any]:
+        best: Tuple[float, Any] = (float("inf"), None)
+
+        def consider(due: Optional[float], step: Any) -> None:
+            nonlocal best
+            if due is not None and due < best[0]:
+                best = (due, step)
+
+        for link in self.links:
+            consider(link.session.next_deadline(), link.settle)
+            if link.inbox:
+                consider(link.inbox[0][0], link.turn)
+            if link.connection is not None and link.connection.to_runner:
+                consider(link.connection.to_runner[0].due, link.receive)
+        for broker in self.brokers:
+            matching = broker.matching
+            consider(matching.next_deadline(), lambda b_=broker, m_=matching: b_.step(m_, b.TimePassed()))
+            for connection, _ in broker.connections.values():
+                if connection.to_broker:
+                    consider(connection.to_broker[0].due, lambda b_=broker, c_=connection: b_.receive(c_))
+        return best
+
+    def settle(self) -> None:
+        """Everything that is under way arrives, and everybody looks."""
+        for link in self.links:
+            link.turn()
+        while True:
+            busy = False
+            for connection, _ in self.connections():
+                while connection.to_broker:
+                    connection.broker.receive(connection)
+                    busy = True
+            for link in self.links:
+                while link.connection is not None and link.connection.to_runner:
+                    link.receive()
+                    busy = True
+                if link.inbox:
+                    link.turn()
+                    busy = True
+            if not busy:
+                return
+
+    # --- what must hold -------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Whenever anything has happened."""
+        for runner in self.runners:
+            slots = runner.slots
+            assert 0 <= slots.taken <= runner.capacity
+            accepted = [task.task_type for link in runner.links for task in link.session._accepted.values()]
+            tasks = accepted + [handler.task_type for handler in runner.running]
+            assert slots.taken == len(tasks), "a slot is taken by nothing, or a task has none"
+            for name, limit in self.types.items():
+                assert limit is None or tasks.count(name) <= limit
+            for link in runner.links:
+                session, counters = link.session, link.session.counters
+                assert counters.accepted == (
+                    counters.done
+                    + counters.failed
+                    + counters.timed_out
+                    + counters.cancelled
+                    + counters.lost
+                    + counters.unfinished
+                    + session.held_tasks
+                ), "a task has no account"
+                orphans = [
+                    handler
+                    for handler in self.handlers
+                    if handler.link is link
+                    and handler.cancelled is not None
+                    and handler.cancelled.reason == s.REASON_LOST
+                    and not handler.returned
+                ]
+                assert len(orphans) <= session.orphans
+
+    def check_settled(self) -> None:
+        """With nothing under way: whoever could offer does, and nobody waits who could be served."""
+        for runner in self.runners:
+            for link in runner.links:
+                connection, session = link.connection, link.session
+                if (
+                    connection is None
+                    or link.stalled
+                    or session.state is not s.State.OFFERING
+                    or connection.closed_by_runner
+                ):
+                    continue
+                matching = connection.matching
+                at_broker: Dict[str, int] = {}
+                held = matching._connections.get(connection.key)
+                assert held is not None
+                for offer in held.offers.values():
+                    if offer.lapses_at is None or offer.lapses_at > self.now:
+                        at_broker[offer.task_type] = at_broker.get(offer.task_type, 0) + 1
+                waiting = {
+                    request.task_type
+                    for heap in matching._waiting.values()
+                    for _, request in heap
+                    if not request.ended
+                }
+                for name in runner.types:
+                    pair = runner.slots._links[link.index][name]
+                    if runner.slots._room(pair.task_type) > 0:
+                        assert pair.open >= 1, "no open offer, and there is room"
+                        assert at_broker.get(name, 0) >= 1, "the broker has no offer, and there is room"
+                        assert name not in waiting, "somebody waits, and there is room"
+
+    def end(self) -> None:
+        """Everything stops; then every task has ended once, and every result has an account."""
+        for link in self.links:
+            self.go_on(link)
+        self.settle()
+        self.check()
+        for link in self.links:
+            link.post(s.Stop(self.now + 1.0))
+            link.turn()
+        self.pass_time(2.0)
+        for handler in self.handlers:
+            if not handler.returned:
+                self.finish(handler)
+        self.pass_time(5.0)
+        self.check()
+        for link in self.links:
+            if link.connection is not None:  # the broker's close frame, say, was lost
+                link.lost(farewell=False)
+                link.turn()
+            assert link.session.state is s.State.CLOSED
+            assert link.session.held_tasks == link.session.orphans == 0
+            assert not link.session._calls
+        self.pass_time(DELAY)
+        for runner in self.runners:
+            assert runner.slots.taken == 0
+            assert runner.slots._promised == 0
+            assert runner.slots.turns == 0
+            assert not runner.slots._waiting
+        for handler in self.handlers:
+            self.check_account(handler)
+        for call in self.calls:
+            assert len(call.ends) == 1, "a call ended more than once, or never"
+            answer = call.ends[0]
+            assert answer.error is not None or answer.value == f"answer to {call.call_id}"
+        for broker in self.brokers:
+            for request in broker.requests.values():
+                if request.task_id is not None and request.end is None:
+                    raise AssertionError(f"{request.request_id} has a task, and never ended")
+
+    def check_account(self, handler: Handler) -> None:
+        arrived = self.answers.get(handler.task_id, 0)
+        if handler.cancelled is not None:
+            assert handler.sent == 0
+            reason = handler.cancelled.reason
+            if reason == s.REASON_LOST:
+                (report,) = handler.reports
+                assert report.certain
+                assert arrived == 0
+            else:
+                assert not handler.reports
+                # For what our own limits end, we tell the broker ourselves.
+                ours = handler.cancelled.timed_out or reason == s.REASON_STOPPED
+                assert ours or arrived == 0
+        elif handler.sent:
+            assert arrived or handler.reports, "a result was lost, and nobody was told"
+            assert not (arrived and handler.reports and handler.reports[0].certain)
+        else:
+            # It returned after our close frame.
+            (report,) = handler.reports
+            assert report.certain
+            assert arrived == 0
