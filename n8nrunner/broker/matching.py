@@ -927,8 +927,6 @@ class Matching:
             self._end_drain()
 
     def _end_drain(self) -> None:
-        if self._drained:
-            return
         self._drained = True
         for request in list(self._requests.values()):
             self._end_request(request)

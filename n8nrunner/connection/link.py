@@ -169,7 +169,8 @@ class BrokerLink:
             if task is not None and task.generation == event.generation:
                 del self._tasks[event.task_id]
         elif kind is s.Stop:
-            self._stop_until = event.until
+            # As in the session: a second stop may shorten the grace period, and never prolongs it.
+            self._stop_until = min(self._stop_until or event.until, event.until)
         elif kind is Opened:
             self._opened(event.connection, now)
             return
@@ -459,7 +460,7 @@ def _meaning(code: Optional[int]) -> str:
         None: "without a code",
         1000: "1000: another runner uses the same id",
         1001: "1001: n8n shuts down",
-        1002: "1002: it takes this runner for unresponsive",
+        1002: "1002: it takes this runner for unresponsive, or a frame was broken",
         1007: "1007: a message was not UTF-8",
         1009: "1009: a message was above n8n's N8N_RUNNERS_MAX_PAYLOAD",
     }

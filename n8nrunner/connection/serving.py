@@ -23,13 +23,15 @@ from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.link import BrokerLink, LinkOwner
 from n8nrunner.connection.transport import Connection
 from n8nrunner.execution.pools import TaskPool
-from n8nrunner.protocol.session import Stop, TypesChanged
+from n8nrunner.protocol.session import SlotFreed, Stop, TypesChanged
 from n8nrunner.protocol.slots import Slots
 
 logger = logging.getLogger("n8nrunner")
 
 #: No wait is longer than this, in seconds: a clock that was put right late costs no more.
 _LONGEST_WAIT = 60.0
+
+_SLOT_FREED = SlotFreed()
 
 
 class LinkThread:
@@ -139,7 +141,9 @@ class LinkThread:
 
     def _touch(self, indexes: Tuple[Hashable, ...]) -> None:
         for index in indexes:
-            self._touched[self.links[index]] = None  # type: ignore[call-overload]
+            link = self.links[index]  # type: ignore[call-overload]
+            self._touched[link] = None
+            link.take(_SLOT_FREED, 0.0)
 
     def _take(self, link: BrokerLink, event: Any, now: float) -> None:
         try:

@@ -4,8 +4,8 @@ States and what moves between them (docs/protocol.md, "States of a connection"):
 
     DISCONNECTED --Connected--> AWAITING_INFO_REQUEST --InfoRequest--> AWAITING_REGISTRATION
     AWAITING_REGISTRATION --RunnerRegistered--> OFFERING --Drain or Stop--> DRAINING
-    any connected state --Lost--> DISCONNECTED
-    DISCONNECTED or DRAINING (with no task left) --Stop--> CLOSED
+    any connected state --Lost--> DISCONNECTED, or CLOSED after a Stop
+    DISCONNECTED --Stop--> CLOSED
 
 A session lives as long as its link, over all its connections. Each connection has a generation, and nothing
 that belongs to an older one has an effect on a newer one.
@@ -51,6 +51,8 @@ DRAIN_LIMIT = 60.0
 
 #: Texts of results that no pong has covered yet are kept up to this many bytes; beyond, only ids.
 UNCONFIRMED_LIMIT = 64 * 1024 * 1024
+
+_NEVER = float("inf")
 
 # --- reasons the official runners give, and n8n's own sentences ---------------------------------
 
@@ -349,7 +351,9 @@ class RunnerSession:
 
     def set_congested(self, congested: bool) -> None:
         """Whether a large answer is on its way, between whose fragments no other message may stand."""
-        self._congested = congested
+        if congested is not self._congested:
+            self._congested = congested
+            self._unsettled = True
 
     def set_receiving(self, receiving: bool) -> None:
         """Whether a part of a large message has come, and its end has not."""
@@ -357,9 +361,13 @@ class RunnerSession:
 
     def next_deadline(self) -> Optional[float]:
         """The moment at which `settle` has to be called at the latest; None if nothing waits for time."""
+        due = self._next_deadline() if self._unsettled else self._due
+        return None if due == _NEVER else due
+
+    def _next_deadline(self) -> float:
         state = self.state
         if state in (State.DISCONNECTED, State.CLOSED) or self._closing:
-            return None
+            return _NEVER
         if self._handshake_until is not None:
             return self._handshake_until
         # A stale or early wake-up costs one idle turn; a late one would cost a deadline.
@@ -376,6 +384,8 @@ class RunnerSession:
             soonest = min(soonest, next(iter(self._offers.values()))[1])
         elif self._needs_keep_alive():
             soonest = min(soonest, self._last_sent_at + KEEP_ALIVE)
+        if self._lapsed:
+            soonest = min(soonest, next(iter(self._lapsed.values()))[1])
         if self._held:
             soonest = min(soonest, self._held[0][1])
         if self._stop_until is not None:
@@ -393,9 +403,12 @@ class RunnerSession:
         Returns:
             The actions it asks for, in order.
         """
-        handler = _HANDLERS[type(event)]
+        kind = type(event)
+        handler = _HANDLERS[kind]
         if not self._closing or handler not in _NOT_WHEN_CLOSING:
             handler(self, event, now)
+        if kind is not m.TaskSettings:  # which changes no offer, and tells its deadline itself
+            self._unsettled = True
         return self._taken_actions()
 
     def settle(self, now: float) -> List[Any]:
@@ -404,6 +417,8 @@ class RunnerSession:
         Returns:
             The actions, in order.
         """
+        if not self._unsettled and now < self._due:
+            return []
         if self.state in CONNECTED_STATES and not self._closing:
             if self._handshake_until is not None:
                 self._settle_handshake(self._handshake_until, now)
@@ -417,6 +432,8 @@ class RunnerSession:
                 self._settle_offers(now)
             if not self._closing:
                 self._settle_liveness(now)
+        self._due = self._next_deadline()
+        self._unsettled = False
         return self._taken_actions()
 
     def _taken_actions(self) -> List[Any]:
@@ -545,6 +562,7 @@ class RunnerSession:
         task = self._accepted.pop(event.task_id, None)
         if task is not None:
             task.deadline = now + self._task_timeout
+            self._due = min(self._due, task.deadline)
             self._running[task.task_id] = task
             self._actions.append(
                 StartTask(task.task_id, task.task_type, self.generation, event.settings, task.deadline)

@@ -199,7 +199,7 @@ class Slots:
                 self._forget_wait(pair)
                 self._end_turn(pair)
                 pair.refused = 0
-                pair.may_offer = False
+                pair.may_offer = 0
                 if not ready:
                     return [], _NONE
                 free = self._free(pair.task_type) - pair.open
@@ -215,9 +215,11 @@ class Slots:
             wanted = []
             for pair in pairs.values():
                 if pair.may_offer and ready:
-                    pair.may_offer = False
-                    self._set_open(pair, 1)
-                    wanted.append((pair.task_type.name, 1))
+                    # All but the first take room, which may have shrunk since they were granted.
+                    count = 1 + max(0, min(pair.may_offer - 1, self._room(pair.task_type)))
+                    pair.may_offer = 0
+                    self._set_open(pair, count)
+                    wanted.append((pair.task_type.name, count))
             return wanted, others
 
     def next_deadline(self, link: Hashable) -> Optional[float]:
@@ -276,7 +278,7 @@ class Slots:
     def _replace(self, pair: _Pair, claim: _Claim) -> None:
         """All offers of a pair are gone, and no acceptance took the last one."""
         if pair.turn_until is not None:
-            pair.may_offer = True
+            pair.may_offer = 1
         else:
             self._wait(pair, claim)
 

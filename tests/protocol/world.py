@@ -13,6 +13,7 @@ from typing import Any, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequen
 
 from n8nrunner.broker import matching as b
 from n8nrunner.broker.constants import BrokerConstants
+from n8nrunner.broker.counts import BrokerEvent
 from n8nrunner.protocol import codec
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol import session as s
@@ -22,9 +23,6 @@ from n8nrunner.protocol.slots import Slots
 #: promise lasts a second: long enough for a wake-up, an offer and its acceptance.
 DELAY = 0.4
 INBOX_DELAY = 0.1
-
-#: How many runners refuse the same request for want of a slot. See `World.refused`.
-Text = str
 
 
 class Packet(NamedTuple):
@@ -50,6 +48,10 @@ class Connection:
         #: Messages whose first byte has left.
         self.written = 0
         self.closed_by_runner = False
+        #: Nothing that is sent from now on arrives.
+        self.is_broken = False
+        #: The offers that the broker holds, with their task types and ends.
+        self.offers: Dict[str, Tuple[str, float]] = {}
 
 
 class Handler:
@@ -140,7 +142,7 @@ class Link:
         assert connection is not None
         connection.to_runner.clear()
         connection.unwritten.clear()
-        connection.to_broker.append(Packet(self.world.now + DELAY, "end"))
+        self.world.break_off(connection)
         self.stalled = False
         self.perform(self.session.handle(s.Lost(connection.written, farewell), self.world.now))
         self.handlers.clear()
@@ -159,7 +161,8 @@ class Link:
             _, kind, content = connection.unwritten.popleft()
             connection.written += kind == "message"
             connection.closed_by_runner |= kind == "close"
-            connection.to_broker.append(Packet(self.world.now + DELAY, kind, content))
+            if not connection.is_broken:
+                connection.to_broker.append(Packet(self.world.now + DELAY, kind, content))
 
     def perform(self, actions: Sequence[Any]) -> None:
         for action in actions:
@@ -230,10 +233,40 @@ class Broker:
         self.connections: Dict[int, Tuple[Connection, Link]] = {}
         self.requests: Dict[str, Request] = {}
         self.waiting_for_settings: Dict[str, str] = {}
+        #: Requests whose acceptance a runner has not answered, by the id of the task to be.
+        self.accepting: Dict[str, Request] = {}
 
     def begin(self) -> b.Matching:
         constants = BrokerConstants(task_timeout=8.0, request_timeout=6.0, heartbeat_interval=20.0)
-        return b.Matching(self.world.now, self.world.new_task_id, profile=self.profile, constants=constants)
+        return b.Matching(
+            self.world.now,
+            self.world.new_task_id,
+            profile=self.profile,
+            constants=constants,
+            on_event=self.note,
+        )
+
+    def note(self, event: BrokerEvent) -> None:
+        if event.kind == "acceptances":
+            request = self.requests[str(event.request_id)]
+            self.accepting[str(event.task_id)] = self.world.asked[str(event.task_id)] = request
+        elif event.kind in ("accepted", "rejected", "missed", "abandoned"):
+            del self.accepting[str(event.task_id)]
+        elif event.kind == "withdrawn":
+            request = self.requests[str(event.request_id)]
+            self.accepting = {t: other for t, other in self.accepting.items() if other is not request}
+        elif event.kind == "offers_dropped":
+            key = int(str(event.runner_id).rsplit("-", 1)[1])
+            self.connections[key][0].offers.clear()
+
+    def waiting_types(self) -> Set[str]:
+        """The types of requests that wait for an offer."""
+        accepting = set(map(id, self.accepting.values()))
+        return {
+            request.task_type
+            for request in self.requests.values()
+            if request.end is None and request.task_id is None and id(request) not in accepting
+        }
 
     def connected(self, link: Link) -> Connection:
         key = next(self.world.keys)
@@ -250,10 +283,12 @@ class Broker:
         kind = type(action)
         due = self.world.now + DELAY
         if kind is b.Send:
-            connection, link = self.connections[action.connection]
+            connection, _ = self.connections[action.connection]
             if type(action.message) is m.TaskOfferAccept:
                 self.world.owners[action.message.task_id] = connection
-                self.world.asked[action.message.task_id] = self.request_of(matching, action.message.task_id)
+                task_type, until = connection.offers.pop(action.message.offer_id)
+                assert until > self.world.now
+                assert task_type == self.world.asked[action.message.task_id].task_type
             connection.to_runner.append(Packet(due, "message", codec.encode(action.message)))
         elif kind is b.Ping:
             self.connections[action.connection][0].to_runner.append(Packet(due, "ping"))
@@ -282,9 +317,6 @@ class Broker:
         else:
             raise AssertionError(action)
 
-    def request_of(self, matching: b.Matching, task_id: str) -> Request:
-        return self.requests[matching._acceptances[task_id].request.request_id]
-
     def end(self, request_id: str, how: str) -> None:
         request = self.requests[request_id]
         assert request.end is None, f"{request_id} ended twice: {request.end}, {how}"
@@ -299,6 +331,9 @@ class Broker:
         if kind == "message":
             message: Any = codec.decode_from_runner(content)
             self.world.note_message_at_broker(connection, message)
+            if type(message) is m.TaskOffer and message.valid_for:
+                until = self.world.now + message.valid_for / 1000
+                connection.offers[message.offer_id] = (message.task_type, until)
             self.step(matching, b.Received(connection.key, message))
         elif kind == "ping":
             connection.to_runner.append(Packet(self.world.now + DELAY, "pong", content))
@@ -308,6 +343,7 @@ class Broker:
             connection.to_broker.clear()
             connection.to_runner.append(Packet(self.world.now + DELAY, "close", content))
             self.step(matching, b.Disconnected(connection.key))
+            self.world.break_off(connection)
         else:
             self.step(matching, b.Disconnected(connection.key))
             del self.connections[connection.key]
@@ -453,7 +489,7 @@ class World:
     def cut(self, link: Link, arriving: int, runner_notices: bool) -> None:
         """The connection breaks: `arriving` of the packets under way to the broker still arrive."""
         connection = link.connection
-        if connection is None:
+        if connection is None or connection.is_broken:
             return
         self.is_calm = False
         while len(connection.to_broker) > arriving:
@@ -463,9 +499,13 @@ class World:
             link.lost(farewell=False)
             link.settle()
         else:
-            connection.to_broker.append(Packet(self.now + DELAY, "end"))
+            self.break_off(connection)
             connection.to_runner.append(Packet(self.now + DELAY, "end"))
-            connection.unwritten.clear()
+
+    def break_off(self, connection: Connection) -> None:
+        if not connection.is_broken:
+            connection.is_broken = True
+            connection.to_broker.append(Packet(self.now + DELAY, "end"))
 
     def stall(self, link: Link) -> None:
         """The broker takes nothing any more."""
@@ -590,24 +630,15 @@ class World:
                     or connection.closed_by_runner
                 ):
                     continue
-                matching = connection.matching
-                at_broker: Dict[str, int] = {}
-                held = matching._connections.get(connection.key)
-                assert held is not None
-                for offer in held.offers.values():
-                    if offer.lapses_at is None or offer.lapses_at > self.now:
-                        at_broker[offer.task_type] = at_broker.get(offer.task_type, 0) + 1
-                waiting = {
-                    request.task_type
-                    for heap in matching._waiting.values()
-                    for _, request in heap
-                    if not request.ended
-                }
+                at_broker = {name for name, until in connection.offers.values() if until > self.now}
+                waiting = (
+                    link.broker.waiting_types() if connection.matching is link.broker.matching else set()
+                )
                 for name in runner.types:
                     pair = runner.slots._links[link.index][name]
                     if runner.slots._room(pair.task_type) > 0:
                         assert pair.open >= 1, "no open offer, and there is room"
-                        assert at_broker.get(name, 0) >= 1, "the broker has no offer, and there is room"
+                        assert name in at_broker, "the broker has no offer, and there is room"
                         assert name not in waiting, "somebody waits, and there is room"
 
     def end(self) -> None:
