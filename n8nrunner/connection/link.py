@@ -362,8 +362,9 @@ class BrokerLink:
             logger.error("Skipped a message from %s: %s", self.url.base, error)
             return
         if event is not None:
+            was_registered = self.is_registered
             self._perform(self._session.handle(event, now))
-            if type(event) is RunnerRegistered and self.is_registered:
+            if type(event) is RunnerRegistered and self.is_registered and not was_registered:
                 self._registered()
 
     def _registered(self) -> None:

@@ -1,0 +1,338 @@
+"""Each thing inside of other people's libraries that the connection leans on, one test for each.
+
+If one of these fails, a new release has changed something that nobody has promised. The assertion's text says
+what, and docs/architecture.md what it is used for.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import io
+import logging
+import struct
+import threading
+from collections import deque
+from typing import Any, Callable, Deque, List, Optional
+
+import backoff
+import pytest
+import requests
+import requests.adapters
+import requests.utils
+import urllib3
+import urllib3.connection
+import websocket
+from websocket import ABNF
+
+from tests.connection.servers import CLOSE, PING, PONG, TEXT, HttpServer, Peer, frame, socket_pair, unmasked
+
+
+class Socket:
+    """No more than what the library is known to use of a socket that is handed in."""
+
+    def __init__(self) -> None:
+        self.sent: List[bytes] = []
+        self.ready: Deque[bytes] = deque()
+        self.asked: List[int] = []
+        self.failure: Optional[Exception] = None
+        self.closed = False
+
+    def recv(self, size: int) -> bytes:
+        if self.failure is not None:
+            raise self.failure
+        self.asked.append(size)
+        if not self.ready:
+            self._grant()
+        return self.ready.popleft() if self.ready else b""
+
+    def send(self, data: bytes) -> int:
+        self.sent.append(bytes(data))
+        return len(data)
+
+    def gettimeout(self) -> float:
+        return 0.0
+
+    def settimeout(self, timeout: Optional[float]) -> None:
+        pass
+
+    def fileno(self) -> int:
+        raise AssertionError("websocket-client waits for the socket itself; it must not if its timeout is 0")
+
+    def close(self) -> None:
+        self.closed = True
+
+    def shutdown(self, how: int) -> None:
+        self.closed = True
+
+    def _grant(self) -> None:
+        """Answers the request to upgrade, a byte at a time."""
+        if len(self.sent) != 1 or not self.sent[0].startswith(b"GET "):
+            return
+        lines = self.sent[0].decode().split("\r\n")
+        key = next(line.split(": ")[1] for line in lines if line.lower().startswith("sec-websocket-key"))
+        digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()
+        answer = (
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Accept: {base64.b64encode(digest).decode()}\r\n\r\n"
+        ).encode()
+        self.ready.extend(answer[index : index + 1] for index in range(len(answer)))
+
+
+class Dispatcher:
+    """No more than what the library is known to use of a dispatcher that is handed in."""
+
+    def __init__(self) -> None:
+        self.reads: List[Any] = []
+        self.written: List[bytes] = []
+
+    def read(self, sock: Any, read_message: Callable[[], bool]) -> None:
+        self.reads.append((sock, read_message))
+
+    def buffwrite(self, sock: Any, data: Any, send: Any, on_disconnect: Any) -> None:
+        self.written.append(bytes(data))
+
+    def signal(self, number: int, handler: Any) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+    def timeout(self, seconds: float, callback: Any, *args: Any) -> None:
+        raise AssertionError("websocket-client asks the dispatcher for a timer although its pings are off")
+
+
+class App:
+    """A WebSocketApp as the connection uses it."""
+
+    def __init__(self, failure: Optional[Exception] = None) -> None:
+        self.socket = Socket()
+        self.socket.failure = failure
+        self.dispatcher = Dispatcher()
+        self.messages: List[Any] = []
+        self.pongs: List[Any] = []
+        self.errors: List[Any] = []
+        # A name that cannot be looked up: whoever opens a socket of his own fails.
+        self.app = websocket.WebSocketApp(
+            "ws://nowhere.invalid:1/runners/_ws?id=x",
+            header={"Authorization": "Bearer grant"},
+            on_message=lambda app, data: self.messages.append(data),
+            on_pong=lambda app, data: self.pongs.append(data),
+            on_error=lambda app, error: self.errors.append(error),
+            socket=self.socket,
+        )
+        self.app.run_forever(
+            dispatcher=self.dispatcher, skip_utf8_validation=True, reconnect=0, suppress_origin=True
+        )
+
+    def read_message(self, *chunks: bytes) -> Any:
+        self.socket.ready.extend(chunks)
+        return self.dispatcher.reads[0][1]()
+
+    def answers(self) -> List[bytes]:
+        """What the library sent after the upgrade, whichever way it took."""
+        return [*self.socket.sent[1:], *self.dispatcher.written]
+
+
+def split(data: bytes) -> List[bytes]:
+    """A frame as the connection lays it out for the library: header, length, payload."""
+    length = data[1] & 0x7F
+    size = {126: 2, 127: 8}.get(length, 0)
+    return [part for part in (data[:2], data[2 : 2 + size], data[2 + size :]) if part]
+
+
+# --- websocket-client: the app -----------------------------------------------------------------------------
+
+
+def test_websocketapp_uses_the_socket_that_is_handed_in_and_opens_none() -> None:
+    app = App()
+    assert app.errors == [], f"WebSocketApp(socket=...) did not use the socket alone: {app.errors}"
+    assert app.socket.sent[0].startswith(b"GET /runners/_ws?id=x HTTP/1.1\r\n"), (
+        "WebSocketApp(socket=...) did not send its request to upgrade, in one piece, by socket.send"
+    )
+
+
+def test_the_request_has_our_header_and_no_origin() -> None:
+    head = App().socket.sent[0].decode().lower()
+    assert "\r\nauthorization: bearer grant\r\n" in head, "WebSocketApp(header={...}) has changed"
+    assert "\r\norigin:" not in head, "run_forever(suppress_origin=True) has changed"
+
+
+def test_run_forever_calls_the_dispatchers_read_once_and_returns_when_it_does() -> None:
+    app = App()
+    assert len(app.dispatcher.reads) == 1, "run_forever(dispatcher=...) no longer calls dispatcher.read once"
+    assert callable(app.dispatcher.reads[0][1]), "dispatcher.read no longer gets the function that reads"
+    assert not app.socket.closed, "run_forever closes the socket when dispatcher.read returns"
+    assert app.app.sock is not None, "run_forever forgets the WebSocket when dispatcher.read returns"
+    assert app.answers() == [], "run_forever sends something when dispatcher.read returns"
+
+
+def test_an_exception_of_the_socket_during_the_upgrade_reaches_on_error_as_it_is() -> None:
+    failure = RuntimeError("ours")
+    app = App(failure)
+    assert app.errors == [failure], "the socket's own exception no longer reaches on_error during the upgrade"
+    assert app.dispatcher.reads == [], "dispatcher.read is called although the upgrade failed"
+
+
+def test_the_head_of_the_answer_is_read_a_byte_at_a_time() -> None:
+    asked = set(App().socket.asked)
+    assert asked == {1}, f"the head of the answer is no longer read by recv(1), but by {asked}"
+
+
+def test_the_library_logs_to_the_logger_websocket(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        App(RuntimeError("ours"))
+    names = {record.name for record in caplog.records}
+    assert names == {"websocket"}, f"websocket-client logs to {names}, and the filter sits on 'websocket'"
+
+
+# --- websocket-client: reading -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [0, 1, 125, 126, 65535, 65536, 3_000_000])
+def test_one_call_reads_one_frame_by_header_length_and_payload(length: int) -> None:
+    app = App()
+    chunks = split(frame(TEXT, b"x" * length))
+    app.read_message(*chunks)
+    assert app.messages == [b"x" * length], (
+        "read_message no longer takes a frame as header, length and payload, each by one recv "
+        "(more than it asked for included), or on_message gets no bytes"
+    )
+    assert not app.socket.ready, "read_message does not read a frame to its end"
+
+
+def test_text_is_not_looked_at() -> None:
+    app = App()
+    app.read_message(*split(frame(TEXT, b"\xff\xfe")))
+    assert app.messages == [b"\xff\xfe"], "skip_utf8_validation=True no longer hands on bytes as they are"
+
+
+def test_pongs_reach_on_pong() -> None:
+    app = App()
+    app.read_message(*split(frame(PONG, b"payload")))
+    assert [bytes(pong) for pong in app.pongs] == [b"payload"], "on_pong no longer gets a pong's payload"
+
+
+def test_pings_are_answered_by_one_whole_frame() -> None:
+    app = App()
+    app.read_message(*split(frame(PING, b"payload")))
+    (answer,) = app.answers()
+    assert answer[:2] == bytes([0x80 | PONG, 0x80 | 7]), "a ping is no longer answered by one pong"
+    assert unmasked(answer[6:], answer[2:6]) == b"payload", "a pong no longer repeats the ping's payload"
+
+
+@pytest.mark.parametrize("payload", [b"", struct.pack("!H", 1000), struct.pack("!H", 3000) + b"\xff"])
+def test_a_close_frame_is_answered_and_read_message_returns(payload: bytes) -> None:
+    app = App()
+    app.read_message(*split(frame(CLOSE, payload)))
+    (answer,) = app.answers()
+    assert answer[0] == 0x80 | CLOSE, "a close frame is no longer answered by one close frame"
+    assert len(answer) == 8, "the answer to a close frame is no longer a bare code"
+    assert app.messages == [], "a close frame reaches on_message"
+
+
+def test_a_frame_against_the_rules_raises_out_of_read_message() -> None:
+    app = App()
+    with pytest.raises(websocket.WebSocketException):
+        app.read_message(*split(frame(11, b"x")))
+
+
+# --- websocket-client: frames ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [0, 125, 126, 65535, 65536])
+@pytest.mark.parametrize(
+    ("opcode", "final"), [(ABNF.OPCODE_TEXT, 1), (ABNF.OPCODE_TEXT, 0), (ABNF.OPCODE_CONT, 1)]
+)
+def test_create_frame_makes_whole_masked_frames_of_bytes(opcode: int, final: int, length: int) -> None:
+    payload = bytes(range(256)) * (length // 256) + b"z" * (length % 256)
+    data = ABNF.create_frame(payload, opcode, final).format()
+    assert type(data) is bytes, "ABNF.create_frame(...).format() no longer makes bytes"
+    client, server = socket_pair()
+    with client:
+        peer = Peer(server)
+        sending = threading.Thread(target=client.sendall, args=(data + data,))
+        sending.start()
+        sent = [peer.next_frame(), peer.next_frame()]
+        sending.join()
+        peer.close()
+    assert sent == [(opcode, bool(final), payload)] * 2, (
+        "frames of ABNF.create_frame cannot be joined any more"
+    )
+
+
+def test_the_opcodes() -> None:
+    found = (ABNF.OPCODE_CONT, ABNF.OPCODE_TEXT, ABNF.OPCODE_CLOSE, ABNF.OPCODE_PING, ABNF.OPCODE_PONG)
+    assert found == (0, 1, 8, 9, 10)
+
+
+# --- backoff -----------------------------------------------------------------------------------------------
+
+
+def test_backoff_expo_yields_none_first_and_then_grows_to_its_maximum() -> None:
+    delays = backoff.expo(base=2, factor=0.5, max_value=30.0)
+    assert next(delays) is None, "the first value of backoff.expo is a delay now; one would be lost"
+    assert [next(delays) for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_backoff_full_jitter_lies_between_nothing_and_its_value() -> None:
+    values = [backoff.full_jitter(10.0) for _ in range(2000)]
+    assert 0 <= min(values) < 0.5, "backoff.full_jitter no longer begins at 0"
+    assert 9.5 < max(values) <= 10, "backoff.full_jitter no longer reaches its value"
+
+
+# --- requests, urllib3, http.client -----------------------------------------------------------
+
+
+def test_requests_takes_its_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.test:3128")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/some/bundle.pem")
+    with requests.Session() as session:
+        settings = session.merge_environment_settings("https://broker.test/", {}, None, None, None)
+    assert settings["verify"] == "/some/bundle.pem", "Session.merge_environment_settings: verify has changed"
+    proxy = requests.utils.select_proxy("https://broker.test/", settings["proxies"])
+    assert proxy == "http://proxy.test:3128", "merge_environment_settings or select_proxy has changed"
+
+
+def test_no_proxy_among_the_proxies_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:3128")
+    with requests.Session() as session:
+        settings = session.merge_environment_settings(
+            "http://127.0.0.1/", {"no_proxy": "127.0.0.1"}, None, None, None
+        )
+    proxy = requests.utils.select_proxy("http://127.0.0.1/", settings["proxies"])
+    assert proxy is None, "requests no longer looks at no_proxy among the proxies: loopback would use a proxy"
+
+
+def test_requests_has_a_bundle_of_certificates() -> None:
+    with open(requests.utils.DEFAULT_CA_BUNDLE_PATH, encoding="ascii", errors="ignore") as file:
+        assert "BEGIN CERTIFICATE" in file.read()
+
+
+def test_urllib3_makes_its_responses_by_the_connections_response_class() -> None:
+    made = []
+
+    class Response(http.client.HTTPResponse):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            made.append(self)
+            super().__init__(*args, **options)
+            detached = self.fp.detach()
+            assert detached.readable(), "HTTPResponse.fp is no longer a buffer around the socket"
+            self.fp = io.BufferedReader(detached)
+
+    class Connection(urllib3.connection.HTTPConnection):
+        response_class = Response
+
+    class Pool(urllib3.HTTPConnectionPool):
+        ConnectionCls = Connection
+
+    class Adapter(requests.adapters.HTTPAdapter):
+        def init_poolmanager(self, *args: Any, **options: Any) -> None:
+            super().init_poolmanager(*args, **options)
+            self.poolmanager.pool_classes_by_scheme = {"http": Pool}
+
+    with requests.Session() as session, HttpServer(b"HTTP/1.1 200 OK\r\n\r\n") as peer:
+        session.mount("http://", Adapter())
+        assert session.get(peer.url, timeout=5).status_code == 200
+    assert made, "urllib3 no longer uses pool_classes_by_scheme, ConnectionCls or response_class"

@@ -1,0 +1,364 @@
+"""What a connection makes of the bytes that come, whatever pieces they come in."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, List, Tuple
+
+import pytest
+
+from n8nrunner.connection.failures import ConnectionLost
+from n8nrunner.connection.transport import Ponged, Skipped
+from tests.connection.servers import (
+    BINARY,
+    CLOSE,
+    CONT,
+    PING,
+    PONG,
+    TEXT,
+    Sent,
+    flush_all,
+    frame,
+    read_bytes,
+    read_count,
+    read_until,
+    websocket,
+)
+
+MEGABYTE = 1024 * 1024
+
+# Every form of a header, an empty message, control frames between messages and within one.
+PIECES: List[Tuple[bytes, List[Any]]] = [
+    (frame(TEXT, b"short"), [b"short"]),
+    (frame(PING, b"p"), []),
+    (frame(TEXT, b""), [b""]),
+    (frame(TEXT, b"m" * 126), [b"m" * 126]),
+    (frame(TEXT, b"two", size=2), [b"two"]),
+    (frame(BINARY, b"eight", size=8), [b"eight"]),
+    (frame(TEXT, b"first ", final=False), []),
+    (frame(PONG, b"q"), [Ponged(b"q")]),
+    (frame(CONT, b"second ", final=False), []),
+    (frame(CONT, b"third"), [b"first second third"]),
+]
+STREAM = b"".join(data for data, _ in PIECES)
+EXPECTED = [item for _, items in PIECES for item in items]
+
+
+def test_frames_may_be_cut_anywhere() -> None:
+    with websocket() as (connection, peer):
+        for cut in range(1, len(STREAM)):
+            peer.send(STREAM[:cut])
+            received = read_bytes(connection, cut)
+            peer.send(STREAM[cut:])
+            received += read_bytes(connection, len(STREAM) - cut)
+            assert received == EXPECTED, f"cut at byte {cut}"
+            assert not connection.in_message
+
+
+def test_every_byte_may_come_alone() -> None:
+    with websocket() as (connection, peer):
+        received = []
+        for index in range(len(STREAM)):
+            peer.send(STREAM[index : index + 1])
+            received += read_bytes(connection, 1)
+        assert received == EXPECTED
+
+
+def test_many_frames_may_come_in_one_segment() -> None:
+    with websocket() as (connection, peer):
+        messages = [b"message %d" % number for number in range(2000)]
+        sending = peer.send_in_background(b"".join(frame(TEXT, message) for message in messages))
+        assert read_count(connection, 2000) == messages
+        sending.join()
+
+
+def test_what_comes_with_the_answer_to_the_upgrade_is_not_lost() -> None:
+    with websocket(tail=STREAM) as (connection, _):
+        assert read_count(connection, len(EXPECTED)) == EXPECTED
+
+
+def test_the_headers_of_large_frames_may_be_cut_anywhere() -> None:
+    payload = b"x" * (65536 + 10)
+    data = frame(TEXT, payload)
+    with websocket() as (connection, peer):
+        for cut in range(1, 12):
+            peer.send(data[:cut])
+            assert read_bytes(connection, cut) == []
+            assert connection.in_message
+            sending = peer.send_in_background(data[cut:] + frame(TEXT, b"next"))
+            assert read_count(connection, 2) == [payload, b"next"]
+            sending.join()
+
+
+@pytest.mark.parametrize("length", [65535, 65536, 65537, 128 * 1024, MEGABYTE - 1, MEGABYTE + 1])
+def test_frames_around_the_sizes_of_buffers(length: int) -> None:
+    payload = bytes(range(256)) * (length // 256) + b"?" * (length % 256)
+    with websocket() as (connection, peer):
+        sending = peer.send_in_background((frame(TEXT, payload) + frame(TEXT, b"small")) * 3)
+        assert read_count(connection, 6) == [payload, b"small"] * 3
+        sending.join()
+
+
+def test_a_message_of_twenty_megabytes() -> None:
+    payload = bytes(range(256)) * (20 * MEGABYTE // 256)
+    with websocket() as (connection, peer):
+        sending = peer.send_in_background(frame(TEXT, payload) + frame(TEXT, b"after"))
+        first, second = read_count(connection, 2)
+        sending.join()
+    assert first == payload
+    assert second == b"after"
+
+
+def test_a_message_of_twenty_megabytes_in_fragments_with_pings_between() -> None:
+    part = bytes(range(256)) * 400
+    count = 20 * MEGABYTE // len(part)
+    data = [frame(TEXT, part, final=False)]
+    for number in range(1, count):
+        data.append(frame(PING, b"%d" % number))
+        data.append(frame(CONT, part, final=number == count - 1))
+    with websocket() as (connection, peer):
+        sending = peer.send_in_background(b"".join(data))
+        (message,) = read_count(connection, 1)
+        sending.join()
+        flush_all(connection)
+        pongs = [peer.next_frame() for _ in range(count - 1)]
+    assert message == part * count
+    assert pongs == [Sent(PONG, True, b"%d" % number) for number in range(1, count)]
+
+
+def test_a_turn_reads_no_more_than_a_megabyte() -> None:
+    with websocket() as (connection, peer):
+        sending = peer.send_in_background(frame(TEXT, b"x" * (8 * MEGABYTE)))
+        received: List[Any] = []
+        while not received:
+            received, count, _ = connection.read()
+            assert count <= 2 * MEGABYTE  # a megabyte, and what one more look brings
+        sending.join()
+
+
+def test_a_turn_in_which_nothing_has_come() -> None:
+    with websocket() as (connection, _):
+        assert connection.read() == ([], 0, False)
+
+
+def test_pings_are_answered_with_their_payload() -> None:
+    with websocket() as (connection, peer):
+        payloads = [b"", b"x", b"y" * 125]
+        peer.send(b"".join(frame(PING, payload) for payload in payloads))
+        read_bytes(connection, sum(len(payload) + 2 for payload in payloads))
+        flush_all(connection)
+        assert [peer.next_frame() for _ in payloads] == [Sent(PONG, True, payload) for payload in payloads]
+
+
+def test_text_that_is_not_utf8_is_left_to_whoever_decodes_it() -> None:
+    with websocket() as (connection, peer):
+        peer.send(frame(TEXT, b"\xff\xfe"))
+        assert read_count(connection, 1) == [b"\xff\xfe"]
+
+
+# --- messages that are too large ------------------------------------------------------------------------
+
+LIMIT_OF_MESSAGES = 100_000
+
+
+@pytest.mark.parametrize("length", [LIMIT_OF_MESSAGES + 1, 5 * MEGABYTE])
+def test_a_frame_above_the_limit_is_skipped_and_the_connection_goes_on(length: int) -> None:
+    payload = bytes(range(256)) * (length // 256 + 1)
+    with websocket(LIMIT_OF_MESSAGES) as (connection, peer):
+        data = frame(TEXT, b"before") + frame(TEXT, payload[:length]) + frame(TEXT, b"after")
+        sending = peer.send_in_background(data)
+        before, skipped, after = read_count(connection, 3)
+        sending.join()
+    assert (before, after) == (b"before", b"after")
+    assert skipped == Skipped(payload[:4096], length)
+
+
+def test_a_message_of_the_limit_itself_is_taken() -> None:
+    with websocket(LIMIT_OF_MESSAGES) as (connection, peer):
+        sending = peer.send_in_background(
+            frame(TEXT, b"a" * LIMIT_OF_MESSAGES)
+            + frame(TEXT, b"b" * (LIMIT_OF_MESSAGES - 1), final=False)
+            + frame(CONT, b"b")
+        )
+        assert read_count(connection, 2) == [b"a" * LIMIT_OF_MESSAGES, b"b" * LIMIT_OF_MESSAGES]
+        sending.join()
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        (60_000, 40_001),  # the second fragment is too much
+        (60_000, 40_001, 60_000, 10),  # and more of them follow
+        (60_000, 40_001, 0),  # the last one is empty
+        (0, 0, LIMIT_OF_MESSAGES + 1),  # the first ones are
+        (100, 200_000, 5, 300_000),
+    ],
+)
+def test_fragments_above_the_limit_are_skipped(lengths: Tuple[int, ...]) -> None:
+    parts = [bytes([97 + index]) * length for index, length in enumerate(lengths)]
+    data = b""
+    for index, part in enumerate(parts):
+        data += frame(CONT if index else TEXT, part, final=index == len(parts) - 1)
+        data += frame(PING, b"%d" % index)
+    with websocket(LIMIT_OF_MESSAGES) as (connection, peer):
+        sending = peer.send_in_background(data + frame(TEXT, b"after"))
+        skipped, after = read_count(connection, 2)
+        sending.join()
+        flush_all(connection)
+        pongs = [peer.next_frame().payload for _ in parts]
+    assert skipped == Skipped(b"".join(parts)[:4096], sum(lengths))
+    assert after == b"after"
+    assert pongs == [b"%d" % index for index in range(len(parts))]
+
+
+def test_a_message_above_the_limit_may_be_cut_anywhere() -> None:
+    parts = [b"head" * 10, b"z" * 50]
+    data = frame(TEXT, parts[0], final=False) + frame(PING, b"!") + frame(CONT, parts[1])
+    with websocket(64) as (connection, peer):
+        for cut in range(1, len(data)):
+            peer.send(data[:cut])
+            received = read_bytes(connection, cut)
+            peer.send(data[cut:] + frame(TEXT, b"after"))
+            received += read_bytes(connection, len(data) - cut + 7)
+            assert received == [Skipped(parts[0] + parts[1], 90), b"after"], f"cut at byte {cut}"
+
+
+# --- peers that break the rules -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (frame(TEXT, b"masked", mask=True), "masked"),
+        (frame(TEXT, b"x", reserved=4), "reserved"),
+        (frame(TEXT, b"x", reserved=2), "reserved"),
+        (frame(TEXT, b"x", reserved=1), "reserved"),
+        (frame(PING, b"x" * 126), "control frame"),
+        (frame(PONG, b"x" * 70_000), "control frame"),
+        (frame(CLOSE, b"x" * 126), "control frame"),
+        # Only the header: who waits for the payload waits for ever, or runs out of memory.
+        (struct.pack("!BBQ", 0x80 | PING, 127, 2**62), "control frame"),
+        (struct.pack("!BBH", 0x80 | CLOSE, 126, 60_000), "control frame"),
+        (frame(PING, b"x", final=False), "control frame"),
+        (frame(CLOSE, b"", final=False), "control frame"),
+        (frame(CONT, b"x"), "continuation of nothing"),
+        (frame(CONT, b"x", final=False), "continuation of nothing"),
+        (frame(TEXT, b"x", final=False) + frame(TEXT, b"y"), "within another"),
+        (frame(TEXT, b"", final=False) + frame(BINARY, b"y"), "within another"),
+        (frame(TEXT, b"x" * 2000, final=False) + frame(TEXT, b"y"), "within another"),
+        (frame(3, b"x"), "rules"),
+        (frame(7, b"x"), "rules"),
+        (frame(11, b"x"), "rules"),
+        (frame(15, b"x"), "rules"),
+    ],
+)
+def test_a_frame_against_the_rules_ends_the_connection(data: bytes, what: str) -> None:
+    with websocket(1000) as (connection, peer):
+        peer.send(frame(TEXT, b"fine") + data)
+        with pytest.raises(ConnectionLost, match=what) as caught:
+            read_until(connection, lambda received: False)
+    assert caught.value.code == 1002
+    assert "x" * 10 not in str(caught.value)
+
+
+# --- the end -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("codes", "rest"),
+    [
+        ((1000, 1001, 1002, 1007, 1009, 1011, 1012, 1013, 1014, 3000, 4999), b""),
+        ((1000, 1001, 3000), b"some reason"),
+        ((1000, 1001, 3000), b"\xff not UTF-8"),
+        # Codes that do not exist, or may not be sent.
+        ((0, 1, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65535), b""),
+    ],
+)
+def test_a_close_frame_gives_its_code_and_is_answered(codes: Tuple[int, ...], rest: bytes) -> None:
+    for code in codes:
+        with websocket() as (connection, peer):
+            peer.send(frame(TEXT, b"last") + frame(CLOSE, struct.pack("!H", code) + rest))
+            assert read_until(connection, lambda _, it=connection: it.received_close) == [b"last"]
+            assert connection.close_code == code
+            flush_all(connection)
+            assert peer.next_frame().opcode == CLOSE
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x03"])
+def test_a_close_frame_without_a_code(payload: bytes) -> None:
+    with websocket() as (connection, peer):
+        peer.send(frame(CLOSE, payload))
+        assert read_until(connection, lambda _: connection.received_close) == []
+        assert connection.close_code is None
+        flush_all(connection)
+        assert peer.next_frame().opcode == CLOSE
+
+
+def test_nothing_is_read_behind_a_close_frame() -> None:
+    with websocket() as (connection, peer):
+        peer.send(frame(CLOSE, struct.pack("!H", 1001)) + frame(TEXT, b"too late"))
+        assert read_until(connection, lambda _: connection.received_close) == []
+
+
+def test_a_close_frame_between_fragments() -> None:
+    with websocket() as (connection, peer):
+        peer.send(frame(TEXT, b"half", final=False) + frame(CLOSE, struct.pack("!H", 1001)))
+        assert read_until(connection, lambda _: connection.received_close) == []
+        assert connection.close_code == 1001
+
+
+def test_an_end_in_the_middle_of_a_frame() -> None:
+    data = frame(TEXT, b"cut off")
+    for cut in range(len(data)):
+        with websocket() as (connection, peer):
+            peer.send(frame(TEXT, b"whole") + data[:cut])
+            peer.close()
+            received: List[Any] = []
+            with pytest.raises(ConnectionLost, match="without a word") as caught:
+                read_until(connection, lambda now, all=received: all.extend(now))
+        assert b"whole" in received
+        assert b"cut off" not in received
+        assert caught.value.code is None
+
+
+def test_an_end_in_the_middle_of_a_large_frame() -> None:
+    data = frame(TEXT, b"x" * 3 * MEGABYTE)[: 2 * MEGABYTE]
+    with websocket() as (connection, peer):
+        sending = peer.send_in_background(data)
+        assert read_bytes(connection, len(data)) == []
+        sending.join()
+        peer.close()
+        with pytest.raises(ConnectionLost, match="without a word"):
+            read_until(connection, lambda _: False)
+
+
+def test_an_end_in_the_middle_of_what_is_skipped() -> None:
+    with websocket(1000) as (connection, peer):
+        peer.send(frame(TEXT, b"x" * 30_000)[:20_000])
+        peer.close()
+        with pytest.raises(ConnectionLost):
+            read_until(connection, lambda _: False)
+
+
+def test_a_connection_that_is_reset() -> None:
+    with websocket() as (connection, peer):
+        peer.reset()
+        with pytest.raises(ConnectionLost, match="ConnectionReset") as caught:
+            read_until(connection, lambda _: False)
+        assert caught.value.code is None
+
+
+def test_in_message_says_whether_the_rest_of_a_message_is_awaited() -> None:
+    whole = frame(TEXT, b"x" * 100)
+    for data, expected in [
+        (whole, False),
+        (whole[:1], True),
+        (whole[:50], True),
+        (frame(TEXT, b"x", final=False), True),
+        (frame(TEXT, b"x" * 1000)[:500], True),  # it is skipped
+        (frame(TEXT, b"x" * 1000), False),
+    ]:
+        with websocket(200) as (connection, peer):
+            peer.send(data)
+            read_bytes(connection, len(data))
+            assert connection.in_message is expected, data[:10]

@@ -1,0 +1,295 @@
+"""What a connection makes of messages that are to be sent, to a peer that reads, reads late, or never."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import struct
+import threading
+import time
+from typing import Any, List
+
+import pytest
+
+from n8nrunner.connection.failures import ConnectionLost
+from n8nrunner.connection.transport import FRAGMENT
+from n8nrunner.deadline import Deadline
+from tests.conftest import LIMIT
+from tests.connection.servers import (
+    CLOSE,
+    CONT,
+    PING,
+    PONG,
+    TEXT,
+    Peer,
+    Sent,
+    flush_all,
+    flush_in_background,
+    frame,
+    read_bytes,
+    read_until,
+    wait_for,
+    websocket,
+)
+
+MEGABYTE = 1024 * 1024
+
+
+def stall(connection: Any, peer: Peer) -> None:
+    """Small buffers, so that a peer that does not read is felt soon."""
+    connection.raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
+    peer.raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
+
+
+def joined(frames: List[Sent]) -> List[bytes]:
+    """The messages in frames; control frames are left out."""
+    messages: List[bytes] = []
+    for sent in frames:
+        if sent.opcode == TEXT:
+            messages.append(sent.payload)
+        elif sent.opcode == CONT:
+            messages[-1] += sent.payload
+    return messages
+
+
+def test_messages_arrive_as_they_were_queued() -> None:
+    messages = ["text", "", "ünïcødé ✓", b"bytes", "x" * 125, "x" * 126, "x" * 65535, "x" * 65536]
+    with websocket() as (connection, peer):
+        for message in messages:
+            connection.writer.queue(message)
+        assert not connection.writer.is_empty
+        flush_all(connection)
+        for message in messages:
+            data = message.encode() if isinstance(message, str) else message
+            assert peer.next_frame() == Sent(TEXT, True, data)
+
+
+def test_small_messages_leave_in_one_write() -> None:
+    with websocket() as (connection, peer):
+        for number in range(100):
+            connection.writer.queue(f"message {number}")
+        total = connection.flush()
+        assert connection.writer.is_empty
+        assert total == sum(6 + len(f"message {number}") for number in range(100))
+        assert len(peer.raw.recv(65536)) == total
+
+
+def test_flush_with_nothing_to_write() -> None:
+    with websocket() as (connection, _):
+        assert connection.flush() == 0
+        assert connection.writer.is_empty
+
+
+@pytest.mark.parametrize("length", [FRAGMENT, FRAGMENT + 1, 2 * FRAGMENT, 2 * FRAGMENT + 1, 20 * MEGABYTE])
+def test_large_messages_leave_in_fragments(length: int) -> None:
+    payload = bytes(range(256)) * (length // 256) + b"!" * (length % 256)
+    with websocket() as (connection, peer):
+        connection.writer.queue(payload)
+        connection.writer.queue("after")
+        flushing = flush_in_background(connection)
+        frames: List[Sent] = []
+        while not frames or frames[-1].payload != b"after":
+            frames.append(peer.next_frame())
+        flushing.join()
+    *parts, after = frames
+    assert b"".join(part.payload for part in parts) == payload
+    assert max(len(part.payload) for part in parts) == FRAGMENT
+    assert [part.opcode for part in parts] == [TEXT, *[CONT] * (len(parts) - 1)]
+    assert [part.final for part in parts] == [*[False] * (len(parts) - 1), True]
+    assert after == Sent(TEXT, True, b"after")
+
+
+def test_a_peer_that_does_not_read_blocks_nothing_and_gets_every_byte_later() -> None:
+    payload = bytes(range(256)) * (20 * MEGABYTE // 256)
+    messages: List[bytes] = [b"first", payload, b"second", b"third" * 10_000]
+    with websocket() as (connection, peer):
+        stall(connection, peer)
+        for message in messages:
+            connection.writer.queue(message)
+        began = time.monotonic()
+        total = sum(connection.flush() for _ in range(100))
+        assert time.monotonic() - began < 1.0
+        assert not connection.writer.is_empty
+        assert total < 10 * MEGABYTE
+        # The connection can be read meanwhile.
+        peer.send(frame(TEXT, b"hello"))
+        assert read_until(connection, bool) == [b"hello"]
+
+        frames: List[Sent] = []
+        reading = threading.Thread(target=lambda: frames.extend(peer.next_frame() for _ in range(163)))
+        reading.start()
+        flush_all(connection)
+        reading.join(LIMIT)
+        assert joined(frames) == messages
+
+
+def test_pongs_pass_between_the_fragments_of_a_large_message() -> None:
+    payload = b"x" * (4 * MEGABYTE)
+    with websocket() as (connection, peer):
+        stall(connection, peer)
+        connection.writer.queue(payload)
+        connection.flush()
+        assert not connection.writer.is_empty
+        peer.send(frame(PING, b"are you there?"))
+        read_bytes(connection, 2 + len("are you there?"))
+        flushing = flush_in_background(connection)
+        frames = [peer.next_frame() for _ in range(4 * MEGABYTE // FRAGMENT + 1)]
+        flushing.join()
+    place = frames.index(Sent(PONG, True, b"are you there?"))
+    # What had begun to leave comes first: the first fragment, and what the socket took of others.
+    assert 1 <= place <= 5
+    assert joined(frames) == [payload]
+    assert frames[-1].final
+
+
+def test_the_answer_to_a_close_frame_passes_between_fragments_too() -> None:
+    with websocket() as (connection, peer):
+        stall(connection, peer)
+        connection.writer.queue(b"x" * (4 * MEGABYTE))
+        connection.flush()
+        peer.send(frame(CLOSE, struct.pack("!H", 1001)))
+        read_until(connection, lambda _: connection.received_close)
+        flushing = flush_in_background(connection)
+        frames = [peer.next_frame() for _ in range(6)]
+        assert CLOSE in [sent.opcode for sent in frames]
+        while not frames[-1].final or frames[-1].opcode == CLOSE:
+            frames.append(peer.next_frame())
+        flushing.join()
+
+
+def test_pings_never_overtake_messages() -> None:
+    with websocket() as (connection, peer):
+        connection.writer.queue("one")
+        connection.queue_ping("a")
+        connection.writer.queue("two" * FRAGMENT)
+        connection.queue_ping("b")
+        connection.writer.queue("three")
+        connection.queue_ping("c")
+        connection.queue_close(1000)
+        flushing = flush_in_background(connection)
+        frames = [peer.next_frame() for _ in range(9)]
+        flushing.join()
+    assert [sent.opcode for sent in frames] == [TEXT, PING, TEXT, CONT, CONT, PING, TEXT, PING, CLOSE]
+    assert [sent.payload for sent in frames if sent.opcode == PING] == [b"a", b"b", b"c"]
+    assert frames[-1].payload == struct.pack("!H", 1000)
+
+
+def test_a_ping_waits_for_the_large_message_that_is_on_its_way() -> None:
+    with websocket() as (connection, peer):
+        stall(connection, peer)
+        connection.writer.queue(b"x" * MEGABYTE)
+        connection.flush()
+        assert not connection.writer.is_empty
+        connection.queue_ping("behind")
+        flushing = flush_in_background(connection)
+        frames = [peer.next_frame() for _ in range(MEGABYTE // FRAGMENT + 1)]
+        flushing.join()
+    assert [sent.opcode for sent in frames] == [TEXT, *[CONT] * (MEGABYTE // FRAGMENT - 1), PING]
+
+
+def test_congested_while_a_large_message_waits_or_leaves() -> None:
+    with websocket() as (connection, peer):
+        stall(connection, peer)
+        writer = connection.writer
+        writer.queue("small")
+        assert not writer.congested
+        writer.queue(b"x" * MEGABYTE)
+        assert writer.congested  # it waits
+        connection.flush()
+        assert writer.congested  # it is on its way
+        writer.queue("behind")
+        flushing = flush_in_background(connection)
+        while peer.next_frame().payload != b"behind":
+            pass
+        flushing.join()
+        assert not writer.congested
+
+
+# --- what is known of a message's arrival ----------------------------------------------------------------
+
+
+def test_started_counts_messages_and_nothing_else() -> None:
+    with websocket() as (connection, peer):
+        writer = connection.writer
+        for _ in range(3):
+            writer.queue("x")
+        connection.queue_ping("p")
+        assert writer.started == 0
+        connection.flush()
+        assert writer.started == 3
+        peer.send(frame(PING, b"q"))
+        read_bytes(connection, 3)
+        flush_all(connection)
+        assert writer.started == 3
+        writer.queue(b"x" * 2 * FRAGMENT)
+        writer.queue("y")
+        flush_all(connection)
+        assert writer.started == 5
+
+
+@pytest.mark.parametrize("length", [100, 50_000, 3 * FRAGMENT])
+def test_messages_that_have_not_started_never_arrive_and_few_others_fail_to(length: int) -> None:
+    count = 6 * MEGABYTE // length
+    with websocket() as (connection, peer):
+        stall(connection, peer)
+        for number in range(count):
+            connection.writer.queue(struct.pack("!I", number) + b"x" * length)
+        connection.flush()
+        connection.flush()
+        started = connection.writer.started
+        connection.close()
+        arrived = joined(peer.frames())
+    assert 0 < started < count
+    assert [struct.unpack("!I", message[:4])[0] for message in arrived] == list(range(len(arrived)))
+    assert len(arrived) <= started
+    # "May have arrived" is said of no more than one write's messages that did not.
+    assert started - len(arrived) <= FRAGMENT // length + 2
+
+
+# --- the end ---------------------------------------------------------------------------------------------
+
+
+def test_writing_to_a_connection_that_was_reset() -> None:
+    with websocket() as (connection, peer):
+        peer.reset()
+        wait_for(connection.raw, selectors.EVENT_READ, Deadline(LIMIT))
+        connection.writer.queue("lost")
+        with pytest.raises(ConnectionLost, match="the connection broke"):
+            flush_all(connection)
+
+
+def test_a_close_frame_leaves_behind_what_was_queued_before() -> None:
+    with websocket() as (connection, peer):
+        connection.writer.queue("last words")
+        connection.queue_close(1000)
+        flush_all(connection)
+        assert peer.next_frame() == Sent(TEXT, True, b"last words")
+        assert peer.next_frame() == Sent(CLOSE, True, struct.pack("!H", 1000))
+
+
+def test_close_ends_the_connection_at_once_whatever_is_queued() -> None:
+    with websocket() as (connection, peer):
+        stall(connection, peer)
+        connection.writer.queue(b"x" * 20 * MEGABYTE)
+        connection.flush()
+        began = time.monotonic()
+        connection.close()
+        assert time.monotonic() - began < 0.5
+        assert sum(len(sent.payload) for sent in peer.frames()) < 20 * MEGABYTE
+
+
+def test_only_the_thread_that_a_connection_is_bound_to_may_use_it() -> None:
+    with websocket() as (connection, _):
+        failures: List[BaseException] = []
+
+        def use() -> None:
+            for step in (connection.read, connection.flush):
+                try:
+                    step()
+                except AssertionError as error:
+                    failures.append(error)
+
+        thread = threading.Thread(target=use)
+        thread.start()
+        thread.join()
+        assert len(failures) == 2

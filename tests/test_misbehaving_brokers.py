@@ -1,0 +1,339 @@
+"""A whole runner against brokers that no one would want: nothing of it may reach anybody else."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import queue
+import socket
+import threading
+import time
+from typing import Any, Callable, Dict, Iterator, List
+
+import pytest
+
+from n8nrunner import BrokerConnectionError, Runner, Task
+from n8nrunner.broker import Broker
+from n8nrunner.protocol import session
+from tests.conftest import LIMIT, wait_until
+from tests.connection.servers import (
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    Peer,
+    Server,
+    accept_upgrade,
+    frame,
+    http_answer,
+    read_request,
+)
+
+NewRunner = Callable[..., Runner]
+
+
+class RawPeer(Peer):
+    """A broker's side of a connection, spoken message by message."""
+
+    def __init__(self, raw: socket.socket) -> None:
+        super().__init__(raw)
+        self.gives_receipts = True
+        self._offers: List[Dict[str, Any]] = []
+
+    def tell(self, kind: str, **fields: Any) -> None:
+        self.send(frame(TEXT, json.dumps({"type": f"broker:{kind}", **fields}).encode()))
+
+    def hear(self, kind: str) -> Dict[str, Any]:
+        """The next message of a kind; pings are answered on the way, and offers that are good are kept."""
+        if kind == "taskoffer" and self._offers:
+            return self._offers.pop(0)
+        text = b""
+        while True:
+            sent = self.next_frame()
+            if sent.opcode == PING:
+                if self.gives_receipts:
+                    self.send(frame(PONG, sent.payload))
+            elif sent.opcode != PONG:
+                assert sent.opcode != CLOSE, "the runner closes"
+                text += sent.payload
+                if sent.final:
+                    message: Dict[str, Any] = json.loads(text)
+                    if message.get("validFor") == 0:
+                        pass  # has lapsed on arrival: it is there for n8n to look at its requests again
+                    elif message["type"] == f"runner:{kind}":
+                        return message
+                    elif message["type"] == "runner:taskoffer":
+                        self._offers.append(message)
+                    text = b""
+
+    def answer_pings(self) -> None:
+        """Answers what has come; for the time in which nothing else comes."""
+        self.raw.settimeout(0.05)
+        with contextlib.suppress(socket.timeout):
+            self.hear("nothing else")
+        self.raw.settimeout(LIMIT)
+
+    def register(self) -> None:
+        self.tell("inforequest")
+        info = self.hear("info")
+        assert info["types"]
+        self.tell("runnerregistered")
+
+    def give(self, task_id: str, settings: Any) -> None:
+        """A whole task, up to its start."""
+        offer = self.hear("taskoffer")
+        self.tell("taskofferaccept", offerId=offer["offerId"], taskId=task_id)
+        assert self.hear("taskaccepted")["taskId"] == task_id
+        self.tell("tasksettings", taskId=task_id, settings=settings)
+
+
+class RawBroker(Server):
+    """Grants tokens and upgrades; the test itself speaks on each WebSocket, with the peers of `connected`."""
+
+    def __init__(self) -> None:
+        self.connected: queue.Queue[RawPeer] = queue.Queue()
+        super().__init__(self._respond)
+
+    def _respond(self, connection: socket.socket) -> None:
+        connection.settimeout(LIMIT)
+        peeked = connection.recv(4, socket.MSG_PEEK)
+        if peeked == b"POST":
+            read_request(connection)
+            connection.sendall(http_answer(200, b'{"data": {"token": "grant"}}'))
+            return
+        first_line = connection.recv(200, socket.MSG_PEEK)
+        if b"/healthz" in first_line:
+            read_request(connection)
+            connection.sendall(http_answer(200, b'{"status": "ok"}'))
+            return
+        accept_upgrade(connection)
+        self.connected.put(RawPeer(connection))
+        self.closing.wait(3 * LIMIT)
+
+    def next_peer(self) -> RawPeer:
+        return self.connected.get(timeout=LIMIT)
+
+
+@pytest.fixture
+def raw() -> Iterator[RawBroker]:
+    with RawBroker() as server:
+        yield server
+
+
+def misbehave(peer: RawPeer, how: str) -> None:
+    """From here on the peer is of no use, but its connection stands."""
+    if how == "stops in mid-frame":
+        peer.send(frame(TEXT, b"x" * 100_000)[:50_000])
+    else:
+        # A task whose answer is larger than all buffers together, and nobody reads it.
+        peer.tell("taskofferaccept", offerId=peer.hear("taskoffer")["offerId"], taskId="big")
+        peer.hear("taskaccepted")
+        peer.tell("tasksettings", taskId="big", settings={"size": 20_000_000})
+
+
+@pytest.mark.parametrize("how", ["stops in mid-frame", "does not read"])
+def test_a_broker_that_stalls_delays_nobody(
+    raw: RawBroker, broker: Broker, new_runner: NewRunner, how: str
+) -> None:
+    """Its own tasks time out on time, other brokers' tasks run, and stop() keeps to its grace period."""
+    cancelled_after: List[float] = []
+    running = threading.Event()
+    runner = new_runner([raw.url, broker.url], capacity=4, task_timeout=1.0)
+
+    @runner.task("wait")
+    def wait(task: Task) -> Any:
+        if "size" in task.settings:
+            return "x" * task.settings["size"]
+        began = time.monotonic()
+        running.set()
+        task.wait_for_cancel(LIMIT)
+        cancelled_after.append(time.monotonic() - began)
+        return None
+
+    runner.task("echo")(lambda task: task.settings)
+    runner.start()
+    peer = raw.next_peer()
+    peer.register()
+    peer.give("stuck", {})
+    assert running.wait(LIMIT)
+    misbehave(peer, how)
+    broker.wait_for(lambda counts: counts.runners == 1)
+    for n in range(50):
+        assert broker.run_task("echo", n, timeout=LIMIT) == n
+    wait_until(lambda: cancelled_after)
+    assert 0.9 < cancelled_after[0] < 1.3
+    started = time.monotonic()
+    runner.stop(0.3)
+    assert time.monotonic() - started < 0.3 + 0.5
+    assert runner.state == "stopped"
+
+
+def test_a_large_answer_leaves_room_for_pongs_and_holds_acceptances(
+    raw: RawBroker, new_runner: NewRunner
+) -> None:
+    """Between the fragments of an answer pings are answered, and no message stands."""
+    runner = new_runner(raw.url, capacity=2)
+    runner.task("big")(lambda task: "x" * 20_000_000)
+    runner.start(wait=0)
+    peer = raw.next_peer()
+    peer.register()
+    first_offer = peer.hear("taskoffer")
+    second_offer = peer.hear("taskoffer")
+    peer.tell("taskofferaccept", offerId=first_offer["offerId"], taskId="big")
+    peer.hear("taskaccepted")
+    peer.tell("tasksettings", taskId="big", settings={})
+    sent = peer.next_frame()
+    while sent.final:
+        sent = peer.next_frame()
+    peer.send(frame(PING, b"now"))
+    peer.tell("taskofferaccept", offerId=second_offer["offerId"], taskId="next")
+    fragments, ponged_within = 1, False
+    while not (sent.opcode == 0 and sent.final):
+        sent = peer.next_frame()
+        if sent.opcode == PONG and sent.payload == b"now":
+            ponged_within = True
+        elif sent.opcode == 0:
+            fragments += 1
+        else:
+            assert sent.opcode == PING, "a message between the fragments of another"
+    assert ponged_within
+    assert fragments > 100
+    assert peer.hear("taskaccepted")["taskId"] == "next"
+    runner.stop(0)
+
+
+def test_late_repeated_and_unknown_messages_change_nothing(raw: RawBroker, new_runner: NewRunner) -> None:
+    calls: List[Any] = []
+    runner = new_runner(raw.url, capacity=1)
+    runner.task("count")(lambda task: calls.append(task.id))
+    runner.start(wait=0)
+    peer = raw.next_peer()
+    peer.tell("inforequest", added="by a newer n8n")
+    peer.hear("info")
+    peer.tell("runnerregistered")
+    peer.tell("runnerregistered")
+    peer.tell("inforequest")
+    offer = peer.hear("taskoffer")["offerId"]
+    peer.tell("somethingnew", value=[1, 2])
+    peer.tell("taskcancel", taskId="never heard of", reason="x")
+    peer.tell("tasksettings", taskId="never accepted", settings={})
+    peer.tell("rpcresponse", taskId="t", callId="never made", status="success")
+    peer.tell("taskofferaccept", offerId="forgotten", taskId="other")
+    assert peer.hear("taskrejected")["taskId"] == "other"
+    peer.tell("taskofferaccept", offerId=offer, taskId="task")
+    peer.tell("taskofferaccept", offerId=offer, taskId="task")
+    peer.hear("taskaccepted")
+    peer.tell("tasksettings", taskId="task", settings={})
+    peer.tell("tasksettings", taskId="task", settings={})
+    assert peer.hear("taskdone") == {"type": "runner:taskdone", "taskId": "task", "data": {"result": None}}
+    peer.tell("taskcancel", taskId="task", reason="too late")
+    peer.give("again", {})
+    assert peer.hear("taskdone")["taskId"] == "again"
+    assert calls == ["task", "again"]
+    runner.stop(0)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"no json",
+        b"[1, 2]",
+        b"null",
+        b'{"type": 5}',
+        b'{"type": "broker:taskofferaccept"}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"",
+    ],
+)
+def test_garbage_is_skipped_and_not_repeated_in_the_log(
+    raw: RawBroker, new_runner: NewRunner, garbage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner = new_runner(raw.url)
+    runner.task("echo")(lambda task: task.settings)
+    runner.start(wait=0)
+    peer = raw.next_peer()
+    peer.register()
+    with caplog.at_level(logging.ERROR, "n8nrunner"):
+        peer.send(frame(TEXT, garbage))
+        peer.give("task", "still here")
+        assert peer.hear("taskdone")["data"] == {"result": "still here"}
+    assert "defect" not in caplog.text
+    assert "[[[[" not in caplog.text
+    runner.stop(0)
+
+
+def test_a_dead_peer_is_noticed_and_replaced(
+    raw: RawBroker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its socket stands, but nothing comes and nothing is taken."""
+    monkeypatch.setattr(session, "PING_INTERVAL", 0.1)
+    monkeypatch.setattr(session, "SILENCE_LIMIT", 0.3)
+    monkeypatch.setattr("n8nrunner.connection.link.CLOSE_WAIT", 0.1)
+    runner = new_runner(raw.url)
+    runner.task("echo")(lambda task: task.settings)
+    runner.start(wait=0)
+    raw.next_peer().register()
+    assert runner.wait_registered(LIMIT)
+    second = raw.next_peer()
+    second.register()
+    second.give("task", 1)
+    assert second.hear("taskdone")["taskId"] == "task"
+    runner.stop(0)
+
+
+def test_a_lost_connection_is_noticed_at_once(raw: RawBroker, new_runner: NewRunner) -> None:
+    cancelled = threading.Event()
+    runner = new_runner(raw.url)
+
+    @runner.task("wait")
+    def wait(task: Task) -> None:
+        task.wait_for_cancel(LIMIT)
+        cancelled.set()
+
+    runner.start(wait=0)
+    peer = raw.next_peer()
+    peer.register()
+    peer.give("task", {})
+    wait_until(lambda: runner.snapshot().tasks)
+    peer.reset()
+    assert cancelled.wait(1)
+    raw.next_peer().register()
+    assert runner.wait_registered(LIMIT)
+    runner.stop(0)
+
+
+def test_results_without_a_receipt_are_reported_as_uncertain(raw: RawBroker, new_runner: NewRunner) -> None:
+    reported: queue.Queue[Any] = queue.Queue()
+    runner = new_runner(raw.url, on_undelivered=reported.put)
+    runner.task("echo")(lambda task: task.settings)
+    runner.start(wait=0)
+    peer = raw.next_peer()
+    peer.register()
+    peer.give("with a receipt", 1)
+    peer.hear("taskdone")
+    peer.give("after it", 1)  # by then, the ping that follows the first result has been answered
+    peer.hear("taskdone")
+    session_of = runner._run.links[0]._session  # type: ignore[union-attr]
+    wait_until(lambda: peer.answer_pings() or not session_of._unconfirmed)
+    peer.gives_receipts = False
+    peer.give("without", {"kept": True})
+    peer.hear("taskdone")
+    peer.reset()
+    result = reported.get(timeout=LIMIT)
+    assert (result.task_id, result.certain, result.result) == ("without", False, {"kept": True})
+    assert reported.empty()
+    runner.stop(0)
+
+
+def test_a_host_that_never_answers_is_named(new_runner: NewRunner) -> None:
+    quiet = threading.Event()
+    with Server(lambda connection: quiet.wait(LIMIT) and None) as silent:
+        runner = new_runner(silent.url)
+        started = time.monotonic()
+        with pytest.raises(BrokerConnectionError) as raised:
+            runner.start(wait=0.3)
+        assert time.monotonic() - started < 2
+        assert silent.url in str(raised.value)
+        quiet.set()
