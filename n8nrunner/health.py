@@ -17,8 +17,6 @@ logger = logging.getLogger("n8nrunner")
 
 #: Seconds for one request; who sends nothing does not keep a thread.
 _REQUEST_TIMEOUT = 5.0
-#: Bytes of a request's body that are read, and ignored.
-_BODY_LIMIT = 64 * 1024
 
 
 class HealthServer:
@@ -40,9 +38,6 @@ class HealthServer:
             timeout = _REQUEST_TIMEOUT
 
             def do_GET(self) -> None:
-                # A body that is left unread would reset the connection, and the answer with it.
-                length = self.headers.get("Content-Length", "")
-                self.rfile.read(min(int(length), _BODY_LIMIT) if length.isdecimal() else 0)
                 if self.path.split("?", 1)[0] == "/readyz":
                     now = snapshot()
                     status, body = (200 if now.is_registered else 503), json.dumps(_readiness(now))
@@ -67,6 +62,7 @@ class HealthServer:
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
             allow_reuse_address = True
             daemon_threads = True
+            request_queue_size = 100
 
             def handle_error(self, request: Any, client_address: Any) -> None:
                 logger.debug("A health check went away before its answer", exc_info=True)

@@ -1,7 +1,7 @@
 """Tasks of three kinds, as a service: `python samples/enrich.py` or `n8nrunner run samples.enrich`.
 
-Needs N8N_RUNNERS_AUTH_TOKEN, as n8n has it, and N8N_RUNNERS_TASK_BROKER_URI if n8n is on another machine. The node
-samples/node/RunnerJob.node.js sends tasks of these types.
+Needs N8N_RUNNERS_AUTH_TOKEN, as n8n has it, and N8N_RUNNERS_TASK_BROKER_URI if n8n is on another machine. The
+node samples/node/RunnerJob.node.js sends tasks of these types.
 """
 
 from __future__ import annotations

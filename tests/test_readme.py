@@ -81,7 +81,7 @@ def test_in_a_notebook(broker: Broker) -> None:
         assert task.logs == ["'asked for' 'pear'"]
         function = re.search(r"@runner\.task.*?\n\n", start, re.DOTALL)
         assert function
-        exec(function[0].replace("{\"price\":", "{\"new price\":"), kernel)  # the cell is run again
+        exec(function[0].replace('{"price":', '{"new price":'), kernel)  # the cell is run again
         assert broker.run_task("price", {"fruit": "pear"}, timeout=LIMIT) == {"new price": 3}
     finally:
         exec(stop, kernel)

@@ -261,7 +261,9 @@ def test_a_call_that_n8n_refuses_is_a_clear_error(broker: Broker, new_runner: Ne
         return task.rpc("helpers.httpRequest", {"a": {1}})
 
     with runner:
-        with pytest.raises(BrokerTaskError, match="helpers.somethingElse failed in n8n: Method not allowed"):
+        with pytest.raises(
+            BrokerTaskError, match=r"helpers\.somethingElse failed in n8n: Method not allowed"
+        ):
             broker.run_task("ask", {})
         with pytest.raises(BrokerTaskError, match=r"params\[0\]\['a'\] is a set"):
             broker.run_task("nonsense", {})

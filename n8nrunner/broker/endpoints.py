@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import html
 import http
@@ -222,22 +223,32 @@ class Endpoints:
         body = await self._read(request)
         if body is None:
             return _error(413, f"the body is longer than {self._constants.max_body} bytes")
+        submitting = self._loop.run_in_executor(None, self._submit_body, body)
         try:
-            task = await self._loop.run_in_executor(None, self._submit_body, body)
+            task = await asyncio.shield(submitting)
+            await self._end_of(task)
         except (ValueError, RecursionError) as error:
             return _error(400, str(error))
         except BrokerNotRunning as error:
             return _error(503, str(error))
-        try:
-            await asyncio.wait({asyncio.wrap_future(task._future)})
         except asyncio.CancelledError:
-            task.cancel("Requester disconnected")
+            submitting.add_done_callback(_cancel_task)  # a runner may have it before we know of it
             raise
         failure = task.error()
         if failure is None:
             text = await self._loop.run_in_executor(None, pieces.dumps, {"result": task.result()})
             return web.Response(text=text, content_type="application/json")
         return web.json_response({"error": failure.error}, status=self._status(failure))
+
+    async def _end_of(self, task: BrokerTask) -> None:
+        ended = asyncio.Event()
+
+        def tell(_: BrokerTask) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended first
+                self._loop.call_soon_threadsafe(ended.set)
+
+        task.add_done_callback(tell)
+        await ended.wait()
 
     def _submit_body(self, body: bytes) -> BrokerTask:
         return self._submit(**_task_arguments(body))
@@ -418,6 +429,11 @@ class WebSocketChannel:
                     return
             self._more.clear()
             await self._more.wait()
+
+
+def _cancel_task(submitting: asyncio.Future[BrokerTask]) -> None:
+    if not submitting.cancelled() and submitting.exception() is None:
+        submitting.result().cancel("Requester disconnected")
 
 
 def _wants_upgrade(request: web.BaseRequest) -> bool:

@@ -83,12 +83,13 @@ class Broker:
             raise ValueError("auth_token must be a text that is not empty")
         if profile not in PROFILES:
             raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
+        path = path if path.startswith("/") else f"/{path}"
         if path.endswith("/"):
             raise ValueError(f"path must not end in a slash, which n8n cannot serve either: {path!r}")
         self._auth_token = auth_token
         self._host = host
         self._port = port
-        self._path = path if path.startswith("/") else f"/{path}"
+        self._path = path
         self._profile = profile
         self._constants = constants or BrokerConstants()
         self._lifecycle = threading.Lock()

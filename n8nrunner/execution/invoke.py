@@ -83,10 +83,12 @@ def _failed(task: Task, error: BaseException, max_payload: int) -> Answer:
     if isinstance(error, TaskError):
         logger.info("Task %s (%s) failed with %s", task.id, task.type, type(error).__name__)
         # A subclass may have put anything there, or not have called the constructor.
-        message = getattr(error, "message", error)
+        message = _text_of(getattr(error, "message", error)) or type(error).__name__
         return _answer(task, max_payload, message, description=getattr(error, "description", None))
     stack = _stack_of(error)
-    logger.error("Task %s (%s) failed\n%s", task.id, task.type, stack)
+    # Half of a surrogate pair is a fault of the handler, and none that should break a log.
+    printable = stack.encode("utf-8", "backslashreplace").decode()
+    logger.error("Task %s (%s) failed\n%s", task.id, task.type, printable)
     name, text = type(error).__name__, _text_of(error)
     return _answer(task, max_payload, f"{name}: {text}" if text else name, stack=stack)
 

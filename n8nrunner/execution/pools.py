@@ -32,9 +32,9 @@ _token = uuid.uuid4().hex
 _inside = threading.local()
 
 
-def _where() -> Tuple[str, int]:
-    """Names the process it runs in: a forked one has our token, but not our number."""
-    return _token, os.getpid()
+def _where() -> Tuple[str, int, int]:
+    """Names the process and the thread it runs in: a forked process has our token, but not our number."""
+    return _token, os.getpid(), threading.get_ident()
 
 
 class TaskPool:
@@ -71,17 +71,22 @@ class TaskPool:
         """Gets a given executor going, and finds out whether it runs in this process.
 
         Raises:
-            ExecutorBroken: it does not run anything.
+            ExecutorBroken: it does not run anything, or only in the thread that asks it to.
         """
         if self._given is None:
             return
         try:
-            self._here = self._executor.submit(_where).result(WARM_UP) == _where()
+            where = self._executor.submit(_where).result(WARM_UP)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             if isinstance(error, concurrent.futures.TimeoutError):
                 reason = f"not within {WARM_UP:g} s"
             raise ExecutorBroken(f"the executor that was passed runs nothing: {reason}") from error
+        here = _where()
+        if where == here:
+            # Handlers would hold up the thread that serves the connections.
+            raise ExecutorBroken("the executor that was passed runs tasks in the thread that submits them")
+        self._here = where[:2] == here[:2]
 
     @property
     def is_current(self) -> bool:

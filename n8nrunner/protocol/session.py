@@ -318,6 +318,7 @@ class RunnerSession:
         self._drained_at: Optional[float] = None
         self._stop_until: Optional[float] = None
         self._closing = False
+        self._rejected = False
         # Whether something has happened that `settle` has to look at, and when it has to in any case.
         self._unsettled = True
         self._due = 0.0
@@ -454,7 +455,7 @@ class RunnerSession:
         self._pinged_at = self._activity_at = self._last_sent_at = now
         self._drained_at = None
         self._closing = False
-        self._congested = self._receiving = False
+        self._congested = self._receiving = self._rejected = False
 
     def _info_request(self, event: m.InfoRequest, now: float) -> None:
         if self.state is State.AWAITING_INFO_REQUEST:
@@ -556,6 +557,7 @@ class RunnerSession:
 
     def _reject(self, task_id: str, reason: str, now: float) -> None:
         self.counters.rejected += 1
+        self._rejected = True
         self._send_in_window(m.TaskRejected(task_id, reason), now)
 
     def _task_settings(self, event: m.TaskSettings, now: float) -> None:
@@ -781,8 +783,16 @@ class RunnerSession:
                 offer_id = self._new_id()
                 self._offers[offer_id] = (task_type, until)
                 self._send(m.TaskOffer(offer_id, task_type, valid_for), now)
+        if self._rejected and not self._congested:
+            self._rejected = False
+            if self._offers and not wanted:
+                # n8n 2.27 matches a rejected request with the offers it has only when another one arrives.
+                self._send_expired_offer(now)
         if self._needs_keep_alive() and now >= self._last_sent_at + KEEP_ALIVE:
-            self._send(m.TaskOffer(self._new_id(), next(iter(self._types)), 0), now)
+            self._send_expired_offer(now)
+
+    def _send_expired_offer(self, now: float) -> None:
+        self._send(m.TaskOffer(self._new_id(), next(iter(self._types)), 0), now)
 
     def _needs_keep_alive(self) -> bool:
         """Whether n8n would take this link for unresponsive, unless it says something."""

@@ -334,6 +334,16 @@ def test_proxies_that_let_nobody_through(
 
 
 @pytest.mark.usefixtures("names", "quick")
+def test_a_slow_answer_over_tls_is_limited_too(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
+    context = authority.server("n8n.test")
+    with Server(drips(b"HTTP/1.1 200 OK\r\n\r\n")) as server, TlsTerminator(context, server.port) as front:
+        began = time.monotonic()
+        assert type(refused(f"https://n8n.test:{front.port}")) is Unreachable
+        assert time.monotonic() - began < 2.0
+
+
+@pytest.mark.usefixtures("names", "quick")
 def test_a_slow_answer_through_a_proxy_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
     with Server(drips(b"HTTP/1.1 200 OK\r\n\r\n")) as server, Proxy() as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")

@@ -16,6 +16,7 @@ from tests.protocol.world import DELAY, World
 PROFILES = ("2.27", "2.40")
 #: Any of the things that exist, by number: taken modulo how many there are.
 any_of = st.integers(0, 1000)
+one_in_eight = st.sampled_from([False] * 7 + [True])
 some_types = st.dictionaries(st.sampled_from(("t", "u")), st.sampled_from([None, None, 1, 2]), min_size=1)
 
 
@@ -31,7 +32,7 @@ class CalmMachine(RuleBasedStateMachine):
 
     @initialize(
         profiles=st.lists(st.sampled_from(PROFILES), min_size=1, max_size=3),
-        capacities=st.lists(st.integers(1, 4), min_size=1, max_size=1),
+        capacities=st.lists(st.sampled_from([1, 1, 2, 3, 20]), min_size=1, max_size=1),
         types=some_types,
         jitters=st.lists(st.sampled_from([0.0, 0.3, 0.999]), min_size=6, max_size=6),
     )
@@ -49,17 +50,22 @@ class CalmMachine(RuleBasedStateMachine):
 
     # --- requesters -----------------------------------------------------------------------------
 
-    @rule(number=any_of, task_type=any_of, count=st.integers(1, 4))
-    def request(self, number: int, task_type: int, count: int) -> None:
+    @rule(number=any_of, task_type=any_of, count=st.integers(1, 4), is_slow=one_in_eight)
+    def request(self, number: int, task_type: int, count: int, is_slow: bool) -> None:
         broker = self.pick(self.world.brokers, number)
         for _ in range(count):
-            self.world.request(broker, self.pick(sorted(self.world.types), task_type))
+            self.world.request(broker, self.pick(sorted(self.world.types), task_type), is_slow)
 
-    @rule(number=any_of, all_of_them=st.booleans())
-    def give_settings(self, number: int, all_of_them: bool) -> None:
+    @rule(number=any_of, task_type=any_of, count=st.integers(1, 4))
+    def request_and_serve(self, number: int, task_type: int, count: int) -> None:
+        self.request(number, task_type, count, False)
+        self.settle()
+
+    @rule(number=any_of)
+    def give_settings(self, number: int) -> None:
         waiting = [(broker, t) for broker in self.world.brokers for t in broker.waiting_for_settings]
-        for _ in range(len(waiting) if all_of_them else min(1, len(waiting))):
-            self.world.give_settings(*waiting.pop(number % len(waiting)))
+        if waiting:
+            self.world.give_settings(*self.pick(waiting, number))
 
     @rule(number=any_of)
     def give_up(self, number: int) -> None:
@@ -82,6 +88,11 @@ class CalmMachine(RuleBasedStateMachine):
         handler = self.pick(self.running(), number)
         if handler is not None:
             self.world.finish(handler, failed)
+
+    @rule(number=any_of, count=st.integers(1, 9))
+    def finish_several(self, number: int, count: int) -> None:
+        for _ in range(count):
+            self.finish(number, False)
 
     @rule(number=any_of)
     def call(self, number: int) -> None:
@@ -111,7 +122,7 @@ class CalmMachine(RuleBasedStateMachine):
     def turn(self, number: int) -> None:
         self.pick(self.world.links, number).turn()
 
-    @rule(seconds=st.sampled_from([0.01, 0.1, DELAY, 1.0, 2.1, 5.0, 9.5]))
+    @rule(seconds=st.sampled_from([0.01, 0.01, 0.1, 0.1, DELAY, DELAY, 1.0, 2.1, 5.0]))
     def pass_time(self, seconds: float) -> None:
         self.world.pass_time(seconds)
 
@@ -158,6 +169,14 @@ class StormyMachine(CalmMachine):
     def cut(self, number: int, arriving: int, runner_notices: bool) -> None:
         self.world.cut(self.pick(self.world.links, number), arriving, runner_notices)
 
+    @rule(number=any_of, arriving=st.integers(0, 5), runner_notices=st.booleans(), failed=st.booleans())
+    def finish_and_cut(self, number: int, arriving: int, runner_notices: bool, failed: bool) -> None:
+        handler = self.pick(self.running(), number)
+        if handler is not None:
+            self.world.finish(handler, failed)
+            handler.link.turn()
+            self.world.cut(handler.link, arriving, runner_notices)
+
     @rule(number=any_of, jitter=st.sampled_from([0.0, 0.9]))
     def connect(self, number: int, jitter: float) -> None:
         self.pick(self.world.links, number).connect(jitter)
@@ -183,7 +202,7 @@ class StormyMachine(CalmMachine):
         self.world.drain(self.pick(self.world.brokers, number), timeout)
 
     @rule(number=any_of, grace=st.sampled_from([0.0, 2.0, 10.0]))
-    @precondition(lambda self: len(self.world.handlers) > 2)
+    @precondition(lambda self: len(self.world.handlers) > 5)
     def stop(self, number: int, grace: float) -> None:
         link = self.pick(self.world.links, number)
         link.post(s.Stop(self.world.now + grace))

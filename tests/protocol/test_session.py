@@ -199,8 +199,7 @@ class TestOffers:
         bench.connect()
         bench.pass_time(10)
         bench.now = START + 10 + s.OFFER_HONOUR
-        rejected = m.TaskRejected("x", s.REASON_EXPIRED)
-        assert without(PING, bench.do(m.TaskOfferAccept("a1", "x"))) == [rejected]
+        assert bench.do(m.TaskOfferAccept("a1", "x"))[0] == m.TaskRejected("x", s.REASON_EXPIRED)
         assert bench.slots.taken == 0
         account(bench, rejected=1)
 
@@ -250,8 +249,46 @@ class TestOffers:
     def test_an_unknown_offer_is_refused(self) -> None:
         bench = Bench()
         bench.connect()
-        assert bench.do(m.TaskOfferAccept("nonsense", "x")) == [m.TaskRejected("x", s.REASON_EXPIRED)]
+        assert bench.do(m.TaskOfferAccept("nonsense", "x"))[0] == m.TaskRejected("x", s.REASON_EXPIRED)
         account(bench, rejected=1)
+
+    def test_after_a_refusal_something_is_sent_that_makes_n8n_match_again(self) -> None:
+        """n8n 2.27 leaves a refused request alone until it gets an offer, whatever offers it has."""
+        bench = Bench(capacity=2)
+        bench.connect()
+        refused = m.TaskRejected("x", s.REASON_EXPIRED)
+        assert bench.do(m.TaskOfferAccept("nonsense", "x")) == [refused, m.TaskOffer("a3", "t", 0)]
+        assert bench.offers() == ["a1", "a2"]
+        assert bench.do(s.SlotFreed()) == []  # once
+        # A new offer does as well.
+        task_id = bench.start()
+        bench.slots.release("t", bench.now)
+        finished = s.Finished(task_id, 1, b"", False)
+        assert bench.do(m.TaskOfferAccept("nonsense", "x"), finished) == [
+            refused,
+            s.SendPayload(b""),
+            m.TaskOffer("a4", "t", 10_000),
+        ]
+        # Without an open offer there is nothing to be matched with.
+        bench.start()
+        bench.start()
+        assert bench.do(m.TaskOfferAccept("nonsense", "x")) == [refused]
+
+    def test_the_next_connection_has_refused_nothing(self) -> None:
+        bench = Bench(capacity=1)
+        bench.connect()
+        bench.session.set_congested(True)
+        bench.do(m.TaskOfferAccept("nonsense", "x"))
+        bench.lose()
+        assert [offer.valid_for for offer in bench.connect()] == [10_000]
+        assert bench.do(s.SlotFreed()) == []
+
+    def test_an_acceptance_while_draining_is_refused_and_that_is_all(self) -> None:
+        bench = Bench(capacity=1)
+        bench.connect()
+        bench.do(m.Drain())
+        refused = m.TaskRejected("x", s.REASON_STOPPING)
+        assert bench.do(m.TaskOfferAccept("a1", "x")) == [refused]
 
     def test_an_acceptance_is_answered_once(self) -> None:
         bench = Bench()
@@ -849,7 +886,11 @@ class TestCongestion:
         assert bench.session.next_deadline() == START + s.ACCEPT_WINDOW
         bench.now += 1
         bench.session.set_congested(False)
-        assert bench.settle() == [m.TaskAccepted("x"), m.TaskRejected("y", s.REASON_EXPIRED)]
+        assert bench.settle() == [
+            m.TaskAccepted("x"),
+            m.TaskRejected("y", s.REASON_EXPIRED),
+            m.TaskOffer("a3", "t", 0),
+        ]
         assert bench.do(m.TaskOfferAccept("a2", "z")) == [m.TaskAccepted("z")]
         assert bench.do(m.TaskSettings("x", 1))[0].task_id == "x"
         account(bench, accepted=2, rejected=1)
@@ -870,7 +911,7 @@ class TestCongestion:
             m.TaskOffer("a4", "t", 10_000),
         ]
         assert bench.do(m.TaskSettings("x", 1)) == []
-        assert bench.do(m.TaskOfferAccept("a2", "y")) == [m.TaskRejected("y", s.REASON_EXPIRED)]
+        assert bench.do(m.TaskOfferAccept("a2", "y"))[0] == m.TaskRejected("y", s.REASON_EXPIRED)
 
     def test_each_has_its_own_window(self) -> None:
         bench = self.bench(3)
@@ -967,7 +1008,7 @@ class TestMissedAcceptance:
             m.TaskOffer(f"a{n}", "t", 10_000) for n in (4, 5, 6)
         ]
         assert bench.offers() == ["a4", "a5", "a6"]
-        assert bench.do(m.TaskOfferAccept("a2", "x")) == [m.TaskRejected("x", s.REASON_EXPIRED)]
+        assert bench.do(m.TaskOfferAccept("a2", "x"))[0] == m.TaskRejected("x", s.REASON_EXPIRED)
         account(bench, accepted=1, cancelled=1, rejected=1)
 
     def test_for_a_task_that_is_not_known_as_well(self) -> None:
@@ -983,7 +1024,7 @@ class TestMissedAcceptance:
         bench.connect()
         bench.pass_time(10)
         bench.do(m.TaskCancel("unknown", "Acknowledgement window elapsed"))
-        assert bench.do(m.TaskOfferAccept("a1", "x")) == [m.TaskRejected("x", s.REASON_EXPIRED)]
+        assert bench.do(m.TaskOfferAccept("a1", "x"))[0] == m.TaskRejected("x", s.REASON_EXPIRED)
 
     def test_any_other_reason_leaves_them(self) -> None:
         bench = Bench(capacity=2)

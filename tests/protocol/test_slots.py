@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Any, Dict, List, Optional, Set, Tuple
 
+import pytest
+
 from n8nrunner.protocol.slots import TURN, Slots
 
 A, B, C = "a", "b", "c"
@@ -174,7 +176,10 @@ class TestSinglePair:
         slots.join(A, {"t": None, "u": None}, 0.0)
         assert offered(slots, A) == {}
         assert slots.release("t", 1.0) == {A}
-        assert offered(slots, A, 1.0) == {"t": 1, "u": 1}
+        assert offered(slots, A, 1.0) == {"t": 1}
+        assert slots.take(A, "t", 1.0)
+        assert slots.release("t", 2.0) == {A}
+        assert offered(slots, A, 2.0) == {"t": 1, "u": 1}
 
     def test_one_of_several_brokers_is_not_single(self) -> None:
         slots = Slots(4, brokers=2)
@@ -252,6 +257,71 @@ class TestSeveralPairs:
         assert slots.join(A, {"t": 3}, 0.0) == {B}
         assert offered(slots, B) == {"t": 1}
         assert offered(slots, A) == {"t": 1}
+
+
+class TestPlenty:
+    """A pair whose offers were all accepted, while there is plenty of room, makes several at once."""
+
+    def slots(self, capacity: int, limit: Optional[int] = None) -> Slots:
+        slots = Slots(capacity, brokers=2)
+        for link in (A, B):
+            slots.join(link, {"t": limit}, 0.0)
+            assert offered(slots, link) == {"t": 1}
+        assert slots.take(A, "t", 0.0)
+        return slots
+
+    @pytest.mark.parametrize(
+        ("capacity", "limit", "count"), [(2, None, 1), (8, None, 1), (9, None, 2), (41, None, 10), (41, 9, 2)]
+    )
+    def test_its_share_of_half_the_room(self, capacity: int, limit: Optional[int], count: int) -> None:
+        slots = self.slots(capacity, limit)
+        assert offered(slots, A) == {"t": count}
+        assert offered(slots, A) == {}
+
+    def test_all_but_the_first_have_promised_slots(self) -> None:
+        slots = self.slots(41)
+        assert offered(slots, A) == {"t": 10}
+        assert slots.turns == 0
+        for _ in range(31):  # 40 slots are free, 9 of them are promised
+            assert slots.take(B, "t", 0.0, lapsed=True)
+        assert not slots.take(B, "t", 0.0)
+        assert [slots.take(A, "t", 0.0) for _ in range(10)] == [True] * 9 + [False]
+
+    def test_only_while_there_is_room_when_they_are_made(self) -> None:
+        slots = self.slots(41)
+        offered(slots, B)
+        slots.offers(A, 0.0, ready=False)  # ten are granted
+        for _ in range(37):
+            assert slots.take(B, "t", 0.0, lapsed=True)
+        assert offered(slots, A) == {"t": 4}
+        assert not slots.take(B, "t", 0.0)
+        assert [slots.take(A, "t", 0.0) for _ in range(4)] == [True] * 3 + [False]
+
+    def test_the_first_one_is_made_even_if_there_is_no_room_any_more(self) -> None:
+        slots = self.slots(41)
+        slots.offers(A, 0.0, ready=False)
+        for _ in range(40):
+            assert slots.take(B, "t", 0.0, lapsed=True)
+        assert offered(slots, A) == {"t": 1}
+
+    def test_a_new_pair_and_one_whose_offer_lapsed_make_one(self) -> None:
+        slots = self.slots(41)
+        slots.lapse(B, "t", 1)
+        assert offered(slots, B) == {"t": 1}
+        slots.leave(B, 0.0)
+        slots.join(B, {"t": None}, 0.0)
+        assert offered(slots, B) == {"t": 1}
+
+    def test_one_whose_offers_are_void_makes_as_many_as_before(self) -> None:
+        slots = self.slots(41)
+        assert offered(slots, A) == {"t": 10}
+        slots.void(A)
+        assert offered(slots, A) == {"t": 10}
+
+    def test_pairs_that_left_do_not_count(self) -> None:
+        slots = self.slots(41)
+        slots.leave(B, 0.0)
+        assert offered(slots, A) == {"t": 20}
 
 
 class TestRefusal:

@@ -212,11 +212,12 @@ class Runner:
 
 
 class Request:
-    def __init__(self, request_id: str, task_type: str) -> None:
+    def __init__(self, request_id: str, task_type: str, is_slow: bool) -> None:
         self.request_id = request_id
         self.task_type = task_type
+        #: Its requester gives the settings when it is told to, not at once.
+        self.is_slow = is_slow
         self.task_id: Optional[str] = None
-        self.has_settings = False
         self.end: Optional[str] = None
         self.refusals: Dict[int, int] = {}
 
@@ -299,6 +300,8 @@ class Broker:
             assert request.end is None
             request.task_id = action.task_id
             self.waiting_for_settings[action.task_id] = action.request_id
+            if not request.is_slow:
+                self.world.give_settings(self, action.task_id)
         elif kind is b.RequestExpired:
             self.end(action.request_id, "expired")
         elif kind is b.TaskDone:
@@ -447,15 +450,14 @@ class World:
 
     # --- what can happen ------------------------------------------------------------------------
 
-    def request(self, broker: Broker, task_type: str) -> Request:
-        request = Request(f"request{next(self.numbers)}", task_type)
+    def request(self, broker: Broker, task_type: str, is_slow: bool = False) -> Request:
+        request = Request(f"request{next(self.numbers)}", task_type, is_slow)
         broker.requests[request.request_id] = request
         broker.step(broker.matching, b.TaskRequested(request.request_id, task_type))
         return request
 
     def give_settings(self, broker: Broker, task_id: str) -> None:
-        request = broker.requests[broker.waiting_for_settings.pop(task_id)]
-        request.has_settings = True
+        del broker.waiting_for_settings[task_id]
         broker.step(broker.matching, b.SettingsGiven(task_id, {"for": task_id}))
 
     def give_up(self, broker: Broker, request: Request) -> None:
@@ -631,9 +633,13 @@ class World:
                 ):
                     continue
                 at_broker = {name for name, until in connection.offers.values() if until > self.now}
-                waiting = (
-                    link.broker.waiting_types() if connection.matching is link.broker.matching else set()
-                )
+                waiting: Set[str] = set()
+                # n8n 2.27 leaves a request alone after an acceptance that nobody answered, until some offer
+                # or request comes: that no other runner can know.
+                if connection.matching is link.broker.matching and (
+                    self.is_calm or link.broker.profile == "2.40"
+                ):
+                    waiting = link.broker.waiting_types()
                 for name in runner.types:
                     pair = runner.slots._links[link.index][name]
                     if runner.slots._room(pair.task_type) > 0:

@@ -1,0 +1,1169 @@
+"""The broker's algorithm stepped by hand, in both profiles, with a clock of our own."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Dict, List, Optional, Tuple, Type, TypeVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from n8nrunner.broker import BrokerConstants, BrokerEvent, Counts
+from n8nrunner.broker import matching as b
+from n8nrunner.broker.counts import TOTALS
+from n8nrunner.protocol import messages as m
+
+BOTH = ("2.27", "2.40")
+ActionT = TypeVar("ActionT")
+
+
+class Table:
+    """A matching, its clock, and everything that it wanted done."""
+
+    def __init__(self, profile: str = "2.40", **constants: Any) -> None:
+        self.now = 1000.0
+        self.events: List[BrokerEvent] = []
+        numbers = itertools.count(1)
+        # Heartbeats would get into the way of everything that waits longer than 30 seconds.
+        constants.setdefault("heartbeat_interval", 1e6)
+        self.matching = b.Matching(
+            self.now,
+            lambda: f"task{next(numbers)}",
+            profile=profile,
+            constants=BrokerConstants(**constants),
+            on_event=self.events.append,
+        )
+        self.offers = itertools.count(1)
+
+    def step(self, event: Any) -> List[Any]:
+        return list(self.matching.handle(event, self.now))
+
+    def pass_time(self, seconds: float) -> List[Any]:
+        """Moves the clock, and stops at every deadline on the way."""
+        end = self.now + seconds
+        actions: List[Any] = []
+        while True:
+            at = self.matching.next_deadline()
+            if at is None or at > end:
+                break
+            self.now = max(self.now, at)
+            actions += self.step(b.TimePassed())
+        self.now = end
+        return actions
+
+    def connect(self, key: int, runner_id: str = "", types: Any = ("t",)) -> None:
+        assert self.step(b.Connected(key, runner_id or f"runner{key}")) == [b.Send(key, m.InfoRequest())]
+        actions = self.step(b.Received(key, m.RunnerInfo("name", tuple(types))))
+        assert b.Send(key, m.RunnerRegistered()) in actions
+
+    def offer(self, key: int, task_type: str = "t", valid_for: int = -1, offer_id: str = "") -> List[Any]:
+        return self.receive(key, m.TaskOffer(offer_id or f"offer{next(self.offers)}", task_type, valid_for))
+
+    def receive(self, key: int, message: Any) -> List[Any]:
+        return self.step(b.Received(key, message))
+
+    def request(
+        self, request_id: str = "q", task_type: str = "t", timeout: Optional[float] = None
+    ) -> List[Any]:
+        return self.step(b.TaskRequested(request_id, task_type, timeout))
+
+    def accepted(self, key: int = 1, request_id: str = "q") -> str:
+        """A request, an offer of runner `key`, and its acceptance; returns the task's id."""
+        self.request(request_id)
+        task_id = acceptance(self.offer(key)).task_id
+        assert self.receive(key, m.TaskAccepted(task_id)) == [b.TaskReady(request_id, task_id)]
+        return task_id
+
+    def running(self, key: int = 1, request_id: str = "q") -> str:
+        task_id = self.accepted(key, request_id)
+        settings = {"for": request_id}
+        actions = self.step(b.SettingsGiven(task_id, settings))
+        assert actions == [b.Send(key, m.TaskSettings(task_id, settings))]
+        return task_id
+
+    @property
+    def counts(self) -> Any:
+        return self.matching.counts()
+
+
+def only(kind: Type[ActionT], actions: List[Any]) -> ActionT:
+    found = [action for action in actions if isinstance(action, kind)]
+    assert len(found) == 1, actions
+    return found[0]
+
+
+def acceptance(actions: List[Any]) -> m.TaskOfferAccept:
+    found = [a.message for a in actions if isinstance(a, b.Send) and isinstance(a.message, m.TaskOfferAccept)]
+    assert len(found) == 1, actions
+    return found[0]
+
+
+def cancel(key: int, task_id: str, reason: str) -> b.Send:
+    return b.Send(key, m.TaskCancel(task_id, reason))
+
+
+@pytest.fixture(params=BOTH)
+def profile(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+class TestRegistration:
+    def test_whatever_comes_before_the_registration_is_dropped(self, profile: str) -> None:
+        table = Table(profile)
+        table.step(b.Connected(1, "a"))
+        assert table.offer(1) == []
+        assert table.counts.offers == 0
+        assert table.counts.runners == 0
+        assert table.counts.connections == 1
+
+    def test_a_second_registration_changes_nothing(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1, types=["t"])
+        assert table.receive(1, m.RunnerInfo("other", ("u",))) == []
+        assert table.counts.runners == 1
+        assert table.counts.ignored == 1
+
+    def test_what_comes_of_connections_that_nobody_knows(self, profile: str) -> None:
+        table = Table(profile)
+        for event in (
+            b.Received(9, m.RunnerInfo("name", ())),
+            b.PongReceived(9),
+            b.ConnectionFailing(9),
+            b.Disconnected(9),
+        ):
+            assert table.step(event) == []
+        assert table.counts == Counts()
+
+    def test_an_unregistered_connection_that_ends_takes_no_runner_with_it(self) -> None:
+        table = Table("2.40")
+        table.connect(1, "same")
+        table.step(b.Connected(2, "same"))
+        assert table.step(b.Disconnected(2)) == []
+        assert table.counts.runners == 1
+
+
+class TestSameId:
+    def test_240_replaces_the_old_connection(self) -> None:
+        table = Table("2.40")
+        table.connect(1, "same")
+        task_id = table.running(1)
+        table.step(b.Connected(2, "same"))
+        actions = table.receive(2, m.RunnerInfo("new", ("t",)))
+        assert actions == [
+            b.Close(1, 1000),
+            b.TaskFailed("q", task_id, "lost", {"message": "Node execution failed"}),
+            b.Send(2, m.RunnerRegistered()),
+        ]
+        # What the old socket still sends, and its end, touch nothing of the new one.
+        assert table.receive(1, m.TaskDone(task_id, {"result": 1})) == []
+        assert table.offer(1) == []
+        assert table.counts.offers == 0
+        assert table.step(b.Disconnected(1)) == []
+        assert table.counts.runners == 1
+        assert table.counts.evicted == 1
+        assert acceptance([*table.request("again"), *table.offer(2)])
+
+    def test_227_also_closes_the_new_connection_when_the_old_one_has_ended(self) -> None:
+        table = Table("2.27")
+        table.connect(1, "same")
+        table.connect(2, "same")
+        assert table.counts.runners == 1
+        task_id = table.running(2)
+        assert table.step(b.Disconnected(1)) == [
+            b.Close(2, 1000),
+            b.TaskFailed("q", task_id, "lost", {"message": "Node execution failed"}),
+        ]
+        assert table.counts.runners == 0
+        assert table.counts.evicted == 2
+        assert table.step(b.Disconnected(2)) == []
+        assert table.counts.connections == 0
+
+    def test_offers_of_the_old_connection_are_gone(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1, "same")
+        table.offer(1)
+        table.connect(2, "same")
+        assert table.counts.offers == 0
+        assert table.request() == []
+
+
+class TestMatchPass:
+    def test_first_come_first_served_on_both_sides(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.connect(2)
+        table.request("q1")
+        table.request("q2")
+        first = acceptance(table.offer(2, offer_id="late runner"))
+        assert first.offer_id == "late runner"
+        table.offer(1, offer_id="second")
+        table.offer(2, offer_id="third")
+        assert acceptance(table.request("q3")).offer_id == "third"
+        matched = [event.request_id for event in table.events if event.kind == "acceptances"]
+        assert matched == ["q1", "q2", "q3"]
+
+    def test_types_do_not_mix(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1, types=["t", "u"])
+        table.offer(1, "u")
+        assert table.request("q", "t") == []
+        assert table.counts.mismatched == 1
+        assert acceptance(table.offer(1, "t"))
+        assert table.counts.offers == 1
+        assert acceptance(table.request("q2", "u"))
+        table.request("q3", "t")
+        assert table.counts.mismatched == 1, "no offer at all is another thing"
+
+    def test_an_offer_may_be_of_a_type_that_the_runner_did_not_register(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1, types=[])
+        table.offer(1, "t")
+        assert acceptance(table.request("q", "t"))
+
+    @pytest.mark.parametrize(
+        ("valid_for", "waits", "used"),
+        [(0, 0.0, False), (5000, 4.999, True), (5000, 5.0, False), (-1, 1e5, True)],
+    )
+    def test_an_offer_lapses(self, profile: str, valid_for: int, waits: float, used: bool) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.offer(1, valid_for=valid_for)
+        table.now += waits
+        actions = table.request()
+        assert bool(actions) is used
+        assert table.counts.offers == 0
+        assert table.counts.offers_lapsed == (0 if used else 1)
+
+    def test_a_lapsed_offer_is_held_until_the_next_match_pass_of_any_type(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.offer(1, valid_for=1000)
+        table.pass_time(2.0)
+        assert table.counts.offers == 1
+        table.request("q", "other")
+        assert table.counts.offers == 0
+
+    def test_an_offer_that_waits_is_used_once(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.offer(1)
+        assert acceptance(table.request("q1"))
+        assert table.request("q2") == []
+
+    def test_the_same_offer_id_twice_is_two_offers(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.offer(1, offer_id="same")
+        table.offer(1, offer_id="same")
+        assert acceptance(table.request("q1")).offer_id == "same"
+        assert acceptance(table.request("q2")).offer_id == "same"
+
+    def test_a_socket_that_takes_nothing(self) -> None:
+        for profile, used in (("2.27", True), ("2.40", False)):
+            table = Table(profile)
+            table.connect(1)
+            table.offer(1)
+            table.step(b.ConnectionFailing(1))
+            assert bool(table.request()) is used
+            assert table.counts.offers_dropped == (0 if used else 1)
+
+
+class TestAnswerToAcceptance:
+    """What a runner may say, or not say, to the acceptance of its offer."""
+
+    def test_accepted(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        task_id = table.accepted()
+        assert (table.counts.requests, table.counts.accepting, table.counts.tasks) == (0, 0, 1)
+        assert table.step(b.SettingsGiven(task_id, 7)) == [b.Send(1, m.TaskSettings(task_id, 7))]
+        assert table.counts.running == 1
+
+    def test_rejected_227_waits_for_the_next_offer_or_request(self) -> None:
+        table = Table("2.27")
+        table.connect(1)
+        table.connect(2)
+        table.request("q1")
+        task_id = acceptance(table.offer(1)).task_id
+        table.offer(2)
+        assert table.receive(1, m.TaskRejected(task_id, "full")) == []
+        assert table.pass_time(10) == []
+        assert table.counts.requests == 1
+        # A request of another type brings a match pass for all.
+        accept = acceptance(table.request("q2", "other"))
+        assert accept.task_id != task_id
+
+    def test_rejected_240_is_matched_again_at_once(self) -> None:
+        table = Table("2.40")
+        table.connect(1)
+        table.connect(2)
+        table.request("q1")
+        task_id = acceptance(table.offer(1)).task_id
+        table.offer(2)
+        actions = table.receive(1, m.TaskRejected(task_id, "full"))
+        assert actions == [b.Send(2, m.TaskOfferAccept("offer2", "task2"))]
+        assert table.counts.rejected == 1
+
+    def test_a_rejected_request_keeps_its_place(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.request("q1")
+        table.request("q2")
+        task_id = acceptance(table.offer(1)).task_id
+        table.receive(1, m.TaskRejected(task_id, "full"))
+        table.offer(1)
+        matched = [event.request_id for event in table.events if event.kind == "acceptances"]
+        assert matched == ["q1", "q1"]
+
+    def test_deferred_starts_the_request_timer_anew(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.request()
+        task_id = acceptance(table.offer(1)).task_id
+        table.pass_time(1.0)
+        assert table.receive(1, m.TaskDeferred(task_id)) == []
+        assert table.pass_time(59.9) == []
+        assert only(b.RequestExpired, table.pass_time(0.2)).reason == "timeout"
+
+    def test_deferred_is_not_matched_until_something_happens(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.connect(2)
+        table.request()
+        task_id = acceptance(table.offer(1)).task_id
+        table.offer(2)
+        assert table.receive(1, m.TaskDeferred(task_id)) == []
+        assert acceptance(table.offer(1)).offer_id == "offer2"
+
+    @pytest.mark.parametrize(("profile", "lives"), [("2.27", 1000.0), ("2.40", 3 * 50.0 + 60.0)])
+    def test_deferred_again_and_again(self, profile: str, lives: float) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.request()
+        start = table.now
+        while table.now - start < 1000.0:
+            table.pass_time(49.0)
+            if not table.counts.requests:
+                break
+            task_id = acceptance(table.offer(1)).task_id
+            table.pass_time(1.0)
+            table.receive(1, m.TaskDeferred(task_id))
+        if table.counts.requests:
+            assert lives == 1000.0
+        else:
+            expired = next(event for event in table.events if event.kind == "expired")
+            assert expired.at - start == pytest.approx(lives)
+
+    def test_missed_227_tells_nobody(self) -> None:
+        table = Table("2.27")
+        table.connect(1)
+        table.request()
+        acceptance(table.offer(1))
+        table.offer(1)
+        assert table.pass_time(1.99) == []
+        assert table.pass_time(0.02) == []
+        assert table.counts.missed == 1
+        assert table.counts.offers == 1, "its other offers stay"
+        assert acceptance(table.offer(1)).offer_id == "offer2"
+
+    def test_missed_227_does_not_restart_the_request_timer(self) -> None:
+        table = Table("2.27")
+        table.connect(1)
+        table.request()
+        acceptance(table.offer(1))
+        assert only(b.RequestExpired, table.pass_time(60.0))
+
+    def test_missed_240_cancels_drops_the_offers_and_matches_again(self) -> None:
+        table = Table("2.40")
+        table.connect(1)
+        table.connect(2)
+        table.request()
+        acceptance(table.offer(1))
+        table.offer(1)
+        table.offer(2)
+        assert table.pass_time(1.99) == []
+        assert table.pass_time(0.02) == [
+            cancel(1, "task1", "Acknowledgement window elapsed"),
+            b.Send(2, m.TaskOfferAccept("offer3", "task2")),
+        ]
+        assert table.counts.offers == 0
+        assert table.counts.offers_dropped == 1
+
+    def test_missed_240_restarts_the_request_timer_three_times(self) -> None:
+        table = Table("2.40", missed_limit=1000)
+        table.connect(1)
+        table.request()
+        start = table.now
+        while table.counts.requests:
+            table.pass_time(50.0)
+            if table.counts.requests:
+                acceptance(table.offer(1))
+                table.pass_time(2.0)
+        expired = next(event for event in table.events if event.kind == "expired")
+        assert expired.at - start == pytest.approx(3 * 52.0 + 60.0)
+
+    def test_the_runner_disconnects_227_is_noticed_when_the_time_is_over(self) -> None:
+        table = Table("2.27")
+        table.connect(1)
+        table.connect(2)
+        table.request()
+        acceptance(table.offer(1))
+        table.offer(2)
+        assert table.step(b.Disconnected(1)) == []
+        assert table.pass_time(2.0) == []
+        assert table.counts.missed == 1
+        assert acceptance(table.offer(2))
+
+    def test_the_runner_disconnects_240_is_matched_again_at_once(self) -> None:
+        table = Table("2.40")
+        table.connect(1)
+        table.connect(2)
+        table.request()
+        acceptance(table.offer(1))
+        table.offer(2)
+        assert table.step(b.Disconnected(1)) == [b.Send(2, m.TaskOfferAccept("offer2", "task2"))]
+        assert table.counts.abandoned == 1
+        assert table.counts.accepting == 1
+        assert table.receive(2, m.TaskAccepted("task2")) == [b.TaskReady("q", "task2")]
+        table.step(b.SettingsGiven("task2", 1))
+        assert table.pass_time(10.0) == [], "nothing is left of the first acceptance"
+
+    def test_expired_then_accepted_227_leaves_a_task_that_never_ends(self) -> None:
+        table = Table("2.27")
+        table.connect(1)
+        table.request(timeout=1.0)
+        task_id = acceptance(table.offer(1)).task_id
+        assert only(b.RequestExpired, table.pass_time(1.5))
+        assert table.receive(1, m.TaskAccepted(task_id)) == []
+        assert table.pass_time(1000.0) == []
+        assert table.counts.tasks == 1
+        assert table.step(b.SettingsGiven(task_id, 1)) == []
+        # It holds up a drain until the drain's own time is over, and its requester hears nothing of it.
+        assert table.step(b.DrainStarted(24.0)) == [b.Send(1, m.Drain())]
+        assert table.pass_time(23.9) == []
+        assert table.pass_time(0.2) == [b.Close(1, 1001), b.Drained()]
+
+    def test_expired_then_accepted_240_is_cancelled(self) -> None:
+        table = Table("2.40")
+        table.connect(1)
+        table.request(timeout=1.0)
+        task_id = acceptance(table.offer(1)).task_id
+        table.pass_time(1.5)
+        assert table.receive(1, m.TaskAccepted(task_id)) == [cancel(1, task_id, "Task request expired")]
+        assert table.counts.tasks == 0
+
+    @pytest.mark.parametrize("answer", [m.TaskRejected("task1", "full"), m.TaskDeferred("task1")])
+    def test_expired_then_refused_is_over(self, profile: str, answer: Any) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.request(timeout=1.0)
+        acceptance(table.offer(1))
+        table.pass_time(1.5)
+        assert table.receive(1, answer) == []
+        assert table.offer(1) == []
+        assert table.counts.requests == 0
+
+    def test_expired_then_missed_is_over(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.request(timeout=1.0)
+        acceptance(table.offer(1))
+        actions = table.pass_time(70.0)
+        assert only(b.RequestExpired, actions)
+        assert table.offer(1) == []
+
+    @pytest.mark.parametrize("answer", [m.TaskRejected("task1", "full"), m.TaskDeferred("task1")])
+    def test_late_refusals_are_ignored(self, profile: str, answer: Any) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.request()
+        acceptance(table.offer(1))
+        table.pass_time(2.0)
+        assert table.receive(1, answer) == []
+        assert (table.counts.late, table.counts.requests) == (1, 1)
+
+    def test_late_acceptance_is_ignored(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.request()
+        task_id = acceptance(table.offer(1)).task_id
+        table.pass_time(2.0)
+        assert table.receive(1, m.TaskAccepted(task_id)) == []
+        assert table.counts.tasks == 0
+        assert table.counts.late == 1
+        assert table.counts.requests == 1
+
+    def test_an_acceptance_that_is_handed_in_before_the_time_is_called_counts(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.request()
+        task_id = acceptance(table.offer(1)).task_id
+        table.now += 3.0
+        assert table.receive(1, m.TaskAccepted(task_id)) == [b.TaskReady("q", task_id)]
+
+    def test_only_the_runner_that_was_asked_can_answer(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.connect(2)
+        table.request()
+        task_id = acceptance(table.offer(1)).task_id
+        assert table.receive(2, m.TaskAccepted(task_id)) == []
+        assert table.receive(1, m.TaskAccepted(task_id)) == [b.TaskReady("q", task_id)]
+
+
+class TestTasks:
+    """What can happen to a task once a runner has accepted it."""
+
+    @pytest.mark.parametrize(
+        ("profile", "reason"),
+        [("2.27", "Unknown reason"), ("2.40", "Requester took too long to acknowledge the task")],
+    )
+    def test_no_settings(self, profile: str, reason: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        task_id = table.accepted()
+        assert table.pass_time(1.9) == []
+        actions = table.pass_time(0.2)
+        assert actions[0] == cancel(1, task_id, reason)
+        assert only(b.TaskFailed, actions).cause == "settings_missed"
+        assert table.step(b.SettingsGiven(task_id, 1)) == []
+        assert table.counts.tasks == 0
+
+    def test_settings_twice_are_sent_once(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        task_id = table.running()
+        assert table.step(b.SettingsGiven(task_id, 1)) == []
+
+    def test_a_runner_that_disconnects_with_open_offers(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.offer(1)
+        assert table.step(b.Disconnected(1)) == []
+        assert table.counts.offers == 0
+        assert table.request() == []
+
+    def test_a_runner_that_disconnects_with_tasks(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        waiting = table.accepted(1, "q1")
+        running = table.running(1, "q2")
+        error = {"message": "Node execution failed"}
+        assert table.step(b.Disconnected(1)) == [
+            b.TaskFailed("q1", waiting, "lost", error),
+            b.TaskFailed("q2", running, "lost", error),
+        ]
+        assert table.pass_time(1000.0) == [], "no timer of theirs is left"
+        assert table.counts.requests == 0, "no task is tried again"
+
+    def test_withdrawn_while_it_waits(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.request()
+        assert table.step(b.RequestWithdrawn("q", "why")) == []
+        assert table.offer(1) == []
+        assert table.pass_time(100.0) == []
+        assert table.counts.withdrawn == 1
+
+    def test_withdrawn_while_a_runner_is_asked(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.request()
+        task_id = acceptance(table.offer(1)).task_id
+        assert table.step(b.RequestWithdrawn("q", "why")) == [cancel(1, task_id, "why")]
+        assert table.receive(1, m.TaskAccepted(task_id)) == []
+        assert table.counts.tasks == 0
+        assert table.pass_time(100.0) == []
+
+    @pytest.mark.parametrize("answer", [m.TaskRejected("task1", "full"), m.TaskDeferred("task1"), None])
+    def test_withdrawn_while_it_waits_again(self, profile: str, answer: Any) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.request()
+        acceptance(table.offer(1))
+        if answer is None:
+            table.pass_time(2.0)
+        else:
+            table.receive(1, answer)
+        assert table.step(b.RequestWithdrawn("q", "why")) == []
+        assert table.offer(1) == []
+
+    def test_withdrawn_after_it_has_ended(self, profile: str) -> None:
+        table = Table(profile)
+        table.request(timeout=1.0)
+        table.pass_time(1.0)
+        assert table.step(b.RequestWithdrawn("q", "why")) == []
+
+    @pytest.mark.parametrize("state", ["accepted", "running"])
+    def test_cancelled(self, profile: str, state: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        task_id = getattr(table, state)()
+        assert table.step(b.TaskCancelled(task_id, "enough")) == [cancel(1, task_id, "enough")]
+        assert table.receive(1, m.TaskDone(task_id, {"result": 1})) == []
+        assert table.receive(1, m.TaskFailed(task_id, {"message": "x"})) == []
+        assert table.receive(1, m.RpcCall("c", task_id, "logNodeOutput", [])) == []
+        assert table.step(b.TaskCancelled(task_id, "enough")) == []
+        assert table.pass_time(1000.0) == []
+        assert (table.counts.cancelled, table.counts.ignored) == (1, 3)
+
+    def test_cancelled_after_its_end(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        task_id = table.running()
+        table.receive(1, m.TaskDone(task_id, {"result": 1}))
+        assert table.step(b.TaskCancelled(task_id, "enough")) == []
+
+    @pytest.mark.parametrize(
+        ("timeout", "text"), [(None, "300 seconds"), (1.0, "1 second"), (0.5, "0.5 seconds")]
+    )
+    def test_task_timeout(self, profile: str, timeout: Optional[float], text: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.request(timeout=timeout)
+        task_id = acceptance(table.offer(1)).task_id
+        table.receive(1, m.TaskAccepted(task_id))
+        table.pass_time(1.0)
+        table.step(b.SettingsGiven(task_id, 1))
+        limit = timeout or 300.0
+        assert table.pass_time(limit - 0.1) == []
+        actions = table.pass_time(0.2)
+        assert actions[0] == cancel(1, task_id, "Task execution timed out")
+        failed = only(b.TaskFailed, actions)
+        assert failed.cause == "timed_out"
+        assert failed.error["message"] == f"Task execution timed out after {text}"
+        assert table.receive(1, m.TaskDone(task_id, {"result": 1})) == []
+
+    def test_done(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        task_id = table.running()
+        data = {"result": [1], "customData": {}}
+        assert table.receive(1, m.TaskDone(task_id, data)) == [b.TaskDone("q", task_id, data)]
+        assert table.receive(1, m.TaskDone(task_id, data)) == []
+        assert table.pass_time(1000.0) == []
+        assert (table.counts.tasks, table.counts.running, table.counts.done) == (0, 0, 1)
+
+    def test_failed(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        task_id = table.running()
+        error = {"message": "no", "description": "not at all"}
+        assert table.receive(1, m.TaskFailed(task_id, error)) == [b.TaskFailed("q", task_id, "failed", error)]
+
+    def test_failed_before_the_settings(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        task_id = table.accepted()
+        actions = table.receive(1, m.TaskFailed(task_id, {"message": "gave up"}))
+        assert only(b.TaskFailed, actions).cause == "failed"
+        assert table.step(b.SettingsGiven(task_id, 1)) == []
+
+    def test_another_runner_cannot_end_it(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.connect(2)
+        task_id = table.running(1)
+        assert table.receive(2, m.TaskDone(task_id, {"result": 1})) == []
+        assert table.counts.running == 1
+
+    def test_questions_and_answers(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        task_id = table.running()
+        pairs: List[Any] = [
+            (m.RpcCall("c", task_id, "name", [1]), m.RpcResponse(task_id, "c", "success", 2)),
+            (m.TaskDataRequest(task_id, "r", {}), m.TaskDataResponse(task_id, "r", {})),
+            (m.NodeTypesRequest(task_id, "n", []), m.NodeTypes(task_id, "n", [])),
+        ]
+        for question, answer in pairs:
+            assert table.receive(1, question) == [b.Relay("q", task_id, question)]
+            assert table.step(b.Answered(task_id, answer)) == [b.Send(1, answer)]
+        table.receive(1, m.TaskDone(task_id, {}))
+        for question, answer in pairs:
+            assert table.receive(1, question) == [], "no reply about an unknown task"
+            assert table.step(b.Answered(task_id, answer)) == []
+
+    def test_an_answer_to_a_socket_that_takes_nothing(self) -> None:
+        answer = m.RpcResponse("task1", "c", "success", 1)
+        table = Table("2.27")
+        table.connect(1)
+        table.running()
+        table.step(b.ConnectionFailing(1))
+        assert table.step(b.Answered("task1", answer)) == [b.Send(1, answer)]
+
+        table = Table("2.40")
+        table.connect(1)
+        table.running()
+        table.step(b.ConnectionFailing(1))
+        failed = only(b.TaskFailed, table.step(b.Answered("task1", answer)))
+        assert failed.error["message"] == "Runner (runner1) became unreachable while processing task (task1)"
+        assert table.counts.lost == 1
+
+    def test_settings_for_a_socket_that_takes_nothing(self) -> None:
+        table = Table("2.40")
+        table.connect(1)
+        task_id = table.accepted()
+        table.step(b.ConnectionFailing(1))
+        (failed,) = table.step(b.SettingsGiven(task_id, 1))
+        assert isinstance(failed, b.TaskFailed)
+        assert table.counts.running == 0
+
+    @pytest.mark.parametrize(
+        ("sent", "seen"),
+        [
+            ({"message": "no", "stack": "s"}, {"message": "no", "stack": "s"}),
+            ({}, {"message": "Unknown error"}),
+            ({"message": 7, "a": 1}, {"message": "Unknown error", "a": 1}),
+            ("text", {"message": 'Unknown error: "text"'}),
+            (None, {"message": "Unknown error: null"}),
+        ],
+    )
+    def test_what_the_user_sees_of_a_runners_error(self, sent: Any, seen: Any) -> None:
+        assert b.runner_error(sent) == seen
+
+
+class TestRequestExpiry:
+    def test_message_227(self) -> None:
+        table = Table("2.27")
+        table.request()
+        assert table.pass_time(59.9) == []
+        expired = only(b.RequestExpired, table.pass_time(0.2))
+        assert expired.error["message"] == "Task request timed out after 60 seconds"
+
+    def test_message_227_in_the_singular(self) -> None:
+        table = Table("2.27")
+        table.request(timeout=1.0)
+        expired = only(b.RequestExpired, table.pass_time(1.0))
+        assert expired.error["message"] == "Task request timed out after 1 second"
+
+    def test_message_240_says_how_long_it_really_waited(self) -> None:
+        table = Table("2.40")
+        table.connect(1)
+        table.request()
+        task_id = acceptance(table.offer(1)).task_id
+        table.pass_time(1.0)
+        table.receive(1, m.TaskDeferred(task_id))
+        expired = only(b.RequestExpired, table.pass_time(60.0))
+        assert expired.error["message"] == "Task request timed out"
+        assert "61 seconds" in expired.error["description"]
+        assert "N8N_RUNNERS_TASK_REQUEST_TIMEOUT" in expired.error["description"]
+
+    def test_it_is_gone(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.request()
+        table.pass_time(60.0)
+        assert table.counts.requests == 0
+        assert table.offer(1) == []
+
+
+class TestUnresponsive:
+    """2.40 closes runners that do not answer, or say nothing at all. 2.27 has nothing of the kind."""
+
+    def miss(self, table: Table, request_id: str = "q") -> List[Any]:
+        acceptance(table.offer(1))
+        return table.pass_time(2.0)
+
+    def test_three_misses_in_a_row(self) -> None:
+        table = Table("2.40")
+        table.connect(1)
+        table.request()
+        assert b.Close(1, 1002) not in self.miss(table)
+        assert b.Close(1, 1002) not in self.miss(table)
+        assert b.Close(1, 1002) in self.miss(table)
+        assert table.counts.kicked == 1
+        assert table.counts.runners == 0
+
+    def test_227_never_does(self) -> None:
+        table = Table("2.27")
+        table.connect(1)
+        table.request()
+        for _ in range(10):
+            assert self.miss(table) == []
+        assert table.counts.runners == 1
+
+    def test_misses_of_one_window_count_as_one(self) -> None:
+        table = Table("2.40")
+        table.connect(1)
+        for number in range(5):
+            table.offer(1)
+            table.request(f"q{number}")
+        table.pass_time(2.0)
+        assert table.counts.missed == 5
+        assert table.counts.runners == 1
+
+    @pytest.mark.parametrize("answer", ["accepted", "rejected", "deferred", "done", "failed"])
+    def test_an_answer_clears_the_count(self, answer: str) -> None:
+        table = Table("2.40")
+        table.connect(1)
+        running = table.running(1, "other") if answer in ("done", "failed") else ""
+        table.request()
+        self.miss(table)
+        self.miss(table)
+        if answer == "done":
+            table.receive(1, m.TaskDone(running, {}))
+        elif answer == "failed":
+            table.receive(1, m.TaskFailed(running, {}))
+        else:
+            task_id = acceptance(table.offer(1)).task_id
+            replies: Dict[str, Any] = {
+                "accepted": m.TaskAccepted(task_id),
+                "rejected": m.TaskRejected(task_id, "full"),
+                "deferred": m.TaskDeferred(task_id),
+            }
+            table.receive(1, replies[answer])
+            if answer == "accepted":
+                # Ended without a word of the runner's, which would clear the count as well.
+                table.step(b.TaskCancelled(task_id, "x"))
+                table.request("next")
+        self.miss(table)
+        self.miss(table)
+        assert table.counts.kicked == 0
+        self.miss(table)
+        assert table.counts.kicked == 1
+
+    def test_not_while_it_has_a_task(self) -> None:
+        table = Table("2.40")
+        table.connect(1)
+        task_id = table.running(1, "other")
+        table.request()
+        for _ in range(5):
+            self.miss(table)
+        assert table.counts.kicked == 0
+        # Its other task ends without a word of its own.
+        table.step(b.TaskCancelled(task_id, "x"))
+        assert b.Close(1, 1002) in self.miss(table)
+
+    def test_a_kick_gives_its_other_acceptances_to_others(self) -> None:
+        table = Table("2.40", missed_limit=1)
+        table.connect(1)
+        table.connect(2)
+        table.request("q1")
+        acceptance(table.offer(1))
+        table.pass_time(1.0)
+        table.offer(1)
+        acceptance(table.request("q2"))
+        table.pass_time(0.5)
+        table.offer(2)
+        actions = table.pass_time(0.5)
+        assert b.Close(1, 1002) in actions
+        assert acceptance(actions).offer_id == "offer3"
+        assert acceptance(table.offer(2))
+        assert [event.request_id for event in table.events if event.kind == "abandoned"] == ["q2"]
+
+    def test_silence(self) -> None:
+        table = Table("2.40")
+        table.connect(1)
+        for number, seconds in enumerate((10.0, 11.9, 12.0)):
+            table.request(f"q{number}", timeout=seconds)
+        assert b.Close(1, 1002) not in table.pass_time(11.95), "less than two seconds between two expiries"
+        assert b.Close(1, 1002) in table.pass_time(0.1)
+
+    @pytest.mark.parametrize(
+        "message", [m.TaskOffer("o", "t", 0), m.RunnerInfo("again", ()), m.TaskRejected("nothing", "")]
+    )
+    def test_any_message_breaks_the_silence(self, message: Any) -> None:
+        table = Table("2.40")
+        table.connect(1)
+        table.request("q1", timeout=10.0)
+        table.request("q2", timeout=20.0)
+        table.request("q3", timeout=25.0)
+        table.pass_time(15.0)
+        table.receive(1, message)
+        table.pass_time(5.0)
+        assert table.counts.kicked == 0
+        table.pass_time(5.0)
+        assert table.counts.kicked == 1
+
+    def test_a_pong_does_not(self) -> None:
+        table = Table("2.40")
+        table.connect(1)
+        table.request("q1", timeout=1.0)
+        table.request("q2", timeout=5.0)
+        table.pass_time(2.0)
+        table.step(b.PongReceived(1))
+        table.pass_time(3.0)
+        assert table.counts.kicked == 1
+
+    @pytest.mark.parametrize("busy", ["offer of another type", "task", "acceptance", "other type", "failing"])
+    def test_not_if_there_is_a_reason(self, busy: str) -> None:
+        table = Table("2.40", acceptance_timeout=100.0)
+        table.connect(1, types=["u"] if busy == "other type" else ["t", "u"])
+        if busy == "offer of another type":
+            table.offer(1, "u")
+        elif busy == "task":
+            table.running(1, "busy")
+        elif busy == "acceptance":
+            table.request("busy", "u")
+            acceptance(table.offer(1, "u"))
+        elif busy == "failing":
+            table.step(b.ConnectionFailing(1))
+        table.request("q1", timeout=1.0)
+        table.request("q2", timeout=5.0)
+        table.pass_time(10.0)
+        assert table.counts.expired == 2
+        assert table.counts.kicked == 0
+
+    def test_227_does_not_mind_silence(self) -> None:
+        table = Table("2.27")
+        table.connect(1)
+        for seconds in (1.0, 5.0, 9.0):
+            table.request(f"q{seconds}", timeout=seconds)
+        table.pass_time(10.0)
+        assert table.counts.runners == 1
+
+
+class TestHeartbeat:
+    def test_pings_and_pongs(self, profile: str) -> None:
+        table = Table(profile, heartbeat_interval=30.0)
+        table.connect(1)
+        for _ in range(3):
+            assert table.pass_time(30.0) == [b.Ping(1)]
+            table.step(b.PongReceived(1))
+
+    def test_a_runner_without_pong_is_dropped_with_its_tasks(self, profile: str) -> None:
+        table = Table(profile, heartbeat_interval=30.0)
+        table.pass_time(20.0)
+        table.connect(1)
+        task_id = table.running()
+        assert table.pass_time(10.0) == [b.Ping(1)], "one timer for all, that does not begin with a runner"
+        table.receive(1, m.RpcCall("c", task_id, "logNodeOutput", []))
+        error = {"message": "Task execution aborted because runner became unresponsive"}
+        assert table.pass_time(30.0) == [b.Close(1, 1002), b.TaskFailed("q", task_id, "lost", error)]
+        assert table.counts.heartbeat_missed == 1
+
+    def test_an_unsolicited_pong_counts(self, profile: str) -> None:
+        table = Table(profile, heartbeat_interval=30.0)
+        table.connect(1)
+        table.pass_time(30.0)
+        table.step(b.PongReceived(1))
+        assert table.pass_time(30.0) == [b.Ping(1)]
+
+    @pytest.mark.parametrize(("profile", "rest"), [("2.27", []), ("2.40", [b.Close(2, 1002), b.Ping(3)])])
+    def test_after_a_dead_runner(self, profile: str, rest: List[Any]) -> None:
+        table = Table(profile, heartbeat_interval=30.0)
+        for key in (1, 2, 3):
+            table.connect(key)
+        table.pass_time(30.0)
+        table.step(b.PongReceived(3))
+        assert table.pass_time(30.0) == [b.Close(1, 1002), *rest]
+
+    def test_a_drop_that_ends_a_drain(self) -> None:
+        table = Table("2.40", heartbeat_interval=30.0)
+        table.connect(1)
+        table.connect(2)
+        table.running(1)
+        table.pass_time(30.0)
+        table.step(b.DrainStarted(100.0))
+        actions = table.pass_time(30.0)
+        closed = [action for action in actions if isinstance(action, b.Close)]
+        assert closed == [b.Close(1, 1002), b.Close(2, 1001)]
+
+    def test_an_unregistered_connection_is_left_alone(self, profile: str) -> None:
+        table = Table(profile, heartbeat_interval=30.0)
+        table.step(b.Connected(1, "a"))
+        assert table.pass_time(300.0) == []
+
+
+class TestDrain:
+    def test_at_once_without_tasks(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.step(b.Connected(2, "not registered"))
+        table.offer(1)
+        assert table.step(b.DrainStarted(24.0)) == [
+            b.Send(1, m.Drain()),
+            b.Close(1, 1001),
+            b.Close(2, 1001),
+            b.Drained(),
+        ]
+        assert table.matching.next_deadline() is None
+
+    def test_waits_for_tasks(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.connect(2)
+        first, second = table.running(1, "q1"), table.running(2, "q2")
+        assert table.step(b.DrainStarted(24.0)) == [b.Send(1, m.Drain()), b.Send(2, m.Drain())]
+        assert table.step(b.DrainStarted(1.0)) == [], "once is enough"
+        done = b.TaskDone("q1", first, {})
+        assert table.receive(1, m.TaskDone(first, {})) == [done]
+        actions = table.receive(2, m.TaskDone(second, {}))
+        assert actions[-3:] == [b.Close(1, 1001), b.Close(2, 1001), b.Drained()]
+
+    def test_new_requests_fail_at_once(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.running()
+        table.step(b.DrainStarted(24.0))
+        expired = only(b.RequestExpired, table.request("new"))
+        assert expired.reason == "draining"
+        assert expired.error["message"].startswith("Task request timed out")
+        assert table.counts.refused == 1
+        assert table.counts.requests == 0
+        assert table.offer(1) == []
+
+    def test_queued_requests_are_still_matched(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        task_id = table.running(1, "q1")
+        table.request("q2")
+        table.step(b.DrainStarted(24.0))
+        second = acceptance(table.offer(1)).task_id
+        assert table.receive(1, m.TaskAccepted(second)) == [b.TaskReady("q2", second)]
+        table.receive(1, m.TaskDone(task_id, {}))
+        assert table.counts.runners == 1, "the second task holds up the drain"
+        table.step(b.SettingsGiven(second, 1))
+        assert b.Drained() in table.receive(1, m.TaskDone(second, {}))
+
+    def test_queued_requests_that_nobody_takes_end_with_the_broker(self, profile: str) -> None:
+        table = Table(profile)
+        table.request("q1")
+        actions = table.step(b.DrainStarted(24.0))
+        assert only(b.RequestExpired, actions).reason == "draining"
+        assert actions[-1] == b.Drained()
+        assert (table.counts.requests, table.counts.expired) == (0, 1)
+
+    def test_acceptances_do_not_hold_it_up(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.request()
+        acceptance(table.offer(1))
+        actions = table.step(b.DrainStarted(24.0))
+        assert only(b.RequestExpired, actions).reason == "draining"
+        assert b.Close(1, 1001) in actions
+        assert (table.counts.accepting, table.counts.requests) == (0, 0)
+
+    @pytest.mark.parametrize("how", ["failed", "cancelled", "disconnected"])
+    def test_any_end_of_the_last_task_ends_it(self, profile: str, how: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        task_id = table.running()
+        table.step(b.DrainStarted(24.0))
+        event: Any = {
+            "failed": b.Received(1, m.TaskFailed(task_id, {})),
+            "cancelled": b.TaskCancelled(task_id, "x"),
+            "disconnected": b.Disconnected(1),
+        }[how]
+        assert table.step(event)[-1] == b.Drained()
+
+    def test_leftover_tasks_227(self) -> None:
+        table = Table("2.27")
+        table.connect(1)
+        task_id = table.running()
+        table.step(b.DrainStarted(24.0))
+        assert table.pass_time(24.0) == [
+            b.Close(1, 1001),
+            b.TaskFailed("q", task_id, "lost", {"message": "Node execution failed"}),
+            b.Drained(),
+        ]
+
+    def test_leftover_tasks_240_end_with_the_shutdown_error(self) -> None:
+        table = Table("2.40")
+        table.connect(1)
+        running = table.running(1, "q1")
+        waiting = table.accepted(1, "q2")
+        table.step(b.DrainStarted(1.0))
+        assert table.pass_time(1.0) == [
+            cancel(1, running, "Task aborted because this n8n instance is shutting down"),
+            b.TaskFailed(
+                "q1",
+                running,
+                "shut_down",
+                {"message": "Task aborted because the n8n instance was shutting down"},
+            ),
+            b.Close(1, 1001),
+            b.TaskFailed("q2", waiting, "lost", {"message": "Node execution failed"}),
+            b.Drained(),
+        ]
+
+    def test_a_task_timeout_that_is_sooner_stays(self, profile: str) -> None:
+        table = Table(profile)
+        table.connect(1)
+        table.running()
+        table.pass_time(295.0)
+        table.step(b.DrainStarted(24.0))
+        failed = only(b.TaskFailed, table.pass_time(5.0))
+        assert failed.cause == "timed_out"
+
+    def test_who_connects_afterwards_is_closed(self, profile: str) -> None:
+        table = Table(profile)
+        table.step(b.DrainStarted(24.0))
+        assert table.step(b.Connected(1, "late")) == [b.Close(1, 1001)]
+
+
+class TestTheRest:
+    def test_deadlines_are_the_soonest_and_cancelled_ones_are_forgotten(self) -> None:
+        table = Table()
+        table.connect(1)
+        for number in range(1000):
+            table.receive(1, m.TaskDone(table.running(1, f"q{number}"), {}))
+        assert len(table.matching._timers._heap) < 200
+        assert table.matching.next_deadline() == 1000.0 + 1e6
+
+    @settings(deadline=None)
+    @given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), max_size=300), st.integers(0, 25))
+    def test_timers_come_in_order(self, entries: List[Tuple[int, bool]], now: int) -> None:
+        timers = b._Timers()
+        kept = []
+        for number, (at, cancelled) in enumerate(entries):
+            timer = timers.set(float(at), lambda _: None)
+            if cancelled:
+                timers.cancel(timer)
+                timers.cancel(timer)
+            else:
+                kept.append((float(at), number, timer))
+        kept.sort(key=lambda entry: entry[:2])
+        assert timers.next() == (kept[0][0] if kept else None)
+        for at, _, timer in kept:
+            assert timers.pop_due(float(now)) is (timer if at <= now else None)
+            if at > now:
+                break
+            timers.cancel(timer)  # too late: that must not confuse the others
+
+    def test_a_request_id_in_use(self) -> None:
+        table = Table()
+        table.request("q")
+        with pytest.raises(ValueError, match="in use"):
+            table.request("q")
+
+    def test_an_unknown_profile(self) -> None:
+        with pytest.raises(ValueError, match="2\\.27, 2\\.40"):
+            b.Matching(0.0, str, profile="2.3")
+
+    def test_events_name_what_they_are_about(self) -> None:
+        table = Table()
+        table.connect(1, "a")
+        task_id = table.running()
+        started = next(event for event in table.events if event.kind == "started")
+        assert started == BrokerEvent("started", 1000.0, "a", "q", task_id, None)
+
+    def test_every_total_is_the_number_of_its_events(self) -> None:
+        table = Table(request_timeout=10.0)
+        table.connect(1)
+        task_id = table.running()
+        table.receive(1, m.RpcCall("c", task_id, "name", []))
+        table.receive(1, m.TaskDone(task_id, {}))
+        table.receive(1, m.TaskFailed(table.running(1, "q2"), {}))
+        table.request("q3")
+        table.pass_time(10.0)
+        table.matching.note("malformed", 1, table.now, "no JSON")
+        table.step(b.Disconnected(1))
+        expected = {
+            "connected": 1, "registered": 1, "offered": 2, "requested": 3, "acceptances": 2, "accepted": 2,
+            "started": 2, "relayed": 1, "done": 1, "failed": 1, "expired": 1, "malformed": 1,
+            "disconnected": 1,
+        }  # fmt: skip
+        for kind in TOTALS:
+            assert getattr(table.counts, kind) == expected.get(kind, 0), kind
+            assert sum(event.kind == kind for event in table.events) == expected.get(kind, 0), kind
+        malformed = next(event for event in table.events if event.kind == "malformed")
+        assert malformed == BrokerEvent("malformed", table.now, "runner1", detail="no JSON")
+
+    def test_totals_go_on(self) -> None:
+        totals = {"done": 7}
+        matching = b.Matching(0.0, str, totals=totals)
+        matching.handle(b.Connected(1, "a"), 0.0)
+        assert (matching.counts().done, matching.counts().connected, totals["connected"]) == (7, 1, 1)

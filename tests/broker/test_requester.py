@@ -1,0 +1,617 @@
+"""The requester's side: what a runner is answered, what a caller gets, and ``POST /tasks``."""
+
+from __future__ import annotations
+
+import base64
+import concurrent.futures
+import json
+import pickle
+import socket
+import threading
+from typing import Any, Dict, Iterator, List, Tuple
+
+import pytest
+import requests
+
+from n8nrunner.broker import (
+    Broker,
+    BrokerTask,
+    BrokerTaskCancelled,
+    BrokerTaskError,
+    BrokerTaskTimeout,
+    SavedFile,
+)
+from n8nrunner.broker.requester import size_for_people
+from tests.broker.raw_runner import LIMIT, TOKEN, RawRunner, new_broker
+
+BUFFER = {"type": "Buffer", "data": [0, 255, 10]}
+CONTENT = b"\x00\xff\n"
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    with new_broker() as running:
+        yield running
+        running.kill()
+
+
+@pytest.fixture
+def runner(broker: Broker) -> Iterator[RawRunner]:
+    with RawRunner(broker) as connected:
+        yield connected
+
+
+def ask(runner: RawRunner, task_id: str, name: str, *params: Any) -> Tuple[str, Any]:
+    """Calls a helper; returns the status and the data of the answer."""
+    runner.send("runner:rpc", callId="call", taskId=task_id, name=name, params=list(params))
+    answer = runner.expect("broker:rpcresponse")
+    assert (answer["callId"], answer["taskId"]) == ("call", task_id)
+    return answer["status"], answer["data"]
+
+
+def given(broker: Broker, runner: RawRunner, **options: Any) -> Tuple[BrokerTask, str]:
+    task = broker.submit("t", {}, **options)
+    return task, runner.take()["taskId"]
+
+
+class TestResults:
+    def test_run_task(self, broker: Broker, runner: RawRunner) -> None:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            result = pool.submit(broker.run_task, "t", {"a": 1}, timeout=LIMIT)
+            settings = runner.take()
+            assert settings["settings"] == {"a": 1}
+            runner.done(settings["taskId"], [None])
+            assert result.result(LIMIT) == [None]
+
+    def test_the_runners_error(self, broker: Broker, runner: RawRunner) -> None:
+        task, task_id = given(broker, runner)
+        error = {"message": "no", "description": "not at all", "stack": "line 1", "lineNumber": 3}
+        runner.send("runner:taskerror", taskId=task_id, error=error)
+        with pytest.raises(BrokerTaskError, match=r"^no$") as caught:
+            task.result(LIMIT)
+        assert type(caught.value) is BrokerTaskError
+        assert (caught.value.description, caught.value.stack) == ("not at all", "line 1")
+        assert caught.value.error == error
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert (type(again), again.error, str(again)) == (BrokerTaskError, error, "no")
+        assert task.error() is caught.value
+
+    @pytest.mark.parametrize(("error", "message"), [({}, "Unknown error"), ([1], "Unknown error: [1]")])
+    def test_an_error_without_message(
+        self, broker: Broker, runner: RawRunner, error: Any, message: str
+    ) -> None:
+        task, task_id = given(broker, runner)
+        runner.send("runner:taskerror", taskId=task_id, error=error)
+        assert str(task.error(LIMIT)) == message
+
+    def test_a_result_without_data_fails(self, broker: Broker, runner: RawRunner) -> None:
+        task, task_id = given(broker, runner)
+        runner.send("runner:taskdone", taskId=task_id)
+        with pytest.raises(BrokerTaskError, match="without a data object"):
+            task.result(LIMIT)
+
+    def test_data_without_a_result_is_none(self, broker: Broker, runner: RawRunner) -> None:
+        task, task_id = given(broker, runner)
+        runner.send("runner:taskdone", taskId=task_id, data={})
+        assert task.result(LIMIT) is None
+
+    def test_the_task_timeout(self) -> None:
+        with new_broker(task_timeout=0.1) as broker, RawRunner(broker) as runner:
+            task, task_id = given(broker, runner)
+            cancel = runner.expect("broker:taskcancel")
+            assert (cancel["taskId"], cancel["reason"]) == (task_id, "Task execution timed out")
+            with pytest.raises(BrokerTaskTimeout, match=r"^Task execution timed out after 0\.1 seconds$"):
+                task.result(LIMIT)
+
+    def test_a_timeout_of_its_own(self, broker: Broker, runner: RawRunner) -> None:
+        task = broker.submit("t", {}, timeout=1.0)
+        runner.take()
+        with pytest.raises(BrokerTaskTimeout, match=r"^Task execution timed out after 1 second$"):
+            task.result(LIMIT)
+
+    def test_waiting_too_short_changes_nothing(self, broker: Broker, runner: RawRunner) -> None:
+        task, task_id = given(broker, runner)
+        with pytest.raises(TimeoutError, match=task_id):
+            task.result(timeout=0.01)
+        runner.done(task_id, 1)
+        assert task.result(LIMIT) == 1
+
+    def test_callback(self, broker: Broker, runner: RawRunner) -> None:
+        called: List[BrokerTask] = []
+        task, task_id = given(broker, runner)
+        task.add_done_callback(called.append)
+        runner.done(task_id, 1)
+        task.result(LIMIT)
+        task.add_done_callback(called.append)
+        assert called == [task, task]
+
+    def test_a_callback_may_submit(self, broker: Broker, runner: RawRunner) -> None:
+        second: concurrent.futures.Future[BrokerTask] = concurrent.futures.Future()
+        task, task_id = given(broker, runner)
+        task.add_done_callback(lambda _: second.set_result(broker.submit("t", 2)))
+        runner.done(task_id, 1)
+        settings = runner.take()
+        runner.done(settings["taskId"], settings["settings"])
+        assert second.result(LIMIT).result(LIMIT) == 2
+
+    def test_repr(self, broker: Broker, runner: RawRunner) -> None:
+        task = broker.submit("t", {"password": "p"})
+        assert "waiting for a runner" in repr(task)
+        runner.take()
+        assert "with a runner" in repr(task)
+        assert "password" not in repr(task)
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("settings", "items", "sent"),
+        [
+            ({}, [], {}),
+            ({"a": 1}, [{"json": {}}], {"a": 1, "items": [{"json": {}}]}),
+            ({"items": 7}, [{"json": {}}], {"items": 7}),
+            ([1], [{"json": {}}], [1]),
+            (None, [], None),
+            ("half a character: \ud83d", [], "half a character: \ud83d"),
+        ],
+    )
+    def test_items_are_put_into_them(
+        self, broker: Broker, runner: RawRunner, settings: Any, items: Any, sent: Any
+    ) -> None:
+        broker.submit("t", settings, items=items)
+        assert runner.take()["settings"] == sent
+
+    def test_the_callers_settings_stay_as_they_are(self, broker: Broker) -> None:
+        settings: Dict[str, Any] = {}
+        broker.submit("t", settings, items=[{"json": {}}])
+        assert settings == {}
+
+    def test_they_are_taken_as_they_are_when_submitted(self, broker: Broker, runner: RawRunner) -> None:
+        settings = {"a": 1}
+        broker.submit("t", settings)
+        settings["a"] = 2
+        assert runner.take()["settings"] == {"a": 1}
+
+    @pytest.mark.parametrize(
+        ("settings", "error"), [({"a": float("nan")}, ValueError), ({"a": {1}}, TypeError)]
+    )
+    def test_what_is_no_json_fails_at_once(self, broker: Broker, settings: Any, error: Any) -> None:
+        with pytest.raises(error, match="JSON"):
+            broker.submit("t", settings)
+        assert broker.counts.requested == 0
+
+    def test_a_timeout_that_cannot_be(self, broker: Broker) -> None:
+        with pytest.raises(ValueError, match="timeout"):
+            broker.submit("t", {}, timeout=0)
+
+
+class TestCancel:
+    def test_while_it_waits_for_a_runner(self, broker: Broker, runner: RawRunner) -> None:
+        task = broker.submit("t", 1)
+        task.cancel()
+        with pytest.raises(BrokerTaskCancelled, match=r"^Task cancelled: Task cancelled by user$"):
+            task.result(LIMIT)
+        broker.submit("t", 2)
+        assert runner.take()["settings"] == 2, "its code does not run"
+
+    def test_while_a_runner_is_asked(self, broker: Broker, runner: RawRunner) -> None:
+        task = broker.submit("t", 1)
+        runner.offer()
+        task_id = runner.expect("broker:taskofferaccept")["taskId"]
+        task.cancel("not any more")
+        cancel = runner.expect("broker:taskcancel")
+        assert (cancel["taskId"], cancel["reason"]) == (task_id, "not any more")
+        runner.send("runner:taskaccepted", taskId=task_id)
+        broker.wait_for(lambda counts: counts.late == 1)
+        assert broker.counts.tasks == 0
+
+    def test_while_it_runs(self, broker: Broker, runner: RawRunner) -> None:
+        task, task_id = given(broker, runner)
+        task.cancel("not any more")
+        assert runner.expect("broker:taskcancel")["reason"] == "not any more"
+        runner.done(task_id, 1)
+        with pytest.raises(BrokerTaskCancelled, match="not any more"):
+            task.result(LIMIT)
+
+    def test_after_its_end(self, broker: Broker, runner: RawRunner) -> None:
+        task, task_id = given(broker, runner)
+        runner.done(task_id, 1)
+        assert task.result(LIMIT) == 1
+        task.cancel()
+        assert task.result(LIMIT) == 1
+
+
+class TestCalls:
+    def test_logs(self, broker: Broker, runner: RawRunner) -> None:
+        task, task_id = given(broker, runner)
+        assert ask(runner, task_id, "logNodeOutput", "'a'", "{}") == ("success", None)
+        runner.send("runner:rpc", callId="c", taskId=task_id, name="logNodeOutput", params=["last", 7])
+        runner.done(task_id, 1)
+        task.result(LIMIT)
+        assert task.logs == ["'a' {}", "last 7"], "complete when the result is there"
+
+    @pytest.mark.parametrize(
+        ("name", "answer"),
+        [
+            ("os.system", "Method not allowed"),
+            ("", "Method not allowed"),
+            ("helpers.request", "Could not find method"),
+        ],
+    )
+    def test_unknown_names(self, broker: Broker, runner: RawRunner, name: str, answer: str) -> None:
+        _, task_id = given(broker, runner)
+        assert ask(runner, task_id, name) == ("error", answer)
+
+    def test_the_callers_own_functions(self, broker: Broker, runner: RawRunner) -> None:
+        called: List[Any] = []
+
+        def function(*params: Any) -> Any:
+            called.append((params, threading.current_thread().name))
+            return {"inner": b"\x01", "n": 1}
+
+        def failing() -> None:
+            raise KeyError("nothing there")
+
+        rpc = {"own": function, "failing": failing, "logNodeOutput": lambda *_: 5, "odd": lambda: {1}}
+        task, task_id = given(broker, runner, rpc=rpc)
+        data = {"inner": {"type": "Buffer", "data": [1]}, "n": 1}
+        assert ask(runner, task_id, "own", 1, BUFFER, None) == ("success", data)
+        ((params, thread),) = called
+        assert params == (1, CONTENT, None)
+        assert thread.startswith("n8nrunner-broker-rpc")
+        assert ask(runner, task_id, "failing") == (
+            "error",
+            {"message": "'nothing there'", "name": "KeyError"},
+        )
+        assert ask(runner, task_id, "logNodeOutput", "x") == ("success", 5)
+        assert task.logs == []
+        status, error = ask(runner, task_id, "odd")
+        assert (status, error["name"]) == ("error", "TypeError")
+
+    def test_without_parameters(self, broker: Broker, runner: RawRunner) -> None:
+        _, task_id = given(broker, runner)
+        for name in ("logNodeOutput", "helpers.getBinaryDataBuffer"):
+            runner.send("runner:rpc", callId="c", taskId=task_id, name=name)
+        statuses = sorted(runner.expect("broker:rpcresponse")["status"] for _ in range(2))
+        assert statuses == ["error", "success"]
+
+    def test_a_slow_function_holds_nobody_up(self, broker: Broker, runner: RawRunner) -> None:
+        go_on = threading.Event()
+        _, slow = given(broker, runner, rpc={"slow": lambda: go_on.wait(LIMIT)})
+        runner.send("runner:rpc", callId="c", taskId=slow, name="slow", params=[])
+        task, quick = given(broker, runner)
+        assert ask(runner, quick, "logNodeOutput", "x") == ("success", None)
+        runner.done(quick, 1)
+        assert task.result(LIMIT) == 1
+        go_on.set()
+        assert runner.expect("broker:rpcresponse")["data"] is True
+
+    def test_no_answer_for_an_unknown_task(self, broker: Broker, runner: RawRunner) -> None:
+        _, task_id = given(broker, runner)
+        runner.send("runner:rpc", callId="c", taskId="unknown", name="logNodeOutput", params=[])
+        assert ask(runner, task_id, "logNodeOutput", "x") == ("success", None)
+
+    def test_no_answer_after_the_end(self, broker: Broker, runner: RawRunner) -> None:
+        started, go_on = threading.Event(), threading.Event()
+
+        def slow() -> None:
+            started.set()
+            go_on.wait(LIMIT)
+
+        task, task_id = given(broker, runner, rpc={"slow": slow})
+        runner.send("runner:rpc", callId="c", taskId=task_id, name="slow", params=[])
+        assert started.wait(LIMIT)
+        task.cancel()
+        runner.expect("broker:taskcancel")
+        go_on.set()
+        _, other = given(broker, runner)
+        assert ask(runner, other, "logNodeOutput", "x") == ("success", None)
+
+    def test_stopping_does_not_wait_for_a_function_that_hangs(self) -> None:
+        go_on = threading.Event()
+        try:
+            with new_broker() as broker, RawRunner(broker) as runner:
+                task, task_id = given(broker, runner, rpc={"hangs": lambda: go_on.wait(30.0)})
+                runner.send("runner:rpc", callId="c", taskId=task_id, name="hangs", params=[])
+                broker.wait_for(lambda counts: counts.relayed == 1)
+                broker.kill()
+                assert task.done()
+                assert not go_on.is_set()
+        finally:
+            go_on.set()
+
+
+class TestFiles:
+    def test_read(self, broker: Broker, runner: RawRunner) -> None:
+        stored = {"mimeType": "text/plain", "data": base64.b64encode(b"stored").decode()}
+        items = [{"json": {}}, {"json": {}, "binary": {"in item": stored}}]
+        _, task_id = given(broker, runner, items=items, files={(0, "data"): CONTENT})
+        read = "helpers.getBinaryDataBuffer"
+        assert ask(runner, task_id, read, 0, "data") == ("success", BUFFER)
+        text = {"type": "Buffer", "data": list(b"stored")}
+        assert ask(runner, task_id, read, 1, "in item") == ("success", text)
+        assert ask(runner, task_id, read, 0, stored) == ("success", text)
+        for wrong in ((0, "other"), (1, "data"), (7, "data"), ("0", "data"), (None, None)):
+            status, error = ask(runner, task_id, read, *wrong)
+            assert status == "error"
+            assert repr(wrong[1]) in error["message"]
+
+    def test_described(self, broker: Broker, runner: RawRunner) -> None:
+        stored = {"mimeType": "text/plain", "data": ""}
+        items = [{"json": {}, "binary": {"in item": stored}}]
+        _, task_id = given(broker, runner, items=items, files={(0, "data"): CONTENT})
+        status, described = ask(runner, task_id, "helpers.assertBinaryData", 0, "data")
+        assert (status, base64.b64decode(described["data"])) == ("success", CONTENT)
+        assert ask(runner, task_id, "helpers.assertBinaryData", 0, "in item") == ("success", stored)
+        assert ask(runner, task_id, "helpers.assertBinaryData", 0, "other")[0] == "error"
+
+    def test_saved(self, broker: Broker, runner: RawRunner) -> None:
+        task, task_id = given(broker, runner)
+        save = "helpers.prepareBinaryData"
+        status, described = ask(runner, task_id, save, BUFFER, "photo.png", "image/png")
+        assert status == "success"
+        assert described == {
+            "mimeType": "image/png",
+            "fileType": "image",
+            "fileName": "photo.png",
+            "fileExtension": "png",
+            "fileSize": "3 B",
+            "data": base64.b64encode(CONTENT).decode(),
+        }
+        assert ask(runner, task_id, save, BUFFER, "a.json")[1]["mimeType"] == "application/json"
+        assert ask(runner, task_id, save, "text")[1]["mimeType"] == "text/plain"
+        assert ask(runner, task_id, save, 7)[0] == "error"
+        assert task.saved_files[0] == SavedFile(CONTENT, "photo.png", "image/png", described)
+        assert [file.data for file in task.saved_files] == [CONTENT, CONTENT, b"text"]
+
+    def test_replaced(self, broker: Broker, runner: RawRunner) -> None:
+        task, task_id = given(broker, runner)
+        described = {"mimeType": "text/csv", "fileName": "a.csv", "data": "", "directory": "/x"}
+        status, changed = ask(runner, task_id, "helpers.setBinaryDataBuffer", described, BUFFER)
+        assert status == "success"
+        assert base64.b64decode(changed["data"]) == CONTENT
+        assert (changed["fileName"], changed["mimeType"], changed["directory"]) == ("a.csv", "text/csv", "/x")
+        assert task.saved_files == [SavedFile(CONTENT, "a.csv", "text/csv", changed)]
+
+    def test_as_text(self, broker: Broker, runner: RawRunner) -> None:
+        _, task_id = given(broker, runner)
+        text = {"type": "Buffer", "data": list("ä".encode("latin-1"))}
+        assert ask(runner, task_id, "helpers.binaryToString", text, "latin1") == ("success", "ä")
+
+    def test_large(self, broker: Broker, runner: RawRunner) -> None:
+        content = bytes(range(256)) * 1000
+        task, task_id = given(broker, runner, files={(0, "data"): content})
+        status, data = ask(runner, task_id, "helpers.getBinaryDataBuffer", 0, "data")
+        assert (status, bytes(data["data"])) == ("success", content)
+        status, described = ask(runner, task_id, "helpers.prepareBinaryData", data, "a.bin")
+        assert (status, described["fileSize"]) == ("success", "256 kB")
+        assert task.saved_files[0].data == content
+
+    @pytest.mark.parametrize(
+        ("size", "text"),
+        [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1500, "1.5 kB"), (12_345, "12.3 kB"),
+         (999_499, "999 kB"), (999_999, "1 MB"), (3_000_000, "3 MB"), (5_000_000_000, "5 GB")],
+    )  # fmt: skip
+    def test_size_for_people(self, size: int, text: str) -> None:
+        assert size_for_people(size) == text
+
+
+class TestHttpRequest:
+    """The broker's own endpoints serve as the outside world."""
+
+    def request(self, runner: RawRunner, task_id: str, **options: Any) -> Tuple[str, Any]:
+        return ask(runner, task_id, "helpers.httpRequest", options)
+
+    def test_json(self, broker: Broker, runner: RawRunner) -> None:
+        _, task_id = given(broker, runner)
+        answer = self.request(runner, task_id, url=f"{broker.url}/healthz", json=True)
+        assert answer == ("success", {"status": "ok"})
+
+    def test_method_body_and_base(self, broker: Broker, runner: RawRunner) -> None:
+        _, task_id = given(broker, runner)
+        options: Dict[str, Any] = {"baseURL": f"{broker.url}/", "url": "/runners/auth", "method": "post"}
+        for body, headers in (
+            ({"token": TOKEN}, {}),
+            (json.dumps({"token": TOKEN}), {"Content-Type": "application/json"}),
+            ({"type": "Buffer", "data": list(json.dumps({"token": TOKEN}).encode())},
+             {"Content-Type": "application/json"}),
+        ):  # fmt: skip
+            status, data = self.request(runner, task_id, body=body, headers=headers, **options)
+            assert status == "success"
+            assert len(data["data"]["token"]) == 64
+
+    def test_whole_response(self, broker: Broker, runner: RawRunner) -> None:
+        _, task_id = given(broker, runner)
+        status, data = self.request(
+            runner, task_id, url=f"{broker.url}/what", qs={"a": 1}, returnFullResponse=True,
+            ignoreHttpStatusErrors=True,
+        )  # fmt: skip
+        assert (status, data["statusCode"], data["statusMessage"]) == ("success", 404, "Not Found")
+        assert data["headers"]["content-type"].startswith("text/html")
+        assert "Cannot GET /what" in data["body"]
+
+    def test_bytes(self, broker: Broker, runner: RawRunner) -> None:
+        _, task_id = given(broker, runner)
+        status, data = self.request(runner, task_id, url=f"{broker.url}/healthz", encoding="arraybuffer")
+        assert (status, json.loads(bytes(data["data"]))) == ("success", {"status": "ok"})
+
+    def test_errors(self, broker: Broker, runner: RawRunner) -> None:
+        _, task_id = given(broker, runner)
+        status, error = self.request(runner, task_id, url=f"{broker.url}/what")
+        assert (status, error["message"]) == ("error", "Request failed with status code 404")
+        for url in ("file:///etc/passwd", "nowhere", None):
+            assert self.request(runner, task_id, url=url)[0] == "error"
+        status, error = self.request(runner, task_id, url="http://127.0.0.1:1/", timeout=2000)
+        assert (status, error["name"]) == ("error", "ConnectionError")
+
+
+class TestTaskData:
+    ITEMS = [{"json": {"n": n}} for n in range(10)]
+
+    def data(self, runner: RawRunner, task_id: str, **params: Any) -> Dict[str, Any]:
+        runner.send("runner:taskdatarequest", taskId=task_id, requestId="r", requestParams=params)
+        answer = runner.expect("broker:taskdataresponse")
+        assert (answer["taskId"], answer["requestId"]) == (task_id, "r")
+        data: Dict[str, Any] = answer["data"]
+        return data
+
+    @pytest.mark.parametrize(
+        ("wanted", "given_items"),
+        [
+            ({"include": True}, ITEMS),
+            ({"include": True, "chunk": {"startIndex": 3, "count": 4}}, ITEMS[3:7]),
+            ({"include": True, "chunk": {"startIndex": 8, "count": 1000}}, ITEMS[8:]),
+            ({"include": True, "chunk": {"startIndex": 20, "count": 5}}, []),
+        ],
+    )
+    def test_items(self, broker: Broker, runner: RawRunner, wanted: Any, given_items: Any) -> None:
+        _, task_id = given(broker, runner, items=self.ITEMS)
+        data = self.data(runner, task_id, dataOfNodes=[], prevNode=False, env=False, input=wanted)
+        assert data["inputData"] == {"main": [given_items]}
+
+    @pytest.mark.parametrize("params", [{}, {"input": {"include": False}}])
+    def test_no_items_if_none_are_wanted(self, broker: Broker, runner: RawRunner, params: Any) -> None:
+        _, task_id = given(broker, runner, items=self.ITEMS)
+        assert self.data(runner, task_id, **params)["inputData"] == {}
+
+    @pytest.mark.parametrize(
+        ("params", "shown"),
+        [({"dataOfNodes": "all"}, True), ({"dataOfNodes": [], "prevNode": True}, True),
+         ({"dataOfNodes": ["Start"]}, True), ({"dataOfNodes": ["Other"], "prevNode": False}, False)],
+    )  # fmt: skip
+    def test_the_data_of_the_node_before(
+        self, broker: Broker, runner: RawRunner, params: Any, shown: bool
+    ) -> None:
+        _, task_id = given(broker, runner, items=self.ITEMS)
+        data = self.data(runner, task_id, **params)
+        run_data = data["runExecutionData"]["resultData"]["runData"]
+        if shown:
+            (before,) = data["connectionInputSource"]["main"]
+            assert run_data[before["previousNode"]][0]["data"] == {"main": [self.ITEMS]}
+        else:
+            assert run_data == {}
+
+    def test_everything_that_n8n_sends_is_there(self, broker: Broker, runner: RawRunner) -> None:
+        _, task_id = given(broker, runner)
+        data = self.data(runner, task_id, dataOfNodes="all", prevNode=True, env=True, input={"include": True})
+        assert set(data) == {
+            "workflow", "inputData", "connectionInputSource", "node", "runExecutionData", "runIndex",
+            "itemIndex", "activeNodeName", "contextNodeName", "siblingParameters", "mode", "envProviderState",
+            "defaultReturnRunIndex", "selfData", "additionalData",
+        }  # fmt: skip
+        assert data["node"] in data["workflow"]["nodes"]
+        assert data["activeNodeName"] == data["node"]["name"]
+
+    def test_without_parameters_there_is_no_answer(self, broker: Broker, runner: RawRunner) -> None:
+        _, task_id = given(broker, runner)
+        runner.send("runner:taskdatarequest", taskId=task_id, requestId="r")
+        assert ask(runner, task_id, "logNodeOutput", "x") == ("success", None)
+
+    def test_node_types(self, broker: Broker, runner: RawRunner) -> None:
+        one: Dict[str, Any] = {"name": "a", "version": 1, "displayName": "A"}
+        many: Dict[str, Any] = {"name": "a", "version": [2, 2.1]}
+        other: Dict[str, Any] = {"name": "b"}
+        _, task_id = given(broker, runner, node_types=[one, many, other])
+
+        def found(*wanted: Dict[str, Any]) -> List[Dict[str, Any]]:
+            runner.send("runner:nodetypesrequest", taskId=task_id, requestId="n", requestParams=list(wanted))
+            answer = runner.expect("broker:nodetypes")
+            assert (answer["taskId"], answer["requestId"]) == (task_id, "n")
+            node_types: List[Dict[str, Any]] = answer["nodeTypes"]
+            return node_types
+
+        assert found({"name": "a", "version": 1}) == [one]
+        assert found({"name": "a", "version": 2.1}, {"name": "b", "version": 9}) == [many, other]
+        assert found({"name": "a", "version": 7}, {"name": "c", "version": 1}) == []
+        assert found() == []
+
+
+class TestPostTasks:
+    HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+
+    def post(self, broker: Broker, body: Any, **options: Any) -> requests.Response:
+        options.setdefault("headers", self.HEADERS)
+        data = body if isinstance(body, (str, bytes)) else json.dumps(body)
+        return requests.post(f"{broker.url}/tasks", data=data, timeout=LIMIT, **options)
+
+    def test_a_result(self, broker: Broker, runner: RawRunner) -> None:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            body = {"taskType": "t", "settings": {"a": 1}, "items": [{"json": {}}], "timeout": 9.5}
+            response = pool.submit(self.post, broker, body)
+            settings = runner.take()
+            assert settings["settings"] == {"a": 1, "items": [{"json": {}}]}
+            runner.done(settings["taskId"], {"x": "ä\ud800"})
+            assert response.result(LIMIT).status_code == 200
+            assert response.result().json() == {"result": {"x": "ä\ud800"}}
+
+    def test_the_runners_error(self, broker: Broker, runner: RawRunner) -> None:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            response = pool.submit(self.post, broker, {"taskType": "t"})
+            settings = runner.take()
+            assert settings["settings"] == {}
+            error = {"message": "no", "description": "why"}
+            runner.send("runner:taskerror", taskId=settings["taskId"], error=error)
+            assert response.result(LIMIT).status_code == 422
+            assert response.result().json() == {"error": error}
+
+    def test_no_runner_in_time(self, broker: Broker) -> None:
+        response = self.post(broker, {"taskType": "nobody", "timeout": 0.05})
+        assert (response.status_code, response.json()["error"]["message"]) == (504, "Task request timed out")
+
+    def test_no_result_in_time(self) -> None:
+        with new_broker(task_timeout=0.2) as broker, RawRunner(broker) as runner:
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                posting = pool.submit(self.post, broker, {"taskType": "t"})
+                runner.take()
+                assert posting.result(LIMIT).status_code == 504
+            message = posting.result().json()["error"]["message"]
+            assert message == "Task execution timed out after 0.2 seconds"
+
+    def test_the_connection_is_lost(self, broker: Broker) -> None:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            with RawRunner(broker) as runner:
+                posting = pool.submit(self.post, broker, {"taskType": "t"})
+                runner.take()
+            assert posting.result(LIMIT).status_code == 502
+            assert posting.result().json() == {"error": {"message": "Node execution failed"}}
+
+    def test_the_broker_stops(self, broker: Broker) -> None:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            posting = pool.submit(self.post, broker, {"taskType": "t"})
+            broker.wait_for(lambda counts: counts.requests == 1)
+            broker.stop()
+            assert posting.result(LIMIT).status_code == 503
+
+    @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN},
+                                         {"Authorization": f"Basic {TOKEN}"}])  # fmt: skip
+    def test_the_token(self, broker: Broker, headers: Dict[str, str]) -> None:
+        response = self.post(broker, {"taskType": "t"}, headers=headers)
+        assert response.status_code == 401
+        assert "message" in response.json()["error"]
+        assert broker.counts.requested == 0
+
+    @pytest.mark.parametrize(
+        ("body", "names"),
+        [("{", "JSON"), (b"\xff", "JSON"), ("[]", "object"), ({}, "taskType"), ({"taskType": 7}, "taskType"),
+         ({"taskType": ""}, "taskType"), ({"taskType": "t", "items": {}}, "items"),
+         ({"taskType": "t", "timeout": "1"}, "timeout"),
+         ({"taskType": "t", "timeout": True}, "timeout"), ({"taskType": "t", "timeout": 0}, "timeout"),
+         ({"taskType": "t", "typo": 1}, "typo"), ('{"taskType": "t", "settings": NaN}', "NaN")],
+    )  # fmt: skip
+    def test_bodies_that_cannot_be_used(self, broker: Broker, body: Any, names: str) -> None:
+        response = self.post(broker, body)
+        assert response.status_code == 400
+        assert names in response.json()["error"]["message"]
+        assert broker.counts.requested == 0
+
+    def test_a_body_that_is_too_large(self) -> None:
+        with new_broker(max_body=100) as broker:
+            assert self.post(broker, {"taskType": "t" * 200}).status_code == 413
+
+    def test_whoever_hangs_up_cancels_the_task(self, broker: Broker, runner: RawRunner) -> None:
+        body = json.dumps({"taskType": "t"})
+        head = f"POST /tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", broker.port), timeout=LIMIT) as connection:
+            connection.sendall((head + body).encode())
+            runner.take()
+        assert runner.expect("broker:taskcancel")["reason"] == "Requester disconnected"

@@ -1,0 +1,93 @@
+"""Handlers and contexts for executors of other processes, which import them by name. Light on purpose."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from typing import Any, Callable, Dict, Iterator
+
+from n8nrunner import Task, TaskError
+
+
+def process(task: Task) -> Any:
+    """Which process this is, and what the task is made of."""
+    return {
+        "process": os.getpid(),
+        "parent": os.getppid(),
+        "id": task.id,
+        "type": task.type,
+        "settings": task.settings,
+        "items": task.items,
+        "cancelled": task.cancelled,
+        "imported": sorted(name for name in ("aiohttp", "requests", "websocket") if name in sys.modules),
+    }
+
+
+def links(task: Task) -> Any:
+    """What each way to n8n says in a process that has none."""
+    calls: Dict[str, Callable[[], Any]] = {
+        "log": lambda: task.log("x"),
+        "rpc": lambda: task.rpc("helpers.httpRequest", {}),
+        "request_data": task.request_data,
+        "request_node_types": lambda: task.request_node_types([]),
+        "read_file": lambda: task.read_file(0, "data"),
+        "save_file": lambda: task.save_file(b"x"),
+        "http_request": lambda: task.http_request(url="http://n8n"),
+    }
+    found = {}
+    for name, call in calls.items():
+        try:
+            call()
+            found[name] = "nothing"
+        except Exception as error:
+            found[name] = f"{type(error).__name__}: {error}"
+    task.progress(0.5, "half")
+    found["progress"] = f"{task.progress_fraction} {task.progress_text}"
+    return found
+
+
+def fails(task: Task) -> Any:
+    raise ValueError(f"no {task.settings}")
+
+
+def refuses(task: Task) -> Any:
+    raise TaskError("to the author", description="and more")
+
+
+def exits(task: Task) -> Any:
+    raise SystemExit(3)
+
+
+def returns_a_set(task: Task) -> Any:
+    return {"rows": [1, {2}]}
+
+
+def is_killed(task: Task) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+    threading.Event().wait(30)
+
+
+def echo(task: Task) -> Any:
+    return task.settings
+
+
+entered = 0
+
+
+@contextlib.contextmanager
+def context() -> Iterator[None]:
+    global entered
+    entered += 1
+    yield
+
+
+def times_entered(task: Task) -> int:
+    return entered
+
+
+def sleeps(task: Task) -> None:
+    """Holds the process; nothing can tell it that it is cancelled."""
+    threading.Event().wait(task.settings["seconds"])

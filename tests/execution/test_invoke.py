@@ -1,0 +1,478 @@
+"""What becomes of a handler's return value, and of everything that it may raise instead."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import time
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Type
+
+import pytest
+
+from n8nrunner import Task, TaskCancelled, TaskError, TaskTimeout
+from n8nrunner.execution.invoke import Answer, failure, invoke
+
+LARGE = 100_000_000
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> None:
+    """Nothing here opens anything, and the look at what is left takes longer than these tests."""
+
+
+def new_task(settings: Any = None) -> Task:
+    return Task("abcd1234", "tests", settings, time.monotonic() + 60)
+
+
+def answer_of(handler: Callable[[Task], Any], max_payload: int = LARGE, context: Any = None) -> Answer:
+    answer = invoke(handler, new_task(), context, max_payload)
+    assert type(answer.payload) is bytes
+    assert len(answer.payload) <= max_payload
+    return answer
+
+
+def result_of(handler: Callable[[Task], Any], context: Any = None) -> Any:
+    answer = answer_of(handler, context=context)
+    message = json.loads(answer.payload)
+    assert message["type"] == "runner:taskdone", message
+    assert not answer.failed
+    assert message["taskId"] == "abcd1234"
+    return message["data"]["result"]
+
+
+def error_of(handler: Callable[[Task], Any], max_payload: int = LARGE, context: Any = None) -> Dict[str, Any]:
+    answer = answer_of(handler, max_payload, context)
+    message = json.loads(answer.payload)
+    assert message["type"] == "runner:taskerror"
+    assert answer.failed
+    assert message["taskId"] == "abcd1234"
+    error: Dict[str, Any] = message["error"]
+    assert error["message"]
+    return error
+
+
+def raising(error: BaseException) -> Callable[[Task], Any]:
+    def handler(task: Task) -> Any:
+        raise error
+
+    return handler
+
+
+# --- results ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
+        (0, 0),
+        (-1.5, -1.5),
+        (2**70, 2**70),
+        ("text ünïcødé \U0001f600 \0", "text ünïcødé \U0001f600 \0"),
+        ([], []),
+        ((1, (2, 3)), [1, [2, 3]]),
+        ({"a": {"b": [True, False, None]}}, {"a": {"b": [True, False, None]}}),
+        ({1: "a", 2.5: "b", None: "c", False: "d"}, {"1": "a", "2.5": "b", "null": "c", "false": "d"}),
+        (math.nan, None),
+        ([math.inf, {"x": -math.inf}], [None, {"x": None}]),
+        ([{"json": {"n": n}} for n in range(1000)], [{"json": {"n": n}} for n in range(1000)]),
+    ],
+)
+def test_results(value: Any, expected: Any) -> None:
+    assert result_of(lambda task: value) == expected
+
+
+def test_the_handler_gets_the_task_itself() -> None:
+    seen: List[Task] = []
+    task = new_task({"x": 1})
+    answer = invoke(lambda given: seen.append(given), task, None, LARGE)
+    assert seen == [task]
+    assert answer == Answer(b'{"type":"runner:taskdone","taskId":"abcd1234","data":{"result":null}}', False)
+
+
+def nested(levels: int) -> Any:
+    value: Any = "inside"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def cycle() -> Any:
+    value: Dict[str, Any] = {"rows": []}
+    value["rows"].append({"all": value})
+    return value
+
+
+class Unusual:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({1, 2}, "result is a set"),
+        (frozenset(), "result is a frozenset"),
+        (b"bytes", "result is a bytes"),
+        (bytearray(), "result is a bytearray"),
+        (object, "result is a type"),
+        (1j, "result is a complex"),
+        (iter([1]), "result is a list_iterator"),
+        ((n for n in range(3)), "result is a generator"),
+        (Unusual(), "tests.execution.test_invoke.Unusual, which is not JSON"),
+        (range(3), "result is a range"),
+        ([0, [1, {2}]], "result[1][1] is a set"),
+        ({"a": [{"json": {"tags": {1}}}]}, "result['a'][0]['json']['tags'] is a set"),
+        ([{"json": {}}] * 500 + [{"json": {"data": b"x"}}], "result[500]['json']['data'] is a bytes"),
+        ({"a": {(1, 2): 3}}, "result['a'][...] has a key of type tuple"),
+        ({b"k": 1}, "result[...] has a key of type bytes"),
+        (cycle(), "result['rows'][0]['all'] contains itself"),
+        (nested(1_000_000), "levels deep"),
+        pytest.param("half of a pair: \ud800", "result has half of a surrogate pair", id="half a pair"),
+        ({"rows": ["fine", "\udfff"]}, "result['rows'][1] has half of a surrogate pair"),
+        ({"rows": {"\ud800": 1}}, "result['rows']['\\ud800'] has half of a surrogate pair"),
+        ([math.nan, {2}], "result[1] is a set"),
+    ],
+)
+def test_a_result_that_is_no_json_names_the_place(value: Any, says: str) -> None:
+    message = error_of(lambda task: value)["message"]
+    assert message.startswith("The handler returned something that is not JSON: ")
+    assert says in message
+
+
+def test_a_place_is_never_longer_than_a_message_may_be() -> None:
+    value: Any = {1}
+    for level in range(300):
+        value = {f"a key with a long name {'x' * 200} {level}": value}
+    assert "is a set" in error_of(lambda task: value)["message"]
+    error_of(lambda task: value, max_payload=1024)
+
+
+def test_a_shared_value_is_no_cycle() -> None:
+    shared = {"x": [1]}
+    assert result_of(lambda task: [shared, {"again": shared}]) == [shared, {"again": shared}]
+
+
+class Hostile(Dict[str, Any]):
+    """A result that raises as soon as it is looked at."""
+
+    error: BaseException = ZeroDivisionError("in the result's own class")
+
+    def items(self) -> Any:
+        raise self.error
+
+    __iter__ = items  # type: ignore[assignment]
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("own"), SystemExit(1), KeyboardInterrupt(), MemoryError()]
+)
+def test_a_result_whose_own_class_raises(error: BaseException) -> None:
+    value = Hostile(x=1)
+    value.error = error
+    assert type(error).__name__ in error_of(lambda task: value)["message"]
+
+
+def test_a_result_above_the_limit() -> None:
+    error = error_of(lambda task: "x" * 5000, max_payload=5000)
+    assert error["message"] == "The result is too large: 5067 bytes, and 5000 are allowed"
+    assert "N8N_RUNNERS_MAX_PAYLOAD" in error["description"]
+
+
+def test_the_limit_is_of_the_whole_message_in_bytes() -> None:
+    around = len(b'{"type":"runner:taskdone","taskId":"abcd1234","data":{"result":""}}')
+    for character, width in (("x", 1), ("ü", 2), ("✓", 3)):
+        fits = (2048 - around) // width
+        assert not answer_of(lambda task, text=character * fits: text, 2048).failed  # type: ignore[misc]
+        assert answer_of(lambda task, text=character * (fits + 1): text, 2048).failed  # type: ignore[misc]
+
+
+# --- exceptions -------------------------------------------------------------------------------------------
+
+
+class Speechless(Exception):
+    """An exception that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Deadly(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("no text either")
+
+
+class Wrong(Exception):
+    def __str__(self) -> str:
+        return 5  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("what was wrong"), "ValueError: what was wrong"),
+        (ValueError(), "ValueError"),
+        (KeyError("name"), "KeyError: 'name'"),
+        (AssertionError(), "AssertionError"),
+        (OSError(2, "No such file", "x.csv"), "FileNotFoundError: [Errno 2] No such file: 'x.csv'"),
+        (SystemExit(1), "SystemExit: 1"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (GeneratorExit(), "GeneratorExit"),
+        (asyncio.CancelledError(), "CancelledError"),
+        (StopIteration(7), "StopIteration: 7"),
+        (MemoryError(), "MemoryError"),
+        (RecursionError("too deep"), "RecursionError: too deep"),
+        (Speechless(), "Speechless: (its text could not be made)"),
+        (Deadly(), "Deadly: (its text could not be made)"),
+        (Wrong(), "Wrong: (its text could not be made)"),
+        pytest.param(ValueError("\ud800"), "ValueError: \ud800", id="half of a surrogate pair"),
+        (ValueError("x" * 20_000), f"ValueError: {'x' * (10_000 - len('ValueError: '))} ..."),
+    ],
+)
+def test_whatever_is_raised_becomes_an_error_with_its_type(error: BaseException, message: str) -> None:
+    found = error_of(raising(error))
+    assert found["message"] == message
+    assert set(found) == {"message", "stack"}
+
+
+def test_the_stack_is_the_handlers_own() -> None:
+    def inner() -> None:
+        raise ValueError("deep inside")
+
+    def handler(task: Task) -> None:
+        try:
+            inner()
+        except ValueError as error:
+            raise RuntimeError("around it") from error
+
+    stack = error_of(handler)["stack"]
+    assert "in handler" in stack
+    assert "in inner" in stack
+    assert "ValueError: deep inside" in stack
+    assert stack.endswith("RuntimeError: around it\n")
+    assert "execution/invoke.py" not in stack.replace("\\", "/")
+
+
+def test_a_stack_without_an_end_is_cut() -> None:
+    def handler(task: Task) -> None:
+        def down(level: int) -> None:
+            if level:
+                down(level - 1)
+            else:
+                raise ValueError("x" * 100_000)
+
+        down(100)
+
+    error = error_of(handler)
+    assert len(error["stack"]) <= 50_010
+    assert len(error["message"]) <= 10_010
+
+
+def test_an_endless_recursion_is_an_error_like_any_other() -> None:
+    def handler(task: Task) -> Any:
+        return handler(task)
+
+    assert error_of(handler)["message"].startswith("RecursionError: maximum recursion depth")
+
+
+class Odd(TaskError):
+    """A subclass that forgets its base."""
+
+    def __init__(self) -> None:
+        pass
+
+
+class Mixed(TaskError):
+    def __init__(self) -> None:
+        super().__init__({"not": "a text"}, description=[1, {2}])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (TaskError("to the author"), {"message": "to the author"}),
+        (TaskError("to the author", "and more"), {"message": "to the author", "description": "and more"}),
+        (TaskError("a", description=""), {"message": "a", "description": ""}),
+        (TaskTimeout("in time"), {"message": "in time"}),
+        (TaskCancelled("n8n went away"), {"message": "n8n went away"}),
+        (Mixed(), {"message": "{'not': 'a text'}", "description": "[1, {2}]"}),
+        pytest.param(TaskError("\ud800 half"), {"message": "\ud800 half"}, id="half of a surrogate pair"),
+    ],
+)
+def test_a_task_error_is_shown_as_it_is(error: TaskError, expected: Dict[str, str]) -> None:
+    assert error_of(raising(error)) == expected
+
+
+@pytest.mark.parametrize("error", [Odd(), TaskError("")])
+def test_a_task_error_without_a_text_shows_its_type(error: TaskError) -> None:
+    assert error_of(raising(error)) == {"message": type(error).__name__}
+
+
+@pytest.mark.parametrize("max_payload", [1024, 5000, 30_000])
+@pytest.mark.parametrize("character", ["x", "ü", "\U0001f600", "\0", '"'])
+def test_an_error_above_the_limit_is_cut_too(max_payload: int, character: str) -> None:
+    """n8n would close the connection, and fail all other tasks on it."""
+    for error in (
+        ValueError(character * 100_000),
+        TaskError(character * 100_000),
+        TaskError("short", description=character * 100_000),
+    ):
+        found = error_of(raising(error), max_payload)
+        assert found["message"].startswith((f"ValueError: {character}", character, "short"))
+
+
+# --- tasks that nobody waits for any more ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [TaskCancelled("x"), ValueError("x"), SystemExit(1)])
+def test_what_is_raised_after_a_cancellation_is_no_error(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handler(task: Task) -> None:
+        task.cancel("n8n said so")
+        raise error
+
+    caplog.set_level(logging.INFO)
+    assert error_of(handler) == {"message": "cancelled"}
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+
+
+def test_what_is_returned_after_a_cancellation_is_kept_for_whoever_wants_it() -> None:
+    def handler(task: Task) -> Any:
+        task.cancel("n8n went away")
+        return {"done": True}
+
+    assert result_of(handler) == {"done": True}
+
+
+# --- the context ----------------------------------------------------------------------------------------
+
+
+class Context:
+    """A context that keeps a diary."""
+
+    def __init__(
+        self,
+        make: Optional[BaseException] = None,
+        enter: Optional[BaseException] = None,
+        leave: Optional[BaseException] = None,
+        swallow: bool = False,
+    ) -> None:
+        self.diary: List[Any] = []
+        self._make, self._enter, self._leave, self._swallow = make, enter, leave, swallow
+
+    def __call__(self) -> Context:
+        if self._make is not None:
+            raise self._make
+        return self
+
+    def __enter__(self) -> None:
+        self.diary.append("entered")
+        if self._enter is not None:
+            raise self._enter
+
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Any, trace: Any) -> bool:
+        self.diary.append(kind.__name__ if kind else "left")
+        if self._leave is not None:
+            raise self._leave
+        return self._swallow
+
+
+def test_the_handler_runs_within_the_context() -> None:
+    context = Context()
+    result = result_of(lambda task: context.diary.append("handled"), context=context)
+    assert result is None
+    assert context.diary == ["entered", "handled", "left"]
+
+
+def test_the_context_is_made_anew_for_every_task() -> None:
+    made: List[int] = []
+
+    @contextlib.contextmanager
+    def context() -> Iterator[None]:
+        made.append(len(made))
+        yield
+
+    for _ in range(3):
+        result_of(lambda task: 1, context=context)
+    assert made == [0, 1, 2]
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), TaskError("x"), SystemExit(1), KeyboardInterrupt()])
+def test_the_context_is_left_whatever_the_handler_raises(error: BaseException) -> None:
+    context = Context()
+    error_of(raising(error), context=context)
+    assert context.diary == ["entered", type(error).__name__]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("of the context"), SystemExit("of the context")])
+@pytest.mark.parametrize("where", ["make", "enter", "leave"])
+def test_what_the_context_raises_is_reported(where: str, error: BaseException) -> None:
+    handled: List[Task] = []
+    found = error_of(handled.append, context=Context(**{where: error}))  # type: ignore[arg-type]
+    assert found["message"] == f"{type(error).__name__}: of the context"
+    assert "test_invoke.py" in found["stack"]
+    assert len(handled) == (1 if where == "leave" else 0)
+
+
+def test_what_the_context_raises_on_leaving_comes_with_what_the_handler_raised() -> None:
+    context = Context(leave=RuntimeError("of the context"))
+    found = error_of(raising(ValueError("of the handler")), context=context)
+    assert found["message"] == "RuntimeError: of the context"
+    assert "ValueError: of the handler" in found["stack"]
+
+
+def test_a_context_that_swallows_what_the_handler_raises_leaves_nothing() -> None:
+    assert result_of(raising(ValueError("x")), context=lambda: contextlib.suppress(ValueError)) is None
+
+
+@pytest.mark.parametrize("context", [lambda: None, lambda: 5, object])
+def test_a_context_that_is_none(context: Any) -> None:
+    error = error_of(lambda task: 1, context=context)
+    assert error["message"].startswith(("TypeError", "AttributeError"))
+
+
+# --- the log --------------------------------------------------------------------------------------------
+
+
+def log_of(handler: Callable[[Task], Any], caplog: pytest.LogCaptureFixture) -> List[Tuple[str, int, str]]:
+    caplog.set_level(logging.DEBUG)
+    answer_of(handler, 3000)
+    return caplog.record_tuples
+
+
+def test_a_result_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    assert log_of(lambda task: "some payload", caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("handler", "level"),
+    [
+        (raising(ValueError("x")), logging.ERROR),
+        (raising(TaskError("some payload")), logging.INFO),
+        (lambda task: {"some payload": {1}}, logging.ERROR),
+        (lambda task: "some payload" * 1000, logging.ERROR),
+    ],
+)
+def test_every_failure_is_one_record_for_the_tasks_logger(
+    handler: Any, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    ((name, found, text),) = log_of(handler, caplog)
+    assert (name, found) == ("n8nrunner.tasks", level)
+    assert "abcd1234 (tests)" in text
+
+
+def test_failure_makes_an_error_without_a_handler() -> None:
+    answer = failure(new_task(), "what", "why")
+    assert answer.failed
+    assert json.loads(answer.payload) == {
+        "type": "runner:taskerror",
+        "taskId": "abcd1234",
+        "error": {"message": "what", "description": "why"},
+    }
+    assert json.loads(failure(new_task(), "what").payload)["error"] == {"message": "what"}

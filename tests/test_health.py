@@ -1,0 +1,297 @@
+"""The health check server: by itself, and as a part of a runner."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import logging
+import re
+import socket
+import threading
+import time
+from typing import Any, Callable, Iterator, List, Tuple
+
+import pytest
+
+from n8nrunner import ConfigurationError, Runner, Snapshot
+from n8nrunner import health as health_module
+from n8nrunner.broker import Broker
+from n8nrunner.health import HealthServer
+from n8nrunner.snapshot import Counts, LinkSnapshot
+from tests.conftest import LIMIT, TOKEN
+
+NewRunner = Callable[..., Runner]
+
+
+def snapshot(state: str) -> Snapshot:
+    link = LinkSnapshot("http://n8n:5679", state, 1, 0, None)
+    return Snapshot("running", "tests", 5, 2, (link,), (), Counts())
+
+
+@contextlib.contextmanager
+def serving(state: str = "registered", host: str = "127.0.0.1", port: int = 0) -> Iterator[HealthServer]:
+    server = HealthServer(host, port, lambda: snapshot(state))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def ask(address: Tuple[str, int], method: str, path: str, body: Any = None) -> Tuple[int, bytes, Any]:
+    connection = http.client.HTTPConnection(*address, timeout=LIMIT)
+    try:
+        connection.request(method, path, body)
+        response = connection.getresponse()
+        return response.status, response.read(), response.headers
+    finally:
+        connection.close()
+
+
+# --- by itself ---------------------------------------------------------------------------------------------
+
+
+def test_every_path_and_method_is_answered_with_200_and_ok() -> None:
+    """What starts runners kills those that answer anything else, an outage of n8n included."""
+    with serving("connecting") as server:
+        for path in ("/", "/healthz", "/healthz/", "/anything/else?x=1", "/readyz/not", "*"):
+            for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+                status, body, headers = ask(server.address, method, path)
+                assert (status, body, headers["Content-Length"]) == (200, b"OK", "2"), (method, path)
+            status, body, headers = ask(server.address, "HEAD", path)
+            assert (status, body, headers["Content-Length"]) == (200, b"", "2")
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [("registered", 200), ("connecting", 503), ("waiting", 503), ("draining", 503), ("closed", 503)],
+)
+def test_readiness_follows_the_connections(state: str, status: int) -> None:
+    with serving(state) as server:
+        for path in ("/readyz", "/readyz?verbose"):
+            found, body, headers = ask(server.address, "GET", path)
+            assert found == status
+            assert headers["Content-Type"] == "application/json"
+            assert json.loads(body) == {
+                "state": "running",
+                "registered": status == 200,
+                "capacity": 5,
+                "taken": 2,
+                "brokers": [{"broker": "http://n8n:5679", "state": state}],
+            }
+        found, body, _ = ask(server.address, "HEAD", "/readyz")
+        assert (found, body) == (status, b"")
+
+
+def test_a_body_is_neither_wanted_nor_waited_for() -> None:
+    with serving() as server:
+        for size in (0, 1, 10_000):
+            assert ask(server.address, "POST", "/healthz", b"x" * size)[:2] == (200, b"OK")
+        for length in (b"-5", b"many", b"", b"1000000"):
+            with socket.create_connection(server.address, LIMIT) as client:
+                client.sendall(b"POST / HTTP/1.1\r\nContent-Length: " + length + b"\r\n\r\n")
+                assert b" 200 OK\r\n" in client.recv(1000)
+
+
+def test_requests_do_not_wait_for_each_other() -> None:
+    with serving() as server, contextlib.ExitStack() as silent:
+        began = time.monotonic()
+        for _ in range(20):
+            silent.enter_context(socket.create_connection(server.address, LIMIT))
+        assert ask(server.address, "GET", "/healthz")[0] == 200
+        assert time.monotonic() - began < 1.0
+
+
+def test_who_sends_nothing_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health_module, "_REQUEST_TIMEOUT", 0.1)
+    with serving() as server, socket.create_connection(server.address, LIMIT) as client:
+        client.sendall(b"GET /healthz HT")
+        assert client.recv(1000) == b""
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x00\xff\r\n\r\n", b"GET\r\n\r\n", b"GET /healthz HTTP/1.1\r\n"])
+def test_who_goes_away_or_speaks_something_else_harms_nobody(
+    sent: bytes, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serving() as server:
+        with socket.create_connection(server.address, LIMIT) as client:
+            client.sendall(sent)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        assert ask(server.address, "GET", "/healthz")[0] == 200
+    assert capfd.readouterr() == ("", "")
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+def test_a_snapshot_that_raises_costs_that_answer_only() -> None:
+    server = HealthServer("127.0.0.1", 0, lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+    server.start()
+    try:
+        with pytest.raises(http.client.HTTPException):
+            ask(server.address, "GET", "/readyz")
+        assert ask(server.address, "GET", "/healthz")[0] == 200
+    finally:
+        server.stop()
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError) as caught:
+            HealthServer("127.0.0.1", port, lambda: snapshot("registered"))
+    assert caught.value.problems == [
+        f"health_check_port: cannot listen on 127.0.0.1, port {port}: Address already in use"
+    ]
+    with serving() as first, pytest.raises(ConfigurationError, match="Address already in use"):
+        HealthServer(*first.address, lambda: snapshot("registered"))
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "256.1.1.1", f"{'a' * 70}.invalid"])
+def test_a_host_that_is_none(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match=f"cannot listen on {host}"):
+        HealthServer(host, 0, lambda: snapshot("registered"))
+
+
+def test_an_ipv6_address() -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with serving(host="::1") as server:
+        assert ask(server.address, "GET", "/healthz")[0] == 200
+
+
+def test_starting_asks_nobody_for_the_name_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes many seconds where no name server answers."""
+
+    def refuse(*args: Any) -> str:
+        raise AssertionError("the name of this machine was asked for")
+
+    monkeypatch.setattr(socket, "getfqdn", refuse)
+    monkeypatch.setattr(socket, "gethostbyaddr", refuse)
+    with serving(host="0.0.0.0") as server:
+        assert ask(("127.0.0.1", server.address[1]), "GET", "/healthz")[0] == 200
+
+
+def test_stop_frees_the_port_at_once() -> None:
+    with serving() as server:
+        address = server.address
+        assert ask(address, "GET", "/healthz")[0] == 200
+        thread = server.thread
+    assert not thread.is_alive()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, LIMIT)
+    with serving(port=address[1]) as again:
+        assert ask(again.address, "GET", "/healthz")[0] == 200
+
+
+def test_stop_before_start() -> None:
+    server = HealthServer("127.0.0.1", 0, lambda: snapshot("registered"))
+    began = time.monotonic()
+    server.stop()
+    assert time.monotonic() - began < 1.0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(server.address, LIMIT)
+
+
+# --- as a part of a runner ----------------------------------------------------------------------------------
+
+
+def address_of(caplog: pytest.LogCaptureFixture) -> Tuple[str, int]:
+    """The address as the log has it: with port 0 there is no other way to know."""
+    (found,) = re.findall(r"Health check server listening on (\S+), port (\d+)", caplog.text)
+    return found[0], int(found[1])
+
+
+def test_a_runner_with_a_health_check(
+    new_runner: NewRunner, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    runner = new_runner(health_check_enabled=True, health_check_port=0, capacity=3, name="checked")
+    busy, go_on = threading.Event(), threading.Event()
+
+    @runner.task("wait")
+    def wait(task: Any) -> None:
+        busy.set()
+        assert go_on.wait(LIMIT)
+
+    runner.start()
+    address = address_of(caplog)
+    task = broker.submit("wait", {})
+    assert busy.wait(LIMIT)
+    try:
+        status, body, _ = ask(address, "GET", "/readyz")
+    finally:
+        go_on.set()
+    assert status == 200
+    assert json.loads(body) == {
+        "state": "running",
+        "registered": True,
+        "capacity": 3,
+        "taken": 1,
+        "brokers": [{"broker": broker.url, "state": "registered"}],
+    }
+    task.result(LIMIT)
+    runner.stop()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, LIMIT)
+
+
+def test_a_runner_is_healthy_and_not_ready_before_n8n_is_there(
+    new_runner: NewRunner, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    broker.kill()
+    runner = new_runner(health_check_enabled=True, health_check_port=0)
+    runner.task("any")(lambda task: None)
+    runner.start(wait=0)
+    address = address_of(caplog)
+    assert ask(address, "GET", "/healthz")[:2] == (200, b"OK")
+    assert ask(address, "GET", "/readyz")[0] == 503
+    broker.start()
+    assert runner.wait_registered(LIMIT)
+    assert ask(address, "GET", "/readyz")[0] == 200
+
+
+def test_without_the_setting_nothing_listens(new_runner: NewRunner, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    runner = new_runner(health_check_port=port)
+    runner.task("any")(lambda task: None)
+    with runner:
+        names: List[str] = [thread.name for thread in threading.enumerate()]
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), LIMIT)
+    assert "n8nrunner-health" not in names
+    assert "Health check" not in caplog.text
+
+
+def test_the_settings_of_the_environment(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED", "true")
+    monkeypatch.setenv("N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST", "localhost")
+    monkeypatch.setenv("N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT", "0")
+    runner = Runner(broker.url, auth_token=TOKEN)
+    runner.task("any")(lambda task: None)
+    with runner:
+        host, port = address_of(caplog)
+        assert host == "localhost"
+        assert ask(("127.0.0.1", port), "GET", "/readyz")[0] == 200
+
+
+def test_a_runner_whose_port_is_taken_does_not_start(new_runner: NewRunner) -> None:
+    with serving() as other:
+        runner = new_runner(health_check_enabled=True, health_check_port=other.address[1])
+        runner.task("any")(lambda task: None)
+        with pytest.raises(ConfigurationError, match="Address already in use"):
+            runner.start()
+        assert runner.state == "new"
+    runner.start()  # the port is free now
+    assert runner.is_registered
