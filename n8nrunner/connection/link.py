@@ -204,7 +204,7 @@ class BrokerLink:
         else:
             session.set_congested(connection.writer.congested)
             self._perform(session.settle(now))
-            if connection.flush():
+            if not connection.writer.is_empty and connection.flush():
                 session.note_activity(now)
             self._end_if_over(connection, now)
         self.due_at = self._next_due(now)
@@ -312,18 +312,22 @@ class BrokerLink:
         if self._close_limit is not None:
             return self._close_until or self._close_limit
         due = self._session.next_deadline()
-        idle_until = self._idle_until()
-        return min(_NEVER if due is None else due, _NEVER if idle_until is None else idle_until)
+        idle_until = self._idle_until() if self._config.auto_shutdown_timeout else None
+        if idle_until is not None:
+            return idle_until if due is None else min(due, idle_until)
+        return _NEVER if due is None else due
 
     def _idle_until(self) -> Optional[float]:
-        limit = self._config.auto_shutdown_timeout
         since = self._slots.idle_since
-        return None if not limit or since is None or not self.is_registered else since + limit
+        if since is None or not self.is_registered:
+            return None
+        return since + self._config.auto_shutdown_timeout
 
     def _end_if_over(self, connection: Connection, now: float) -> None:
-        idle_until = self._idle_until()
-        if idle_until is not None and now >= idle_until:
-            self._owner.link_idle()
+        if self._config.auto_shutdown_timeout:
+            idle_until = self._idle_until()
+            if idle_until is not None and now >= idle_until:
+                self._owner.link_idle()
         if connection.received_close:
             code = connection.close_code
             if self._close_limit is not None:

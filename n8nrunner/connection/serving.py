@@ -31,6 +31,9 @@ logger = logging.getLogger("n8nrunner")
 #: No wait is longer than this, in seconds: a clock that was put right late costs no more.
 _LONGEST_WAIT = 60.0
 
+#: Seconds until a link is looked at again after a defect outside of any connection.
+_DEFECT_PAUSE = 1.0
+
 _SLOT_FREED = SlotFreed()
 
 
@@ -63,7 +66,9 @@ class LinkThread:
         self._ended = ended
         self._selector: Optional[selectors.BaseSelector] = None
         self._registered: Dict[BrokerLink, Tuple[Connection, bool]] = {}
+        # Links that the current turn, or the next one at once, has to do with; and when the next one is due.
         self._touched: Dict[BrokerLink, None] = {}
+        self._due_at = 0.0
 
     # --- for any thread ---------------------------------------------------------------------------
 
@@ -103,23 +108,21 @@ class LinkThread:
             close_late_comers(self.inbox)
 
     def _turn(self, selector: selectors.BaseSelector) -> None:
-        inbox, events, touched = self.inbox, self.inbox.events, self._touched
-        now = time.monotonic()
-        timeout = min(_LONGEST_WAIT, max(0.0, min(link.due_at for link in self.links) - now))
-        for link in self.links:
-            if link.more:
-                touched[link] = None
-        inbox.asleep = True  # set before the last look: whoever posts after it wakes us
-        ready = selector.select(0.0 if touched or events else timeout)
-        inbox.asleep = False
-        now = time.monotonic()
+        inbox, events, touched, now = self.inbox, self.inbox.events, self._touched, time.monotonic()
+        if touched or events or self._due_at <= now:
+            ready = selector.select(0.0)
+        else:
+            inbox.asleep = True  # set before the last look: whoever posts after it wakes us
+            ready = selector.select(0.0 if events else min(_LONGEST_WAIT, self._due_at - now))
+            inbox.asleep = False
+            now = time.monotonic()
         for key, mask in ready:
-            if key.data is None:
+            link = key.data
+            if link is None:
                 inbox.clear_wake_ups()
             else:
-                touched[key.data] = None
-                if mask & selectors.EVENT_READ:
-                    key.data.more = True
+                touched[link] = None
+                link.more = link.more or bool(mask & selectors.EVENT_READ)
         for link in list(touched):
             if link.more:
                 self._guarded(link, link.read, now)
@@ -130,14 +133,19 @@ class LinkThread:
             else:
                 touched[link] = None
                 self._take(link, event, now)
-        for link in self.links:
-            if link.due_at <= now:
-                touched[link] = None
+        if self._due_at <= now:
+            for link in self.links:
+                if link.due_at <= now:
+                    touched[link] = None
         # Settling one link may be news for another, so there may be several rounds.
         while touched:
             link, _ = touched.popitem()
             self._guarded(link, link.settle, now)
             self._watch(link, selector)
+        self._due_at = min([link.due_at for link in self.links])
+        for link in self.links:
+            if link.more:  # it gets its next turn at once
+                touched[link] = None
 
     def _touch(self, indexes: Tuple[Hashable, ...]) -> None:
         for index in indexes:
@@ -166,10 +174,12 @@ class LinkThread:
         self._lose(link, ConnectionLost("a defect of n8nrunner ended the connection"), now)
 
     def _lose(self, link: BrokerLink, reason: LinkFailure, now: float) -> None:
-        self._touched[link] = None
         if link.connection is not None:
+            self._touched[link] = None
             self._forget(link)
             link.lose(reason, now)
+        else:
+            link.due_at = now + _DEFECT_PAUSE
 
     # --- what the selector watches ----------------------------------------------------------------
 
@@ -179,7 +189,7 @@ class LinkThread:
             return
         writing = not connection.writer.is_empty
         known = self._registered.get(link)
-        if known == (connection, writing):
+        if known is not None and known[1] is writing and known[0] is connection:
             return
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0)
         if known is None:

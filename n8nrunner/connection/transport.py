@@ -430,7 +430,7 @@ class _Writer:
 
     @property
     def is_empty(self) -> bool:
-        return not (self._chunk or self._queue or self._control or self._large is not None)
+        return not self._queue and not self._chunk and not self._control and self._large is None
 
     def queue(self, payload: Union[str, bytes]) -> None:
         """A message, behind those before it."""
@@ -471,7 +471,12 @@ class _Writer:
             except OSError as error:
                 raise ConnectionLost(f"the connection broke: {type(error).__name__}: {error}") from None
             total += count
-            self._chunk = b"" if count == len(self._chunk) else memoryview(self._chunk)[count:]
+            if count < len(self._chunk):
+                self._chunk = memoryview(self._chunk)[count:]
+                continue
+            self._chunk = b""
+            if self.is_empty:
+                break
         return total
 
     def _next_chunk(self) -> bytes:

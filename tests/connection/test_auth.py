@@ -161,7 +161,7 @@ def drips(begin: bytes) -> Callable[[socket.socket], None]:
     def script(connection: socket.socket) -> None:
         read_request(connection)
         connection.sendall(begin)
-        while True:
+        for _ in range(100):
             threading.Event().wait(0.05)  # the slowness is what is tested
             connection.sendall(b"a")
 

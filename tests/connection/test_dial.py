@@ -285,7 +285,7 @@ def test_proxies_that_answer_something_else(
 def test_a_proxy_that_answers_byte_by_byte_has_until_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     def script(connection: socket.socket) -> None:
         read_request(connection)
-        while True:
+        for _ in range(200):
             connection.sendall(b"H")
             threading.Event().wait(0.02)  # the slowness is what is tested
 
