@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List
 import pytest
 
 from n8nrunner import BrokerConnectionError, Runner, Task
-from n8nrunner.broker import Broker
+from n8nrunner.broker import Broker, BrokerTaskLost
 from n8nrunner.protocol import session
 from tests.conftest import LIMIT, wait_until
 from tests.connection.servers import (
@@ -337,3 +337,48 @@ def test_a_host_that_never_answers_is_named(new_runner: NewRunner) -> None:
         assert time.monotonic() - started < 2
         assert silent.url in str(raised.value)
         quiet.set()
+
+
+def test_a_defect_of_ours_ends_a_connection_and_not_the_runner(
+    broker: Broker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from n8nrunner.connection import link
+
+    faults = [RuntimeError("a defect")]
+    decode = link.codec.decode_from_broker
+
+    def faulty(text: str) -> Any:
+        if "tasksettings" in text and faults:
+            raise faults.pop()
+        return decode(text)
+
+    monkeypatch.setattr(link.codec, "decode_from_broker", faulty)
+    runner = new_runner()
+    runner.task("echo")(lambda task: task.settings)
+    with runner, caplog.at_level(logging.ERROR, "n8nrunner"):
+        with pytest.raises(BrokerTaskLost):
+            broker.run_task("echo", 1, timeout=LIMIT)
+        assert broker.run_task("echo", 2, timeout=LIMIT) == 2
+    assert "please report it" in caplog.text
+
+
+def test_a_defect_while_nothing_is_connected_is_not_the_end_either(
+    broker: Broker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from n8nrunner.connection import link, serving
+
+    monkeypatch.setattr(link, "DEFECT_PAUSE", 0.05)
+    monkeypatch.setattr(serving, "DEFECT_PAUSE", 0.05)
+    start = link.start_attempt
+    faults = [ValueError("a defect"), ValueError("another")]
+
+    def faulty(*arguments: Any) -> threading.Thread:
+        if faults:
+            raise faults.pop()
+        return start(*arguments)
+
+    monkeypatch.setattr(link, "start_attempt", faulty)
+    runner = new_runner()
+    runner.start()
+    assert runner.is_registered
+    assert not faults

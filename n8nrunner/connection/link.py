@@ -38,6 +38,9 @@ CLOSE_WAIT_LATE = 0.3
 #: Messages above this many bytes are decoded on the handler's thread.
 LARGE_MESSAGE = 1024 * 1024
 
+#: Seconds until a step that a defect of ours has ended is tried again.
+DEFECT_PAUSE = 1.0
+
 _NEVER = float("inf")
 
 
@@ -200,7 +203,11 @@ class BrokerLink:
         if connection is None:
             if self._next_step is not None and now >= self._next_at and session.state is s.State.DISCONNECTED:
                 step, self._next_step = self._next_step, None
-                step()
+                try:
+                    step()
+                except BaseException:
+                    self._wait(DEFECT_PAUSE, step, now)
+                    raise
         else:
             session.set_congested(connection.writer.congested)
             self._perform(session.settle(now))

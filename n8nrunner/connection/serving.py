@@ -20,7 +20,7 @@ from n8nrunner.config import RunnerConfig
 from n8nrunner.connection.attempt import close_late_comers
 from n8nrunner.connection.failures import ConnectionLost, LinkFailure
 from n8nrunner.connection.inbox import Inbox
-from n8nrunner.connection.link import BrokerLink, LinkOwner
+from n8nrunner.connection.link import DEFECT_PAUSE, BrokerLink, LinkOwner
 from n8nrunner.connection.transport import Connection
 from n8nrunner.execution.pools import TaskPool
 from n8nrunner.protocol.session import SlotFreed, Stop, TypesChanged
@@ -30,9 +30,6 @@ logger = logging.getLogger("n8nrunner")
 
 #: No wait is longer than this, in seconds: a clock that was put right late costs no more.
 _LONGEST_WAIT = 60.0
-
-#: Seconds until a link is looked at again after a defect outside of any connection.
-_DEFECT_PAUSE = 1.0
 
 _SLOT_FREED = SlotFreed()
 
@@ -179,7 +176,7 @@ class LinkThread:
             self._forget(link)
             link.lose(reason, now)
         else:
-            link.due_at = now + _DEFECT_PAUSE
+            link.due_at = now + DEFECT_PAUSE
 
     # --- what the selector watches ----------------------------------------------------------------
 

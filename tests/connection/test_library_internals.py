@@ -262,6 +262,20 @@ def test_create_frame_makes_whole_masked_frames_of_bytes(opcode: int, final: int
     )
 
 
+def test_a_frame_takes_its_mask_from_get_mask_key() -> None:
+    asked = []
+
+    def mask_key(size: int) -> bytes:
+        asked.append(size)
+        return b"mask"
+
+    made = ABNF.create_frame(b"payload", ABNF.OPCODE_TEXT)
+    made.get_mask_key = mask_key
+    data = made.format()
+    assert asked == [4], "a frame no longer asks its get_mask_key for four bytes, once"
+    assert data[2:6] == b"mask", "a frame no longer uses what its get_mask_key returns"
+
+
 def test_the_opcodes() -> None:
     found = (ABNF.OPCODE_CONT, ABNF.OPCODE_TEXT, ABNF.OPCODE_CLOSE, ABNF.OPCODE_PING, ABNF.OPCODE_PONG)
     assert found == (0, 1, 8, 9, 10)
