@@ -277,6 +277,7 @@ class _Reader:
                     self._large_first = first
                     self._buffer = bytearray()
                     self._position = 0
+                self._compact()
                 return False
             payload = bytes(self._buffer[start:end])
             self._position = end

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import struct
+import weakref
 from typing import Any, List, Tuple
 
 import pytest
@@ -136,6 +138,19 @@ def test_a_turn_reads_no_more_than_a_megabyte() -> None:
         sending.join()
 
 
+def test_what_has_been_read_is_not_kept() -> None:
+    """Although every turn ends in the middle of a frame, as under load it may for a long time."""
+    data = frame(TEXT, b"x" * 10_000)
+    middle = len(data) // 2
+    with websocket() as (connection, peer):
+        peer.send(data[:middle])
+        read_bytes(connection, middle)
+        for _ in range(100):
+            peer.send(data[middle:] + data[:middle])
+            assert len(read_bytes(connection, len(data))) == 1
+        assert len(connection._reader._buffer) < 5 * len(data)
+
+
 def test_a_turn_in_which_nothing_has_come() -> None:
     with websocket() as (connection, _):
         assert connection.read() == ([], 0, False)
@@ -191,6 +206,7 @@ def test_a_message_of_the_limit_itself_is_taken() -> None:
     "lengths",
     [
         (60_000, 40_001),  # the second fragment is too much
+        (40_000, 40_000, 20_001),  # the third one is
         (60_000, 40_001, 60_000, 10),  # and more of them follow
         (60_000, 40_001, 0),  # the last one is empty
         (0, 0, LIMIT_OF_MESSAGES + 1),  # the first ones are
@@ -349,6 +365,20 @@ def test_a_connection_that_is_reset() -> None:
         with pytest.raises(ConnectionLost, match="ConnectionReset") as caught:
             read_until(connection, lambda _: False)
         assert caught.value.code is None
+
+
+def test_a_closed_connection_leaves_nothing_to_the_garbage_collector() -> None:
+    gc.disable()
+    try:
+        with websocket() as (connection, peer):
+            peer.send(frame(PING, b"x") + frame(TEXT, b"y"))
+            read_count(connection, 1)
+            flush_all(connection)
+        gone = weakref.ref(connection)
+        del connection
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_in_message_says_whether_the_rest_of_a_message_is_awaited() -> None:
