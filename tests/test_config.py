@@ -515,6 +515,15 @@ def test_a_grant_is_for_one_broker() -> None:
     assert config({}, grant_token="grant", broker="http://a").grant_token == "grant"
 
 
+def test_only_a_grant_without_a_secret_is_one_shot(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text(SECRET)
+    assert RunnerConfig(grant_token="grant").is_one_shot
+    assert not RunnerConfig(grant_token="grant", auth_token=SECRET).is_one_shot
+    assert not RunnerConfig(grant_token="grant", auth_token_file=str(path)).is_one_shot
+    assert not RunnerConfig(auth_token=SECRET).is_one_shot
+
+
 def test_every_mistake_is_in_one_error() -> None:
     environment = {
         "N8N_RUNNERS_TASK_BROKER_URI": "n8n, http://ok, http://ok:0",

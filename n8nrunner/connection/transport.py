@@ -539,13 +539,15 @@ class _Dispatcher:
     """
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        self.connection: Optional[Connection] = connection
 
     def read(self, sock: Any, read_message: Callable[[], bool]) -> None:
-        self._connection._read_message = read_message
+        assert self.connection is not None
+        self.connection._read_message = read_message
 
     def buffwrite(self, sock: Any, data: Any, send: Any, on_disconnect: Any) -> None:
-        self._connection.writer.queue_control(bytes(data))
+        if self.connection is not None:
+            self.connection.writer.queue_control(bytes(data))
 
     def signal(self, number: int, handler: Any) -> None:
         """Signals are none of a link's business."""
@@ -572,6 +574,7 @@ class Connection:
         self._thread: Optional[int] = None
         self._received: List[Received] = []
         self._app: Any = None
+        self._dispatcher = _Dispatcher(self)
         self._read_message: Optional[Callable[[], bool]] = None
         self._failure: Optional[BaseException] = None
 
@@ -599,7 +602,7 @@ class Connection:
             socket=self._reader,
         )
         self._app.run_forever(
-            dispatcher=_Dispatcher(self), skip_utf8_validation=True, reconnect=0, suppress_origin=True
+            dispatcher=self._dispatcher, skip_utf8_validation=True, reconnect=0, suppress_origin=True
         )
         failure, self._failure = self._failure, None
         if isinstance(failure, LinkFailure):
@@ -617,9 +620,12 @@ class Connection:
     def close(self) -> None:
         """Closes the socket without a word more."""
         self.raw.close()
-        # The app, its callbacks and this object hold each other; leave nothing to the garbage collector.
-        self._app = None
-        self._read_message = None
+        # Functions inside of the library hold each other, and through the app all of this, large messages
+        # included. Leave nothing of it to the garbage collector.
+        self._dispatcher.connection = None
+        app, self._app, self._read_message = self._app, None, None
+        if app is not None:
+            app.on_message = app.on_pong = app.on_error = app.prepared_socket = app.sock = None
 
     # --- serving ---------------------------------------------------------------------
 

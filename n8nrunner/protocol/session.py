@@ -785,8 +785,9 @@ class RunnerSession:
                 self._send(m.TaskOffer(offer_id, task_type, valid_for), now)
         if self._rejected and not self._congested:
             self._rejected = False
-            if self._offers and not wanted:
-                # n8n 2.27 matches a rejected request with the offers it has only when another one arrives.
+            if not wanted:
+                # n8n 2.27 matches a rejected request with the offers it has, of other runners too, only when
+                # another one arrives.
                 self._send_expired_offer(now)
         if self._needs_keep_alive() and now >= self._last_sent_at + KEEP_ALIVE:
             self._send_expired_offer(now)

@@ -74,6 +74,21 @@ def test_small_messages_leave_in_one_write() -> None:
         assert len(peer.raw.recv(65536)) == total
 
 
+def test_every_frame_has_a_mask_of_its_own() -> None:
+    """RFC 6455 wants masks that nobody can foresee; so many that every source of them is used up twice."""
+    count = 10_000
+    with websocket() as (connection, peer):
+        for _ in range(count):
+            connection.writer.queue("x")
+        flushing = flush_in_background(connection)
+        data = b""
+        while len(data) < 7 * count:
+            data += peer.raw.recv(65536)
+        flushing.join()
+    masks = {data[start + 2 : start + 6] for start in range(0, 7 * count, 7)}
+    assert len(masks) > count - 10
+
+
 def test_flush_with_nothing_to_write() -> None:
     with websocket() as (connection, _):
         assert connection.flush() == 0
