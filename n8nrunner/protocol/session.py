@@ -785,7 +785,7 @@ class RunnerSession:
                 self._send(m.TaskOffer(offer_id, task_type, valid_for), now)
         if self._rejected and not self._congested:
             self._rejected = False
-            if not wanted:
+            if self._types and not wanted:
                 # n8n 2.27 matches a rejected request with the offers it has, of other runners too, only when
                 # another one arrives.
                 self._send_expired_offer(now)

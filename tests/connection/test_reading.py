@@ -96,8 +96,9 @@ def test_the_headers_of_large_frames_may_be_cut_anywhere() -> None:
 def test_frames_around_the_sizes_of_buffers(length: int) -> None:
     payload = bytes(range(256)) * (length // 256) + b"?" * (length % 256)
     with websocket() as (connection, peer):
-        sending = peer.send_in_background((frame(TEXT, payload) + frame(TEXT, b"small")) * 3)
-        assert read_count(connection, 6) == [payload, b"small"] * 3
+        data = (frame(TEXT, payload) + frame(TEXT, b"small")) * 3
+        sending = peer.send_in_background(data)
+        assert read_bytes(connection, len(data)) == [payload, b"small"] * 3
         sending.join()
 
 
@@ -189,6 +190,18 @@ def test_a_frame_above_the_limit_is_skipped_and_the_connection_goes_on(length: i
         sending.join()
     assert (before, after) == (b"before", b"after")
     assert skipped == Skipped(payload[:4096], length)
+
+
+def test_what_is_skipped_is_not_kept() -> None:
+    most = 0
+    with websocket(LIMIT_OF_MESSAGES) as (connection, peer):
+        sending = peer.send_in_background(frame(TEXT, b"x" * (10 * MEGABYTE)))
+        received: List[Any] = []
+        while not received:
+            received, _, _ = connection.read()
+            most = max(most, len(connection._reader._buffer))
+        sending.join()
+    assert most < MEGABYTE
 
 
 def test_a_message_of_the_limit_itself_is_taken() -> None:

@@ -59,6 +59,7 @@ def refused(answer: Answer, seconds: float = LIMIT) -> LinkFailure:
     with upgrading(answer) as connection, pytest.raises(LinkFailure) as caught:
         connection.open(URL, "runner", GRANT, Deadline(seconds))
     assert GRANT not in str(caught.value)
+    assert URL in str(caught.value)
     return caught.value
 
 

@@ -77,6 +77,7 @@ class TestConnecting:
         assert bench.do(m.RunnerRegistered()) == []
         # Nothing to offer, and nothing to say either: n8n counts silence only against runners of a type.
         assert without(PING, bench.pass_time(30)) == []
+        assert bench.do(m.TaskOfferAccept("nonsense", "x")) == [m.TaskRejected("x", s.REASON_EXPIRED)]
 
     @pytest.mark.parametrize(
         ("jitter", "milliseconds"), [(0.0, 10_000), (0.5, 12_500), (0.123456, 10_617), (0.999999, 14_999)]
@@ -289,6 +290,23 @@ class TestOffers:
         bench.do(m.Drain())
         refused = m.TaskRejected("x", s.REASON_STOPPING)
         assert bench.do(m.TaskOfferAccept("a1", "x")) == [refused]
+        bench.session.set_congested(True)
+        assert bench.do(m.TaskOfferAccept("a1", "y")) == []
+        bench.now += s.ACCEPT_WINDOW - 0.1
+        bench.session.set_congested(False)
+        assert bench.settle() == [m.TaskRejected("y", s.REASON_STOPPING)]
+
+    def test_lapsed_offers_are_honoured_each_for_its_own_second(self) -> None:
+        bench = Bench(capacity=2)
+        bench.connect()
+        bench.now += 0.5
+        bench.finish(bench.start())
+        assert bench.offers() == ["a2", "a3"]
+        bench.pass_time(10.6)
+        # Of the two, which lapsed half a second apart, one is forgotten.
+        assert list(bench.session._lapsed) == ["a3"]
+        assert bench.do(m.TaskOfferAccept("a2", "x"))[0] == m.TaskRejected("x", s.REASON_EXPIRED)
+        assert bench.do(m.TaskOfferAccept("a3", "y"))[0] == m.TaskAccepted("y")
 
     def test_an_acceptance_is_answered_once(self) -> None:
         bench = Bench()
@@ -468,6 +486,27 @@ class TestKeepAlive:
         assert bench.do(m.TaskOfferAccept("unknown", "x"))[0] == m.TaskRejected("x", s.REASON_EXPIRED)
         assert bench.pass_time(s.KEEP_ALIVE - 0.01) == []
         assert bench.pass_time(0.01) == [m.TaskOffer("a2", "t", 0)]
+
+    def test_a_call_does_and_so_does_the_answer_to_an_acceptance_that_had_to_wait(self) -> None:
+        bench = Bench(capacity=1)
+        bench.connect()
+        task_id = bench.start()
+        bench.now += 1
+        bench.call(task_id, "c")
+        bench.do(m.TaskCancel(task_id, "why"))  # its handler still runs
+        assert bench.session.next_deadline() == bench.now + s.KEEP_ALIVE
+        slots = Slots(1, brokers=2)
+        a, b = Bench(slots=slots, link="a"), Bench(slots=slots, link="b")
+        a.connect()
+        b.connect()
+        a.session.set_congested(True)
+        a.do(m.TaskOfferAccept("a1", "x"))
+        b.do(m.TaskOfferAccept("b1", "y"))
+        a.now += 1
+        a.session.set_congested(False)
+        assert a.settle() == [m.TaskAccepted("x")]
+        assert a.do(m.TaskCancel("x", "why")) == [s.WakeLinks(("b",))]
+        assert a.session.next_deadline() == a.now + s.KEEP_ALIVE
 
     def test_it_is_no_offer(self) -> None:
         bench = self.full()
@@ -671,6 +710,23 @@ class TestTasks:
         assert bench.do(m.TaskSettings(task_id, {})) == []
         account(bench, accepted=1, failed=1)
 
+    def test_its_settings_never_come_while_others_run(self) -> None:
+        bench = Bench(capacity=2)
+        bench.connect()
+        running, waiting = bench.start(), bench.accept()
+        actions = bench.pass_time(s.SETTINGS_TIMEOUT)
+        assert [failed.task_id for failed in of(m.TaskFailed, actions)] == [waiting]
+        assert list(bench.session._running) == [running]
+
+    def test_large_settings_are_on_their_way_to_one_of_several(self) -> None:
+        bench = Bench(capacity=2)
+        bench.connect()
+        bench.accept()
+        bench.accept()
+        bench.session.set_receiving(True)
+        assert of(m.TaskFailed, bench.pass_time(s.SETTINGS_TIMEOUT)) == []
+        assert bench.session.held_tasks == 2
+
     def test_its_settings_are_on_their_way(self) -> None:
         bench = Bench(capacity=3)
         bench.connect()
@@ -744,6 +800,84 @@ class TestTasks:
         assert bench.slots.taken == 1
         assert bench.finish(running) == []
         account(bench, accepted=2, unfinished=2)
+
+
+class TestCounters:
+    def test_each_counts_on(self) -> None:
+        bench = Bench(capacity=20, task_timeout=5.0)
+        bench.connect()
+        for _ in range(2):
+            bench.do(m.TaskOfferAccept("unknown", "x"))
+            bench.finish(bench.start())
+            bench.finish(bench.start(), failed=True)
+            bench.do(m.TaskCancel(bench.accept(), "why"))
+            bench.do(m.TaskCancel(bench.start(), "why"))
+            bench.do(s.Oversized(m.Head("broker:tasksettings", bench.accept(), None, None, None), 2, 1))
+        account(bench, accepted=12 - 2, rejected=2, done=2, failed=4, cancelled=4)
+        bench.start()
+        bench.start()
+        bench.pass_time(5)
+        account(bench, accepted=12, rejected=2, done=2, failed=4, cancelled=4, timed_out=2)
+        bench.session.set_congested(True)
+        for task_id in ("y", "z"):
+            bench.do(m.TaskOfferAccept(bench.offers()[0], task_id))
+        bench.pass_time(s.ACCEPT_WINDOW)
+        account(bench, accepted=12, rejected=4, done=2, failed=4, cancelled=4, timed_out=2)
+
+    def test_those_of_a_lost_connection_too(self) -> None:
+        bench = Bench(capacity=4)
+        bench.connect()
+        tasks = [bench.start(), bench.start()]
+        bench.accept()
+        bench.accept()
+        bench.lose()
+        account(bench, accepted=4, lost=4)
+        for task_id in tasks:
+            bench.slots.release("t", bench.now)
+            bench.do(s.Finished(task_id, 1, b"late", False))
+        account(bench, accepted=4, lost=4, undelivered=2)
+
+    def test_and_those_after_our_close_frame(self) -> None:
+        bench = Bench(capacity=3, task_timeout=1000.0)
+        bench.connect()
+        tasks = [bench.start(), bench.start()]
+        bench.pass_time(s.PING_INTERVAL + s.SILENCE_LIMIT)
+        for task_id in tasks:
+            bench.finish(task_id)
+        account(bench, accepted=2, lost=2, undelivered=2)
+
+    def test_and_those_that_a_stop_cuts_short(self) -> None:
+        bench = Bench(capacity=4)
+        bench.connect()
+        for begin in (bench.start, bench.start, bench.accept, bench.accept):
+            begin()
+        bench.do(s.Stop(bench.now))
+        account(bench, accepted=4, unfinished=4)
+
+
+class TestIdle:
+    """Since when the runner has nothing to do, for the idle shutdown."""
+
+    def test_from_the_registration_and_from_the_end_of_the_last_task(self) -> None:
+        bench = Bench()
+        bench.now += 3
+        bench.connect()
+        assert bench.slots.idle_since == START + 3
+        bench.now += 1
+        bench.do(s.TypesChanged({"t": None}))
+        assert bench.slots.idle_since == START + 4
+        for end in (
+            lambda task_id: bench.do(m.TaskCancel(task_id, "why")),
+            lambda task_id: bench.do(
+                s.Oversized(m.Head("broker:tasksettings", task_id, None, None, None), 2, 1)
+            ),
+            lambda task_id: bench.do(s.Stop(bench.now)),
+        ):
+            task_id = bench.accept()
+            assert bench.slots.idle_since is None
+            bench.now += 1
+            end(task_id)
+            assert bench.slots.idle_since == bench.now
 
 
 class TestCalls:
@@ -931,6 +1065,16 @@ class TestCongestion:
         bench.pass_time(s.ACCEPT_WINDOW)
         assert bench.offers() == []
         account(bench, rejected=1)
+
+    def test_one_that_is_said_again_for_another_offer_has_its_own_window(self) -> None:
+        bench = self.bench(3)
+        bench.do(m.TaskOfferAccept("unknown", "x"))
+        bench.now += 1
+        bench.do(m.TaskOfferAccept("a1", "x"))
+        bench.pass_time(s.ACCEPT_WINDOW - 1)
+        assert bench.slots.taken == 1
+        bench.pass_time(1)
+        assert bench.slots.taken == 0
 
     def test_a_cancel_comes_before_the_answer_could_leave(self) -> None:
         bench = self.bench()
@@ -1159,6 +1303,17 @@ class TestDelivery:
         # The first result was sent with the ping, the others after it.
         reports = of(s.ReportUndelivered, bench.lose(written=1000))
         assert [report.task_id for report in reports] == ["task2", "task3"]
+
+    def test_a_pong_covers_the_last_message_before_its_ping(self) -> None:
+        bench = Bench(capacity=2)
+        bench.connect()
+        first, _ = bench.start(), bench.start()
+        bench.do(m.Drain())  # so that no offer follows the answer
+        bench.now += 1
+        actions = bench.finish(first)
+        assert [type(action) for action in actions] == [s.SendPayload, s.SendPing]
+        bench.do(s.Pong(actions[1].payload))
+        assert of(s.ReportUndelivered, bench.lose(written=1000)) == []
 
     def test_what_is_lost_may_have_arrived_if_it_was_written(self) -> None:
         bench = self.answered(2)

@@ -202,6 +202,8 @@ def test_what_an_event_does_in_a_state(event: str, state: str) -> None:
     assert [type(action) for action in actions] == kinds
     assert bench.session.state is IS[after]
     assert bench.slots.taken == taken + slots
+    if state == "CLOSING" and bench.session.state is s.State.OFFERING:
+        assert set(bench.slots._links["a"]) == {"t"}
     assert bench.session.is_registered is (after in ("OFFERING", "DRAINING") and state != "CLOSING")
     if state == "CLOSING":
         # Nothing may follow the close frame, whatever comes.

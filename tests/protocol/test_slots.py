@@ -167,6 +167,24 @@ class TestSinglePair:
         assert slots.take(A, "u", 0.0)
         assert [slots.take(A, "t", 0.0) for _ in range(4)] == [True, True, True, False]
 
+    def test_what_was_refused_while_it_was_single_counts_no_more(self) -> None:
+        slots = Slots(1)
+        slots.join(A, {"t": None}, 0.0)
+        offered(slots, A)
+        slots.lapse(A, "t", 1)
+        offered(slots, A)
+        assert slots.take(A, "t", 0.0, lapsed=True)
+        assert not slots.take(A, "t", 0.0)
+        slots.release("t", 1.0)
+        assert offered(slots, A, 1.0) == {"t": 1}
+        slots.join(A, {"t": None, "u": None}, 1.0)
+        assert offered(slots, A, 1.0) == {"u": 1}
+        assert slots.take(A, "t", 1.0)
+        # "t" waits as one whose offer was accepted, so the refused "u" is before it.
+        assert not slots.take(A, "u", 1.0)
+        slots.release("t", 2.0)
+        assert offered(slots, A, 2.0) == {"u": 1}
+
     def test_with_a_second_type_while_all_slots_are_taken_it_waits_as_everybody_does(self) -> None:
         slots = Slots(1)
         slots.join(A, {"t": None}, 0.0)
@@ -242,6 +260,11 @@ class TestSeveralPairs:
         assert slots.take(B, "t", 0.0)
         assert not slots.take(A, "t", 0.0)
         assert slots.taken == 1
+
+    def test_a_link_is_ready_unless_it_says_otherwise(self) -> None:
+        slots = Slots(1, brokers=2)
+        slots.join(A, {"t": None}, 0.0)
+        assert slots.offers(A, 0.0) == ([("t", 1)], set())
 
     def test_joining_names_those_who_can_offer_now(self) -> None:
         slots = Slots(1, brokers=2)
@@ -433,6 +456,28 @@ class TestRefusal:
         assert [offered(slots, link, 1.0) for link in (A, B, C)] == [{"t": 1}] * 3
         assert [slots.take(link, "t", 1.0) for link in (A, B, C)] == [True] * 3
 
+    def test_a_pair_that_waits_and_is_refused_goes_to_the_front(self) -> None:
+        slots = lapsing(C)
+        assert slots.release("t", 1.0) == {A}
+        assert offered(slots, A, 1.0) == {"t": 1}
+        assert slots.take(A, "t", 1.0)
+        slots.lapse(B, "t", 1)
+        slots.lapse(C, "t", 1)
+        assert not slots.take(C, "t", 1.0, lapsed=True)
+        assert slots.release("t", 2.0) == {C}
+        assert slots.next_deadline(C) == 2.0 + TURN
+
+    def test_whoever_waits_keeps_its_place(self) -> None:
+        slots = full(1, links=(A, B, C))
+        slots.void(B)
+        slots.void(C)
+        slots.void(A)
+        slots.void(B)
+        assert slots.release("t", 1.0) == {A}
+        assert offered(slots, A, 1.0) == {"t": 1}
+        assert slots.take(A, "t", 1.0)
+        assert slots.release("t", 2.0) == {B}
+
     def test_a_lapsed_acceptance_may_use_its_own_pairs_turn(self) -> None:
         slots = full(1)
         assert not slots.take(B, "t", 0.0)
@@ -538,6 +583,7 @@ class TestTurns:
         assert offered(slots, links[0]) == {"t": 1}
         slots.void(links[0])
         assert slots.next_deadline(links[0]) == TURN
+        slots.capacity = 20  # one, however much room there is
         assert offered(slots, links[0], 0.5) == {"t": 1}
 
     def test_void_offers_without_a_turn_wait_as_if_they_had_been_accepted(self) -> None:
