@@ -24,8 +24,7 @@ DEFAULT_MAX_PAYLOAD = 1024**3
 _SMALLEST_PAYLOAD = 1024
 #: Python waits no longer than this on every system; it is a month and a half.
 _MOST_SECONDS = 4_000_000.0
-_NAME = re.compile(r"[a-z0-9_-]{1,64}")
-_OFFICIAL_NAME = re.compile(r"[A-Za-z0-9_ -]{1,64}")
+_NAME = re.compile(r"[A-Za-z0-9_ -]{1,64}")
 
 
 class BrokerUrl(NamedTuple):
@@ -232,7 +231,7 @@ class RunnerConfig:
             problems.append(
                 f"health_check_host: expected a host name or address, got {self.health_check_host!r}"
             )
-        if not isinstance(self.name, str) or not _OFFICIAL_NAME.fullmatch(self.name):
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             problems.append(
                 f"name: expected 1 to 64 letters, digits, spaces, '_' or '-', got {self.name!r} "
                 f"({VARIABLES['name'][0]})"

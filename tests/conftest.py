@@ -76,8 +76,8 @@ def nothing_left_behind() -> Iterator[None]:
     descriptors = _descriptors() if linux else set()
     yield
     wait_until(lambda: not (_threads() - threads))
-    if linux:
-        gc.collect()
+    if linux and _descriptors() - descriptors:
+        gc.collect()  # slow, and needed only where something waits for it
         left: List[str] = []
 
         def gone() -> bool:

@@ -73,7 +73,7 @@ class _LinkThreadFilter(logging.Filter):
     """websocket-client logs an ERROR at every disconnect. From our threads that is no news to our users."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.threadName or "").startswith("n8nrunner-")
+        return not (record.threadName or "").startswith(("n8nrunner-links", "n8nrunner-connect"))
 
 
 logging.getLogger("websocket").addFilter(_LinkThreadFilter())
