@@ -86,6 +86,8 @@ class Run:
             if self._on_undelivered is not None:
                 self._callbacks = Callbacks(self._on_undelivered)
         except BaseException:
+            if self._health is not None:
+                self._health.stop()
             self._serving.close()
             self._pool.shut_down()
             raise
