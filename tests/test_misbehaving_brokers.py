@@ -203,6 +203,31 @@ def test_a_large_answer_leaves_room_for_pongs_and_holds_acceptances(
     runner.stop(0)
 
 
+def test_what_a_large_answer_held_back_leaves_right_behind_it(
+    raw: RawBroker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else has to come for it: no pong, no other message, no deadline."""
+    monkeypatch.setattr(session, "ACCEPT_WINDOW", 10 * LIMIT)
+    monkeypatch.setattr(session, "PING_SPACING", 0.0)  # the one ping is behind the answer, and not answered
+    runner = new_runner(raw.url, capacity=2)
+    runner.task("big")(lambda task: "x" * 20_000_000)
+    runner.start(wait=0)
+    peer = raw.next_peer()
+    peer.register()
+    first, second = peer.hear("taskoffer"), peer.hear("taskoffer")
+    peer.tell("taskofferaccept", offerId=first["offerId"], taskId="big")
+    peer.hear("taskaccepted")
+    peer.tell("tasksettings", taskId="big", settings={})
+    while peer.next_frame().final:
+        pass  # up to the first fragment
+    peer.tell("taskofferaccept", offerId=second["offerId"], taskId="next")
+    peer.gives_receipts = False
+    while not (sent := peer.next_frame()).final or sent.opcode != 0:
+        pass  # up to the last one
+    assert peer.hear("taskaccepted")["taskId"] == "next"
+    runner.stop(0)
+
+
 def test_late_repeated_and_unknown_messages_change_nothing(raw: RawBroker, new_runner: NewRunner) -> None:
     calls: List[Any] = []
     runner = new_runner(raw.url, capacity=1)

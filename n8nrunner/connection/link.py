@@ -209,11 +209,16 @@ class BrokerLink:
                     self._wait(DEFECT_PAUSE, step, now)
                     raise
         else:
-            session.set_congested(connection.writer.congested)
+            writer = connection.writer
+            session.set_congested(writer.congested)
             self._perform(session.settle(now))
-            if not connection.writer.is_empty and connection.flush():
+            was_congested = writer.congested
+            if not writer.is_empty and connection.flush():
                 session.note_activity(now)
             self._end_if_over(connection, now)
+            if was_congested and not writer.congested:
+                self.due_at = now  # a large answer is out: what it held back follows with the next turn
+                return
         self.due_at = self._next_due(now)
 
     def lose(self, reason: LinkFailure, now: float) -> None:
