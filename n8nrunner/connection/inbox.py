@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections import deque
 from typing import Any, Deque, Tuple
@@ -12,7 +11,8 @@ class Inbox:
     """Events for links, each with the link that it is for.
 
     `post` is for any thread; everything else is for the links' thread alone. `asleep` has to be set before
-    the last look at `events`, so that whoever posts after that look wakes the thread.
+    the last look at `events`, so that whoever posts after that look wakes the thread; the first who does takes
+    it back, because every wake-up is a system call that gives up the interpreter's lock.
     """
 
     __slots__ = ("_receiver", "_sender", "asleep", "events", "is_closed")
@@ -30,13 +30,15 @@ class Inbox:
         """Appends an event for a link. Never blocks."""
         self.events.append((link, event))
         if self.asleep:
+            self.asleep = False  # one wake-up is enough
             self.wake()
 
     def wake(self) -> None:
         """Ends the thread's sleep."""
-        # A full pipe wakes the thread as well, and a closed one has no thread left to wake.
-        with contextlib.suppress(BlockingIOError, OSError):
+        try:  # noqa: SIM105 - a context manager costs as much as all the rest of this
             self._sender.send(b"w")
+        except OSError:
+            pass  # a full pipe wakes the thread as well, and a closed one has no thread left to wake
 
     def fileno(self) -> int:
         """Readable when somebody has woken the thread."""
@@ -44,8 +46,10 @@ class Inbox:
 
     def clear_wake_ups(self) -> None:
         """Takes what made `fileno` readable."""
-        with contextlib.suppress(BlockingIOError):
+        try:  # noqa: SIM105 - as above
             self._receiver.recv(4096)
+        except BlockingIOError:
+            pass
 
     def close(self) -> None:
         """Closes the descriptors; events may still be posted, and are left there."""

@@ -22,7 +22,7 @@ from n8nrunner.connection.retry import LOG_INTERVAL, REFUSED_WAIT, Decision, Ret
 from n8nrunner.connection.transport import Connection, Ponged, Skipped
 from n8nrunner.errors import AuthenticationError, GrantTokenSpent, N8nRunnerError, ProtocolError
 from n8nrunner.execution.invoke import Answer, Handler, failure
-from n8nrunner.execution.pools import TaskPool
+from n8nrunner.execution.pools import Ended
 from n8nrunner.protocol import codec
 from n8nrunner.protocol import session as s
 from n8nrunner.protocol.messages import RunnerRegistered
@@ -71,7 +71,7 @@ class BrokerLink:
         config: the runner's settings.
         types: the task types with their limits, as they are now.
         slots: shared by all links of the runner.
-        pool: runs the handlers.
+        submit: takes a handler that is to run, with its task and what is told of its answer.
         inbox: takes events for all links of the runner.
         wake_links: told which links should look at the slots; called on the links' thread.
         owner: the runner.
@@ -83,7 +83,7 @@ class BrokerLink:
         config: RunnerConfig,
         types: Mapping[str, Optional[int]],
         slots: Slots,
-        pool: TaskPool,
+        submit: Callable[[Handler, Task, Ended], None],
         inbox: Inbox,
         wake_links: Callable[[Tuple[Hashable, ...]], None],
         owner: LinkOwner,
@@ -101,7 +101,7 @@ class BrokerLink:
         self.more = False
         self._config = config
         self._slots = slots
-        self._pool = pool
+        self._submit = submit
         self._inbox = inbox
         self._wake_links = wake_links
         self._owner = owner
@@ -190,11 +190,12 @@ class BrokerLink:
         connection = self.connection
         assert connection is not None
         received, count, self.more = connection.read()
+        session = self._session
         if count:
-            self._session.note_activity(now)
+            session.note_activity(now)
         for item in received:
             self._receive(item, now)
-        self._session.set_receiving(connection.in_message)
+        session.set_receiving(connection.in_message)
 
     def settle(self, now: float) -> None:
         """Does what time and free slots ask for, and writes. Raises `ConnectionLost`."""
@@ -210,9 +211,9 @@ class BrokerLink:
                     raise
         else:
             writer = connection.writer
-            session.set_congested(writer.congested)
-            self._perform(session.settle(now))
             was_congested = writer.congested
+            session.set_congested(was_congested)
+            self._perform(session.settle(now))
             if not writer.is_empty and connection.flush():
                 session.note_activity(now)
             self._end_if_over(connection, now)
@@ -377,11 +378,13 @@ class BrokerLink:
         except ProtocolError as error:
             logger.error("Skipped a message from %s: %s", self.url.base, error)
             return
-        if event is not None:
+        if type(event) is RunnerRegistered:
             was_registered = self.is_registered
             self._perform(self._session.handle(event, now))
-            if type(event) is RunnerRegistered and self.is_registered and not was_registered:
+            if self.is_registered and not was_registered:
                 self._registered()
+        elif event is not None:
+            self._perform(self._session.handle(event, now))
 
     def _registered(self) -> None:
         self._registrations += 1
@@ -416,16 +419,15 @@ class BrokerLink:
                 task, failure(task, f"This runner has no handler for tasks of type {task.type!r}")
             )
         else:
-            self._pool.submit(handler, task, self._task_ended)
+            self._submit(handler, task, self._task_ended)
 
     def _task_ended(self, task: Task, answer: Answer) -> None:
         """On the thread that ran the handler: frees the slot, then posts the answer."""
         links = self._slots.release(task.type, time.monotonic())
-        self._inbox.post(self, s.Finished(task.id, task.generation, answer.payload, answer.failed))
-        if links:
-            others = tuple(link for link in links if link != self.index)
-            if others:
-                self._inbox.post(None, others)
+        freed = self.index in links
+        self._inbox.post(self, s.Finished(task.id, task.generation, answer.payload, answer.failed, freed))
+        if len(links) > freed:
+            self._inbox.post(None, tuple(link for link in links if link != self.index))
 
     def _cancel_task(self, action: s.CancelTask) -> None:
         task = self._tasks.pop(action.task_id, None)

@@ -22,9 +22,11 @@ from n8nrunner.connection.failures import ConnectionLost, LinkFailure
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.link import DEFECT_PAUSE, BrokerLink, LinkOwner
 from n8nrunner.connection.transport import Connection
-from n8nrunner.execution.pools import TaskPool
+from n8nrunner.execution.invoke import Handler
+from n8nrunner.execution.pools import Ended, TaskPool
 from n8nrunner.protocol.session import SlotFreed, Stop, TypesChanged
 from n8nrunner.protocol.slots import Slots
+from n8nrunner.task import Task
 
 logger = logging.getLogger("n8nrunner")
 
@@ -56,11 +58,13 @@ class LinkThread:
     ) -> None:
         self.inbox = Inbox()
         self.links: List[BrokerLink] = [
-            BrokerLink(index, config, types, slots, pool, self.inbox, self._touch, owner)
+            BrokerLink(index, config, types, slots, self._submit_later, self.inbox, self._touch, owner)
             for index in range(len(config.broker))
         ]
         self.thread = threading.Thread(target=self._run, name="n8nrunner-links", daemon=True)
         self._ended = ended
+        self._pool = pool
+        self._to_submit: List[Tuple[Handler, Task, Ended]] = []
         self._selector: Optional[selectors.BaseSelector] = None
         self._registered: Dict[BrokerLink, Tuple[Connection, bool]] = {}
         # Links that the current turn, or the next one at once, has to do with; and when the next one is due.
@@ -113,10 +117,11 @@ class LinkThread:
             ready = selector.select(0.0 if events else min(_LONGEST_WAIT, self._due_at - now))
             inbox.asleep = False
             now = time.monotonic()
+        woken = False
         for key, mask in ready:
             link = key.data
             if link is None:
-                inbox.clear_wake_ups()
+                woken = True
             else:
                 touched[link] = None
                 link.more = link.more or bool(mask & selectors.EVENT_READ)
@@ -139,10 +144,25 @@ class LinkThread:
             link, _ = touched.popitem()
             self._guarded(link, link.settle, now)
             self._watch(link, selector)
+        if woken:
+            # Not before the answers are out: a call that gives up the interpreter's lock lets the thread that
+            # woke us go on first.
+            inbox.clear_wake_ups()
+        self._submit()
         self._due_at = min([link.due_at for link in self.links])
         for link in self.links:
             if link.more:  # it gets its next turn at once
                 touched[link] = None
+
+    def _submit_later(self, handler: Handler, task: Task, ended: Ended) -> None:
+        self._to_submit.append((handler, task, ended))
+
+    def _submit(self) -> None:
+        """At the end of a turn: a handler that runs takes the interpreter's lock at each read or write."""
+        if self._to_submit:
+            to_submit, self._to_submit = self._to_submit, []
+            for handler, task, ended in to_submit:
+                self._pool.submit(handler, task, ended)
 
     def _touch(self, indexes: Tuple[Hashable, ...]) -> None:
         for index in indexes:

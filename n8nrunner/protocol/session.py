@@ -108,12 +108,16 @@ class Lost(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """A handler has returned or raised, and its slot has been released; `payload` is the answer's text."""
+    """A handler has returned or raised, and its slot has been released; `payload` is the answer's text.
+
+    `freed` says whether the slots have something for this link now.
+    """
 
     task_id: str
     generation: int
     payload: bytes
     failed: bool
+    freed: bool = True
 
 
 class CallMade(NamedTuple):
@@ -408,7 +412,7 @@ class RunnerSession:
         handler = _HANDLERS[kind]
         if not self._closing or handler not in _NOT_WHEN_CLOSING:
             handler(self, event, now)
-        if kind is not m.TaskSettings:  # which changes no offer, and tells its deadline itself
+        if kind not in _SETTLED:
             self._unsettled = True
         return self._taken_actions()
 
@@ -552,12 +556,15 @@ class RunnerSession:
             self._reject(task_id, REASON_EXPIRED if lapsed else REASON_FULL, now)
             return
         self.counters.accepted += 1
-        self._accepted[task_id] = _Task(task_id, task_type, now + SETTINGS_TIMEOUT)
+        task = _Task(task_id, task_type, now + SETTINGS_TIMEOUT)
+        self._accepted[task_id] = task
+        self._due = min(self._due, task.deadline)
+        self._unsettled = self._unsettled or self._congested or self._slots.can_serve
         self._send_in_window(m.TaskAccepted(task_id), now)
 
     def _reject(self, task_id: str, reason: str, now: float) -> None:
         self.counters.rejected += 1
-        self._rejected = True
+        self._rejected = self._unsettled = True
         self._send_in_window(m.TaskRejected(task_id, reason), now)
 
     def _task_settings(self, event: m.TaskSettings, now: float) -> None:
@@ -587,6 +594,8 @@ class RunnerSession:
             self._void_offers()
 
     def _finished(self, event: Finished, now: float) -> None:
+        if event.freed or not self._offers or self.state is not State.OFFERING:
+            self._unsettled = True
         if event.generation == self.generation and self.state in CONNECTED_STATES:
             task = self._running.pop(event.task_id, None)
             if task is None:
@@ -615,6 +624,8 @@ class RunnerSession:
             kept, size = None, 0
         self._unconfirmed_size += size
         self._unconfirmed.append(_Unconfirmed(self._ordinal, task.task_id, task.task_type, kept, failed))
+        if self._ping is None:
+            self._due = min(self._due, self._pinged_at + PING_SPACING)
 
     def _fail(self, task: _Task, message: str, description: Optional[str], now: float) -> None:
         error: Dict[str, Any] = {"message": message}
@@ -878,6 +889,9 @@ _HANDLERS: Dict[type, Callable[[RunnerSession, Any, float], None]] = {
     Pong: RunnerSession._pong,
     Stop: RunnerSession._stop,
 }
+
+#: What every task brings. These tell their deadlines themselves, and whether there is more to settle.
+_SETTLED = frozenset({m.TaskOfferAccept, m.TaskSettings, Finished})
 
 #: Nothing may follow a close frame, and what would begin has no time left to.
 _NOT_WHEN_CLOSING = frozenset(

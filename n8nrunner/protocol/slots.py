@@ -93,6 +93,11 @@ class Slots:
         self._pairs = 0
         self._waiting: Deque[_Pair] = deque()
 
+    @property
+    def can_serve(self) -> bool:
+        """Whether a pair waits while there is room, so that `offers` may have something for somebody."""
+        return bool(self._waiting) and self.capacity - self.taken - self._promised > 0
+
     # --- what links do --------------------------------------------------------------------------
 
     def join(self, link: Hashable, types: Mapping[str, Optional[int]], now: float) -> Set[Hashable]:
@@ -241,6 +246,8 @@ class Slots:
             self._types[type_name].taken -= 1
             if self.taken == 0:
                 self.idle_since = now
+            if self._is_single():
+                return set(self._links)
             return self._serve(now, None) if self._waiting else _NONE
 
     # --- bookkeeping, under the lock ------------------------------------------------------------

@@ -40,9 +40,18 @@ def test_a_post_to_a_thread_that_sleeps_wakes_it(inbox: Inbox) -> None:
     inbox.clear_wake_ups()  # nothing there: nothing happens
 
 
-def test_no_number_of_wake_ups_blocks_who_posts(inbox: Inbox) -> None:
+def test_a_thread_is_woken_once(inbox: Inbox) -> None:
     inbox.asleep = True
+    inbox.post("link", "event")
+    inbox.clear_wake_ups()
+    inbox.post("link", "another")
+    assert not readable(inbox)
+    assert [event for _, event in inbox.events] == ["event", "another"]
+
+
+def test_no_number_of_wake_ups_blocks_who_posts(inbox: Inbox) -> None:
     for number in range(50_000):  # far more than the pipe takes
+        inbox.asleep = True
         inbox.post(None, number)
     assert readable(inbox)
     while readable(inbox):

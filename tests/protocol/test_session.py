@@ -802,6 +802,55 @@ class TestTasks:
         account(bench, accepted=2, unfinished=2)
 
 
+class TestWhatNeedsNoSettling:
+    """What every task brings changes as little as possible, because a link settles for each."""
+
+    def busy(self) -> Bench:
+        """A link that has a task, an open offer, and a ping under way."""
+        bench = Bench(slots=Slots(2, brokers=2))
+        bench.connect()
+        bench.start()
+        assert len(bench.offers()) == 1
+        bench.now += s.PING_INTERVAL / 2
+        bench.settle()
+        return bench
+
+    def test_a_result_whose_slot_went_elsewhere_is_followed_by_a_ping_in_time(self) -> None:
+        bench = self.busy()
+        pinged = bench.session._pinged_at
+        bench.slots.release("t", bench.now)
+        bench.handle(s.Finished("task1", 1, b"answer", False, freed=False))
+        assert bench.session.next_deadline() == pinged + s.PING_SPACING
+
+    def test_a_result_that_leaves_a_link_without_offers_brings_its_keep_alive(self) -> None:
+        slots = Slots(1, brokers=2)
+        bench, other = Bench(slots=slots, link="a"), Bench(slots=slots, link="b")
+        bench.connect()
+        other.connect()
+        task_id = bench.start()
+        other.do(m.TaskOfferAccept(other.offers()[0], "refused"))
+        assert slots.release("t", bench.now) == {"b"}
+        bench.do(s.Finished(task_id, 1, b"answer", False, freed=False))
+        due = bench.session.next_deadline()
+        assert due is not None
+        assert due <= bench.now + s.KEEP_ALIVE
+
+    def test_an_acceptance_brings_the_next_offer_while_there_is_room(self) -> None:
+        bench = Bench(slots=Slots(2, brokers=2))
+        bench.connect()
+        (offer_id,) = bench.offers()
+        bench.handle(m.TaskOfferAccept(offer_id, "x"))
+        assert len(of(m.TaskOffer, bench.settle())) == 1
+
+    def test_an_acceptance_brings_its_own_deadline(self) -> None:
+        bench = Bench(capacity=1)
+        bench.connect(jitter=0.9)
+        bench.handle(m.TaskOfferAccept(bench.offers()[0], "x"))
+        assert bench.settle() == []
+        bench.pass_time(s.SETTINGS_TIMEOUT - 1)
+        assert of(m.TaskFailed, bench.pass_time(1)) != []
+
+
 class TestCounters:
     def test_each_counts_on(self) -> None:
         bench = Bench(capacity=20, task_timeout=5.0)

@@ -64,7 +64,7 @@ class TestSinglePair:
         assert slots.take(A, "t", 0.0)
         assert offered(slots, A) == {}
         assert slots.take(A, "t", 0.0)
-        slots.release("t", 1.0)
+        assert slots.release("t", 1.0) == {A}, "its link has to be told"
         assert offered(slots, A, 1.0) == {"t": 1}
         assert slots.taken == 1
 

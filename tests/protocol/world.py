@@ -479,7 +479,8 @@ class World:
         runner, link = handler.link.runner, handler.link
         runner.running.remove(handler)
         woken = runner.slots.release(handler.task_type, self.now)
-        link.post(s.Finished(handler.task_id, handler.generation, handler.payload, failed))
+        freed = link.index in woken
+        link.post(s.Finished(handler.task_id, handler.generation, handler.payload, failed, freed))
         runner.wake([index for index in woken if index != link.index])
 
     def call(self, handler: Handler) -> None:
