@@ -11,8 +11,8 @@ class Inbox:
     """Events for links, each with the link that it is for.
 
     `post` is for any thread; everything else is for the links' thread alone. `asleep` has to be set before
-    the last look at `events`, so that whoever posts after that look wakes the thread; the first who does takes
-    it back, because every wake-up is a system call that gives up the interpreter's lock.
+    the last look at `events`, so that whoever posts after that look wakes the thread; the first who does
+    takes it back, because every wake-up is a system call that gives up the interpreter's lock.
     """
 
     __slots__ = ("_receiver", "_sender", "asleep", "events", "is_closed")
