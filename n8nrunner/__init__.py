@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         TaskError,
         TaskTimeout,
     )
+    from n8nrunner.functions.files import File
     from n8nrunner.runner import Runner
     from n8nrunner.snapshot import Counts, LinkSnapshot, Snapshot, TaskSnapshot
     from n8nrunner.task import Task, Undelivered
@@ -36,6 +37,7 @@ _MODULES = {
     "ConfigurationError": "errors",
     "Counts": "snapshot",
     "ExecutorBroken": "errors",
+    "File": "functions.files",
     "GrantTokenSpent": "errors",
     "LinkSnapshot": "snapshot",
     "N8nRunnerError": "errors",
@@ -58,6 +60,7 @@ __all__ = [
     "ConfigurationError",
     "Counts",
     "ExecutorBroken",
+    "File",
     "GrantTokenSpent",
     "LinkSnapshot",
     "N8nRunnerError",

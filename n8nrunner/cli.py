@@ -48,6 +48,13 @@ n8n's own runners read.
 """
 
 
+_NODE_EXAMPLES = """\
+examples:
+  n8nrunner node leads --install        into ~/.n8n/custom (or below N8N_USER_FOLDER); then restart n8n
+  n8nrunner node leads --out build      into build/n8n-nodes-leads, to be packed with npm
+"""
+
+
 class _Usage(Exception):
     """What the user asked for cannot be done; the text says why."""
 
@@ -99,6 +106,20 @@ def _parser() -> argparse.ArgumentParser:
         _RUN_EXAMPLES + _EXIT_CODES,
     )
     run.add_argument("target", metavar="MODULE[:ATTRIBUTE]", help="where the Runner is")
+
+    node = _add(
+        commands,
+        "node",
+        _node,
+        "write the node of a module's functions, for n8n's canvas",
+        _NODE_EXAMPLES,
+    )
+    node.add_argument("target", metavar="MODULE[:ATTRIBUTE]", help="where the Runner with the functions is")
+    node.add_argument("--out", metavar="DIR", help="write the package's folder into this one")
+    node.add_argument(
+        "--install", action="store_true", help="write it where the n8n of this machine finds it"
+    )
+    node.add_argument("--watch", action="store_true", help="write it again whenever the module changes")
 
     broker = _add(commands, "broker", _broker, "serve the embedded broker, for development without n8n")
     broker.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
@@ -206,6 +227,44 @@ def _broker(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _node(options: argparse.Namespace) -> int:
+    from n8nrunner import errors
+    from n8nrunner.functions.node import custom_folder
+
+    if bool(options.out) is options.install:
+        raise _Usage("node: say where to, with --out DIR or with --install")
+    if options.watch:
+        return _watch_node(options)
+    try:
+        # Nothing connects, so a module whose token comes from the environment needs none.
+        os.environ.setdefault("N8N_RUNNERS_AUTH_TOKEN", "unused")
+        runner = find_runner(options.target)
+        folder = runner.write_node(options.out or custom_folder(os.environ))
+    except errors.ConfigurationError as error:
+        raise _Usage("\n  ".join(["the node cannot be written:", *error.problems])) from None
+    except OSError as error:
+        return _say(error, EXIT_ERROR)
+    print(f"{folder} is current. n8n shows the node after its next start.", flush=True)
+    return EXIT_OK
+
+
+def _watch_node(options: argparse.Namespace) -> int:
+    """Writes it in a process of its own each time: a module is imported once."""
+    import subprocess
+
+    try:
+        import watchfiles
+    except ImportError:
+        raise _Usage('--watch needs the package watchfiles: pip install "n8nrunner[node]"') from None
+    where = ["--install"] if options.install else ["--out", options.out]
+    command = [sys.executable, "-m", "n8nrunner", "node", options.target, *where]
+    with contextlib.suppress(KeyboardInterrupt):
+        subprocess.run(command, check=False)
+        for _ in watchfiles.watch(os.getcwd(), watch_filter=watchfiles.PythonFilter(), raise_interrupt=True):
+            subprocess.run(command, check=False)
+    return EXIT_OK
+
+
 def _in_background(work: Any, signals: Any) -> Any:
     """Does `work` on a thread, and then puts None: a second signal has to be seen meanwhile."""
     import threading
@@ -246,6 +305,8 @@ def _say(error: Exception, code: int) -> int:
 def find_runner(target: str) -> Runner:
     """The Runner that a target names; the module's own `start()` and `run()` do nothing meanwhile.
 
+    A Runner without a name of its own gets the module's.
+
     Args:
         target: ``MODULE`` with exactly one Runner in it, or ``MODULE:ATTRIBUTE``.
 
@@ -269,9 +330,12 @@ def find_runner(target: str) -> Runner:
         found = getattr(module, attribute, None)
         if not isinstance(found, Runner):
             raise _Usage(f"{target!r}: expected a Runner, got {type(found).__name__}")
+        found.use_name(module_name.rpartition(".")[2])
         return found
     runners = {id(value): (name, value) for name, value in vars(module).items() if isinstance(value, Runner)}
     if len(runners) != 1:
         names = ", ".join(name for name, _ in runners.values()) or "none"
         raise _Usage(f"{module_name!r}: expected one Runner, found {names}; say which: {module_name}:NAME")
-    return next(iter(runners.values()))[1]
+    ((_, runner),) = runners.values()
+    runner.use_name(module_name.rpartition(".")[2])
+    return runner

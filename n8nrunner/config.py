@@ -18,6 +18,8 @@ from n8nrunner.errors import ConfigurationError
 DEFAULT_BROKER = "http://127.0.0.1:5679"
 #: The path below which n8n serves runners unless told otherwise.
 DEFAULT_PATH = "/runners"
+#: A runner's name unless it is told one.
+DEFAULT_NAME = "n8nrunner"
 #: The largest message that n8n takes unless told otherwise, in bytes.
 DEFAULT_MAX_PAYLOAD = 1024**3
 
@@ -117,7 +119,7 @@ class RunnerConfig:
     auth_token_file: Optional[str] = None
     grant_token: Optional[str] = field(default=None, repr=False)
     runner_id: Optional[str] = None
-    name: str = "n8nrunner"
+    name: str = DEFAULT_NAME
     capacity: int = 5
     task_timeout: float = 300.0
     max_payload: int = DEFAULT_MAX_PAYLOAD

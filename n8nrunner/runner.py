@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
+import re
 import threading
 import weakref
 from concurrent.futures import Executor
-from typing import Any, Callable, Dict, Optional, Sequence, TypeVar, Union
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence, TypeVar, Union, overload
 
 from n8nrunner import process
-from n8nrunner.config import RunnerConfig
+from n8nrunner.config import DEFAULT_NAME, RunnerConfig
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import BrokerConnectionError, ConfigurationError, N8nRunnerError, RunnerForked
 from n8nrunner.execution.invoke import Handler, TaskContext
 from n8nrunner.running import STOP_MARGIN, OnUndelivered, Run
 from n8nrunner.snapshot import Counts, Snapshot
 
+if TYPE_CHECKING:
+    from n8nrunner.functions.calls import Functions
+
 logger = logging.getLogger("n8nrunner")
 
 _HandlerType = TypeVar("_HandlerType", bound=Handler)
+_FunctionType = TypeVar("_FunctionType", bound=Callable[..., Any])
+
+#: A runner's name as a part of a task type, of a package's name and of a file's.
+_FUNCTIONS_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 class _Registered:
@@ -104,6 +115,7 @@ class Runner:
         self._task_context = task_context
         self._lock = threading.Lock()
         self._handlers: Dict[str, _Registered] = {}
+        self._functions: Optional[Functions] = None
         self._run: Optional[Run] = None
         self._forked = False
         _runners.add(self)
@@ -143,19 +155,128 @@ class Runner:
                 )
             with self._lock:
                 self._handlers[type] = _Registered(handler, limit)
-                run, types = self._run, self._types()
-            if run is not None:
-                run.change_types(types)
+            self._types_changed()
             return handler
 
         return register
 
+    @overload
+    def function(self, function: _FunctionType) -> _FunctionType: ...
+
+    @overload
+    def function(
+        self, *, name: Optional[str] = None, batch: bool = False, limit: Optional[int] = None
+    ) -> Callable[[_FunctionType], _FunctionType]: ...
+
+    def function(
+        self,
+        function: Optional[Callable[..., Any]] = None,
+        *,
+        name: Optional[str] = None,
+        batch: bool = False,
+        limit: Optional[int] = None,
+    ) -> Any:
+        """Makes the decorated function an operation of this runner's node in n8n.
+
+        Its type hints become the fields, its defaults theirs, its docstring their descriptions. The function
+        itself stays as it is, and can be called as before. Registering a name again replaces the function
+        from the next task on, as a notebook does when a cell runs again. The runner needs a name of its own.
+
+        Args:
+            function: with ``@runner.function`` alone, the function.
+            name: what n8n knows it by; None for the function's own name.
+            batch: whether it takes all items at once: a parameter that is a list gets a value of each item,
+                and every other parameter the first item's.
+            limit: how many calls may run at once, such as 1 for what is not thread-safe; None for as many as
+                there are slots.
+
+        Raises:
+            ConfigurationError: with every parameter that cannot become a field, and why.
+        """
+        if function is None:
+            return lambda function: self._add_function(function, name, batch, limit)
+        return self._add_function(function, name, batch, limit)
+
+    def _add_function(
+        self, function: _FunctionType, name: Optional[str], batch: bool, limit: Optional[int]
+    ) -> _FunctionType:
+        from n8nrunner.functions.calls import Functions, make_function  # needed by who has functions
+
+        made = make_function(function, name, batch, limit)
+        with self._lock:
+            if self._functions is None:
+                self._functions = Functions()
+            run = self._run
+            if run is not None and not run.finished.is_set():
+                self._check_name()
+            self._functions.by_name[made.signature.name] = made
+        self._types_changed()
+        return function
+
+    def write_node(self, directory: Union[str, os.PathLike[str]]) -> Path:
+        """Writes the node package of this runner's functions, which n8n loads as it is.
+
+        Args:
+            directory: the folder for the package's folder, such as ``~/.n8n/custom`` of an n8n on this
+                machine, which loads what is there when it starts. What is current already is not written.
+
+        Returns:
+            The package's folder.
+
+        Raises:
+            ConfigurationError: there is no function, the runner has no name of its own, or the extra "node"
+                is not installed.
+            OSError: the folder cannot be written to.
+        """
+        from n8nrunner.functions.node import make_package  # needed by who writes a node
+
+        functions = [] if self._functions is None else list(self._functions.by_name.values())
+        self._check_name()
+        package = make_package(self.config.name, functions)
+        folder = Path(directory).expanduser() / package.name
+        package.write(folder)
+        return folder
+
+    def _check_name(self) -> None:
+        """Functions need a runner with a name of its own: two people's would answer each other's calls."""
+        if self._functions is None:
+            return
+        name = self.config.name
+        if name == DEFAULT_NAME or not _FUNCTIONS_NAME.fullmatch(name):
+            raise ConfigurationError(
+                [
+                    "name: functions need a runner with a name of its own, of small letters, digits, '_' "
+                    f"and '-', such as Runner(name='sales') or N8NRUNNER_NAME=sales; got {name!r}"
+                ]
+            )
+
+    def use_name(self, name: str) -> None:
+        """Gives a runner that has no name of its own yet this one; what starts a module's runner names it so.
+
+        Args:
+            name: anything; what a name may not hold becomes '_'.
+        """
+        if self.config.name == DEFAULT_NAME and self._run is None:
+            self.config = replace(self.config, name=re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_-"))
+
+    def _types_changed(self) -> None:
+        with self._lock:
+            run, types = self._run, self._types()
+        if run is not None:
+            run.change_types(types)
+
     def _types(self) -> Dict[str, Optional[int]]:
-        return {name: registered.limit for name, registered in self._handlers.items()}
+        types = {name: registered.limit for name, registered in self._handlers.items()}
+        return types if self._functions is None else {**self._functions.types(self.config.name), **types}
 
     def _handler_of(self, task_type: str) -> Optional[Handler]:
         registered = self._handlers.get(task_type)
-        return None if registered is None else registered.handler
+        if registered is not None:
+            return registered.handler
+        functions = self._functions
+        if functions is not None and task_type in functions.types(self.config.name):
+            return functions.handle
+        return None
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -169,7 +290,7 @@ class Runner:
         Raises:
             AuthenticationError: every broker refused the token.
             BrokerConnectionError: no broker registered the runner in time. It says what was tried.
-            ConfigurationError: the health check server cannot listen.
+            ConfigurationError: the health check server cannot listen, or functions lack a runner's name.
             ExecutorBroken: the executor that was passed runs nothing.
             After a raise nothing runs.
         """
@@ -181,6 +302,7 @@ class Runner:
         with self._lock:
             run = self._run
             if run is None or run.finished.is_set():
+                self._check_name()
                 run = Run(
                     self.config,
                     self._types(),

@@ -25,6 +25,7 @@ LAYERS: Dict[str, int] = {
     "snapshot": 2,
     "connection": 3,
     "execution": 3,
+    "functions": 3,
     "health": 3,
     "broker": 3,
     "process": 3,
@@ -38,6 +39,7 @@ LAYERS: Dict[str, int] = {
 SIDEWAYS = {
     ("deadline", "errors"),
     ("connection", "execution"),
+    ("functions", "execution"),
     ("running", "process"),
     ("runner", "process"),
     ("runner", "running"),

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
 
@@ -19,12 +20,13 @@ from tests.processes import python
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FUNCTIONS = (ROOT / "docs" / "functions.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> List[Tuple[str, str]]:
+def blocks(language: str, page: str = README) -> List[Tuple[str, str]]:
     """The fenced blocks of a language, each with the heading that it stands under."""
     found, heading = [], ""
-    for match in re.finditer(r"^## ([^\n]+)$|^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+    for match in re.finditer(r"^## ([^\n]+)$|^```(\w+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         if match[1]:
             heading = match[1]
         elif match[2] == language:
@@ -32,13 +34,56 @@ def blocks(language: str) -> List[Tuple[str, str]]:
     return found
 
 
-def code(heading: str, broker: Broker) -> List[str]:
+def code(heading: str, broker: Broker, page: str = README) -> List[str]:
     """The Python blocks under a heading, for this broker."""
     return [
         text.replace("http://127.0.0.1:5679", broker.url).replace('"secret"', f'"{TOKEN}"')
-        for where, text in blocks("python")
+        for where, text in blocks("python", page)
         if where == heading
     ]
+
+
+def call(
+    monkeypatch: pytest.MonkeyPatch, broker: Broker, block: str, name: str, *arguments: Dict[str, Any]
+) -> Any:
+    """The JSON of the items that the functions of a block make of the arguments of each item."""
+    # A module of its own, where type hints and dataclasses look their names up.
+    module = types.ModuleType("block")
+    monkeypatch.setitem(sys.modules, "block", module)
+    exec(compile(block, "block", "exec", dont_inherit=True), module.__dict__)
+    runner = module.__dict__["runner"]
+    calls = [{"item": item, "arguments": each} for item, each in enumerate(arguments)]
+    with runner:
+        result = broker.run_task(
+            f"n8nrunner.{runner.config.name}",
+            {"version": 1, "function": name, "calls": calls},
+            timeout=LIMIT,
+        )
+    assert result["errors"] == []
+    return [item["json"] for item in result["items"]]
+
+
+def test_functions_as_a_node(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = code("Your functions as a node", broker)
+    assert call(monkeypatch, broker, block, "score_lead", {"email": "ada", "budget": 2}) == [
+        {"score": 5, "region": "eu"}
+    ]
+
+    (tmp_path / "leads.py").write_text(block)
+    ((_, commands),) = blocks("sh")
+    (command,) = [line.split("#")[0].split()[1:] for line in commands.splitlines() if " node " in line]
+    with python("-m", "n8nrunner", *command, cwd=tmp_path, env={"N8N_USER_FOLDER": str(tmp_path)}) as program:
+        assert program.wait() == 0
+    assert (tmp_path / ".n8n/custom/n8n-nodes-leads/dist/nodes/Leads/Leads.node.js").is_file()
+
+
+def test_the_page_about_functions(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shipping,) = code("Parameters", broker, FUNCTIONS)
+    to = {"city": "Oslo", "country": "NO"}
+    assert call(monkeypatch, broker, shipping, "shipping", {"weight": 2, "to": to}) == [{"result": 18}]
+    (rank,) = code("All items at once", broker, FUNCTIONS)
+    assert call(monkeypatch, broker, rank, "rank", {"score": 1}, {"score": 5}) == [{"rank": 2}, {"rank": 1}]
+    assert len(blocks("python", FUNCTIONS)) == 2
 
 
 def test_the_two_commands_are_one_line_each() -> None:
@@ -51,6 +96,7 @@ def test_the_two_commands_are_one_line_each() -> None:
 def test_every_python_block_is_run_by_a_test() -> None:
     assert [heading for heading, _ in blocks("python")] == [
         "Five lines of Python",
+        "Your functions as a node",
         "In a notebook",
         "In a notebook",
         "In a Flask or Django application",

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import traceback
-from typing import Any, Callable, ContextManager, NamedTuple, Optional
+from typing import Any, Callable, ContextManager, Dict, NamedTuple, Optional
 
 from n8nrunner.errors import TaskError
 from n8nrunner.protocol.codec import encode_error, encode_result
@@ -24,6 +25,12 @@ TaskContext = Callable[[], ContextManager[Any]]
 #: Characters of an exception's message or description, and of its traceback, that are shown in n8n.
 _MESSAGE_LIMIT = 10_000
 _STACK_LIMIT = 50_000
+
+#: The folders whose code stands between the pool and a handler.
+_CALLERS = tuple(
+    os.path.join(os.path.dirname(os.path.dirname(__file__)), folder, "")
+    for folder in ("execution", "functions")
+)
 
 
 class Answer(NamedTuple):
@@ -80,17 +87,30 @@ def _failed(task: Task, error: BaseException, max_payload: int) -> Answer:
         # The answer is not wanted, and handlers are asked to end by raising.
         logger.info("Task %s (%s) ended after its cancellation", task.id, task.type)
         return failure(task, "cancelled")
+    log_error(task, error)
+    return _answer(task, max_payload, **describe_error(error))
+
+
+def log_error(task: Task, error: BaseException) -> None:
+    """What a handler raised, for whoever runs it."""
     if isinstance(error, TaskError):
         logger.info("Task %s (%s) failed with %s", task.id, task.type, type(error).__name__)
+    else:
+        # Half of a surrogate pair is a fault of the handler, and none that should break a log.
+        printable = _stack_of(error).encode("utf-8", "backslashreplace").decode()
+        logger.error("Task %s (%s) failed\n%s", task.id, task.type, printable)
+
+
+def describe_error(error: BaseException) -> Dict[str, str]:
+    """What a handler raised, for the workflow's author: "message", and "description" or "stack"."""
+    if isinstance(error, TaskError):
         # A subclass may have put anything there, or not have called the constructor.
         message = _text_of(getattr(error, "message", error)) or type(error).__name__
-        return _answer(task, max_payload, message, description=getattr(error, "description", None))
-    stack = _stack_of(error)
-    # Half of a surrogate pair is a fault of the handler, and none that should break a log.
-    printable = stack.encode("utf-8", "backslashreplace").decode()
-    logger.error("Task %s (%s) failed\n%s", task.id, task.type, printable)
+        description = getattr(error, "description", None)
+        described = {"message": _cut(message)}
+        return described if description is None else {**described, "description": _cut(_text_of(description))}
     name, text = type(error).__name__, _text_of(error)
-    return _answer(task, max_payload, f"{name}: {text}" if text else name, stack=stack)
+    return {"message": _cut(f"{name}: {text}" if text else name), "stack": _stack_of(error)}
 
 
 def _answer(task: Task, max_payload: Optional[int], message: Any, **more: Any) -> Answer:
@@ -118,9 +138,9 @@ def _cut(text: str) -> str:
 
 
 def _stack_of(error: BaseException) -> str:
-    """The handler's own traceback: without the frames of this module, which say nothing to its author."""
+    """The handler's own traceback: without the frames of who called it, which say nothing to its author."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_CALLERS):
         trace = trace.tb_next
     try:
         stack = "".join(traceback.format_exception(type(error), error, trace))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -30,6 +33,8 @@ OWNER = {
     "firstName": "Test",
     "lastName": "Owner",
 }
+
+NODE_SETTINGS = ("onError", "retryOnFail", "maxTries", "waitBetweenTries")
 
 NODES_FOLDER = Path(__file__).parents[2] / "samples" / "node"
 
@@ -62,6 +67,7 @@ class N8n:
         custom_nodes.mkdir(parents=True)
         for node_file in NODES_FOLDER.glob("*.node.js"):
             shutil.copy(node_file, custom_nodes)
+        write_node("functions_script", custom_nodes)
 
     # -- its process
 
@@ -198,6 +204,12 @@ class N8n:
             raise AssertionError(f"{error}\n{tail}") from None
 
 
+def write_node(module: str, folder: Path, **variables: str) -> None:
+    """Writes the node of a module beside this one, as its author does."""
+    command = [sys.executable, "-m", "n8nrunner", "node", module, "--out", str(folder)]
+    subprocess.run(command, cwd=Path(__file__).parent, env={**os.environ, **variables}, check=True)
+
+
 class Workflow:
     """An active workflow that a webhook starts."""
 
@@ -332,6 +344,20 @@ def job_node(
         "type": "CUSTOM.runnerJob",
         "typeVersion": 1,
         "parameters": {"taskType": task_type, "settings": json.dumps(settings or {}), **parameters},
+    }
+
+
+def function_node(
+    operation: str, name: str = "Functions", options: Optional[Dict[str, Any]] = None, **parameters: Any
+) -> Dict[str, Any]:
+    """The node of `functions_script.py`; what is no parameter of it goes into the node's settings."""
+    settings = {key: parameters.pop(key) for key in NODE_SETTINGS if key in parameters}
+    return {
+        "name": name,
+        "type": "CUSTOM.functions",
+        "typeVersion": 1,
+        "parameters": {"operation": operation, "options": options or {}, **parameters},
+        **settings,
     }
 
 

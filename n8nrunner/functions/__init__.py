@@ -1,0 +1,1 @@
+"""Typed functions that become nodes: hints in, arguments and items across, a node package out."""

@@ -1,0 +1,290 @@
+"""Runs what a node asks for: a task of calls, each with the arguments of one item.
+
+The forms of settings and result are in docs/protocol.md, "Functions". All of it runs on the handler's thread.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import threading
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
+
+from n8nrunner.errors import ConfigurationError, TaskCancelled, TaskError
+from n8nrunner.execution.invoke import describe_error, log_error
+from n8nrunner.functions.files import File
+from n8nrunner.functions.kinds import Mismatch
+from n8nrunner.functions.results import Item, items_of, paired, paired_with_all
+from n8nrunner.functions.signature import Changed, Signature, check_names, convert_arguments, takes_file
+from n8nrunner.task import Task
+
+#: The version of settings and result; a node may be newer than the runner, or older.
+VERSION = 1
+#: Task types of functions begin with this; the runner's name follows.
+TYPE_PREFIX = "n8nrunner."
+#: Seconds between two looks at whether a task that waits for its turn is still wanted.
+_TURN = 0.1
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Function:
+    """A registered function.
+
+    Args:
+        function: what is called.
+        signature: what it takes.
+        limit: how many calls may run at once; None for as many as there are slots.
+    """
+
+    def __init__(self, function: Callable[..., Any], signature: Signature, limit: Optional[int]) -> None:
+        self.function = function
+        self.signature = signature
+        self.limit = limit
+        # A node from before the function had a limit sends its calls to the type of all functions.
+        self._turns = None if limit is None else threading.BoundedSemaphore(limit)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        # In another process only the limit of the task type counts.
+        return {**self.__dict__, "_turns": None}
+
+    def call(self, task: Task, arguments: Dict[str, Any]) -> Any:
+        """Calls it, when it is its turn."""
+        if self.signature.task_parameter is not None:
+            arguments = {**arguments, self.signature.task_parameter: task}
+        if self._turns is None:
+            return self.function(**arguments)
+        while not self._turns.acquire(timeout=_TURN):
+            task.raise_if_cancelled()
+        try:
+            return self.function(**arguments)
+        finally:
+            self._turns.release()
+
+    def describe(self) -> Dict[str, Any]:
+        """What a node has to know of it: JSON."""
+        signature = self.signature
+        return {
+            "name": signature.name,
+            "batch": signature.batch,
+            "parameters": signature.describe(),
+            "signature": signature.hash,
+        }
+
+
+def make_function(
+    function: Callable[..., Any], name: Optional[str], batch: bool, limit: Optional[int]
+) -> Function:
+    """A function as it is registered.
+
+    Args: as `Runner.function`.
+
+    Raises:
+        ConfigurationError: with everything about it that cannot work.
+    """
+    problems: List[str] = []
+    if not callable(function) or isinstance(function, type):
+        raise ConfigurationError([f"function: expected a function, got {function!r}"])
+    own_name = name if name is not None else getattr(function, "__name__", "")
+    if not isinstance(own_name, str) or not _NAME.fullmatch(own_name):
+        problems.append(
+            f"function: expected a name of letters, digits and '_' that does not begin with a digit, got "
+            f"{own_name!r}; give it one: @runner.function(name=...)"
+        )
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        problems.append(f"limit of {own_name!r}: expected a whole number, 1 or more, got {limit!r}")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        problems.append(f"{own_name}: expected a plain function, without async")
+    try:
+        signature = Signature(function, str(own_name), batch)
+    except ConfigurationError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigurationError(problems)
+    return Function(function, signature, limit)
+
+
+class _Call(NamedTuple):
+    item: int
+    arguments: Dict[str, Any]
+
+
+class Functions:
+    """The functions of one runner, by name. `handle` is the handler of their task types."""
+
+    def __init__(self) -> None:
+        self.by_name: Dict[str, Function] = {}
+
+    def types(self, runner_name: str) -> Dict[str, Optional[int]]:
+        """The task types of all functions, with their limits.
+
+        A function with a limit has a type of its own, so that its tasks wait in n8n, where other runners see
+        them, and take no slot of this one.
+        """
+        if not self.by_name:
+            return {}
+        types: Dict[str, Optional[int]] = {task_type(runner_name): None}
+        for name, function in self.by_name.items():
+            if function.limit is not None:
+                types[task_type(runner_name, name)] = function.limit
+        return types
+
+    def handle(self, task: Task) -> Dict[str, Any]:
+        """Runs a task's calls.
+
+        Raises:
+            TaskError: the settings are not those of a node of n8nrunner.
+            TaskCancelled, TaskTimeout: nobody waits for the result any more.
+        """
+        settings = task.settings
+        if not isinstance(settings, dict) or not isinstance(settings.get("function"), str):
+            raise TaskError(
+                "The task is none of a node that n8nrunner has written",
+                "Its settings name no function. Write the node again with: n8nrunner node",
+            )
+        name = settings["function"]
+        version = settings.get("version")
+        if not isinstance(version, int) or version > VERSION:
+            return _refused("newer_node", f"the node is newer than this runner (version {version!r})", None)
+        function = self.by_name.get(name)
+        if function is None:
+            known = ", ".join(sorted(self.by_name)) or "none"
+            return _refused("unknown_function", f"this runner has no function {name!r}; it has {known}", None)
+        calls = _calls_of(settings)
+        try:
+            for call in calls:
+                check_names(function.signature, list(call.arguments))
+            return _Work(task, function, settings).run(calls)
+        except Changed as error:
+            return _refused("changed", str(error), function)
+
+
+def task_type(runner_name: str, function_name: Optional[str] = None) -> str:
+    """The task type of a runner's functions, or of one that has a limit."""
+    own = "" if function_name is None else f".{function_name}"
+    return f"{TYPE_PREFIX}{runner_name}{own}"
+
+
+def _refused(code: str, message: str, function: Optional[Function]) -> Dict[str, Any]:
+    error: Dict[str, Any] = {"code": code, "message": message}
+    if function is not None:
+        error["function"] = function.describe()
+    return {"version": VERSION, "error": error}
+
+
+def _calls_of(settings: Mapping[str, Any]) -> List[_Call]:
+    calls = settings.get("calls")
+    if isinstance(calls, list):
+        found = [
+            _Call(call["item"], call["arguments"])
+            for call in calls
+            if isinstance(call, dict)
+            and isinstance(call.get("item"), int)
+            and isinstance(call.get("arguments"), dict)
+        ]
+        if len(found) == len(calls):
+            return found
+    raise TaskError("The task is none of a node that n8nrunner has written", "Its settings hold no calls.")
+
+
+class _Work:
+    """One task's calls and what has become of them."""
+
+    def __init__(self, task: Task, function: Function, settings: Mapping[str, Any]) -> None:
+        self._task = task
+        self._function = function
+        self._goes_on = settings.get("continueOnFail") is True
+        self._is_same = settings.get("signature") == function.signature.hash
+        self._items: List[Item] = []
+        self._errors: List[Dict[str, Any]] = []
+
+    def run(self, calls: Sequence[_Call]) -> Dict[str, Any]:
+        if self._function.signature.batch:
+            self._run_at_once(calls)
+        else:
+            for call in calls:
+                self._task.raise_if_cancelled()
+                if not self._run_one(call):
+                    break
+        return {"version": VERSION, "items": self._items, "errors": self._errors}
+
+    def _run_one(self, call: _Call) -> bool:
+        """Whether the calls that follow are wanted."""
+        arguments = self._convert(call)
+        if arguments is not None:
+            try:
+                result = self._function.call(self._task, arguments)
+                self._items += paired(items_of(result, self._save), call.item)
+            except BaseException as error:  # noqa: BLE001 - SystemExit in a function fails its item
+                self._failed(error, [call.item])
+        return self._goes_on or not self._errors
+
+    def _run_at_once(self, calls: Sequence[_Call]) -> None:
+        sources: List[int] = []
+        rows: List[Dict[str, Any]] = []
+        for call in calls:
+            row = self._convert(call)
+            if row is not None:
+                sources.append(call.item)
+                rows.append(row)
+            elif not self._goes_on:
+                return
+        if not rows:
+            return
+        parameters = self._function.signature.parameters
+        arguments = {
+            name: [row[name] for row in rows if name in row] if parameters[name].each else value
+            for name, value in rows[0].items()
+        }
+        try:
+            result = self._function.call(self._task, arguments)
+            self._items = paired_with_all(items_of(result, self._save), sources)
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._failed(error, sources)
+
+    def _convert(self, call: _Call) -> Optional[Dict[str, Any]]:
+        """The arguments; None if one does not fit, which is noted then."""
+        values, mismatch = convert_arguments(
+            self._function.signature, call.arguments, lambda name, value: self._file(call.item, value)
+        )
+        if mismatch is None:
+            return values
+        if not self._is_same:
+            # It may have fitted what the function was when the node was written.
+            raise Changed(f"the call does not fit the function {self._function.signature.name!r}: {mismatch}")
+        self._note(call.item, {"message": str(mismatch), "description": self._about(call, mismatch)})
+        return None
+
+    def _about(self, call: _Call, mismatch: Mismatch) -> str:
+        name = mismatch.where.split(".")[0].split("[")[0]
+        parameter = self._function.signature.parameters[name]
+        field = "the name of one of its files" if takes_file(parameter.kind) else parameter.kind.expected
+        return f"Item {call.item}, parameter '{name}' of {self._function.signature.name}: it takes {field}."
+
+    def _failed(self, error: BaseException, sources: Sequence[int]) -> None:
+        if isinstance(error, TaskCancelled) or self._task.cancelled:
+            raise error
+        log_error(self._task, error)
+        described = describe_error(error)
+        for source in sources if self._goes_on else sources[:1]:
+            self._note(source, described)
+
+    def _note(self, item: int, described: Mapping[str, Any]) -> None:
+        if not self._goes_on:
+            self._items = []
+        self._errors.append({"item": item, **described})
+
+    # --- files ----------------------------------------------------------------------------------
+
+    def _file(self, item: int, value: Any) -> Any:
+        """The `File` of ``{"$file": property}``; anything else is left as it is."""
+        if not isinstance(value, dict) or not isinstance(value.get("$file"), str):
+            return value
+        name = value["$file"]
+        task = self._task
+        return File.fetched_by(
+            lambda: task.read_file(item, name), value.get("fileName"), value.get("mimeType")
+        )
+
+    def _save(self, file: File) -> Dict[str, Any]:
+        return self._task.save_file(file.read(), file.filename, file.mime)

@@ -1,0 +1,440 @@
+"""Writes the node package of a runner: plain CommonJS that n8n loads as it is, without a build step.
+
+The node itself is `template.node.js`; filled in are its description for n8n, which says what the canvas
+shows, and what it has to know of each function.
+"""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
+
+from n8nrunner._version import __version__
+from n8nrunner.errors import ConfigurationError
+from n8nrunner.functions.calls import Function, task_type
+from n8nrunner.functions.docstrings import read_docstring
+from n8nrunner.functions.kinds import Bounded, Choice, Kind, Perhaps
+from n8nrunner.functions.results import plain
+from n8nrunner.functions.signature import Parameter, bare, takes_file
+
+#: Items that one task takes unless the workflow's author says something else.
+BATCH_SIZE = 50
+#: Tasks of one node that are under way at once: what a runner has by default.
+PARALLEL_TASKS = 5
+
+#: The node's own fields; a parameter of such a name has a field of another.
+_OWN_FIELDS = frozenset({"operation", "additionalFields", "options", "resource", "authentication"})
+_INDENT = "\t"
+
+_ICON = """\
+<svg xmlns="http://www.w3.org/2000/svg" width="60" height="60" viewBox="0 0 60 60">
+<rect width="60" height="60" rx="12" fill="{background}"/>
+<path d="M14 20l10 10-10 10" fill="none" stroke="{arrow}" stroke-width="5" stroke-linecap="round" \
+stroke-linejoin="round"/>
+<text x="42" y="39" font-family="Helvetica,Arial,sans-serif" font-size="26" font-weight="bold" \
+text-anchor="middle" fill="{letter}">{initial}</text>
+</svg>
+"""
+
+
+class Package(NamedTuple):
+    """The files of a node package, by their path inside of it."""
+
+    #: The name of the package, and of its folder.
+    name: str
+    files: Dict[str, str]
+
+    def write(self, directory: Path) -> bool:
+        """Writes the files that differ from what is there; whether there were any.
+
+        Each is put in place at once, so that n8n never reads half of one.
+        """
+        changed = False
+        for name, text in self.files.items():
+            path = directory / name
+            if path.is_file() and path.read_text(encoding="utf-8") == text:
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_name(f".{path.name}.unfinished")
+            with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+            os.replace(unfinished, path)
+            changed = True
+        return changed
+
+
+def custom_folder(environment: Mapping[str, str]) -> Path:
+    """Where n8n on this machine looks for nodes of one's own: below `N8N_USER_FOLDER`, or the home folder."""
+    return Path(environment.get("N8N_USER_FOLDER") or Path.home()) / ".n8n" / "custom"
+
+
+def make_package(runner_name: str, functions: Sequence[Function]) -> Package:
+    """The package of a runner's node: an operation for each function.
+
+    Raises:
+        ConfigurationError: there is no function, or the package that reads docstrings is not installed.
+    """
+    if not functions:
+        raise ConfigurationError(
+            [f"the runner {runner_name!r} has no function: decorate one with @runner.function"]
+        )
+    words = re.split(r"[_-]+", runner_name)
+    class_name = "".join(word[:1].upper() + word[1:] for word in words)
+    if not class_name[:1].isalpha():
+        class_name = f"Runner{class_name}"
+    node_name = class_name[:1].lower() + class_name[1:]
+    package_name = f"n8n-nodes-{runner_name}"
+    folder = f"dist/nodes/{class_name}"  # where n8n expects what is usually compiled
+    operations = sorted(
+        (_Operation(runner_name, function) for function in functions), key=lambda operation: operation.title
+    )
+    description = _node_description(runner_name, class_name, node_name, operations)
+    template = Path(__file__).with_name("template.node.js").read_text(encoding="utf-8")
+    filled = {
+        "__RUNNER__": runner_name,
+        "__CLASS__": class_name,
+        "__FUNCTIONS__": _javascript({each.name: each.definition() for each in operations}),
+        "__DESCRIPTION__": _javascript(description, 1),
+    }
+    code = re.sub("__(?:RUNNER|CLASS|FUNCTIONS|DESCRIPTION)__", lambda found: filled[found.group()], template)
+    names = ", ".join(f"`{operation.name}`" for operation in operations)
+    initial = class_name[:1].upper()
+    return Package(
+        package_name,
+        {
+            "package.json": _json(_package_json(package_name, runner_name, class_name, folder)),
+            "README.md": f"# {package_name}\n\nThe node of the n8nrunner named `{runner_name}`: {names}.\n\n"
+            "Written by `n8nrunner node`; write it again when the functions change.\n",
+            f"{folder}/{class_name}.node.js": code,
+            f"{folder}/{class_name}.node.json": _json(_codex(package_name, node_name, operations)),
+            f"{folder}/{node_name}.svg": _ICON.format(
+                background="#306998", arrow="#ffd43b", letter="#ffffff", initial=initial
+            ),
+            f"{folder}/{node_name}.dark.svg": _ICON.format(
+                background="#8ab4f8", arrow="#8a6d00", letter="#202124", initial=initial
+            ),
+        },
+    )
+
+
+def _package_json(package_name: str, runner_name: str, class_name: str, folder: str) -> Dict[str, Any]:
+    return {
+        "name": package_name,
+        "version": "0.1.0",
+        "description": f"Python functions of the n8nrunner named {runner_name}, as a node for n8n",
+        "license": "MIT",
+        "homepage": "https://docs.n8n.io/integrations/creating-nodes/",
+        "author": {"name": runner_name, "email": f"{runner_name}@localhost.localdomain"},
+        "repository": {"type": "git", "url": f"git+https://localhost.localdomain/{package_name}.git"},
+        "keywords": ["n8n-community-node-package"],
+        "files": ["dist"],
+        "n8n": {
+            "n8nNodesApiVersion": 1,
+            "credentials": [],
+            "nodes": [f"{folder}/{class_name}.node.js"],
+        },
+        "peerDependencies": {"n8n-workflow": "*"},
+        "n8nrunner": __version__,
+    }
+
+
+def _codex(package_name: str, node_name: str, operations: Sequence[_Operation]) -> Dict[str, Any]:
+    return {
+        "node": f"{package_name}.{node_name}",
+        "nodeVersion": "1.0",
+        "codexVersion": "1.0",
+        "categories": ["Development"],
+        "subcategories": {"Development": ["Helpers"]},
+        "alias": ["Python", *(operation.title for operation in operations)],
+    }
+
+
+def _node_description(
+    runner_name: str, class_name: str, node_name: str, operations: Sequence[_Operation]
+) -> Dict[str, Any]:
+    title = " ".join(re.findall(r"[A-Z0-9]+[a-z]*", class_name)) or class_name
+    properties: List[Dict[str, Any]] = [
+        {
+            "displayName": "Operation",
+            "name": "operation",
+            "type": "options",
+            "noDataExpression": True,
+            "options": [operation.option() for operation in operations],
+            "default": operations[0].name,
+        }
+    ]
+    for operation in operations:
+        properties += operation.fields()
+    properties.append(_options())
+    return {
+        "displayName": title,
+        "name": node_name,
+        "icon": {"light": f"file:{node_name}.svg", "dark": f"file:{node_name}.dark.svg"},
+        "group": ["transform"],
+        "version": 1,
+        "subtitle": '={{ $parameter["operation"] }}',
+        "description": f"Calls Python functions of the runner {runner_name}",
+        "defaults": {"name": title},
+        "inputs": [_Raw("NodeConnectionTypes.Main")],
+        "outputs": [_Raw("NodeConnectionTypes.Main")],
+        "usableAsTool": True,
+        "properties": properties,
+    }
+
+
+def _options() -> Dict[str, Any]:
+    return {
+        "displayName": "Options",
+        "name": "options",
+        "type": "collection",
+        "placeholder": "Add option",
+        "default": {},
+        "options": [
+            {
+                "displayName": "Batch Size",
+                "name": "batchSize",
+                "type": "number",
+                "typeOptions": {"minValue": 1, "numberPrecision": 0},
+                "default": BATCH_SIZE,
+                "description": "How many items one task takes. Fewer items spread over more slots and "
+                "runners, and each task has its time limit to itself. Unless it is set, a function that "
+                f"takes all items at once gets them all, and every other one gets {BATCH_SIZE}.",
+            },
+            {
+                "displayName": "Parallel Tasks",
+                "name": "parallelTasks",
+                "type": "number",
+                "typeOptions": {"minValue": 1, "numberPrecision": 0},
+                "default": PARALLEL_TASKS,
+                "description": "How many tasks of this node may be under way at once. More than the runners "
+                "have slots for have to wait, and n8n gives up on a task that has waited for a minute.",
+            },
+        ],
+    }
+
+
+# --- an operation -------------------------------------------------------------------------------
+
+
+class _Operation:
+    """A function on the canvas."""
+
+    def __init__(self, runner_name: str, function: Function) -> None:
+        signature = function.signature
+        self.name = signature.name
+        self.title = _title(signature.name)
+        self._prose = read_docstring(function.function)
+        self._function = function
+        limited = signature.name if function.limit is not None else None
+        self._task_type = task_type(runner_name, limited)
+        parameters = list(signature.parameters.values())
+        self._plain = [parameter for parameter in parameters if not _is_additional(parameter)]
+        self._additional = [parameter for parameter in parameters if _is_additional(parameter)]
+
+    def option(self) -> Dict[str, Any]:
+        """Its entry in the list of operations."""
+        summary = _sentence(self._prose.summary) or f"Call the function {self.name}"
+        return {
+            "name": self.title,
+            "value": self.name,
+            "description": summary,
+            "action": self.title.capitalize(),
+        }
+
+    def definition(self) -> Dict[str, Any]:
+        """What the node's code has to know of it."""
+        signature, limit = self._function.signature, self._function.limit
+        parameters = []
+        for described, parameter in zip(signature.describe(), signature.parameters.values()):
+            kind = "file" if takes_file(parameter.kind) else described["kind"]
+            field = {"title": _title(parameter.name), "field": _field_name(parameter.name)}
+            parameters.append({**described, "kind": kind, **field})
+        return {
+            "title": self.title,
+            "taskType": self._task_type,
+            "signature": signature.hash,
+            "batchSize": 0 if signature.batch else BATCH_SIZE,
+            "parallelTasks": PARALLEL_TASKS if limit is None else min(limit, PARALLEL_TASKS),
+            "additional": [parameter.name for parameter in self._additional],
+            "parameters": parameters,
+        }
+
+    def fields(self) -> List[Dict[str, Any]]:
+        """Its fields: what it needs, then what may be added."""
+        shown = {"displayOptions": {"show": {"operation": [self.name]}}}
+        fields = []
+        for parameter in self._plain:
+            field = self._field(parameter, _field_name(parameter.name))
+            fields.append({**field, **({"required": True} if parameter.required else {}), **shown})
+        if self._additional:
+            additional = [self._field(parameter, parameter.name) for parameter in self._additional]
+            fields.append(
+                {
+                    "displayName": "Additional Fields",
+                    "name": "additionalFields",
+                    "type": "collection",
+                    "placeholder": "Add Field",
+                    "default": {},
+                    **shown,
+                    "options": sorted(additional, key=lambda field: str(field["displayName"])),
+                }
+            )
+        return fields
+
+    def _field(self, parameter: Parameter, name: str) -> Dict[str, Any]:
+        text = parameter.text or self._prose.parameters.get(parameter.name, "")
+        field = {"displayName": _title(parameter.name), "name": name, **_field_of(parameter)}
+        description = _sentence(text)
+        if field["type"] == "boolean":
+            description = _whether(description or _title(parameter.name).lower())
+        elif takes_file(parameter.kind):
+            hint = "The name of the item's field with the file"
+            description = f"{description}. {hint}." if description else hint
+        if description:
+            field["description"] = description
+        if field["type"] == "string" and "email" in parameter.name.lower():
+            field["placeholder"] = "name@email.com"  # as n8n wants it of every such field
+        return field
+
+
+def _is_additional(parameter: Parameter) -> bool:
+    """Whether a parameter is no field unless it is added: its default cannot be shown in one."""
+    return not parameter.required and _shown_default(parameter) is None
+
+
+def _shown_default(parameter: Parameter) -> Any:
+    """The default as a field has it; None if a field cannot have it."""
+    default = plain(parameter.default)
+    kind = bare(parameter.kind)
+    if default is None or takes_file(parameter.kind):
+        return None
+    if isinstance(kind, Choice):
+        sent = [value for _, value in kind.choices or ()]
+        if isinstance(parameter.default, enum.Enum) and default not in sent:
+            default = parameter.default.name
+        return default if default in sent else None
+    wanted = {
+        "string": str,
+        "number": (int, float),
+        "integer": int,
+        "boolean": bool,
+        "dateTime": str,
+        "date": str,
+    }
+    types = wanted.get(kind.name)
+    if types is not None:
+        return default if isinstance(default, types) else None  # type: ignore[arg-type]
+    try:
+        return json.dumps(default, allow_nan=False)
+    except (TypeError, ValueError):
+        return None
+
+
+def _field_of(parameter: Parameter) -> Dict[str, Any]:
+    """The type of a parameter's field, with its default."""
+    kind = bare(parameter.kind)
+    default = _shown_default(parameter)
+    if takes_file(parameter.kind):
+        return {"type": "string", "default": "data"}
+    if isinstance(kind, Choice):
+        options = [{"name": title, "value": sent} for title, sent in kind.choices or ()]
+        if len(options) >= 5 and all(isinstance(option["value"], str) for option in options):
+            options.sort(key=lambda option: str(option["name"]).lower())  # as n8n wants it of long lists
+        return {
+            "type": "options",
+            "options": options,
+            "default": options[0]["value"] if default is None else default,
+        }
+    if kind.name in ("number", "integer"):
+        return {
+            "type": "number",
+            **_number_options(parameter.kind),
+            "default": 0 if default is None else default,
+        }
+    if kind.name == "boolean":
+        return {"type": "boolean", "default": bool(default)}
+    if kind.name in ("dateTime", "date"):
+        return {"type": "dateTime", "default": default or ""}
+    if kind.name in ("list", "object"):
+        empty = "[]" if kind.name == "list" else "{}"
+        return {"type": "json", "default": default or empty}
+    return {"type": "string", "default": "" if default is None else default}
+
+
+def _number_options(kind: Kind) -> Dict[str, Any]:
+    options: Dict[str, Any] = {"numberPrecision": 0} if bare(kind).name == "integer" else {}
+    while isinstance(kind, (Bounded, Perhaps)):
+        if isinstance(kind, Bounded):
+            for bound, name in (("minimum", "minValue"), ("maximum", "maxValue")):
+                at = kind.bounds.get(bound)
+                if at is not None and not isinstance(at, datetime.date):
+                    options[name] = at
+        kind = kind.kind
+    return {"typeOptions": options} if options else {}
+
+
+def _field_name(name: str) -> str:
+    return f"{name}_" if name in _OWN_FIELDS else name
+
+
+# --- words and text -----------------------------------------------------------------------------
+
+
+def _title(name: str) -> str:
+    return " ".join(word[:1].upper() + word[1:] for word in name.split("_") if word) or name
+
+
+def _sentence(text: str) -> str:
+    """As n8n writes descriptions: a single sentence has no full stop."""
+    text = text.strip()
+    if text.endswith(".") and not text.endswith("..") and ". " not in text:
+        text = text[:-1]
+    return text[:1].upper() + text[1:]
+
+
+def _whether(text: str) -> str:
+    """As n8n describes what is true or false."""
+    if re.match("whether", text, re.IGNORECASE):
+        return f"W{text[1:]}"
+    for start in ("If true, ", "True to ", "Set to true to "):
+        if text.lower().startswith(start.lower()):
+            return f"Whether to {text[len(start) :]}"
+    return f"Whether this is so: {text[:1].lower()}{text[1:]}"
+
+
+class _Raw(str):
+    """A piece of JavaScript that is no text."""
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _javascript(value: Any, depth: int = 0) -> str:
+    """A value as JavaScript, laid out as it is written by hand."""
+    if isinstance(value, _Raw):
+        return str(value)
+    inner, outer = _INDENT * (depth + 1), _INDENT * depth
+    if isinstance(value, dict) and value:
+        lines = (f"{inner}{_key(key)}: {_javascript(part, depth + 1)},\n" for key, part in value.items())
+        return "{\n" + "".join(lines) + outer + "}"
+    if isinstance(value, list) and value:
+        parts = [_javascript(part, depth + 1) for part in value]
+        line = ", ".join(parts)
+        if "\n" not in line and len(line) < 80:
+            return f"[{line}]"
+        return "[\n" + "".join(f"{inner}{part},\n" for part in parts) + outer + "]"
+    if isinstance(value, str):
+        text = json.dumps(value, ensure_ascii=False)[1:-1].replace('\\"', '"').replace("'", "\\'")
+        # Both end a line in older JavaScript, and stand in no source.
+        return "'" + text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029") + "'"
+    return json.dumps(value)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z_$][A-Za-z0-9_$]*", key) else _javascript(key)

@@ -1,0 +1,204 @@
+"""What a function returns becomes n8n's items: ``{"json": ..., "binary": ..., "pairedItem": ...}``."""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import datetime
+import decimal
+import enum
+import json
+import os
+import uuid
+from typing import Any, Callable, Dict, List, Sequence, Tuple
+
+from n8nrunner.functions.files import File
+
+#: Saves a file in n8n, and returns what stands in an item for it.
+Save = Callable[[File], Dict[str, Any]]
+Item = Dict[str, Any]
+
+#: The key of a result that is no dictionary.
+VALUE = "result"
+#: The binary property of a result that is a file.
+FILE = "data"
+
+_ITEM_KEYS = {"json", "binary", "pairedItem"}
+#: The most pairs of an output item and an input item that a batch's result may spell out.
+_MOST_PAIRS = 1_000_000
+
+
+def items_of(result: Any, save: Save) -> List[Item]:
+    """The items of one result, without their pairing.
+
+    A dictionary, or what is like one, is an item; a list, a generator or a DataFrame is many; None is one
+    item with nothing in it, so that the workflow goes on; everything else is an item with it as "result".
+    Files become the item's files, wherever they stand at the top of a dictionary.
+    """
+    rows = _rows(result)
+    if rows is not None:
+        return [_item(row, save) for row in rows]
+    return [_item(result, save)]
+
+
+def paired(items: List[Item], source: int) -> List[Item]:
+    """All items come from the input item at `source`, unless one says something else."""
+    for item in items:
+        item.setdefault("pairedItem", {"item": source})
+    return items
+
+
+def paired_with_all(items: List[Item], sources: Sequence[int]) -> List[Item]:
+    """The items of a batch: one to one if there are as many as sources, else each comes from all of them."""
+    if len(items) == len(sources):
+        for item, source in zip(items, sources):
+            item.setdefault("pairedItem", {"item": source})
+    elif len(items) * len(sources) <= _MOST_PAIRS:
+        everything = [{"item": source} for source in sources]
+        for item in items:
+            item.setdefault("pairedItem", everything)
+    return items
+
+
+def _rows(result: Any) -> Any:
+    """The parts of a result that is many items; None if it is one."""
+    if isinstance(result, (str, bytes, bytearray, memoryview, File)) or _fields(result) is not None:
+        return None
+    if isinstance(result, (list, tuple, collections.abc.Iterator)):
+        return result
+    records = _records(result)
+    if records is not None:
+        return records
+    if _is_array(result) and getattr(result, "ndim", 0) > 0:
+        return result
+    return None
+
+
+def _records(value: Any) -> Any:
+    """The rows of a DataFrame, of pandas or of polars; None if it is none."""
+    if type(value).__name__ != "DataFrame":
+        return None
+    to_dicts = getattr(value, "to_dicts", None)  # polars
+    if callable(to_dicts):
+        return to_dicts()
+    to_dict = getattr(value, "to_dict", None)
+    return to_dict("records") if callable(to_dict) else None
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__") and hasattr(value, "tolist") and hasattr(value, "dtype")
+
+
+def _item(value: Any, save: Save) -> Item:
+    if isinstance(value, collections.abc.Mapping) and _is_item(value):
+        item: Item = {"json": plain(value["json"])}
+        item.update(_files(dict(value.get("binary") or {}), save))
+        if value.get("pairedItem") is not None:
+            item["pairedItem"] = plain(value["pairedItem"])
+        return item
+    if isinstance(value, (File, bytes, bytearray, memoryview)):
+        return {"json": {}, **_files({FILE: value}, save)}
+    if value is None:
+        return {"json": {}}
+    fields = _fields(value)
+    if fields is None:
+        return {"json": {VALUE: plain(value)}}
+    json_part: Dict[str, Any] = {}
+    binary: Dict[str, Any] = {}
+    for key, part in fields:
+        is_file = isinstance(part, (File, bytes, bytearray, memoryview))
+        (binary if is_file else json_part)[_key(key)] = part
+    return {"json": {key: plain(part) for key, part in json_part.items()}, **_files(binary, save)}
+
+
+def _is_item(value: Any) -> bool:
+    """Whether a dictionary is in n8n's own form already."""
+    return (
+        "json" in value
+        and isinstance(value["json"], collections.abc.Mapping)
+        and set(value) <= _ITEM_KEYS
+        and isinstance(value.get("binary") or {}, collections.abc.Mapping)
+    )
+
+
+def _files(files: Dict[str, Any], save: Save) -> Dict[str, Any]:
+    binary = {}
+    for key, part in files.items():
+        if isinstance(part, (bytes, bytearray, memoryview)):
+            part = File(bytes(part))
+        binary[key] = save(part) if isinstance(part, File) else plain(part)
+    return {"binary": binary} if binary else {}
+
+
+def _fields(value: Any) -> Any:
+    """The keys and values of what is like a dictionary; None if it is not."""
+    if isinstance(value, collections.abc.Mapping):
+        return list(value.items())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return list(zip(value._fields, value))
+    if hasattr(value, "model_dump") and hasattr(type(value), "model_fields"):
+        return list(value.model_dump().items())
+    if hasattr(value, "parse_obj") and hasattr(value, "dict"):  # pydantic 1
+        return list(value.dict().items())
+    if type(value).__name__ == "Series" and hasattr(value, "to_dict"):
+        return list(value.to_dict().items())
+    return None
+
+
+def _key(key: Any) -> str:
+    key = plain(key)
+    if key is None or isinstance(key, bool):
+        return json.dumps(key)
+    return key if isinstance(key, str) else str(key)  # a number, or a tuple that names a column of pandas
+
+
+_NO_CONVERSION: Tuple[type, ...] = (str, bool, int, float, type(None))
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: dates in ISO form, numbers of NumPy as numbers, a Decimal as its text.
+
+    What it does not know it returns as it is, so that the encoder names its place.
+    """
+    if type(value) in _NO_CONVERSION:
+        return value
+    if isinstance(value, enum.Enum):
+        return plain(value.value)
+    if isinstance(value, (str, bool, int, float)):
+        return value
+    if _is_missing(value):
+        return None
+    fields = _fields(value)
+    if fields is not None:
+        return {_key(key): plain(part) for key, part in fields}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, (decimal.Decimal, uuid.UUID)):
+        return str(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    records = _records(value)
+    if records is not None:
+        return [plain(record) for record in records]
+    if _is_array(value):
+        return _plain_array(value)
+    if isinstance(value, collections.abc.Iterator):
+        return [plain(part) for part in value]
+    return value
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether it is NaT or NA of pandas."""
+    return type(value).__name__ in ("NaTType", "NAType")
+
+
+def _plain_array(value: Any) -> Any:
+    if str(value.dtype).startswith("datetime64"):
+        value = value.astype("datetime64[us]")
+    return plain(value.tolist())

@@ -1,0 +1,213 @@
+"""A Python function as n8n sees it: its parameters, what kind each is, and a hash of what callers rely on."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import inspect
+import json
+import typing
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from n8nrunner.errors import ConfigurationError
+from n8nrunner.functions.kinds import (
+    Bounded,
+    FileKind,
+    Kind,
+    Mismatch,
+    Perhaps,
+    Sequences,
+    Truth,
+    UnknownHint,
+    kind_of,
+    read_hint,
+)
+from n8nrunner.task import Task
+
+_MISSING = inspect.Parameter.empty
+
+
+class Parameter:
+    """One parameter that is a field of the node.
+
+    Attributes:
+        name: as the function names it.
+        kind: what fits.
+        required: whether it has no default.
+        default: the default; meaningless if it is required.
+        text: what an `Annotated` says about it; "" for nothing.
+        each: for a function that takes all items at once, whether it gets a list with a value of each.
+    """
+
+    __slots__ = ("default", "each", "kind", "name", "required", "text")
+
+    def __init__(self, name: str, kind: Kind, default: Any, text: str, each: bool) -> None:
+        self.name = name
+        self.kind = kind
+        self.required = default is _MISSING
+        self.default = None if self.required else default
+        self.text = text
+        self.each = each
+
+    def described(self) -> Dict[str, Any]:
+        """As it stands in a function's description: JSON."""
+        described: Dict[str, Any] = {
+            "name": self.name,
+            "kind": self.kind.name,
+            "required": self.required,
+            "type": self.kind.described(),
+        }
+        if self.kind.choices is not None:
+            described["choices"] = [sent for _, sent in self.kind.choices]
+        return described
+
+
+class Signature:
+    """What a function takes.
+
+    Args:
+        function: the function.
+        name: the name n8n knows it by.
+        batch: whether it takes all items at once.
+
+    Raises:
+        ConfigurationError: with everything that cannot become a field.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str, batch: bool) -> None:
+        self.name = name
+        self.batch = batch
+        self.parameters: Dict[str, Parameter] = {}
+        #: The name of the parameter that gets the `Task`; None if there is none.
+        self.task_parameter: Optional[str] = None
+        problems: List[str] = []
+        hints = _hints(function, name, problems)
+        for parameter in _parameters(function, name, problems):
+            try:
+                self._add(parameter, hints.get(parameter.name, _MISSING))
+            except UnknownHint as error:
+                problems.append(f"{name}, parameter {parameter.name!r}: {error}")
+        if problems:
+            raise ConfigurationError(problems)
+        #: What a node was written for: names, kinds, what is required and which choices there are.
+        self.hash = _hash(self.describe())
+
+    def describe(self) -> List[Dict[str, Any]]:
+        """All parameters: JSON."""
+        return [parameter.described() for parameter in self.parameters.values()]
+
+    def _add(self, parameter: inspect.Parameter, hint: Any) -> None:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**"
+            raise UnknownHint(f"{stars}{parameter.name} has no fixed names: name each parameter")
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise UnknownHint("it is positional only: arguments come by name")
+        if hint is Task or hint == Optional[Task]:
+            if self.task_parameter is not None:
+                raise UnknownHint(f"{self.task_parameter!r} is the Task already")
+            self.task_parameter = parameter.name
+            return
+        if hint is _MISSING:
+            kind, text = _kind_of_default(parameter.default), ""
+        else:
+            kind, text = read_hint(hint)
+        each = self.batch and isinstance(kind, Sequences)
+        if each:
+            assert isinstance(kind, Sequences)
+            kind = kind.element
+        if parameter.default is None and not isinstance(kind, Perhaps):
+            kind = Perhaps(kind)  # `name: str = None`, as it is often written
+        self.parameters[parameter.name] = Parameter(parameter.name, kind, parameter.default, text, each)
+
+
+def bare(kind: Kind) -> Kind:
+    """A kind without bounds, and without that it may be left out."""
+    while isinstance(kind, (Bounded, Perhaps)):
+        kind = kind.kind
+    return kind
+
+
+def takes_file(kind: Kind) -> bool:
+    """Whether it is for a file."""
+    return isinstance(bare(kind), FileKind)
+
+
+def _parameters(function: Callable[..., Any], name: str, problems: List[str]) -> Sequence[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError) as error:
+        problems.append(f"{name}: its parameters cannot be read: {error}")
+        return []
+
+
+def _hints(function: Callable[..., Any], name: str, problems: List[str]) -> Dict[str, Any]:
+    target: Any = function
+    while hasattr(target, "func") and not inspect.isroutine(target):  # functools.partial
+        target = target.func
+    if not inspect.isroutine(target):
+        target = getattr(target, "__call__", target)  # noqa: B004 - an object with hints on its __call__
+    try:
+        return typing.get_type_hints(inspect.unwrap(target), include_extras=True)
+    except Exception as error:  # noqa: BLE001 - whatever evaluating the user's annotations raises
+        problems.append(f"{name}: its type hints cannot be read: {type(error).__name__}: {error}")
+        return {}
+
+
+def _kind_of_default(default: Any) -> Kind:
+    """A parameter without a hint is what its default is; without either, anything."""
+    if default is _MISSING or default is None:
+        return Kind()
+    if isinstance(default, bool):
+        return Truth()
+    for hint in (str, int, float, list, dict):
+        if isinstance(default, hint) and not isinstance(default, enum.Enum):
+            return kind_of(hint)
+    try:
+        return kind_of(type(default))
+    except UnknownHint:
+        return Kind()
+
+
+def _hash(parameters: Sequence[Dict[str, Any]]) -> str:
+    what = sorted((p["name"], p["type"], p["required"]) for p in parameters)
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+
+
+class Changed(Exception):
+    """The arguments' names are not those of the function: the node was written for another version."""
+
+
+def check_names(signature: Signature, names: Sequence[str]) -> None:
+    """Raises `Changed` unless a call with arguments of these names is possible."""
+    unknown = [name for name in names if name not in signature.parameters]
+    missing = [
+        parameter.name
+        for parameter in signature.parameters.values()
+        if parameter.required and parameter.name not in names
+    ]
+    if unknown or missing:
+        parts = [f"it has no parameter {name!r}" for name in unknown]
+        parts += [f"its parameter {name!r} is missing" for name in missing]
+        raise Changed(f"the call does not fit the function {signature.name!r}: {', '.join(parts)}")
+
+
+def convert_arguments(
+    signature: Signature, arguments: Dict[str, Any], file_of: Callable[[str, Any], Any]
+) -> Tuple[Dict[str, Any], Optional[Mismatch]]:
+    """The Python values of a call's arguments.
+
+    Args:
+        arguments: by name, as they came.
+        file_of: makes the `File` of an argument for one, or returns what it got.
+
+    Returns:
+        The values; and what is wrong with the first one that does not fit.
+    """
+    values: Dict[str, Any] = {}
+    for name, value in arguments.items():
+        kind = signature.parameters[name].kind
+        try:
+            values[name] = kind.convert(file_of(name, value) if takes_file(kind) else value, name)
+        except Mismatch as error:
+            return values, error
+    return values, None

@@ -1,0 +1,233 @@
+'use strict';
+
+// Written by n8nrunner from the Python functions of the runner "__RUNNER__". Do not edit: write it again, with
+// `n8nrunner node`, when the functions change.
+
+const { NodeConnectionTypes, NodeOperationError, sleep } = require('n8n-workflow');
+
+/** The functions as they were when this was written: what each takes, and the task type its calls are sent to. */
+const FUNCTIONS = __FUNCTIONS__;
+
+const VERSION = 1;
+
+/** Milliseconds between two tries while a replica of the runner may be of another age than this node. */
+const PAUSES = [250, 500, 1000];
+
+const WRITE_AGAIN = 'Write this node again with "n8nrunner node", and restart n8n.';
+
+/** The arguments of one item; throws if one cannot be had. */
+function argumentsOf(context, definition, itemIndex) {
+	const given = {};
+	const additional = definition.additional.length
+		? context.getNodeParameter('additionalFields', itemIndex, {})
+		: {};
+	for (const parameter of definition.parameters) {
+		if (definition.additional.includes(parameter.name)) {
+			if (!(parameter.name in additional)) continue;
+			given[parameter.name] = additional[parameter.name];
+		} else {
+			given[parameter.name] = context.getNodeParameter(parameter.field, itemIndex);
+		}
+		if (parameter.kind === 'file') {
+			const file = fileOf(context, definition, parameter, given[parameter.name], itemIndex);
+			if (file === undefined) delete given[parameter.name];
+			else given[parameter.name] = file;
+		}
+		// An expression for what an item lacks.
+		if (given[parameter.name] === undefined) delete given[parameter.name];
+	}
+	return given;
+}
+
+/** What stands for a file: its bytes are fetched when the function reads them. */
+function fileOf(context, definition, parameter, property, itemIndex) {
+	const binary = context.getInputData()[itemIndex].binary || {};
+	if (!parameter.required && !property) return undefined;
+	const data = binary[property];
+	if (data === undefined) {
+		const there = Object.keys(binary).join(', ') || 'none';
+		throw new NodeOperationError(context.getNode(), `The item has no file "${property}"`, {
+			itemIndex,
+			description: `"${parameter.title}" of ${definition.title} names one of the item's files; it has: ${there}.`,
+		});
+	}
+	return { $file: property, fileName: data.fileName, mimeType: data.mimeType };
+}
+
+/** As n8n's own, which throws what it has to say itself, such as that nobody took the task. */
+async function startJob(context, taskType, settings, itemIndex) {
+	try {
+		return await context.startJob(taskType, settings, itemIndex);
+	} catch (error) {
+		return { ok: false, error };
+	}
+}
+
+/** Runs the calls of some items as one task. */
+async function run(context, operation, calls) {
+	const definition = FUNCTIONS[operation];
+	const settings = {
+		version: VERSION,
+		function: operation,
+		signature: definition.signature,
+		calls,
+		continueOnFail: context.continueOnFail(),
+		nodeName: context.getNode().name,
+	};
+	for (let tries = 0; ; tries++) {
+		const begun = Date.now();
+		const outcome = await startJob(context, definition.taskType, settings, calls[0].item);
+		if (!outcome.ok) throw failureOf(context, outcome.error, calls[0].item, Date.now() - begun);
+		const answer = outcome.result || {};
+		if (!answer.error) return answer;
+		// While replicas are replaced, the next one may be the right one.
+		const mayPass = answer.error.code === 'unknown_function' || answer.error.code === 'changed';
+		if (!mayPass || tries >= PAUSES.length) throw misfitOf(context, operation, answer.error);
+		await sleep(PAUSES[tries]);
+	}
+}
+
+/** The task did not come to an end. */
+function failureOf(context, reported, itemIndex, milliseconds) {
+	const { message = 'The task failed', description, stack } = reported || {};
+	if (message.startsWith('Task request timed out')) {
+		return new NodeOperationError(context.getNode(), 'No runner "__RUNNER__" took the call', {
+			itemIndex,
+			description:
+				`n8n waited ${Math.round(milliseconds / 1000)} seconds. Either the Python program with the runner ` +
+				'"__RUNNER__" does not run, or it is connected to another n8n, or all its slots are taken. ' +
+				'Start it, with "n8nrunner run MODULE" or with runner.start(), and look at its log.',
+		});
+	}
+	const error = new NodeOperationError(context.getNode(), message, { itemIndex, description });
+	if (stack) error.stack = stack;
+	return error;
+}
+
+/** The function is not there, or takes something else: says what differs. */
+function misfitOf(context, operation, reported) {
+	const definition = FUNCTIONS[operation];
+	const node = context.getNode();
+	if (reported.code === 'unknown_function') {
+		return new NodeOperationError(node, `The runner "__RUNNER__" has no function "${operation}"`, {
+			description: `${capital(reported.message)}. Restart the Python program if it is older. ${WRITE_AGAIN}`,
+		});
+	}
+	if (reported.code === 'newer_node') {
+		return new NodeOperationError(node, 'This node is newer than the runner "__RUNNER__"', {
+			description: 'Install a newer n8nrunner in the Python program, and restart it.',
+		});
+	}
+	const differences = differencesOf(definition.parameters, (reported.function || {}).parameters || []);
+	return new NodeOperationError(node, `The function "${operation}" has changed since this node was written`, {
+		description: `${differences.join('; ') || capital(reported.message)}. ${WRITE_AGAIN}`,
+	});
+}
+
+function differencesOf(written, now) {
+	const differences = [];
+	for (const parameter of written) {
+		const other = now.find(({ name }) => name === parameter.name);
+		if (!other) differences.push(`Parameter "${parameter.name}" is gone`);
+		else if (other.type !== parameter.type) {
+			differences.push(`Parameter "${parameter.name}" was ${wordsFor(parameter)} and is ${wordsFor(other)}`);
+		} else if (other.required && !parameter.required) {
+			differences.push(`Parameter "${parameter.name}" is required now`);
+		}
+	}
+	for (const parameter of now) {
+		if (!written.some(({ name }) => name === parameter.name)) {
+			differences.push(`Parameter "${parameter.name}" is new${parameter.required ? ', and required' : ''}`);
+		}
+	}
+	return differences;
+}
+
+function wordsFor({ kind, choices }) {
+	return choices ? `one of ${choices.join(', ')}` : `of kind ${kind}`;
+}
+
+function capital(text) {
+	return text ? text[0].toUpperCase() + text.slice(1) : '';
+}
+
+/** An item that failed, as an error that n8n shows. */
+function errorOf(context, reported) {
+	const lines = (reported.stack || '').trim();
+	const error = new NodeOperationError(context.getNode(), reported.message, {
+		itemIndex: reported.item,
+		description: reported.description || lines || undefined,
+	});
+	if (lines) error.stack = lines;
+	return error;
+}
+
+/** Does `work` with each, so many at a time, and keeps their order. */
+async function inParallel(entries, limit, work) {
+	const results = new Array(entries.length);
+	let next = 0;
+	let failed = false;
+	const worker = async () => {
+		while (next < entries.length && !failed) {
+			const index = next++;
+			let succeeded = false;
+			try {
+				results[index] = await work(entries[index]);
+				succeeded = true;
+			} finally {
+				failed = failed || !succeeded;
+			}
+		}
+	};
+	await Promise.all(Array.from({ length: Math.min(limit, entries.length) }, worker));
+	return results;
+}
+
+class __CLASS__ {
+	description = __DESCRIPTION__;
+
+	async execute() {
+		const items = this.getInputData();
+		const operation = this.getNodeParameter('operation', 0);
+		const definition = FUNCTIONS[operation];
+		const options = this.getNodeParameter('options', 0, {});
+		const goesOn = this.continueOnFail();
+		const failed = [];
+
+		const calls = [];
+		for (let itemIndex = 0; itemIndex < items.length; itemIndex++) {
+			try {
+				calls.push({ item: itemIndex, arguments: argumentsOf(this, definition, itemIndex) });
+			} catch (error) {
+				if (!goesOn) throw new NodeOperationError(this.getNode(), error, { itemIndex });
+				failed.push({ item: itemIndex, message: error.message });
+			}
+		}
+
+		const size = options.batchSize || definition.batchSize || calls.length || 1;
+		const batches = [];
+		for (let start = 0; start < calls.length; start += size) batches.push(calls.slice(start, start + size));
+		const answers = await inParallel(batches, options.parallelTasks || definition.parallelTasks, async (batch) => {
+			try {
+				const answer = await run(this, operation, batch);
+				if (!goesOn && answer.errors && answer.errors.length) throw errorOf(this, answer.errors[0]);
+				return answer;
+			} catch (error) {
+				if (!goesOn) throw new NodeOperationError(this.getNode(), error);
+				return { items: [], errors: batch.map(({ item }) => ({ item, message: error.message })) };
+			}
+		});
+
+		const output = answers.flatMap((answer) => answer.items || []);
+		for (const answer of answers) failed.push(...(answer.errors || []));
+		if (!failed.length) return [output];
+		const withErrors = [
+			...output,
+			...failed.map(({ item, message }) => ({ json: { error: message }, pairedItem: { item } })),
+		];
+		const place = ({ pairedItem }) => ([].concat(pairedItem || [])[0] || { item: 0 }).item;
+		return [withErrors.sort((one, other) => place(one) - place(other))];
+	}
+}
+
+module.exports = { __CLASS__ };

@@ -1,0 +1,282 @@
+"""The node package that is written from functions. That n8n takes it is tested in tests/n8n."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Annotated, Any, Dict, List, Literal, Optional, Union
+
+import pytest
+
+from n8nrunner import ConfigurationError, File, Runner, Task
+from n8nrunner.functions.calls import make_function
+from n8nrunner.functions.node import Package, custom_folder, make_package
+
+pytest.importorskip("docstring_parser")
+
+
+class Level(enum.Enum):
+    LOW = 1
+    VERY_HIGH = 2
+
+
+@dataclasses.dataclass
+class Address:
+    city: str
+
+
+class From1To10:
+    ge = 1
+    le = 10
+
+
+def everything(
+    email: str,
+    number: int,
+    share: float,
+    level: Level,
+    color: Literal["red", "blue"],
+    at: datetime.datetime,
+    names: List[str],
+    address: Address,
+    document: File,
+    either: Union[int, str],
+    bounded: Annotated[int, From1To10(), "From one to ten."],
+    anything: Any,
+    task: Task,
+    yes: bool = True,
+    label: str = "none",
+    weights: List[float] = [0.5],  # noqa: B006 - as people write it
+    perhaps: Optional[int] = None,
+    picture: Optional[File] = None,
+) -> None:
+    """Do everything. And then some.
+
+    Args:
+        email: where to write.
+        yes: If true, do it.
+        perhaps: left out, as a rule.
+    """
+
+
+def package(*functions: Any, name: str = "shop", **options: Any) -> Package:
+    return make_package(
+        name, [make_function(function, None, **FUNCTION, **options) for function in functions]
+    )
+
+
+FUNCTION: Dict[str, Any] = {"batch": False, "limit": None}
+
+
+def node_file(written: Package) -> str:
+    return next(text for name, text in written.files.items() if name.endswith(".node.js"))
+
+
+@pytest.fixture(scope="module")
+def description(tmp_path_factory: pytest.TempPathFactory) -> Dict[str, Any]:
+    """What n8n would read of the node, by running it."""
+    if shutil.which("node") is None:
+        pytest.skip("Node.js is not installed")
+    return loaded(package(everything), tmp_path_factory.mktemp("node"))["description"]
+
+
+def loaded(written: Package, folder: Path) -> Any:
+    written.write(folder)
+    workflow = folder / "node_modules" / "n8n-workflow"
+    workflow.mkdir(parents=True)
+    (workflow / "index.js").write_text("exports.NodeConnectionTypes = { Main: 'main' };")
+    (path,) = folder.rglob("*.node.js")
+    program = f"const [Node] = Object.values(require({json.dumps(str(path))})); " + (
+        "console.log(JSON.stringify(new Node()))"
+    )
+    done = subprocess.run(["node", "-e", program], capture_output=True, text=True, timeout=60, check=True)
+    return json.loads(done.stdout)
+
+
+def fields(description: Dict[str, Any]) -> Dict[str, Dict[str, Any]]:
+    """All fields by name, those that may be added included."""
+    found = {}
+    for field in description["properties"]:
+        for each in field["options"] if field["name"] == "additionalFields" else [field]:
+            found[each["name"]] = each
+    return found
+
+
+def test_each_function_is_an_operation(description: Dict[str, Any]) -> None:
+    operation = description["properties"][0]
+    assert operation["name"] == "operation"
+    assert operation["options"] == [
+        {
+            "name": "Everything",
+            "value": "everything",
+            "description": "Do everything. And then some.",
+            "action": "Everything",
+        }
+    ]
+    assert description["usableAsTool"] is True
+    assert (description["displayName"], description["name"]) == ("Shop", "shop")
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("email", {"type": "string", "default": "", "required": True, "placeholder": "name@email.com"}),
+        ("email", {"description": "Where to write"}),
+        ("number", {"type": "number", "typeOptions": {"numberPrecision": 0}, "required": True}),
+        ("share", {"type": "number", "default": 0}),
+        ("level", {"type": "options", "default": 1}),
+        ("level", {"options": [{"name": "Low", "value": 1}, {"name": "Very High", "value": 2}]}),
+        ("color", {"options": [{"name": "Red", "value": "red"}, {"name": "Blue", "value": "blue"}]}),
+        ("at", {"type": "dateTime", "default": ""}),
+        ("names", {"type": "json", "default": "[]"}),
+        ("address", {"type": "json", "default": "{}"}),
+        ("document", {"type": "string", "default": "data"}),
+        ("either", {"type": "string"}),
+        ("bounded", {"typeOptions": {"numberPrecision": 0, "minValue": 1, "maxValue": 10}}),
+        ("bounded", {"description": "From one to ten"}),
+        ("anything", {"type": "string"}),
+        ("yes", {"type": "boolean", "default": True, "description": "Whether to do it"}),
+        ("label", {"type": "string", "default": "none"}),
+        ("weights", {"type": "json", "default": "[0.5]"}),
+        ("perhaps", {"type": "number", "displayName": "Perhaps"}),
+    ],
+)
+def test_each_parameter_is_a_field(description: Dict[str, Any], name: str, field: Dict[str, Any]) -> None:
+    found = fields(description)[name]
+    assert {key: found.get(key) for key in field} == field
+
+
+def test_a_task_is_no_field(description: Dict[str, Any]) -> None:
+    assert "task" not in fields(description)
+
+
+def test_what_has_no_default_that_a_field_could_show_is_added_when_wanted(
+    description: Dict[str, Any],
+) -> None:
+    (additional,) = [each for each in description["properties"] if each["name"] == "additionalFields"]
+    assert [field["name"] for field in additional["options"]] == ["perhaps", "picture"]
+
+
+def test_fields_show_for_their_operation_only(tmp_path: Path) -> None:
+    if shutil.which("node") is None:
+        pytest.skip("Node.js is not installed")
+
+    def one(value: int) -> None: ...
+
+    def two(value: str) -> None: ...
+
+    properties = loaded(package(one, two), tmp_path)["description"]["properties"]
+    shown = [
+        (f["type"], f["displayOptions"]["show"]["operation"]) for f in properties if f["name"] == "value"
+    ]
+    assert shown == [("number", ["one"]), ("string", ["two"])]
+
+
+def test_a_parameter_may_be_named_as_a_field_of_the_node() -> None:
+    def function(operation: str, options: int = 1) -> None: ...
+
+    text = node_file(package(function))
+    assert "field: 'operation_'" in text
+    assert "field: 'options_'" in text
+
+
+def test_texts_are_written_as_javascript(tmp_path: Path) -> None:
+    if shutil.which("node") is None:
+        pytest.skip("Node.js is not installed")
+
+    def function(value: str = 'it\'s `${x}` \\ "y" \n\u2028 </script>') -> None:
+        """It's `${process.exit(1)}` \\ "quoted" */ //"""
+
+    found = loaded(package(function), tmp_path)["description"]["properties"]
+    assert found[0]["options"][0]["description"].startswith('It\'s `${process.exit(1)}` \\ "quoted" */ //')
+    assert found[1]["default"] == 'it\'s `${x}` \\ "y" \n\u2028 </script>'
+
+
+@pytest.mark.parametrize(
+    ("style", "text"),
+    [
+        ("Google", "Sum up.\n\nArgs:\n    value: The value.\n"),
+        ("NumPy", "Sum up.\n\nParameters\n----------\nvalue : str\n    The value.\n"),
+        ("reST", "Sum up.\n\n:param value: The value.\n"),
+    ],
+)
+def test_docstrings_of_three_styles(style: str, text: str) -> None:
+    def function(value: str) -> None: ...
+
+    function.__doc__ = text
+    written = node_file(package(function))
+    assert "description: 'Sum up'" in written
+    assert "description: 'The value'" in written
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name", "node_name"),
+    [
+        ("shop", "Shop", "shop"),
+        ("my-shop_2", "MyShop2", "myShop2"),
+        ("2shops", "Runner2shops", "runner2shops"),
+    ],
+)
+def test_names(name: str, class_name: str, node_name: str) -> None:
+    def function() -> None: ...
+
+    written = package(function, name=name)
+    assert written.name == f"n8n-nodes-{name}"
+    description = json.loads(written.files["package.json"])
+    assert description["name"] == written.name
+    (path,) = description["n8n"]["nodes"]
+    assert path == f"dist/nodes/{class_name}/{class_name}.node.js"
+    assert f"name: '{node_name}'" in written.files[path]
+    assert re.search(rf"^class {class_name} \{{$", written.files[path], re.MULTILINE)
+    assert not re.search(r"__[A-Z]+__", written.files[path])
+    assert not description.get("dependencies")
+
+
+def test_a_function_with_a_limit_has_a_task_type_of_its_own() -> None:
+    def function() -> None: ...
+
+    limited = make_function(function, "alone", False, 1)
+    text = node_file(make_package("shop", [limited, make_function(function, "free", False, None)]))
+    assert "taskType: 'n8nrunner.shop.alone'" in text
+    assert "taskType: 'n8nrunner.shop'," in text
+    assert "parallelTasks: 1," in text
+
+
+def test_what_is_current_is_not_written_again(tmp_path: Path) -> None:
+    def function(value: int) -> None: ...
+
+    def other(value: int) -> None: ...
+
+    assert package(function).write(tmp_path) is True
+    assert package(function).write(tmp_path) is False
+    assert package(function, other).write(tmp_path) is True
+    assert not list(tmp_path.rglob("*.unfinished"))
+
+
+def test_a_runner_writes_its_node(tmp_path: Path) -> None:
+    runner = Runner(auth_token="secret", name="shop")
+    with pytest.raises(ConfigurationError, match="has no function"):
+        runner.write_node(tmp_path)
+    runner.function(name="one")(lambda: 1)
+    folder = runner.write_node(tmp_path)
+    assert folder == tmp_path / "n8n-nodes-shop"
+    assert (folder / "dist" / "nodes" / "Shop" / "Shop.node.js").is_file()
+
+
+def test_a_runner_without_a_name_of_its_own_writes_none(tmp_path: Path) -> None:
+    runner = Runner(auth_token="secret")
+    runner.function(name="one")(lambda: 1)
+    with pytest.raises(ConfigurationError, match="a name of its own"):
+        runner.write_node(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_n8n_looks_for_nodes(tmp_path: Path) -> None:
+    assert custom_folder({"N8N_USER_FOLDER": str(tmp_path)}) == tmp_path / ".n8n" / "custom"
+    assert custom_folder({}) == Path.home() / ".n8n" / "custom"

@@ -1,0 +1,267 @@
+"""Functions of every kind as a node of n8n; `n8n.py` has the node written, `runners.py` starts this.
+
+It speaks as `runner_script.py` does. `VARIANT` in its environment makes it a replica of another age.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import os
+import threading
+import time
+from typing import (
+    Annotated,
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Literal,
+    NamedTuple,
+    Optional,
+    Set,
+    Tuple,
+    TypedDict,
+    Union,
+)
+
+import numpy
+import pandas
+import pydantic
+
+from n8nrunner import File, Runner, Task, TaskError
+
+if __name__ == "__main__":
+    import runner_script
+    from runner_script import runner, tell
+else:  # written as a node: nothing is told
+    runner = Runner(name="functions")
+
+VARIANT = os.environ.get("VARIANT", "")
+
+
+class Priority(enum.Enum):
+    LOW = 1
+    VERY_HIGH = 2
+
+
+@dataclasses.dataclass
+class Address:
+    city: str
+    zip_code: int = 0
+
+
+class Options(TypedDict, total=False):
+    depth: int
+
+
+class Point(NamedTuple):
+    x: float
+    y: float = 0.0
+
+
+class Order(pydantic.BaseModel):
+    number: int
+    lines: List[str] = []
+
+
+class Between:
+    """Bounds, as `annotated_types` spells them."""
+
+    ge = 1
+    le = 10
+
+
+def of_kind(name: str, hint: Any, *default: Any) -> None:
+    """A function `name` that takes a `value` of this kind, and returns how Python sees it."""
+
+    def function(value: Any) -> Any:
+        return {"got": repr(value)}
+
+    function.__annotations__ = {"value": hint}
+    function.__defaults__ = default or None
+    runner.function(name=name)(function)
+
+
+of_kind("a_text", str)
+of_kind("a_whole_number", int)
+of_kind("a_number", float)
+of_kind("a_truth", bool)
+of_kind("a_literal", Literal["red", "blue"])
+of_kind("an_enum", Priority)
+of_kind("a_moment", datetime.datetime)
+of_kind("a_day", datetime.date)
+of_kind("a_list", list)
+of_kind("a_list_of_numbers", List[int])
+of_kind("a_tuple", Tuple[int, str])
+of_kind("a_set", Set[str])
+of_kind("a_dict", Dict[str, Any])
+of_kind("a_dataclass", Address)
+of_kind("a_typed_dict", Options)
+of_kind("a_named_tuple", Point)
+of_kind("a_model", Order)
+of_kind("an_optional", Optional[int], None)
+of_kind("a_union", Union[int, str])
+of_kind("a_bounded", Annotated[int, Between(), "From 1 to 10"])
+of_kind("anything", Any)
+of_kind("a_default", str, "as it stands")
+
+
+def returning(name: str, result: Any) -> None:
+    """A function `name` without parameters that returns what `result` makes."""
+    runner.function(name=name)(lambda: result())
+
+
+returning("gives_dict", lambda: {"a": 1})
+returning("gives_list", lambda: [{"a": 1}, {"a": 2}])
+returning("gives_number", lambda: 1.5)
+returning("gives_text", lambda: "text")
+returning("gives_nothing", lambda: None)
+returning("gives_dataclass", lambda: Address("Berlin", 10115))
+returning("gives_model", lambda: Order(number=1, lines=["a"]))
+returning("gives_numpy", lambda: {"array": numpy.arange(3), "number": numpy.float64(0.5)})
+returning("gives_frame", lambda: pandas.DataFrame({"name": ["a", "b"], "size": [1, 2]}))
+returning("gives_series", lambda: pandas.Series({"name": "a", "size": 1}))
+returning("gives_times", lambda: {"at": datetime.datetime(2024, 5, 6, 7, 8), "on": datetime.date(2024, 5, 6)})
+returning("gives_decimal", lambda: {"price": decimal.Decimal("9.90")})
+returning("gives_nan", lambda: {"missing": float("nan"), "there": 1})
+returning("gives_item", lambda: {"json": {"a": 1}, "pairedItem": {"item": 0}})
+returning("gives_no_json", lambda: {"deep": [{1, 2}]})
+returning("gives_file", lambda: {"size": 3, "report": File(b"abc", "report.txt", "text/plain")})
+returning("gives_bytes", lambda: b"abc")
+
+
+@runner.function
+def gives_rows(count: int) -> Iterator[Dict[str, int]]:
+    """Rows, as they are made."""
+    for number in range(count):
+        yield {"row": number}
+
+
+@runner.function
+def read_file(document: File) -> Dict[str, Any]:
+    """What a file is."""
+    content = document.read()
+    return {"size": len(content), "name": document.filename, "mime": document.mime, "copy": File(content)}
+
+
+@runner.function
+def maybe_file(document: Optional[File] = None) -> bool:
+    return document is not None
+
+
+@runner.function
+def double(number: float) -> float:
+    """Twice the number."""
+    return 2 * number
+
+
+@runner.function(batch=True)
+def rank(number: List[float], label: str = "rank") -> List[Dict[str, Any]]:
+    """All items at once, one result for each."""
+    order = sorted(number, reverse=True)
+    return [{label: order.index(each) + 1} for each in number]
+
+
+@runner.function(batch=True)
+def total(number: List[float]) -> float:
+    """All items at once, one result for all."""
+    return sum(number)
+
+
+@runner.function
+def fails_for(number: int, bad: int = 2) -> int:
+    """Raises for one number."""
+    if number == bad:
+        raise ValueError(f"{number} is bad")
+    return number * 10
+
+
+@runner.function
+def says_why(reason: str) -> None:
+    raise TaskError(reason, "Ask for something else")
+
+
+_failures: Dict[str, int] = {}
+
+
+@runner.function
+def fails_at_first(key: str) -> Dict[str, int]:
+    _failures[key] = _failures.get(key, 0) + 1
+    if _failures[key] < 3:
+        raise RuntimeError(f"try {_failures[key]}")
+    return {"tries": _failures[key]}
+
+
+@runner.function
+def waits(seconds: float, task: Task) -> Dict[str, Any]:
+    tell("started", task=task.id)
+    cancelled = task.wait_for_cancel(seconds)
+    tell("ended", cancelled=cancelled, reason=task.cancel_reason)
+    return {"waited": True}
+
+
+@runner.function
+def talks(task: Task) -> Dict[str, Any]:
+    task.log("a line", {"of": "the function"})
+    task.progress(0.5, "half way")
+    return {"progress": [[seen.progress, seen.progress_text] for seen in runner.snapshot().tasks]}
+
+
+_inside = 0
+_most = 0
+_counting = threading.Lock()
+
+
+def _alone(seconds: float) -> int:
+    global _inside, _most
+    with _counting:
+        _inside += 1
+        _most = max(_most, _inside)
+    time.sleep(seconds)  # what is counted is who else is here meanwhile
+    with _counting:
+        _inside -= 1
+    return _most
+
+
+@runner.function(limit=1)
+def one_at_a_time(seconds: float) -> Dict[str, int]:
+    return {"most": _alone(seconds)}
+
+
+@runner.function
+def who() -> Dict[str, int]:
+    return {"pid": os.getpid()}
+
+
+@runner.function
+def task_of(number: int, task: Task) -> Dict[str, Any]:
+    return {"number": number, "task": task.id}
+
+
+if VARIANT == "changed":
+
+    @runner.function(name="double")
+    def double_changed(value: float, currency: str) -> float:
+        return 2 * value
+
+    @runner.function(name="a_literal")
+    def literal_changed(value: Literal["green"]) -> str:
+        return value
+
+elif VARIANT == "reworded":
+
+    @runner.function(name="double")
+    def double_reworded(number: Annotated[float, "Another text"], digits: Optional[int] = None) -> float:
+        """Another docstring, and a parameter more that need not be given."""
+        return 2 * number
+
+elif VARIANT == "old":
+    assert runner._functions is not None
+    del runner._functions.by_name["who"]
+
+
+if __name__ == "__main__":
+    runner_script.main()

@@ -1,0 +1,395 @@
+"""Python functions as a node of a real n8n: `MECHANISMS` and the tests below it, a row for each mechanism."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
+
+import pytest
+
+from .n8n import N8n, Workflow, function_node, webhook_node
+from .runners import RunnerProcess
+
+pytestmark = pytest.mark.n8n
+
+StartRunner = Callable[..., RunnerProcess]
+
+SCRIPT = Path(__file__).with_name("functions_script.py")
+
+
+@pytest.fixture
+def start_functions(start_runner: StartRunner) -> StartRunner:
+    """Starts a runner of the functions."""
+
+    def start(**variables: Any) -> RunnerProcess:
+        return start_runner("functions", command=[sys.executable, str(SCRIPT)], **variables)
+
+    return start
+
+
+class Row(NamedTuple):
+    """One mechanism: what the node's fields hold, and what comes out."""
+
+    what: str
+    operation: str
+    fields: Dict[str, Any]
+    #: The JSON of the items that come out, or the beginning of the error's message.
+    expected: Any
+    body: Any = None
+
+
+def got(text: str) -> List[Dict[str, str]]:
+    return [{"got": text}]
+
+
+MECHANISMS = [
+    # -- parameter kinds
+    Row("str", "a_text", {"value": "Grüße"}, got("'Grüße'")),
+    Row("str, of an expression that gives a number", "a_text", {"value": "={{ 42 }}"}, got("'42'")),
+    Row("str, of an item", "a_text", {"value": "={{ $json.body.name }}"}, got("'Ada'"), {"name": "Ada"}),
+    Row("int", "a_whole_number", {"value": 3}, got("3")),
+    Row("int, of a text", "a_whole_number", {"value": "={{ '3' }}"}, got("3")),
+    Row(
+        "int, of something else", "a_whole_number", {"value": "={{ 3.5 }}"}, "value: expected a whole number"
+    ),
+    Row("float", "a_number", {"value": 2.5}, got("2.5")),
+    Row("bool", "a_truth", {"value": True}, got("True")),
+    Row("Literal", "a_literal", {"value": "blue"}, got("'blue'")),
+    Row("Literal, none of them", "a_literal", {"value": "={{ 'green' }}"}, 'value: expected one of "red"'),
+    Row("Enum", "an_enum", {"value": 2}, got("<Priority.VERY_HIGH: 2>")),
+    Row("Enum, by its title", "an_enum", {"value": "={{ 'Very High' }}"}, got("<Priority.VERY_HIGH: 2>")),
+    Row(
+        "datetime, from the field",
+        "a_moment",
+        {"value": "2024-05-06T07:08:09"},
+        got("datetime.datetime(2024, 5, 6, 7, 8, 9)"),
+    ),
+    Row(
+        "datetime, of an expression",
+        "a_moment",
+        {"value": "={{ DateTime.fromISO('2024-05-06T07:08:09Z').toUTC() }}"},
+        got("datetime.datetime(2024, 5, 6, 7, 8, 9, tzinfo=datetime.timezone.utc)"),
+    ),
+    Row("date", "a_day", {"value": "2024-05-06T00:00:00"}, got("datetime.date(2024, 5, 6)")),
+    Row("list, as JSON", "a_list", {"value": '[1, "a"]'}, got("[1, 'a']")),
+    Row("list, of an expression", "a_list", {"value": "={{ [1, 2] }}"}, got("[1, 2]")),
+    Row("list of int", "a_list_of_numbers", {"value": "[1, 2]"}, got("[1, 2]")),
+    Row(
+        "list of int, wrong", "a_list_of_numbers", {"value": '[1, "x"]'}, "value[1]: expected a whole number"
+    ),
+    Row("no JSON", "a_list", {"value": "[1,"}, "value: expected a list, written as JSON"),
+    Row("tuple", "a_tuple", {"value": '[1, "a"]'}, got("(1, 'a')")),
+    Row("set", "a_set", {"value": '["a", "a"]'}, got("{'a'}")),
+    Row("dict", "a_dict", {"value": "={{ $json.body }}"}, got("{'a': {'b': 1}}"), {"a": {"b": 1}}),
+    Row("dataclass", "a_dataclass", {"value": '{"city": "Bonn"}'}, got("Address(city='Bonn', zip_code=0)")),
+    Row("dataclass, wrong inside", "a_dataclass", {"value": '{"city": []}'}, "value.city: expected a text"),
+    Row("TypedDict", "a_typed_dict", {"value": '{"depth": 2}'}, got("{'depth': 2}")),
+    Row("NamedTuple", "a_named_tuple", {"value": "[1]"}, got("Point(x=1.0, y=0.0)")),
+    Row("pydantic", "a_model", {"value": '{"number": "7"}'}, got("Order(number=7, lines=[])")),
+    Row("pydantic, wrong", "a_model", {"value": '{"number": "x"}'}, "value.number: expected"),
+    Row("Optional, left out", "an_optional", {}, got("None")),
+    Row("Optional, given", "an_optional", {"additionalFields": {"value": 5}}, got("5")),
+    Row("Union", "a_union", {"value": "={{ 5 }}"}, got("5")),
+    Row("Annotated with bounds", "a_bounded", {"value": 10}, got("10")),
+    Row("Annotated, out of bounds", "a_bounded", {"value": 11}, "value: expected a whole number, at least 1"),
+    Row("anything", "anything", {"value": "={{ JSON.parse('{\"a\": [1]}') }}"}, got("{'a': [1]}")),
+    Row("a default", "a_default", {}, got("'as it stands'")),
+    # -- result kinds
+    Row("gives a dict", "gives_dict", {}, [{"a": 1}]),
+    Row("gives a list of dicts", "gives_list", {}, [{"a": 1}, {"a": 2}]),
+    Row("gives a number", "gives_number", {}, [{"result": 1.5}]),
+    Row("gives a text", "gives_text", {}, [{"result": "text"}]),
+    Row("gives None", "gives_nothing", {}, [{}]),
+    Row("gives a dataclass", "gives_dataclass", {}, [{"city": "Berlin", "zip_code": 10115}]),
+    Row("gives a pydantic model", "gives_model", {}, [{"number": 1, "lines": ["a"]}]),
+    Row("gives NumPy", "gives_numpy", {}, [{"array": [0, 1, 2], "number": 0.5}]),
+    Row("gives a DataFrame", "gives_frame", {}, [{"name": "a", "size": 1}, {"name": "b", "size": 2}]),
+    Row("gives a Series", "gives_series", {}, [{"name": "a", "size": 1}]),
+    Row("gives times", "gives_times", {}, [{"at": "2024-05-06T07:08:00", "on": "2024-05-06"}]),
+    Row("gives a Decimal", "gives_decimal", {}, [{"price": "9.90"}]),
+    Row("gives NaN", "gives_nan", {}, [{"missing": None, "there": 1}]),
+    Row("gives an item of n8n", "gives_item", {}, [{"a": 1}]),
+    Row("gives a generator", "gives_rows", {"count": 3}, [{"row": 0}, {"row": 1}, {"row": 2}]),
+    Row("gives no JSON", "gives_no_json", {}, "The handler returned something that is not JSON"),
+    # -- errors
+    Row("raises", "fails_for", {"number": 2}, "ValueError: 2 is bad"),
+    Row("raises a TaskError", "says_why", {"reason": "There is no such lead"}, "There is no such lead"),
+    Row("no such file", "read_file", {"document": "data"}, 'The item has no file "data"'),
+    Row("a file that need not be", "maybe_file", {}, [{"result": False}]),
+]
+
+
+def run(n8n: N8n, path: str, *nodes: Dict[str, Any]) -> Workflow:
+    return n8n.create_workflow(path, [webhook_node(path), *nodes])
+
+
+def error_of(workflow: Workflow) -> Dict[str, Any]:
+    return workflow.wait_for_execution("error").error
+
+
+def test_every_mechanism(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions()
+
+    def outcome(number: int, row: Row) -> Optional[str]:
+        workflow = run(n8n, f"mechanism-{number}", function_node(row.operation, **row.fields))
+        response = workflow.call(row.body)
+        if isinstance(row.expected, str):
+            message = error_of(workflow)["message"]
+            return None if message.startswith(row.expected) else f"{row.what}: {message}"
+        if response.status_code != 200:
+            return f"{row.what}: {error_of(workflow)['message']}"
+        return None if response.json() == row.expected else f"{row.what}: {response.text}"
+
+    # Four at a time, because each is a workflow of its own, and n8n takes its time to activate one.
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        wrong = [text for text in pool.map(outcome, range(len(MECHANISMS)), MECHANISMS) if text]
+    assert not wrong, "\n".join(wrong)
+    assert len(MECHANISMS) >= 50
+
+
+def numbers(count: int) -> Dict[str, Any]:
+    """A node that puts out numbered items."""
+    return function_node("gives_rows", name="Rows", count=count)
+
+
+def test_each_item_is_called_for_and_paired(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions()
+    each = function_node("double", number="={{ $json.row }}", options={"batchSize": 3})
+    workflow = run(n8n, "paired", numbers(8), each)
+
+    assert workflow.call().json() == [{"result": 2 * number} for number in range(8)]
+    items = workflow.wait_for_execution("success").output_of("Functions")
+    assert [item["pairedItem"] for item in items] == [{"item": number} for number in range(8)]
+
+
+def test_all_items_at_once(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions()
+    ranked = run(n8n, "rank", numbers(3), function_node("rank", number="={{ $json.row }}", label="place"))
+    assert ranked.call().json() == [{"place": 3}, {"place": 2}, {"place": 1}]
+
+    summed = run(n8n, "total", numbers(4), function_node("total", number="={{ $json.row }}"))
+    assert summed.call().json() == [{"result": 6}]
+    (item,) = summed.wait_for_execution("success").output_of("Functions")
+    assert item["pairedItem"] == [{"item": number} for number in range(4)]
+
+
+def test_the_batch_size_spreads_items_over_tasks(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions()
+    node = function_node("task_of", number="={{ $json.row }}", options={"batchSize": 2, "parallelTasks": 3})
+    found = run(n8n, "spread", numbers(7), node).call().json()
+
+    assert [each["number"] for each in found] == list(range(7))
+    assert len({each["task"] for each in found}) == 4
+
+
+def test_files_go_in_and_out(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions()
+    workflow = run(n8n, "files", function_node("read_file", document="upload0"))
+    content = bytes(range(256)) * 10
+
+    response = workflow.call(files={"upload0": ("all.bin", content, "application/x-test")})
+
+    assert response.json() == [{"size": 2560, "name": "all.bin", "mime": "application/x-test"}]
+    (item,) = workflow.wait_for_execution("success").output_of("Functions")
+    assert item["binary"]["copy"]["fileSize"] in ("2.56 kB", "2560 B", "2.5 kB"), item
+
+
+@pytest.mark.parametrize("operation", ["gives_file", "gives_bytes"])
+def test_files_are_made(n8n: N8n, start_functions: StartRunner, operation: str) -> None:
+    start_functions()
+    workflow = run(n8n, operation, function_node(operation))
+    assert workflow.call().status_code == 200
+    (item,) = workflow.wait_for_execution("success").output_of("Functions")
+    (file,) = item["binary"].values()
+    assert file["fileSize"] == "3 B"
+    if operation == "gives_file":
+        assert (file["fileName"], file["mimeType"], item["json"]) == ("report.txt", "text/plain", {"size": 3})
+
+
+# --- errors, and what the node's settings make of them ----------------------------------------------
+
+
+def test_an_error_shows_the_traceback_of_the_function(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions()
+    workflow = run(n8n, "traceback", numbers(4), function_node("fails_for", number="={{ $json.row }}"))
+    assert workflow.call().status_code == 500
+
+    error = error_of(workflow)
+    assert error["message"] == "ValueError: 2 is bad"
+    assert error["context"]["itemIndex"] == 2
+    assert 'raise ValueError(f"{number} is bad")' in error["description"]
+    assert "calls.py" not in error["description"]
+
+
+def test_a_task_error_shows_exactly_what_it_says(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions()
+    workflow = run(n8n, "says-why", function_node("says_why", reason="No such lead"))
+    workflow.call()
+    error = error_of(workflow)
+    assert (error["message"], error["description"]) == ("No such lead", "Ask for something else")
+
+
+def test_an_item_that_fails_does_not_stop_the_others(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions()
+    node = function_node("fails_for", number="={{ $json.row }}", onError="continueRegularOutput")
+    workflow = run(n8n, "continue", numbers(4), node)
+
+    found = workflow.call().json()
+
+    assert found == [{"result": 0}, {"result": 10}, {"error": "ValueError: 2 is bad"}, {"result": 30}]
+
+
+def test_items_that_fail_leave_by_the_error_output(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions()
+    node = function_node("fails_for", number="={{ $json.row }}", onError="continueErrorOutput")
+    workflow = run(n8n, "error-output", numbers(4), node)
+    assert workflow.call().status_code == 200
+    run_data = workflow.wait_for_execution("success").data["resultData"]["runData"]["Functions"][-1]
+    good, bad = run_data["data"]["main"]
+    assert [item["json"] for item in good] == [{"result": 0}, {"result": 10}, {"result": 30}]
+    assert len(bad) == 1
+
+
+def test_a_failed_node_is_tried_again(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions()
+    node = function_node("fails_at_first", key="retry", retryOnFail=True, maxTries=3, waitBetweenTries=10)
+    assert run(n8n, "retry", node).call().json() == [{"tries": 3}]
+
+
+# --- the task ---------------------------------------------------------------------------------------
+
+
+def test_log_and_progress(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions()
+    start = n8n.output_length
+    assert run(n8n, "talks", function_node("talks")).call().json() == [{"progress": [[0.5, "half way"]]}]
+    n8n.wait_for_output("a line", start=start)
+
+
+def test_a_cancelled_execution_cancels_the_function(n8n: N8n, start_functions: StartRunner) -> None:
+    runner = start_functions()
+    workflow = run(n8n, "cancel", function_node("waits", seconds=60))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(workflow.call)
+        runner.wait_for("started")
+        workflow.wait_for_execution("running").stop()
+        ended = runner.wait_for("ended")
+        answer.result()
+    assert ended["cancelled"] is True
+    assert "cancel" in ended["reason"].lower()
+
+
+def test_a_function_that_takes_too_long(n8n: N8n, start_functions: StartRunner) -> None:
+    runner = start_functions(N8N_RUNNERS_TASK_TIMEOUT="1")
+    workflow = run(n8n, "timeout", function_node("waits", seconds=60))
+    assert workflow.call().status_code == 500
+    assert error_of(workflow)["message"] == "Task execution timed out after 1 second"
+    assert runner.wait_for("ended")["cancelled"] is True
+
+
+def test_a_function_with_a_limit_runs_alone(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions()
+    node = function_node("one_at_a_time", seconds=0.05, options={"batchSize": 1, "parallelTasks": 4})
+    found = run(n8n, "alone", numbers(6), node).call().json()
+    assert found == [{"most": 1}] * 6
+
+
+def test_ten_thousand_items(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions()
+    nodes = [
+        numbers(10_000),
+        function_node("double", number="={{ $json.row }}"),
+        function_node("total", "Sum"),
+    ]
+    nodes[2]["parameters"]["number"] = "={{ $json.result }}"
+    assert run(n8n, "ten-thousand", *nodes).call().json() == [{"result": 10_000 * 9_999}]
+
+
+# --- runners of other ages, other people's, and none -------------------------------------------------
+
+
+def test_a_changed_function_says_what_differs(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions(VARIANT="changed")
+    workflow = run(n8n, "changed", function_node("double", number=1))
+    assert workflow.call().status_code == 500
+    error = error_of(workflow)
+    assert error["message"] == 'The function "double" has changed since this node was written'
+    assert 'Parameter "number" is gone' in error["description"]
+    assert 'Parameter "currency" is new, and required' in error["description"]
+
+    workflow = run(n8n, "changed-choices", function_node("a_literal", value="blue"))
+    workflow.call()
+    assert "was one of red, blue and is one of green" in error_of(workflow)["description"]
+
+
+def test_other_texts_and_more_that_may_be_given_fail_nothing(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions(VARIANT="reworded")
+    assert run(n8n, "reworded", function_node("double", number=2)).call().json() == [{"result": 4}]
+
+
+def test_a_call_that_meets_an_older_replica_is_tried_again(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions(VARIANT="old", N8N_RUNNERS_MAX_CONCURRENCY="1")
+    new = start_functions(N8N_RUNNERS_MAX_CONCURRENCY="1")
+    workflow = run(n8n, "older", function_node("who"))
+    for _ in range(6):
+        assert workflow.call().json() == [{"pid": new.pid}]
+
+
+def test_only_older_replicas(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions(VARIANT="old")
+    workflow = run(n8n, "only-older", function_node("who"))
+    assert workflow.call().status_code == 500
+    assert error_of(workflow)["message"] == 'The runner "functions" has no function "who"'
+
+
+def test_replicas_share_the_load(n8n: N8n, start_functions: StartRunner) -> None:
+    replicas = [start_functions() for _ in range(2)]
+    workflow = run(n8n, "replicas", function_node("who"))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: workflow.call().json()[0]["pid"], range(80)))
+    assert set(answers) == {replica.pid for replica in replicas}
+    assert min(answers.count(replica.pid) for replica in replicas) >= 20
+
+
+def test_two_peoples_runners_do_not_mix(
+    n8n: N8n, start_functions: StartRunner, start_runner: StartRunner
+) -> None:
+    mine = start_functions()
+    start_runner("somebody", command=[sys.executable, str(SCRIPT)])
+    workflow = run(n8n, "people", function_node("who"))
+    assert {workflow.call().json()[0]["pid"] for _ in range(8)} == {mine.pid}
+
+
+def test_a_runner_that_joins_late(n8n: N8n, start_functions: StartRunner) -> None:
+    workflow = run(n8n, "late", function_node("double", number=2))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(workflow.call)
+        workflow.wait_for_execution("running")
+        start_functions()
+        assert answer.result().json() == [{"result": 4}]
+
+
+def test_a_restart_of_n8n_in_the_middle(n8n: N8n, start_functions: StartRunner) -> None:
+    runner = start_functions()
+    waiting = run(n8n, "restart", function_node("waits", seconds=60))
+    workflow = run(n8n, "restarted", function_node("double", number=2))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(waiting.call)
+        runner.wait_for("started")
+        n8n.kill()
+        assert answer.exception() is not None
+    assert runner.wait_for("ended")["cancelled"] is True
+    n8n.start()
+    workflow.wait_active()
+    assert workflow.call().json() == [{"result": 4}]
+
+
+def test_no_runner(n8n: N8n) -> None:
+    workflow = run(n8n, "nobody", function_node("double", number=2))
+    assert workflow.call().status_code == 500
+    error = error_of(workflow)
+    assert error["message"] == 'No runner "functions" took the call'
+    assert "n8n waited 60 seconds" in error["description"] or "n8n waited 61" in error["description"]
+    assert "n8nrunner run" in error["description"]
