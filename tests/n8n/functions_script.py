@@ -85,28 +85,28 @@ def of_kind(name: str, hint: Any, *default: Any) -> None:
     runner.function(name=name)(function)
 
 
-of_kind("a_text", str)
-of_kind("a_whole_number", int)
-of_kind("a_number", float)
-of_kind("a_truth", bool)
-of_kind("a_literal", Literal["red", "blue"])
-of_kind("an_enum", Priority)
-of_kind("a_moment", datetime.datetime)
-of_kind("a_day", datetime.date)
-of_kind("a_list", list)
-of_kind("a_list_of_numbers", List[int])
-of_kind("a_tuple", Tuple[int, str])
-of_kind("a_set", Set[str])
-of_kind("a_dict", Dict[str, Any])
-of_kind("a_dataclass", Address)
-of_kind("a_typed_dict", Options)
-of_kind("a_named_tuple", Point)
-of_kind("a_model", Order)
-of_kind("an_optional", Optional[int], None)
-of_kind("a_union", Union[int, str])
-of_kind("a_bounded", Annotated[int, Between(), "From 1 to 10"])
-of_kind("anything", Any)
-of_kind("a_default", str, "as it stands")
+of_kind("takes_text", str)
+of_kind("takes_whole_number", int)
+of_kind("takes_number", float)
+of_kind("takes_truth", bool)
+of_kind("takes_literal", Literal["red", "blue"])
+of_kind("takes_enum", Priority)
+of_kind("takes_moment", datetime.datetime)
+of_kind("takes_day", datetime.date)
+of_kind("takes_list", list)
+of_kind("takes_list_of_numbers", List[int])
+of_kind("takes_tuple", Tuple[int, str])
+of_kind("takes_set", Set[str])
+of_kind("takes_dict", Dict[str, Any])
+of_kind("takes_dataclass", Address)
+of_kind("takes_typed_dict", Options)
+of_kind("takes_named_tuple", Point)
+of_kind("takes_model", Order)
+of_kind("takes_optional", Optional[int], None)
+of_kind("takes_union", Union[int, str])
+of_kind("takes_bounded", Annotated[int, Between(), "From 1 to 10"])
+of_kind("takes_anything", Any)
+of_kind("takes_default", str, "as it stands")
 
 
 def returning(name: str, result: Any) -> None:
@@ -247,7 +247,7 @@ if VARIANT == "changed":
     def double_changed(value: float, currency: str) -> float:
         return 2 * value
 
-    @runner.function(name="a_literal")
+    @runner.function(name="takes_literal")
     def literal_changed(value: Literal["green"]) -> str:
         return value
 

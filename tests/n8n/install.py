@@ -121,6 +121,24 @@ def install() -> Installation:
     return place
 
 
+def npm_package(place: Installation, name: str, version: str) -> Path:
+    """The folder of another npm package, installed beside n8n the first time. Raises `InstallError`."""
+    project = place.folder.parent / f"{name.replace('/', '-').lstrip('@')}-{version}"
+    folder = project / "node_modules" / name
+    with _exclusive(project.with_suffix(".lock")) as lock:
+        if not (project / "complete").is_file():
+            npm = shutil.which("npm")
+            if npm is None:
+                raise InstallError("npm is not on PATH: install Node.js with npm, any recent version")
+            shutil.rmtree(project, ignore_errors=True)
+            project.mkdir()
+            (project / "package.json").write_text(json.dumps({"name": "n8nrunner-tests", "private": True}))
+            command = [npm, "install", f"{name}@{version}", "--ignore-scripts", "--no-audit", "--no-fund"]
+            _step(place, lock, name, command, project)
+            (project / "complete").touch()
+    return folder
+
+
 def _install_into(place: Installation, lock: int) -> None:
     npm = shutil.which("npm")
     if npm is None:

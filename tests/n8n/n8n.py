@@ -151,16 +151,25 @@ class N8n:
 
     # -- workflows
 
-    def create_workflow(self, name: str, nodes: Sequence[Dict[str, Any]]) -> Workflow:
-        """Creates a workflow of nodes in a row, the first a webhook; returns it once that is active."""
+    def create_workflow(
+        self, name: str, nodes: Sequence[Dict[str, Any]], **attached: Sequence[Dict[str, Any]]
+    ) -> Workflow:
+        """Creates a workflow of nodes in a row, the first a webhook; returns it once that is active.
+
+        `attached` has nodes for the last of the row, by the kind of their connection, such as `ai_tool`.
+        """
+        others = [node for kind in attached.values() for node in kind]
         placed = [
             {"id": f"{name}-{position}", "position": [200 * position, 0], **node}
-            for position, node in enumerate(nodes)
+            for position, node in enumerate([*nodes, *others])
         ]
         connections = {
             node["name"]: {"main": [[{"node": following["name"], "type": "main", "index": 0}]]}
-            for node, following in zip(placed, placed[1:])
+            for node, following in zip(nodes, nodes[1:])
         }
+        for kind, there in attached.items():
+            for node in there:
+                connections[node["name"]] = {kind: [[{"node": nodes[-1]["name"], "type": kind, "index": 0}]]}
         created = self.rest(
             "POST",
             "/rest/workflows",

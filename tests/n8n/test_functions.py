@@ -46,56 +46,75 @@ def got(text: str) -> List[Dict[str, str]]:
 
 MECHANISMS = [
     # -- parameter kinds
-    Row("str", "a_text", {"value": "Grüße"}, got("'Grüße'")),
-    Row("str, of an expression that gives a number", "a_text", {"value": "={{ 42 }}"}, got("'42'")),
-    Row("str, of an item", "a_text", {"value": "={{ $json.body.name }}"}, got("'Ada'"), {"name": "Ada"}),
-    Row("int", "a_whole_number", {"value": 3}, got("3")),
-    Row("int, of a text", "a_whole_number", {"value": "={{ '3' }}"}, got("3")),
+    Row("str", "takes_text", {"value": "Grüße"}, got("'Grüße'")),
+    Row("str, of an expression that gives a number", "takes_text", {"value": "={{ 42 }}"}, got("'42'")),
+    Row("str, of an item", "takes_text", {"value": "={{ $json.body.name }}"}, got("'Ada'"), {"name": "Ada"}),
+    Row("int", "takes_whole_number", {"value": 3}, got("3")),
+    Row("int, of a text", "takes_whole_number", {"value": "={{ '3' }}"}, got("3")),
     Row(
-        "int, of something else", "a_whole_number", {"value": "={{ 3.5 }}"}, "value: expected a whole number"
+        "int, of something else",
+        "takes_whole_number",
+        {"value": "={{ 3.5 }}"},
+        "value: expected a whole number",
     ),
-    Row("float", "a_number", {"value": 2.5}, got("2.5")),
-    Row("bool", "a_truth", {"value": True}, got("True")),
-    Row("Literal", "a_literal", {"value": "blue"}, got("'blue'")),
-    Row("Literal, none of them", "a_literal", {"value": "={{ 'green' }}"}, 'value: expected one of "red"'),
-    Row("Enum", "an_enum", {"value": 2}, got("<Priority.VERY_HIGH: 2>")),
-    Row("Enum, by its title", "an_enum", {"value": "={{ 'Very High' }}"}, got("<Priority.VERY_HIGH: 2>")),
+    Row("float", "takes_number", {"value": 2.5}, got("2.5")),
+    Row("bool", "takes_truth", {"value": True}, got("True")),
+    Row("Literal", "takes_literal", {"value": "blue"}, got("'blue'")),
+    Row(
+        "Literal, none of them", "takes_literal", {"value": "={{ 'green' }}"}, 'value: expected one of "red"'
+    ),
+    Row("Enum", "takes_enum", {"value": 2}, got("<Priority.VERY_HIGH: 2>")),
+    Row("Enum, by its title", "takes_enum", {"value": "={{ 'Very High' }}"}, got("<Priority.VERY_HIGH: 2>")),
     Row(
         "datetime, from the field",
-        "a_moment",
+        "takes_moment",
         {"value": "2024-05-06T07:08:09"},
         got("datetime.datetime(2024, 5, 6, 7, 8, 9)"),
     ),
     Row(
         "datetime, of an expression",
-        "a_moment",
+        "takes_moment",
         {"value": "={{ DateTime.fromISO('2024-05-06T07:08:09Z').toUTC() }}"},
         got("datetime.datetime(2024, 5, 6, 7, 8, 9, tzinfo=datetime.timezone.utc)"),
     ),
-    Row("date", "a_day", {"value": "2024-05-06T00:00:00"}, got("datetime.date(2024, 5, 6)")),
-    Row("list, as JSON", "a_list", {"value": '[1, "a"]'}, got("[1, 'a']")),
-    Row("list, of an expression", "a_list", {"value": "={{ [1, 2] }}"}, got("[1, 2]")),
-    Row("list of int", "a_list_of_numbers", {"value": "[1, 2]"}, got("[1, 2]")),
+    Row("date", "takes_day", {"value": "2024-05-06T00:00:00"}, got("datetime.date(2024, 5, 6)")),
+    Row("list, as JSON", "takes_list", {"value": '[1, "a"]'}, got("[1, 'a']")),
+    Row("list, of an expression", "takes_list", {"value": "={{ [1, 2] }}"}, got("[1, 2]")),
+    Row("list of int", "takes_list_of_numbers", {"value": "[1, 2]"}, got("[1, 2]")),
     Row(
-        "list of int, wrong", "a_list_of_numbers", {"value": '[1, "x"]'}, "value[1]: expected a whole number"
+        "list of int, wrong",
+        "takes_list_of_numbers",
+        {"value": '[1, "x"]'},
+        "value[1]: expected a whole number",
     ),
-    Row("no JSON", "a_list", {"value": "[1,"}, "value: expected a list, written as JSON"),
-    Row("tuple", "a_tuple", {"value": '[1, "a"]'}, got("(1, 'a')")),
-    Row("set", "a_set", {"value": '["a", "a"]'}, got("{'a'}")),
-    Row("dict", "a_dict", {"value": "={{ $json.body }}"}, got("{'a': {'b': 1}}"), {"a": {"b": 1}}),
-    Row("dataclass", "a_dataclass", {"value": '{"city": "Bonn"}'}, got("Address(city='Bonn', zip_code=0)")),
-    Row("dataclass, wrong inside", "a_dataclass", {"value": '{"city": []}'}, "value.city: expected a text"),
-    Row("TypedDict", "a_typed_dict", {"value": '{"depth": 2}'}, got("{'depth': 2}")),
-    Row("NamedTuple", "a_named_tuple", {"value": "[1]"}, got("Point(x=1.0, y=0.0)")),
-    Row("pydantic", "a_model", {"value": '{"number": "7"}'}, got("Order(number=7, lines=[])")),
-    Row("pydantic, wrong", "a_model", {"value": '{"number": "x"}'}, "value.number: expected"),
-    Row("Optional, left out", "an_optional", {}, got("None")),
-    Row("Optional, given", "an_optional", {"additionalFields": {"value": 5}}, got("5")),
-    Row("Union", "a_union", {"value": "={{ 5 }}"}, got("5")),
-    Row("Annotated with bounds", "a_bounded", {"value": 10}, got("10")),
-    Row("Annotated, out of bounds", "a_bounded", {"value": 11}, "value: expected a whole number, at least 1"),
-    Row("anything", "anything", {"value": "={{ JSON.parse('{\"a\": [1]}') }}"}, got("{'a': [1]}")),
-    Row("a default", "a_default", {}, got("'as it stands'")),
+    Row("no JSON", "takes_list", {"value": "[1,"}, "value: expected a list, written as JSON"),
+    Row("tuple", "takes_tuple", {"value": '[1, "a"]'}, got("(1, 'a')")),
+    Row("set", "takes_set", {"value": '["a", "a"]'}, got("{'a'}")),
+    Row("dict", "takes_dict", {"value": "={{ $json.body }}"}, got("{'a': {'b': 1}}"), {"a": {"b": 1}}),
+    Row(
+        "dataclass", "takes_dataclass", {"value": '{"city": "Bonn"}'}, got("Address(city='Bonn', zip_code=0)")
+    ),
+    Row(
+        "dataclass, wrong inside", "takes_dataclass", {"value": '{"city": []}'}, "value.city: expected a text"
+    ),
+    Row("TypedDict", "takes_typed_dict", {"value": '{"depth": 2}'}, got("{'depth': 2}")),
+    Row("NamedTuple", "takes_named_tuple", {"value": "[1]"}, got("Point(x=1.0, y=0.0)")),
+    Row("pydantic", "takes_model", {"value": '{"number": "7"}'}, got("Order(number=7, lines=[])")),
+    Row("pydantic, wrong", "takes_model", {"value": '{"number": "x"}'}, "value.number: expected"),
+    Row("Optional, left out", "takes_optional", {}, got("None")),
+    Row("Optional, given", "takes_optional", {"additionalFields": {"value": 5}}, got("5")),
+    Row("Union", "takes_union", {"value": "={{ 5 }}"}, got("5")),
+    Row("Annotated with bounds", "takes_bounded", {"value": 10}, got("10")),
+    Row(
+        "Annotated, out of bounds",
+        "takes_bounded",
+        {"value": 11},
+        "value: expected a whole number, at least 1",
+    ),
+    Row(
+        "takes_anything", "takes_anything", {"value": "={{ JSON.parse('{\"a\": [1]}') }}"}, got("{'a': [1]}")
+    ),
+    Row("a default", "takes_default", {}, got("'as it stands'")),
     # -- result kinds
     Row("gives a dict", "gives_dict", {}, [{"a": 1}]),
     Row("gives a list of dicts", "gives_list", {}, [{"a": 1}, {"a": 2}]),
@@ -319,7 +338,7 @@ def test_a_changed_function_says_what_differs(n8n: N8n, start_functions: StartRu
     assert 'Parameter "number" is gone' in error["description"]
     assert 'Parameter "currency" is new, and required' in error["description"]
 
-    workflow = run(n8n, "changed-choices", function_node("a_literal", value="blue"))
+    workflow = run(n8n, "changed-choices", function_node("takes_literal", value="blue"))
     workflow.call()
     assert "was one of red, blue and is one of green" in error_of(workflow)["description"]
 

@@ -1,0 +1,110 @@
+"""An AI agent of n8n calls a function as a tool. The model is a small stand-in for its HTTP interface."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import sys
+import threading
+from typing import Any, Dict, Iterator, List
+
+import pytest
+
+from .n8n import N8n, function_node, webhook_node
+from .test_functions import SCRIPT, StartRunner
+
+pytestmark = pytest.mark.n8n
+
+
+class Model:
+    """Asks for the first tool it is offered, with `arguments`; then says what the tool answered."""
+
+    def __init__(self, arguments: Dict[str, Any]) -> None:
+        self.requests: List[Dict[str, Any]] = []
+        model = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                model.requests.append(request)
+                body = json.dumps(model.answer(request, arguments)).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def answer(self, request: Dict[str, Any], arguments: Dict[str, Any]) -> Dict[str, Any]:
+        last = request["messages"][-1]
+        message: Dict[str, Any] = {"role": "assistant", "content": None}
+        if last["role"] == "tool":
+            message["content"] = f"The tool says: {last['content']}"
+        else:
+            call = {"name": request["tools"][0]["function"]["name"], "arguments": json.dumps(arguments)}
+            message["tool_calls"] = [{"id": "call_1", "type": "function", "function": call}]
+        reason = "stop" if message["content"] else "tool_calls"
+        return {
+            "id": "chat",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "stand-in",
+            "choices": [{"index": 0, "message": message, "finish_reason": reason}],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+        }
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def model() -> Iterator[Model]:
+    model = Model({"number": 21})
+    yield model
+    model.close()
+
+
+def test_an_agent_calls_a_function(n8n: N8n, start_runner: StartRunner, model: Model) -> None:
+    start_runner("functions", command=[sys.executable, str(SCRIPT)])
+    credential = n8n.rest(
+        "POST",
+        "/rest/credentials",
+        {"name": "Stand-in", "type": "openAiApi", "data": {"apiKey": "none", "url": model.url}},
+    )
+    agent = {
+        "name": "Agent",
+        "type": "@n8n/n8n-nodes-langchain.agent",
+        "typeVersion": 3.1,
+        "parameters": {"promptType": "define", "text": "Double 21", "options": {}},
+    }
+    language_model = {
+        "name": "Model",
+        "type": "@n8n/n8n-nodes-langchain.lmChatOpenAi",
+        "typeVersion": 1.2,
+        "parameters": {"model": {"__rl": True, "mode": "id", "value": "stand-in"}, "options": {}},
+        "credentials": {"openAiApi": {"id": credential["id"], "name": "Stand-in"}},
+    }
+    tool = function_node(
+        "double", name="Doubler", number="={{ $fromAI('number', 'What to double', 'number') }}"
+    )
+    tool["type"] = "CUSTOM.functionsTool"
+
+    workflow = n8n.create_workflow(
+        "agent", [webhook_node("agent"), agent], ai_languageModel=[language_model], ai_tool=[tool]
+    )
+    response = workflow.call()
+
+    assert response.status_code == 200, workflow.wait_for_execution("error").error
+    (answer,) = response.json()
+    assert "42" in answer["output"]
+    (offered,) = model.requests[0]["tools"]
+    assert "number" in offered["function"]["parameters"]["properties"]
