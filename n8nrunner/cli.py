@@ -55,6 +55,10 @@ examples:
 """
 
 
+#: Milliseconds between two looks of ``node --watch`` at whether it should stop.
+_WATCH_TURN = 1000
+
+
 class _Usage(Exception):
     """What the user asked for cannot be done; the text says why."""
 
@@ -250,6 +254,7 @@ def _node(options: argparse.Namespace) -> int:
 
 def _watch_node(options: argparse.Namespace) -> int:
     """Writes it in a process of its own each time: a module is imported once."""
+    import signal
     import subprocess
 
     try:
@@ -259,9 +264,21 @@ def _watch_node(options: argparse.Namespace) -> int:
     where = ["--install"] if options.install else ["--out", options.out]
     command = [sys.executable, "-m", "n8nrunner", "node", options.target, *where]
     with contextlib.suppress(KeyboardInterrupt):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         subprocess.run(command, check=False)
-        for _ in watchfiles.watch(os.getcwd(), watch_filter=watchfiles.PythonFilter(), raise_interrupt=True):
-            subprocess.run(command, check=False)
+        is_watching = False
+        for changes in watchfiles.watch(
+            os.getcwd(),
+            watch_filter=watchfiles.PythonFilter(),
+            raise_interrupt=True,
+            rust_timeout=_WATCH_TURN,
+            yield_on_timeout=True,
+        ):
+            if changes:
+                subprocess.run(command, check=False)
+            elif not is_watching:
+                is_watching = True  # a turn without a change: from here on none is missed
+                print(f"Watching {os.getcwd()}; Ctrl-C stops.", flush=True)
     return EXIT_OK
 
 

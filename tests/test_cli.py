@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Dict
+from typing import Dict, List, Tuple
 
 import pytest
 
@@ -246,3 +246,79 @@ class TestDemo:
             assert "Traceback" not in program.output
             with pytest.raises(ProcessLookupError):
                 os.killpg(program.process.pid, 0)
+
+
+LEADS = """
+from n8nrunner import Runner
+
+runner = Runner()
+
+@runner.function
+def score(email: str) -> int:
+    "Score one lead."
+    return len(email)
+"""
+LEADS_NODE = Path("n8n-nodes-leads", "dist", "nodes", "Leads", "Leads.node.js")
+
+
+class TestNode:
+    """`n8nrunner node`"""
+
+    def run(self, tmp_path: Path, *arguments: str, module: str = LEADS) -> Tuple[int, str]:
+        (tmp_path / "leads.py").write_text(module)
+        env = {"N8N_USER_FOLDER": str(tmp_path / "n8n")}
+        with python("-m", "n8nrunner", "node", *arguments, cwd=tmp_path, env=env) as program:
+            return program.wait(), program.output
+
+    def test_it_is_written_where_it_is_wanted(self, tmp_path: Path) -> None:
+        assert self.run(tmp_path, "leads", "--out", "build")[0] == 0
+        assert "taskType: 'n8nrunner.leads'" in (tmp_path / "build" / LEADS_NODE).read_text()
+
+    def test_it_is_written_where_n8n_finds_it(self, tmp_path: Path) -> None:
+        code, output = self.run(tmp_path, "leads:runner", "--install")
+        assert code == 0
+        assert "after its next start" in output
+        assert (tmp_path / "n8n" / ".n8n" / "custom" / LEADS_NODE).is_file()
+
+    @pytest.mark.parametrize(
+        ("arguments", "module", "said"),
+        [
+            (["leads"], LEADS, "--out DIR or with --install"),
+            (["leads", "--out", "x", "--install"], LEADS, "--out DIR or with --install"),
+            (["nothing", "--install"], LEADS, "no module 'nothing'"),
+            (["leads", "--install"], LEADS.replace("email: str", "email: bytes"), "parameter 'email': bytes"),
+            (["leads", "--install"], LEADS.replace("@runner.function", ""), "has no function"),
+            (
+                ["leads", "--install"],
+                LEADS.replace("Runner()", "Runner(name='My Leads')"),
+                "a name of its own",
+            ),
+        ],
+    )
+    def test_what_cannot_be_done(self, tmp_path: Path, arguments: List[str], module: str, said: str) -> None:
+        code, output = self.run(tmp_path, *arguments, module=module)
+        assert code == 2
+        assert said in output
+        assert "Traceback" not in output
+
+    def test_a_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        code, output = self.run(tmp_path, "leads", "--out", "file")
+        assert code == 1
+        assert "Traceback" not in output
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+    def test_it_is_written_again_when_the_module_changes(self, tmp_path: Path) -> None:
+        (tmp_path / "leads.py").write_text(LEADS)
+        arguments = ["leads", "--out", "build", "--watch"]
+        with python("-m", "n8nrunner", "node", *arguments, cwd=tmp_path) as program:
+            program.wait_for("is current")
+            program.wait_for("Watching")
+            (tmp_path / "leads.py").write_text(LEADS.replace("def score", "def rate"))
+            program.wait_for("is current")
+            assert "operation: ['rate']" in (tmp_path / "build" / LEADS_NODE).read_text()
+            (tmp_path / "leads.py").write_text("import nothing_of_this_name")
+            program.wait_for("nothing_of_this_name")
+            program.signal(signal.SIGINT)
+            assert program.wait() == 0
+        assert "KeyboardInterrupt" not in program.output

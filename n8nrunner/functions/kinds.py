@@ -329,7 +329,7 @@ class Record(Kind):
             raise Mismatch(where, self.expected, value)
         for key in value:
             if key not in self.members:
-                raise Mismatch(f"{where}.{key}", f"no such key, but {', '.join(self.members)}", value[key])
+                raise Mismatch(where, f"{self.expected}, and no {key!r}", value)
         arguments = {}
         for key, member in self.members.items():
             if key in value:
