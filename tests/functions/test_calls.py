@@ -1,0 +1,355 @@
+"""Tasks of calls, over the embedded broker: what a node sends, and what it gets."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any, Dict, Iterator, List, Optional
+
+import pytest
+
+from n8nrunner import ConfigurationError, File, Runner, Task, TaskError
+from n8nrunner.broker import Broker, BrokerTaskCancelled, BrokerTaskError
+from tests.conftest import LIMIT, TOKEN
+
+NAME = "shop"
+
+
+@pytest.fixture
+def runner(broker: Broker) -> Iterator[Runner]:
+    runner = Runner(broker.url, auth_token=TOKEN, name=NAME, capacity=4)
+    yield runner
+    runner.stop()
+
+
+class Caller:
+    """Calls functions as a node does."""
+
+    def __init__(self, broker: Broker, runner: Runner) -> None:
+        self.broker = broker
+        self.runner = runner
+
+    def settings(self, function: str, *arguments: Dict[str, Any], **more: Any) -> Dict[str, Any]:
+        functions = self.runner._functions
+        assert functions is not None
+        known = functions.by_name.get(function)
+        calls = [{"item": item, "arguments": each} for item, each in enumerate(arguments)]
+        signature = known.signature.hash if known else ""
+        return {"version": 1, "function": function, "signature": signature, "calls": calls, **more}
+
+    def __call__(
+        self, function: str, *arguments: Dict[str, Any], type: str = f"n8nrunner.{NAME}", **more: Any
+    ) -> Any:
+        if self.runner.state == "new":
+            self.runner.start(wait=LIMIT)
+        files = more.pop("files", {})
+        items = [{"json": {}} for _ in arguments]
+        settings = self.settings(function, *arguments, **more)
+        return self.broker.run_task(type, settings, items=items, files=files, timeout=LIMIT)
+
+
+@pytest.fixture
+def call(broker: Broker, runner: Runner) -> Caller:
+    return Caller(broker, runner)
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def fails_for_two(number: int) -> int:
+    if number == 2:
+        raise ValueError(f"{number} is bad")
+    return number
+
+
+def test_each_item_is_called_for(runner: Runner, call: Caller) -> None:
+    assert runner.function(double) is double
+    assert call("double", {"number": 1}, {"number": "2"}) == {
+        "version": 1,
+        "items": [
+            {"json": {"result": 2}, "pairedItem": {"item": 0}},
+            {"json": {"result": 4}, "pairedItem": {"item": 1}},
+        ],
+        "errors": [],
+    }
+
+
+def test_a_wrong_argument_names_parameter_item_and_value(runner: Runner, call: Caller) -> None:
+    runner.function(double)
+    answer = call("double", {"number": 1}, {"number": "x"}, {"number": 3})
+    assert answer["items"] == []
+    (error,) = answer["errors"]
+    assert error["item"] == 1
+    assert error["message"] == 'number: expected a whole number, got "x"'
+    assert "Item 1, parameter 'number' of double" in error["description"]
+
+
+def test_an_exception_comes_with_its_own_traceback(
+    runner: Runner, call: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner.function(fails_for_two)
+    with caplog.at_level(logging.ERROR, "n8nrunner.tasks"):
+        answer = call("fails_for_two", {"number": 1}, {"number": 2})
+    (error,) = answer["errors"]
+    assert (error["item"], error["message"]) == (1, "ValueError: 2 is bad")
+    assert 'raise ValueError(f"{number} is bad")' in error["stack"]
+    assert error["stack"].count("File ") == 1
+    assert "2 is bad" in caplog.text
+
+
+def test_a_task_error_is_shown_as_it_is(runner: Runner, call: Caller) -> None:
+    @runner.function
+    def refuse() -> None:
+        raise TaskError("Not today", "Come back tomorrow")
+
+    (error,) = call("refuse", {})["errors"]
+    assert error == {"item": 0, "message": "Not today", "description": "Come back tomorrow"}
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), RecursionError("deep")])
+def test_whatever_is_raised_fails_its_item_only(runner: Runner, call: Caller, raised: BaseException) -> None:
+    @runner.function
+    def function(number: int) -> int:
+        if number == 1:
+            raise raised
+        return number
+
+    answer = call("function", *({"number": number} for number in range(3)), continueOnFail=True)
+    assert [item["json"]["result"] for item in answer["items"]] == [0, 2]
+    assert [error["item"] for error in answer["errors"]] == [1]
+
+
+def test_a_generator_that_fails_midway_fails_its_item(runner: Runner, call: Caller) -> None:
+    @runner.function
+    def rows(count: int) -> Iterator[Dict[str, int]]:
+        for number in range(count):
+            if number == 2:
+                raise ValueError("no more")
+            yield {"row": number}
+
+    answer = call("rows", {"count": 2}, {"count": 3}, continueOnFail=True)
+    assert [item["pairedItem"] for item in answer["items"]] == [{"item": 0}, {"item": 0}]
+    assert [error["message"] for error in answer["errors"]] == ["ValueError: no more"]
+
+
+def test_files_both_ways(runner: Runner, call: Caller) -> None:
+    seen: List[Any] = []
+
+    @runner.function
+    def shout(document: File, other: Optional[File] = None) -> Dict[str, Any]:
+        seen.append((document.filename, document.mime, other))
+        return {"size": len(document.read()), "loud": File(document.read().upper(), "loud.txt")}
+
+    document = {"$file": "data", "fileName": "x.txt", "mimeType": "text/plain"}
+    answer = call("shout", {"document": document}, files={(0, "data"): b"hello"})
+    (item,) = answer["items"]
+    assert item["json"] == {"size": 5}
+    assert item["binary"]["loud"]["fileName"] == "loud.txt"
+    assert seen == [("x.txt", "text/plain", None)]
+
+
+def test_the_task_is_given(runner: Runner, call: Caller, broker: Broker) -> None:
+    @runner.function
+    def log(task: Task, text: str) -> str:
+        task.log(text)
+        return task.type
+
+    runner.start(wait=LIMIT)
+    task = broker.submit(f"n8nrunner.{NAME}", call.settings("log", {"text": "hello"}), timeout=LIMIT)
+    assert task.result(LIMIT)["items"][0]["json"] == {"result": f"n8nrunner.{NAME}"}
+    assert task.logs == ["'hello'"]
+
+
+# --- all items at once --------------------------------------------------------------------------------
+
+
+def test_a_batch_gets_lists_of_what_is_a_list_and_the_first_of_the_rest(runner: Runner, call: Caller) -> None:
+    @runner.function(batch=True)
+    def scale(number: List[int], factor: int = 1) -> List[int]:
+        return [each * factor for each in number]
+
+    answer = call("scale", {"number": 1, "factor": 10}, {"number": "2", "factor": 99})
+    assert [item["json"]["result"] for item in answer["items"]] == [10, 20]
+    assert [item["pairedItem"] for item in answer["items"]] == [{"item": 0}, {"item": 1}]
+
+
+def test_a_batch_that_sums_up_is_paired_with_all(runner: Runner, call: Caller) -> None:
+    runner.function(name="total", batch=True)(total)
+    (item,) = call("total", {"number": 1}, {"number": 2}, {"number": 3})["items"]
+    assert item == {"json": {"result": 6}, "pairedItem": [{"item": 0}, {"item": 1}, {"item": 2}]}
+
+
+def total(number: List[int]) -> int:
+    if 13 in number:
+        raise ValueError("13")
+    return sum(number)
+
+
+def test_a_batch_leaves_out_what_does_not_fit(runner: Runner, call: Caller) -> None:
+    runner.function(batch=True)(total)
+    answer = call("total", {"number": 1}, {"number": "x"}, {"number": 3}, continueOnFail=True)
+    assert answer["items"][0]["json"] == {"result": 4}
+    assert answer["items"][0]["pairedItem"] == [{"item": 0}, {"item": 2}]
+    assert [error["item"] for error in answer["errors"]] == [1]
+
+
+def test_a_batch_that_fails_fails_all_its_items(runner: Runner, call: Caller) -> None:
+    runner.function(batch=True)(total)
+    arguments = [{"number": 13}, {"number": 1}]
+    assert [error["item"] for error in call("total", *arguments)["errors"]] == [0]
+    answer = call("total", *arguments, continueOnFail=True)
+    assert [error["item"] for error in answer["errors"]] == [0, 1]
+    assert answer["items"] == []
+
+
+# --- ages ---------------------------------------------------------------------------------------------
+
+
+def test_other_names_are_a_change(runner: Runner, call: Caller) -> None:
+    runner.function(double)
+    answer = call("double", {"value": 1})
+    assert answer["error"]["code"] == "changed"
+    assert "has no parameter 'value'" in answer["error"]["message"]
+    assert "'number' is missing" in answer["error"]["message"]
+    assert answer["error"]["function"]["parameters"][0]["name"] == "number"
+
+
+def test_a_value_that_does_not_fit_is_a_change_if_the_signature_is_another(
+    runner: Runner, call: Caller
+) -> None:
+    runner.function(double)
+    assert call("double", {"number": "x"}, signature="old")["error"]["code"] == "changed"
+    assert call("double", {"number": 4}, signature="old")["items"][0]["json"] == {"result": 8}
+
+
+def test_an_unknown_function(runner: Runner, call: Caller) -> None:
+    runner.function(double)
+    answer = call("triple", {"number": 1})
+    assert answer["error"]["code"] == "unknown_function"
+    assert "it has double" in answer["error"]["message"]
+
+
+def test_a_newer_node(runner: Runner, call: Caller) -> None:
+    runner.function(double)
+    assert call("double", {"number": 1}, version=2)["error"]["code"] == "newer_node"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [None, 5, [], {}, {"function": 5}, {"version": 1, "function": "double"}]
+    + [
+        {"version": 1, "function": "double", "calls": calls}
+        for calls in (5, [5], [{}], [{"item": "x", "arguments": {}}], [{"item": 0, "arguments": []}])
+    ],
+)
+def test_settings_of_something_else(broker: Broker, runner: Runner, settings: Any) -> None:
+    runner.function(double)
+    runner.start(wait=LIMIT)
+    with pytest.raises(BrokerTaskError, match="none of a node that n8nrunner has written"):
+        broker.run_task(f"n8nrunner.{NAME}", settings, timeout=LIMIT)
+
+
+def test_a_function_that_is_registered_again_serves_the_next_task(runner: Runner, call: Caller) -> None:
+    runner.function(double)
+    assert call("double", {"number": 2})["items"][0]["json"] == {"result": 4}
+    runner.function(name="double")(lambda number: number * 10)
+    assert call("double", {"number": 2})["items"][0]["json"] == {"result": 20}
+
+
+def test_a_function_that_is_registered_while_the_runner_runs(broker: Broker, call: Caller) -> None:
+    call.runner.task("other")(lambda task: None)
+    call.runner.start(wait=LIMIT)
+    call.runner.function(limit=1)(double)
+    answer = call("double", {"number": 2}, type=f"n8nrunner.{NAME}.double")
+    assert answer["items"][0]["json"] == {"result": 4}
+
+
+# --- limits and cancellation ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("own_type", [True, False])
+def test_a_limit_holds_whatever_type_the_calls_come_by(
+    broker: Broker, runner: Runner, call: Caller, own_type: bool
+) -> None:
+    inside, most = 0, 0
+    counting = threading.Lock()
+
+    @runner.function(limit=1)
+    def alone(task: Task) -> None:
+        nonlocal inside, most
+        with counting:
+            inside += 1
+            most = max(most, inside)
+        task.wait_for_cancel(0.02)
+        with counting:
+            inside -= 1
+
+    runner.start(wait=LIMIT)
+    task_type = f"n8nrunner.{NAME}.alone" if own_type else f"n8nrunner.{NAME}"
+    tasks = [broker.submit(task_type, call.settings("alone", {}), timeout=LIMIT) for _ in range(6)]
+    assert [task.result(LIMIT)["errors"] for task in tasks] == [[]] * 6
+    assert most == 1
+
+
+def test_a_cancelled_task_makes_no_further_calls(broker: Broker, runner: Runner, call: Caller) -> None:
+    called: List[int] = []
+    begun, cancelled = threading.Event(), threading.Event()
+
+    @runner.function
+    def wait(number: int, task: Task) -> None:
+        called.append(number)
+        begun.set()
+        if task.wait_for_cancel(LIMIT):
+            cancelled.set()
+
+    runner.start(wait=LIMIT)
+    settings = call.settings("wait", {"number": 1}, {"number": 2}, continueOnFail=True)
+    task = broker.submit(f"n8nrunner.{NAME}", settings, timeout=LIMIT)
+    assert begun.wait(LIMIT)
+    task.cancel("enough")
+    assert cancelled.wait(LIMIT)
+    with pytest.raises(BrokerTaskCancelled):
+        task.result(LIMIT)
+    runner.stop()
+    assert called == [1]
+
+
+# --- registering --------------------------------------------------------------------------------------
+
+
+async def later() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "said"),
+    [
+        (5, {}, "expected a function"),
+        (int, {}, "expected a function"),
+        (later, {}, "without async"),
+        (lambda: 1, {}, "give it one"),
+        (lambda: 1, {"name": "2x"}, "does not begin with a digit"),
+        (double, {"limit": 0}, "expected a whole number, 1 or more"),
+        (double, {"limit": True}, "expected a whole number, 1 or more"),
+    ],
+)
+def test_what_cannot_be_registered(function: Any, options: Dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        Runner(auth_token=TOKEN, name=NAME).function(**options)(function)
+
+
+@pytest.mark.parametrize("name", ["n8nrunner", "My Shop"])
+def test_functions_need_a_name_of_their_runners_own(broker: Broker, name: str) -> None:
+    runner = Runner(broker.url, auth_token=TOKEN, name=name)
+    runner.function(double)
+    with pytest.raises(ConfigurationError, match="a name of its own"):
+        runner.start(wait=LIMIT)
+    assert runner.state == "new"
+
+
+def test_a_runner_without_a_name_takes_one() -> None:
+    runner = Runner(auth_token=TOKEN)
+    runner.use_name("My.Jobs")
+    assert runner.config.name == "my_jobs"
+    runner.use_name("another")
+    assert runner.config.name == "my_jobs"

@@ -1,0 +1,133 @@
+"""What a function returns, as items of n8n."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import uuid
+from pathlib import PurePosixPath
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+
+import pytest
+
+from n8nrunner import File
+from n8nrunner.functions.results import items_of, paired, paired_with_all
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+@dataclasses.dataclass
+class Lead:
+    name: str
+    since: datetime.date
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+def save(file: File) -> Dict[str, Any]:
+    return {"saved": file.read().decode(), "fileName": file.filename}
+
+
+def rows() -> Iterator[Any]:
+    yield {"a": 1}
+    yield {"a": 2}
+
+
+NO_FILE = {"saved": "abc", "fileName": None}
+
+RESULTS: List[Tuple[Any, List[Dict[str, Any]]]] = [
+    ({"a": 1}, [{"json": {"a": 1}}]),
+    ({}, [{"json": {}}]),
+    ([], []),
+    ([{"a": 1}, {"a": 2}], [{"json": {"a": 1}}, {"json": {"a": 2}}]),
+    (({"a": 1},), [{"json": {"a": 1}}]),
+    ([1, "x"], [{"json": {"result": 1}}, {"json": {"result": "x"}}]),
+    (1.5, [{"json": {"result": 1.5}}]),
+    ("text", [{"json": {"result": "text"}}]),
+    (True, [{"json": {"result": True}}]),
+    (None, [{"json": {}}]),
+    ([None, None], [{"json": {}}, {"json": {}}]),
+    (rows(), [{"json": {"a": 1}}, {"json": {"a": 2}}]),
+    (Lead("Ada", datetime.date(2024, 5, 6)), [{"json": {"name": "Ada", "since": "2024-05-06"}}]),
+    (Point(1, 2), [{"json": {"x": 1, "y": 2}}]),
+    ([Point(1, 2)], [{"json": {"x": 1, "y": 2}}]),
+    (Color.RED, [{"json": {"result": "red"}}]),
+    (datetime.datetime(2024, 5, 6, 7, 8), [{"json": {"result": "2024-05-06T07:08:00"}}]),
+    ({"took": datetime.timedelta(seconds=90)}, [{"json": {"took": 90.0}}]),
+    ({"price": decimal.Decimal("9.90")}, [{"json": {"price": "9.90"}}]),
+    ({"id": uuid.UUID(int=1)}, [{"json": {"id": "00000000-0000-0000-0000-000000000001"}}]),
+    ({"path": PurePosixPath("a/b")}, [{"json": {"path": "a/b"}}]),
+    ({2: "a", None: "b", True: "c"}, [{"json": {"2": "a", "null": "b", "true": "c"}}]),
+    ({"deep": [{"point": Point(1, 2)}]}, [{"json": {"deep": [{"point": {"x": 1, "y": 2}}]}}]),
+    (b"abc", [{"json": {}, "binary": {"data": NO_FILE}}]),
+    (File(b"abc", "x.txt"), [{"json": {}, "binary": {"data": {"saved": "abc", "fileName": "x.txt"}}}]),
+    ({"n": 1, "f": File(b"abc")}, [{"json": {"n": 1}, "binary": {"f": NO_FILE}}]),
+    ([b"abc", {"n": 1}], [{"json": {}, "binary": {"data": NO_FILE}}, {"json": {"n": 1}}]),
+    ({"json": {"a": 1}}, [{"json": {"a": 1}}]),
+    ({"json": {"a": 1}, "pairedItem": 3}, [{"json": {"a": 1}, "pairedItem": 3}]),
+    ({"json": {}, "binary": {"f": b"abc"}}, [{"json": {}, "binary": {"f": NO_FILE}}]),
+    ({"json": {"a": 1}, "other": 1}, [{"json": {"json": {"a": 1}, "other": 1}}]),
+    ({"json": "text"}, [{"json": {"json": "text"}}]),
+]
+
+
+@pytest.mark.parametrize(("result", "expected"), RESULTS)
+def test_items(result: Any, expected: Any) -> None:
+    assert items_of(result, save) == expected
+
+
+def test_what_is_no_json_is_left_for_the_encoder_to_name() -> None:
+    assert items_of({"a": {1, 2}}, save) == [{"json": {"a": {1, 2}}}]
+
+
+def test_numpy() -> None:
+    numpy = pytest.importorskip("numpy")
+    assert items_of({"a": numpy.arange(2), "b": numpy.float32(0.5)}, save) == [
+        {"json": {"a": [0, 1], "b": 0.5}}
+    ]
+    assert items_of(numpy.array([[1, 2], [3, 4]]), save) == [
+        {"json": {"result": [1, 2]}},
+        {"json": {"result": [3, 4]}},
+    ]
+    assert items_of(numpy.int64(3), save) == [{"json": {"result": 3}}]
+    assert items_of({"at": numpy.datetime64("2024-05-06T07:08")}, save) == [
+        {"json": {"at": "2024-05-06T07:08:00"}}
+    ]
+    assert type(items_of(numpy.int64(3), save)[0]["json"]["result"]) is int
+
+
+def test_pandas() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"name": ["a", "b"], "at": pandas.to_datetime(["2024-05-06", None])})
+    assert items_of(frame, save) == [
+        {"json": {"name": "a", "at": "2024-05-06T00:00:00"}},
+        {"json": {"name": "b", "at": None}},
+    ]
+    assert items_of(pandas.Series({"a": 1, "b": 2}), save) == [{"json": {"a": 1, "b": 2}}]
+    assert items_of({"rows": frame[["name"]]}, save) == [{"json": {"rows": [{"name": "a"}, {"name": "b"}]}}]
+
+
+def test_pydantic() -> None:
+    pydantic = pytest.importorskip("pydantic")
+    model = pydantic.create_model("Model", number=(int, 1), on=(datetime.date, datetime.date(2024, 5, 6)))
+    assert items_of([model()], save) == [{"json": {"number": 1, "on": "2024-05-06"}}]
+
+
+def test_pairing() -> None:
+    assert paired([{"json": {}}, {"json": {}, "pairedItem": 7}], 3) == [
+        {"json": {}, "pairedItem": {"item": 3}},
+        {"json": {}, "pairedItem": 7},
+    ]
+    one_to_one = paired_with_all([{"json": {}}, {"json": {}}], [4, 6])
+    assert [item["pairedItem"] for item in one_to_one] == [{"item": 4}, {"item": 6}]
+    (summed,) = paired_with_all([{"json": {}}], [4, 6])
+    assert summed["pairedItem"] == [{"item": 4}, {"item": 6}]
+    too_many = paired_with_all([{"json": {}} for _ in range(2000)], range(1000))
+    assert "pairedItem" not in too_many[0]
