@@ -99,7 +99,7 @@ function failureOf(context, reported, itemIndex, milliseconds) {
 				'Start it, with "n8nrunner run MODULE" or with runner.start(), and look at its log.',
 		});
 	}
-	const error = new NodeOperationError(context.getNode(), message, { itemIndex, description });
+	const error = new NodeOperationError(context.getNode(), message, { itemIndex, description: asHtml(description) });
 	if (stack) error.stack = stack;
 	return error;
 }
@@ -147,6 +147,15 @@ function wordsFor({ kind, choices }) {
 	return choices ? `one of ${choices.join(', ')}` : `of kind ${kind}`;
 }
 
+/** Text that stands as it is where n8n shows HTML: an error's description. */
+function asHtml(text) {
+	const entities = { '&': '&amp;', '<': '&lt;', '>': '&gt;' };
+	return (text || '')
+		.replace(/[&<>]/g, (character) => entities[character])
+		.replace(/^ +/gm, (spaces) => '&nbsp;'.repeat(spaces.length))
+		.replace(/\n/g, '<br/>');
+}
+
 function capital(text) {
 	return text ? text[0].toUpperCase() + text.slice(1) : '';
 }
@@ -156,7 +165,7 @@ function errorOf(context, reported) {
 	const lines = (reported.stack || '').trim();
 	const error = new NodeOperationError(context.getNode(), reported.message, {
 		itemIndex: reported.item,
-		description: reported.description || lines || undefined,
+		description: asHtml(reported.description || lines),
 	});
 	if (lines) error.stack = lines;
 	return error;

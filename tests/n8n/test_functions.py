@@ -240,6 +240,7 @@ def test_an_error_shows_the_traceback_of_the_function(n8n: N8n, start_functions:
     assert error["context"]["itemIndex"] == 2
     assert 'raise ValueError(f"{number} is bad")' in error["description"]
     assert "calls.py" not in error["description"]
+    assert error["description"].count("<br/>") >= 3  # n8n shows it as HTML
 
 
 def test_a_task_error_shows_exactly_what_it_says(n8n: N8n, start_functions: StartRunner) -> None:
