@@ -18,8 +18,9 @@ from n8nrunner.config import RunnerConfig
 from n8nrunner.connection.attempt import Failed, Opened, Probed, close_late_comers, start_attempt, start_probe
 from n8nrunner.connection.failures import ConnectionLost, LinkFailure, Unreachable
 from n8nrunner.connection.inbox import Inbox
+from n8nrunner.connection.reading import Ponged, Skipped
 from n8nrunner.connection.retry import LOG_INTERVAL, REFUSED_WAIT, Decision, Retry
-from n8nrunner.connection.transport import Connection, Ponged, Skipped
+from n8nrunner.connection.transport import Connection
 from n8nrunner.errors import AuthenticationError, GrantTokenSpent, N8nRunnerError, ProtocolError
 from n8nrunner.execution.invoke import Answer, Handler, failure
 from n8nrunner.execution.pools import Ended

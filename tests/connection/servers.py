@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Type
 from urllib.parse import urlsplit
 
-from n8nrunner.connection.transport import Connection, Received
+from n8nrunner.connection.reading import Received
+from n8nrunner.connection.transport import Connection
 from n8nrunner.deadline import Deadline
 from tests.conftest import LIMIT
 

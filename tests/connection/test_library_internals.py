@@ -25,7 +25,7 @@ import urllib3.connection
 import websocket
 from websocket import ABNF
 
-from n8nrunner.connection.transport import _Writer
+from n8nrunner.connection.writing import Writer
 from tests.connection.servers import CLOSE, PING, PONG, HttpServer, frame, unmasked
 
 
@@ -237,7 +237,7 @@ def test_a_frame_against_the_rules_raises_out_of_read_message() -> None:
 )
 def test_our_frames_are_those_of_the_library(opcode: int, final: int, length: int) -> None:
     payload = (bytes(range(256)) * 257)[:length]
-    ours = _Writer()._frame(payload, opcode, final)
+    ours = Writer()._frame(payload, opcode, final)
     key_at = len(ours) - length - 4
     theirs = ABNF.create_frame(payload, opcode, final)
     theirs.get_mask_key = lambda size: ours[key_at : key_at + 4]
@@ -245,7 +245,7 @@ def test_our_frames_are_those_of_the_library(opcode: int, final: int, length: in
 
 
 def test_each_frame_has_a_mask_of_its_own() -> None:
-    writer = _Writer()
+    writer = Writer()
     keys = {writer._frame(b"", ABNF.OPCODE_TEXT, 1)[2:6] for _ in range(5000)}
     assert len(keys) > 4990  # of four random bytes each; more than are fetched at once
 

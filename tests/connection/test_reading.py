@@ -10,7 +10,7 @@ from typing import Any, List, Tuple
 import pytest
 
 from n8nrunner.connection.failures import ConnectionLost
-from n8nrunner.connection.transport import Ponged, Skipped
+from n8nrunner.connection.reading import Ponged, Skipped
 from tests.connection.servers import (
     BINARY,
     CLOSE,

@@ -12,7 +12,7 @@ from typing import Any, List
 import pytest
 
 from n8nrunner.connection.failures import ConnectionLost
-from n8nrunner.connection.transport import FRAGMENT
+from n8nrunner.connection.writing import FRAGMENT
 from n8nrunner.deadline import Deadline
 from tests.conftest import LIMIT
 from tests.connection.servers import (

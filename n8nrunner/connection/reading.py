@@ -1,0 +1,373 @@
+"""What a connection reads: frames become whole messages, as far as they have come.
+
+A message goes straight to whoever serves the connection; for websocket-client to read it once more would cost
+four times what reading it has cost. Control frames go through the library, which answers them: it calls
+`Reader` as if it were the socket.
+"""
+
+from __future__ import annotations
+
+import enum
+import ssl
+import struct
+from collections import deque
+from typing import Callable, Deque, List, NamedTuple, Optional, Tuple, Union
+
+from websocket import ABNF
+
+from n8nrunner.connection.dial import Socket
+from n8nrunner.connection.failures import ConnectionLost, RateLimited, Unreachable, UpgradeRefused
+from n8nrunner.deadline import Deadline
+
+#: Bytes that one `recv` asks for. Larger buffers are slower: each is allocated anew.
+_RECEIVE = 64 * 1024
+#: Bytes that one turn reads or writes at most, so that a flood does not keep the thread from its deadlines.
+TURN_LIMIT = 1024 * 1024
+#: Bytes of a skipped message that are kept, to find out which task it is for.
+_HEAD_KEPT = 4096
+#: Bytes that the answer to the upgrade may have.
+_UPGRADE_LIMIT = 16 * 1024
+
+#: What a socket that does not block raises when it would have to.
+WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class Skipped(NamedTuple):
+    """A message that was too large: how it began, and its size in bytes so far as it was counted."""
+
+    head: bytes
+    size: int
+
+
+class Ponged(NamedTuple):
+    """The payload of a pong."""
+
+    payload: bytes
+
+
+#: What a turn reads: whole messages, skipped ones, and pongs, in the order in which they came.
+Received = Union[bytes, Skipped, Ponged]
+
+
+class Control(enum.Enum):
+    CONTROL = "a control frame lies before the library"
+
+
+CONTROL = Control.CONTROL
+
+
+class Reader:
+    """Stands in for the socket: the library's `recv` finds whole control frames here, and never waits."""
+
+    def __init__(self, raw: Socket, max_payload: int, send_control: Callable[[bytes], None]) -> None:
+        self.raw = raw
+        self._send_control = send_control
+        self.close_code: Optional[int] = None
+        self.received_close = False
+        self.at_end = False
+        self._max_payload = max_payload
+        self._buffer = bytearray()
+        self._position = 0
+        # The payload of a large frame, which is read in place, and how much of it is there.
+        self._large: Optional[bytearray] = None
+        self._large_filled = 0
+        self._large_first = 0
+        # The fragments of a message that has not ended.
+        self._fragments: List[bytes] = []
+        self._fragments_size = 0
+        # A message that is skipped: what is left of its current frame, how it began, its size until now.
+        self._skip = 0
+        self._skip_head = b""
+        self._skip_size = 0
+        self._skip_first = 0
+        self._skipping = False
+        self._upgrade_deadline: Optional[Deadline] = None
+        self._url = ""
+        # What the library's next calls of `recv` get.
+        self._ready: Deque[bytes] = deque()
+
+    # --- what the library calls -----------------------------------------------------------------
+
+    def recv(self, size: int) -> bytes:
+        if self._upgrade_deadline is not None:
+            self._receive_upgrade(self._upgrade_deadline)
+        return self._ready.popleft() if self._ready else b""
+
+    def send(self, data: bytes) -> int:
+        deadline = self._upgrade_deadline
+        if deadline is None:
+            # Releases before 1.9 send their pongs and close frames here, past the dispatcher.
+            self._send_control(bytes(data))
+            return len(data)
+        try:
+            self.raw.settimeout(_time_left(deadline, self._url))
+            self.raw.sendall(data)
+        except OSError as error:
+            raise Unreachable(f"{self._url} did not take the upgrade: {type(error).__name__}") from None
+        return len(data)
+
+    def gettimeout(self) -> float:
+        return 0.0
+
+    def settimeout(self, timeout: Optional[float]) -> None:
+        """The library sets its own default; ours is set on the socket itself."""
+
+    def fileno(self) -> int:
+        return self.raw.fileno()
+
+    def close(self) -> None:
+        """The library closes what it was given; the connection closes the socket itself."""
+
+    def shutdown(self, how: int) -> None:
+        """As `close`."""
+
+    # --- the upgrade ----------------------------------------------------------------------------
+
+    def expect_upgrade(self, deadline: Deadline, url: str) -> None:
+        """The first thing that comes is the answer to the upgrade."""
+        self._upgrade_deadline = deadline
+        self._url = url
+
+    def _receive_upgrade(self, deadline: Deadline) -> None:
+        """Reads the answer's head, lets only 101 pass, and lays it out for the library.
+
+        The library itself would follow a redirect and send the grant token there. What follows the head
+        stays in the buffer.
+        """
+        while True:
+            end = self._buffer.find(b"\r\n\r\n") + 4
+            if end >= 4:
+                break
+            if len(self._buffer) > _UPGRADE_LIMIT:
+                raise UpgradeRefused(f"{self._url} answered the upgrade with something else than HTTP", 0)
+            self.raw.settimeout(_time_left(deadline, self._url))
+            try:
+                data = self.raw.recv(_RECEIVE)
+            except OSError as error:
+                raise Unreachable(f"{self._url} did not answer the upgrade: {type(error).__name__}") from None
+            if not data:
+                raise Unreachable(f"{self._url} closed the connection at the upgrade")
+            self._buffer += data
+        self._upgrade_deadline = None
+        head = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        words = head.split(b"\r\n", 1)[0].split(b" ", 2)
+        status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+        if status == 429:
+            raise RateLimited(f"{self._url} takes five upgrades a second (HTTP 429)")
+        if status != 101:
+            raise UpgradeRefused(f"{self._url} refused the upgrade (HTTP {status})", status)
+        # The library reads a head one byte at a time.
+        self._ready.extend(head[index : index + 1] for index in range(len(head)))
+
+    # --- reading --------------------------------------------------------------------------------
+
+    @property
+    def in_message(self) -> bool:
+        """Whether a part of a message has come, and its end has not."""
+        return (
+            self._large is not None
+            or self._skipping
+            or bool(self._fragments)
+            or len(self._buffer) > self._position
+        )
+
+    def fill(self) -> Tuple[int, bool]:
+        """Reads what has come.
+
+        Returns:
+            How many bytes, and whether more may be there already.
+
+        Raises:
+            ConnectionLost: the peer has closed, or the connection is broken.
+        """
+        total = 0
+        while total < TURN_LIMIT:
+            try:
+                if self._large is not None:
+                    room = memoryview(self._large)[self._large_filled :][:TURN_LIMIT]
+                    asked = len(room)
+                    count = self.raw.recv_into(room)
+                    self._large_filled += count
+                    if self._large_filled == len(self._large):
+                        total += count
+                        return total, True
+                else:
+                    data = self.raw.recv(_RECEIVE)
+                    count = len(data)
+                    asked = _RECEIVE
+                    self._buffer += data
+            except WOULD_BLOCK:
+                return total, False
+            except OSError as error:
+                raise ConnectionLost(f"the connection broke: {type(error).__name__}: {error}") from None
+            if count == 0:
+                self.at_end = True
+                return total, False
+            total += count
+            if count < asked and not (isinstance(self.raw, ssl.SSLSocket) and self.raw.pending()):
+                return total, False
+            if self._large is None and len(self._buffer) > _RECEIVE:
+                return total, True  # let a large frame's header be seen before its payload is copied twice
+        return total, True
+
+    def next(self) -> Union[Received, Control, None]:
+        """The next whole message, or one that was skipped; None if there is none yet.
+
+        Control frames are the library's: `CONTROL` says that its `recv` finds one.
+
+        Raises:
+            ConnectionLost: the peer breaks the rules of WebSocket.
+        """
+        while True:
+            item: Union[Received, Control, None] = None
+            if self._large is not None:
+                if self._large_filled < len(self._large):
+                    return None
+                payload, self._large = bytes(self._large), None
+                item = self._take(self._large_first, payload)
+            elif self._skip:
+                if not self._skip_some():
+                    return None
+                item = self._end_skipped_frame()
+            else:
+                header = self._header()
+                if header is None:
+                    self._compact()
+                    return None
+                first, length, start = header
+                opcode = first & 0x0F
+                self._check(opcode, first & 0x80, length)
+                end = start + length
+                if opcode < 8 and (self._skipping or self._fragments_size + length > self._max_payload):
+                    self._begin_skip(first, length, start)
+                    if length == 0:
+                        item = self._end_skipped_frame()
+                elif end > len(self._buffer):
+                    if length > _RECEIVE:
+                        self._begin_large(first, length, start)
+                    self._compact()
+                    return None
+                else:
+                    self._position = end
+                    item = self._take(first, bytes(self._buffer[start:end]))
+            if item is not None:
+                return item
+
+    def _header(self) -> Optional[Tuple[int, int, int]]:
+        """First byte, payload length, and where the payload begins; None if the header is not there yet."""
+        buffer, position = self._buffer, self._position
+        there = len(buffer) - position
+        if there < 2:
+            return None
+        first, second = buffer[position], buffer[position + 1]
+        if first & 0x70 or second & 0x80:
+            raise ConnectionLost("the broker sent a frame that is masked or has reserved bits set", 1002)
+        if second < 126:
+            return first, second, position + 2
+        size = 2 if second == 126 else 8
+        if there < 2 + size:
+            return None
+        start = position + 2 + size
+        return first, int.from_bytes(buffer[position + 2 : start], "big"), start
+
+    def _check(self, opcode: int, final: int, length: int) -> None:
+        """Whether a frame may come now. Before its payload is waited for, which may have any length."""
+        if opcode >= 8:
+            if not final or length > 125:
+                raise ConnectionLost("the broker sent a control frame that is too long or in fragments", 1002)
+        elif opcode > ABNF.OPCODE_BINARY:
+            raise ConnectionLost("the broker broke WebSocket's rules: a frame of an unknown kind", 1002)
+        elif self._fragments or self._skipping:
+            if opcode != ABNF.OPCODE_CONT:
+                raise ConnectionLost("the broker began a message within another", 1002)
+        elif opcode == ABNF.OPCODE_CONT:
+            raise ConnectionLost("the broker sent a continuation of nothing", 1002)
+
+    def _compact(self) -> None:
+        if self._position:
+            del self._buffer[: self._position]
+            self._position = 0
+
+    def _begin_large(self, first: int, length: int, start: int) -> None:
+        """What is not there yet of a large frame is read in place."""
+        self._large = bytearray(length)
+        there = len(self._buffer) - start
+        self._large[:there] = memoryview(self._buffer)[start:]
+        self._large_filled = there
+        self._large_first = first
+        self._buffer = bytearray()
+        self._position = 0
+
+    def _take(self, first: int, payload: bytes) -> Union[bytes, Control, None]:
+        """One whole frame; the message that it ends, or `CONTROL` for a control frame."""
+        opcode, final = first & 0x0F, first & 0x80
+        if opcode >= 8:
+            if opcode == ABNF.OPCODE_CLOSE:
+                self.received_close = True
+                self.close_code = struct.unpack("!H", payload[:2])[0] if len(payload) >= 2 else None
+                payload = _valid_close(payload)
+            self._ready.append(bytes((first, len(payload))))
+            if payload:
+                self._ready.append(payload)
+            return CONTROL
+        if opcode == ABNF.OPCODE_CONT:
+            self._fragments.append(payload)
+            self._fragments_size += len(payload)
+            if not final:
+                return None
+            payload = b"".join(self._fragments)
+            self._fragments = []
+            self._fragments_size = 0
+        elif not final:
+            self._fragments = [payload]
+            self._fragments_size = len(payload)
+            return None
+        return payload
+
+    # --- messages that are too large ------------------------------------------------------------
+
+    def _begin_skip(self, first: int, length: int, start: int) -> None:
+        if not self._skipping:
+            self._skipping = True
+            self._skip_head = b"".join(self._fragments)[:_HEAD_KEPT]
+            self._skip_size = self._fragments_size
+            self._fragments = []
+            self._fragments_size = 0
+        self._skip_first = first
+        self._skip_size += length
+        self._skip = length
+        self._position = start
+
+    def _skip_some(self) -> bool:
+        """Drops what is there of a frame that is skipped; whether its end was there."""
+        there = min(self._skip, len(self._buffer) - self._position)
+        if len(self._skip_head) < _HEAD_KEPT:
+            wanted = min(there, _HEAD_KEPT - len(self._skip_head))
+            self._skip_head += bytes(self._buffer[self._position : self._position + wanted])
+        self._position += there
+        self._skip -= there
+        self._compact()
+        return self._skip == 0
+
+    def _end_skipped_frame(self) -> Optional[Skipped]:
+        """The message that ends with this frame, if one does."""
+        if not self._skip_first & 0x80:
+            return None
+        self._skipping = False
+        return Skipped(self._skip_head, self._skip_size)
+
+
+def _valid_close(payload: bytes) -> bytes:
+    """A close frame's payload as the library accepts it: it raises for codes that it does not know."""
+    if len(payload) < 2:
+        return b""
+    code = struct.unpack("!H", payload[:2])[0]
+    return payload[:2] if 1000 <= code <= 1003 or 1007 <= code <= 1011 or 3000 <= code < 5000 else b""
+
+
+def _time_left(deadline: Optional[Deadline], url: str) -> Optional[float]:
+    remaining = None if deadline is None else deadline.remaining()
+    if remaining is not None and remaining <= 0:
+        raise Unreachable(f"{url} did not answer the upgrade in time")
+    return remaining
