@@ -47,10 +47,17 @@ class N8n:
     """
 
     def __init__(
-        self, installation: Installation, folder: Path, auth_token: str = "secret-of-the-tests"
+        self,
+        installation: Installation,
+        folder: Path,
+        auth_token: str = "secret-of-the-tests",
+        command: str = "start",
+        variables: Optional[Dict[str, str]] = None,
     ) -> None:
         self.installation = installation
         self.auth_token = auth_token
+        self._command = command
+        self._variables = variables or {}
         self.user_folder = folder / "user"
         self.log_path = folder / "n8n.log"
         self.port = free_port()
@@ -92,16 +99,19 @@ class N8n:
             N8N_VERSION_NOTIFICATIONS_ENABLED="false",
             N8N_TEMPLATES_ENABLED="false",
             N8N_PERSONALIZATION_ENABLED="false",
+            **self._variables,
         )
+        if self._command == "worker":
+            environment.update(QUEUE_HEALTH_CHECK_ACTIVE="true", QUEUE_HEALTH_CHECK_PORT=str(self.port))
         started = time.monotonic()
         self._process = ChildProcess(
             "n8n",
-            [str(self.installation.node), str(self.installation.n8n_script), "start"],
+            [str(self.installation.node), str(self.installation.n8n_script), self._command],
             environment,
             self.log_path,
         )
         self.wait_ready()
-        if not self._is_set_up:
+        if not self._is_set_up and self._command == "start":
             self._set_up_owner()
             self._is_set_up = True
         return time.monotonic() - started

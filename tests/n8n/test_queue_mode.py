@@ -1,0 +1,103 @@
+"""Queue mode: one main and two workers of n8n, and one runner that serves the brokers of all three."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import sys
+from typing import Iterator, List, NamedTuple
+
+import pytest
+
+from . import services
+from .conftest import REQUIRED
+from .install import Installation
+from .n8n import N8n, Workflow, function_node, webhook_node
+from .runners import RunnerProcess
+from .services import Services
+from .test_functions import SCRIPT
+
+pytestmark = pytest.mark.n8n
+
+CALLS = 40
+
+
+class Queue(NamedTuple):
+    main: N8n
+    workers: List[N8n]
+    runner: RunnerProcess
+    workflow: Workflow
+
+    def call(self, times: int) -> List[int]:
+        """The status codes of so many calls, eight at a time."""
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            return list(pool.map(lambda _: self.workflow.call().status_code, range(times)))
+
+
+@pytest.fixture(scope="module")
+def queue(place: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Queue]:
+    lacking = services.missing()
+    if lacking:
+        what = f"queue mode needs {' and '.join(lacking)} of Debian's packages"
+        if os.environ.get(REQUIRED) == "1":
+            pytest.fail(f"{what} ({REQUIRED}=1 forbids to skip)")
+        pytest.skip(what)
+    folder = tmp_path_factory.mktemp("queue")
+    behind = Services(folder)
+    instances: List[N8n] = []
+    runners: List[RunnerProcess] = []
+    try:
+        for name, command in (("main", "start"), ("one", "worker"), ("two", "worker")):
+            place_of = folder / name
+            place_of.mkdir()
+            instances.append(N8n(place, place_of, command=command, variables=behind.variables))
+            instances[-1].start()
+        main, *workers = instances
+        variables = {
+            "N8N_RUNNERS_TASK_BROKER_URI": ",".join(each.broker_url for each in instances),
+            "N8NRUNNER_NAME": "functions",
+        }
+        runner = RunnerProcess(main, folder / "runner.log", (), variables, [sys.executable, str(SCRIPT)])
+        runners.append(runner)
+        runner.wait_for("registered")
+        for each in instances:
+            each.wait_for_output('Registered runner "functions"')
+        workflow = main.create_workflow("queue", [webhook_node("queue"), function_node("double", number=2)])
+        yield Queue(main, workers, runner, workflow)
+    finally:
+        for each in runners:
+            each.close()
+        for instance in instances:
+            instance.kill()
+        behind.close()
+
+
+def tasks_of(worker: N8n, start: int) -> int:
+    """How many executions a worker has finished, as its output says, from that line on."""
+    assert worker._process is not None
+    return sum("finished execution" in line for line in worker._process.lines[start:])
+
+
+def test_workers_run_functions(queue: Queue) -> None:
+    assert queue.workflow.call().json() == [{"result": 4}]
+
+
+def test_both_workers_reach_the_one_runner(queue: Queue) -> None:
+    begun = [worker.output_length for worker in queue.workers]
+    assert queue.call(CALLS) == [200] * CALLS
+    shares = [tasks_of(worker, start) for worker, start in zip(queue.workers, begun)]
+    assert sum(shares) == CALLS
+    assert min(shares) >= CALLS // 8, f"one worker did next to nothing: {shares}"
+
+
+def test_a_worker_that_is_killed_and_comes_back(queue: Queue) -> None:
+    first = queue.workers[0]
+    first.kill()
+    # What it had taken is lost or taken up again by n8n; what comes later is the other's.
+    queue.call(8)
+    assert queue.call(CALLS) == [200] * CALLS
+    first.start()
+    first.wait_for_output('Registered runner "functions"')
+    begun = first.output_length
+    assert queue.call(CALLS) == [200] * CALLS
+    assert tasks_of(first, begun) > 0
