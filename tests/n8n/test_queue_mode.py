@@ -5,9 +5,10 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import sys
-from typing import Iterator, List, NamedTuple
+from typing import Any, Iterator, List, NamedTuple, Optional, Set
 
 import pytest
+import requests
 
 from . import services
 from .conftest import REQUIRED
@@ -28,10 +29,21 @@ class Queue(NamedTuple):
     runner: RunnerProcess
     workflow: Workflow
 
-    def call(self, times: int) -> List[int]:
-        """The status codes of so many calls, eight at a time."""
+    def call(self, times: int) -> Set[Any]:
+        """What so many calls came to, eight at a time: status codes, or None where n8n gave no answer.
+
+        n8n's main misses the end of an execution now and then, with any node: its worker has finished it, and
+        whoever called the webhook waits in vain. So what counts is what the workers say.
+        """
+
+        def status(_: int) -> Optional[int]:
+            try:
+                return self.workflow.call(limit=15.0).status_code
+            except requests.Timeout:
+                return None
+
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            return list(pool.map(lambda _: self.workflow.call().status_code, range(times)))
+            return set(pool.map(status, range(times)))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +84,7 @@ def queue(place: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iter
         behind.close()
 
 
-def tasks_of(worker: N8n, start: int) -> int:
+def finished(worker: N8n, start: int) -> int:
     """How many executions a worker has finished, as its output says, from that line on."""
     assert worker._process is not None
     return sum("finished execution" in line for line in worker._process.lines[start:])
@@ -84,20 +96,21 @@ def test_workers_run_functions(queue: Queue) -> None:
 
 def test_both_workers_reach_the_one_runner(queue: Queue) -> None:
     begun = [worker.output_length for worker in queue.workers]
-    assert queue.call(CALLS) == [200] * CALLS
-    shares = [tasks_of(worker, start) for worker, start in zip(queue.workers, begun)]
+    assert queue.call(CALLS) <= {200, None}
+    shares = [finished(worker, start) for worker, start in zip(queue.workers, begun)]
     assert sum(shares) == CALLS
     assert min(shares) >= CALLS // 8, f"one worker did next to nothing: {shares}"
 
 
 def test_a_worker_that_is_killed_and_comes_back(queue: Queue) -> None:
-    first = queue.workers[0]
+    first, second = queue.workers
     first.kill()
-    # What it had taken is lost or taken up again by n8n; what comes later is the other's.
-    queue.call(8)
-    assert queue.call(CALLS) == [200] * CALLS
+    queue.call(8)  # Redis may still hand a few to the worker that is gone
+    begun = second.output_length
+    assert queue.call(CALLS) <= {200, None}
+    assert finished(second, begun) >= CALLS
     first.start()
     first.wait_for_output('Registered runner "functions"')
     begun = first.output_length
-    assert queue.call(CALLS) == [200] * CALLS
-    assert tasks_of(first, begun) > 0
+    assert queue.call(CALLS) <= {200, None}
+    assert finished(first, begun) > 0
