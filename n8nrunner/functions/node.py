@@ -18,7 +18,7 @@ from n8nrunner._version import __version__
 from n8nrunner.errors import ConfigurationError
 from n8nrunner.functions.calls import Function, task_type
 from n8nrunner.functions.docstrings import read_docstring
-from n8nrunner.functions.kinds import Bounded, Choice, Kind, Perhaps
+from n8nrunner.functions.kinds import Bounded, Choice, Kind, Perhaps, title_of
 from n8nrunner.functions.results import plain
 from n8nrunner.functions.signature import Parameter, bare, takes_file
 
@@ -227,7 +227,7 @@ class _Operation:
     def __init__(self, runner_name: str, function: Function) -> None:
         signature = function.signature
         self.name = signature.name
-        self.title = _title(signature.name)
+        self.title = title_of(signature.name)
         self._prose = read_docstring(function.function)
         self._function = function
         limited = signature.name if function.limit is not None else None
@@ -252,7 +252,7 @@ class _Operation:
         parameters = []
         for described, parameter in zip(signature.describe(), signature.parameters.values()):
             kind = "file" if takes_file(parameter.kind) else described["kind"]
-            field = {"title": _title(parameter.name), "field": _field_name(parameter.name)}
+            field = {"title": title_of(parameter.name), "field": _field_name(parameter.name)}
             parameters.append({**described, "kind": kind, **field})
         return {
             "title": self.title,
@@ -288,10 +288,10 @@ class _Operation:
 
     def _field(self, parameter: Parameter, name: str) -> Dict[str, Any]:
         text = parameter.text or self._prose.parameters.get(parameter.name, "")
-        field = {"displayName": _title(parameter.name), "name": name, **_field_of(parameter)}
+        field = {"displayName": title_of(parameter.name), "name": name, **_field_of(parameter)}
         description = _sentence(text)
         if field["type"] == "boolean":
-            description = _whether(description or _title(parameter.name).lower())
+            description = _whether(description or title_of(parameter.name).lower())
         elif takes_file(parameter.kind):
             hint = "The name of the item's field with the file"
             description = f"{description}. {hint}." if description else hint
@@ -383,10 +383,6 @@ def _field_name(name: str) -> str:
 
 
 # --- words and text -----------------------------------------------------------------------------
-
-
-def _title(name: str) -> str:
-    return " ".join(word[:1].upper() + word[1:] for word in name.split("_") if word) or name
 
 
 def _sentence(text: str) -> str:

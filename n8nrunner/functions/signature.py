@@ -10,6 +10,7 @@ import typing
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from n8nrunner.errors import ConfigurationError
+from n8nrunner.functions.hints import UnknownHint, kind_of, read_hint
 from n8nrunner.functions.kinds import (
     Bounded,
     FileKind,
@@ -18,9 +19,6 @@ from n8nrunner.functions.kinds import (
     Perhaps,
     Sequences,
     Truth,
-    UnknownHint,
-    kind_of,
-    read_hint,
 )
 from n8nrunner.task import Task
 

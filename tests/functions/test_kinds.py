@@ -28,7 +28,8 @@ from typing import (
 import pytest
 
 from n8nrunner import ConfigurationError, File, Task
-from n8nrunner.functions.kinds import Mismatch, UnknownHint, kind_of, read_hint
+from n8nrunner.functions.hints import UnknownHint, kind_of, read_hint
+from n8nrunner.functions.kinds import Mismatch
 from n8nrunner.functions.signature import Signature
 
 UTC = datetime.timezone.utc
