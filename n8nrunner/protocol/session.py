@@ -594,7 +594,7 @@ class RunnerSession:
             self._void_offers()
 
     def _finished(self, event: Finished, now: float) -> None:
-        if event.freed or not self._offers or self.state is not State.OFFERING:
+        if event.freed or not self._offers:  # without offers, a drain may be over, or a keep-alive be due
             self._unsettled = True
         if event.generation == self.generation and self.state in CONNECTED_STATES:
             task = self._running.pop(event.task_id, None)

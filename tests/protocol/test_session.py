@@ -835,6 +835,30 @@ class TestWhatNeedsNoSettling:
         assert due is not None
         assert due <= bench.now + s.KEEP_ALIVE
 
+    def test_the_last_result_of_a_stop_ends_the_connection_at_once(self) -> None:
+        bench = self.busy()
+        bench.do(s.Stop(bench.now + 60))
+        assert bench.slots.release("t", bench.now) == set()
+        bench.handle(s.Finished("task1", 1, b"answer", False, freed=False))
+        assert of(s.CloseConnection, bench.settle()) != []
+
+    def test_an_acceptance_settles_nothing_of_what_came_before_it(self) -> None:
+        bench = Bench(capacity=3)
+        bench.connect()
+        task_id = bench.start()
+        bench.slots.release("t", bench.now)
+        bench.handle(s.Finished(task_id, 1, b"answer", False))
+        bench.handle(m.TaskOfferAccept(bench.offers()[0], "x"))
+        assert len(of(m.TaskOffer, bench.settle())) == 1
+
+    def test_an_acceptance_that_cannot_be_answered_yet_has_its_window(self) -> None:
+        bench = Bench(capacity=3)
+        bench.connect()
+        bench.session.set_congested(True)
+        bench.settle()
+        bench.handle(m.TaskOfferAccept(bench.offers()[0], "x"))
+        assert bench.session.next_deadline() == bench.now + s.ACCEPT_WINDOW
+
     def test_an_acceptance_brings_the_next_offer_while_there_is_room(self) -> None:
         bench = Bench(slots=Slots(2, brokers=2))
         bench.connect()
