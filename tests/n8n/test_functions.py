@@ -140,7 +140,8 @@ MECHANISMS = [
 ]
 
 
-def run(n8n: N8n, path: str, *nodes: Dict[str, Any]) -> Workflow:
+def run(n8n: N8n, name: str, *nodes: Dict[str, Any]) -> Workflow:
+    path = f"functions-{name}"  # other tests' workflows are in the same n8n
     return n8n.create_workflow(path, [webhook_node(path), *nodes])
 
 

@@ -14,6 +14,7 @@ from . import services
 from .conftest import REQUIRED
 from .install import Installation
 from .n8n import N8n, Workflow, function_node, webhook_node
+from .processes import poll
 from .runners import RunnerProcess
 from .services import Services
 from .test_functions import SCRIPT
@@ -84,10 +85,18 @@ def queue(place: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iter
         behind.close()
 
 
-def finished(worker: N8n, start: int) -> int:
-    """How many executions a worker has finished, as its output says, from that line on."""
-    assert worker._process is not None
-    return sum("finished execution" in line for line in worker._process.lines[start:])
+def finished(workers: List[N8n], starts: List[int], least: int) -> List[int]:
+    """How many executions each worker has finished, from that line of its output on: so many in all."""
+
+    def shares() -> Optional[List[int]]:
+        found = []
+        for worker, start in zip(workers, starts):
+            assert worker._process is not None
+            lines = worker._process.lines[start:]
+            found.append(sum("finished execution" in line for line in lines))
+        return found if sum(found) >= least else None
+
+    return poll(shares, f"{least} executions are finished", 30.0)
 
 
 def test_workers_run_functions(queue: Queue) -> None:
@@ -97,8 +106,7 @@ def test_workers_run_functions(queue: Queue) -> None:
 def test_both_workers_reach_the_one_runner(queue: Queue) -> None:
     begun = [worker.output_length for worker in queue.workers]
     assert queue.call(CALLS) <= {200, None}
-    shares = [finished(worker, start) for worker, start in zip(queue.workers, begun)]
-    assert sum(shares) == CALLS
+    shares = finished(queue.workers, begun, CALLS)
     assert min(shares) >= CALLS // 8, f"one worker did next to nothing: {shares}"
 
 
@@ -108,9 +116,9 @@ def test_a_worker_that_is_killed_and_comes_back(queue: Queue) -> None:
     queue.call(8)  # Redis may still hand a few to the worker that is gone
     begun = second.output_length
     assert queue.call(CALLS) <= {200, None}
-    assert finished(second, begun) >= CALLS
+    finished([second], [begun], CALLS)
     first.start()
     first.wait_for_output('Registered runner "functions"')
     begun = first.output_length
     assert queue.call(CALLS) <= {200, None}
-    assert finished(first, begun) > 0
+    finished([first], [begun], 1)
