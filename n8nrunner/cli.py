@@ -14,6 +14,7 @@ import os
 import secrets
 import sys
 from typing import TYPE_CHECKING, Any, List, Optional
+from urllib.parse import urljoin
 
 if TYPE_CHECKING:
     from n8nrunner.runner import Runner
@@ -214,14 +215,16 @@ def _broker(options: argparse.Namespace) -> int:
         try:
             broker = Broker(token, options.host, options.port, options.path, options.profile)
             broker.start()
-        except (OSError, OverflowError, ValueError) as error:
+        except ValueError as error:
+            raise _Usage(str(error)) from None
+        except OSError as error:
             raise _Usage(
-                f"the broker cannot listen on {options.host}, port {options.port}: {error}"
+                f"the broker cannot listen on {options.host}, port {options.port}: {error.strerror or error}"
             ) from None
         print(f"The embedded broker (n8n {options.profile}) listens at {broker.url}. Start a runner with")
         print(f"  N8N_RUNNERS_TASK_BROKER_URI={broker.url}")
         print(f"  N8N_RUNNERS_AUTH_TOKEN={token if is_new else '(as given to this broker)'}")
-        print(f"and give it a task with POST {broker.url.rstrip('/')}/tasks; Ctrl-C stops.", flush=True)
+        print(f"and give it a task with POST {urljoin(broker.url, '/tasks')}; Ctrl-C stops.", flush=True)
         process.next_signal(signals)
         broker_stop = _in_background(broker.stop, signals)
         number = process.next_signal(signals)
@@ -334,6 +337,10 @@ def find_runner(target: str) -> Runner:
     from n8nrunner.runner import Runner
 
     module_name, _, attribute = target.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise _Usage(f"expected a module, such as jobs or shop.jobs, and no file or path; got {target!r}")
+    if module_name.endswith(".py"):
+        raise _Usage(f"expected a module and no file: did you mean {module_name[:-3]!r}?")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

@@ -32,8 +32,9 @@ def enrich(task: Task) -> List[Dict[str, Any]]:
 
 @runner.task("sum-csv")
 def sum_csv(task: Task) -> List[Dict[str, Any]]:
-    """Reads a CSV file of the first item and saves a report."""
-    rows = list(csv.DictReader(io.StringIO(task.read_file(0, "data").decode())))
+    """Reads a CSV file of the item, the first if the node sends all at once, and saves a report."""
+    content = task.read_file(task.settings.get("itemIndex", 0), "data").decode()
+    rows = list(csv.DictReader(io.StringIO(content)))
     total = sum(float(row["amount"]) for row in rows)
     report = f"{len(rows)} rows, {total:.2f} in all\n"
     saved = task.save_file(report.encode(), "report.txt", "text/plain")

@@ -248,6 +248,43 @@ class TestDemo:
                 os.killpg(program.process.pid, 0)
 
 
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("./jobs.py", "no file or path"),
+        ("", "expected a module"),
+        (".jobs", "expected a module"),
+        ("jobs.py", "did you mean 'jobs'"),
+    ],
+)
+def test_a_target_that_is_no_module(jobs: Path, target: str, said: str) -> None:
+    with python("-m", "n8nrunner", "run", target, env={"N8N_RUNNERS_AUTH_TOKEN": "x"}, cwd=jobs) as program:
+        assert program.wait() == 2
+        assert said in program.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--port", "99999"], "port must be from 0 to 65535"),
+        (["--port", "-1"], "port must be from 0 to 65535"),
+        (["--port", "0", "--path", "/foo/"], "n8nrunner: path must not end in a slash"),
+    ],
+)
+def test_a_broker_that_cannot_be(arguments: List[str], said: str) -> None:
+    with python("-m", "n8nrunner", "broker", *arguments) as program:
+        assert program.wait() == 2
+        assert said in program.output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_broker_with_a_path_says_where_tasks_go() -> None:
+    with python("-m", "n8nrunner", "broker", "--port", "0", "--path", "/custom") as program:
+        line = program.wait_for("POST")
+        assert "/custom" not in line
+        assert "/tasks" in line
+
+
 LEADS = """
 from n8nrunner import Runner
 

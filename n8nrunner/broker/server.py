@@ -52,6 +52,10 @@ _RPC_THREADS = 32
 _EVENTS_KEPT = 10_000
 
 
+#: Seconds; the event loop takes no timers that are longer by much.
+LONGEST_TIMEOUT = 4_000_000.0
+
+
 class Broker:
     """n8n's task broker without n8n, for development, tests and demonstrations.
 
@@ -86,6 +90,8 @@ class Broker:
         path = path if path.startswith("/") else f"/{path}"
         if path.endswith("/"):
             raise ValueError(f"path must not end in a slash, which n8n cannot serve either: {path!r}")
+        if not 0 <= port <= 65535:
+            raise ValueError(f"port must be from 0 to 65535, got {port!r}")
         self._auth_token = auth_token
         self._host = host
         self._port = port
@@ -205,8 +211,10 @@ class Broker:
             ValueError, TypeError: the settings are no JSON.
             BrokerNotRunning: the broker is not running.
         """
-        if timeout is not None and timeout <= 0:
-            raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}")
+        if timeout is not None and not 0 < timeout <= LONGEST_TIMEOUT:
+            raise ValueError(
+                f"timeout must be above 0 seconds and at most {LONGEST_TIMEOUT:,.0f}, got {timeout!r:.40}"
+            )
         run = self._run
         if run is None:
             raise BrokerNotRunning("the broker is not running: call start()")
@@ -468,7 +476,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(1024)
     except OSError as error:
         listener.close()
-        raise OSError(error.errno, f"the broker cannot listen on {host}:{port}: {error.strerror}") from None
+        raise OSError(error.errno, f"{error.strerror} ({host}:{port})") from None
     return listener
 
 

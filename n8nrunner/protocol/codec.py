@@ -127,6 +127,8 @@ def _decode(text: str, table: Mapping[str, Tuple[Type[Any], _Fields]]) -> Any:
     values: List[Any] = []
     for _, key, kind in fields:
         item: Any = value.get(key)
+        if kind is int and isinstance(item, float) and item.is_integer():
+            item = int(item)  # the same number to JavaScript
         if kind is not None and (not isinstance(item, kind) or isinstance(item, bool)):
             came = "nothing" if key not in value else type(item).__name__
             raise ProtocolError(f"{wire_type}: expected {kind.__name__} for {key!r}, got {came}")

@@ -11,11 +11,13 @@ function asError(reported) {
 }
 
 // A job may answer n8n items, plain objects, or any other JSON value.
-function asItems(result, itemIndex) {
+function asItems(result, itemIndex, each) {
 	return (Array.isArray(result) ? result : [result]).map((entry) => {
 		const isObject = entry !== null && typeof entry === 'object' && !Array.isArray(entry);
 		const item = isObject && 'json' in entry ? entry : { json: isObject ? entry : { value: entry } };
-		return { pairedItem: { item: itemIndex }, ...item };
+		const pairedItem = { item: itemIndex };
+		// A job of one item knows it as its first; only the node knows which of its own it was.
+		return each ? { ...item, pairedItem } : { pairedItem, ...item };
 	});
 }
 
@@ -61,11 +63,12 @@ class RunnerJob {
 					...(typeof settings === 'string' ? JSON.parse(settings) : settings),
 					nodeName: this.getNode().name,
 					...(this.getNodeParameter('sendItems', itemIndex) ? { items } : {}),
+					...(each ? { itemIndex } : {}), // by which its files are read
 				},
 				itemIndex,
 			);
 			if (outcome.ok) {
-				output.push(...asItems(outcome.result, itemIndex));
+				output.push(...asItems(outcome.result, itemIndex, each));
 			} else if (this.continueOnFail()) {
 				output.push({ json: { error: asError(outcome.error).message }, pairedItem: { item: itemIndex } });
 			} else {

@@ -38,6 +38,11 @@ def echo(task: Task) -> Any:
     return task.items
 
 
+@runner.task("tests.paired")
+def paired(task: Task) -> Any:
+    return [{**item, "pairedItem": {"item": number}} for number, item in enumerate(task.items)]
+
+
 @runner.task("tests.settings")
 def settings(task: Task) -> Any:
     return {"settings": task.settings, "type": task.type, "id": task.id}

@@ -55,7 +55,7 @@ def test_many_items_pass_through_two_nodes_one_job_an_item(n8n: N8n, start_runne
     nodes = [
         webhook_node("many"),
         job_node("tests.whole_numbers", name="Numbers", settings={"count": 40}),
-        job_node("tests.echo", name="Each", mode="runOnceForEachItem"),
+        job_node("tests.paired", name="Each", mode="runOnceForEachItem"),
     ]
     workflow = n8n.create_workflow("many", nodes)
 
