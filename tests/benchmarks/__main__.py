@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -60,7 +61,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except Unavailable as error:
         say(f"not possible here: {error}")
         return 1
-    machine = report.machine(bench.modules)
+    ws = json.loads((bench.modules / "ws" / "package.json").read_text())["version"]
+    machine = {**report.machine(), "ws": ws}
     rows: List[report.Row] = []
     failures = []
     for name in options.measures or measures.MEASURES:

@@ -75,7 +75,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
-def machine(modules: Path) -> Dict[str, Any]:
+def machine() -> Dict[str, Any]:
     """What the figures depend on."""
     packages = {}
     for name in ("n8nrunner", "websocket-client", "requests", "backoff"):
@@ -91,7 +91,6 @@ def machine(modules: Path) -> Dict[str, Any]:
         "load_before": os.getloadavg()[0],
         "packages": packages,
         "node": subprocess.run(["node", "--version"], stdout=subprocess.PIPE, text=True).stdout.strip(),
-        "ws": json.loads((modules / "ws" / "package.json").read_text())["version"],
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -70,11 +69,11 @@ class N8n:
         self._session.headers["browser-id"] = "n8nrunner-tests"
         self._session.trust_env = False
         self._is_set_up = False
-        custom_nodes = self.user_folder / ".n8n" / "custom"
-        custom_nodes.mkdir(parents=True)
+        self.custom_nodes = self.user_folder / ".n8n" / "custom"
+        self.custom_nodes.mkdir(parents=True)
         for node_file in NODES_FOLDER.glob("*.node.js"):
-            shutil.copy(node_file, custom_nodes)
-        write_node("functions_script", custom_nodes)
+            shutil.copy(node_file, self.custom_nodes)
+        write_node("functions_script", self.custom_nodes)
 
     # -- its process
 
@@ -223,10 +222,10 @@ class N8n:
             raise AssertionError(f"{error}\n{tail}") from None
 
 
-def write_node(module: str, folder: Path, **variables: str) -> None:
-    """Writes the node of a module beside this one, as its author does."""
+def write_node(module: str, folder: Path, cwd: Path = Path(__file__).parent) -> None:
+    """Writes the node of a module in the folder `cwd`, as its author does."""
     command = [sys.executable, "-m", "n8nrunner", "node", module, "--out", str(folder)]
-    subprocess.run(command, cwd=Path(__file__).parent, env={**os.environ, **variables}, check=True)
+    subprocess.run(command, cwd=cwd, check=True)
 
 
 class Workflow:

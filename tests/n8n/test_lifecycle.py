@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,8 @@ from typing import Any, Callable, Counter, Dict, List
 import pytest
 import requests
 
-from .n8n import N8n, Workflow, job_node, webhook_node
+from .load import Load
+from .n8n import N8n, job_node, webhook_node
 from .runners import RunnerProcess
 
 pytestmark = pytest.mark.n8n
@@ -21,7 +21,6 @@ StartRunner = Callable[..., RunnerProcess]
 RESTARTS = 10
 NEXT_ANSWER_LIMIT = 5.0
 """Seconds until a call is answered once n8n is back: the runner has to be back, and others call as well."""
-CALLERS = 4
 
 
 def test_a_runner_that_starts_before_n8n(n8n: N8n, start_runner: StartRunner) -> None:
@@ -116,7 +115,14 @@ def test_n8n_is_restarted_ten_times_under_load(
     workflow = n8n.create_workflow(
         "restarts", [webhook_node("restarts"), job_node("tests.count", settings={"seconds": 0.05})]
     )
-    load = Load(workflow)
+
+    def call(number: int) -> requests.Response:
+        return workflow.call({"number": number})
+
+    def is_right(number: int, answer: Any) -> bool:
+        return bool(answer == [{"number": number, "runner": "tests"}])
+
+    load = Load(call, is_right)
     next_answers: List[float] = []
     with load:
         for restart in range(RESTARTS):
@@ -129,7 +135,7 @@ def test_n8n_is_restarted_ten_times_under_load(
             workflow.wait_active()
             asked = time.monotonic()
             number = -1 - restart
-            response = workflow.call({"number": number})
+            response = call(number)
             assert response.status_code == 200, f"after restart {restart + 1}: {response.text}"
             assert response.json() == [{"number": number, "runner": "tests"}]
             next_answers.append(round(time.monotonic() - asked, 2))
@@ -151,69 +157,3 @@ def test_n8n_is_restarted_ten_times_under_load(
     surely_lost = {told["result"]["number"] for told in runner.events("undelivered") if told["certain"]}
     assert surely_lost.isdisjoint(load.answered)
     runner.stop()
-
-
-class Load:
-    """Threads that call a workflow without a pause, n8n there or not, and keep account of the answers."""
-
-    def __init__(self, workflow: Workflow) -> None:
-        self._workflow = workflow
-        self._stopping = threading.Event()
-        self._changed = threading.Condition()
-        self._next_number = 0
-        self.outcomes: Counter[str] = collections.Counter()
-        self.answered: set[int] = set()
-        self.wrong: List[str] = []
-        self._threads = [
-            threading.Thread(target=self._call, name=f"caller {n}", daemon=True) for n in range(CALLERS)
-        ]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *unused: Any) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(90.0)
-
-    def wait_for_answers(self, more: int, limit: float = 90.0) -> None:
-        """Waits until that many more calls were answered rightly."""
-        with self._changed:
-            target = self.outcomes["answered"] + more
-            came = self._changed.wait_for(lambda: self.outcomes["answered"] >= target, limit)
-            assert came, f"{target} answers did not come within {limit:.0f} s: {dict(self.outcomes)}"
-
-    def _call(self) -> None:
-        while not self._stopping.is_set():
-            with self._changed:
-                number = self._next_number
-                self._next_number += 1
-            outcome = self._outcome(number)
-            with self._changed:
-                self.outcomes[outcome] += 1
-                if outcome == "answered":
-                    self.answered.add(number)
-                self._changed.notify_all()
-            if outcome != "answered":
-                # n8n is away; asking it without a pause would only slow its start.
-                self._stopping.wait(0.1)
-
-    def _outcome(self, number: int) -> str:
-        try:
-            response = self._workflow.call({"number": number})
-        except requests.RequestException:
-            return "no connection"
-        if response.status_code != 200:
-            return f"status {response.status_code}"
-        if response.text.startswith("n8n is starting up"):
-            return "starting up"
-        try:
-            [answer] = response.json()
-            right = answer["number"] == number
-        except (ValueError, KeyError, TypeError):
-            right = False
-        if not right:
-            self.wrong.append(f"{number}: {response.text[:200]}")
-        return "answered" if right else "wrong"

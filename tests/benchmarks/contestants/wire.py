@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any, Dict, Tuple
 
 import requests
 
-AUTH_TOKEN = "secret"
+AUTH_TOKEN = os.environ.get("N8N_RUNNERS_AUTH_TOKEN", "secret")
 TASK_TYPE = "python"
 
 
@@ -20,13 +21,13 @@ def way_in(broker_url: str, name: str) -> Tuple[str, Dict[str, str]]:
     return url, {"Authorization": "Bearer " + grant}
 
 
-def info(name: str) -> str:
-    return json.dumps({"type": "runner:info", "name": name, "types": [TASK_TYPE]})
+def info(name: str, task_type: str = TASK_TYPE) -> str:
+    return json.dumps({"type": "runner:info", "name": name, "types": [task_type]})
 
 
-def offer(number: int) -> str:
+def offer(number: int, task_type: str = TASK_TYPE) -> str:
     return json.dumps(
-        {"type": "runner:taskoffer", "offerId": f"o{number}", "taskType": TASK_TYPE, "validFor": -1}
+        {"type": "runner:taskoffer", "offerId": f"o{number}", "taskType": task_type, "validFor": -1}
     )
 
 

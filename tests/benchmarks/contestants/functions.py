@@ -1,0 +1,22 @@
+"""n8nrunner with functions: what a workflow calls through the node that is written from this module."""
+
+from __future__ import annotations
+
+from typing import Any, Dict
+
+from n8nrunner import File, Runner
+
+runner = Runner(name="measured")
+
+
+@runner.function
+def double(number: float) -> float:
+    """Twice the number."""
+    return 2 * number
+
+
+@runner.function
+def copy_file(document: File) -> Dict[str, Any]:
+    """The file as it came."""
+    content = document.read()
+    return {"size": len(content), "copy": File(content, document.filename, document.mime)}

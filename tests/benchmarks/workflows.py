@@ -1,0 +1,375 @@
+"""How fast functions are for a workflow of a real n8n: `python -m tests.benchmarks.workflows`.
+
+It needs the n8n of tests/n8n (`python -m tests.n8n.install`) and the extra "dev". A webhook calls a function
+and answers with what it returns; beside it, the same is done
+
+- by the floor: a bare `websocket.WebSocket` loop that serves the very same node;
+- by n8n's HTTP Request node, which calls an endpoint of FastAPI.
+
+Contestants take turns, each anew for every turn, and a ratio is taken within one repetition. Nothing else
+should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+
+import requests
+
+from tests.n8n.install import N8N_VERSION, install
+from tests.n8n.load import Load
+from tests.n8n.n8n import N8n, Workflow, webhook_node, write_node
+from tests.n8n.processes import ChildProcess, free_port, poll
+from tests.n8n.runners import PLAIN_ENVIRONMENT
+
+from . import report
+from .processes import ROOT
+from .report import Row
+
+OURS, FLOOR, ENDPOINT = "n8nrunner", "floor", "FastAPI"
+CALLERS = 10
+CAPACITY = 10
+FILE_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much. The defaults are what the wanted figures are meant for."""
+
+    repetitions: int = 3
+    turns: int = 4  # of each contestant, in one repetition
+    calls: int = 60  # of a turn with one caller
+    calls_at_once: int = 200  # of a turn with ten
+    items: int = 10_000
+    files: int = 20
+    restarts: int = 20
+
+
+QUICK = Sizes(repetitions=1, turns=1, calls=5, calls_at_once=20, items=500, files=2, restarts=1)
+
+
+class Bench:
+    """A running n8n with the node of `contestants/functions.py`, and its workflows."""
+
+    def __init__(self, n8n: N8n, folder: Path, sizes: Sizes, say: Callable[[str], None]) -> None:
+        self.n8n = n8n
+        self.sizes = sizes
+        self.say = say
+        self.runs: List[Dict[str, Any]] = []
+        self._folder = folder
+        self._started = 0
+        self._endpoint = f"http://127.0.0.1:{free_port()}"
+        number = "={{ $json.body.number }}"
+        self.function = self._workflow("function", _function("double", number=number))
+        self.request = self._workflow("request", _request(f"{self._endpoint}/double", number=number))
+        items = {"name": "Items", "type": "n8n-nodes-base.splitOut", "typeVersion": 1}
+        items["parameters"] = {
+            "fieldToSplitOut": "body.numbers",
+            "options": {"destinationFieldName": "number"},
+        }
+        last = {
+            "name": "Last",
+            "type": "n8n-nodes-base.limit",
+            "typeVersion": 1,
+            "parameters": {"maxItems": 1},
+        }
+        self.items = self._workflow("items", items, _function("double", number="={{ $json.number }}"), last)
+        respond = {"responseData": "firstEntryBinary", "responseBinaryPropertyName": "copy"}
+        self.file = self._workflow("file", _function("copy_file", document="upload0"), **respond)
+        self.file_request = self._workflow("file-request", _file_request(f"{self._endpoint}/copy"), **respond)
+
+    def _workflow(self, name: str, *nodes: Dict[str, Any], **webhook: Any) -> Workflow:
+        return self.n8n.create_workflow(name, [webhook_node(name, **webhook), *nodes])
+
+    @contextmanager
+    def at_work(self, name: str) -> Iterator[None]:
+        """A contestant in a process of its own, ready."""
+        environment = {
+            "N8N_RUNNERS_TASK_BROKER_URI": self.n8n.broker_url,
+            "N8N_RUNNERS_AUTH_TOKEN": self.n8n.auth_token,
+            "N8N_RUNNERS_MAX_CONCURRENCY": str(CAPACITY),
+        }
+        command = {
+            OURS: ["n8nrunner", "run", "tests.benchmarks.contestants.functions"],
+            FLOOR: ["tests.benchmarks.contestants.functions_floor"],
+            ENDPOINT: ["tests.benchmarks.contestants.endpoint", self._endpoint.rpartition(":")[2]],
+        }[name]
+        self._started += 1
+        begun = self.n8n.output_length
+        process = _python(name, command, environment, self._folder / f"{name}-{self._started}.log")
+        try:
+            if name == ENDPOINT:
+                poll(lambda: _answers(f"{self._endpoint}/docs"), f"{name} answers", 30.0)
+            else:
+                self.n8n.wait_for_output("Registered runner", start=begun)
+            yield
+        finally:
+            process.kill()
+
+    def note(self, measure: str, contestant: str, **values: Any) -> None:
+        """Keeps what one turn gave, for the JSON."""
+        self.runs.append(dict(values, measure=measure, contestant=contestant))
+
+    def turns(
+        self, measure: str, contestants: Sequence[str], turn: Callable[[str], float]
+    ) -> Dict[str, List[float]]:
+        """What `turn` gave for each contestant: a median over its turns, for every repetition."""
+        found: Dict[str, List[float]] = {name: [] for name in contestants}
+        for _ in range(self.sizes.repetitions):
+            values: Dict[str, List[float]] = {name: [] for name in contestants}
+            for number in range(self.sizes.turns):
+                # A B, B A, ...: what drifts in n8n falls on both.
+                for name in contestants if number % 2 == 0 else contestants[::-1]:
+                    with self.at_work(name):
+                        value = turn(name)
+                    values[name].append(value)
+                    self.note(measure, name, value=value)
+            for name in contestants:
+                found[name].append(statistics.median(values[name]))
+            self.say("  " + ", ".join(f"{name} {found[name][-1]:.4g}" for name in contestants))
+        return found
+
+
+# --- measures -----------------------------------------------------------------------------------
+
+
+def one_caller(bench: Bench) -> List[Row]:
+    """From the webhook to the function and back, with one caller."""
+
+    def turn(name: str) -> float:
+        workflow = bench.request if name == ENDPOINT else bench.function
+        _call(workflow)  # connections are made
+        return statistics.median(_seconds(lambda: _call(workflow)) for _ in range(bench.sizes.calls)) * 1000
+
+    found = bench.turns("one caller", (OURS, FLOOR, ENDPOINT), turn)
+    differences = [ours - floor for ours, floor in zip(found[OURS], found[FLOOR])]
+    return [
+        *(Row(f"one caller, p50: {name}", values, "ms") for name, values in found.items()),
+        Row("one caller, p50: n8nrunner / floor", _ratios(found[OURS], found[FLOOR]), "x", at_most=1.05),
+        Row("one caller, p50: n8nrunner - floor", differences, "ms"),
+        Row("one caller, p50: n8nrunner / FastAPI", _ratios(found[OURS], found[ENDPOINT]), "x", at_most=1.0),
+    ]
+
+
+def ten_callers(bench: Bench) -> List[Row]:
+    """Calls a second, with ten callers."""
+
+    def turn(name: str) -> float:
+        workflow = bench.request if name == ENDPOINT else bench.function
+        calls = bench.sizes.calls_at_once
+        with ThreadPoolExecutor(CALLERS) as callers:
+            list(callers.map(lambda _: _call(workflow), range(CALLERS)))
+            return calls / _seconds(lambda: list(callers.map(lambda _: _call(workflow), range(calls))))
+
+    found = bench.turns("ten callers", (OURS, FLOOR, ENDPOINT), turn)
+    return [
+        *(Row(f"ten callers: {name}", values, "calls/s") for name, values in found.items()),
+        Row("ten callers: n8nrunner / floor", _ratios(found[OURS], found[FLOOR]), "x"),
+        Row("ten callers: n8nrunner / FastAPI", _ratios(found[OURS], found[ENDPOINT]), "x", at_least=1.0),
+    ]
+
+
+def many_items(bench: Bench) -> List[Row]:
+    """Ten thousand items through a function: the whole call, and the node alone as n8n has timed it."""
+    numbers = list(range(bench.sizes.items))
+    node_seconds: Dict[str, List[float]] = {OURS: [], FLOOR: []}
+
+    def turn(name: str) -> float:
+        answers: List[Any] = []
+        seconds = _seconds(lambda: answers.append(bench.items.call({"numbers": numbers}).json()))
+        assert answers == [[{"result": 0}]], answers
+        node = bench.items.wait_for_execution("success").data["resultData"]["runData"]["Function"][-1]
+        assert len(node["data"]["main"][0]) == len(numbers)
+        node_seconds[name].append(node["executionTime"] / 1000)
+        return seconds
+
+    found = bench.turns("items", (OURS, FLOOR), turn)
+    what = f"{len(numbers):,} items"
+    return [
+        *(Row(f"{what}: {name}", values, "s") for name, values in found.items()),
+        Row(f"{what}: n8nrunner / floor", _ratios(found[OURS], found[FLOOR]), "x", at_most=1.5),
+        Row(
+            f"{what}, the node alone: n8nrunner / floor",
+            _ratios(node_seconds[OURS], node_seconds[FLOOR]),
+            "x",
+        ),
+    ]
+
+
+def files(bench: Bench) -> List[Row]:
+    """A file of 1 MB in and out."""
+    content = bytes(range(256)) * (FILE_BYTES // 256)
+
+    def turn(name: str) -> float:
+        workflow = bench.file_request if name == ENDPOINT else bench.file
+
+        def call() -> None:
+            response = workflow.call(files={"upload0": ("all.bin", content, "application/octet-stream")})
+            assert response.content == content, response.text[:300]
+
+        call()
+        return statistics.median(_seconds(call) for _ in range(bench.sizes.files)) * 1000
+
+    found = bench.turns("file", (OURS, ENDPOINT), turn)
+    return [
+        *(Row(f"1 MB there and back: {name}", values, "ms") for name, values in found.items()),
+        Row("1 MB there and back: n8nrunner / FastAPI", _ratios(found[OURS], found[ENDPOINT]), "x"),
+    ]
+
+
+def restarts(bench: Bench) -> List[Row]:
+    """n8n ends and starts again under load, by turns gently and by force; then a call has to be answered."""
+    survived, waits = 0, []
+
+    def call(number: int) -> requests.Response:
+        return bench.function.call({"number": number})
+
+    def is_right(number: int, answer: Any) -> bool:
+        return bool(answer == [{"result": 2 * number}])
+
+    with bench.at_work(OURS), Load(call, is_right) as load:
+        for number in range(bench.sizes.restarts):
+            load.wait_for_answers(10)
+            if number % 2:
+                bench.n8n.stop()
+            else:
+                bench.n8n.kill()
+            bench.n8n.start()
+            bench.function.wait_active()
+            begun = time.monotonic()
+            response = call(number)
+            waits.append(time.monotonic() - begun)
+            survived += response.status_code == 200 and is_right(number, response.json())
+        assert load.wrong == [], load.wrong
+    return [
+        Row(
+            f"of {bench.sizes.restarts} restarts of n8n, survived", [survived], at_least=bench.sizes.restarts
+        ),
+        Row("until the next call was answered", waits, "s"),
+    ]
+
+
+MEASURES: Dict[str, Callable[[Bench], List[Row]]] = {
+    "one-caller": one_caller,
+    "ten-callers": ten_callers,
+    "items": many_items,
+    "files": files,
+    "restarts": restarts,
+}
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def _ratios(ours: Sequence[float], theirs: Sequence[float]) -> List[float]:
+    return [one / other for one, other in zip(ours, theirs)]
+
+
+def _call(workflow: Workflow) -> None:
+    response = workflow.call({"number": 21})
+    assert response.json() == [{"result": 42}], response.text[:300]
+
+
+# --- nodes and processes ------------------------------------------------------------------------
+
+
+def _function(operation: str, **parameters: Any) -> Dict[str, Any]:
+    parameters["operation"] = operation
+    return {"name": "Function", "type": "CUSTOM.measured", "typeVersion": 1, "parameters": parameters}
+
+
+def _request(url: str, number: str) -> Dict[str, Any]:
+    field = f"{{{{ JSON.stringify({{ number: {number.strip('={} ')} }}) }}}}"
+    body = {"sendBody": True, "contentType": "json", "specifyBody": "json", "jsonBody": f"={field}"}
+    return _http("Request", url, **body)
+
+
+def _file_request(url: str) -> Dict[str, Any]:
+    body = {"sendBody": True, "contentType": "binaryData", "inputDataFieldName": "upload0"}
+    as_file = {"response": {"response": {"responseFormat": "file", "outputPropertyName": "copy"}}}
+    return _http("Request", url, **body, options=as_file)
+
+
+def _http(name: str, url: str, **parameters: Any) -> Dict[str, Any]:
+    parameters.update(method="POST", url=url)
+    return {"name": name, "type": "n8n-nodes-base.httpRequest", "typeVersion": 4.2, "parameters": parameters}
+
+
+def _python(name: str, arguments: Sequence[str], variables: Dict[str, str], log_path: Path) -> ChildProcess:
+    environment = {key: os.environ[key] for key in PLAIN_ENVIRONMENT if key in os.environ}
+    command = [sys.executable, "-m", *arguments]
+    return ChildProcess(name, command, {**environment, **variables}, log_path, cwd=ROOT)
+
+
+def _answers(url: str) -> Optional[bool]:
+    try:
+        return requests.get(url, timeout=5.0).ok or None
+    except requests.ConnectionError:
+        return None
+
+
+def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.workflows", description=__doc__)
+    known = ", ".join(MEASURES)
+    parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"all if none is named: {known}")
+    parser.add_argument("--quick", action="store_true", help="short, to see that it works")
+    parser.add_argument("--repetitions", type=int, help="default: 3")
+    parser.add_argument("--restarts", type=int, help="default: 20")
+    parser.add_argument("--json", type=Path, default="build/workflows.json", help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    for name in options.measures:
+        if name not in MEASURES:
+            parser.error(f"there is no measure {name!r}, only {known}")
+    return options
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """0 if all was measured, whether or not the wanted figures are met."""
+    options = parse(arguments)
+    sizes = QUICK if options.quick else Sizes()
+    for name in ("repetitions", "restarts"):
+        if getattr(options, name) is not None:
+            sizes = replace(sizes, **{name: getattr(options, name)})
+    rows: List[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        n8n = N8n(install(), Path(folder))
+        write_node("tests.benchmarks.contestants.functions", n8n.custom_nodes, ROOT)
+        try:
+            n8n.start()
+            bench = Bench(n8n, Path(folder), sizes, say)
+            for name in options.measures or MEASURES:
+                say(name)
+                rows += MEASURES[name](bench)
+        finally:
+            n8n.kill()
+    about = {
+        "machine": {**report.machine(), "n8n": N8N_VERSION},
+        "sizes": asdict(sizes),
+        "quick": options.quick,
+    }
+    report.write_json(options.json, rows, bench.runs, about)
+    say("")
+    print(report.table(rows))
+    say(f"\nwritten to {options.json}")
+    return 0
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""The measures with a real n8n work; what they measure is for who runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.n8n
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.usefixtures("place")
+def test_every_measure_is_taken(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "tests.benchmarks.workflows", "--quick", "--json", str(figures)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=180)
+    printed = done.stdout.decode(errors="replace")
+    assert done.returncode == 0, printed
+    rows = {row["what"]: row for row in json.loads(figures.read_text())["rows"]}
+    assert set(rows) == {what for what in rows if what in printed}
+    for what in (
+        "one caller, p50: n8nrunner / floor",
+        "one caller, p50: n8nrunner / FastAPI",
+        "ten callers: n8nrunner / FastAPI",
+        "500 items: n8nrunner / floor",
+        "1 MB there and back: n8nrunner / FastAPI",
+    ):
+        assert rows[what]["median"] > 0
+    assert rows["of 1 restarts of n8n, survived"]["met"] is True
