@@ -5,10 +5,12 @@ The forms of settings and result are in docs/protocol.md, "Functions". All of it
 
 from __future__ import annotations
 
+import base64
+import collections.abc
 import inspect
 import re
 import threading
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
 from n8nrunner.errors import ConfigurationError, TaskCancelled, TaskError
 from n8nrunner.execution.invoke import describe_error, log_error
@@ -48,16 +50,20 @@ class Function:
         # In another process only the limit of the task type counts.
         return {**self.__dict__, "_turns": None}
 
-    def call(self, task: Task, arguments: Dict[str, Any]) -> Any:
-        """Calls it, when it is its turn."""
+    def call(self, task: Task, arguments: Dict[str, Any], use: Callable[[Any], List[Item]]) -> List[Item]:
+        """Calls it, when it is its turn.
+
+        Returns:
+            What `use` makes of the result: within the turn, because a generator runs only then.
+        """
         if self.signature.task_parameter is not None:
             arguments = {**arguments, self.signature.task_parameter: task}
         if self._turns is None:
-            return self.function(**arguments)
+            return use(self.function(**arguments))
         while not self._turns.acquire(timeout=_TURN):
             task.raise_if_cancelled()
         try:
-            return self.function(**arguments)
+            return use(self.function(**arguments))
         finally:
             self._turns.release()
 
@@ -195,6 +201,9 @@ class _Work:
         self._function = function
         self._goes_on = settings.get("continueOnFail") is True
         self._is_same = settings.get("signature") == function.signature.hash
+        inline = settings.get("inlineFiles")
+        #: How many bytes of files the node takes with the result; what is more is stored in n8n by a call.
+        self._inline_left = inline if isinstance(inline, int) else 0
         self._items: List[Item] = []
         self._errors: List[Dict[str, Any]] = []
 
@@ -213,9 +222,10 @@ class _Work:
         arguments = self._convert(call)
         if arguments is not None:
             try:
-                result = self._function.call(self._task, arguments)
-                self._items += paired(items_of(result, self._save), call.item)
-            except BaseException as error:  # noqa: BLE001 - SystemExit in a function fails its item
+                self._items += paired(self._function.call(self._task, arguments, self._items_of), call.item)
+            except BaseException as error:  # SystemExit in a function fails its item
+                if self._is_over(error):
+                    raise
                 self._failed(error, [call.item])
         return self._goes_on or not self._errors
 
@@ -237,10 +247,28 @@ class _Work:
             for name, value in rows[0].items()
         }
         try:
-            result = self._function.call(self._task, arguments)
-            self._items = paired_with_all(items_of(result, self._save), sources)
-        except BaseException as error:  # noqa: BLE001 - as above
+            items = self._function.call(self._task, arguments, self._items_of)
+            self._items = paired_with_all(items, sources)
+        except BaseException as error:  # as above
+            if self._is_over(error):
+                raise
             self._failed(error, sources)
+
+    def _items_of(self, result: Any) -> List[Item]:
+        if isinstance(result, collections.abc.Iterator):
+            result = self._while_wanted(result)
+        return items_of(result, self._save)
+
+    def _while_wanted(self, rows: Iterator[Any]) -> Iterator[Any]:
+        """The rows of a generator, which may have no end, as long as somebody waits for them."""
+        try:
+            for row in rows:
+                self._task.raise_if_cancelled()
+                yield row
+        finally:
+            close = getattr(rows, "close", None)
+            if close is not None:
+                close()  # what it holds is wanted back now, and not when the exception has been forgotten
 
     def _convert(self, call: _Call) -> Optional[Dict[str, Any]]:
         """The arguments; None if one does not fit, which is noted then."""
@@ -261,9 +289,11 @@ class _Work:
         field = "the name of one of its files" if takes_file(parameter.kind) else parameter.kind.expected
         return f"Item {call.item}, parameter '{name}' of {self._function.signature.name}: it takes {field}."
 
+    def _is_over(self, error: BaseException) -> bool:
+        """Whether nobody waits for the task any more."""
+        return isinstance(error, TaskCancelled) or self._task.cancelled
+
     def _failed(self, error: BaseException, sources: Sequence[int]) -> None:
-        if isinstance(error, TaskCancelled) or self._task.cancelled:
-            raise error
         log_error(self._task, error)
         described = describe_error(error)
         for source in sources if self._goes_on else sources[:1]:
@@ -277,14 +307,24 @@ class _Work:
     # --- files ----------------------------------------------------------------------------------
 
     def _file(self, item: int, value: Any) -> Any:
-        """The `File` of ``{"$file": property}``; anything else is left as it is."""
+        """The `File` of ``{"$file": property}``; anything else is left as it is.
+
+        Its bytes are there as "content", or fetched from n8n when they are read.
+        """
         if not isinstance(value, dict) or not isinstance(value.get("$file"), str):
             return value
-        name = value["$file"]
-        task = self._task
-        return File.fetched_by(
-            lambda: task.read_file(item, name), value.get("fileName"), value.get("mimeType")
-        )
+        task, name, content = self._task, value["$file"], value.get("content")
+
+        def fetch() -> bytes:
+            return base64.b64decode(content) if isinstance(content, str) else task.read_file(item, name)
+
+        return File.fetched_by(fetch, value.get("fileName"), value.get("mimeType"))
 
     def _save(self, file: File) -> Dict[str, Any]:
-        return self._task.save_file(file.read(), file.filename, file.mime)
+        content = file.read()
+        if len(content) > self._inline_left:
+            return self._task.save_file(content, file.filename, file.mime)
+        self._inline_left -= len(content)
+        about = {"fileName": file.filename, "mimeType": file.mime}
+        known = {key: value for key, value in about.items() if value is not None}
+        return {"content": base64.b64encode(content).decode(), **known}

@@ -13,6 +13,12 @@ const VERSION = 1;
 /** Milliseconds between two tries while a replica of the runner may be of another age than this node. */
 const PAUSES = [250, 500, 1000];
 
+/** Bytes of files that go with a task or its result. What is more is fetched and stored by calls, which are slow. */
+const INLINE_BYTES = 128 * 1024 * 1024;
+
+/** Bytes of files from which on the next items are a task of their own: n8n holds those of a task in memory. */
+const BATCH_BYTES = 16 * 1024 * 1024;
+
 const WRITE_AGAIN = 'Write this node again with "n8nrunner node", and restart n8n.';
 
 /** The arguments of one item; throws if one cannot be had. */
@@ -39,7 +45,7 @@ function argumentsOf(context, definition, itemIndex) {
 	return given;
 }
 
-/** What stands for a file: its bytes are fetched when the function reads them. */
+/** What stands for a file; `withFiles` puts its bytes beside it. */
 function fileOf(context, definition, parameter, property, itemIndex) {
 	const binary = context.getInputData()[itemIndex].binary || {};
 	if (!parameter.required && !property) return undefined;
@@ -52,6 +58,63 @@ function fileOf(context, definition, parameter, property, itemIndex) {
 		});
 	}
 	return { $file: property, fileName: data.fileName, mimeType: data.mimeType };
+}
+
+const fileNames = (definition) => definition.parameters.filter(({ kind }) => kind === 'file').map(({ name }) => name);
+
+/** Bytes of a file that a call names, where n8n knows how many: older ones do not. */
+function sizeOf(context, call, name) {
+	const file = call.arguments[name];
+	return file ? context.getInputData()[call.item].binary[file.$file].bytes || 0 : 0;
+}
+
+/** The calls with the bytes of their files. A file that does not fit, or cannot be had, is left to the function. */
+async function withFiles(context, definition, calls) {
+	const names = fileNames(definition);
+	let room = INLINE_BYTES;
+	const filled = [];
+	for (const call of calls) {
+		const given = { ...call.arguments };
+		for (const name of names) {
+			if (!given[name] || sizeOf(context, call, name) > room) continue;
+			const content = await context.helpers.getBinaryDataBuffer(call.item, given[name].$file).catch(() => undefined);
+			if (!content || content.length > room) continue;
+			room -= content.length;
+			given[name] = { ...given[name], content: content.toString('base64') };
+		}
+		filled.push({ ...call, arguments: given });
+	}
+	return filled;
+}
+
+/** Stores the files that came with an answer. */
+async function storeFiles(context, items) {
+	for (const { binary } of items || []) {
+		for (const [name, { content, fileName, mimeType }] of Object.entries(binary || {})) {
+			if (content === undefined) continue;
+			const bytes = Buffer.from(content, 'base64');
+			binary[name] = await context.helpers.prepareBinaryData(bytes, fileName, mimeType);
+		}
+	}
+}
+
+/** Cuts calls into batches of at most `size`; of fewer where they have large files, and need not stay together. */
+function batchesOf(context, definition, calls, size) {
+	const names = definition.batchSize ? fileNames(definition) : [];
+	const batches = [];
+	let bytes = 0;
+	for (const call of calls) {
+		const own = names.reduce((sum, name) => sum + sizeOf(context, call, name), 0);
+		const last = batches[batches.length - 1];
+		if (!last || last.length >= size || (own > 0 && bytes + own > BATCH_BYTES)) {
+			batches.push([call]);
+			bytes = own;
+		} else {
+			last.push(call);
+			bytes += own;
+		}
+	}
+	return batches;
 }
 
 /** As n8n's own, which throws what it has to say itself, such as that nobody took the task. */
@@ -70,8 +133,9 @@ async function run(context, operation, calls) {
 		version: VERSION,
 		function: operation,
 		signature: definition.signature,
-		calls,
+		calls: await withFiles(context, definition, calls),
 		continueOnFail: context.continueOnFail(),
+		inlineFiles: INLINE_BYTES,
 		nodeName: context.getNode().name,
 	};
 	for (let tries = 0; ; tries++) {
@@ -79,7 +143,10 @@ async function run(context, operation, calls) {
 		const outcome = await startJob(context, definition.taskType, settings, calls[0].item);
 		if (!outcome.ok) throw failureOf(context, outcome.error, calls[0].item, Date.now() - begun);
 		const answer = outcome.result || {};
-		if (!answer.error) return answer;
+		if (!answer.error) {
+			await storeFiles(context, answer.items);
+			return answer;
+		}
 		// While replicas are replaced, the next one may be the right one.
 		const mayPass = answer.error.code === 'unknown_function' || answer.error.code === 'changed';
 		if (!mayPass || tries >= PAUSES.length) throw misfitOf(context, operation, answer.error);
@@ -214,8 +281,7 @@ class __CLASS__ {
 		}
 
 		const size = options.batchSize || definition.batchSize || calls.length || 1;
-		const batches = [];
-		for (let start = 0; start < calls.length; start += size) batches.push(calls.slice(start, start + size));
+		const batches = batchesOf(this, definition, calls, size);
 		const answers = await inParallel(batches, options.parallelTasks || definition.parallelTasks, async (batch) => {
 			try {
 				const answer = await run(this, operation, batch);

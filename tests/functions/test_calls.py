@@ -149,6 +149,37 @@ def test_files_both_ways(runner: Runner, call: Caller) -> None:
     assert seen == [("x.txt", "text/plain", None)]
 
 
+def test_files_come_and_go_with_their_task(runner: Runner, call: Caller) -> None:
+    @runner.function
+    def shout(document: File) -> Dict[str, Any]:
+        return {"loud": document.read().upper(), "report": File(b"short", "r.txt", "text/plain")}
+
+    # The broker has no file of the item: reading it there would fail.
+    document = {"$file": "data", "content": "aGVsbG8="}
+    answer = call("shout", {"document": document}, inlineFiles=1000)
+    (item,) = answer["items"]
+    assert item["binary"] == {
+        "loud": {"content": "SEVMTE8="},
+        "report": {"content": "c2hvcnQ=", "fileName": "r.txt", "mimeType": "text/plain"},
+    }
+
+
+def test_files_above_what_the_node_takes_are_stored_by_a_call(
+    broker: Broker, runner: Runner, call: Caller
+) -> None:
+    @runner.function
+    def files() -> Dict[str, Any]:
+        return {"first": b"1234", "second": b"5678"}
+
+    runner.start(wait=LIMIT)
+    settings = call.settings("files", {}, inlineFiles=7)
+    task = broker.submit(f"n8nrunner.{NAME}", settings, items=[{"json": {}}], timeout=LIMIT)
+    (item,) = task.result(LIMIT)["items"]
+    assert item["binary"]["first"] == {"content": "MTIzNA=="}
+    assert "content" not in item["binary"]["second"]
+    assert [saved.data for saved in task.saved_files] == [b"5678"]
+
+
 def test_the_task_is_given(runner: Runner, call: Caller, broker: Broker) -> None:
     @runner.function
     def log(task: Task, text: str) -> str:
@@ -290,6 +321,49 @@ def test_a_limit_holds_whatever_type_the_calls_come_by(
     tasks = [broker.submit(task_type, call.settings("alone", {}), timeout=LIMIT) for _ in range(6)]
     assert [task.result(LIMIT)["errors"] for task in tasks] == [[]] * 6
     assert most == 1
+
+
+def test_a_generator_runs_within_its_turn(broker: Broker, runner: Runner, call: Caller) -> None:
+    inside, most = 0, 0
+    counting = threading.Lock()
+
+    @runner.function(limit=1)
+    def rows(task: Task) -> Iterator[int]:
+        nonlocal inside, most
+        for row in range(3):
+            with counting:
+                inside += 1
+                most = max(most, inside)
+            task.wait_for_cancel(0.01)
+            with counting:
+                inside -= 1
+            yield row
+
+    runner.start(wait=LIMIT)
+    settings = call.settings("rows", {})
+    tasks = [broker.submit(f"n8nrunner.{NAME}", settings, timeout=LIMIT) for _ in range(4)]
+    assert [len(task.result(LIMIT)["items"]) for task in tasks] == [3] * 4
+    assert most == 1
+
+
+def test_a_generator_without_end_ends_with_its_task(broker: Broker, runner: Runner, call: Caller) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    @runner.function
+    def rows(task: Task) -> Iterator[int]:
+        try:
+            while True:
+                begun.set()
+                task.wait_for_cancel(0.01)
+                yield 1
+        finally:
+            ended.set()
+
+    runner.start(wait=LIMIT)
+    task = broker.submit(f"n8nrunner.{NAME}", call.settings("rows", {}), timeout=LIMIT)
+    assert begun.wait(LIMIT)
+    task.cancel("enough")
+    assert ended.wait(LIMIT)
 
 
 def test_a_cancelled_task_makes_no_further_calls(broker: Broker, runner: Runner, call: Caller) -> None:

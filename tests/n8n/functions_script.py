@@ -148,6 +148,18 @@ def read_file(document: File) -> Dict[str, Any]:
 
 
 @runner.function
+def gives_files(count: int, size: int) -> Iterator[Dict[str, Any]]:
+    for number in range(count):
+        yield {"number": number, "data": bytes([number]) * size}
+
+
+@runner.function
+def task_of_file(document: File, task: Task) -> Dict[str, Any]:
+    content = document.read()
+    return {"number": content[0], "size": len(content), "task": task.id}
+
+
+@runner.function
 def maybe_file(document: Optional[File] = None) -> bool:
     return document is not None
 

@@ -228,6 +228,18 @@ def test_files_are_made(n8n: N8n, start_functions: StartRunner, operation: str) 
         assert (file["fileName"], file["mimeType"], item["json"]) == ("report.txt", "text/plain", {"size": 3})
 
 
+@pytest.mark.parametrize(("size", "tasks"), [(1000, 1), (9_000_000, 3)])
+def test_items_with_large_files_are_tasks_of_their_own(
+    n8n: N8n, start_functions: StartRunner, size: int, tasks: int
+) -> None:
+    start_functions()
+    made = function_node("gives_files", name="Files", count=3, size=size)
+    node = function_node("task_of_file", document="data")
+    found = run(n8n, f"files-of-{size}", made, node).call().json()
+    assert [(each["number"], each["size"]) for each in found] == [(number, size) for number in range(3)]
+    assert len({each["task"] for each in found}) == tasks
+
+
 # --- errors, and what the node's settings make of them ----------------------------------------------
 
 
