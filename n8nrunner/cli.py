@@ -236,17 +236,14 @@ def _broker(options: argparse.Namespace) -> int:
 
 def _node(options: argparse.Namespace) -> int:
     from n8nrunner import errors
-    from n8nrunner.functions.node import custom_folder
 
     if bool(options.out) is options.install:
         raise _Usage("node: say where to, with --out DIR or with --install")
     if options.watch:
         return _watch_node(options)
     try:
-        # Nothing connects, so a module whose token comes from the environment needs none.
-        os.environ.setdefault("N8N_RUNNERS_AUTH_TOKEN", "unused")
         runner = find_runner(options.target)
-        folder = runner.write_node(options.out or custom_folder(os.environ))
+        folder = runner.write_node(options.out)
     except errors.ConfigurationError as error:
         raise _Usage("\n  ".join(["the node cannot be written:", *error.problems])) from None
     except OSError as error:

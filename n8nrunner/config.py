@@ -111,7 +111,7 @@ class RunnerConfig:
         health_check_host, health_check_port: where it listens; port 0 for any free one.
 
     Raises:
-        ConfigurationError: with everything that is wrong.
+        ConfigurationError: with everything that is wrong. That there is no token is wrong only at the start.
     """
 
     broker: Tuple[str, ...] = (DEFAULT_BROKER,)
@@ -137,7 +137,20 @@ class RunnerConfig:
             object.__setattr__(self, "broker", tuple(broker))
         problems = self._problems()
         if problems:
-            raise ConfigurationError(problems)
+            raise ConfigurationError([*problems, *self.missing()])
+
+    def missing(self) -> List[str]:
+        """What a runner cannot start without: the problems, none if there is a token.
+
+        Settings without one are no error before that, because a program that has a runner in it is also
+        imported where there is no n8n, as by its tests or for a migration of its database.
+        """
+        if any(token is not None for token in (self.auth_token, self.auth_token_file, self.grant_token)):
+            return []
+        return [
+            "auth_token: expected the secret shared with n8n "
+            "(auth_token=..., or N8N_RUNNERS_AUTH_TOKEN as n8n has it), got none"
+        ]
 
     @property
     def urls(self) -> Tuple[BrokerUrl, ...]:
@@ -267,11 +280,6 @@ class RunnerConfig:
             for name in ("auth_token", "auth_token_file", "grant_token")
             if getattr(self, name) is not None
         ]
-        if not given:
-            problems.append(
-                "auth_token: expected the secret shared with n8n "
-                "(auth_token=..., or N8N_RUNNERS_AUTH_TOKEN as n8n has it), got none"
-            )
         for name in given:
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():

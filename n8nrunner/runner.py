@@ -69,7 +69,7 @@ class Runner:
             its own.
 
     Raises:
-        ConfigurationError: with everything that is wrong.
+        ConfigurationError: with everything that is wrong. That there is no token is wrong only at the start.
     """
 
     def __init__(
@@ -213,12 +213,13 @@ class Runner:
         self._types_changed()
         return function
 
-    def write_node(self, directory: Union[str, os.PathLike[str]]) -> Path:
+    def write_node(self, directory: Union[str, os.PathLike[str], None] = None) -> Path:
         """Writes the node package of this runner's functions, which n8n loads as it is.
 
         Args:
-            directory: the folder for the package's folder, such as ``~/.n8n/custom`` of an n8n on this
-                machine, which loads what is there when it starts. What is current already is not written.
+            directory: the folder for the package's folder; None for the one where an n8n on this machine
+                looks when it starts, ``~/.n8n/custom`` (or below ``N8N_USER_FOLDER``, if that is set). What
+                is current already is not written.
 
         Returns:
             The package's folder.
@@ -228,14 +229,21 @@ class Runner:
                 is not installed.
             OSError: the folder cannot be written to.
         """
-        from n8nrunner.functions.node import make_package  # needed by who writes a node
+        from n8nrunner.functions.node import custom_folder, make_package  # needed by who writes a node
 
         functions = [] if self._functions is None else list(self._functions.by_name.values())
         self._check_name()
         package = make_package(self.config.name, functions)
-        folder = Path(directory).expanduser() / package.name
+        where = custom_folder(os.environ) if directory is None else Path(directory).expanduser()
+        folder = where / package.name
         package.write(folder)
         return folder
+
+    def _check_startable(self) -> None:
+        missing = self.config.missing()
+        if missing:
+            raise ConfigurationError(missing)
+        self._check_name()
 
     def _check_name(self) -> None:
         """Functions need a runner with a name of its own: two people's would answer each other's calls."""
@@ -290,7 +298,8 @@ class Runner:
         Raises:
             AuthenticationError: every broker refused the token.
             BrokerConnectionError: no broker registered the runner in time. It says what was tried.
-            ConfigurationError: the health check server cannot listen, or functions lack a runner's name.
+            ConfigurationError: there is no token, the health check server cannot listen, or functions lack a
+                runner's name.
             ExecutorBroken: the executor that was passed runs nothing.
             After a raise nothing runs.
         """
@@ -302,7 +311,7 @@ class Runner:
         with self._lock:
             run = self._run
             if run is None or run.finished.is_set():
-                self._check_name()
+                self._check_startable()
                 run = Run(
                     self.config,
                     self._types(),

@@ -1,32 +1,90 @@
-"""A Flask application whose functions n8n can call: `flask --app samples.flask_shop run`.
+"""A Flask application whose functions are a node of n8n.
 
-The runner lives beside the web server in the same process. It starts whether n8n is up or not.
+    pip install flask "n8nrunner[node]"
+    flask --app samples.flask_shop init-db
+    n8nrunner node samples.flask_shop --install
+    flask --app samples.flask_shop run
+
+The runner lives beside the web server, in the same process, and needs N8N_RUNNERS_AUTH_TOKEN as n8n has it.
+The application starts whether n8n is up or not.
 """
 
 from __future__ import annotations
 
-from typing import Any, Dict
+import os
+import sqlite3
+from typing import Any, Dict, List, Literal, Optional
 
-from flask import Flask, current_app
+from flask import Flask, current_app, g
 
-from n8nrunner import Runner, Task
+from n8nrunner import Runner, TaskError
 
 app = Flask(__name__)
-app.config["STOCK"] = {"apple": 7, "pear": 0}
+app.config["DATABASE"] = os.environ.get("SHOP_DATABASE", "shop.sqlite3")
+
+# Each task gets an application context of its own, as each request does: what is in `g` is closed with it.
 runner = Runner(name="shop", task_context=app.app_context)
 
 
-@runner.task("stock")
-def stock(task: Task) -> Dict[str, Any]:
-    """How many pieces there are of a fruit."""
-    fruit = task.settings["fruit"]
-    return {"fruit": fruit, "pieces": current_app.config["STOCK"].get(fruit, 0)}
+def database() -> sqlite3.Connection:
+    """The connection of this request or task."""
+    if "database" not in g:
+        g.database = sqlite3.connect(current_app.config["DATABASE"])
+        g.database.row_factory = sqlite3.Row
+    connection: sqlite3.Connection = g.database
+    return connection
 
 
-@app.get("/health")
-def health() -> Dict[str, Any]:
-    """What the application itself answers; the runner's state is part of it."""
-    return {"runner": runner.state, "registered": runner.is_registered}
+@app.teardown_appcontext
+def close_database(error: Optional[BaseException]) -> None:
+    connection = g.pop("database", None)
+    if connection is not None:
+        connection.close()
 
 
-runner.start(wait=0)
+@app.cli.command("init-db")
+def create_tables() -> None:
+    """Creates the table, with some fruit in it."""
+    with database() as connection:
+        connection.execute("create table fruit (name text primary key, pieces integer not null)")
+        connection.executemany("insert into fruit values (?, ?)", [("apple", 7), ("pear", 0)])
+
+
+@runner.function
+def stock(order_by: Literal["name", "pieces"] = "name") -> List[Dict[str, Any]]:
+    """All fruit in stock.
+
+    Args:
+        order_by: What to sort by.
+    """
+    rows = database().execute(f"select name, pieces from fruit order by {order_by}")
+    return [dict(row) for row in rows]
+
+
+@runner.function
+def sell(fruit: str, pieces: int = 1) -> Dict[str, Any]:
+    """Take fruit out of the stock.
+
+    Args:
+        fruit: Its name.
+        pieces: How many.
+    """
+    with database() as connection:
+        taken = connection.execute(
+            "update fruit set pieces = pieces - ? where name = ? and pieces >= ?", (pieces, fruit, pieces)
+        )
+        if taken.rowcount == 0:
+            raise TaskError(f"There are no {pieces} pieces of {fruit}", "Stock shows what there is.")
+        left = connection.execute("select pieces from fruit where name = ?", (fruit,)).fetchone()
+    return {"fruit": fruit, "left": left["pieces"]}
+
+
+@app.get("/")
+def show_stock() -> Any:
+    """A page of the application; the functions can be called here as before."""
+    return {"stock": stock(), "n8n": {"runner": runner.state, "registered": runner.is_registered}}
+
+
+# Without a token there is no n8n, as in this application's own tests.
+if os.environ.get("N8N_RUNNERS_AUTH_TOKEN"):
+    runner.start(wait=0)

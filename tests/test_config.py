@@ -501,11 +501,18 @@ def test_a_file_that_cannot_be_read(content: Any, says: str, tmp_path: Path) -> 
 
 
 def test_no_token_at_all() -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        RunnerConfig.from_env({})
-    (problem,) = caught.value.problems
+    (problem,) = RunnerConfig.from_env({}).missing()
     assert "auth_token: expected the secret shared with n8n" in problem
     assert "N8N_RUNNERS_AUTH_TOKEN" in problem
+    with pytest.raises(ConfigurationError) as caught:
+        RunnerConfig.from_env({}, capacity=0)
+    assert len(caught.value.problems) == 2
+    assert problem in caught.value.problems
+
+
+@pytest.mark.parametrize("token", [{"auth_token": SECRET}, {"grant_token": SECRET}])
+def test_with_a_token_nothing_is_missing(token: Dict[str, str]) -> None:
+    assert RunnerConfig(**token).missing() == []  # type: ignore[arg-type]
 
 
 def test_a_grant_is_for_one_broker() -> None:

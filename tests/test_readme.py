@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
 import sys
 import types
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import pytest
 
 from n8nrunner import RunnerConfig, cli
-from n8nrunner.broker import Broker, BrokerTaskCancelled, BrokerTaskError
+from n8nrunner.broker import Broker
 from n8nrunner.config import VARIABLES
-from tests.conftest import LIMIT, TOKEN, wait_until
+from tests.conftest import LIMIT, TOKEN
 from tests.processes import python
 
 ROOT = Path(__file__).parent.parent
@@ -163,57 +162,3 @@ def test_the_settings_and_exit_codes_are_all_there() -> None:
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))
 def test_links_lead_somewhere(link: str) -> None:
     assert (ROOT / link).exists()
-
-
-# --- samples --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def enrich(broker: Broker) -> Iterator[None]:
-    env = {"N8N_RUNNERS_TASK_BROKER_URI": broker.url, "N8N_RUNNERS_AUTH_TOKEN": TOKEN}
-    with python("-m", "n8nrunner", "run", "samples.enrich", env=env, cwd=ROOT) as program:
-        program.wait_for("Registered")
-        yield
-        program.signal(signal.SIGTERM)
-        assert program.wait() == 0
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-@pytest.mark.usefixtures("enrich")
-def test_the_sample_enrich(broker: Broker) -> None:
-    items = [{"json": {"name": "Ada"}}, {"json": {}}]
-    assert broker.run_task("enrich", {}, items=items[:1], timeout=LIMIT)[0]["json"]["greeting"] == "Hello Ada"
-    with pytest.raises(BrokerTaskError, match="Item 1 has no name"):
-        broker.run_task("enrich", {}, items=items, timeout=LIMIT)
-    task = broker.submit("sum-csv", {}, files={(0, "data"): b"amount\n1.5\n2\n"})
-    assert task.result(LIMIT)[0]["json"] == {"rows": 2, "total": 3.5}
-    assert task.saved_files[0].data == b"2 rows, 3.50 in all\n"
-    assert broker.run_task("count", {"steps": 3, "seconds": 0}, timeout=LIMIT) == {"counted": 3}
-    slow = broker.submit("count", {"steps": 3, "seconds": 60})
-    wait_until(lambda: slow.task_id)
-    slow.cancel()
-    with pytest.raises(BrokerTaskCancelled):
-        slow.result(LIMIT)
-    assert broker.run_task("count", {"steps": 1, "seconds": 0}, timeout=LIMIT) == {"counted": 1}
-
-
-def test_the_sample_flask_shop(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("N8N_RUNNERS_TASK_BROKER_URI", broker.url)
-    monkeypatch.setenv("N8N_RUNNERS_AUTH_TOKEN", TOKEN)
-    monkeypatch.syspath_prepend(str(ROOT))
-    from samples import flask_shop
-
-    try:
-        assert broker.run_task("stock", {"fruit": "apple"}, timeout=LIMIT) == {"fruit": "apple", "pieces": 7}
-        answer = flask_shop.app.test_client().get("/health").get_json()
-        assert answer == {"runner": "running", "registered": True}
-    finally:
-        flask_shop.runner.stop()
-
-
-def test_the_sample_node_is_javascript() -> None:
-    node = ROOT / "samples" / "node" / "RunnerJob.node.js"
-    try:
-        subprocess.run(["node", "--check", str(node)], check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("Node.js is not on this machine")

@@ -559,6 +559,14 @@ def test_no_broker_in_time_says_what_was_tried(new_runner: NewRunner, broker: Br
     wait_until(lambda: runner.state == "stopped")
 
 
+@pytest.mark.parametrize("wait", [0, LIMIT])
+def test_a_runner_without_a_token_can_be_built_and_not_started(wait: float) -> None:
+    runner = Runner("http://127.0.0.1:1")
+    with pytest.raises(ConfigurationError, match="expected the secret shared with n8n"):
+        runner.start(wait=wait)
+    assert runner.state == "new"
+
+
 def test_start_without_waiting_registers_when_the_broker_comes(broker: Broker, new_runner: NewRunner) -> None:
     broker.kill()
     runner = new_runner()

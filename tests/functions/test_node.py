@@ -259,7 +259,7 @@ def test_what_is_current_is_not_written_again(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.unfinished"))
 
 
-def test_a_runner_writes_its_node(tmp_path: Path) -> None:
+def test_a_runner_writes_its_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = Runner(auth_token="secret", name="shop")
     with pytest.raises(ConfigurationError, match="has no function"):
         runner.write_node(tmp_path)
@@ -267,6 +267,8 @@ def test_a_runner_writes_its_node(tmp_path: Path) -> None:
     folder = runner.write_node(tmp_path)
     assert folder == tmp_path / "n8n-nodes-shop"
     assert (folder / "dist" / "nodes" / "Shop" / "Shop.node.js").is_file()
+    monkeypatch.setenv("N8N_USER_FOLDER", str(tmp_path))
+    assert runner.write_node() == tmp_path / ".n8n" / "custom" / "n8n-nodes-shop"
 
 
 def test_a_runner_without_a_name_of_its_own_writes_none(tmp_path: Path) -> None:

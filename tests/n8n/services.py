@@ -32,14 +32,14 @@ def missing() -> List[str]:
     return lacking if shutil.which("redis-server") else [*lacking, "redis-server"]
 
 
-class Services:
-    """Both, running. `variables` are what every n8n of the queue is to be told."""
+class Postgres:
+    """A PostgreSQL, running, with the user "n8n", who needs no password."""
 
     def __init__(self, folder: Path) -> None:
-        self._postgres_port, self._redis_port = free_port(), free_port()
+        self.port = free_port()
         # Below the tests' own folder, nobody but its owner may look.
         self._data = Path(tempfile.mkdtemp(prefix="n8nrunner-postgres-"))
-        self._processes: List[ChildProcess] = []
+        self._process: Optional[ChildProcess] = None
         try:
             self._start(folder)
         except BaseException:
@@ -53,38 +53,64 @@ class Services:
         if os.geteuid() == 0:
             shutil.chown(self._data, ACCOUNT)
             as_account = ["runuser", "-u", ACCOUNT, "--"]
-        cluster = self._data / "cluster"
-        subprocess.run(
-            [
-                *as_account,
-                str(programs / "initdb"),
-                "-A",
-                "trust",
-                "-U",
-                "n8n",
-                "--no-sync",
-                "-D",
-                str(cluster),
-            ],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            cwd=self._data,
-        )
-        options = ["-p", str(self._postgres_port), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+        cluster = str(self._data / "cluster")
+        initdb = [str(programs / "initdb"), "-A", "trust", "-U", "n8n", "--no-sync", "-D", cluster]
+        subprocess.run([*as_account, *initdb], check=True, stdout=subprocess.DEVNULL, cwd=self._data)
+        options = ["-p", str(self.port), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
         options += ["-c", f"unix_socket_directories={self._data}"]
-        command = [*as_account, str(programs / "postgres"), "-D", str(cluster), *options]
-        self._run("postgres", command, folder)
-        redis = ["redis-server", "--port", str(self._redis_port), "--bind", "127.0.0.1", "--save", ""]
-        self._run("redis", redis, folder)
-        for name, port in (("postgres", self._postgres_port), ("redis", self._redis_port)):
-            poll(lambda port=port: _listens(port) or None, f"{name} listens", READY_LIMIT)
-        # It listens before it takes clients.
-        psql = ["psql", "-h", "127.0.0.1", "-p", str(self._postgres_port), "-U", "n8n", "-d", "postgres"]
-        poll(lambda: _succeeds([*psql, "-c", "create database n8n"]) or None, "a database", READY_LIMIT, 0.2)
+        command = [*as_account, str(programs / "postgres"), "-D", cluster, *options]
+        self._process = ChildProcess(
+            "postgres", command, dict(os.environ), folder / "postgres.log", cwd=self._data
+        )
+        poll(lambda: _listens(self.port) or None, "postgres listens", READY_LIMIT)
 
-    def _run(self, name: str, command: List[str], folder: Path) -> None:
-        log = folder / f"{name}.log"
-        self._processes.append(ChildProcess(name, command, dict(os.environ), log, cwd=self._data))
+    def create_database(self, name: str) -> None:
+        """Creates a database, as soon as it takes clients: it listens before."""
+        poll(lambda: self._sql(f"create database {name}") or None, "a database", READY_LIMIT, 0.2)
+
+    def end_connections(self, database: str) -> None:
+        """Ends all connections to a database, as a restart of the server would."""
+        sql = f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{database}'"
+        assert self._sql(sql)
+
+    def _sql(self, statement: str) -> bool:
+        psql = [
+            "psql",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+            "-U",
+            "n8n",
+            "-d",
+            "postgres",
+            "-c",
+            statement,
+        ]
+        done = subprocess.run(psql, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+        return done.returncode == 0 or b"already exists" in done.stderr
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+        shutil.rmtree(self._data, ignore_errors=True)
+
+
+class Services:
+    """What queue mode needs, running. `variables` are what every n8n of the queue is to be told."""
+
+    def __init__(self, folder: Path) -> None:
+        self._redis_port = free_port()
+        self._redis: Optional[ChildProcess] = None
+        self._postgres = Postgres(folder)
+        try:
+            command = ["redis-server", "--port", str(self._redis_port), "--bind", "127.0.0.1", "--save", ""]
+            self._redis = ChildProcess("redis", command, dict(os.environ), folder / "redis.log", cwd=folder)
+            poll(lambda: _listens(self._redis_port) or None, "redis listens", READY_LIMIT)
+            self._postgres.create_database("n8n")
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def variables(self) -> Dict[str, str]:
@@ -92,7 +118,7 @@ class Services:
             "EXECUTIONS_MODE": "queue",
             "DB_TYPE": "postgresdb",
             "DB_POSTGRESDB_HOST": "127.0.0.1",
-            "DB_POSTGRESDB_PORT": str(self._postgres_port),
+            "DB_POSTGRESDB_PORT": str(self._postgres.port),
             "DB_POSTGRESDB_DATABASE": "n8n",
             "DB_POSTGRESDB_USER": "n8n",
             "DB_POSTGRESDB_PASSWORD": "none",
@@ -102,9 +128,9 @@ class Services:
         }
 
     def close(self) -> None:
-        for process in self._processes:
-            process.kill()
-        shutil.rmtree(self._data, ignore_errors=True)
+        if self._redis is not None:
+            self._redis.kill()
+        self._postgres.close()
 
 
 def _listens(port: int) -> bool:
@@ -113,8 +139,3 @@ def _listens(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _succeeds(command: List[str]) -> bool:
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
-    return done.returncode == 0 or b"already exists" in done.stderr

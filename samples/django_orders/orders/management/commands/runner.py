@@ -1,0 +1,16 @@
+"""`manage.py runner`: the runner in a process of its own, instead of beside the web server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from orders.functions import runner
+
+
+class Command(BaseCommand):
+    help = "Serves this application's functions to n8n until SIGINT or SIGTERM."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        runner.run()

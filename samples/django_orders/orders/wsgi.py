@@ -1,0 +1,17 @@
+"""The application as a web server loads it, with the runner beside it.
+
+Here, and not in `AppConfig.ready`, because that also runs for `manage.py migrate` and every other command.
+A server that forks after it has loaded this (gunicorn with --preload) has to call `runner.start(wait=0)` in
+each worker.
+"""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orders.settings")
+application = get_wsgi_application()
+
+from orders.functions import runner  # noqa: E402 - models can be imported only now
+
+runner.start(wait=0)
