@@ -1,0 +1,212 @@
+"""The guides for notebooks and applications: their blocks are run in the order of the page."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+import types
+from pathlib import Path
+from typing import List, Tuple
+
+import pytest
+
+from n8nrunner.broker import Broker
+from tests.conftest import LIMIT
+from tests.processes import Program, python
+from tests.test_samples import call, json_of, needs_signals, variables
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+GUIDES = ("guide-notebook.md", "guide-application.md")
+
+
+def blocks(page: str) -> List[Tuple[str, str, str]]:
+    """The fenced blocks of a page: language, heading, text."""
+    found, heading = [], ""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for match in re.finditer(r"^## ([^\n]+)$|^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        if match[1]:
+            heading = match[1]
+        else:
+            found.append((match[2], heading, match[3]))
+    return found
+
+
+def python_blocks(page: str, *headings: str) -> List[str]:
+    return [text for language, heading, text in blocks(page) if language == "python" and heading in headings]
+
+
+def run_block(module: types.ModuleType, text: str) -> None:
+    exec(compile(text, module.__name__, "exec", dont_inherit=True), module.__dict__)
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch, broker: Broker, tmp_path: Path) -> types.ModuleType:
+    """Where blocks run, one after the other; `broker` is what the environment names."""
+    for name, value in {**variables(broker), "N8N_USER_FOLDER": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    module = types.ModuleType("block")
+    monkeypatch.setitem(sys.modules, "block", module)
+    return module
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_every_block_is_known_here(page: str) -> None:
+    known = {
+        "guide-notebook.md": [
+            ("sh", "Prepare n8n"),
+            ("sh", "Prepare Jupyter"),
+            ("python", "Write a function"),
+            ("python", "Write a function"),
+            ("python", "Write the node, and start"),
+            ("python", "Write the node, and start"),
+            ("python", "Go on working"),
+            ("python", "Go on working"),
+            ("sh", "n8n on another machine"),
+        ],
+        "guide-application.md": [
+            ("sh", "Prepare n8n"),
+            ("python", "Write functions"),
+            ("sh", "Write functions"),
+            ("python", "Start it with your application"),
+            ("sh", "Start it with your application"),
+            ("python", "Keep database connections healthy"),
+            ("python", "Keep database connections healthy"),
+            ("python", "Test it"),
+        ],
+    }
+    assert [(language, heading) for language, heading, _ in blocks(page)] == known[page]
+
+
+@pytest.mark.parametrize("page", [*GUIDES, "functions.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (DOCS / page).read_text(encoding="utf-8")):
+        assert (DOCS / link).exists(), link
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_n8n_is_prepared_by_its_own_variables(page: str) -> None:
+    """The variables are those that n8n is started with in tests/n8n."""
+    (prepare,) = [text for language, heading, text in blocks(page) if heading == "Prepare n8n"]
+    harness = (ROOT / "tests" / "n8n" / "n8n.py").read_text(encoding="utf-8")
+    for name in re.findall(r"^export (\w+)=", prepare, re.MULTILINE):
+        assert f"{name}=" in harness
+
+
+def test_the_notebook(broker: Broker, module: types.ModuleType, tmp_path: Path) -> None:
+    pytest.importorskip("docstring_parser")
+    page = "guide-notebook.md"
+    write, start = python_blocks(page, "Write the node, and start")
+    for text in [*python_blocks(page, "Write a function"), write]:
+        run_block(module, text)
+    assert (tmp_path / ".n8n" / "custom" / "n8n-nodes-prices").is_dir()
+    runner = module.__dict__["runner"]
+    try:
+        run_block(module, start)
+        assert json_of(call(broker, "prices", "quote", fruit="pear", pieces=2)) == [{"total": 6}]
+        train, outliers = python_blocks(page, "Go on working")
+        run_block(module, train)
+        assert json_of(call(broker, "prices", "train", rounds=3)) == [{"rounds": 3}]
+        if pandas_is_there():
+            run_block(module, outliers)
+            rows = [("a", 1), ("b", 2), ("c", 1), ("d", 90)]
+            calls = [
+                {"item": n, "arguments": {"name": name, "value": value}}
+                for n, (name, value) in enumerate(rows)
+            ]
+            settings = {"version": 1, "function": "outliers", "calls": calls}
+            answer = broker.run_task("n8nrunner.prices", settings, timeout=LIMIT)
+            assert json_of(answer["items"]) == [{"name": "d", "value": 90}]
+    finally:
+        runner.stop()
+
+
+def pandas_is_there() -> bool:
+    try:
+        import pandas  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A folder with the guide's `shop.py`."""
+    (text,) = python_blocks("guide-application.md", "Write functions")
+    (tmp_path / "shop.py").write_text(text)
+    return tmp_path
+
+
+def test_the_commands_of_an_application(broker: Broker, shop: Path) -> None:
+    pytest.importorskip("docstring_parser")
+    commands = [
+        line.split()
+        for language, heading, text in blocks("guide-application.md")
+        if language == "sh" and heading != "Prepare n8n"
+        for line in text.splitlines()
+    ]
+    assert [command[0] for command in commands] == ["pip", "n8nrunner", "n8nrunner"]
+    _, write, serve = commands
+    with python("-m", *write, env={"N8N_USER_FOLDER": str(shop)}, cwd=shop) as program:
+        assert program.wait() == 0, program.output
+    assert (shop / ".n8n" / "custom" / "n8n-nodes-shop").is_dir()
+    with python("-m", *serve, env=variables(broker), cwd=shop):
+        assert json_of(call(broker, "shop", "sell", fruit="apple", pieces=2)) == [
+            {"fruit": "apple", "left": 5}
+        ]
+        with pytest.raises(AssertionError, match="There are no 9 pieces of apple"):
+            call(broker, "shop", "sell", fruit="apple", pieces=9)
+
+
+@needs_signals
+def test_gunicorn_with_workers_that_are_forked(broker: Broker, shop: Path) -> None:
+    pytest.importorskip("gunicorn")
+    (configuration,) = python_blocks("guide-application.md", "Start it with your application")
+    (shop / "gunicorn.conf.py").write_text(configuration)
+    (shop / "web.py").write_text(
+        "import shop\n"
+        "def application(environ, start_response):\n"
+        "    start_response('200 OK', [])\n"
+        "    return [shop.runner.state.encode()]\n"
+    )
+    command = [sys.executable, "-m", "gunicorn", "--workers", "2", "--bind", "127.0.0.1:0", "web:application"]
+    with Program(command, env=variables(broker), cwd=shop) as program:
+        broker.wait_for(lambda counts: counts.runners >= 2)
+        assert json_of(call(broker, "shop", "sell", fruit="apple")) == [{"fruit": "apple", "left": 6}]
+        program.signal(signal.SIGTERM)
+        assert program.wait() == 0
+
+
+def test_database_connections(
+    broker: Broker, module: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_flask, in_django = python_blocks("guide-application.md", "Keep database connections healthy")
+    run_block(module, in_flask)
+    with module.__dict__["runner"]:
+        assert json_of(call(broker, "shop", "currency")) == [{"result": "EUR"}]
+
+    pytest.importorskip("django")
+    import django.db
+
+    closed: List[str] = []
+    monkeypatch.setattr(
+        django.db, "close_old_connections", lambda: closed.append(threading.current_thread().name)
+    )
+    run_block(module, in_django)
+    runner = module.__dict__["runner"]
+    runner.function(name="nothing")(lambda: None)
+    with runner:
+        assert json_of(call(broker, "orders", "nothing")) == [{}]
+    assert len(closed) == 2
+    assert all(name.startswith("n8nrunner-pool") for name in closed)
+
+
+def test_tests_of_an_application(shop: Path) -> None:
+    (text,) = python_blocks("guide-application.md", "Test it")
+    (shop / "test_shop.py").write_text(text)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py"]
+    done = subprocess.run(command, cwd=shop, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
