@@ -58,5 +58,7 @@ def find_duplicates(name: List[str], similarity: float = 0.8) -> List[Dict[str, 
     plain = [" ".join(sorted(re.findall(r"\w+", each.lower()))) for each in name]
     for index, text in enumerate(plain):
         earlier = difflib.get_close_matches(text, plain[:index], n=1, cutoff=similarity)
-        results.append({"name": name[index], "duplicateOf": name[plain.index(earlier[0])] if earlier else None})
+        results.append(
+            {"name": name[index], "duplicateOf": name[plain.index(earlier[0])] if earlier else None}
+        )
     return results
