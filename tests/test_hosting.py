@@ -562,6 +562,7 @@ COMPOSE_COMMANDS = {
     "logs": {"-f"},
     "ps": {"--all"},
     "restart": set(),
+    "run": {"--rm"},
     "up": {"-d", "--build", "--no-deps", "--no-recreate", "--wait", "--scale="},
 }
 
@@ -582,6 +583,13 @@ def check_docker(arguments: List[str]) -> None:
             assert argument in COMPOSE_COMMANDS[command]
         else:
             assert argument in compose.services
+            if command == "run":
+                break  # the rest is what runs in the container
+
+
+@pytest.mark.parametrize("command", re.findall(r"`docker ([^`]+)`", GUIDE))
+def test_the_commands_of_the_table(command: str) -> None:
+    check_docker(command.split())
 
 
 def check_install(arguments: List[str], folder: Path) -> None:
