@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Set
 
 import requests
 
@@ -204,6 +204,12 @@ class N8n:
         )
         assert response.ok, f"{method} {path}: {response.status_code} {response.text[:2000]}"
         return response.json()["data"]
+
+    def custom_nodes(self) -> Set[str]:
+        """The types of the nodes of one's own that are on its canvas."""
+        response = self._session.get(f"{self.url}/types/nodes.json", timeout=REQUEST_LIMIT)
+        response.raise_for_status()
+        return {each["name"] for each in response.json() if each["name"].startswith("CUSTOM.")}
 
     def _set_up_owner(self) -> None:
         self.rest("POST", "/rest/owner/setup", OWNER)

@@ -1,0 +1,64 @@
+"""The node of the sample for Docker Compose, where the sample and the guide put it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+from tests.processes import python
+
+from .install import Installation
+from .n8n import N8n, webhook_node
+
+pytestmark = pytest.mark.n8n
+
+SAMPLE = Path(__file__).parents[2] / "samples" / "compose"
+#: What n8n finds in ~/.n8n/custom: the nodes of these tests.
+OWN = {"CUSTOM.runnerJob", "CUSTOM.functions"}
+
+
+def write_node(folder: Path) -> None:
+    command = [sys.executable, "-m", "n8nrunner", "node", "application", "--out", str(folder)]
+    subprocess.run(command, cwd=SAMPLE, check=True)
+
+
+@pytest.fixture
+def n8n(place: Installation, tmp_path: Path) -> Iterator[N8n]:
+    """An n8n that reads nodes from `nodes`, and has not been started yet."""
+    n8n = N8n(place, tmp_path, variables={"N8N_CUSTOM_EXTENSIONS": str(tmp_path / "nodes")})
+    try:
+        yield n8n
+    finally:
+        n8n.kill()
+
+
+def test_the_variable_takes_the_place_of_n8n_s_own_folder(n8n: N8n, tmp_path: Path) -> None:
+    """The guide says so; if a later n8n reads both, the guide's advice can go."""
+    write_node(tmp_path / "nodes")
+    n8n.start()
+    assert "CUSTOM.billing" in n8n.custom_nodes()
+    assert not OWN & n8n.custom_nodes()
+
+    environment = {"N8N_RUNNERS_TASK_BROKER_URI": n8n.broker_url, "N8N_RUNNERS_AUTH_TOKEN": n8n.auth_token}
+    with python("-m", "n8nrunner", "run", "application", cwd=SAMPLE, env=environment) as program:
+        program.wait_for("Registered")
+        parameters = {"operation": "check_iban", "iban": "={{ $json.body.iban }}", "options": {}}
+        node = {"name": "Check", "type": "CUSTOM.billing", "typeVersion": 1, "parameters": parameters}
+        workflow = n8n.create_workflow("iban", [webhook_node("iban"), node])
+        assert workflow.call({"iban": "DE89 3704 0044 0532 0130 00"}).json() == [
+            {"iban": "DE89370400440532013000", "country": "DE", "valid": True}
+        ]
+
+
+def test_a_folder_below_n8n_s_own_leaves_the_others(place: Installation, tmp_path: Path) -> None:
+    n8n = N8n(place, tmp_path)
+    write_node(n8n.user_folder / ".n8n" / "custom" / "application")
+    try:
+        n8n.start()
+        assert {*OWN, "CUSTOM.billing"} <= n8n.custom_nodes()
+    finally:
+        n8n.kill()

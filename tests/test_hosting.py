@@ -1,0 +1,687 @@
+"""What self-hosters copy: the samples for Docker Compose and systemd, and the guide.
+
+Containers are not started here. What runs in them is: the application, its node, the health checks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Tuple
+
+import pytest
+from ruamel.yaml import YAML
+
+from n8nrunner import RunnerConfig, cli
+from n8nrunner.broker import Broker
+from n8nrunner.config import VARIABLES
+from tests.conftest import LIMIT, TOKEN, wait_until
+from tests.n8n.install import N8N_VERSION
+from tests.processes import Program, python
+
+ROOT = Path(__file__).parent.parent
+COMPOSE = ROOT / "samples" / "compose"
+UNIT = ROOT / "samples" / "systemd" / "leads.service"
+GUIDE = (ROOT / "docs" / "guide-self-hosting.md").read_text(encoding="utf-8")
+PROGRAM = Path(sys.executable).with_name("n8nrunner")
+SECONDS = re.compile(r"(\d+)s")
+SECRETS = {"N8N_RUNNERS_AUTH_TOKEN": TOKEN, "N8N_ENCRYPTION_KEY": "key", "POSTGRES_PASSWORD": "password"}
+#: Every setting of a runner that comes from the environment.
+KNOWN = {variable + tail for variable, _ in VARIABLES.values() for tail in ("", "_FILE")}
+#: What the guide lets its reader try, and the same with a wrong check digit.
+IBAN, WRONG_IBAN = "DE89 3704 0044 0532 0130 00", "DE88 3704 0044 0532 0130 00"
+
+on_posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and shells of POSIX")
+
+
+class ComposeFile:
+    """One file of Docker Compose, with what its services are for."""
+
+    def __init__(self, name: str) -> None:
+        self.path = COMPOSE / name
+        self.text = self.path.read_text(encoding="utf-8")
+        self.content: Dict[str, Any] = YAML(typ="safe", pure=True).load(self.text)
+        self.services: Dict[str, Dict[str, Any]] = self.content["services"]
+        self.n8n = self._of_image("n8nio/n8n:")
+        self.javascript_runners = self._of_image("n8nio/runners:")
+        self.application = self.services["application"]
+        self.brokers = {f"http://{name}:5679" for name in self.n8n}
+
+    def _of_image(self, image: str) -> Dict[str, Dict[str, Any]]:
+        return {
+            name: service
+            for name, service in self.services.items()
+            if service.get("image", "").startswith(image)
+        }
+
+    def environment(self, service: Dict[str, Any]) -> Dict[str, str]:
+        """What a container of the service gets."""
+        return {
+            name: re.sub(r"\$\{(\w+)[^}]*\}", lambda found: SECRETS[found[1]], str(value))
+            for name, value in service["environment"].items()
+        }
+
+    def needs(self, service: Dict[str, Any]) -> Dict[str, str]:
+        """The services that it depends on, each with the condition."""
+        found = service.get("depends_on", {})
+        if isinstance(found, list):
+            return dict.fromkeys(found, "service_started")
+        return {name: value["condition"] for name, value in found.items()}
+
+
+FILES = [ComposeFile("compose.yaml"), ComposeFile("compose.queue.yaml")]
+QUEUE = FILES[1]
+each_file = pytest.mark.parametrize("compose", FILES, ids=lambda compose: compose.path.name)
+
+
+def seconds(text: str) -> int:
+    found = SECONDS.fullmatch(text)
+    assert found, f"expected seconds, got {text!r}"
+    return int(found[1])
+
+
+# --- Docker Compose ---------------------------------------------------------------------------------
+
+
+def check_schema(path: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(path)],
+        capture_output=True,
+        text=True,
+    )
+
+
+@each_file
+def test_the_schema_of_compose(compose: ComposeFile, tmp_path: Path) -> None:
+    checked = check_schema(compose.path)
+    assert checked.returncode == 0, checked.stdout
+    broken = tmp_path / "compose.yaml"
+    broken.write_text(compose.text.replace("    depends_on:", "    depend_on:"))
+    assert check_schema(broken).returncode == 1
+
+
+def test_how_many_there_are() -> None:
+    assert [len(compose.n8n) for compose in FILES] == [1, 3]
+
+
+@each_file
+def test_every_n8n_waits_for_runners(compose: ComposeFile) -> None:
+    for service in compose.n8n.values():
+        environment = compose.environment(service)
+        assert environment["N8N_RUNNERS_MODE"] == "external"
+        assert environment["N8N_RUNNERS_BROKER_LISTEN_ADDRESS"] == "0.0.0.0"
+        assert "N8N_RUNNERS_BROKER_PORT" not in environment
+
+
+@each_file
+def test_all_have_one_token(compose: ComposeFile) -> None:
+    services = [*compose.n8n.values(), *compose.javascript_runners.values(), compose.application]
+    assert {service["environment"]["N8N_RUNNERS_AUTH_TOKEN"] for service in services} == {
+        "${N8N_RUNNERS_AUTH_TOKEN:?fill in .env}"
+    }
+
+
+@each_file
+def test_every_n8n_has_one_javascript_runner(compose: ComposeFile) -> None:
+    addresses = [
+        service["environment"]["N8N_RUNNERS_TASK_BROKER_URI"]
+        for service in compose.javascript_runners.values()
+    ]
+    assert sorted(addresses) == sorted(compose.brokers)
+    assert all(service["command"] == ["javascript"] for service in compose.javascript_runners.values())
+
+
+@each_file
+def test_the_application_knows_every_broker(compose: ComposeFile) -> None:
+    assert set(RunnerConfig.from_env(compose.environment(compose.application)).broker) == compose.brokers
+
+
+@each_file
+def test_the_application_s_settings_are_known(compose: ComposeFile) -> None:
+    given = {name for name in compose.application["environment"] if name.startswith(("N8N_", "N8NRUNNER_"))}
+    assert given <= KNOWN
+
+
+def test_every_variable_is_in_the_example() -> None:
+    lines = (COMPOSE / ".env.example").read_text().splitlines()
+    example = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    used: List[Tuple[str, str]] = []
+    for compose in FILES:
+        found = re.findall(r"\$\{(\w+):([?-][^}]+)\}", compose.text)
+        assert len(found) == compose.text.count("$"), "each variable has a default or is required"
+        used += found
+    assert {name for name, _ in used} == set(example)
+    # A secret is required and has no default; the version is the only one with a default, and it is one.
+    assert {name for name, value in used if value.startswith("-")} == {"N8N_VERSION"}
+    assert {value for _, value in used if value.startswith("-")} == {f"-{example['N8N_VERSION']}"}
+    assert example["N8N_VERSION"] == N8N_VERSION, "the version that the tests run against"
+    assert {name for name, value in example.items() if value} == {"N8N_VERSION"}
+    assert ".env" in (COMPOSE / ".gitignore").read_text().splitlines()
+
+
+@each_file
+def test_one_version_of_n8n_and_its_runner(compose: ComposeFile) -> None:
+    services = {**compose.n8n, **compose.javascript_runners}
+    assert {service["image"].split(":", 1)[1] for service in services.values()} == {
+        f"${{N8N_VERSION:-{N8N_VERSION}}}"
+    }
+
+
+@each_file
+def test_nothing_but_the_editor_is_published(compose: ComposeFile) -> None:
+    published = {name: service["ports"] for name, service in compose.services.items() if "ports" in service}
+    assert published == {"n8n": ["127.0.0.1:5678:5678"]}
+    assert not any("network_mode" in service for service in compose.n8n.values())
+
+
+@each_file
+def test_what_services_depend_on(compose: ComposeFile) -> None:
+    for name, service in compose.services.items():
+        for other, condition in compose.needs(service).items():
+            assert other in compose.services, f"{name} depends on {other}"
+            if condition == "service_healthy":
+                assert "healthcheck" in compose.services[other]
+            if condition == "service_completed_successfully":
+                assert "restart" not in compose.services[other], "it has to end"
+    restarted = {name for name, service in compose.services.items() if service.get("restart")}
+    assert restarted == set(compose.services) - {"nodes"}
+    # On the way down the application ends before any n8n whose tasks it runs.
+    assert set(compose.needs(compose.application)) == set(compose.n8n)
+
+
+@each_file
+def test_all_that_is_declared_is_used(compose: ComposeFile) -> None:
+    for kind in ("volumes", "networks"):
+        named = {
+            entry.split(":")[0] for service in compose.services.values() for entry in service.get(kind, [])
+        }
+        assert named == set(compose.content.get(kind, {}))
+
+
+@each_file
+def test_time_to_stop(compose: ComposeFile) -> None:
+    grace = RunnerConfig.from_env(compose.environment(compose.application)).graceful_shutdown_timeout
+    assert seconds(compose.application["stop_grace_period"]) > grace
+    for service in compose.n8n.values():
+        assert "N8N_GRACEFUL_SHUTDOWN_TIMEOUT" not in service["environment"]
+        assert seconds(service["stop_grace_period"]) > 30
+
+
+@each_file
+def test_secrets_are_in_no_command(compose: ComposeFile) -> None:
+    for service in compose.services.values():
+        assert "$" not in str(service.get("command", "")) + str(service.get("healthcheck", ""))
+
+
+@each_file
+def test_n8n_reads_the_node_that_is_written(compose: ComposeFile) -> None:
+    writer = compose.services["nodes"]
+    (mount,) = writer["volumes"]
+    volume, folder = mount.split(":")
+    assert writer["command"][-2:] == ["--out", folder]
+    for service in compose.n8n.values():
+        assert f"{volume}:{service['environment']['N8N_CUSTOM_EXTENSIONS']}:ro" in service["volumes"]
+    assert compose.needs(compose.n8n["n8n"])["nodes"] == "service_completed_successfully"
+
+
+def test_queue_mode() -> None:
+    main = QUEUE.n8n["n8n"]
+    workers = [service for name, service in QUEUE.n8n.items() if name != "n8n"]
+    assert "command" not in main
+    for worker in workers:
+        assert worker["command"] == ["worker"]
+        assert worker["environment"] == main["environment"], "the same key, queue and database"
+        # Which waits for the database and the node, and creates the tables.
+        assert QUEUE.needs(worker) == {"n8n": "service_healthy"}
+    environment = QUEUE.environment(main)
+    assert environment["EXECUTIONS_MODE"] == "queue"
+    assert environment["OFFLOAD_MANUAL_EXECUTIONS_TO_WORKERS"] == "true"
+    assert environment["QUEUE_HEALTH_CHECK_ACTIVE"] == "true"
+    for service in ("postgres", "redis"):
+        assert service in (environment["DB_POSTGRESDB_HOST"], environment["QUEUE_BULL_REDIS_HOST"])
+        assert QUEUE.needs(main)[service] == "service_healthy"
+        assert set(QUEUE.services[service]["networks"]) <= set(main["networks"])
+    database = QUEUE.environment(QUEUE.services["postgres"])
+    for name, variable in (("DATABASE", "DB"), ("USER", "USER"), ("PASSWORD", "PASSWORD")):
+        assert environment[f"DB_POSTGRESDB_{name}"] == database[f"POSTGRES_{variable}"]
+    folders = [each for service in QUEUE.n8n.values() for each in service["volumes"] if ".n8n" in each]
+    assert len(set(folders)) == 3, "a folder for each n8n"
+
+
+def test_runners_do_not_reach_the_database() -> None:
+    behind = {network for name in ("postgres", "redis") for network in QUEUE.services[name]["networks"]}
+    for runner in (*QUEUE.javascript_runners.values(), QUEUE.application):
+        assert runner["networks"]
+        assert not behind & set(runner["networks"])
+        assert all(set(runner["networks"]) & set(service["networks"]) for service in QUEUE.n8n.values())
+
+
+def dockerfile() -> Dict[str, List[str]]:
+    """The instructions of the Dockerfile, each with its arguments."""
+    found: Dict[str, List[str]] = {}
+    for line in (COMPOSE / "Dockerfile").read_text().splitlines():
+        if line and not line.startswith("#"):
+            instruction, argument = line.split(" ", 1)
+            found.setdefault(instruction, []).append(argument)
+    return found
+
+
+def test_the_dockerfile() -> None:
+    instructions = dockerfile()
+    copied = {source for argument in instructions["COPY"] for source in argument.split()[:-1]}
+    assert copied == {"requirements.txt", "application.py"}
+    ignored = (COMPOSE / ".dockerignore").read_text().splitlines()
+    assert ignored == ["*", *(f"!{name}" for name in ("requirements.txt", "application.py"))]
+    requirements = [
+        line for line in (COMPOSE / "requirements.txt").read_text().splitlines() if line[0] != "#"
+    ]
+    assert requirements == ["n8nrunner[node]"]
+    assert "\nnode =\n" in (ROOT / "setup.cfg").read_text()
+    (user,) = instructions["USER"]
+    assert f"--uid 1000 --create-home {user}" in instructions["RUN"][0], "the user of n8n's image"
+    for compose in FILES:
+        assert compose.application["build"] == compose.services["nodes"]["build"] == "."
+        assert "command" not in compose.application
+        folder = compose.services["nodes"]["command"][-1]
+        assert f"install --directory --owner={user} {folder}" in instructions["RUN"][0]
+
+
+# --- what runs in the containers --------------------------------------------------------------------
+
+
+def command_of(arguments: List[str]) -> List[str]:
+    """Arguments for this Python that do what the program n8nrunner does."""
+    assert arguments[0] == "n8nrunner"
+    return ["-m", *arguments]
+
+
+@contextlib.contextmanager
+def embedded_brokers(number: int) -> Iterator[List[Broker]]:
+    with contextlib.ExitStack() as stack:
+        brokers = [stack.enter_context(Broker(auth_token=TOKEN)) for _ in range(number)]
+        for broker in brokers:
+            stack.callback(broker.kill)
+        yield brokers
+
+
+def call(broker: Broker, runner: str, function: str, *arguments: Dict[str, Any]) -> List[Any]:
+    """The JSON of the items that a function makes of the arguments of each item."""
+    calls = [{"item": item, "arguments": each} for item, each in enumerate(arguments)]
+    settings = {"version": 1, "function": function, "calls": calls}
+    result = broker.run_task(f"n8nrunner.{runner}", settings, timeout=LIMIT)
+    assert result["errors"] == []
+    return [item["json"] for item in result["items"]]
+
+
+def is_healthy(compose: ComposeFile, port: str) -> bool:
+    """Whether the health check of the application's service finds it so."""
+    kind, program, *arguments = compose.application["healthcheck"]["test"]
+    assert (kind, program) == ("CMD", "python")
+    arguments = [argument.replace("5681", port) for argument in arguments]
+    checked = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    assert checked.returncode in (0, 1)
+    assert checked.stderr == ""
+    return checked.returncode == 0
+
+
+@on_posix
+@each_file
+def test_the_application(compose: ComposeFile) -> None:
+    environment = compose.environment(compose.application)
+    (command,) = (YAML(typ="safe", pure=True).load(text) for text in dockerfile()["CMD"])
+    with embedded_brokers(len(compose.brokers)) as brokers:
+        addresses = ",".join(broker.url for broker in brokers)
+        environment.update(
+            N8N_RUNNERS_TASK_BROKER_URI=addresses,
+            N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT="0",
+            PYTHONDONTWRITEBYTECODE="1",
+        )
+        with python(*command_of(command), env=environment, cwd=COMPOSE) as program:
+            found = re.search(r"port (\d+)", program.wait_for("Health check server listening"))
+            assert found
+            for _ in brokers:
+                program.wait_for("Registered")
+            for broker in brokers:
+                ibans = ({"iban": IBAN}, {"iban": WRONG_IBAN})
+                assert [each["valid"] for each in call(broker, "billing", "check_iban", *ibans)] == [
+                    True,
+                    False,
+                ]
+                day = {"invoiced": "2026-04-30", "days": 30}
+                days = (day, {**day, "holidays": ["2026-06-01"]})
+                assert call(broker, "billing", "due_date", *days) == [
+                    {"due": "2026-06-01"},
+                    {"due": "2026-06-02"},
+                ]
+                names = [{"name": name} for name in ("Ada Lovelace", "Alan Turing", "Lovelace, Ada")]
+                assert [
+                    each["duplicateOf"] for each in call(broker, "billing", "find_duplicates", *names)
+                ] == [
+                    None,
+                    None,
+                    "Ada Lovelace",
+                ]
+            assert is_healthy(compose, found[1])
+            for broker in brokers:
+                broker.kill()
+            wait_until(lambda: not is_healthy(compose, found[1]))
+            program.signal(signal.SIGTERM)
+            assert program.wait() == 0
+
+
+@each_file
+def test_the_application_s_node(compose: ComposeFile, tmp_path: Path) -> None:
+    command = [str(tmp_path) if each == "/nodes" else each for each in compose.services["nodes"]["command"]]
+    assert str(tmp_path) in command
+    with python(*command_of(command), cwd=COMPOSE, env={"PYTHONDONTWRITEBYTECODE": "1"}) as program:
+        assert program.wait() == 0
+    (node,) = tmp_path.rglob("*.node.js")
+    assert node.name == "Billing.node.js"
+    assert all(f"\t{name}: {{" in node.read_text() for name in ("check_iban", "due_date", "find_duplicates"))
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+@each_file
+def test_the_health_check_of_n8n(compose: ComposeFile, status: int, code: int) -> None:
+    asked: List[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    checks = [service["healthcheck"]["test"] for service in compose.n8n.values()]
+    assert all(check == checks[0] for check in checks)
+    kind, program, *arguments = checks[0]
+    assert (kind, program) == ("CMD", "node")
+    if shutil.which(program) is None:
+        pytest.skip("Node.js is not on this machine")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            address = f"127.0.0.1:{server.server_address[1]}"
+            arguments = [argument.replace("localhost:5678", address) for argument in arguments]
+            checked = subprocess.run([program, *arguments], capture_output=True, text=True)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert checked.returncode == code, checked.stderr
+    assert asked == ["/healthz/readiness"]
+
+
+# --- systemd ----------------------------------------------------------------------------------------
+
+
+def unit() -> Dict[str, List[str]]:
+    """The settings of the unit, over all its sections; many may be there more than once."""
+    found: Dict[str, List[str]] = {}
+    for line in UNIT.read_text().splitlines():
+        if line and not line.startswith(("#", "[")):
+            name, value = line.split("=", 1)
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def what_systemd_says(text: str, folder: Path) -> List[str]:
+    """What `systemd-analyze verify` finds in a unit whose program is there."""
+    (start,) = unit()["ExecStart"]
+    path = folder / UNIT.name
+    path.write_text(text.replace(start.split()[0], str(PROGRAM)))
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(path)], capture_output=True, text=True
+    )
+    return [line for line in (checked.stdout + checked.stderr).splitlines() if UNIT.name in line]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not on this machine")
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    text = UNIT.read_text()
+    assert what_systemd_says(text, tmp_path) == []
+    assert what_systemd_says(text.replace("ProtectHome", "ProtectHouse"), tmp_path) != []
+
+
+def test_what_starts_the_unit_again() -> None:
+    settings = unit()
+    assert settings["Restart"] == ["on-failure"]
+    (codes,) = settings["RestartPreventExitStatus"]
+    assert {int(code) for code in codes.split()} == {cli.EXIT_USAGE, cli.EXIT_REFUSED}
+
+
+def test_the_unit_has_time_to_stop() -> None:
+    (timeout,) = unit()["TimeoutStopSec"]
+    assert int(timeout) > RunnerConfig(auth_token="x").graceful_shutdown_timeout
+    assert unit()["KillSignal"] == ["SIGTERM"]
+
+
+def start_unit(broker: Broker, folder: Path, token: str) -> Program:
+    """What systemd starts, with a token and the address of this broker."""
+    settings = unit()
+    assert settings["LoadCredential"] == ["token:/etc/leads/token"]
+    (folder / "token").write_text(f"{token}\n")
+    (folder / "leads.py").write_text(code())
+    values = [value.replace("%d", str(folder)) for value in settings["Environment"]]
+    environment = dict(value.split("=", 1) for value in values)
+    assert environment["N8N_RUNNERS_TASK_BROKER_URI"] == RunnerConfig(auth_token="x").broker[0]
+    environment["N8N_RUNNERS_TASK_BROKER_URI"] = broker.url
+    (start,) = settings["ExecStart"]
+    program, *arguments = start.split()
+    assert program == f"{settings['WorkingDirectory'][0]}/.venv/bin/n8nrunner"
+    return Program([str(PROGRAM), *arguments], environment, folder)
+
+
+@on_posix
+def test_the_service_runs_until_it_is_stopped(broker: Broker, tmp_path: Path) -> None:
+    with start_unit(broker, tmp_path, TOKEN) as program:
+        program.wait_for("Registered")
+        assert call(broker, "leads", "score_lead", {"email": "ada@example.com"}) == [{"score": 10}]
+        program.signal(signal.SIGTERM)
+        assert program.wait() == 0
+
+
+@on_posix
+def test_the_service_ends_for_good_with_a_wrong_token(broker: Broker, tmp_path: Path) -> None:
+    with start_unit(broker, tmp_path, "wrong") as program:
+        assert str(program.wait()) in unit()["RestartPreventExitStatus"][0].split()
+
+
+# --- the guide --------------------------------------------------------------------------------------
+
+
+def blocks(language: str) -> List[Tuple[str, str]]:
+    """The fenced blocks of a language in the guide, each with the heading that it stands under."""
+    found, heading = [], ""
+    for match in re.finditer(r"^## ([^\n]+)$|^```(\w*)\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL):
+        if match[1]:
+            heading = match[1]
+        elif match[2] == language:
+            found.append((heading, match[3]))
+    return found
+
+
+def code() -> str:
+    """The guide's Python."""
+    ((_, text),) = blocks("python")
+    return text
+
+
+def test_every_block_is_of_a_kind_that_is_checked() -> None:
+    number = sum(len(blocks(language)) for language in ("python", "yaml", "sh"))
+    assert number == GUIDE.count("\n```") / 2 > 0
+
+
+def test_the_guide_s_yaml_is_that_of_the_samples() -> None:
+    for _, text in blocks("yaml"):
+        assert any(text in compose.text for compose in FILES), text
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", GUIDE))
+def test_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / "docs" / link).exists()
+
+
+def test_the_guide_s_settings_are_known() -> None:
+    for name in re.findall(r"\b(?:N8N_RUNNERS|N8NRUNNER)_[A-Z_]+\b", GUIDE):
+        assert name in KNOWN | {"N8N_RUNNERS_MODE", "N8N_RUNNERS_BROKER_LISTEN_ADDRESS"}
+
+
+@pytest.mark.parametrize(
+    ("message", "file"),
+    [
+        ("cannot be reached", "connection/auth.py"),
+        ("refused the token", "connection/auth.py"),
+        ("the settings cannot work", "cli.py"),
+        ('No runner "billing" took the call', "functions/template.node.js"),
+        ("has changed since this node was written", "functions/template.node.js"),
+        ("Task execution timed out after", "protocol/session.py"),
+        ("tasks were cut short", "cli.py"),
+    ],
+)
+def test_messages_of_the_table_are_real(message: str, file: str) -> None:
+    table = GUIDE[GUIDE.index("## When something is wrong") :]
+    assert message in table
+    source = (ROOT / "n8nrunner" / file).read_text(encoding="utf-8")
+    assert message.replace('"billing"', '"__RUNNER__"') in source
+
+
+#: Subcommands of `docker compose`, each with the options that the guide may use; a value follows "=".
+COMPOSE_COMMANDS = {
+    "build": set(),
+    "logs": {"-f"},
+    "ps": {"--all"},
+    "restart": set(),
+    "run": {"--rm"},
+    "up": {"-d", "--build", "--no-deps", "--no-recreate", "--wait", "--scale="},
+}
+
+
+def check_docker(arguments: List[str]) -> None:
+    assert arguments.pop(0) == "compose"
+    compose = FILES[0]
+    if arguments[0] == "-f":
+        (compose,) = (each for each in FILES if each.path.name == arguments[1])
+        del arguments[:2]
+    command = arguments.pop(0)
+    while arguments:
+        argument = arguments.pop(0)
+        if f"{argument}=" in COMPOSE_COMMANDS[command]:
+            argument = arguments.pop(0).split("=")[0]
+            assert argument in compose.services
+        elif argument.startswith("-"):
+            assert argument in COMPOSE_COMMANDS[command]
+        else:
+            assert argument in compose.services
+            if command == "run":
+                break  # the rest is what runs in the container
+
+
+@pytest.mark.parametrize("command", re.findall(r"`docker ([^`]+)`", GUIDE))
+def test_the_commands_of_the_table(command: str) -> None:
+    check_docker(command.split())
+
+
+def check_install(arguments: List[str], folder: Path) -> None:
+    """Copies come from files that are there, and go where the unit looks for them."""
+    settings = unit()
+    places = {
+        "leads.py": f"{settings['WorkingDirectory'][0]}/",
+        "token": settings["LoadCredential"][0].split(":")[1],
+        "leads.service": "/etc/systemd/system/",
+    }
+    if arguments[0] == "-d":
+        assert set(arguments[1:]) == {settings["WorkingDirectory"][0], "/etc/leads"}
+    else:
+        option, mode, source, target = arguments
+        assert (option, places[source]) == ("-m", target)
+        assert mode == ("600" if source == "token" else "644")
+        assert (folder / source).is_file()
+
+
+def check_sudo(arguments: List[str], folder: Path) -> None:
+    if arguments[:3] == ["-H", "-u", "n8n"]:
+        program, *arguments = arguments[3:]
+        with python(
+            *command_of([Path(program).name, *arguments]), cwd=folder, env={"HOME": str(folder)}
+        ) as run:
+            assert run.wait() == 0
+        assert (folder / ".n8n/custom/n8n-nodes-leads/dist/nodes/Leads/Leads.node.js").is_file()
+        return
+    program, *arguments = arguments
+    venv = f"{unit()['WorkingDirectory'][0]}/.venv"
+    if program == "install":
+        check_install(arguments, folder)
+    elif program == "systemctl":
+        assert arguments in (["daemon-reload"], ["enable", "--now", "leads"], ["restart", "n8n"])
+    elif program == "useradd":
+        assert arguments[-1] == unit()["User"][0]
+    elif program == "journalctl":
+        assert arguments == ["-f", "-u", UNIT.stem]
+    else:
+        assert [program, *arguments] in (
+            ["python3", "-m", "venv", venv],
+            [f"{venv}/bin/pip", "install", "n8nrunner[node]"],
+        )
+
+
+@on_posix
+@pytest.mark.parametrize(("heading", "script"), blocks("sh"), ids=[heading for heading, _ in blocks("sh")])
+def test_the_guide_s_commands(heading: str, script: str, tmp_path: Path) -> None:
+    """Runs them with stand-ins that write down how they are called, and checks each call."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    calls = tmp_path / "calls"
+    stand_in = f"""\
+        #!/bin/sh
+        for argument in "${{0##*/}}" "$@"; do printf '%s\\037' "$argument"; done >> {calls}
+        echo >> {calls}
+        """
+    for name in ("docker", "sudo", "openssl"):
+        (programs / name).write_text(textwrap.dedent(stand_in))
+        (programs / name).chmod(0o755)
+    for name in ("chmod", "cp"):
+        found = shutil.which(name)
+        assert found
+        (programs / name).symlink_to(found)
+    shutil.copy(COMPOSE / ".env.example", folder)
+    shutil.copy(UNIT, folder)
+    (folder / "leads.py").write_text(code())
+
+    script = script.replace("cd /opt/leads\n", f"cd {folder}\n")
+    ran = subprocess.run(
+        ["/bin/sh", "-eu", "-c", script],
+        cwd=folder,
+        env={"PATH": str(programs)},
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+    lines = calls.read_text().splitlines()
+    assert lines
+    for line in lines:
+        program, *arguments = line.split("\037")[:-1]
+        if program == "docker":
+            check_docker(arguments)
+        elif program == "sudo":
+            check_sudo(arguments, folder)
+        else:
+            assert arguments == ["rand", "-hex", "32"]
+    if heading == "With Docker Compose":
+        assert IBAN in GUIDE
+        assert (folder / ".env").stat().st_mode & 0o777 == 0o600
+    if (folder / "token").exists():
+        assert (folder / "token").stat().st_mode & 0o777 == 0o600
