@@ -346,7 +346,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     rows: List[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         n8n = N8n(install(), Path(folder))
-        write_node("tests.benchmarks.contestants.functions", n8n.custom_nodes, ROOT)
+        write_node("tests.benchmarks.contestants.functions", n8n.custom_folder, ROOT)
         try:
             n8n.start()
             bench = Bench(n8n, Path(folder), sizes, say)

@@ -69,11 +69,11 @@ class N8n:
         self._session.headers["browser-id"] = "n8nrunner-tests"
         self._session.trust_env = False
         self._is_set_up = False
-        self.custom_nodes = self.user_folder / ".n8n" / "custom"
-        self.custom_nodes.mkdir(parents=True)
+        self.custom_folder = self.user_folder / ".n8n" / "custom"
+        self.custom_folder.mkdir(parents=True)
         for node_file in NODES_FOLDER.glob("*.node.js"):
-            shutil.copy(node_file, self.custom_nodes)
-        write_node("functions_script", self.custom_nodes)
+            shutil.copy(node_file, self.custom_folder)
+        write_node("functions_script", self.custom_folder)
 
     # -- its process
 

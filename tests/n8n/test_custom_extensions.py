@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Iterator
 
@@ -12,18 +10,13 @@ import pytest
 from tests.processes import python
 
 from .install import Installation
-from .n8n import N8n, webhook_node
+from .n8n import N8n, webhook_node, write_node
 
 pytestmark = pytest.mark.n8n
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "compose"
 #: What n8n finds in ~/.n8n/custom: the nodes of these tests.
 OWN = {"CUSTOM.runnerJob", "CUSTOM.functions"}
-
-
-def write_node(folder: Path) -> None:
-    command = [sys.executable, "-m", "n8nrunner", "node", "application", "--out", str(folder)]
-    subprocess.run(command, cwd=SAMPLE, check=True)
 
 
 @pytest.fixture
@@ -38,7 +31,7 @@ def n8n(place: Installation, tmp_path: Path) -> Iterator[N8n]:
 
 def test_the_variable_takes_the_place_of_n8n_s_own_folder(n8n: N8n, tmp_path: Path) -> None:
     """The guide says so; if a later n8n reads both, the guide's advice can go."""
-    write_node(tmp_path / "nodes")
+    write_node("application", tmp_path / "nodes", SAMPLE)
     n8n.start()
     assert "CUSTOM.billing" in n8n.custom_nodes()
     assert not OWN & n8n.custom_nodes()
@@ -56,7 +49,7 @@ def test_the_variable_takes_the_place_of_n8n_s_own_folder(n8n: N8n, tmp_path: Pa
 
 def test_a_folder_below_n8n_s_own_leaves_the_others(place: Installation, tmp_path: Path) -> None:
     n8n = N8n(place, tmp_path)
-    write_node(n8n.user_folder / ".n8n" / "custom" / "application")
+    write_node("application", n8n.custom_folder / "application", SAMPLE)
     try:
         n8n.start()
         assert {*OWN, "CUSTOM.billing"} <= n8n.custom_nodes()

@@ -35,7 +35,7 @@ def n8n_with_nodes(n8n_of_the_session: N8n) -> N8n:
     """n8n after a restart, which it takes to see the nodes that have been written."""
     n8n = n8n_of_the_session
     for module, cwd in (("samples.flask_shop", ROOT), ("samples.report", ROOT), ("orders.wsgi", DJANGO)):
-        write_node(module, n8n.custom_nodes, cwd)
+        write_node(module, n8n.custom_folder, cwd)
     if n8n.is_running:
         n8n.stop()
     n8n.start()
