@@ -282,6 +282,9 @@ class Task:
     def read_file(self, item_index: int, name: str) -> bytes:
         """The bytes of an input item's file.
 
+        n8n sends them as a list of numbers, for which it needs about twenty times their memory: 100 MB and
+        more may be the end of it.
+
         Args:
             item_index: the item's place in the node's input, from 0.
             name: the binary property, most often "data".
@@ -293,7 +296,7 @@ class Task:
     def save_file(
         self, data: bytes, filename: Optional[str] = None, mime: Optional[str] = None
     ) -> Dict[str, Any]:
-        """Stores a file in n8n.
+        """Stores a file in n8n, whose need of memory is that of `read_file`.
 
         Args:
             data: its bytes.

@@ -24,6 +24,8 @@ from n8nrunner.task import Task
 VERSION = 1
 #: Task types of functions begin with this; the runner's name follows.
 TYPE_PREFIX = "n8nrunner."
+#: Bytes of a file that may be stored by a call: n8n makes a list of numbers of them, and may not survive it.
+_MOST_BY_CALL = 16 * 1024 * 1024
 #: Seconds between two looks at whether a task that waits for its turn is still wanted.
 _TURN = 0.1
 
@@ -202,8 +204,9 @@ class _Work:
         self._goes_on = settings.get("continueOnFail") is True
         self._is_same = settings.get("signature") == function.signature.hash
         inline = settings.get("inlineFiles")
-        #: How many bytes of files the node takes with the result; what is more is stored in n8n by a call.
-        self._inline_left = inline if isinstance(inline, int) else 0
+        #: How many bytes of files the node takes with the result; None if it takes none, and all go by calls.
+        self._inline_most = inline if isinstance(inline, int) else None
+        self._inline_left = self._inline_most or 0
         self._items: List[Item] = []
         self._errors: List[Dict[str, Any]] = []
 
@@ -323,6 +326,12 @@ class _Work:
     def _save(self, file: File) -> Dict[str, Any]:
         content = file.read()
         if len(content) > self._inline_left:
+            if self._inline_most is not None and len(content) > _MOST_BY_CALL:
+                raise TaskError(
+                    f"The file {file.filename or 'that was returned'} is too large for n8n",
+                    f"It has {len(content)} bytes; the files of one result may have {self._inline_most}. "
+                    "Store it somewhere and return where, or return fewer files at once.",
+                )
             return self._task.save_file(content, file.filename, file.mime)
         self._inline_left -= len(content)
         about = {"fileName": file.filename, "mimeType": file.mime}

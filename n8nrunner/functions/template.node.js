@@ -13,8 +13,11 @@ const VERSION = 1;
 /** Milliseconds between two tries while a replica of the runner may be of another age than this node. */
 const PAUSES = [250, 500, 1000];
 
-/** Bytes of files that go with a task or its result. What is more is fetched and stored by calls, which are slow. */
+/** Bytes of files that go with a task or its result. Beyond that, smaller files are fetched and stored by calls. */
 const INLINE_BYTES = 128 * 1024 * 1024;
+
+/** Bytes of a file that may go by a call: n8n makes a list of numbers of them, and can die of a large one. */
+const CALL_BYTES = 16 * 1024 * 1024;
 
 /** Bytes of files from which on the next items are a task of their own: n8n holds those of a task in memory. */
 const BATCH_BYTES = 16 * 1024 * 1024;
@@ -68,17 +71,28 @@ function sizeOf(context, call, name) {
 	return file ? context.getInputData()[call.item].binary[file.$file].bytes || 0 : 0;
 }
 
-/** The calls with the bytes of their files. A file that does not fit, or cannot be had, is left to the function. */
+/** The calls with the bytes of their files, as far as they fit. What cannot be had is left to the function. */
 async function withFiles(context, definition, calls) {
 	const names = fileNames(definition);
 	let room = INLINE_BYTES;
+	const fits = (bytes, itemIndex) => {
+		if (bytes > room && bytes > CALL_BYTES) {
+			throw new NodeOperationError(context.getNode(), 'The files are too large for one task', {
+				itemIndex,
+				description:
+					`${definition.title} can take ${INLINE_BYTES / 1024 / 1024} MiB of files at once. If it gets several items ` +
+					'at once, set a smaller "Batch Size" under "Options"; else give it smaller files.',
+			});
+		}
+		return bytes <= room;
+	};
 	const filled = [];
 	for (const call of calls) {
 		const given = { ...call.arguments };
 		for (const name of names) {
-			if (!given[name] || sizeOf(context, call, name) > room) continue;
+			if (!given[name] || !fits(sizeOf(context, call, name), call.item)) continue;
 			const content = await context.helpers.getBinaryDataBuffer(call.item, given[name].$file).catch(() => undefined);
-			if (!content || content.length > room) continue;
+			if (!content || !fits(content.length, call.item)) continue;
 			room -= content.length;
 			given[name] = { ...given[name], content: content.toString('base64') };
 		}

@@ -180,6 +180,18 @@ def test_files_above_what_the_node_takes_are_stored_by_a_call(
     assert [saved.data for saved in task.saved_files] == [b"5678"]
 
 
+def test_a_file_that_n8n_would_not_survive_fails_its_item(runner: Runner, call: Caller) -> None:
+    @runner.function
+    def film(mebibytes: int) -> File:
+        return File(bytes(mebibytes * 2**20), "film.mp4")
+
+    answer = call("film", {"mebibytes": 17}, {"mebibytes": 0}, inlineFiles=2**20, continueOnFail=True)
+    (error,) = answer["errors"]
+    assert error["message"] == "The file film.mp4 is too large for n8n"
+    assert "It has 17825792 bytes; the files of one result may have 1048576." in error["description"]
+    assert [item["pairedItem"] for item in answer["items"]] == [{"item": 1}]
+
+
 def test_the_task_is_given(runner: Runner, call: Caller, broker: Broker) -> None:
     @runner.function
     def log(task: Task, text: str) -> str:

@@ -240,6 +240,21 @@ def test_items_with_large_files_are_tasks_of_their_own(
     assert len({each["task"] for each in found}) == tasks
 
 
+def test_files_that_n8n_would_not_survive(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions()
+    size = 130 * 2**20
+    workflow = run(n8n, "huge-file-out", function_node("gives_files", count=1, size=size))
+    assert workflow.call().status_code == 500
+    assert error_of(workflow)["message"] == "The file that was returned is too large for n8n"
+
+    workflow = run(n8n, "huge-file-in", function_node("read_file", document="upload0"))
+    upload = ("huge.bin", bytes(size), "application/octet-stream")
+    assert workflow.call(files={"upload0": upload}).status_code == 500
+    error = error_of(workflow)
+    assert error["message"] == "The files are too large for one task"
+    assert "can take 128 MiB of files at once" in error["description"]
+
+
 # --- errors, and what the node's settings make of them ----------------------------------------------
 
 
