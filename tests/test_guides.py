@@ -9,34 +9,22 @@ import sys
 import threading
 import types
 from pathlib import Path
-from typing import List, Tuple
+from typing import List
 
 import pytest
 
 from n8nrunner.broker import Broker
 from tests.conftest import LIMIT
+from tests.pages import blocks, links, pages
 from tests.processes import Program, python
 from tests.test_samples import call, json_of, needs_signals, variables
 
 ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
-GUIDES = ("guide-notebook.md", "guide-application.md")
-
-
-def blocks(page: str) -> List[Tuple[str, str, str]]:
-    """The fenced blocks of a page: language, heading, text."""
-    found, heading = [], ""
-    text = (DOCS / page).read_text(encoding="utf-8")
-    for match in re.finditer(r"^## ([^\n]+)$|^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        if match[1]:
-            heading = match[1]
-        else:
-            found.append((match[2], heading, match[3]))
-    return found
+NOTEBOOK, APPLICATION = GUIDES = ("docs/guide-notebook.md", "docs/guide-application.md")
 
 
 def python_blocks(page: str, *headings: str) -> List[str]:
-    return [text for language, heading, text in blocks(page) if language == "python" and heading in headings]
+    return [block.text for block in blocks(page, "python") if block.heading in headings]
 
 
 def run_block(module: types.ModuleType, text: str) -> None:
@@ -56,7 +44,7 @@ def module(monkeypatch: pytest.MonkeyPatch, broker: Broker, tmp_path: Path) -> t
 @pytest.mark.parametrize("page", GUIDES)
 def test_every_block_is_known_here(page: str) -> None:
     known = {
-        "guide-notebook.md": [
+        NOTEBOOK: [
             ("sh", "Prepare n8n"),
             ("sh", "Prepare Jupyter"),
             ("python", "Write a function"),
@@ -67,7 +55,7 @@ def test_every_block_is_known_here(page: str) -> None:
             ("python", "Go on working"),
             ("sh", "n8n on another machine"),
         ],
-        "guide-application.md": [
+        APPLICATION: [
             ("sh", "Prepare n8n"),
             ("python", "Write functions"),
             ("sh", "Write functions"),
@@ -78,19 +66,19 @@ def test_every_block_is_known_here(page: str) -> None:
             ("python", "Test it"),
         ],
     }
-    assert [(language, heading) for language, heading, _ in blocks(page)] == known[page]
+    assert [(block.language, block.heading) for block in blocks(page)] == known[page]
 
 
-@pytest.mark.parametrize("page", [*GUIDES, "functions.md"])
+@pytest.mark.parametrize("page", pages())
 def test_links_lead_somewhere(page: str) -> None:
-    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (DOCS / page).read_text(encoding="utf-8")):
-        assert (DOCS / link).exists(), link
+    for link in links(page):
+        assert link.exists(), link
 
 
 @pytest.mark.parametrize("page", GUIDES)
 def test_n8n_is_prepared_by_its_own_variables(page: str) -> None:
     """The variables are those that n8n is started with in tests/n8n."""
-    (prepare,) = [text for language, heading, text in blocks(page) if heading == "Prepare n8n"]
+    (prepare,) = [block.text for block in blocks(page) if block.heading == "Prepare n8n"]
     harness = (ROOT / "tests" / "n8n" / "n8n.py").read_text(encoding="utf-8")
     for name in re.findall(r"^export (\w+)=", prepare, re.MULTILINE):
         assert f"{name}=" in harness
@@ -98,16 +86,15 @@ def test_n8n_is_prepared_by_its_own_variables(page: str) -> None:
 
 def test_the_notebook(broker: Broker, module: types.ModuleType, tmp_path: Path) -> None:
     pytest.importorskip("docstring_parser")
-    page = "guide-notebook.md"
-    write, start = python_blocks(page, "Write the node, and start")
-    for text in [*python_blocks(page, "Write a function"), write]:
+    write, start = python_blocks(NOTEBOOK, "Write the node, and start")
+    for text in [*python_blocks(NOTEBOOK, "Write a function"), write]:
         run_block(module, text)
     assert (tmp_path / ".n8n" / "custom" / "n8n-nodes-prices").is_dir()
     runner = module.__dict__["runner"]
     try:
         run_block(module, start)
         assert json_of(call(broker, "prices", "quote", fruit="pear", pieces=2)) == [{"total": 6}]
-        train, outliers = python_blocks(page, "Go on working")
+        train, outliers = python_blocks(NOTEBOOK, "Go on working")
         run_block(module, train)
         assert json_of(call(broker, "prices", "train", rounds=3)) == [{"rounds": 3}]
         if pandas_is_there():
@@ -135,7 +122,7 @@ def pandas_is_there() -> bool:
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
     """A folder with the guide's `shop.py`."""
-    (text,) = python_blocks("guide-application.md", "Write functions")
+    (text,) = python_blocks(APPLICATION, "Write functions")
     (tmp_path / "shop.py").write_text(text)
     return tmp_path
 
@@ -144,9 +131,9 @@ def test_the_commands_of_an_application(broker: Broker, shop: Path) -> None:
     pytest.importorskip("docstring_parser")
     commands = [
         line.split()
-        for language, heading, text in blocks("guide-application.md")
-        if language == "sh" and heading != "Prepare n8n"
-        for line in text.splitlines()
+        for block in blocks(APPLICATION, "sh")
+        if block.heading != "Prepare n8n"
+        for line in block.text.splitlines()
     ]
     assert [command[0] for command in commands] == ["pip", "n8nrunner", "n8nrunner"]
     _, write, serve = commands
@@ -164,7 +151,7 @@ def test_the_commands_of_an_application(broker: Broker, shop: Path) -> None:
 @needs_signals
 def test_gunicorn_with_workers_that_are_forked(broker: Broker, shop: Path) -> None:
     pytest.importorskip("gunicorn")
-    (configuration,) = python_blocks("guide-application.md", "Start it with your application")
+    (configuration,) = python_blocks(APPLICATION, "Start it with your application")
     (shop / "gunicorn.conf.py").write_text(configuration)
     (shop / "web.py").write_text(
         "import shop\n"
@@ -183,7 +170,7 @@ def test_gunicorn_with_workers_that_are_forked(broker: Broker, shop: Path) -> No
 def test_database_connections(
     broker: Broker, module: types.ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_flask, in_django = python_blocks("guide-application.md", "Keep database connections healthy")
+    in_flask, in_django = python_blocks(APPLICATION, "Keep database connections healthy")
     run_block(module, in_flask)
     with module.__dict__["runner"]:
         assert json_of(call(broker, "shop", "currency")) == [{"result": "EUR"}]
@@ -205,7 +192,7 @@ def test_database_connections(
 
 
 def test_tests_of_an_application(shop: Path) -> None:
-    (text,) = python_blocks("guide-application.md", "Test it")
+    (text,) = python_blocks(APPLICATION, "Test it")
     (shop / "test_shop.py").write_text(text)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py"]
     done = subprocess.run(command, cwd=shop, capture_output=True, text=True, check=False)

@@ -25,12 +25,15 @@ from n8nrunner.broker import Broker
 from n8nrunner.config import VARIABLES
 from tests.conftest import LIMIT, TOKEN, wait_until
 from tests.n8n.install import N8N_VERSION
+from tests.pages import blocks, read
 from tests.processes import Program, python
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = ROOT / "samples" / "compose"
 UNIT = ROOT / "samples" / "systemd" / "leads.service"
-GUIDE = (ROOT / "docs" / "guide-self-hosting.md").read_text(encoding="utf-8")
+PAGE = "docs/guide-self-hosting.md"
+GUIDE = read(PAGE)
+SHELL = blocks(PAGE, "sh")
 PROGRAM = Path(sys.executable).with_name("n8nrunner")
 SECONDS = re.compile(r"(\d+)s")
 SECRETS = {"N8N_RUNNERS_AUTH_TOKEN": TOKEN, "N8N_ENCRYPTION_KEY": "key", "POSTGRES_PASSWORD": "password"}
@@ -500,36 +503,20 @@ def test_the_service_ends_for_good_with_a_wrong_token(broker: Broker, tmp_path: 
 # --- the guide --------------------------------------------------------------------------------------
 
 
-def blocks(language: str) -> List[Tuple[str, str]]:
-    """The fenced blocks of a language in the guide, each with the heading that it stands under."""
-    found, heading = [], ""
-    for match in re.finditer(r"^## ([^\n]+)$|^```(\w*)\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL):
-        if match[1]:
-            heading = match[1]
-        elif match[2] == language:
-            found.append((heading, match[3]))
-    return found
-
-
 def code() -> str:
     """The guide's Python."""
-    ((_, text),) = blocks("python")
-    return text
+    (block,) = blocks(PAGE, "python")
+    return block.text
 
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
-    number = sum(len(blocks(language)) for language in ("python", "yaml", "sh"))
+    number = sum(block.language in ("python", "yaml", "sh") for block in blocks(PAGE))
     assert number == GUIDE.count("\n```") / 2 > 0
 
 
 def test_the_guide_s_yaml_is_that_of_the_samples() -> None:
-    for _, text in blocks("yaml"):
-        assert any(text in compose.text for compose in FILES), text
-
-
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", GUIDE))
-def test_links_lead_somewhere(link: str) -> None:
-    assert (ROOT / "docs" / link).exists()
+    for block in blocks(PAGE, "yaml"):
+        assert any(block.text in compose.text for compose in FILES), block.text
 
 
 def test_the_guide_s_settings_are_known() -> None:
@@ -636,7 +623,11 @@ def check_sudo(arguments: List[str], folder: Path) -> None:
 
 
 @on_posix
-@pytest.mark.parametrize(("heading", "script"), blocks("sh"), ids=[heading for heading, _ in blocks("sh")])
+@pytest.mark.parametrize(
+    ("heading", "script"),
+    [(block.heading, block.text) for block in SHELL],
+    ids=[block.heading for block in SHELL],
+)
 def test_the_guide_s_commands(heading: str, script: str, tmp_path: Path) -> None:
     """Runs them with stand-ins that write down how they are called, and checks each call."""
     folder = tmp_path / "folder"

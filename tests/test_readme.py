@@ -1,4 +1,4 @@
-"""The README's blocks and the samples do what they say."""
+"""The blocks of the README, and of the page about functions, do what they say."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import sys
 import types
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List
 
 import pytest
 
@@ -15,30 +15,20 @@ from n8nrunner import RunnerConfig, cli
 from n8nrunner.broker import Broker
 from n8nrunner.config import VARIABLES
 from tests.conftest import LIMIT, TOKEN
+from tests.pages import blocks, read
 from tests.processes import python
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-FUNCTIONS = (ROOT / "docs" / "functions.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str, page: str = README) -> List[Tuple[str, str]]:
-    """The fenced blocks of a language, each with the heading that it stands under."""
-    found, heading = [], ""
-    for match in re.finditer(r"^## ([^\n]+)$|^```(\w+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
-        if match[1]:
-            heading = match[1]
-        elif match[2] == language:
-            found.append((heading, match[3]))
-    return found
+README = "README.md"
+FUNCTIONS = "docs/functions.md"
 
 
 def code(heading: str, broker: Broker, page: str = README) -> List[str]:
     """The Python blocks under a heading, for this broker."""
     return [
-        text.replace("http://127.0.0.1:5679", broker.url).replace('"secret"', f'"{TOKEN}"')
-        for where, text in blocks("python", page)
-        if where == heading
+        block.text.replace("http://127.0.0.1:5679", broker.url).replace('"secret"', f'"{TOKEN}"')
+        for block in blocks(page, "python")
+        if block.heading == heading
     ]
 
 
@@ -69,8 +59,8 @@ def test_functions_as_a_node(broker: Broker, tmp_path: Path, monkeypatch: pytest
     ]
 
     (tmp_path / "leads.py").write_text(block)
-    ((_, commands),) = blocks("sh")
-    (command,) = [line.split("#")[0].split()[1:] for line in commands.splitlines() if " node " in line]
+    (commands,) = blocks(README, "sh")
+    (command,) = [line.split("#")[0].split()[1:] for line in commands.text.splitlines() if " node " in line]
     with python("-m", "n8nrunner", *command, cwd=tmp_path, env={"N8N_USER_FOLDER": str(tmp_path)}) as program:
         assert program.wait() == 0
     assert (tmp_path / ".n8n/custom/n8n-nodes-leads/dist/nodes/Leads/Leads.node.js").is_file()
@@ -82,18 +72,18 @@ def test_the_page_about_functions(broker: Broker, monkeypatch: pytest.MonkeyPatc
     assert call(monkeypatch, broker, shipping, "shipping", {"weight": 2, "to": to}) == [{"result": 18}]
     (rank,) = code("All items at once", broker, FUNCTIONS)
     assert call(monkeypatch, broker, rank, "rank", {"score": 1}, {"score": 5}) == [{"rank": 2}, {"rank": 1}]
-    assert len(blocks("python", FUNCTIONS)) == 2
+    assert len(blocks(FUNCTIONS, "python")) == 2
 
 
 def test_the_two_commands_are_one_line_each() -> None:
-    assert [heading for heading, _ in blocks("bash")] == ["Try it", "Test it"]
-    for _, text in blocks("bash"):
-        assert text.count("\n") == 1
-        assert text.startswith("python3 -m venv .venv && ")
+    assert [block.heading for block in blocks(README, "bash")] == ["Try it", "Test it"]
+    for block in blocks(README, "bash"):
+        assert block.text.count("\n") == 1
+        assert block.text.startswith("python3 -m venv .venv && ")
 
 
 def test_every_python_block_is_run_by_a_test() -> None:
-    assert [heading for heading, _ in blocks("python")] == [
+    assert [block.heading for block in blocks(README, "python")] == [
         "Five lines of Python",
         "Your functions as a node",
         "In a notebook",
@@ -143,22 +133,18 @@ def test_in_a_flask_application(broker: Broker) -> None:
 
 
 def test_develop_without_n8n() -> None:
-    exec(blocks("python")[-1][1], {})
+    exec(blocks(README, "python")[-1].text, {})
 
 
 def test_the_settings_and_exit_codes_are_all_there() -> None:
+    text = read(README)
     for name, (variable, _) in VARIABLES.items():
         group = name.rsplit("_", 1)[0] if name.startswith("health_check_") else name
-        assert group.split("_enabled")[0] in README
-        assert variable in README or variable.rsplit("_", 1)[0] in README
+        assert group.split("_enabled")[0] in text
+        assert variable in text or variable.rsplit("_", 1)[0] in text
     for number in (cli.EXIT_OK, cli.EXIT_ERROR, cli.EXIT_USAGE, cli.EXIT_REFUSED, cli.EXIT_GRANT_SPENT, 5):
-        assert f"\n| {number} |" in README
+        assert f"\n| {number} |" in text
     defaults = RunnerConfig(auth_token="x")
-    assert f"| {defaults.capacity} tasks at once |" in README
-    assert f"| {defaults.task_timeout:g} s |" in README
-    assert f"| {defaults.graceful_shutdown_timeout:g} s |" in README
-
-
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))
-def test_links_lead_somewhere(link: str) -> None:
-    assert (ROOT / link).exists()
+    assert f"| {defaults.capacity} tasks at once |" in text
+    assert f"| {defaults.task_timeout:g} s |" in text
+    assert f"| {defaults.graceful_shutdown_timeout:g} s |" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from typing import Any, Callable
 
 import websocket
 
@@ -12,6 +13,11 @@ from . import wire
 
 
 def main(broker_url: str, capacity: int) -> None:
+    serve(broker_url, capacity, wire.TASK_TYPE, lambda settings: settings["items"])
+
+
+def serve(broker_url: str, capacity: int, task_type: str, answer: Callable[[Any], Any]) -> None:
+    """Answers every task of a type with what `answer` makes of its settings, until the broker closes."""
     url, header = wire.way_in(broker_url, "floor")
     connection = websocket.create_connection(url, header=header, skip_utf8_validation=True)
     numbers = itertools.count()
@@ -24,13 +30,13 @@ def main(broker_url: str, capacity: int) -> None:
         if kind == "broker:taskofferaccept":
             connection.send(wire.accepted(message["taskId"]))
         elif kind == "broker:tasksettings":
-            connection.send(wire.done(message["taskId"], message["settings"]["items"]))
-            connection.send(wire.offer(next(numbers)))
+            connection.send(wire.done(message["taskId"], answer(message["settings"])))
+            connection.send(wire.offer(next(numbers), task_type))
         elif kind == "broker:inforequest":
-            connection.send(wire.info("floor"))
+            connection.send(wire.info("floor", task_type))
         elif kind == "broker:runnerregistered":
             for _ in range(capacity):
-                connection.send(wire.offer(next(numbers)))
+                connection.send(wire.offer(next(numbers), task_type))
 
 
 if __name__ == "__main__":

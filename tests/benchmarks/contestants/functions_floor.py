@@ -1,47 +1,26 @@
-"""The floor of a workflow: one thread and a bare `websocket.WebSocket` serve the node of `functions.py`.
+"""The floor of a workflow: the bare loop of `floor.py` serves the node of `functions.py`.
 
-It knows one function, checks nothing, and answers every task inline.
+It knows one function, and checks nothing.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
+from typing import Any, Dict
 
-import websocket
-
-from . import wire
+from . import floor
 
 TASK_TYPE = "n8nrunner.measured"
 
 
-def main() -> None:
-    url, header = wire.way_in(os.environ["N8N_RUNNERS_TASK_BROKER_URI"], "floor")
-    connection = websocket.create_connection(url, header=header, skip_utf8_validation=True)
-    numbers = itertools.count()
-    while True:
-        text = connection.recv()
-        if not text:
-            return  # closed by the broker
-        message = json.loads(text)
-        kind = message["type"]
-        if kind == "broker:taskofferaccept":
-            connection.send(wire.accepted(message["taskId"]))
-        elif kind == "broker:tasksettings":
-            items = [
-                {"json": {"result": 2 * call["arguments"]["number"]}, "pairedItem": {"item": call["item"]}}
-                for call in message["settings"]["calls"]
-            ]
-            result = {"version": 1, "items": items, "errors": []}
-            connection.send(wire.done(message["taskId"], result))
-            connection.send(wire.offer(next(numbers), TASK_TYPE))
-        elif kind == "broker:inforequest":
-            connection.send(wire.info("floor", TASK_TYPE))
-        elif kind == "broker:runnerregistered":
-            for _ in range(int(os.environ["N8N_RUNNERS_MAX_CONCURRENCY"])):
-                connection.send(wire.offer(next(numbers), TASK_TYPE))
+def double(settings: Dict[str, Any]) -> Dict[str, Any]:
+    items = [
+        {"json": {"result": 2 * call["arguments"]["number"]}, "pairedItem": {"item": call["item"]}}
+        for call in settings["calls"]
+    ]
+    return {"version": 1, "items": items, "errors": []}
 
 
 if __name__ == "__main__":
-    main()
+    capacity = int(os.environ["N8N_RUNNERS_MAX_CONCURRENCY"])
+    floor.serve(os.environ["N8N_RUNNERS_TASK_BROKER_URI"], capacity, TASK_TYPE, double)

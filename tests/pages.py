@@ -1,0 +1,49 @@
+"""What a page of the documentation has in it that a test can run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import List, NamedTuple, Optional
+
+ROOT = Path(__file__).parent.parent
+
+
+class Block(NamedTuple):
+    """A fenced block."""
+
+    language: str
+    #: The second-level heading that it stands under.
+    heading: str
+    text: str
+
+
+def read(page: str) -> str:
+    """A page of docs/, or the README."""
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page: str, language: Optional[str] = None) -> List[Block]:
+    """The fenced blocks of a page, in its order; only those of a language, if one is given."""
+    found, heading = [], ""
+    for match in re.finditer(r"^## ([^\n]+)$|^```(\w*)\n(.*?)^```$", read(page), re.MULTILINE | re.DOTALL):
+        if match[1]:
+            heading = match[1]
+        elif language in (None, match[2]):
+            found.append(Block(match[2], heading, match[3]))
+    return found
+
+
+def pages() -> List[str]:
+    """All pages that users read."""
+    return [
+        "README.md",
+        "CONTRIBUTING.md",
+        *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+    ]
+
+
+def links(page: str) -> List[Path]:
+    """The files of this repository that a page links to."""
+    folder = (ROOT / page).parent
+    return [folder / link for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", read(page))]
