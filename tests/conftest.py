@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 import logging
+import multiprocessing
 import os
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import resource_tracker
 from typing import Any, Callable, Iterator, List, Set
 
 import pytest
@@ -112,3 +115,23 @@ def new_runner(broker: Broker) -> Iterator[Callable[..., Runner]]:
     yield new
     for runner in runners:
         runner.stop(0)
+
+
+@pytest.fixture(scope="session")
+def tracker() -> None:
+    """`multiprocessing` starts a process with a pipe for its own ends, once and for good."""
+    if sys.platform != "win32":
+        resource_tracker.ensure_running()
+
+
+def new_processes() -> ProcessPoolExecutor:
+    """An executor of one other process; whoever makes one needs `tracker`."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
+@pytest.fixture(scope="module")
+def processes(tracker: None) -> Iterator[ProcessPoolExecutor]:
+    """Another process, shared by the tests of a module that leave it alive."""
+    with new_processes() as executor:
+        executor.submit(os.getpid).result(30)
+        yield executor

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import multiprocessing
 import os
 import pickle
 import sys
 import threading
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import resource_tracker
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import pytest
@@ -23,7 +21,7 @@ from n8nrunner.deadline import Deadline
 from n8nrunner.execution import pools
 from n8nrunner.execution.invoke import Answer
 from n8nrunner.execution.pools import TaskPool
-from tests.conftest import LIMIT, wait_until
+from tests.conftest import LIMIT, new_processes, wait_until
 from tests.execution import handlers
 
 NewRunner = Callable[..., Runner]
@@ -369,25 +367,6 @@ def test_a_runner_with_an_executor_that_cancels_tasks_stays_at_its_capacity(
 # --- other processes ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tracker() -> None:
-    """`multiprocessing` starts a process with a pipe for its own ends, once and for good."""
-    if sys.platform != "win32":
-        resource_tracker.ensure_running()
-
-
-def new_executor() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-
-
-@pytest.fixture(scope="module")
-def processes(tracker: None) -> Iterator[ProcessPoolExecutor]:
-    """Another process, shared by the tests that leave it alive."""
-    with new_executor() as executor:
-        executor.submit(os.getpid).result(30)
-        yield executor
-
-
 def test_a_task_is_plain_data_when_it_travels() -> None:
     task = Task("abcd1234", "tests", {"items": [{"json": {}}]}, 12345.5, generation=7)
     task.progress(0.5, "half")
@@ -483,9 +462,9 @@ def test_large_settings_and_results_travel(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 def test_a_worker_that_is_killed(
-    broker: Broker, new_runner: NewRunner, caplog: pytest.LogCaptureFixture
+    broker: Broker, new_runner: NewRunner, tracker: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with new_executor() as executor:
+    with new_processes() as executor:
         runner = new_runner(executor=executor, capacity=2)
         runner.task("killed")(handlers.is_killed)
         runner.task("echo")(handlers.echo)

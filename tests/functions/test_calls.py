@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
-import multiprocessing
 import os
 import threading
 from typing import Any, Dict, Iterator, List, Optional
@@ -318,17 +317,17 @@ def where(document: File) -> Dict[str, Any]:
     return {"pid": os.getpid(), "size": len(document.read()), "copy": document}
 
 
-def test_functions_run_in_other_processes_with_their_files(broker: Broker) -> None:
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
-        runner = Runner(broker.url, auth_token=TOKEN, name=NAME, executor=executor)
-        runner.function(limit=1)(where)
-        try:
-            document = {"$file": "data", "content": "aGVsbG8="}
-            call = Caller(broker, runner)
-            answer = call("where", {"document": document}, type=f"n8nrunner.{NAME}.where", inlineFiles=100)
-        finally:
-            runner.stop()
+def test_functions_run_in_other_processes_with_their_files(
+    broker: Broker, processes: concurrent.futures.Executor
+) -> None:
+    runner = Runner(broker.url, auth_token=TOKEN, name=NAME, executor=processes)
+    runner.function(limit=1)(where)
+    try:
+        document = {"$file": "data", "content": "aGVsbG8="}
+        call = Caller(broker, runner)
+        answer = call("where", {"document": document}, type=f"n8nrunner.{NAME}.where", inlineFiles=100)
+    finally:
+        runner.stop()
     (item,) = answer["items"]
     assert item["json"]["size"] == 5
     assert item["json"]["pid"] != os.getpid()
