@@ -246,7 +246,8 @@ function errorOf(context, reported) {
 	const lines = (reported.stack || '').trim();
 	const error = new NodeOperationError(context.getNode(), reported.message, {
 		itemIndex: reported.item,
-		description: asHtml(reported.description || lines),
+		// The marks below a traceback's lines need a font in which all characters are of one width.
+		description: reported.description ? asHtml(reported.description) : lines && `<code>${asHtml(lines)}</code>`,
 	});
 	if (lines) error.stack = lines;
 	return error;

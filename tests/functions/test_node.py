@@ -86,14 +86,25 @@ def description(tmp_path_factory: pytest.TempPathFactory) -> Dict[str, Any]:
     return loaded(package(everything), tmp_path_factory.mktemp("node"))["description"]
 
 
-def loaded(written: Package, folder: Path) -> Any:
+N8N_WORKFLOW = """
+exports.NodeConnectionTypes = { Main: 'main' };
+exports.NodeOperationError = class {
+    constructor(node, error, options) {
+        Object.assign(this, error.message ? error : { message: error }, options);
+    }
+};
+"""
+
+
+def loaded(written: Package, folder: Path, program: str = "new Node()") -> Any:
+    """What a piece of JavaScript makes of the `Node` that is written, with a stand-in for n8n's package."""
     written.write(folder)
     workflow = folder / "node_modules" / "n8n-workflow"
     workflow.mkdir(parents=True)
-    (workflow / "index.js").write_text("exports.NodeConnectionTypes = { Main: 'main' };")
+    (workflow / "index.js").write_text(N8N_WORKFLOW)
     (path,) = folder.rglob("*.node.js")
     program = f"const [Node] = Object.values(require({json.dumps(str(path))})); " + (
-        "console.log(JSON.stringify(new Node()))"
+        f"Promise.resolve({program}).then((result) => console.log(JSON.stringify(result)))"
     )
     done = subprocess.run(["node", "-e", program], capture_output=True, text=True, timeout=60, check=True)
     return json.loads(done.stdout)
@@ -196,6 +207,46 @@ def test_texts_are_written_as_javascript(tmp_path: Path) -> None:
     found = loaded(package(function), tmp_path)["description"]["properties"]
     assert found[0]["options"][0]["description"].startswith('It\'s `${process.exit(1)}` \\ "quoted" */ //')
     assert found[1]["default"] == 'it\'s `${x}` \\ "y" \n\u2028 </script>'
+
+
+def error_of_node(folder: Path, reported: Dict[str, Any]) -> Any:
+    """The error of a node whose runner reports this of its one item."""
+    context = """{
+        getInputData: () => [{ json: {} }],
+        getNode: () => ({ name: 'Shop' }),
+        getNodeParameter: (name) => (name === 'operation' ? 'function' : {}),
+        continueOnFail: () => false,
+        startJob: async () => ({ ok: true, result: { items: [], errors: [%s] } }),
+    }"""
+    if shutil.which("node") is None:
+        pytest.skip("Node.js is not installed")
+
+    def function() -> None: ...
+
+    execute = f"new Node().execute.call({context % json.dumps({'item': 0, **reported})})"
+    return loaded(package(function), folder, f"{execute}.catch((error) => error)")
+
+
+def test_a_traceback_is_shown_line_by_line_in_characters_of_one_width(tmp_path: Path) -> None:
+    stack = 'Traceback:\n  File "a.py"\n    1 < "b"\n    ~~^~~~~\nTypeError: no\n'
+    error = error_of_node(tmp_path, {"message": "TypeError: no", "stack": stack})
+    assert error["message"] == "TypeError: no"
+    nbsp = "&nbsp;"
+    assert error["description"] == (
+        f'<code>Traceback:<br/>{2 * nbsp}File "a.py"<br/>{4 * nbsp}1 &lt; "b"<br/>{4 * nbsp}~~^~~~~<br/>'
+        "TypeError: no</code>"
+    )
+    assert error["stack"] == stack.strip()
+
+
+def test_a_description_is_shown_in_place_of_the_traceback(tmp_path: Path) -> None:
+    error = error_of_node(tmp_path, {"message": "No", "description": "Ask <them>", "stack": "Traceback:"})
+    assert error["description"] == "Ask &lt;them&gt;"
+
+
+def test_an_error_may_be_its_message_alone(tmp_path: Path) -> None:
+    error = error_of_node(tmp_path, {"message": "No"})
+    assert (error["message"], error["description"], "stack" in error) == ("No", "", False)
 
 
 @pytest.mark.parametrize(

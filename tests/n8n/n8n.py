@@ -73,7 +73,8 @@ class N8n:
         self.custom_folder.mkdir(parents=True)
         for node_file in NODES_FOLDER.glob("*.node.js"):
             shutil.copy(node_file, self.custom_folder)
-        write_node("functions_script", self.custom_folder)
+        for module in ("functions_script", "leads"):
+            write_node(module, self.custom_folder)
 
     # -- its process
 
@@ -167,6 +168,16 @@ class N8n:
 
         `attached` has nodes for the last of the row, by the kind of their connection, such as `ai_tool`.
         """
+        created = self.save_workflow(name, nodes, **attached)
+        self.rest("POST", f"/rest/workflows/{created['id']}/activate", {"versionId": created["versionId"]})
+        workflow = Workflow(self, created["id"], nodes[0]["parameters"]["path"])
+        workflow.wait_active()
+        return workflow
+
+    def save_workflow(
+        self, name: str, nodes: Sequence[Dict[str, Any]], **attached: Sequence[Dict[str, Any]]
+    ) -> Dict[str, Any]:
+        """Saves a workflow that is not active, as `create_workflow` does; returns what n8n has saved."""
         others = [node for kind in attached.values() for node in kind]
         placed = [
             {"id": f"{name}-{position}", "position": [200 * position, 0], **node}
@@ -179,7 +190,7 @@ class N8n:
         for kind, there in attached.items():
             for node in there:
                 connections[node["name"]] = {kind: [[{"node": nodes[-1]["name"], "type": kind, "index": 0}]]}
-        created = self.rest(
+        saved: Dict[str, Any] = self.rest(
             "POST",
             "/rest/workflows",
             {
@@ -190,10 +201,7 @@ class N8n:
                 "connections": connections,
             },
         )
-        self.rest("POST", f"/rest/workflows/{created['id']}/activate", {"versionId": created["versionId"]})
-        workflow = Workflow(self, created["id"], placed[0]["parameters"]["path"])
-        workflow.wait_active()
-        return workflow
+        return saved
 
     # -- REST
 

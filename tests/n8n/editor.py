@@ -1,0 +1,161 @@
+"""n8n's editor in a headless browser: Debian's Chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import shutil
+from pathlib import Path
+from typing import Dict, List
+
+from .n8n import OWNER, N8n
+
+with contextlib.suppress(ImportError):  # `missing` says so
+    from playwright.sync_api import Browser, BrowserContext, Locator, Page, Playwright, expect
+
+ARGUMENTS = [
+    "--no-sandbox",  # the sandbox refuses root
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",  # where the editor would ask for news
+]
+
+LIMIT = 20_000.0
+"""Milliseconds that anything in the editor may take to appear; the first page takes a few seconds."""
+
+
+def missing() -> List[str]:
+    """What the editor's tests need and this machine lacks."""
+    lacking = [] if shutil.which("chromium") else ["Debian's package chromium"]
+    return lacking if importlib.util.find_spec("playwright") else [*lacking, "the Python package playwright"]
+
+
+def launch(playwright: Playwright) -> Browser:
+    expect.set_options(timeout=LIMIT)
+    playwright.selectors.set_test_id_attribute("data-test-id")
+    return playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
+
+
+def log_in(browser: Browser, n8n: N8n) -> BrowserContext:
+    """Windows in which n8n's owner is logged in."""
+    context = browser.new_context(viewport={"width": 1600, "height": 900}, reduced_motion="reduce")
+    context.set_default_timeout(LIMIT)
+    page = context.new_page()
+    page.goto(f"{n8n.url}/signin")
+    page.locator("#emailOrLdapLoginId").fill(OWNER["email"])
+    page.locator("#password").fill(OWNER["password"])
+    page.get_by_test_id("form-submit-button").click()
+    page.get_by_test_id("project-home-menu-item").wait_for()
+    page.close()
+    return context
+
+
+class Editor:
+    """A page with a workflow, and what an author does there."""
+
+    def __init__(self, page: Page, url: str, screenshots: Path) -> None:
+        self.page = page
+        self._url = url
+        self._screenshots = screenshots
+
+    def screenshot(self, name: str) -> None:
+        self.page.screenshot(path=self._screenshots / f"{name}.png", animations="disabled")
+
+    def picture_of_node(self, name: str) -> None:
+        """A picture of a node's panel alone, without the notices in its corner."""
+        self.get("ndv").screenshot(
+            path=self._screenshots / f"{name}.png", style=".el-notification { display: none }"
+        )
+
+    def get(self, test_id: str) -> Locator:
+        return self.page.get_by_test_id(test_id)
+
+    # -- the canvas
+
+    def open(self, workflow_id: str) -> None:
+        self.page.goto(f"{self._url}/workflow/{workflow_id}")
+        self.get("canvas-node").first.wait_for()
+
+    def open_node(self, name: str) -> None:
+        self.get("canvas-node").filter(has_text=name).dblclick()
+        self.label("options").wait_for()  # our nodes' last field
+
+    def close_node(self) -> None:
+        self.get("ndv-close-button").click()
+        self.get("node-parameters").wait_for(state="detached")
+
+    # -- a node's panel
+
+    def label(self, name: str) -> Locator:
+        # Behind its other tab there are more, some of the same name, such as "notes".
+        return self._labels().and_(self.page.locator(f"[for={name}]"))
+
+    def titles(self) -> List[str]:
+        """What the fields are called, from top to bottom."""
+        # What else is there shows beside a title that the mouse is over.
+        return [label.splitlines()[0].strip() for label in self._labels().all_inner_texts()]
+
+    def _labels(self) -> Locator:
+        return self.get("node-parameters").locator("label[for]").filter(visible=True)
+
+    def description(self, name: str) -> str:
+        """The tooltip of a field."""
+        self.label(name).hover()
+        self.label(name).locator("[data-icon=circle-help]").hover()
+        tooltip = self.get("tooltip-content").filter(visible=True)
+        text = tooltip.inner_text()
+        self.screenshot(f"description-{name}")
+        self.page.mouse.move(0, 0)
+        tooltip.wait_for(state="hidden")
+        return text
+
+    def field(self, name: str) -> Locator:
+        return self.get(f"parameter-input-{name}")
+
+    def entry(self, name: str) -> Locator:
+        """Where a field takes what is typed."""
+        return self.field(name).locator("input, [contenteditable=true]")
+
+    def enter(self, name: str, text: str) -> None:
+        self.entry(name).fill(text)
+        self.get("tab-params").click()  # what hangs below a field with the focus hides the next one
+
+    def enter_expression(self, name: str, expression: str, preview: str) -> None:
+        """Makes a field an expression, of which the editor shows this preview."""
+        self.label(name).hover()
+        switch = self.get(f"{name}-parameter-input-options-container")
+        switch.get_by_test_id("radio-button-expression").click()
+        self.enter(name, expression)
+        # Until then, the field still has what it had before.
+        expect(self.get(f"parameter-expression-preview-{name}")).to_have_text(preview)
+
+    def options(self) -> Locator:
+        """What the drop-down that is open offers."""
+        return self.page.get_by_role("option").filter(visible=True)
+
+    def choose(self, option: str) -> None:
+        """Chooses from the drop-down that is open."""
+        self.options().get_by_text(option, exact=True).click()
+        self.options().first.wait_for(state="hidden")
+
+    def add_field(self) -> None:
+        """Opens the drop-down of Additional Fields."""
+        self.get("collection-parameter-add").first.click()
+
+    def execute(self, status: str = "success") -> None:
+        """Executes the step, until that has ended as it should."""
+        button = self.get("node-execute-button")
+        button.click()
+        self.get(f"node-run-status-{status}").wait_for()
+        expect(button).to_have_text("Execute step")
+
+    def output(self) -> List[Dict[str, str]]:
+        """The items of the output's table."""
+        panel = self.get("output-panel")
+        titles = [title.strip() for title in panel.locator("th").all_inner_texts()]
+        rows = [row.locator("td").all_inner_texts() for row in panel.locator("tbody tr").all()]
+        return [{title: cell for title, cell in zip(titles, row) if title} for row in rows]
