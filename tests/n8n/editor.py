@@ -49,7 +49,7 @@ def log_in(browser: Browser, n8n: N8n) -> BrowserContext:
     page.locator("#emailOrLdapLoginId").fill(OWNER["email"])
     page.locator("#password").fill(OWNER["password"])
     page.get_by_test_id("form-submit-button").click()
-    page.get_by_test_id("project-home-menu-item").wait_for()
+    page.wait_for_url(lambda url: "signin" not in url)
     page.close()
     return context
 
@@ -156,6 +156,7 @@ class Editor:
     def output(self) -> List[Dict[str, str]]:
         """The items of the output's table."""
         panel = self.get("output-panel")
+        panel.locator("tbody tr").first.wait_for()  # the editor loads its table when it is first needed
         titles = [title.strip() for title in panel.locator("th").all_inner_texts()]
         rows = [row.locator("td").all_inner_texts() for row in panel.locator("tbody tr").all()]
         return [{title: cell for title, cell in zip(titles, row) if title} for row in rows]
