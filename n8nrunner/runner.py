@@ -209,7 +209,7 @@ class Runner:
             run = self._run
             if run is not None and not run.finished.is_set():
                 self._check_name()
-            self._functions.by_name[made.signature.name] = made
+            self._functions.add(made)
         self._types_changed()
         return function
 

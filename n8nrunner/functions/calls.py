@@ -10,13 +10,13 @@ import collections.abc
 import inspect
 import re
 import threading
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from n8nrunner.errors import ConfigurationError, TaskCancelled, TaskError
 from n8nrunner.execution.invoke import describe_error, log_error
 from n8nrunner.functions.files import File
-from n8nrunner.functions.kinds import Mismatch
-from n8nrunner.functions.results import Item, items_of, paired, paired_with_all
+from n8nrunner.functions.kinds import NOTHING, Mismatch, Perhaps
+from n8nrunner.functions.results import Item, Unwritable, items_of, paired, paired_with_all
 from n8nrunner.functions.signature import Changed, Signature, check_names, convert_arguments, takes_file
 from n8nrunner.task import Task
 
@@ -47,6 +47,11 @@ class Function:
         self.limit = limit
         # A node from before the function had a limit sends its calls to the type of all functions.
         self._turns = None if limit is None else threading.BoundedSemaphore(limit)
+
+    def succeed(self, older: Optional[Function]) -> None:
+        """Takes over from the function that had its name: calls of both are under one limit."""
+        if older is not None and older.limit == self.limit:
+            self._turns = older._turns
 
     def __getstate__(self) -> Dict[str, Any]:
         # In another process only the limit of the task type counts.
@@ -121,7 +126,14 @@ class Functions:
     """The functions of one runner, by name. `handle` is the handler of their task types."""
 
     def __init__(self) -> None:
+        #: Never changed, only replaced: other threads go through it.
         self.by_name: Dict[str, Function] = {}
+
+    def add(self, function: Function) -> None:
+        """Registers a function, in place of one of its name. Not from two threads at once."""
+        name = function.signature.name
+        function.succeed(self.by_name.get(name))
+        self.by_name = {**self.by_name, name: function}
 
     def types(self, runner_name: str) -> Dict[str, Optional[int]]:
         """The task types of all functions, with their limits.
@@ -160,8 +172,6 @@ class Functions:
             return _refused("unknown_function", f"this runner has no function {name!r}; it has {known}", None)
         calls = _calls_of(settings)
         try:
-            for call in calls:
-                check_names(function.signature, list(call.arguments))
             return _Work(task, function, settings).run(calls)
         except Changed as error:
             return _refused("changed", str(error), function)
@@ -211,44 +221,42 @@ class _Work:
         self._errors: List[Dict[str, Any]] = []
 
     def run(self, calls: Sequence[_Call]) -> Dict[str, Any]:
+        # All first: when the function turns out to have changed, nothing may have run, because the node
+        # tries again then.
+        fitting: List[_Call] = []
+        for call in calls:
+            arguments = self._convert(call)
+            if arguments is not None:
+                fitting.append(call._replace(arguments=arguments))
+            elif not self._goes_on:
+                return self._result()
         if self._function.signature.batch:
-            self._run_at_once(calls)
+            self._run_at_once(fitting)
         else:
-            for call in calls:
+            for call in fitting:
                 self._task.raise_if_cancelled()
-                if not self._run_one(call):
+                self._run_one(call)
+                if self._errors and not self._goes_on:
                     break
+        return self._result()
+
+    def _result(self) -> Dict[str, Any]:
         return {"version": VERSION, "items": self._items, "errors": self._errors}
 
-    def _run_one(self, call: _Call) -> bool:
-        """Whether the calls that follow are wanted."""
-        arguments = self._convert(call)
-        if arguments is not None:
-            try:
-                self._items += paired(self._function.call(self._task, arguments, self._items_of), call.item)
-            except BaseException as error:  # SystemExit in a function fails its item
-                if self._is_over(error):
-                    raise
-                self._failed(error, [call.item])
-        return self._goes_on or not self._errors
+    def _run_one(self, call: _Call) -> None:
+        try:
+            items = self._function.call(self._task, call.arguments, self._items_of)
+            self._items += paired(items, call.item)
+        except BaseException as error:  # SystemExit in a function fails its item
+            if self._is_over(error):
+                raise
+            self._failed(error, [call.item])
 
     def _run_at_once(self, calls: Sequence[_Call]) -> None:
-        sources: List[int] = []
-        rows: List[Dict[str, Any]] = []
-        for call in calls:
-            row = self._convert(call)
-            if row is not None:
-                sources.append(call.item)
-                rows.append(row)
-            elif not self._goes_on:
-                return
-        if not rows:
+        calls, arguments = self._columns_of(calls)
+        if not calls or (self._errors and not self._goes_on):
             return
-        parameters = self._function.signature.parameters
-        arguments = {
-            name: [row[name] for row in rows if name in row] if parameters[name].each else value
-            for name, value in rows[0].items()
-        }
+        sources = [call.item for call in calls]
         try:
             items = self._function.call(self._task, arguments, self._items_of)
             self._items = paired_with_all(items, sources)
@@ -257,10 +265,37 @@ class _Work:
                 raise
             self._failed(error, sources)
 
+    def _columns_of(self, calls: Sequence[_Call]) -> Tuple[Sequence[_Call], Dict[str, Any]]:
+        """The arguments of all calls at once, and the calls that take part.
+
+        A call that lacks what others have cannot: values would no longer stand beside those of their item.
+        """
+        parameters = self._function.signature.parameters.values()
+        given = [
+            parameter for parameter in parameters if any(parameter.name in call.arguments for call in calls)
+        ]
+        for parameter in given:
+            if parameter.each and not isinstance(parameter.kind, Perhaps):
+                for call in calls:
+                    if parameter.name not in call.arguments:
+                        self._misfit(call, Mismatch(parameter.name, parameter.kind.expected, NOTHING))
+                calls = [call for call in calls if parameter.name in call.arguments]
+        arguments: Dict[str, Any] = {}
+        for parameter in given:
+            name = parameter.name
+            if parameter.each:
+                arguments[name] = [call.arguments.get(name) for call in calls]
+            else:
+                arguments[name] = next(call.arguments[name] for call in calls if name in call.arguments)
+        return calls, arguments
+
     def _items_of(self, result: Any) -> List[Item]:
         if isinstance(result, collections.abc.Iterator):
             result = self._while_wanted(result)
-        return items_of(result, self._save)
+        try:
+            return items_of(result, self._save)
+        except Unwritable as error:
+            raise TaskError(f"The handler returned something that is not JSON: {error}") from None
 
     def _while_wanted(self, rows: Iterator[Any]) -> Iterator[Any]:
         """The rows of a generator, which may have no end, as long as somebody waits for them."""
@@ -275,16 +310,23 @@ class _Work:
 
     def _convert(self, call: _Call) -> Optional[Dict[str, Any]]:
         """The arguments; None if one does not fit, which is noted then."""
-        values, mismatch = convert_arguments(
-            self._function.signature, call.arguments, lambda name, value: self._file(call.item, value)
-        )
+        signature = self._function.signature
+        mismatch = check_names(signature, list(call.arguments), self._is_same)
+        values: Dict[str, Any] = {}
+        if mismatch is None:
+            values, mismatch = convert_arguments(
+                signature, call.arguments, lambda name, value: self._file(call.item, value)
+            )
         if mismatch is None:
             return values
         if not self._is_same:
             # It may have fitted what the function was when the node was written.
-            raise Changed(f"the call does not fit the function {self._function.signature.name!r}: {mismatch}")
-        self._note(call.item, {"message": str(mismatch), "description": self._about(call, mismatch)})
+            raise Changed(f"the call does not fit the function {signature.name!r}: {mismatch}")
+        self._misfit(call, mismatch)
         return None
+
+    def _misfit(self, call: _Call, mismatch: Mismatch) -> None:
+        self._note(call.item, {"message": str(mismatch), "description": self._about(call, mismatch)})
 
     def _about(self, call: _Call, mismatch: Mismatch) -> str:
         name = mismatch.where.split(".")[0].split("[")[0]
@@ -299,8 +341,10 @@ class _Work:
     def _failed(self, error: BaseException, sources: Sequence[int]) -> None:
         log_error(self._task, error)
         described = describe_error(error)
-        for source in sources if self._goes_on else sources[:1]:
-            self._note(source, described)
+        self._note(sources[0], described)
+        if self._goes_on:
+            for source in sources[1:]:
+                self._note(source, {"message": described["message"]})  # the traceback once is enough
 
     def _note(self, item: int, described: Mapping[str, Any]) -> None:
         if not self._goes_on:

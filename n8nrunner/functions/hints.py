@@ -195,6 +195,8 @@ def _kind_of_class(hint: Type[Any], seen: Dict[Any, Record]) -> Optional[Kind]:
         for member in hint:
             plain = isinstance(member.value, (str, int, float)) and not isinstance(member.value, bool)
             members.append((title_of(member.name.lower()), member.value if plain else member.name, member))
+        if not members:
+            raise UnknownHint(f"{hint.__name__} is an Enum without members")
         return Choice(members)
     if hasattr(hint, "model_validate") or (hasattr(hint, "parse_obj") and hasattr(hint, "__fields__")):
         return Model(hint)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime
+import enum
 import json
 import math
 import re
@@ -15,6 +16,9 @@ from n8nrunner.functions.files import File
 
 #: Characters of a value that an error shows.
 _SHOWN = 80
+
+#: In place of a value: there is none.
+NOTHING = object()
 
 
 class Mismatch(Exception):
@@ -33,9 +37,9 @@ class Mismatch(Exception):
 
 
 def shown(value: Any) -> str:
-    """A value as an error shows it: its JSON, cut, and what kind of JSON it is."""
-    if value is None:
-        return "null"
+    """A value as an error shows it: its JSON, cut."""
+    if value is NOTHING:
+        return "nothing"
     try:
         text = json.dumps(value, ensure_ascii=False, default=repr)
     except (TypeError, ValueError, RecursionError):
@@ -166,14 +170,21 @@ class Choice(Kind):
         for _, sent, member in self._members:
             if value == sent and isinstance(value, bool) is isinstance(sent, bool):
                 return member
-        if not exact:
+        if not exact and isinstance(value, str):
             for title, sent, member in self._members:
-                if isinstance(value, str) and value in (title, str(sent)):
+                if value in (title, str(sent)) or (isinstance(member, enum.Enum) and value == member.name):
                     return member
         raise Mismatch(where, self.expected, value)
 
     def described(self) -> str:
         return json.dumps(["options", sorted(json.dumps(sent) for _, sent in self.choices or ())])
+
+
+#: What Python reads of ISO 8601 only from 3.11 on: fractions of any length, "Z", and zones without a colon.
+_TIME = re.compile(
+    r"(?P<time>.+T\d\d:\d\d(?::\d\d)?)(?:[.,](?P<fraction>\d+))?(?:Z|(?P<zone>[+-]\d\d)(?::?(?P<minutes>\d\d))?)?",
+    re.IGNORECASE,
+)
 
 
 class Moment(Kind):
@@ -183,11 +194,19 @@ class Moment(Kind):
     def convert(self, value: Any, where: str, exact: bool = False) -> Any:
         if isinstance(value, str):
             try:
-                # Before 3.11, Python reads no "Z".
-                return datetime.datetime.fromisoformat(value[:-1] + "+00:00" if value[-1:] in "Zz" else value)
+                return datetime.datetime.fromisoformat(self._plain(value))
             except ValueError:
                 pass
         raise Mismatch(where, self.expected, value)
+
+    def _plain(self, text: str) -> str:
+        """The text as every Python reads it."""
+        found = _TIME.fullmatch(text.replace(" ", "T", 1))
+        if found is None:
+            return text
+        fraction = f".{found['fraction']:0<6.6}" if found["fraction"] else ""
+        zone = f"{found['zone']}:{found['minutes'] or '00'}" if found["zone"] else ""
+        return found["time"] + fraction + ("+00:00" if text[-1] in "Zz" else zone)
 
 
 class Day(Kind):
@@ -198,7 +217,8 @@ class Day(Kind):
         if isinstance(value, str):
             try:
                 # n8n's field for dates has a time as well.
-                return datetime.date.fromisoformat(value[:10] if value[10:11] in ("T", " ", "") else value)
+                has_time = value[10:11] in ("T", " ") and not exact
+                return datetime.date.fromisoformat(value[:10] if has_time else value)
             except ValueError:
                 pass
         raise Mismatch(where, self.expected, value)
@@ -249,21 +269,21 @@ class Row(Kind):
     name = "list"
 
     def __init__(self, elements: Sequence[Kind]) -> None:
-        self._elements = elements
+        self.elements = elements
 
     @property
     def expected(self) -> str:
-        return f"a list of {len(self._elements)}"
+        return f"a list of {len(self.elements)}"
 
     def convert(self, value: Any, where: str, exact: bool = False) -> Any:
         value = _parsed(value, where, self.expected, exact)
-        if not isinstance(value, list) or len(value) != len(self._elements):
+        if not isinstance(value, list) or len(value) != len(self.elements):
             raise Mismatch(where, self.expected, value)
-        pairs = zip(self._elements, value)
+        pairs = zip(self.elements, value)
         return tuple(kind.convert(part, f"{where}[{i}]", exact) for i, (kind, part) in enumerate(pairs))
 
     def described(self) -> str:
-        return json.dumps(["row", [element.described() for element in self._elements]])
+        return json.dumps(["row", [element.described() for element in self.elements]])
 
 
 class Mapping(Kind):
@@ -273,16 +293,16 @@ class Mapping(Kind):
     expected = "an object"
 
     def __init__(self, value: Kind) -> None:
-        self._value = value
+        self.value = value
 
     def convert(self, value: Any, where: str, exact: bool = False) -> Any:
         value = _parsed(value, where, self.expected, exact)
         if not isinstance(value, dict):
             raise Mismatch(where, self.expected, value)
-        return {key: self._value.convert(part, f"{where}.{key}", exact) for key, part in value.items()}
+        return {key: self.value.convert(part, f"{where}.{key}", exact) for key, part in value.items()}
 
     def described(self) -> str:
-        return json.dumps(["object", self._value.described()])
+        return json.dumps(["object", self.value.described()])
 
 
 class Member(NamedTuple):
@@ -447,6 +467,9 @@ class Bounded(Kind):
         ):
             raise Mismatch(where, self.expected, value)
         return converted
+
+    def described(self) -> str:
+        return self.kind.described()  # bounds may change as texts may
 
 
 _IS_WITHIN: Dict[str, Callable[[Any, Any], bool]] = {

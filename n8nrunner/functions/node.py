@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import enum
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -326,9 +327,13 @@ def _shown_default(parameter: Parameter) -> Any:
         "dateTime": str,
         "date": str,
     }
+    if isinstance(default, float) and not math.isfinite(default):
+        return None  # JSON has no such number
     types = wanted.get(kind.name)
     if types is not None:
         return default if isinstance(default, types) else None  # type: ignore[arg-type]
+    if kind.name == "any":
+        return default if isinstance(default, str) else None  # its field is for text
     try:
         return json.dumps(default, allow_nan=False)
     except (TypeError, ValueError):

@@ -10,9 +10,10 @@ import enum
 import json
 import os
 import uuid
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from n8nrunner.functions.files import File
+from n8nrunner.protocol.values import find_fault
 
 #: Saves a file in n8n, and returns what stands in an item for it.
 Save = Callable[[File], Dict[str, Any]]
@@ -28,17 +29,33 @@ _ITEM_KEYS = {"json", "binary", "pairedItem"}
 _MOST_PAIRS = 1_000_000
 
 
+class Unwritable(Exception):
+    """A part of a result is no JSON; the text says which."""
+
+
 def items_of(result: Any, save: Save) -> List[Item]:
     """The items of one result, without their pairing.
 
     A dictionary, or what is like one, is an item; a list, a generator or a DataFrame is many; None is one
     item with nothing in it, so that the workflow goes on; everything else is an item with it as "result".
     Files become the item's files, wherever they stand at the top of a dictionary.
+
+    Raises:
+        Unwritable: with the place of what is no JSON.
     """
+    result = _unwrapped(result)
     rows = _rows(result)
-    if rows is not None:
-        return [_item(row, save) for row in rows]
-    return [_item(result, save)]
+    if rows is None:
+        return [_checked_item(result, save, "result")]
+    return [_checked_item(row, save, f"result[{number}]") for number, row in enumerate(rows)]
+
+
+def _checked_item(value: Any, save: Save, name: str) -> Item:
+    strangers: List[Any] = []
+    item = _item(_unwrapped(value), save, strangers)
+    if strangers:
+        raise Unwritable(find_fault(item["json"], name) or f"{name}: {strangers[0]!r} is not JSON")
+    return item
 
 
 def paired(items: List[Item], source: int) -> List[Item]:
@@ -64,7 +81,7 @@ def _rows(result: Any) -> Any:
     """The parts of a result that is many items; None if it is one."""
     if isinstance(result, (str, bytes, bytearray, memoryview, File)) or _fields(result) is not None:
         return None
-    if isinstance(result, (list, tuple, collections.abc.Iterator)):
+    if isinstance(result, _SERIES):
         return result
     records = _records(result)
     if records is not None:
@@ -72,6 +89,15 @@ def _rows(result: Any) -> Any:
     if _is_array(result) and getattr(result, "ndim", 0) > 0:
         return result
     return None
+
+
+#: What is many items beside generators: also what `dict.values()` gives, a range, a deque.
+_SERIES = (collections.abc.Sequence, collections.abc.Iterator, collections.abc.ValuesView, collections.deque)
+
+
+def _unwrapped(value: Any) -> Any:
+    """What a pydantic model with a root stands for; anything else as it is."""
+    return value.model_dump(mode="json") if getattr(type(value), "__pydantic_root_model__", False) else value
 
 
 def _records(value: Any) -> Any:
@@ -89,12 +115,12 @@ def _is_array(value: Any) -> bool:
     return hasattr(value, "__array__") and hasattr(value, "tolist") and hasattr(value, "dtype")
 
 
-def _item(value: Any, save: Save) -> Item:
+def _item(value: Any, save: Save, strangers: List[Any]) -> Item:
     if isinstance(value, collections.abc.Mapping) and _is_item(value):
-        item: Item = {"json": plain(value["json"])}
+        item: Item = {"json": plain(value["json"], strangers)}
         item.update(_files(dict(value.get("binary") or {}), save))
         if value.get("pairedItem") is not None:
-            item["pairedItem"] = plain(value["pairedItem"])
+            item["pairedItem"] = plain(value["pairedItem"], strangers)
         return item
     if isinstance(value, (File, bytes, bytearray, memoryview)):
         return {"json": {}, **_files({FILE: value}, save)}
@@ -102,13 +128,16 @@ def _item(value: Any, save: Save) -> Item:
         return {"json": {}}
     fields = _fields(value)
     if fields is None:
-        return {"json": {VALUE: plain(value)}}
+        return {"json": {VALUE: plain(value, strangers)}}
     json_part: Dict[str, Any] = {}
     binary: Dict[str, Any] = {}
     for key, part in fields:
         is_file = isinstance(part, (File, bytes, bytearray, memoryview))
         (binary if is_file else json_part)[_key(key)] = part
-    return {"json": {key: plain(part) for key, part in json_part.items()}, **_files(binary, save)}
+    return {
+        "json": {key: plain(part, strangers) for key, part in json_part.items()},
+        **_files(binary, save),
+    }
 
 
 def _is_item(value: Any) -> bool:
@@ -124,9 +153,11 @@ def _is_item(value: Any) -> bool:
 def _files(files: Dict[str, Any], save: Save) -> Dict[str, Any]:
     binary = {}
     for key, part in files.items():
+        if part is None:
+            continue
         if isinstance(part, (bytes, bytearray, memoryview)):
             part = File(bytes(part))
-        binary[key] = save(part) if isinstance(part, File) else plain(part)
+        binary[key] = save(part) if isinstance(part, File) else plain(part, [])
     return {"binary": binary} if binary else {}
 
 
@@ -139,12 +170,24 @@ def _fields(value: Any) -> Any:
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return list(zip(value._fields, value))
     if hasattr(value, "model_dump") and hasattr(type(value), "model_fields"):
-        return list(value.model_dump().items())
+        return _fields_of_model(value)
     if hasattr(value, "parse_obj") and hasattr(value, "dict"):  # pydantic 1
         return list(value.dict().items())
     if type(value).__name__ == "Series" and hasattr(value, "to_dict"):
         return list(value.to_dict().items())
+    if type(value).__name__ == "Row" and hasattr(value, "keys"):  # of sqlite3
+        return [(key, value[key]) for key in value.keys()]  # noqa: SIM118 - it is no mapping
     return None
+
+
+def _fields_of_model(model: Any) -> List[Tuple[str, Any]]:
+    """A pydantic model as pydantic writes it, but for its files."""
+    files = {
+        name: getattr(model, name)
+        for name in type(model).model_fields
+        if isinstance(getattr(model, name, None), (File, bytes, bytearray, memoryview))
+    }
+    return [*model.model_dump(mode="json", exclude=set(files)).items(), *files.items()]
 
 
 def _key(key: Any) -> str:
@@ -157,24 +200,26 @@ def _key(key: Any) -> str:
 _NO_CONVERSION: Tuple[type, ...] = (str, bool, int, float, type(None))
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, strangers: Optional[List[Any]] = None) -> Any:
     """A value as JSON has it: dates in ISO form, numbers of NumPy as numbers, a Decimal as its text.
 
-    What it does not know it returns as it is, so that the encoder names its place.
+    Args:
+        strangers: gets what it does not know, which is returned as it is.
     """
     if type(value) in _NO_CONVERSION:
         return value
     if isinstance(value, enum.Enum):
-        return plain(value.value)
+        return plain(value.value, strangers)
     if isinstance(value, (str, bool, int, float)):
         return value
     if _is_missing(value):
         return None
+    value = _unwrapped(value)
     fields = _fields(value)
     if fields is not None:
-        return {_key(key): plain(part) for key, part in fields}
+        return {_key(key): plain(part, strangers) for key, part in fields}
     if isinstance(value, (list, tuple)):
-        return [plain(part) for part in value]
+        return [plain(part, strangers) for part in value]
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, datetime.timedelta):
@@ -185,11 +230,13 @@ def plain(value: Any) -> Any:
         return os.fspath(value)
     records = _records(value)
     if records is not None:
-        return [plain(record) for record in records]
+        return [plain(record, strangers) for record in records]
     if _is_array(value):
-        return _plain_array(value)
-    if isinstance(value, collections.abc.Iterator):
-        return [plain(part) for part in value]
+        return _plain_array(value, strangers)
+    if isinstance(value, _SERIES) and not isinstance(value, (bytes, bytearray, memoryview)):
+        return [plain(part, strangers) for part in value]
+    if strangers is not None and value is not None:
+        strangers.append(value)
     return value
 
 
@@ -198,7 +245,9 @@ def _is_missing(value: Any) -> bool:
     return type(value).__name__ in ("NaTType", "NAType")
 
 
-def _plain_array(value: Any) -> Any:
-    if str(value.dtype).startswith("datetime64"):
-        value = value.astype("datetime64[us]")
-    return plain(value.tolist())
+def _plain_array(value: Any, strangers: Optional[List[Any]]) -> Any:
+    # In nanoseconds, as pandas has them, both would become plain numbers.
+    for kind in ("datetime64", "timedelta64"):
+        if str(value.dtype).startswith(kind):
+            value = value.astype(f"{kind}[us]")
+    return plain(value.tolist(), strangers)

@@ -6,17 +6,21 @@ import enum
 import hashlib
 import inspect
 import json
+import types
 import typing
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from n8nrunner.errors import ConfigurationError
 from n8nrunner.functions.hints import UnknownHint, kind_of, read_hint
 from n8nrunner.functions.kinds import (
+    NOTHING,
     Bounded,
     FileKind,
     Kind,
+    Mapping,
     Mismatch,
     Perhaps,
+    Row,
     Sequences,
     Truth,
 )
@@ -109,10 +113,11 @@ class Signature:
             kind, text = _kind_of_default(parameter.default), ""
         else:
             kind, text = read_hint(hint)
-        each = self.batch and isinstance(kind, Sequences)
+        each = self.batch and isinstance(bare(kind), Sequences)
         if each:
-            assert isinstance(kind, Sequences)
-            kind = kind.element
+            kind = _of_each(kind)
+        if _holds_file(kind):
+            raise UnknownHint("a File inside of something else: expected File, or Optional[File]")
         if parameter.default is None and not isinstance(kind, Perhaps):
             kind = Perhaps(kind)  # `name: str = None`, as it is often written
         self.parameters[parameter.name] = Parameter(parameter.name, kind, parameter.default, text, each)
@@ -123,6 +128,28 @@ def bare(kind: Kind) -> Kind:
     while isinstance(kind, (Bounded, Perhaps)):
         kind = kind.kind
     return kind
+
+
+def _of_each(kind: Kind) -> Kind:
+    """The kind of one item's value, for a list that gets a value of each."""
+    if isinstance(kind, Bounded):
+        raise UnknownHint("a list with a value of each item has no bounds; its elements may have some")
+    if isinstance(kind, Perhaps):
+        return Perhaps(_of_each(kind.kind))
+    assert isinstance(kind, Sequences)
+    return kind.element
+
+
+def _holds_file(kind: Kind) -> bool:
+    kind = bare(kind)
+    inner: Sequence[Kind] = ()
+    if isinstance(kind, Sequences):
+        inner = [kind.element]
+    elif isinstance(kind, Row):
+        inner = kind.elements
+    elif isinstance(kind, Mapping):
+        inner = [kind.value]
+    return any(takes_file(part) or _holds_file(part) for part in inner)
 
 
 def takes_file(kind: Kind) -> bool:
@@ -144,8 +171,14 @@ def _hints(function: Callable[..., Any], name: str, problems: List[str]) -> Dict
         target = target.func
     if not inspect.isroutine(target):
         target = getattr(target, "__call__", target)  # noqa: B004 - an object with hints on its __call__
+    target = inspect.unwrap(target)
+    annotations = dict(getattr(target, "__annotations__", {}))
+    annotations.pop(
+        "return", None
+    )  # nobody needs it, and it may name what is imported for type checkers only
+    stand_in = types.SimpleNamespace(__annotations__=annotations)
     try:
-        return typing.get_type_hints(inspect.unwrap(target), include_extras=True)
+        return typing.get_type_hints(stand_in, getattr(target, "__globals__", None), include_extras=True)
     except Exception as error:  # noqa: BLE001 - whatever evaluating the user's annotations raises
         problems.append(f"{name}: its type hints cannot be read: {type(error).__name__}: {error}")
         return {}
@@ -172,21 +205,35 @@ def _hash(parameters: Sequence[Dict[str, Any]]) -> str:
 
 
 class Changed(Exception):
-    """The arguments' names are not those of the function: the node was written for another version."""
+    """A call does not fit the function: the node was written for another version of it."""
 
 
-def check_names(signature: Signature, names: Sequence[str]) -> None:
-    """Raises `Changed` unless a call with arguments of these names is possible."""
+def check_names(signature: Signature, names: Sequence[str], is_same: bool) -> Optional[Mismatch]:
+    """Whether a call with arguments of these names is possible.
+
+    Args:
+        is_same: whether the node was written for the function as it is: then what is missing is an
+            expression's fault.
+
+    Returns:
+        What is wrong with the call alone.
+
+    Raises:
+        Changed: the function is not what the node was written for.
+    """
     unknown = [name for name in names if name not in signature.parameters]
     missing = [
-        parameter.name
+        parameter
         for parameter in signature.parameters.values()
         if parameter.required and parameter.name not in names
     ]
+    if is_same and missing and not unknown:
+        return Mismatch(missing[0].name, missing[0].kind.expected, NOTHING)
     if unknown or missing:
         parts = [f"it has no parameter {name!r}" for name in unknown]
-        parts += [f"its parameter {name!r} is missing" for name in missing]
+        parts += [f"its parameter {parameter.name!r} is missing" for parameter in missing]
         raise Changed(f"the call does not fit the function {signature.name!r}: {', '.join(parts)}")
+    return None
 
 
 def convert_arguments(
@@ -208,4 +255,6 @@ def convert_arguments(
             values[name] = kind.convert(file_of(name, value) if takes_file(kind) else value, name)
         except Mismatch as error:
             return values, error
+        except Exception:  # noqa: BLE001 - bounds that cannot be compared, JSON that is too deep, and their like
+            return values, Mismatch(name, kind.expected, value)
     return values, None

@@ -48,18 +48,24 @@ function argumentsOf(context, definition, itemIndex) {
 	return given;
 }
 
+/** An error with exactly this message: n8n has words of its own for some, such as those with ECONNREFUSED in them. */
+function errorWith(context, message, options) {
+	const error = new NodeOperationError(context.getNode(), message, options);
+	error.message = message;
+	return error;
+}
+
 /** What stands for a file; `withFiles` puts its bytes beside it. */
 function fileOf(context, definition, parameter, property, itemIndex) {
 	const binary = context.getInputData()[itemIndex].binary || {};
 	if (!parameter.required && !property) return undefined;
-	const data = binary[property];
-	if (data === undefined) {
+	if (!Object.hasOwn(binary, property)) {
+		const named = typeof property === 'string' ? `no file "${property}"` : 'no such file';
 		const there = Object.keys(binary).join(', ') || 'none';
-		throw new NodeOperationError(context.getNode(), `The item has no file "${property}"`, {
-			itemIndex,
-			description: `"${parameter.title}" of ${definition.title} names one of the item's files; it has: ${there}.`,
-		});
+		const expected = `"${parameter.title}" of ${definition.title} is the name of one of the item's files`;
+		throw errorWith(context, `The item has ${named}`, { itemIndex, description: asHtml(`${expected}; it has: ${there}.`) });
 	}
+	const data = binary[property];
 	return { $file: property, fileName: data.fileName, mimeType: data.mimeType };
 }
 
@@ -104,7 +110,8 @@ async function withFiles(context, definition, calls) {
 /** Stores the files that came with an answer. */
 async function storeFiles(context, items) {
 	for (const { binary } of items || []) {
-		for (const [name, { content, fileName, mimeType }] of Object.entries(binary || {})) {
+		for (const [name, file] of Object.entries(binary || {})) {
+			const { content, fileName, mimeType } = file || {};
 			if (content === undefined) continue;
 			const bytes = Buffer.from(content, 'base64');
 			binary[name] = await context.helpers.prepareBinaryData(bytes, fileName, mimeType);
@@ -180,7 +187,7 @@ function failureOf(context, reported, itemIndex, milliseconds) {
 				'Start it, with "n8nrunner run MODULE" or with runner.start(), and look at its log.',
 		});
 	}
-	const error = new NodeOperationError(context.getNode(), message, { itemIndex, description: asHtml(description) });
+	const error = errorWith(context, message, { itemIndex, description: asHtml(description) });
 	if (stack) error.stack = stack;
 	return error;
 }
@@ -191,7 +198,7 @@ function misfitOf(context, operation, reported) {
 	const node = context.getNode();
 	if (reported.code === 'unknown_function') {
 		return new NodeOperationError(node, `The runner "__RUNNER__" has no function "${operation}"`, {
-			description: `${capital(reported.message)}. Restart the Python program if it is older. ${WRITE_AGAIN}`,
+			description: `${asHtml(capital(reported.message))}. Restart the Python program if it is older. ${WRITE_AGAIN}`,
 		});
 	}
 	if (reported.code === 'newer_node') {
@@ -201,7 +208,7 @@ function misfitOf(context, operation, reported) {
 	}
 	const differences = differencesOf(definition.parameters, (reported.function || {}).parameters || []);
 	return new NodeOperationError(node, `The function "${operation}" has changed since this node was written`, {
-		description: `${differences.join('; ') || capital(reported.message)}. ${WRITE_AGAIN}`,
+		description: asHtml(`${differences.join('; ') || capital(reported.message)}. ${WRITE_AGAIN}`),
 	});
 }
 
@@ -244,7 +251,7 @@ function capital(text) {
 /** An item that failed, as an error that n8n shows. */
 function errorOf(context, reported) {
 	const lines = (reported.stack || '').trim();
-	const error = new NodeOperationError(context.getNode(), reported.message, {
+	const error = errorWith(context, reported.message, {
 		itemIndex: reported.item,
 		// The marks below a traceback's lines need a font in which all characters are of one width.
 		description: reported.description ? asHtml(reported.description) : lines && `<code>${asHtml(lines)}</code>`,
@@ -274,7 +281,8 @@ async function inParallel(entries, limit, work) {
 	return results;
 }
 
-class __CLASS__ {
+// Its own name is no concern of JavaScript's: a runner may be called "math" or "promise".
+class RunnerNode {
 	description = __DESCRIPTION__;
 
 	async execute() {
@@ -295,9 +303,11 @@ class __CLASS__ {
 			}
 		}
 
-		const size = options.batchSize || definition.batchSize || calls.length || 1;
+		const atLeastOne = (option) => (Number(option) >= 1 ? Math.floor(Number(option)) : undefined);
+		const size = atLeastOne(options.batchSize) || definition.batchSize || calls.length || 1;
+		const parallel = atLeastOne(options.parallelTasks) || definition.parallelTasks;
 		const batches = batchesOf(this, definition, calls, size);
-		const answers = await inParallel(batches, options.parallelTasks || definition.parallelTasks, async (batch) => {
+		const answers = await inParallel(batches, parallel, async (batch) => {
 			try {
 				const answer = await run(this, operation, batch);
 				if (!goesOn && answer.errors && answer.errors.length) throw errorOf(this, answer.errors[0]);
@@ -309,15 +319,15 @@ class __CLASS__ {
 		});
 
 		const output = answers.flatMap((answer) => answer.items || []);
-		for (const answer of answers) failed.push(...(answer.errors || []));
-		if (!failed.length) return [output];
-		const withErrors = [
-			...output,
-			...failed.map(({ item, message }) => ({ json: { error: message }, pairedItem: { item } })),
-		];
-		const place = ({ pairedItem }) => ([].concat(pairedItem || [])[0] || { item: 0 }).item;
-		return [withErrors.sort((one, other) => place(one) - place(other))];
+		const errors = failed.concat(...answers.map((answer) => answer.errors || []));
+		if (!errors.length) return [output];
+		const failures = errors.map(({ item, message }) => ({ json: { error: message }, pairedItem: { item } }));
+		const place = ({ pairedItem }) => {
+			const source = [].concat(pairedItem ?? 0)[0];
+			return typeof source === 'number' ? source : source.item;
+		};
+		return [output.concat(failures).sort((one, other) => place(one) - place(other))];
 	}
 }
 
-module.exports = { __CLASS__ };
+module.exports = { __CLASS__: RunnerNode };

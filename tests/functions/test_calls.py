@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import datetime
+import enum
 import logging
 import os
 import threading
-from typing import Any, Dict, Iterator, List, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Dict, Iterator, List, Optional, Union
 
 import pytest
 
@@ -55,6 +57,17 @@ def call(broker: Broker, runner: Runner) -> Caller:
     return Caller(broker, runner)
 
 
+class From:
+    """A lower bound, as `annotated_types` spells it."""
+
+    def __init__(self, ge: Any) -> None:
+        self.ge = ge
+
+
+class Empty(enum.Enum):
+    pass
+
+
 def double(number: int) -> int:
     return 2 * number
 
@@ -85,6 +98,49 @@ def test_a_wrong_argument_names_parameter_item_and_value(runner: Runner, call: C
     assert error["item"] == 1
     assert error["message"] == 'number: expected a whole number, got "x"'
     assert "Item 1, parameter 'number' of double" in error["description"]
+
+
+def test_what_an_expression_left_out_fails_its_item(runner: Runner, call: Caller) -> None:
+    runner.function(double)
+    answer = call("double", {"number": 1}, {}, {"number": 3}, continueOnFail=True)
+    assert [item["json"]["result"] for item in answer["items"]] == [2, 6]
+    (error,) = answer["errors"]
+    assert (error["item"], error["message"]) == (1, "number: expected a whole number, got nothing")
+
+
+@pytest.mark.parametrize(
+    ("hint", "value"),
+    [
+        (Annotated[datetime.datetime, From(datetime.datetime(2024, 1, 1))], "2024-02-01T00:00:00Z"),
+        (Annotated[Union[int, str], From(1)], "x"),
+        (list, "[" * 100_000),
+        (float, 10**400),
+    ],
+)
+def test_whatever_goes_wrong_with_a_value_fails_its_item(
+    runner: Runner, call: Caller, hint: Any, value: Any
+) -> None:
+    def function(value: Any) -> str:
+        return "fine"
+
+    function.__annotations__ = {"value": hint}
+    runner.function(function)
+    answer = call("function", {"value": value}, continueOnFail=True)
+    (error,) = answer["errors"]
+    assert error["message"].startswith("value: expected ")
+
+
+def test_a_result_that_is_no_json_fails_its_item(runner: Runner, call: Caller) -> None:
+    @runner.function
+    def tags(number: int) -> Dict[str, Any]:
+        return {"tags": {number} if number == 1 else [number]}
+
+    arguments = [{"number": number} for number in range(3)]
+    answer = call("tags", *arguments, continueOnFail=True)
+    assert [item["json"]["tags"] for item in answer["items"]] == [[0], [2]]
+    (error,) = answer["errors"]
+    assert error["item"] == 1
+    assert error["message"].endswith("is not JSON: result['tags'] is a set, which is not JSON")
 
 
 def test_an_exception_comes_with_its_own_traceback(
@@ -239,6 +295,23 @@ def test_a_batch_leaves_out_what_does_not_fit(runner: Runner, call: Caller) -> N
     assert [error["item"] for error in answer["errors"]] == [1]
 
 
+def columns(name: List[str], score: List[float] = [], note: Optional[List[str]] = None) -> List[Any]:  # noqa: B006
+    return [{"name": name, "score": score, "note": note}]
+
+
+def test_the_columns_of_a_batch_stay_aligned(runner: Runner, call: Caller) -> None:
+    runner.function(batch=True)(columns)
+    rows = [{"name": "a"}, {"name": "b", "score": 2, "note": "x"}, {"name": "c", "score": 3}]
+    answer = call("columns", *rows, continueOnFail=True)
+    assert answer["items"][0]["json"] == {"name": ["b", "c"], "score": [2.0, 3.0], "note": ["x", None]}
+    assert answer["items"][0]["pairedItem"] == [{"item": 1}, {"item": 2}]
+    (error,) = answer["errors"]
+    assert (error["item"], error["message"]) == (0, "score: expected a number, got nothing")
+    assert call("columns", *rows)["items"] == []
+    answer = call("columns", {"name": "a"}, {"name": "b"})
+    assert answer["items"][0]["json"] == {"name": ["a", "b"], "score": [], "note": None}
+
+
 def test_a_batch_that_fails_fails_all_its_items(runner: Runner, call: Caller) -> None:
     runner.function(batch=True)(total)
     arguments = [{"number": 13}, {"number": 1}]
@@ -266,6 +339,18 @@ def test_a_value_that_does_not_fit_is_a_change_if_the_signature_is_another(
     runner.function(double)
     assert call("double", {"number": "x"}, signature="old")["error"]["code"] == "changed"
     assert call("double", {"number": 4}, signature="old")["items"][0]["json"] == {"result": 8}
+
+
+def test_nothing_has_run_when_a_function_turns_out_to_have_changed(runner: Runner, call: Caller) -> None:
+    called: List[int] = []
+
+    @runner.function
+    def note(number: int) -> None:
+        called.append(number)
+
+    answer = call("note", {"number": 1}, {"number": "x"}, signature="old")
+    assert answer["error"]["code"] == "changed"
+    assert called == []
 
 
 def test_an_unknown_function(runner: Runner, call: Caller) -> None:
@@ -300,6 +385,16 @@ def test_a_function_that_is_registered_again_serves_the_next_task(runner: Runner
     assert call("double", {"number": 2})["items"][0]["json"] == {"result": 4}
     runner.function(name="double")(lambda number: number * 10)
     assert call("double", {"number": 2})["items"][0]["json"] == {"result": 20}
+
+
+def test_registering_changes_nothing_under_the_hands_of_other_threads(runner: Runner) -> None:
+    runner.function(double)
+    functions = runner._functions
+    assert functions is not None
+    before = functions.by_name
+    runner.function(fails_for_two)
+    assert list(before) == ["double"]
+    assert list(functions.by_name) == ["double", "fails_for_two"]
 
 
 def test_a_function_that_is_registered_while_the_runner_runs(broker: Broker, call: Caller) -> None:
@@ -359,6 +454,25 @@ def test_a_limit_holds_whatever_type_the_calls_come_by(
     tasks = [broker.submit(task_type, call.settings("alone", {}), timeout=LIMIT) for _ in range(6)]
     assert [task.result(LIMIT)["errors"] for task in tasks] == [[]] * 6
     assert most == 1
+
+
+def test_a_limit_holds_while_a_function_is_replaced(broker: Broker, runner: Runner, call: Caller) -> None:
+    begun, goes_on, ran = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        begun.set()
+        assert goes_on.wait(LIMIT)
+
+    runner.function(name="alone", limit=1)(first)
+    runner.start(wait=LIMIT)
+    old = broker.submit(f"n8nrunner.{NAME}", call.settings("alone", {}), timeout=LIMIT)
+    assert begun.wait(LIMIT)
+    runner.function(name="alone", limit=1)(lambda: ran.set())
+    new = broker.submit(f"n8nrunner.{NAME}", call.settings("alone", {}), timeout=LIMIT)
+    assert not ran.wait(0.3)
+    goes_on.set()
+    assert [task.result(LIMIT)["errors"] for task in (old, new)] == [[], []]
+    assert ran.is_set()
 
 
 def test_a_generator_runs_within_its_turn(broker: Broker, runner: Runner, call: Caller) -> None:
@@ -443,11 +557,29 @@ async def later() -> None: ...
         (lambda: 1, {"name": "2x"}, "does not begin with a digit"),
         (double, {"limit": 0}, "expected a whole number, 1 or more"),
         (double, {"limit": True}, "expected a whole number, 1 or more"),
+        (lambda docs: 1, {"name": "files", "hint": List[File]}, "a File inside of something else"),
+        (lambda docs: 1, {"name": "files", "hint": Dict[str, File]}, "a File inside of something else"),
+        (lambda docs: 1, {"name": "none", "hint": Empty}, "an Enum without members"),
+        (lambda docs: 1, {"name": "b", "hint": Annotated[list, From(1)], "batch": True}, "has no bounds"),
     ],
 )
 def test_what_cannot_be_registered(function: Any, options: Dict[str, Any], said: str) -> None:
+    if "hint" in options:
+        function.__annotations__ = {"docs": options.pop("hint")}
     with pytest.raises(ConfigurationError, match=said):
         Runner(auth_token=TOKEN, name=NAME).function(**options)(function)
+
+
+if TYPE_CHECKING:
+    from decimal import Decimal as OnlyForTypeCheckers
+
+
+def test_a_hint_of_the_result_need_not_be_there(runner: Runner, call: Caller) -> None:
+    @runner.function
+    def price(number: int) -> OnlyForTypeCheckers:
+        return number  # type: ignore[return-value]
+
+    assert call("price", {"number": "3"})["items"][0]["json"] == {"result": 3}
 
 
 @pytest.mark.parametrize("name", ["n8nrunner", "My Shop"])

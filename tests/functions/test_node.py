@@ -163,6 +163,31 @@ def test_each_parameter_is_a_field(description: Dict[str, Any], name: str, field
     assert {key: found.get(key) for key in field} == field
 
 
+@pytest.mark.parametrize(("default", "field"), [("abc", "abc"), (5, None), (float("inf"), None), ([1], None)])
+def test_the_default_of_what_may_be_anything(tmp_path: Path, default: Any, field: Optional[str]) -> None:
+    if shutil.which("node") is None:
+        pytest.skip("Node.js is not installed")
+
+    def function(value: Any = default) -> None: ...
+
+    (first, *_) = loaded(package(function), tmp_path)["description"]["properties"][1:]
+    if field is None:
+        assert first["name"] == "additionalFields"
+    else:
+        assert (first["name"], first["default"]) == ("value", field)
+
+
+@pytest.mark.parametrize("default", [float("inf"), float("nan")])
+def test_a_default_that_json_lacks_is_in_no_field(tmp_path: Path, default: float) -> None:
+    if shutil.which("node") is None:
+        pytest.skip("Node.js is not installed")
+
+    def function(value: float = default) -> None: ...
+
+    (first, *_) = loaded(package(function), tmp_path)["description"]["properties"][1:]
+    assert first["name"] == "additionalFields"
+
+
 def test_a_task_is_no_field(description: Dict[str, Any]) -> None:
     assert "task" not in fields(description)
 
@@ -209,22 +234,58 @@ def test_texts_are_written_as_javascript(tmp_path: Path) -> None:
     assert found[1]["default"] == 'it\'s `${x}` \\ "y" \n\u2028 </script>'
 
 
-def error_of_node(folder: Path, reported: Dict[str, Any]) -> Any:
-    """The error of a node whose runner reports this of its one item."""
-    context = """{
-        getInputData: () => [{ json: {} }],
-        getNode: () => ({ name: 'Shop' }),
-        getNodeParameter: (name) => (name === 'operation' ? 'function' : {}),
-        continueOnFail: () => false,
-        startJob: async () => ({ ok: true, result: { items: [], errors: [%s] } }),
-    }"""
+def executed(folder: Path, answers: Any, name: str = "shop", **more: Any) -> Any:
+    """What a node puts out for three items, whose runner answers this; or its error, if it fails."""
+    settings = {"continueOnFail": False, "options": {}, **more}
+    parameters = json.dumps({"operation": "function", "options": settings["options"]})
+    result = answers if isinstance(answers, str) else json.dumps(answers)
+    context = f"""{{
+        getInputData: () => [{{ json: {{}} }}, {{ json: {{}} }}, {{ json: {{}} }}],
+        getNode: () => ({{ name: 'Shop' }}),
+        getNodeParameter: (name) => ({parameters})[name],
+        continueOnFail: () => {json.dumps(settings["continueOnFail"])},
+        startJob: async () => ({{ ok: true, result: {result} }}),
+    }}"""
     if shutil.which("node") is None:
         pytest.skip("Node.js is not installed")
 
     def function() -> None: ...
 
-    execute = f"new Node().execute.call({context % json.dumps({'item': 0, **reported})})"
-    return loaded(package(function), folder, f"{execute}.catch((error) => error)")
+    execute = f"new Node().execute.call({context}).catch((error) => error)"
+    return loaded(package(function, name=name), folder, execute)
+
+
+def error_of_node(folder: Path, reported: Dict[str, Any]) -> Any:
+    """The error of a node whose runner reports this of its first item."""
+    return executed(folder, {"items": [], "errors": [{"item": 0, **reported}]})
+
+
+@pytest.mark.parametrize("name", ["math", "object", "promise", "array", "date", "node-operation-error"])
+def test_a_runner_may_be_named_as_something_of_javascript(tmp_path: Path, name: str) -> None:
+    items = [{"json": {"n": n}, "pairedItem": {"item": n}} for n in range(3)]
+    assert executed(tmp_path, {"items": items, "errors": []}, name) == [items]
+
+
+def test_errors_stand_where_their_items_would(tmp_path: Path) -> None:
+    items: List[Any] = [
+        {"json": {"n": 2}, "pairedItem": 2},
+        {"json": {"n": 0}, "pairedItem": [{"item": 0}]},
+    ]
+    answer = {"items": items, "errors": [{"item": 1, "message": "no"}]}
+    (found,) = executed(tmp_path, answer, continueOnFail=True)
+    assert [item["json"] for item in found] == [{"n": 0}, {"error": "no"}, {"n": 2}]
+
+
+def test_more_errors_than_a_call_has_room_for(tmp_path: Path) -> None:
+    answer = "{ items: [], errors: Array.from({ length: 300000 }, (_, item) => ({ item, message: 'no' })) }"
+    (found,) = executed(tmp_path, answer, continueOnFail=True)
+    assert len(found) == 300_000
+
+
+@pytest.mark.parametrize("option", [-1, 0, 0.5, "many", None])
+def test_options_that_make_no_sense_are_left_aside(tmp_path: Path, option: Any) -> None:
+    options = {"batchSize": option, "parallelTasks": option}
+    assert executed(tmp_path, {"items": [{"json": {}}]}, options=options) == [[{"json": {}}]]
 
 
 def test_a_traceback_is_shown_line_by_line_in_characters_of_one_width(tmp_path: Path) -> None:
@@ -284,7 +345,7 @@ def test_names(name: str, class_name: str, node_name: str) -> None:
     (path,) = description["n8n"]["nodes"]
     assert path == f"dist/nodes/{class_name}/{class_name}.node.js"
     assert f"name: '{node_name}'" in written.files[path]
-    assert re.search(rf"^class {class_name} \{{$", written.files[path], re.MULTILINE)
+    assert f"module.exports = {{ {class_name}: RunnerNode }};" in written.files[path]
     assert not re.search(r"__[A-Z]+__", written.files[path])
     assert not description.get("dependencies")
 

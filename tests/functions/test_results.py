@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime
 import decimal
 import enum
+import sqlite3
 import uuid
 from pathlib import PurePosixPath
-from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Set, Tuple
 
 import pytest
 
 from n8nrunner import File
-from n8nrunner.functions.results import items_of, paired, paired_with_all
+from n8nrunner.functions.results import Unwritable, items_of, paired, paired_with_all
 
 
 class Color(enum.Enum):
@@ -83,8 +85,35 @@ def test_items(result: Any, expected: Any) -> None:
     assert items_of(result, save) == expected
 
 
-def test_what_is_no_json_is_left_for_the_encoder_to_name() -> None:
-    assert items_of({"a": {1, 2}}, save) == [{"json": {"a": {1, 2}}}]
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        ({"a": {1, 2}}, "result['a'] is a set, which is not JSON"),
+        ([{"a": 1}, {"deep": [{"b": object}]}], "result[1]['deep'][0]['b'] is a type, which is not JSON"),
+        (object, "result['result'] is a type, which is not JSON"),
+    ],
+)
+def test_what_is_no_json_is_named(result: Any, said: str) -> None:
+    with pytest.raises(Unwritable) as caught:
+        items_of(result, save)
+    assert str(caught.value) == said
+
+
+def test_what_else_is_many_or_like_a_dictionary() -> None:
+    assert items_of(range(2), save) == [{"json": {"result": 0}}, {"json": {"result": 1}}]
+    assert items_of({"a": 1}.values(), save) == [{"json": {"result": 1}}]
+    assert items_of(collections.deque([{"a": 1}]), save) == [{"json": {"a": 1}}]
+    connection = sqlite3.connect(":memory:")
+    connection.row_factory = sqlite3.Row
+    rows = connection.execute("select 1 as a, 'x' as b")
+    assert items_of(rows, save) == [{"json": {"a": 1, "b": "x"}}]
+    connection.close()
+
+
+def test_a_file_that_is_not_there_is_left_out() -> None:
+    assert items_of({"json": {}, "binary": {"f": None, "g": b"abc"}}, save) == [
+        {"json": {}, "binary": {"g": NO_FILE}}
+    ]
 
 
 def test_numpy() -> None:
@@ -101,6 +130,9 @@ def test_numpy() -> None:
         {"json": {"at": "2024-05-06T07:08:00"}}
     ]
     assert type(items_of(numpy.int64(3), save)[0]["json"]["result"]) is int
+    for unit in ("s", "ns"):
+        took = numpy.timedelta64(90, "s").astype(f"timedelta64[{unit}]")
+        assert items_of({"took": took}, save) == [{"json": {"took": 90.0}}]
 
 
 def test_pandas() -> None:
@@ -118,6 +150,26 @@ def test_pydantic() -> None:
     pydantic = pytest.importorskip("pydantic")
     model = pydantic.create_model("Model", number=(int, 1), on=(datetime.date, datetime.date(2024, 5, 6)))
     assert items_of([model()], save) == [{"json": {"number": 1, "on": "2024-05-06"}}]
+
+
+def test_pydantic_as_it_writes_itself() -> None:
+    pydantic = pytest.importorskip("pydantic", minversion="2")
+
+    class Inner(pydantic.BaseModel):
+        tags: Set[str] = {"a"}
+
+    class Outer(pydantic.BaseModel):
+        inner: Inner = Inner()
+        content: bytes = b"abc"
+
+    class Rows(pydantic.RootModel[List[Inner]]):
+        pass
+
+    Outer.model_rebuild(_types_namespace={"Inner": Inner})
+    (item,) = items_of(Outer(), save)
+    assert item == {"json": {"inner": {"tags": ["a"]}}, "binary": {"content": NO_FILE}}
+    assert items_of(Rows([Inner(), Inner()]), save) == [{"json": {"tags": ["a"]}}] * 2
+    assert items_of({"rows": Rows([Inner()])}, save) == [{"json": {"rows": [{"tags": ["a"]}]}}]
 
 
 def test_pairing() -> None:

@@ -107,6 +107,7 @@ of_kind("takes_union", Union[int, str])
 of_kind("takes_bounded", Annotated[int, Between(), "From 1 to 10"])
 of_kind("takes_anything", Any)
 of_kind("takes_default", str, "as it stands")
+of_kind("takes_default_anything", Any, "as it stands")
 
 
 def returning(name: str, result: Any) -> None:
@@ -189,6 +190,11 @@ def fails_for(number: int, bad: int = 2) -> int:
     if number == bad:
         raise ValueError(f"{number} is bad")
     return number * 10
+
+
+@runner.function
+def tags_of(number: int) -> Dict[str, Any]:
+    return {"tags": {number} if number == 1 else [number]}
 
 
 @runner.function

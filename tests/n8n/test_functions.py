@@ -44,6 +44,8 @@ def got(text: str) -> List[Dict[str, str]]:
     return [{"got": text}]
 
 
+LEFT_OUT = "value: expected a text, got nothing"
+
 MECHANISMS = [
     # -- parameter kinds
     Row("str", "takes_text", {"value": "Grüße"}, got("'Grüße'")),
@@ -131,8 +133,11 @@ MECHANISMS = [
     Row("gives NaN", "gives_nan", {}, [{"missing": None, "there": 1}]),
     Row("gives an item of n8n", "gives_item", {}, [{"a": 1}]),
     Row("gives a generator", "gives_rows", {"count": 3}, [{"row": 0}, {"row": 1}, {"row": 2}]),
+    Row("a field that an expression leaves empty", "takes_text", {"value": "={{ undefined }}"}, LEFT_OUT),
+    Row("anything, by a default", "takes_default_anything", {}, got("'as it stands'")),
     Row("gives no JSON", "gives_no_json", {}, "The handler returned something that is not JSON"),
     # -- errors
+    Row("words that n8n has others for", "says_why", {"reason": "Got ECONNREFUSED"}, "Got ECONNREFUSED"),
     Row("raises", "fails_for", {"number": 2}, "ValueError: 2 is bad"),
     Row("raises a TaskError", "says_why", {"reason": "There is no such lead"}, "There is no such lead"),
     Row("no such file", "read_file", {"document": "data"}, 'The item has no file "data"'),
@@ -287,6 +292,16 @@ def test_an_item_that_fails_does_not_stop_the_others(n8n: N8n, start_functions: 
     found = workflow.call().json()
 
     assert found == [{"result": 0}, {"result": 10}, {"error": "ValueError: 2 is bad"}, {"result": 30}]
+
+
+def test_an_item_whose_result_is_no_json_does_not_stop_the_others(
+    n8n: N8n, start_functions: StartRunner
+) -> None:
+    start_functions()
+    node = function_node("tags_of", number="={{ $json.row }}", onError="continueRegularOutput")
+    first, second, third = run(n8n, "continue-json", numbers(3), node).call().json()
+    assert (first, third) == ({"tags": [0]}, {"tags": [2]})
+    assert "result['tags'] is a set" in second["error"]
 
 
 def test_items_that_fail_leave_by_the_error_output(n8n: N8n, start_functions: StartRunner) -> None:
