@@ -245,6 +245,24 @@ class Runner:
             raise ConfigurationError(missing)
         self._check_name()
 
+    def _warn_of_twin(self) -> None:
+        """A cell of a notebook that builds a runner, run again, leaves the earlier one at work."""
+        for other in list(_runners):
+            if (
+                other is not self
+                and other._functions is not None
+                and self._functions is not None
+                and other.state == "running"
+                and other.config.name == self.config.name
+                and set(other.config.broker) & set(self.config.broker)
+            ):
+                logger.warning(
+                    "Another runner named %r runs in this process and answers a share of the calls, with its "
+                    "own functions; if it is of an earlier run of this code, stop it, or restart the process",
+                    self.config.name,
+                )
+                return
+
     def _check_name(self) -> None:
         """Functions need a runner with a name of its own: two people's would answer each other's calls."""
         if self._functions is None:
@@ -312,6 +330,7 @@ class Runner:
             run = self._run
             if run is None or run.finished.is_set():
                 self._check_startable()
+                self._warn_of_twin()
                 run = Run(
                     self.config,
                     self._types(),

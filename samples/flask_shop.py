@@ -3,10 +3,10 @@
     pip install flask "n8nrunner[node]"
     flask --app samples.flask_shop init-db
     n8nrunner node samples.flask_shop --install
-    flask --app samples.flask_shop run
+    flask --app samples.flask_shop_wsgi run
 
 The runner lives beside the web server, in the same process, and needs N8N_RUNNERS_AUTH_TOKEN as n8n has it.
-The application starts whether n8n is up or not.
+It is started where the server is, in flask_shop_wsgi.py, and so by no command such as `flask init-db`.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ def sell(fruit: str, pieces: int = 1) -> Dict[str, Any]:
         fruit: Its name.
         pieces: How many.
     """
+    if pieces < 1:
+        raise TaskError(f"Expected at least one piece of {fruit}, got {pieces}")
     with database() as connection:
         taken = connection.execute(
             "update fruit set pieces = pieces - ? where name = ? and pieces >= ?", (pieces, fruit, pieces)
@@ -83,8 +85,3 @@ def sell(fruit: str, pieces: int = 1) -> Dict[str, Any]:
 def show_stock() -> Any:
     """A page of the application; the functions can be called here as before."""
     return {"stock": stock(), "n8n": {"runner": runner.state, "registered": runner.is_registered}}
-
-
-# Without a token there is no n8n, as in this application's own tests.
-if os.environ.get("N8N_RUNNERS_AUTH_TOKEN"):
-    runner.start(wait=0)

@@ -131,6 +131,8 @@ def test_flask_shop(broker: Broker, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.syspath_prepend(str(ROOT))
     from samples import flask_shop
 
+    assert flask_shop.runner.state == "new"  # no command of flask's starts it
+
     opened: List[sqlite3.Connection] = []
 
     class Noted(sqlite3.Connection):
@@ -143,6 +145,9 @@ def test_flask_shop(broker: Broker, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     try:
         created = flask_shop.app.test_cli_runner().invoke(args=["init-db"])
         assert created.exit_code == 0
+        from samples import flask_shop_wsgi
+
+        assert flask_shop_wsgi.app is flask_shop.app
         fruit = [{"name": "apple", "pieces": 7}, {"name": "pear", "pieces": 0}]
         assert json_of(call(broker, "shop", "stock")) == fruit
         assert json_of(call(broker, "shop", "sell", fruit="apple", pieces=2)) == [

@@ -591,6 +591,19 @@ def test_functions_need_a_name_of_their_runners_own(broker: Broker, name: str) -
     assert runner.state == "new"
 
 
+def test_a_second_runner_of_a_name_is_told_of(
+    broker: Broker, runner: Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner.function(double)
+    runner.start(wait=LIMIT)
+    assert "Another runner" not in caplog.text
+    for name, told in (("elsewhere", False), (NAME, True)):
+        other = Runner(broker.url, auth_token=TOKEN, name=name)
+        other.function(double)
+        with other:
+            assert ("Another runner named" in caplog.text) is told
+
+
 def test_a_runner_without_a_name_takes_one() -> None:
     runner = Runner(auth_token=TOKEN)
     runner.use_name("My.Jobs")

@@ -73,16 +73,16 @@ def workflow(n8n: N8n, node_type: str, operation: str, path: str, **parameters: 
 
 def test_flask(n8n_with_nodes: N8n, start: Start, tmp_path: Path) -> None:
     database = {"SHOP_DATABASE": str(tmp_path / "shop.sqlite3")}
-    flask = ["-m", "flask", "--app", "samples.flask_shop"]
+    flask = ["-m", "flask", "--app"]
     created = ChildProcess(
         "init-db",
-        [sys.executable, *flask, "init-db"],
+        [sys.executable, *flask, "samples.flask_shop", "init-db"],
         {**os.environ, **database},
         tmp_path / "init-db.log",
         cwd=ROOT,
     )
     assert created.wait(60.0) == 0
-    start("shop", [*flask, "run", "--port", "0"], **database)
+    start("shop", [*flask, "samples.flask_shop_wsgi", "run", "--port", "0"], **database)
     stock = workflow(n8n_with_nodes, "shop", "stock", "flask-stock", order_by="pieces")
     sell = workflow(n8n_with_nodes, "shop", "sell", "flask-sell", fruit="={{ $json.body.fruit }}", pieces=2)
 
