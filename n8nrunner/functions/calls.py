@@ -286,7 +286,9 @@ class _Work:
             if parameter.each:
                 arguments[name] = [call.arguments.get(name) for call in calls]
             else:
-                arguments[name] = next(call.arguments[name] for call in calls if name in call.arguments)
+                first = next((call for call in calls if name in call.arguments), None)
+                if first is not None:
+                    arguments[name] = first.arguments[name]
         return calls, arguments
 
     def _items_of(self, result: Any) -> List[Item]:

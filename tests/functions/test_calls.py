@@ -312,6 +312,41 @@ def test_the_columns_of_a_batch_stay_aligned(runner: Runner, call: Caller) -> No
     assert answer["items"][0]["json"] == {"name": ["a", "b"], "score": [], "note": None}
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_batch_of_which_nothing_is_left(runner: Runner, call: Caller, goes_on: bool) -> None:
+    called: List[Any] = []
+
+    @runner.function(batch=True)
+    def scale(number: List[int], other: List[int] = [], factor: int = 1) -> None:  # noqa: B006
+        called.append((number, other, factor))
+
+    # The first lacks what the second has; the second's own number does not fit.
+    rows = [{"number": 1, "factor": 3}, {"number": "x", "other": 1}, {"other": 2, "number": 2}]
+    answer = call("scale", *rows, continueOnFail=goes_on)
+    if goes_on:
+        assert sorted(error["item"] for error in answer["errors"]) == [0, 1]
+        assert called == [([2], [2], 1)]
+    else:
+        assert [error["item"] for error in answer["errors"]] == [1]
+        assert called == []
+    answer = call("scale", {"number": 1, "factor": 3}, {"number": "x", "other": 1}, continueOnFail=goes_on)
+    assert [error["item"] for error in answer["errors"]] == [1]
+    assert called == ([([2], [2], 1), ([1], [], 3)] if goes_on else [])
+
+
+def test_a_batch_in_which_each_lacks_what_another_has(runner: Runner, call: Caller) -> None:
+    @runner.function(batch=True)
+    def function(x: List[int] = [], y: List[int] = [], factor: int = 1) -> str:  # noqa: B006
+        return "called"
+
+    answer = call("function", {"x": 1, "factor": 3}, {"y": 2}, continueOnFail=True)
+    assert answer["items"] == []
+    assert [(error["item"], error["message"]) for error in answer["errors"]] == [
+        (1, "x: expected a whole number, got nothing"),
+        (0, "y: expected a whole number, got nothing"),
+    ]
+
+
 def test_a_batch_that_fails_fails_all_its_items(runner: Runner, call: Caller) -> None:
     runner.function(batch=True)(total)
     arguments = [{"number": 13}, {"number": 1}]
