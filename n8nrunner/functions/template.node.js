@@ -319,12 +319,12 @@ class RunnerNode {
 		});
 
 		const output = answers.flatMap((answer) => answer.items || []);
-		const errors = failed.concat(...answers.map((answer) => answer.errors || []));
+		const errors = failed.concat(answers.flatMap((answer) => answer.errors || []));
 		if (!errors.length) return [output];
 		const failures = errors.map(({ item, message }) => ({ json: { error: message }, pairedItem: { item } }));
 		const place = ({ pairedItem }) => {
-			const source = [].concat(pairedItem ?? 0)[0];
-			return typeof source === 'number' ? source : source.item;
+			const source = [].concat(pairedItem ?? 0)[0] ?? 0;
+			return typeof source === 'number' ? source : source.item ?? 0;
 		};
 		return [output.concat(failures).sort((one, other) => place(one) - place(other))];
 	}

@@ -270,10 +270,11 @@ def test_errors_stand_where_their_items_would(tmp_path: Path) -> None:
     items: List[Any] = [
         {"json": {"n": 2}, "pairedItem": 2},
         {"json": {"n": 0}, "pairedItem": [{"item": 0}]},
+        {"json": {"n": "of none"}, "pairedItem": []},
     ]
     answer = {"items": items, "errors": [{"item": 1, "message": "no"}]}
     (found,) = executed(tmp_path, answer, continueOnFail=True)
-    assert [item["json"] for item in found] == [{"n": 0}, {"error": "no"}, {"n": 2}]
+    assert [item["json"] for item in found] == [{"n": 0}, {"n": "of none"}, {"error": "no"}, {"n": 2}]
 
 
 def test_more_errors_than_a_call_has_room_for(tmp_path: Path) -> None:
