@@ -241,7 +241,7 @@ def restarts(bench: Bench) -> List[Row]:
         for number in range(bench.sizes.restarts):
             load.wait_for_answers(10)
             if number % 2:
-                bench.n8n.stop()
+                bench.n8n.stop(under_load=True)
             else:
                 bench.n8n.kill()
             bench.n8n.start()

@@ -128,7 +128,7 @@ def test_n8n_is_restarted_ten_times_under_load(
         for restart in range(RESTARTS):
             load.wait_for_answers(10)
             if restart % 2:
-                n8n.stop()
+                n8n.stop(under_load=True)
             else:
                 n8n.kill()
             n8n.start()
