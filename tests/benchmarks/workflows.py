@@ -3,17 +3,19 @@
 It needs the n8n of tests/n8n (`python -m tests.n8n.install`) and the extra "dev". A webhook calls a function
 and answers with what it returns; beside it, the same is done
 
-- by the floor: a bare `websocket.WebSocket` loop that serves the very same node;
+- by the floor: a bare `websocket.WebSocket` loop that serves the same node, written under another name;
 - by n8n's HTTP Request node, which calls an endpoint of FastAPI.
 
-Contestants take turns, each anew for every turn, and a ratio is taken within one repetition. Nothing else
-should run meanwhile.
+With one caller, all are there at once and are called by turns, because n8n's own time drifts by more than
+what is measured. Else contestants take turns, each anew for every turn. A ratio is taken within one
+repetition. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import random
 import statistics
 import sys
 import tempfile
@@ -37,6 +39,10 @@ from .processes import ROOT
 from .report import Row
 
 OURS, FLOOR, ENDPOINT = "n8nrunner", "floor", "FastAPI"
+MEASURED = "measured"
+FUNCTIONS = "tests.benchmarks.contestants.functions"
+#: What runners tell n8n of themselves; the nodes are of these names.
+NAMES = {OURS: MEASURED, FLOOR: "floor"}
 CALLERS = 10
 CAPACITY = 10
 FILE_BYTES = 1_000_000
@@ -48,7 +54,7 @@ class Sizes:
 
     repetitions: int = 3
     turns: int = 4  # of each contestant, in one repetition
-    calls: int = 60  # of a turn with one caller
+    calls: int = 250  # of each contestant with one caller, in one repetition
     calls_at_once: int = 200  # of a turn with ten
     items: int = 10_000
     files: int = 20
@@ -70,8 +76,12 @@ class Bench:
         self._started = 0
         self._endpoint = f"http://127.0.0.1:{free_port()}"
         number = "={{ $json.body.number }}"
-        self.function = self._workflow("function", _function("double", number=number))
-        self.request = self._workflow("request", _request(f"{self._endpoint}/double", number=number))
+        request = _request(f"{self._endpoint}/double", number=number)
+        self.number = {
+            OURS: self._workflow("function", _function("double", number=number)),
+            FLOOR: self._workflow("floor", _function("double", FLOOR, number=number)),
+            ENDPOINT: self._workflow("request", request),
+        }
         items = {"name": "Items", "type": "n8n-nodes-base.splitOut", "typeVersion": 1}
         items["parameters"] = {
             "fieldToSplitOut": "body.numbers",
@@ -83,10 +93,16 @@ class Bench:
             "typeVersion": 1,
             "parameters": {"maxItems": 1},
         }
-        self.items = self._workflow("items", items, _function("double", number="={{ $json.number }}"), last)
+        number = "={{ $json.number }}"
+        self.items = {
+            OURS: self._workflow("items", items, _function("double", number=number), last),
+            FLOOR: self._workflow("items-floor", items, _function("double", FLOOR, number=number), last),
+        }
         respond = {"responseData": "firstEntryBinary", "responseBinaryPropertyName": "copy"}
-        self.file = self._workflow("file", _function("copy_file", document="upload0"), **respond)
-        self.file_request = self._workflow("file-request", _file_request(f"{self._endpoint}/copy"), **respond)
+        self.file = {
+            OURS: self._workflow("file", _function("copy_file", document="upload0"), **respond),
+            ENDPOINT: self._workflow("file-request", _file_request(f"{self._endpoint}/copy"), **respond),
+        }
 
     def _workflow(self, name: str, *nodes: Dict[str, Any], **webhook: Any) -> Workflow:
         return self.n8n.create_workflow(name, [webhook_node(name, **webhook), *nodes])
@@ -98,9 +114,10 @@ class Bench:
             "N8N_RUNNERS_TASK_BROKER_URI": self.n8n.broker_url,
             "N8N_RUNNERS_AUTH_TOKEN": self.n8n.auth_token,
             "N8N_RUNNERS_MAX_CONCURRENCY": str(CAPACITY),
+            "N8NRUNNER_NAME": MEASURED,
         }
         command = {
-            OURS: ["n8nrunner", "run", "tests.benchmarks.contestants.functions"],
+            OURS: ["n8nrunner", "run", FUNCTIONS],
             FLOOR: ["tests.benchmarks.contestants.functions_floor"],
             ENDPOINT: ["tests.benchmarks.contestants.endpoint", self._endpoint.rpartition(":")[2]],
         }[name]
@@ -111,7 +128,7 @@ class Bench:
             if name == ENDPOINT:
                 poll(lambda: _answers(f"{self._endpoint}/docs"), f"{name} answers", 30.0)
             else:
-                self.n8n.wait_for_output("Registered runner", start=begun)
+                self.n8n.wait_for_output(f'Registered runner "{NAMES[name]}"', start=begun)
             yield
         finally:
             process.kill()
@@ -121,7 +138,10 @@ class Bench:
         self.runs.append(dict(values, measure=measure, contestant=contestant))
 
     def turns(
-        self, measure: str, contestants: Sequence[str], turn: Callable[[str], float]
+        self,
+        measure: str,
+        contestants: Sequence[str],
+        turn: Callable[[str], float],
     ) -> Dict[str, List[float]]:
         """What `turn` gave for each contestant: a median over its turns, for every repetition."""
         found: Dict[str, List[float]] = {name: [] for name in contestants}
@@ -146,12 +166,23 @@ class Bench:
 def one_caller(bench: Bench) -> List[Row]:
     """From the webhook to the function and back, with one caller."""
 
-    def turn(name: str) -> float:
-        workflow = bench.request if name == ENDPOINT else bench.function
-        _call(workflow)  # connections are made
-        return statistics.median(_seconds(lambda: _call(workflow)) for _ in range(bench.sizes.calls)) * 1000
-
-    found = bench.turns("one caller", (OURS, FLOOR, ENDPOINT), turn)
+    names, chance = list(bench.number), random.Random(0)
+    found: Dict[str, List[float]] = {name: [] for name in names}
+    with bench.at_work(OURS), bench.at_work(FLOOR), bench.at_work(ENDPOINT):
+        for workflow in bench.number.values():
+            _call(workflow)  # connections are made
+        for _ in range(bench.sizes.repetitions):
+            seconds: Dict[str, List[float]] = {name: [] for name in names}
+            for _ in range(bench.sizes.calls):
+                # In an order of chance, and after a while of chance: what n8n does now and then, such as
+                # writing to its database, would else meet the same contestant again and again.
+                for name in chance.sample(names, len(names)):
+                    time.sleep(chance.uniform(0, 0.02))
+                    seconds[name].append(_seconds(lambda name=name: _call(bench.number[name])))
+            for name, values in seconds.items():
+                found[name].append(statistics.median(values) * 1000)
+                bench.note("one caller", name, value=found[name][-1])
+            bench.say("  " + ", ".join(f"{name} {values[-1]:.4g}" for name, values in found.items()))
     differences = [ours - floor for ours, floor in zip(found[OURS], found[FLOOR])]
     return [
         *(Row(f"one caller, p50: {name}", values, "ms") for name, values in found.items()),
@@ -165,7 +196,7 @@ def ten_callers(bench: Bench) -> List[Row]:
     """Calls a second, with ten callers."""
 
     def turn(name: str) -> float:
-        workflow = bench.request if name == ENDPOINT else bench.function
+        workflow = bench.number[name]
         calls = bench.sizes.calls_at_once
         with ThreadPoolExecutor(CALLERS) as callers:
             list(callers.map(lambda _: _call(workflow), range(CALLERS)))
@@ -186,9 +217,9 @@ def many_items(bench: Bench) -> List[Row]:
 
     def turn(name: str) -> float:
         answers: List[Any] = []
-        seconds = _seconds(lambda: answers.append(bench.items.call({"numbers": numbers}).json()))
+        seconds = _seconds(lambda: answers.append(bench.items[name].call({"numbers": numbers}).json()))
         assert answers == [[{"result": 0}]], answers
-        node = bench.items.wait_for_execution("success").data["resultData"]["runData"]["Function"][-1]
+        node = bench.items[name].wait_for_execution("success").data["resultData"]["runData"]["Function"][-1]
         assert len(node["data"]["main"][0]) == len(numbers)
         node_seconds[name].append(node["executionTime"] / 1000)
         return seconds
@@ -211,7 +242,7 @@ def files(bench: Bench) -> List[Row]:
     content = bytes(range(256)) * (FILE_BYTES // 256)
 
     def turn(name: str) -> float:
-        workflow = bench.file_request if name == ENDPOINT else bench.file
+        workflow = bench.file[name]
 
         def call() -> None:
             response = workflow.call(files={"upload0": ("all.bin", content, "application/octet-stream")})
@@ -232,7 +263,7 @@ def restarts(bench: Bench) -> List[Row]:
     survived, waits = 0, []
 
     def call(number: int) -> requests.Response:
-        return bench.function.call({"number": number})
+        return bench.number[OURS].call({"number": number})
 
     def is_right(number: int, answer: Any) -> bool:
         return bool(answer == [{"result": 2 * number}])
@@ -245,7 +276,7 @@ def restarts(bench: Bench) -> List[Row]:
             else:
                 bench.n8n.kill()
             bench.n8n.start()
-            bench.function.wait_active()
+            bench.number[OURS].wait_active()
             begun = time.monotonic()
             response = call(number)
             waits.append(time.monotonic() - begun)
@@ -286,9 +317,9 @@ def _call(workflow: Workflow) -> None:
 # --- nodes and processes ------------------------------------------------------------------------
 
 
-def _function(operation: str, **parameters: Any) -> Dict[str, Any]:
+def _function(operation: str, runner: str = OURS, **parameters: Any) -> Dict[str, Any]:
     parameters["operation"] = operation
-    return {"name": "Function", "type": "CUSTOM.measured", "typeVersion": 1, "parameters": parameters}
+    return {"name": "Function", "type": f"CUSTOM.{NAMES[runner]}", "typeVersion": 1, "parameters": parameters}
 
 
 def _request(url: str, number: str) -> Dict[str, Any]:
@@ -346,7 +377,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     rows: List[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         n8n = N8n(install(), Path(folder))
-        write_node("tests.benchmarks.contestants.functions", n8n.custom_folder, ROOT)
+        for name in NAMES.values():
+            write_node(FUNCTIONS, n8n.custom_folder, ROOT, N8NRUNNER_NAME=name)
         try:
             n8n.start()
             bench = Bench(n8n, Path(folder), sizes, say)

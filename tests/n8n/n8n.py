@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -240,10 +241,10 @@ class N8n:
             raise AssertionError(f"{error}\n{tail}") from None
 
 
-def write_node(module: str, folder: Path, cwd: Path = Path(__file__).parent) -> None:
+def write_node(module: str, folder: Path, cwd: Path = Path(__file__).parent, **variables: str) -> None:
     """Writes the node of a module in the folder `cwd`, as its author does."""
     command = [sys.executable, "-m", "n8nrunner", "node", module, "--out", str(folder)]
-    subprocess.run(command, cwd=cwd, check=True)
+    subprocess.run(command, cwd=cwd, env={**os.environ, **variables}, check=True)
 
 
 class Workflow:

@@ -1,4 +1,7 @@
-"""n8nrunner with functions: what a workflow calls through the node that is written from this module."""
+"""n8nrunner with functions: what a workflow calls through the node that is written from this module.
+
+The same node is written once more under another name, N8NRUNNER_NAME, for the floor.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import Any, Dict
 
 from n8nrunner import File, Runner
 
-runner = Runner(name="measured")
+runner = Runner()
 
 
 @runner.function

@@ -10,7 +10,7 @@ from typing import Any, Dict
 
 from . import floor
 
-TASK_TYPE = "n8nrunner.measured"
+TASK_TYPE = "n8nrunner.floor"
 
 
 def double(settings: Dict[str, Any]) -> Dict[str, Any]:
