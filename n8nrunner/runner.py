@@ -328,9 +328,9 @@ class Runner:
             stopping.finished.wait(stopping.grace + STOP_MARGIN)
         with self._lock:
             run = self._run
-            if run is None or run.finished.is_set():
+            is_new = run is None or run.finished.is_set()
+            if run is None or is_new:
                 self._check_startable()
-                self._warn_of_twin()
                 run = Run(
                     self.config,
                     self._types(),
@@ -342,6 +342,8 @@ class Runner:
                 run.start()
                 self._run = run
                 self._forked = False
+        if is_new:
+            self._warn_of_twin()  # outside of the lock: logging runs handlers of the user's
         if wait > 0 and not run.wait_registered(Deadline(wait)):
             error = run.error or BrokerConnectionError(
                 f"no broker has registered the runner within {wait:g} s: {run.describe_links()}. "

@@ -173,9 +173,8 @@ def _hints(function: Callable[..., Any], name: str, problems: List[str]) -> Dict
         target = getattr(target, "__call__", target)  # noqa: B004 - an object with hints on its __call__
     target = inspect.unwrap(target)
     annotations = dict(getattr(target, "__annotations__", {}))
-    annotations.pop(
-        "return", None
-    )  # nobody needs it, and it may name what is imported for type checkers only
+    # Nobody needs it, and it may name what is imported for type checkers only.
+    annotations.pop("return", None)
     stand_in = types.SimpleNamespace(__annotations__=annotations)
     try:
         return typing.get_type_hints(stand_in, getattr(target, "__globals__", None), include_extras=True)
