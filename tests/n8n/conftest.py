@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Sequence
 
 import pytest
 
@@ -15,6 +15,13 @@ from .runners import RunnerProcess
 
 REQUIRED = "N8NRUNNER_REQUIRE_N8N"
 NOT_INSTALLED = f"n8n {N8N_VERSION} is not installed: run `python -m tests.n8n.install` (ten minutes, 3 GB)"
+
+
+def skip_or_fail(lacking: str) -> NoReturn:
+    """Skips a test for what this machine lacks; where skipping is forbidden, fails it."""
+    if os.environ.get(REQUIRED) == "1":
+        pytest.fail(f"{lacking} ({REQUIRED}=1 forbids to skip)")
+    pytest.skip(lacking)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,9 +45,7 @@ def place() -> Installation:
     """Where n8n is installed; if it is not, the test is skipped, or fails where skipping is forbidden."""
     place = installation()
     if not place.is_complete:
-        if os.environ.get(REQUIRED) == "1":
-            pytest.fail(f"{NOT_INSTALLED} ({REQUIRED}=1 forbids to skip)")
-        pytest.skip(NOT_INSTALLED)
+        skip_or_fail(NOT_INSTALLED)
     return place
 
 

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterator
 import pytest
 
 from . import editor
-from .conftest import REQUIRED
+from .conftest import skip_or_fail
 from .editor import Editor
 from .n8n import N8n
 from .test_functions import StartRunner
@@ -45,10 +45,7 @@ def context(n8n_of_the_session: N8n) -> Iterator[BrowserContext]:
     """A browser in which n8n's owner is logged in."""
     lacking = editor.missing()
     if lacking:
-        what = f"the editor's tests need {' and '.join(lacking)}"
-        if os.environ.get(REQUIRED) == "1":
-            pytest.fail(f"{what} ({REQUIRED}=1 forbids to skip)")
-        pytest.skip(what)
+        skip_or_fail(f"the editor's tests need {' and '.join(lacking)}")
     n8n_of_the_session.start()
     with sync_playwright() as playwright:
         browser = editor.launch(playwright)

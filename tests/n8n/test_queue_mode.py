@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
 import sys
 from typing import Any, Iterator, List, NamedTuple, Optional, Set
 
@@ -11,7 +10,7 @@ import pytest
 import requests
 
 from . import services
-from .conftest import REQUIRED
+from .conftest import skip_or_fail
 from .install import Installation
 from .n8n import N8n, Workflow, function_node, webhook_node
 from .processes import poll
@@ -51,10 +50,7 @@ class Queue(NamedTuple):
 def queue(place: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Queue]:
     lacking = services.missing()
     if lacking:
-        what = f"queue mode needs {' and '.join(lacking)} of Debian's packages"
-        if os.environ.get(REQUIRED) == "1":
-            pytest.fail(f"{what} ({REQUIRED}=1 forbids to skip)")
-        pytest.skip(what)
+        skip_or_fail(f"queue mode needs {' and '.join(lacking)} of Debian's packages")
     folder = tmp_path_factory.mktemp("queue")
     behind = Services(folder)
     instances: List[N8n] = []

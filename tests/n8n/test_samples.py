@@ -14,7 +14,7 @@ import openpyxl
 import pytest
 
 from . import services
-from .conftest import REQUIRED
+from .conftest import skip_or_fail
 from .n8n import N8n, Workflow, webhook_node, write_node
 from .processes import ChildProcess
 from .runners import PLAIN_ENVIRONMENT
@@ -96,9 +96,7 @@ def test_django_with_connections_that_are_broken_between_tasks(
     n8n_with_nodes: N8n, start: Start, tmp_path: Path
 ) -> None:
     if "postgresql" in services.missing():
-        if os.environ.get(REQUIRED) == "1":
-            pytest.fail(f"Debian's package postgresql is not installed ({REQUIRED}=1 forbids to skip)")
-        pytest.skip("Debian's package postgresql is not installed")
+        skip_or_fail("Debian's package postgresql is not installed")
     postgres = Postgres(tmp_path)
     try:
         postgres.create_database("orders")
