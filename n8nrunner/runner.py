@@ -299,10 +299,9 @@ class Runner:
         registered = self._handlers.get(task_type)
         if registered is not None:
             return registered.handler
+        # Only what this runner has offered comes: what is no registered type is one of its functions'.
         functions = self._functions
-        if functions is not None and task_type in functions.types(self.config.name):
-            return functions.handle
-        return None
+        return None if functions is None else functions.handle
 
     # --- life -----------------------------------------------------------------------------------
 

@@ -440,6 +440,14 @@ def test_a_function_that_is_registered_while_the_runner_runs(broker: Broker, cal
     assert answer["items"][0]["json"] == {"result": 4}
 
 
+def test_a_node_from_before_a_limit_was_taken_away_still_works(call: Caller) -> None:
+    call.runner.function(limit=1)(double)
+    call.runner.start(wait=LIMIT)
+    call.runner.function(double)
+    answer = call("double", {"number": 2}, type=f"n8nrunner.{NAME}.double")
+    assert answer["items"][0]["json"] == {"result": 4}
+
+
 # --- other processes ----------------------------------------------------------------------------------
 
 
