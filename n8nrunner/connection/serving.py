@@ -103,12 +103,14 @@ class LinkThread:
         try:
             while not all(link.has_ended for link in self.links):
                 self._turn(self._selector)
+            self._submit()
         finally:
             self._ended()
             self.close()
             close_late_comers(self.inbox)
 
     def _turn(self, selector: selectors.BaseSelector) -> None:
+        self._submit()
         inbox, events, touched, now = self.inbox, self.inbox.events, self._touched, time.monotonic()
         if touched or events or self._due_at <= now:
             ready = selector.select(0.0)
@@ -148,7 +150,6 @@ class LinkThread:
             # Not before the answers are out: a call that gives up the interpreter's lock lets the thread that
             # woke us go on first.
             inbox.clear_wake_ups()
-        self._submit()
         self._due_at = min([link.due_at for link in self.links])
         for link in self.links:
             if link.more:  # it gets its next turn at once
@@ -158,7 +159,11 @@ class LinkThread:
         self._to_submit.append((handler, task, ended))
 
     def _submit(self) -> None:
-        """At the end of a turn: a handler that runs takes the interpreter's lock at each read or write."""
+        """Hands over what the last turn has started, right before the wait.
+
+        A handler's thread that wakes up while this one holds the interpreter's lock goes to sleep for it once
+        more; and a handler that runs takes the lock at each read or write.
+        """
         if self._to_submit:
             to_submit, self._to_submit = self._to_submit, []
             for handler, task, ended in to_submit:
