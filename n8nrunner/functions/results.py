@@ -43,6 +43,8 @@ def items_of(result: Any, save: Save) -> List[Item]:
     Raises:
         Unwritable: with the place of what is no JSON.
     """
+    if type(result) in _NO_CONVERSION:  # what most functions return need not be asked what it is like
+        return [{"json": {} if result is None else {VALUE: result}}]
     result = _unwrapped(result)
     rows = _rows(result)
     if rows is None:
@@ -79,6 +81,8 @@ def paired_with_all(items: List[Item], sources: Sequence[int]) -> List[Item]:
 
 def _rows(result: Any) -> Any:
     """The parts of a result that is many items; None if it is one."""
+    if type(result) is dict:
+        return None
     if isinstance(result, (str, bytes, bytearray, memoryview, File)) or _fields(result) is not None:
         return None
     if isinstance(result, _SERIES):
