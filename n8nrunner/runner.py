@@ -327,8 +327,9 @@ class Runner:
             stopping.finished.wait(stopping.grace + STOP_MARGIN)
         with self._lock:
             run = self._run
-            is_new = run is None or run.finished.is_set()
-            if run is None or is_new:
+            is_new = False
+            if run is None or run.finished.is_set():
+                is_new = True
                 self._check_startable()
                 run = Run(
                     self.config,

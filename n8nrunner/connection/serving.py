@@ -103,7 +103,7 @@ class LinkThread:
         try:
             while not all(link.has_ended for link in self.links):
                 self._turn(self._selector)
-            self._submit()
+            self._submit()  # of the last turn: a task that is not run would keep its slot
         finally:
             self._ended()
             self.close()

@@ -43,8 +43,6 @@ def items_of(result: Any, save: Save) -> List[Item]:
     Raises:
         Unwritable: with the place of what is no JSON.
     """
-    if type(result) in _NO_CONVERSION:  # what most functions return need not be asked what it is like
-        return [{"json": {} if result is None else {VALUE: result}}]
     result = _unwrapped(result)
     rows = _rows(result)
     if rows is None:
@@ -81,7 +79,7 @@ def paired_with_all(items: List[Item], sources: Sequence[int]) -> List[Item]:
 
 def _rows(result: Any) -> Any:
     """The parts of a result that is many items; None if it is one."""
-    if type(result) is dict:
+    if type(result) in _ONE_ITEM:
         return None
     if isinstance(result, (str, bytes, bytearray, memoryview, File)) or _fields(result) is not None:
         return None
@@ -167,6 +165,8 @@ def _files(files: Dict[str, Any], save: Save) -> Dict[str, Any]:
 
 def _fields(value: Any) -> Any:
     """The keys and values of what is like a dictionary; None if it is not."""
+    if type(value) in _NO_CONVERSION:
+        return None
     if isinstance(value, collections.abc.Mapping):
         return list(value.items())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -202,6 +202,8 @@ def _key(key: Any) -> str:
 
 
 _NO_CONVERSION: Tuple[type, ...] = (str, bool, int, float, type(None))
+#: What most functions return need not be asked for everything that it may be like.
+_ONE_ITEM = (*_NO_CONVERSION, dict)
 
 
 def plain(value: Any, strangers: Optional[List[Any]] = None) -> Any:
