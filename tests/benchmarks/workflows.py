@@ -39,10 +39,9 @@ from .processes import ROOT
 from .report import Row
 
 OURS, FLOOR, ENDPOINT = "n8nrunner", "floor", "FastAPI"
-MEASURED = "measured"
 FUNCTIONS = "tests.benchmarks.contestants.functions"
 #: What runners tell n8n of themselves; the nodes are of these names.
-NAMES = {OURS: MEASURED, FLOOR: "floor"}
+NAMES = {OURS: "measured", FLOOR: "floor"}
 CALLERS = 10
 CAPACITY = 10
 FILE_BYTES = 1_000_000
@@ -128,7 +127,7 @@ class Bench:
             "N8N_RUNNERS_TASK_BROKER_URI": self.n8n.broker_url,
             "N8N_RUNNERS_AUTH_TOKEN": self.n8n.auth_token,
             "N8N_RUNNERS_MAX_CONCURRENCY": str(CAPACITY),
-            "N8NRUNNER_NAME": MEASURED,
+            "N8NRUNNER_NAME": NAMES[OURS],
         }
         command = {
             OURS: ["n8nrunner", "run", FUNCTIONS],
@@ -147,9 +146,17 @@ class Bench:
         finally:
             process.kill()
 
-    def note(self, measure: str, contestant: str, **values: Any) -> None:
-        """Keeps what one turn gave, for the JSON."""
-        self.runs.append(dict(values, measure=measure, contestant=contestant))
+    def medians(
+        self, measure: str, repetition: Callable[[], Dict[str, List[float]]]
+    ) -> Dict[str, List[float]]:
+        """The median of what a repetition gave for each contestant, for every repetition."""
+        found: Dict[str, List[float]] = {}
+        for _ in range(self.sizes.repetitions):
+            for name, values in repetition().items():
+                found.setdefault(name, []).append(statistics.median(values))
+                self.runs.append({"measure": measure, "contestant": name, "values": values})
+            self.say("  " + ", ".join(f"{name} {medians[-1]:.4g}" for name, medians in found.items()))
+        return found
 
     def turns(
         self,
@@ -158,20 +165,17 @@ class Bench:
         turn: Callable[[str], float],
     ) -> Dict[str, List[float]]:
         """What `turn` gave for each contestant: a median over its turns, for every repetition."""
-        found: Dict[str, List[float]] = {name: [] for name in contestants}
-        for _ in range(self.sizes.repetitions):
+
+        def repetition() -> Dict[str, List[float]]:
             values: Dict[str, List[float]] = {name: [] for name in contestants}
             for number in range(self.sizes.turns):
                 # A B, B A, ...: what drifts in n8n falls on both.
                 for name in contestants if number % 2 == 0 else contestants[::-1]:
                     with self.at_work(name):
-                        value = turn(name)
-                    values[name].append(value)
-                    self.note(measure, name, value=value)
-            for name in contestants:
-                found[name].append(statistics.median(values[name]))
-            self.say("  " + ", ".join(f"{name} {found[name][-1]:.4g}" for name in contestants))
-        return found
+                        values[name].append(turn(name))
+            return values
+
+        return self.medians(measure, repetition)
 
 
 # --- measures -----------------------------------------------------------------------------------
@@ -187,36 +191,33 @@ def one_caller(bench: Bench) -> List[Row]:
     sizes = bench.sizes
 
     def at_once(name: str) -> List[float]:
-        workflow = bench.number[name]
         # The first two meet what n8n has left to do for others.
-        return [_seconds(lambda: _call(workflow)) for _ in range(2 + sizes.calls_of_a_run)][2:]
+        return [milliseconds(name) for _ in range(2 + sizes.calls_of_a_run)][2:]
 
     def at_rest(name: str) -> List[float]:
         time.sleep(chance.uniform(0.025, 0.05))
-        return [_seconds(lambda: _call(bench.number[name]))]
+        return [milliseconds(name)]
 
-    rows = []
+    def milliseconds(name: str) -> float:
+        return _seconds(lambda: _call(bench.number[name])) * 1000
+
+    def by_turns(run: Callable[[str], List[float]], runs: int) -> Dict[str, List[float]]:
+        values: Dict[str, List[float]] = {name: [] for name in names}
+        for _ in range(runs):
+            # In an order of chance: in a fixed one, who is called after whom would count.
+            for name in chance.sample(names, len(names)):
+                values[name] += run(name)
+        return values
+
     with bench.at_work(OURS), bench.at_work(FLOOR), bench.at_work(ENDPOINT):
         for _ in range(sizes.warm_up):
             for workflow in bench.number.values():
                 _call(workflow)
-        for what, run, runs in (
-            ("one caller", at_once, sizes.runs),
-            ("one caller, n8n at rest", at_rest, sizes.calls_at_rest),
-        ):
-            found: Dict[str, List[float]] = {name: [] for name in names}
-            for _ in range(sizes.repetitions):
-                seconds: Dict[str, List[float]] = {name: [] for name in names}
-                for _ in range(runs):
-                    # In an order of chance: in a fixed one, who is called after whom would count.
-                    for name in chance.sample(names, len(names)):
-                        seconds[name] += run(name)
-                for name, values in seconds.items():
-                    found[name].append(statistics.median(values) * 1000)
-                    bench.note(what, name, value=found[name][-1])
-                bench.say("  " + ", ".join(f"{name} {values[-1]:.4g}" for name, values in found.items()))
-            rows += _rows_of_one_caller(what, found)
-    return rows
+        what = "one caller"
+        rows = _rows_of_one_caller(what, bench.medians(what, lambda: by_turns(at_once, sizes.runs)))
+        what = "one caller, n8n at rest"
+        rest = bench.medians(what, lambda: by_turns(at_rest, sizes.calls_at_rest))
+        return rows + _rows_of_one_caller(what, rest)
 
 
 def _rows_of_one_caller(what: str, found: Dict[str, List[float]]) -> List[Row]:
