@@ -16,6 +16,8 @@ import sys
 from typing import TYPE_CHECKING, Any, List, Optional
 from urllib.parse import urljoin
 
+from n8nrunner import logs
+
 if TYPE_CHECKING:
     from n8nrunner.runner import Runner
 
@@ -157,7 +159,7 @@ def _configure_logging(verbose: int) -> None:
     logging.basicConfig(
         format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
-    logging.getLogger("n8nrunner").setLevel(
+    logs.get_logger("n8nrunner").setLevel(
         logging.DEBUG if verbose > 1 else logging.INFO if verbose else logging.WARNING
     )
 
@@ -174,15 +176,15 @@ def _demo(options: argparse.Namespace) -> int:
         raise _Usage(f'demo needs more packages ({error}): pip install "n8nrunner[demo]"') from None
     if not options.verbose:
         # Its screen tells of the failures and of the outage that it makes itself.
-        logging.getLogger("n8nrunner").setLevel(logging.CRITICAL)
+        logs.get_logger("n8nrunner").setLevel(logging.CRITICAL)
     return run_demo(options.tasks)
 
 
 def _run(options: argparse.Namespace) -> int:
     from n8nrunner import errors
 
-    logging.getLogger("n8nrunner").setLevel(
-        min(logging.INFO, logging.getLogger("n8nrunner").level)
+    logs.get_logger("n8nrunner").setLevel(
+        min(logging.INFO, logs.get_logger("n8nrunner").level)
     )  # a service's log says that it has registered
     try:
         runner = find_runner(options.target)
@@ -209,7 +211,7 @@ def _broker(options: argparse.Namespace) -> int:
         from n8nrunner.broker import Broker
     except ImportError as error:
         raise _Usage(str(error)) from None
-    logging.getLogger("n8nrunner").setLevel(min(logging.INFO, logging.getLogger("n8nrunner").level))
+    logs.get_logger("n8nrunner").setLevel(min(logging.INFO, logs.get_logger("n8nrunner").level))
     token, is_new = _broker_token()
     with process.signals() as signals:
         try:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import logging
 import socket
 import socketserver
 import threading
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Callable, Tuple
 
+from n8nrunner import logs
 from n8nrunner.errors import ConfigurationError
 from n8nrunner.snapshot import Snapshot
 
-logger = logging.getLogger("n8nrunner")
+logger = logs.get_logger("n8nrunner")
 
 #: Seconds for one request; who sends nothing does not keep a thread.
 _REQUEST_TIMEOUT = 5.0

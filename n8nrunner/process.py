@@ -11,7 +11,9 @@ import sys
 import threading
 from typing import Callable, Iterator, Optional
 
-logger = logging.getLogger("n8nrunner")
+from n8nrunner import logs
+
+logger = logs.get_logger("n8nrunner")
 
 #: Seconds after which a signal that no wait has noticed is noticed.
 _SIGNAL_TURN = 0.5

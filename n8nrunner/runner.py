@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 import re
 import threading
@@ -13,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence, TypeVar, Union, overload
 
-from n8nrunner import process
+from n8nrunner import logs, process
 from n8nrunner.config import DEFAULT_NAME, RunnerConfig
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import BrokerConnectionError, ConfigurationError, N8nRunnerError, RunnerForked
@@ -24,7 +23,7 @@ from n8nrunner.snapshot import Counts, Snapshot
 if TYPE_CHECKING:
     from n8nrunner.functions.calls import Functions
 
-logger = logging.getLogger("n8nrunner")
+logger = logs.get_logger("n8nrunner")
 
 _HandlerType = TypeVar("_HandlerType", bound=Handler)
 _FunctionType = TypeVar("_FunctionType", bound=Callable[..., Any])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 import time
 from concurrent.futures import Executor
 from typing import Any, Callable, Dict, List, Optional, Set
 
-from n8nrunner import process
+from n8nrunner import logs, process
 from n8nrunner.config import RunnerConfig
 from n8nrunner.connection.link import BrokerLink
 from n8nrunner.connection.serving import LinkThread
@@ -21,7 +20,7 @@ from n8nrunner.protocol.slots import Slots
 from n8nrunner.snapshot import Counts, LinkSnapshot, Snapshot, TaskSnapshot
 from n8nrunner.task import Undelivered
 
-logger = logging.getLogger("n8nrunner")
+logger = logs.get_logger("n8nrunner")
 
 #: What is called with each result that n8n did not get, or may not have got.
 OnUndelivered = Callable[[Undelivered], Any]

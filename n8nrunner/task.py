@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
 
+from n8nrunner import logs
 from n8nrunner.errors import TaskCancelled, TaskError, TaskTimeout
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.codec import encode_call
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
             """Posts the text of a call; its answer ends `call`."""
 
 
-logger = logging.getLogger("n8nrunner.tasks")
+logger = logs.get_logger("n8nrunner.tasks")
 
 #: Lines that one task may log to n8n; what is beyond is counted and left out.
 LOG_LINES = 1000

@@ -19,6 +19,7 @@ LAYERS: Dict[str, int] = {
     "_version": 0,
     "errors": 0,
     "deadline": 0,
+    "logs": 0,
     "protocol": 1,
     "config": 2,
     "task": 2,
@@ -99,6 +100,25 @@ def test_every_module_has_its_layer() -> None:
 @pytest.mark.parametrize(("module", "path"), [m for m in _modules() if m[0].startswith("protocol/")])
 def test_the_protocol_is_pure(module: str, path: Path) -> None:
     assert not {name.split(".")[0] for name in _imports(path)} & IMPURE
+
+
+#: Functions of `logging` that make a record or an unguarded logger.
+UNGUARDED = {
+    "LoggerAdapter", "critical", "debug", "error", "exception", "getLogger", "info", "log", "warning",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "path"), [m for m in _modules() if m[0] != "logs"])
+def test_only_the_guarded_logger_logs(module: str, path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "logging"
+        ):
+            assert node.attr not in UNGUARDED, f"{module}, line {node.lineno}: use n8nrunner.logs"
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module != "logging", f"{module}, line {node.lineno}: use n8nrunner.logs"
 
 
 def test_importing_the_package_imports_next_to_nothing() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import json
-import logging
 import threading
 from collections import deque
 from typing import Any, Callable, Coroutine, Deque, Dict, Optional, Protocol, Set
 
+from n8nrunner import logs
 from n8nrunner.broker import matching as b
 from n8nrunner.broker import pieces, requester
 from n8nrunner.broker.errors import (
@@ -24,7 +24,7 @@ from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol import codec
 from n8nrunner.protocol import messages as m
 
-logger = logging.getLogger("n8nrunner.broker")
+logger = logs.get_logger("n8nrunner.broker")
 
 #: A timer that fires this much too late shows that this thread could not run, in seconds.
 LATE = 0.05

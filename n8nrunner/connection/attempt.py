@@ -7,11 +7,11 @@ nothing waits for it: the thread touches nothing but its arguments, posts what c
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import uuid
 from typing import Any, Callable, NamedTuple, Optional
 
+from n8nrunner import logs
 from n8nrunner.config import RunnerConfig
 from n8nrunner.connection import auth
 from n8nrunner.connection.dial import dial
@@ -21,7 +21,7 @@ from n8nrunner.connection.transport import Connection
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import ConfigurationError
 
-logger = logging.getLogger("n8nrunner")
+logger = logs.get_logger("n8nrunner")
 
 #: Seconds for name look-up, TCP, proxy, TLS and the upgrade together.
 CONNECT_TIMEOUT = 5.0

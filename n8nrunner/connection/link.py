@@ -14,6 +14,7 @@ import threading
 import time
 from typing import Any, Callable, Dict, Hashable, List, Mapping, Optional, Protocol, Tuple
 
+from n8nrunner import logs
 from n8nrunner.config import RunnerConfig
 from n8nrunner.connection.attempt import Failed, Opened, Probed, close_late_comers, start_attempt, start_probe
 from n8nrunner.connection.failures import ConnectionLost, LinkFailure, Unreachable
@@ -31,7 +32,7 @@ from n8nrunner.protocol.slots import Slots
 from n8nrunner.snapshot import LinkSnapshot
 from n8nrunner.task import Call, Task, Undelivered
 
-logger = logging.getLogger("n8nrunner")
+logger = logs.get_logger("n8nrunner")
 
 #: Seconds that the broker gets to answer our close frame; the second, when the grace period is over.
 CLOSE_WAIT = 2.0

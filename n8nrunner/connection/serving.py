@@ -10,12 +10,12 @@ on handing over the interpreter's lock: twenty brokers with a thread each did a 
 
 from __future__ import annotations
 
-import logging
 import selectors
 import threading
 import time
 from typing import Any, Callable, Dict, Hashable, List, Mapping, Optional, Tuple
 
+from n8nrunner import logs
 from n8nrunner.config import RunnerConfig
 from n8nrunner.connection.attempt import close_late_comers
 from n8nrunner.connection.failures import ConnectionLost, LinkFailure
@@ -28,7 +28,7 @@ from n8nrunner.protocol.session import SlotFreed, Stop, TypesChanged
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.task import Task
 
-logger = logging.getLogger("n8nrunner")
+logger = logs.get_logger("n8nrunner")
 
 #: No wait is longer than this, in seconds: a clock that was put right late costs no more.
 _LONGEST_WAIT = 60.0

@@ -9,7 +9,6 @@ changes.
 
 from __future__ import annotations
 
-import logging
 import struct
 import threading
 from typing import Any, Callable, List, Optional, Tuple
@@ -18,21 +17,15 @@ from urllib.parse import quote
 import websocket
 from websocket import ABNF
 
+from n8nrunner import logs
 from n8nrunner.connection.dial import Socket
 from n8nrunner.connection.failures import ConnectionLost, LinkFailure, UpgradeRefused
 from n8nrunner.connection.reading import CONTROL, Ponged, Reader, Received
 from n8nrunner.connection.writing import Writer
 from n8nrunner.deadline import Deadline
 
-
-class _LinkThreadFilter(logging.Filter):
-    """websocket-client logs an ERROR at every disconnect. From our threads that is no news to our users."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.threadName or "").startswith(("n8nrunner-links", "n8nrunner-connect"))
-
-
-logging.getLogger("websocket").addFilter(_LinkThreadFilter())
+# websocket-client logs an ERROR at every disconnect. Users do not need it, and their handlers may raise.
+logs.drop_records_of_threads("websocket", ("n8nrunner-links", "n8nrunner-connect"))
 
 
 class _Dispatcher:

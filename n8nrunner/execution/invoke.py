@@ -5,17 +5,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import traceback
 from typing import Any, Callable, ContextManager, Dict, NamedTuple, Optional
 
+from n8nrunner import logs
 from n8nrunner.errors import TaskError
 from n8nrunner.protocol.codec import encode_error, encode_result
 from n8nrunner.protocol.values import NotJson, encode_value, find_fault
 from n8nrunner.task import Task
 
-logger = logging.getLogger("n8nrunner.tasks")
+logger = logs.get_logger("n8nrunner.tasks")
 
 #: What runs a task: takes it, returns any JSON.
 Handler = Callable[[Task], Any]

@@ -8,19 +8,19 @@ them.
 from __future__ import annotations
 
 import concurrent.futures
-import logging
 import os
 import threading
 import uuid
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Callable, Dict, List, Optional, Tuple
 
+from n8nrunner import logs
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import ExecutorBroken
 from n8nrunner.execution.invoke import Answer, Handler, TaskContext, failure, invoke
 from n8nrunner.task import Task
 
-logger = logging.getLogger("n8nrunner")
+logger = logs.get_logger("n8nrunner")
 
 #: Called when a handler has returned, on whatever thread that is; only posts.
 Ended = Callable[[Task, Answer], None]

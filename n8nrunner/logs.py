@@ -1,0 +1,107 @@
+"""Loggers that cannot harm the code that uses them.
+
+A logging handler or filter is the application's code, and a log call runs it on the calling thread. It may
+raise anything, `SystemExit` included. No log call of n8nrunner may end a thread or change what the code after
+it does, so all of them go through `get_logger`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+import traceback
+from typing import Any
+
+#: Frames between the caller of a method of `Logger` and `logging`: the method and `Logger._log`.
+_STACK_LEVEL = 3
+
+
+class Logger:
+    """A `logging.Logger` whose methods raise nothing that a handler or a filter raised.
+
+    The main thread is an exception: `KeyboardInterrupt`, `SystemExit` and other exceptions that are not an
+    `Exception` pass there, because a signal's handler may have raised them.
+
+    Args:
+        name: the logger's name in `logging`.
+    """
+
+    __slots__ = ("_logger",)
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    @property
+    def level(self) -> int:
+        """The level set on this logger itself."""
+        return self._logger.level
+
+    def setLevel(self, level: int) -> None:
+        """Set the level below which records are dropped."""
+        self._logger.setLevel(level)
+
+    def isEnabledFor(self, level: int) -> bool:
+        """Return whether a record of this level would be handled."""
+        return self._logger.isEnabledFor(level)
+
+    def debug(self, message: str, *args: Any, exc_info: Any = None) -> None:
+        """Log with level DEBUG."""
+        self._log(logging.DEBUG, message, args, exc_info)
+
+    def info(self, message: str, *args: Any, exc_info: Any = None) -> None:
+        """Log with level INFO."""
+        self._log(logging.INFO, message, args, exc_info)
+
+    def warning(self, message: str, *args: Any, exc_info: Any = None) -> None:
+        """Log with level WARNING."""
+        self._log(logging.WARNING, message, args, exc_info)
+
+    def error(self, message: str, *args: Any, exc_info: Any = None) -> None:
+        """Log with level ERROR."""
+        self._log(logging.ERROR, message, args, exc_info)
+
+    def exception(self, message: str, *args: Any, exc_info: Any = True) -> None:
+        """Log with level ERROR and the traceback of the exception that is being handled."""
+        self._log(logging.ERROR, message, args, exc_info)
+
+    def log(self, level: int, message: str, *args: Any, exc_info: Any = None) -> None:
+        """Log with this level."""
+        self._log(level, message, args, exc_info)
+
+    def _log(self, level: int, message: str, args: Any, exc_info: Any) -> None:
+        try:
+            if self._logger.isEnabledFor(level):
+                self._logger.log(level, message, *args, exc_info=exc_info, stacklevel=_STACK_LEVEL)
+        except Exception:  # noqa: BLE001 - the application's handlers may raise anything
+            _report()
+        except BaseException:
+            if threading.current_thread() is threading.main_thread():
+                raise
+            _report()
+
+
+def get_logger(name: str) -> Logger:
+    """Return the guarded logger with this name in `logging`."""
+    return Logger(name)
+
+
+def drop_records_of_threads(name: str, prefixes: tuple[str, ...]) -> None:
+    """Drop what a library logs on threads of n8nrunner, before any handler or filter of the application runs.
+
+    Args:
+        name: the library's logger.
+        prefixes: how the names of these threads start.
+    """
+    logging.getLogger(name).filters.insert(
+        0, lambda record: not threading.current_thread().name.startswith(prefixes)
+    )
+
+
+def _report() -> None:
+    """Show the exception on stderr, as `logging.Handler.handleError` does."""
+    if logging.raiseExceptions and sys.stderr is not None:
+        with contextlib.suppress(Exception):
+            sys.stderr.write("--- n8nrunner: a logging handler or filter raised; record lost ---\n")
+            traceback.print_exc()

@@ -1,0 +1,169 @@
+"""The guarded logger: a handler or a filter of the application that raises harms nothing."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any, Callable, Iterator, List
+
+import pytest
+
+from n8nrunner import logs
+
+NAME = "n8nrunner.of-test-logs"
+ERRORS = (ValueError, RecursionError, KeyboardInterrupt, SystemExit, GeneratorExit)
+
+
+class Raising(logging.Handler):
+    """A handler, and a filter, that raises."""
+
+    def __init__(self, error: type) -> None:
+        super().__init__()
+        self.error = error
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise self.error("of the handler")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        raise self.error("of the filter")
+
+
+class Keeping(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: List[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@pytest.fixture
+def plain() -> Iterator[logging.Logger]:
+    """The logger of `logging` behind the guarded one."""
+    logger = logging.getLogger(NAME)
+    logger.setLevel(logging.DEBUG)
+    yield logger
+    logger.handlers[:] = []
+    logger.filters[:] = []
+
+
+def on_a_thread(call: Callable[[], Any]) -> List[BaseException]:
+    """Run `call` on a thread of its own; return what it raised."""
+    raised: List[BaseException] = []
+
+    def work() -> None:
+        try:
+            call()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(10)
+    return raised
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("place", ["handler", "filter of the logger", "filter of a handler"])
+def test_no_error_of_a_handler_or_filter_reaches_a_thread(
+    plain: logging.Logger, error: type, place: str, capfd: Any
+) -> None:
+    raising = Raising(error)
+    if place == "handler":
+        raising.filter = lambda record: True  # type: ignore[method-assign, assignment]
+        plain.addHandler(raising)
+    elif place == "filter of the logger":
+        plain.addFilter(raising)
+    else:
+        keeping = Keeping()
+        keeping.addFilter(raising)
+        plain.addHandler(keeping)
+    logger = logs.get_logger(NAME)
+    for method in (logger.debug, logger.info, logger.warning, logger.error, logger.exception):
+        assert on_a_thread(lambda method=method: method("a %s", "record")) == []  # type: ignore[misc]
+    assert on_a_thread(lambda: logger.log(logging.ERROR, "a record")) == []
+    assert error.__name__ in capfd.readouterr().err
+
+
+def test_a_message_that_does_not_fit_its_arguments_harms_nothing(plain: logging.Logger) -> None:
+    plain.addFilter(lambda record: bool(record.getMessage()))
+    logs.get_logger(NAME).info("%d", "no number")
+
+
+def test_exceptions_of_a_signal_handler_pass_on_the_main_thread(plain: logging.Logger) -> None:
+    for error in (KeyboardInterrupt, SystemExit):
+        plain.filters[:] = [Raising(error)]
+        with pytest.raises(error):
+            logs.get_logger(NAME).info("a record")
+    plain.filters[:] = [Raising(ValueError)]
+    logs.get_logger(NAME).info("a record")
+
+
+def test_nothing_is_shown_where_logging_shows_no_errors(
+    plain: logging.Logger, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    plain.addFilter(Raising(ValueError))
+    logs.get_logger(NAME).info("a record")
+    assert capfd.readouterr().err == ""
+
+
+def test_records_have_the_file_line_and_function_of_the_caller(plain: logging.Logger) -> None:
+    keeping = Keeping()
+    plain.addHandler(keeping)
+    logger = logs.get_logger(NAME)
+    first_line = test_records_have_the_file_line_and_function_of_the_caller.__code__.co_firstlineno
+    logger.warning("a %s", "record")
+    logger.log(logging.INFO, "another")
+    try:
+        raise ValueError("of the test")
+    except ValueError:
+        logger.exception("with a traceback")
+    assert [record.lineno - first_line for record in keeping.records] == [5, 6, 10]
+    for record in keeping.records:
+        assert record.pathname == __file__
+        assert record.funcName == "test_records_have_the_file_line_and_function_of_the_caller"
+        assert record.name == NAME
+    assert keeping.records[0].getMessage() == "a record"
+    assert keeping.records[2].exc_info is not None
+
+
+def test_the_level_is_that_of_logging(plain: logging.Logger) -> None:
+    keeping = Keeping()
+    plain.addHandler(keeping)
+    logger = logs.get_logger(NAME)
+    logger.setLevel(logging.ERROR)
+    assert (logger.level, plain.level) == (logging.ERROR, logging.ERROR)
+    assert logger.isEnabledFor(logging.ERROR)
+    assert not logger.isEnabledFor(logging.INFO)
+    logger.info("not handled")
+    assert keeping.records == []
+
+
+@pytest.mark.parametrize("names_in_records", [True, False])
+def test_websocket_client_runs_no_handler_or_filter_on_threads_of_ours(
+    monkeypatch: pytest.MonkeyPatch, names_in_records: bool
+) -> None:
+    import n8nrunner.connection.transport  # noqa: F401 - it sets the filter
+
+    monkeypatch.setattr(logging, "logThreads", names_in_records)
+    library = logging.getLogger("websocket")
+    raising = Raising(SystemExit)
+    library.addHandler(raising)
+    library.addFilter(raising)
+    raised: List[BaseException] = []
+
+    def work() -> None:
+        try:
+            library.error("lost")
+        except BaseException as error:
+            raised.append(error)
+
+    try:
+        thread = threading.Thread(target=work, name="n8nrunner-links")
+        thread.start()
+        thread.join(10)
+    finally:
+        library.removeHandler(raising)
+        library.removeFilter(raising)
+    assert raised == []
