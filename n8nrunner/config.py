@@ -27,6 +27,7 @@ _SMALLEST_PAYLOAD = 1024
 #: Python waits no longer than this on every system; it is a month and a half.
 _MOST_SECONDS = 4_000_000.0
 _NAME = re.compile(r"[A-Za-z0-9_ -]{1,64}")
+_HOST = re.compile(r"[A-Za-z0-9_.-]{1,253}")
 
 
 class BrokerUrl(NamedTuple):
@@ -109,6 +110,8 @@ class RunnerConfig:
         auto_shutdown_timeout: seconds without a task after which the runner stops; 0 for never.
         health_check_enabled: whether a health check server runs.
         health_check_host, health_check_port: where it listens; port 0 for any free one.
+        health_check_allowed_hosts: names in the Host header to which its ``/status`` answers, besides this
+            machine's addresses.
 
     Raises:
         ConfigurationError: with everything that is wrong. That there is no token is wrong only at the start.
@@ -128,6 +131,7 @@ class RunnerConfig:
     health_check_enabled: bool = False
     health_check_host: str = "127.0.0.1"
     health_check_port: int = 5681
+    health_check_allowed_hosts: Tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         broker: Any = self.broker
@@ -135,6 +139,9 @@ class RunnerConfig:
             object.__setattr__(self, "broker", (broker,))
         elif isinstance(broker, Iterable) and not isinstance(broker, bytes):
             object.__setattr__(self, "broker", tuple(broker))
+        hosts: Any = self.health_check_allowed_hosts
+        if isinstance(hosts, (list, set, frozenset)):
+            object.__setattr__(self, "health_check_allowed_hosts", tuple(hosts))
         problems = self._problems()
         if problems:
             raise ConfigurationError([*problems, *self.missing()])
@@ -246,6 +253,14 @@ class RunnerConfig:
             problems.append(
                 f"health_check_host: expected a host name or address, got {self.health_check_host!r}"
             )
+        hosts = self.health_check_allowed_hosts
+        if not isinstance(hosts, tuple) or not all(
+            isinstance(name, str) and _HOST.fullmatch(name) for name in hosts
+        ):
+            problems.append(
+                "health_check_allowed_hosts: expected host names without a port, such as ['runner.example'], "
+                f"got {hosts!r} ({VARIABLES['health_check_allowed_hosts'][0]})"
+            )
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             problems.append(
                 f"name: expected 1 to 64 letters, digits, spaces, '_' or '-', got {self.name!r} "
@@ -305,7 +320,7 @@ class RunnerConfig:
             problems.append(f"{name}: expected {what}, {limit}, got {value!r} ({VARIABLES[name][0]})")
 
 
-def _parse_brokers(text: str) -> Tuple[str, ...]:
+def _parse_list(text: str) -> Tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
@@ -340,7 +355,7 @@ def _plain(text: str) -> str:
 
 #: Field, its environment variable (each also as NAME_FILE; the direct one wins), and how its text is read.
 VARIABLES: Dict[str, Tuple[str, Callable[[str], Any]]] = {
-    "broker": ("N8N_RUNNERS_TASK_BROKER_URI", _parse_brokers),
+    "broker": ("N8N_RUNNERS_TASK_BROKER_URI", _parse_list),
     "auth_token": ("N8N_RUNNERS_AUTH_TOKEN", str),
     "grant_token": ("N8N_RUNNERS_GRANT_TOKEN", str),
     "runner_id": ("N8N_RUNNERS_ID", str),
@@ -353,6 +368,7 @@ VARIABLES: Dict[str, Tuple[str, Callable[[str], Any]]] = {
     "health_check_enabled": ("N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED", _parse_boolean),
     "health_check_host": ("N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST", str),
     "health_check_port": ("N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT", _parse_whole),
+    "health_check_allowed_hosts": ("N8NRUNNER_HEALTH_CHECK_ALLOWED_HOSTS", _parse_list),
 }
 
 

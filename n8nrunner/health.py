@@ -1,13 +1,21 @@
-"""A health check server: says that the process lives, and separately whether n8n knows the runner."""
+"""The health check server: whether the process lives, whether n8n knows the runner, and which brokers it has.
+
+`/healthz` and `/readyz` answer every caller and show no data. `/status` names the brokers, so it answers only
+requests whose Host header is an address of this server: a web page that points its own name at this machine
+(DNS rebinding) reads nothing.
+"""
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import socket
 import socketserver
 import threading
+from collections import OrderedDict
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Callable, Tuple
+from typing import Any, Callable, Collection, Optional, Tuple
+from urllib.parse import urlsplit
 
 from n8nrunner import logs
 from n8nrunner.errors import ConfigurationError
@@ -15,35 +23,50 @@ from n8nrunner.snapshot import Snapshot
 
 logger = logs.get_logger("n8nrunner")
 
-#: Seconds for one request; who sends nothing does not keep a thread.
+#: Seconds that one read of a request may take.
 _REQUEST_TIMEOUT = 5.0
+#: Requests that are answered at the same time, each on a thread. One more ends the oldest of them.
+_MOST_REQUESTS = 32
+#: Seconds to wait after a connection could not be accepted, such as when no descriptor is left.
+_ACCEPT_PAUSE = 0.5
+#: Seconds that an ended request gets to free its thread.
+_EVICTION_WAIT = 1.0
 
 
 class HealthServer:
-    """Answers every path with 200 and ``OK``, and ``/readyz`` with the state of the connections.
+    """Answers ``/readyz`` and ``/status`` about the connections, and every other path with 200 and ``OK``.
 
-    A launcher kills a runner whose ``/healthz`` is not 200, so that has to be 200 before the first
-    registration and during an outage; ``/readyz`` answers 503 then.
+    A launcher kills a runner whose ``/healthz`` is not 200. So ``/healthz`` is 200 before the first
+    registration and during an outage, while ``/readyz`` is 503.
 
     Args:
-        host, port: where to listen; port 0 for any free one.
-        snapshot: the runner's state now.
+        host, port: the address to listen on; port 0 for any free one.
+        snapshot: returns the runner's current state.
+        allowed_hosts: names in a request's Host header to which ``/status`` answers, besides those that
+            `is_allowed_host` lists.
 
     Raises:
-        ConfigurationError: nothing can listen there.
+        ConfigurationError: the server cannot listen there.
     """
 
-    def __init__(self, host: str, port: int, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(
+        self, host: str, port: int, snapshot: Callable[[], Snapshot], allowed_hosts: Collection[str] = ()
+    ) -> None:
         class Handler(BaseHTTPRequestHandler):
             timeout = _REQUEST_TIMEOUT
 
             def do_GET(self) -> None:
-                if self.path.split("?", 1)[0] == "/readyz":
-                    now = snapshot()
-                    status, body = (200 if now.is_registered else 503), json.dumps(_readiness(now))
-                    kind = "application/json"
+                path = self.path.split("?", 1)[0]
+                kind = "text/plain"
+                if path == "/readyz":
+                    ready = snapshot().is_registered
+                    status, body = (200, "OK") if ready else (503, "not registered")
+                elif path != "/status":
+                    status, body = 200, "OK"
+                elif is_allowed_host(self.headers.get("Host"), host, allowed_hosts):
+                    status, body, kind = 200, json.dumps(_status(snapshot())), "application/json"
                 else:
-                    status, body, kind = 200, "OK", "text/plain"
+                    status, body = 403, "The Host header is none of health_check_allowed_hosts"
                 data = body.encode()
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
@@ -55,20 +78,10 @@ class HealthServer:
             do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET
 
             def log_message(self, format: str, *args: Any) -> None:
-                """Probes come every few seconds, and none of them is worth a line."""
-
-        # Not `http.server.HTTPServer`, which asks for the host's full name: that may take many seconds.
-        class Server(socketserver.ThreadingTCPServer):
-            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            allow_reuse_address = True
-            daemon_threads = True
-            request_queue_size = 100
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                logger.debug("A health check went away before its answer", exc_info=True)
+                """Log nothing: probes come every few seconds."""
 
         try:
-            self._server = Server((host, port), Handler)
+            self._server = _Server(host, port, Handler)
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ConfigurationError(
@@ -80,24 +93,124 @@ class HealthServer:
         )
 
     def start(self) -> None:
-        """Starts to answer."""
+        """Start to answer requests."""
         self.thread.start()
         logger.info("Health check server listening on %s, port %d", *self.address)
 
     def stop(self) -> None:
-        """Stops to answer; at most a tenth of a second."""
-        # A server whose loop has never run would wait for the loop's end for ever.
+        """Stop answering requests, within a tenth of a second."""
+        # `shutdown` waits for the end of a loop, so it must not be called before the loop has begun.
         if self.thread.ident is not None:
+            self._server.stopping.set()
             self._server.shutdown()
             self.thread.join(1.0)
         self._server.server_close()
 
     def forked(self) -> None:
-        """In a child process: closes its copy of the listening socket."""
+        """Close this process's copy of the listening socket, in a child process."""
         self._server.socket.close()
 
 
-def _readiness(snapshot: Snapshot) -> Any:
+def is_allowed_host(header: Optional[str], bound: str, allowed: Collection[str]) -> bool:
+    """Return whether a request with this Host header may read data.
+
+    A server on a loopback address answers to ``localhost`` and loopback addresses. Any other server answers
+    to every IP address: DNS rebinding needs a name. Both answer to the names in `allowed`.
+
+    Args:
+        header: the request's Host header; None if there is none.
+        bound: the host that the server was told to listen on.
+        allowed: more names, without a port.
+    """
+    try:
+        name = urlsplit(f"//{header or ''}").hostname or ""
+    except ValueError:
+        return False
+    if name in {item.lower() for item in allowed}:
+        return True
+    if _is_loopback(bound):
+        return _is_loopback(name)
+    return name == "localhost" or _address(name) is not None
+
+
+def _is_loopback(host: str) -> bool:
+    address = _address(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
+def _address(host: str) -> Any:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    """A server with a bounded number of threads.
+
+    `http.server.HTTPServer` looks up the host's full name, which can take many seconds.
+    """
+
+    allow_reuse_address = True
+    daemon_threads = True
+    request_queue_size = 100
+
+    def __init__(self, host: str, port: int, handler: Any) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.stopping = threading.Event()
+        self._places = threading.BoundedSemaphore(_MOST_REQUESTS)
+        self._lock = threading.Lock()
+        self._open: OrderedDict[socket.socket, None] = OrderedDict()
+        super().__init__((host, port), handler)
+
+    def get_request(self) -> Any:
+        try:
+            return super().get_request()
+        except OSError:
+            # The connection stays in the queue, so the loop would come back at once and use up a core.
+            self.stopping.wait(_ACCEPT_PAUSE)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a request on a thread of its own; runs on the server's thread."""
+        if not self._places.acquire(blocking=False):
+            self._end_oldest()
+            if not self._places.acquire(timeout=_EVICTION_WAIT):
+                self.shutdown_request(request)
+                return
+        with self._lock:
+            self._open[request] = None
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._forget(request)
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._forget(request)
+
+    def _end_oldest(self) -> None:
+        with self._lock:
+            for oldest in self._open:
+                try:
+                    oldest.shutdown(socket.SHUT_RDWR)  # ends its thread's read
+                except OSError:
+                    continue  # it has ended by itself
+                return
+
+    def _forget(self, request: Any) -> None:
+        with self._lock:
+            del self._open[request]
+        self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        logger.debug("A health check request ended without its answer", exc_info=True)
+
+
+def _status(snapshot: Snapshot) -> Any:
     return {
         "state": snapshot.state,
         "registered": snapshot.is_registered,

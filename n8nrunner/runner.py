@@ -61,6 +61,7 @@ class Runner:
         graceful_shutdown_timeout: seconds that running tasks get when the runner stops.
         auto_shutdown_timeout: seconds without a task after which the runner stops; 0 for never.
         health_check_enabled, health_check_host, health_check_port: the health check server.
+        health_check_allowed_hosts: names under which its ``/status`` may be asked.
         executor: where handlers run; None for `capacity` threads. What is passed here is not shut down.
         task_context: a factory of context managers, entered around every handler, such as
             ``app.app_context`` of Flask.
@@ -88,6 +89,7 @@ class Runner:
         health_check_enabled: Optional[bool] = None,
         health_check_host: Optional[str] = None,
         health_check_port: Optional[int] = None,
+        health_check_allowed_hosts: Optional[Sequence[str]] = None,
         executor: Optional[Executor] = None,
         task_context: Optional[TaskContext] = None,
         on_undelivered: Optional[OnUndelivered] = None,
@@ -107,6 +109,7 @@ class Runner:
             health_check_enabled=health_check_enabled,
             health_check_host=health_check_host,
             health_check_port=health_check_port,
+            health_check_allowed_hosts=health_check_allowed_hosts,
         )
         _check_extras(executor, task_context, on_undelivered)
         self.on_undelivered = on_undelivered

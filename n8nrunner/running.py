@@ -79,7 +79,10 @@ class Run:
                 from n8nrunner.health import HealthServer  # needed by few, and slow to import
 
                 self._health = HealthServer(
-                    self._config.health_check_host, self._config.health_check_port, self.snapshot
+                    self._config.health_check_host,
+                    self._config.health_check_port,
+                    self.snapshot,
+                    self._config.health_check_allowed_hosts,
                 )
                 self._health.start()
             if self._on_undelivered is not None:

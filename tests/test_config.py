@@ -53,6 +53,13 @@ FIELDS: List[Tuple[str, str, str, Any, Any]] = [
     ("health_check_enabled", "N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED", "true", True, False),
     ("health_check_host", "N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST", "0.0.0.0", "0.0.0.0", "::1"),
     ("health_check_port", "N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT", "5682", 5682, 0),
+    (
+        "health_check_allowed_hosts",
+        "N8NRUNNER_HEALTH_CHECK_ALLOWED_HOSTS",
+        "runner, runner.example",
+        ("runner", "runner.example"),
+        ("other",),
+    ),
 ]
 BY_FIELD = pytest.mark.parametrize(
     ("field", "variable", "text", "value", "other"), FIELDS, ids=[row[0] for row in FIELDS]
@@ -133,6 +140,7 @@ def test_the_defaults_are_n8ns() -> None:
         health_check_enabled=False,
         health_check_host="127.0.0.1",
         health_check_port=5681,
+        health_check_allowed_hosts=(),
     )
 
 
@@ -423,6 +431,9 @@ def test_a_broker_may_be_named_once_only(first: str, second: str, same: bool) ->
         ("health_check_host", 7, "expected a host name or address"),
         ("health_check_port", -1, "expected a whole number, from 0 to 65535"),
         ("health_check_port", 65536, "expected a whole number, from 0 to 65535"),
+        ("health_check_allowed_hosts", ["runner:5681"], "expected host names without a port"),
+        ("health_check_allowed_hosts", "runner", "expected host names without a port"),
+        ("health_check_allowed_hosts", [7], "expected host names without a port"),
         ("name", "", "expected 1 to 64 letters"),
         ("name", "x" * 65, "expected 1 to 64 letters"),
         ("name", "with/slash", "expected 1 to 64 letters"),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import logging
 import re
 import socket
+import socketserver
 import threading
 import time
-from typing import Any, Callable, Iterator, List, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import pytest
 
@@ -19,7 +21,7 @@ from n8nrunner import health as health_module
 from n8nrunner.broker import Broker
 from n8nrunner.health import HealthServer
 from n8nrunner.snapshot import Counts, LinkSnapshot
-from tests.conftest import LIMIT, TOKEN
+from tests.conftest import LIMIT, TOKEN, wait_until
 
 NewRunner = Callable[..., Runner]
 
@@ -39,10 +41,12 @@ def serving(state: str = "registered", host: str = "127.0.0.1", port: int = 0) -
         server.stop()
 
 
-def ask(address: Tuple[str, int], method: str, path: str, body: Any = None) -> Tuple[int, bytes, Any]:
+def ask(
+    address: Tuple[str, int], method: str, path: str, body: Any = None, headers: Any = None
+) -> Tuple[int, bytes, Any]:
     connection = http.client.HTTPConnection(*address, timeout=LIMIT)
     try:
-        connection.request(method, path, body)
+        connection.request(method, path, body, headers or {})
         response = connection.getresponse()
         return response.status, response.read(), response.headers
     finally:
@@ -67,21 +71,63 @@ def test_every_path_and_method_is_answered_with_200_and_ok() -> None:
     ("state", "status"),
     [("registered", 200), ("connecting", 503), ("waiting", 503), ("draining", 503), ("closed", 503)],
 )
-def test_readiness_follows_the_connections(state: str, status: int) -> None:
+def test_readiness_and_status_follow_the_connections(state: str, status: int) -> None:
     with serving(state) as server:
         for path in ("/readyz", "/readyz?verbose"):
-            found, body, headers = ask(server.address, "GET", path)
-            assert found == status
-            assert headers["Content-Type"] == "application/json"
-            assert json.loads(body) == {
-                "state": "running",
-                "registered": status == 200,
-                "capacity": 5,
-                "taken": 2,
-                "brokers": [{"broker": "http://n8n:5679", "state": state}],
-            }
+            found, body, _ = ask(server.address, "GET", path)
+            assert (found, body) == (status, b"OK" if status == 200 else b"not registered")
         found, body, _ = ask(server.address, "HEAD", "/readyz")
         assert (found, body) == (status, b"")
+        found, body, headers = ask(server.address, "GET", "/status")
+        assert (found, headers["Content-Type"]) == (200, "application/json")
+        assert json.loads(body) == {
+            "state": "running",
+            "registered": status == 200,
+            "capacity": 5,
+            "taken": 2,
+            "brokers": [{"broker": "http://n8n:5679", "state": state}],
+        }
+
+
+@pytest.mark.parametrize(
+    ("header", "bound", "allowed", "is_allowed"),
+    [
+        ("localhost", "127.0.0.1", (), True),
+        ("LocalHost:5681", "localhost", (), True),
+        ("127.0.0.1:5681", "127.0.0.1", (), True),
+        ("127.8.8.8", "127.0.0.1", (), True),
+        ("[::1]:5681", "::1", (), True),
+        ("rebound.example", "127.0.0.1", (), False),
+        ("localhost.rebound.example", "127.0.0.1", (), False),
+        ("127.0.0.1.rebound.example", "127.0.0.1", (), False),
+        ("10.0.0.5", "127.0.0.1", (), False),
+        ("", "127.0.0.1", (), False),
+        (None, "127.0.0.1", (), False),
+        ("[::1", "127.0.0.1", (), False),
+        ("a@localhost:5681", "127.0.0.1", (), True),
+        ("10.0.0.5:5681", "0.0.0.0", (), True),
+        ("[fd00::5]:5681", "::", (), True),
+        ("localhost", "0.0.0.0", (), True),
+        ("rebound.example", "0.0.0.0", (), False),
+        ("runner", "0.0.0.0", (), False),
+        ("runner:5681", "0.0.0.0", ("Runner",), True),
+        ("runner.example", "127.0.0.1", ("runner.example",), True),
+        ("other.example", "0.0.0.0", ("runner.example",), False),
+    ],
+)
+def test_only_a_host_of_this_server_may_read_data(
+    header: Optional[str], bound: str, allowed: Tuple[str, ...], is_allowed: bool
+) -> None:
+    assert health_module.is_allowed_host(header, bound, allowed) is is_allowed
+
+
+def test_a_foreign_host_header_reads_no_data() -> None:
+    """A web page whose name leads to this machine gets nothing but the fact that something answers."""
+    with serving() as server:
+        host = {"Host": "rebound.example"}
+        assert ask(server.address, "GET", "/status", headers=host)[0] == 403
+        for path in ("/healthz", "/readyz", "/"):
+            assert ask(server.address, "GET", path, headers=host)[:2] == (200, b"OK")
 
 
 def test_a_body_is_neither_wanted_nor_waited_for() -> None:
@@ -101,6 +147,39 @@ def test_requests_do_not_wait_for_each_other() -> None:
             silent.enter_context(socket.create_connection(server.address, LIMIT))
         assert ask(server.address, "GET", "/healthz")[0] == 200
         assert time.monotonic() - began < 1.0
+
+
+def test_silent_connections_use_a_bounded_number_of_threads_and_hold_up_no_probe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(health_module, "_MOST_REQUESTS", 4)
+    before = threading.active_count()
+    with serving() as server, contextlib.ExitStack() as silent:
+        for _ in range(50):
+            silent.enter_context(socket.create_connection(server.address, LIMIT))
+        assert ask(server.address, "GET", "/healthz")[0] == 200
+        wait_until(lambda: threading.active_count() <= before + 1 + 4)
+
+
+def test_a_server_that_cannot_accept_does_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a free descriptor the connection stays in the queue, and the selector reports it at once."""
+    refusals, enough = [0], threading.Event()
+    accept = socketserver.TCPServer.get_request
+
+    def refuse(server: Any) -> Any:
+        refusals[0] += 1
+        if refusals[0] < 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        enough.set()
+        return accept(server)
+
+    monkeypatch.setattr(socketserver.TCPServer, "get_request", refuse)
+    waits: List[float] = []
+    with serving() as server:
+        monkeypatch.setattr(server._server.stopping, "wait", waits.append)
+        assert ask(server.address, "GET", "/healthz")[0] == 200
+        assert enough.is_set()
+    assert waits == [health_module._ACCEPT_PAUSE] * 2
 
 
 def test_who_sends_nothing_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +207,7 @@ def test_a_snapshot_that_raises_costs_that_answer_only() -> None:
     server.start()
     try:
         with pytest.raises(http.client.HTTPException):
-            ask(server.address, "GET", "/readyz")
+            ask(server.address, "GET", "/status")
         assert ask(server.address, "GET", "/healthz")[0] == 200
     finally:
         server.stop()
@@ -223,7 +302,8 @@ def test_a_runner_with_a_health_check(
     task = broker.submit("wait", {})
     assert busy.wait(LIMIT)
     try:
-        status, body, _ = ask(address, "GET", "/readyz")
+        assert ask(address, "GET", "/readyz")[0] == 200
+        status, body, _ = ask(address, "GET", "/status")
     finally:
         go_on.set()
     assert status == 200
