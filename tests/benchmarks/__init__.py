@@ -16,4 +16,10 @@ What is compared, each a process of its own that is started anew for every measu
 They take turns within every repetition, so that a machine that slows down slows all of them down. A ratio is
 taken within one repetition; the table shows the median over the repetitions and the range. Nothing else
 should run meanwhile: the table says how much did.
+
+`--against COMMIT` compares the working tree with an older version instead: each row is measured in rounds of
+old, new and old again, every time in a new process, for about a quarter of an hour (`--quick`: a minute). A
+ratio above 1 says that the new version is better. The two old figures of each round give the noise: twice the
+standard error of their ratio's median. A row is met at 0.98 less its noise, the geometric mean of all rows at
+0.98. The CPU time of a task, for information, says most while other programs run.
 """

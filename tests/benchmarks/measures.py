@@ -9,14 +9,31 @@ import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 from .processes import ROOT, BenchmarkError, Contestant, LoadBroker, wait_registered
 from .report import Row
 
 FLOOR, CALLBACKS, PACKAGE, PROTOTYPE = "floor", "callbacks", "package", "prototype"
-PROGRAMS: Dict[str, Sequence[str]] = {
-    name: ("-m", f"tests.benchmarks.contestants.{name}") for name in (FLOOR, CALLBACKS, PACKAGE)
+
+
+class Program(NamedTuple):
+    """How a contestant is started.
+
+    Args:
+        arguments: of this Python.
+        folder: where it is started, which is also where it imports from.
+        takes_notes: whether it is stopped by a line, and then says what it saw, as `package` does.
+    """
+
+    arguments: Tuple[str, ...]
+    folder: Path = ROOT
+    takes_notes: bool = False
+
+
+PROGRAMS = {
+    name: Program(("-m", f"tests.benchmarks.contestants.{name}"), takes_notes=name == PACKAGE)
+    for name in (FLOOR, CALLBACKS, PACKAGE)
 }
 
 # tasks a second by capacity: against which contestant, at least, and what to go for
@@ -69,7 +86,7 @@ class Bench:
 
     modules: Path
     sizes: Sizes
-    programs: Dict[str, Sequence[str]]
+    programs: Dict[str, Program]
     say: Callable[[str], None]
     runs: List[Dict[str, Any]] = field(default_factory=list)
     unaccounted: int = 0
@@ -82,10 +99,13 @@ class Bench:
         """A contestant that is registered at a broker, or several, of its own."""
         with ExitStack() as stack:
             broker = stack.enter_context(LoadBroker(self.modules, brokers))
-            program = self.programs[name]
-            contestant = stack.enter_context(Contestant(name, program, broker.urls, capacity, **settings))
+            contestant = stack.enter_context(self.new_contestant(name, broker.urls, capacity, **settings))
             wait_registered(broker, [contestant])
             yield broker, contestant
+
+    def new_contestant(self, name: str, urls: Sequence[str], capacity: int, **settings: Any) -> Contestant:
+        program = self.programs[name]
+        return Contestant(name, program.arguments, urls, capacity, folder=program.folder, **settings)
 
     def require_package(self) -> None:
         if PACKAGE not in self.programs:
@@ -111,7 +131,7 @@ class Bench:
         failed = [account["firstError"] for account in accounts if account["failed"]]
         if failed:
             raise BenchmarkError(f"{contestant.name} failed a task: {failed[0]}")
-        if contestant.name != PACKAGE:
+        if not self.programs[contestant.name].takes_notes:
             if wrong:
                 raise BenchmarkError(f"{contestant.name} did not answer every task once: {accounts}")
             return
@@ -198,16 +218,9 @@ def payload(bench: Bench) -> List[Row]:
     times: Dict[str, List[float]] = {}
     for repetition in range(bench.sizes.repetitions):
         for name in bench.programs:
-            with bench.at_work(name, 5) as (broker, contestant):
-                echoes = 1 + bench.sizes.echoes
-                result = broker.ask(
-                    "echo", 60 * echoes, broker=0, bytes=bench.sizes.payload, times=echoes, pid=contestant.pid
-                )
-                bench.settle(contestant, broker)
-            seconds = statistics.median(result["seconds"][1:])
+            seconds, result = echo_payload(bench, name)
             times.setdefault(name, []).append(seconds)
             bench.note("payload", name, repetition=repetition, **result)
-            bench.say(f"  {name}: {result['bytes'] / 1e6:.0f} MB echoed in {seconds:.2f} s")
     size = f"{bench.sizes.payload / 1e6:.0f} MB echoed"
     rows = [Row(f"{size}: {name}", values, "s") for name, values in times.items()]
     for name, values in times.items():
@@ -216,6 +229,19 @@ def payload(bench: Bench) -> List[Row]:
             what = f"{size}: time of {name} / floor"
             rows.append(Row(what, ratios(values, times[FLOOR]), "x", at_most=wanted))
     return rows
+
+
+def echo_payload(bench: Bench, name: str) -> Tuple[float, Dict[str, Any]]:
+    """Seconds of one contestant's echo, the median, and all that `broker.js` found."""
+    with bench.at_work(name, 5) as (broker, contestant):
+        echoes = 1 + bench.sizes.echoes
+        result: Dict[str, Any] = broker.ask(
+            "echo", 60 * echoes, broker=0, bytes=bench.sizes.payload, times=echoes, pid=contestant.pid
+        )
+        bench.settle(contestant, broker)
+    seconds = statistics.median(result["seconds"][1:])
+    bench.say(f"  {name}: {result['bytes'] / 1e6:.0f} MB echoed in {seconds:.2f} s")
+    return seconds, result
 
 
 def brokers(bench: Bench) -> List[Row]:
@@ -350,9 +376,9 @@ def imports(bench: Bench) -> List[Row]:
     return [Row(what, ratios(times[PACKAGE], times["packages"]), "x", at_most=1.25)]
 
 
-def seconds_to_run(statement: str) -> float:
+def seconds_to_run(statement: str, folder: Path = ROOT) -> float:
     code = f"import time; begun = time.perf_counter(); {statement}; print(time.perf_counter() - begun)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True)
     if done.returncode != 0:
         raise BenchmarkError(f"{statement!r} failed:\n{done.stderr.decode('utf-8', 'replace').strip()}")
     return float(done.stdout)
@@ -392,7 +418,7 @@ def after_restart(bench: Bench, brokers: int, runners: int, limited: bool, stagg
     with ExitStack() as stack:
         broker = stack.enter_context(LoadBroker(bench.modules, brokers))
         contestants = [
-            stack.enter_context(Contestant(PACKAGE, bench.programs[PACKAGE], [url], 5))
+            stack.enter_context(bench.new_contestant(PACKAGE, [url], 5))
             for url in broker.urls
             for _ in range(runners)
         ]

@@ -63,12 +63,14 @@ def ws_modules() -> Path:
 class LineProcess:
     """A process that hears and speaks lines of JSON; killed when its `with` ends."""
 
-    def __init__(self, name: str, command: Sequence[str], env: Optional[Dict[str, str]] = None) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], env: Optional[Dict[str, str]] = None, folder: Path = ROOT
+    ) -> None:
         self.name = name
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self.process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=folder,
             env=dict(os.environ, **(env or {})),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -158,12 +160,18 @@ class Contestant(LineProcess):
     """One of the compared runners: a Python program that takes broker URLs, a capacity, perhaps settings."""
 
     def __init__(
-        self, name: str, program: Sequence[str], urls: Sequence[str], capacity: int, **settings: Any
+        self,
+        name: str,
+        program: Sequence[str],
+        urls: Sequence[str],
+        capacity: int,
+        folder: Path = ROOT,
+        **settings: Any,
     ) -> None:
         command = [sys.executable, *program, ",".join(urls), str(capacity)]
         if settings:
             command.append(json.dumps(settings))
-        super().__init__(name, command)
+        super().__init__(name, command, folder=folder)
 
     def stop(self) -> Any:
         """Ends a contestant that takes notes (`package`): what it saw, see there."""

@@ -11,7 +11,7 @@ import subprocess
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Protocol, Sequence
 
 COLUMNS = ("what", "wanted", "median", "lowest to highest", "")
 
@@ -68,8 +68,12 @@ def figure(value: float, unit: str = "") -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    lines = [list(COLUMNS)] + [row.cells() for row in rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
+    return aligned([list(COLUMNS)] + [row.cells() for row in rows])
+
+
+def aligned(lines: List[List[str]]) -> str:
+    """Cells in columns; the first line is the head of the table."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     lines.insert(1, ["-" * width for width in widths])
     padded = [[cell.ljust(width) for cell, width in zip(line, widths)] for line in lines]
     return "\n".join("  ".join(line).rstrip() for line in padded)
@@ -94,7 +98,13 @@ def machine() -> Dict[str, Any]:
     }
 
 
-def write_json(path: Path, rows: Sequence[Row], runs: Sequence[Any], about: Dict[str, Any]) -> None:
+class Measured(Protocol):
+    """A row of any table."""
+
+    def as_json(self) -> Dict[str, Any]: ...
+
+
+def write_json(path: Path, rows: Sequence[Measured], runs: Sequence[Any], about: Dict[str, Any]) -> None:
     """The rows, what each single run gave, and what `about` tells of the circumstances."""
     path.parent.mkdir(parents=True, exist_ok=True)
     document = dict(about, rows=[row.as_json() for row in rows], runs=runs)

@@ -13,8 +13,19 @@ from typing import Any, Dict
 import pytest
 import websocket
 
+from . import against
+from .against import NEW, OLD, OLD_AGAIN, Comparison
 from .contestants import wire
-from .processes import ROOT, Contestant, LoadBroker, Unavailable, require_machine, wait_registered, ws_modules
+from .processes import (
+    ROOT,
+    BenchmarkError,
+    Contestant,
+    LoadBroker,
+    Unavailable,
+    require_machine,
+    wait_registered,
+    ws_modules,
+)
 from .report import Row, table
 
 PROTOTYPE = """
@@ -57,6 +68,89 @@ def test_every_contestant_is_compared_with_the_others(modules: Path, tmp_path: P
     runs = {one["contestant"]: one for one in document["runs"]}
     ratio = runs["package"]["tasks_per_second"] / runs["floor"]["tasks_per_second"]
     assert rows["capacity 5: package / floor"]["median"] == pytest.approx(ratio)
+
+
+needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no checkout of git")
+
+
+@needs_git
+def test_the_working_tree_is_compared_with_a_commit(modules: Path, tmp_path: Path) -> None:
+    arguments = [
+        "--against",
+        "HEAD",
+        "--quick",
+        "throughput",
+        "imports",
+        "--seconds",
+        "0.3",
+        "--repetitions",
+        "1",
+    ]
+    rows = {row["what"]: row for row in run(tmp_path / "out.json", *arguments)["rows"]}
+    assert set(rows) == {
+        "throughput, capacity 5",
+        "throughput, capacity 5: CPU of a task",
+        "import n8nrunner, build a Runner",
+    }
+    for row in rows.values():
+        (one,) = row["rounds"]
+        assert set(one) == {OLD, NEW, OLD_AGAIN}
+        assert row["ratios"] == [row["ratio"]]
+
+
+@needs_git
+def test_each_version_runs_its_own_code(tmp_path: Path) -> None:
+    programs = against.prepare("HEAD", tmp_path)
+    shown = {}
+    for side, program in programs.items():
+        code = "import n8nrunner; from tests.benchmarks.contestants import package; print(n8nrunner.__file__)"
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=program.folder, stdout=subprocess.PIPE, check=True, text=True
+        )
+        shown[side] = Path(done.stdout.strip())
+    assert shown == {
+        OLD: tmp_path / "old" / "n8nrunner" / "__init__.py",
+        NEW: tmp_path / "new" / "n8nrunner" / "__init__.py",
+        OLD_AGAIN: tmp_path / "old" / "n8nrunner" / "__init__.py",
+    }
+
+
+def test_an_unknown_commit_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match="no-such-commit"):
+        against.prepare("no-such-commit", tmp_path)
+
+
+def rounds(*figures: Any) -> Any:
+    return [{OLD: old, NEW: new, OLD_AGAIN: again} for old, new, again in figures]
+
+
+def test_the_new_version_is_held_against_the_mean_of_the_old_figures() -> None:
+    rate = Comparison("rate", "tasks/s", rounds((100, 88, 81), (100, 180, 100), (100, 90, 100)))
+    assert rate.ratios == pytest.approx([88 / 90, 1.8, 0.9])
+    assert rate.ratio == pytest.approx(88 / 90)
+    assert rate.noise_ratios == pytest.approx([0.81, 1, 1])
+    time = Comparison("time", "s", rounds((1.0, 2.0, 4.0)), more_is_better=False)
+    assert time.ratios == pytest.approx([1.0])
+
+
+def test_a_row_may_be_worse_by_its_noise() -> None:
+    quiet = Comparison("rate", "tasks/s", rounds((100, 97, 100), (100, 97, 100)))
+    assert quiet.noise == 0
+    assert not quiet.met
+    noisy = Comparison("rate", "tasks/s", rounds((100, 97, 100), (100, 97, 103)))
+    assert 0.02 < noisy.noise < 0.1
+    assert noisy.met
+    assert Comparison("rate", "tasks/s", rounds((100, 98, 100), (100, 98, 100))).met
+
+
+def test_rows_for_information_do_not_count() -> None:
+    slow = Comparison("CPU", "us", rounds((1, 9, 1), (1, 9, 1)), is_counted=False)
+    rows = [Comparison("rate", "tasks/s", rounds((1, 2, 1), (1, 2, 1))), slow]
+    assert against.geometric_mean(rows) == pytest.approx(2)
+    printed = against.table(rows)
+    assert "for information" in printed
+    assert "MISSED" not in printed
+    assert printed.splitlines()[-1].startswith("geometric mean of 1 rows")
 
 
 def test_a_restarted_broker_lets_five_a_second_in(modules: Path, tmp_path: Path) -> None:
