@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import statistics
 import threading
 import time
@@ -18,7 +19,6 @@ from n8nrunner.runner import Runner
 from n8nrunner.task import Task, Undelivered
 
 CAPACITY = 16
-TOKEN = "demo"
 #: Seconds within which every task has to have ended in one way or another.
 _LIMIT = 20.0
 #: Small tasks that wait at the broker at once.
@@ -75,7 +75,9 @@ class _Demo:
         self._console = Console(highlight=False)
         self._account = _Account()
         self._interrupted = threading.Event()
-        self._broker = Broker(auth_token=TOKEN)
+        # A constant would let every process on this machine take the demonstration's tasks.
+        self._token = secrets.token_urlsafe()
+        self._broker = Broker(auth_token=self._token)
         self._runner: Optional[Runner] = None
         self._undelivered: List[Undelivered] = []
         self._facts: Dict[str, str] = {}
@@ -126,7 +128,7 @@ class _Demo:
     def _new_runner(self) -> Runner:
         runner = Runner(
             self._broker.url,
-            auth_token=TOKEN,
+            auth_token=self._token,
             name="demo",
             capacity=CAPACITY,
             on_undelivered=self._undelivered.append,

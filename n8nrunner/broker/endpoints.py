@@ -31,6 +31,8 @@ from n8nrunner.broker.switchboard import Switchboard
 from n8nrunner.broker.task import BrokerTask
 
 NORMAL_CLOSURE = 1000
+#: Bytes that the body of a request for a grant token may have; one with the longest token has far fewer.
+_AUTH_BODY = 64 * 1024
 #: Codes with which aiohttp refuses what it has read: no WebSocket, no UTF-8, too large.
 _REFUSALS = (1002, 1007, 1009)
 #: A peer that sends nothing for this long is done with its refused message, in seconds.
@@ -90,13 +92,7 @@ class Endpoints:
     # --- grant tokens ---------------------------------------------------------------------------
 
     async def _auth(self, request: web.BaseRequest) -> web.Response:
-        body = await self._read(request)
-        if body is None:
-            return _html(413, "request entity too large")
-        try:
-            members = _members(request.content_type, body)
-        except (ValueError, RecursionError):
-            return _html(500, "the body is not JSON")
+        # Unlike n8n's, the rate limit comes before the body: reading and parsing one costs far more.
         allowance = self._auth_limit.ask(request.remote or "", self._loop.time())
         headers = {
             "X-RateLimit-Limit": str(self._auth_limit.limit),
@@ -106,6 +102,13 @@ class Endpoints:
         if not allowance.allowed:
             headers["Retry-After"] = str(max(1, math.ceil(allowance.resets_in)))
             return web.json_response({"message": "Too many requests"}, status=429, headers=headers)
+        body = await self._read(request, min(_AUTH_BODY, self._constants.max_body))
+        if body is None:
+            return _html(413, "request entity too large")
+        try:
+            members = _members(request.content_type, body)
+        except (ValueError, RecursionError):
+            return _html(500, "the body is not JSON")
         token = members.get("token")
         if not isinstance(token, str):
             return web.json_response({"code": 400, "message": "invalid_type"}, status=400, headers=headers)
@@ -119,9 +122,8 @@ class Endpoints:
     def _is_secret(self, token: str) -> bool:
         return hmac.compare_digest(token.encode(errors="surrogatepass"), self._auth_token)
 
-    async def _read(self, request: web.BaseRequest) -> Optional[bytes]:
-        """The body; None if it is too large."""
-        limit = self._constants.max_body
+    async def _read(self, request: web.BaseRequest, limit: int) -> Optional[bytes]:
+        """Return the body; None if it has more than `limit` bytes."""
         if request.content_length is not None and request.content_length > limit:
             return None
         body = bytearray()
@@ -220,7 +222,7 @@ class Endpoints:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not self._is_secret(token.strip()):
             return _error(401, "expected the header Authorization: Bearer <the broker's auth token>")
-        body = await self._read(request)
+        body = await self._read(request, self._constants.max_body)
         if body is None:
             return _error(413, f"the body is longer than {self._constants.max_body} bytes")
         submitting = self._loop.run_in_executor(None, self._submit_body, body)

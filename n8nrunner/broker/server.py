@@ -102,6 +102,8 @@ class Broker:
         self._changed = threading.Condition()
         self._totals: MutableMapping[str, int] = Counter()
         self._events: Deque[BrokerEvent] = deque(maxlen=_EVENTS_KEPT)
+        # Level, kind and text of events that are not logged yet; only the run's thread uses it.
+        self._to_log: Deque[Tuple[int, str, str]] = deque()
         self._matching: Optional[Matching] = None
         self._run: Optional[_Run] = None
 
@@ -293,11 +295,18 @@ class Broker:
             self._changed.notify_all()
 
     def _remember(self, event: BrokerEvent) -> None:
+        """Keep an event, and the line about it until `_log_events`; called with `_changed` held."""
         self._events.append(event)
         level = logging.INFO if event.kind in _NOTEWORTHY else logging.DEBUG
         if logger.isEnabledFor(level):
             about = " ".join(part for part in (event.runner_id, event.task_id, event.detail) if part)
-            logger.log(level, "%s %s", event.kind, about)
+            self._to_log.append((level, event.kind, about))
+
+    def _log_events(self) -> None:
+        """Log the events since the last call, without a lock."""
+        while self._to_log:
+            level, kind, about = self._to_log.popleft()
+            logger.log(level, "%s %s", kind, about)
 
 
 class _Run:
@@ -395,7 +404,11 @@ class _Run:
         json_pool = concurrent.futures.ThreadPoolExecutor(1, "n8nrunner-broker-json")
         rpc_pool = concurrent.futures.ThreadPoolExecutor(_RPC_THREADS, "n8nrunner-broker-rpc")
         switchboard = Switchboard(
-            self._broker._new_matching(loop.time()), self._broker._changed, json_pool, rpc_pool
+            self._broker._new_matching(loop.time()),
+            self._broker._changed,
+            self._broker._log_events,
+            json_pool,
+            rpc_pool,
         )
         self._switchboard = switchboard
         grants = GrantTokens(self._constants.grant_ttl, lambda: secrets.token_hex(32))

@@ -108,6 +108,8 @@ class Switchboard:
     Args:
         matching: decides everything.
         changed: held while the matching changes, and notified afterwards.
+        log_events: logs what the matching has reported; called after `changed` is released, because a logging
+            handler of the application may wait for anything.
         json_pool: decodes large messages.
         rpc_pool: answers runners on behalf of tasks.
     """
@@ -116,12 +118,14 @@ class Switchboard:
         self,
         matching: b.Matching,
         changed: threading.Condition,
+        log_events: Callable[[], None],
         json_pool: concurrent.futures.Executor,
         rpc_pool: concurrent.futures.Executor,
     ) -> None:
         self.drained = asyncio.Event()
         self._matching = matching
         self._changed = changed
+        self._log_events = log_events
         self._json_pool = json_pool
         self._rpc_pool = rpc_pool
         self._loop = asyncio.get_running_loop()
@@ -166,6 +170,7 @@ class Switchboard:
         with self._changed:
             self._matching.note("malformed", key, self._loop.time(), why)
             self._changed.notify_all()
+        self._log_events()
 
     def pong(self, key: int) -> None:
         """A runner has sent a pong."""
@@ -270,6 +275,7 @@ class Switchboard:
                 with self._changed:
                     actions = self._matching.handle(self._events.popleft(), self._loop.time())
                     self._changed.notify_all()
+                self._log_events()
                 for action in actions:
                     self._PERFORM[type(action)](self, action)
         finally:

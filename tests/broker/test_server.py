@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import pytest
 import requests
@@ -90,7 +90,7 @@ class TestAuthentication:
         response = post_auth(shared, **arguments)
         assert (response.status_code, response.json()) == (status, body)
 
-    @pytest.mark.parametrize("text", ["{", '{"token":', "nonsense", "7", "null", "[" * 100_000])
+    @pytest.mark.parametrize("text", ["{", '{"token":', "nonsense", "7", "null", "[" * 50_000])
     def test_what_is_no_json_is_a_server_error(self, shared: Broker, text: str) -> None:
         response = post_auth(shared, data=text, headers=self.JSON)
         assert response.status_code == 500
@@ -119,26 +119,33 @@ class TestAuthentication:
 
     def test_rate_limit(self) -> None:
         with new_broker(auth_limit=5, auth_window=60.0) as broker:
-            # What cannot be parsed does not count.
+            # A body that cannot be parsed counts, because the limit is asked before the body is read.
             assert post_auth(broker, data="{", headers=self.JSON).status_code == 500
             statuses, left = [], []
-            for body in (
-                {"token": TOKEN},
-                {"token": "wrong"},
-                {},
-                {"token": ""},
-                {"token": TOKEN},
-                {"token": TOKEN},
-            ):
+            for body in ({"token": TOKEN}, {"token": "wrong"}, {}, {"token": ""}, {"token": TOKEN}):
                 response = post_auth(broker, json=body)
                 statuses.append(response.status_code)
                 left.append(response.headers["X-RateLimit-Remaining"])
                 assert response.headers["X-RateLimit-Limit"] == "5"
                 assert 0 <= int(response.headers["X-RateLimit-Reset"]) - time.time() <= 62
-            assert statuses == [200, 403, 400, 400, 200, 429]
-            assert left == ["4", "3", "2", "1", "0", "0"]
+            assert statuses == [200, 403, 400, 400, 429]
+            assert left == ["3", "2", "1", "0", "0"]
             assert response.json() == {"message": "Too many requests"}
             assert int(response.headers["Retry-After"]) >= 1
+
+    def test_a_request_over_the_rate_limit_is_refused_before_its_body_has_come(self) -> None:
+        with new_broker(auth_limit=1, auth_window=60.0) as broker:
+            assert post_auth(broker, json={"token": TOKEN}).status_code == 200
+            with socket.create_connection(("127.0.0.1", broker.port), LIMIT) as client:
+                client.sendall(
+                    b"POST /runners/auth HTTP/1.1\r\nHost: broker\r\nContent-Length: 60000\r\n\r\n"
+                )
+                assert client.recv(1000).startswith(b"HTTP/1.1 429 ")
+
+    def test_a_log_in_of_many_bytes_is_refused_unread(self, shared: Broker) -> None:
+        with socket.create_connection(("127.0.0.1", shared.port), LIMIT) as client:
+            client.sendall(b"POST /runners/auth HTTP/1.1\r\nHost: broker\r\nContent-Length: 10000000\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 413 ")
 
     def test_health(self, shared: Broker) -> None:
         response = requests.get(f"{shared.url}/healthz", timeout=LIMIT)
@@ -768,6 +775,33 @@ class TestCounts:
                              "started", "done"]  # fmt: skip
             done = broker.events[-1]
             assert (done.runner_id, done.task_id, done.request_id) == ("me", task.task_id, task.request_id)
+
+    def test_a_log_handler_may_ask_the_broker(self) -> None:
+        """No line is logged with a lock held: another thread that asks the broker gets its answer."""
+        blocked: List[bool] = []
+
+        class Asking(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                thread = threading.Thread(target=lambda: broker.counts, daemon=True)
+                thread.start()
+                thread.join(0.2 if any(blocked) else LIMIT)
+                blocked.append(thread.is_alive())
+
+        broker = new_broker()
+        handler = Asking(logging.INFO)
+        logger = logging.getLogger("n8nrunner.broker")
+        level = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+        try:
+            with broker, RawRunner(broker) as runner:
+                runner.send_text("nonsense")
+                broker.wait_for(lambda counts: counts.malformed == 1)
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+        assert blocked
+        assert not any(blocked)
 
     def test_what_is_worth_seeing_is_logged_without_secrets(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG, "n8nrunner.broker")
