@@ -39,6 +39,7 @@ def pages() -> List[str]:
     return [
         "README.md",
         "CONTRIBUTING.md",
+        "SECURITY.md",
         *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
     ]
 
