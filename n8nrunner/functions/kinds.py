@@ -367,7 +367,10 @@ class Model(Kind):
     def __init__(self, model: Any) -> None:
         self._model = model
         self._validate = getattr(model, "model_validate", None) or model.parse_obj
-        self._fields = list(getattr(model, "model_fields", None) or model.__fields__)
+        fields = getattr(model, "model_fields", None) or model.__fields__
+        self._fields = list(fields)
+        #: The keys that an object has to have.
+        self.required = [_key_of(name, field) for name, field in fields.items() if _is_required(field)]
 
     @property
     def expected(self) -> str:
@@ -387,6 +390,20 @@ class Model(Kind):
 
     def described(self) -> str:
         return json.dumps(["model", sorted(self._fields)])
+
+
+def _is_required(field: Any) -> bool:
+    """Return whether a field of a pydantic model has no default."""
+    is_required = getattr(field, "is_required", None)  # pydantic 2
+    return bool(is_required() if callable(is_required) else field.required)
+
+
+def _key_of(name: str, field: Any) -> str:
+    """Return the key of a pydantic field in an object: its alias, if it has one."""
+    for alias in (getattr(field, "validation_alias", None), getattr(field, "alias", None)):
+        if isinstance(alias, str):
+            return alias
+    return name
 
 
 class Either(Kind):

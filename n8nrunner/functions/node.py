@@ -19,7 +19,7 @@ from n8nrunner._version import __version__
 from n8nrunner.errors import ConfigurationError
 from n8nrunner.functions.calls import Function, task_type
 from n8nrunner.functions.docstrings import read_docstring
-from n8nrunner.functions.kinds import Bounded, Choice, Kind, Perhaps, title_of
+from n8nrunner.functions.kinds import Bounded, Choice, Kind, Model, Perhaps, Record, title_of
 from n8nrunner.functions.results import plain
 from n8nrunner.functions.signature import Parameter, bare, takes_file
 
@@ -366,9 +366,22 @@ def _field_of(parameter: Parameter) -> Dict[str, Any]:
     if kind.name in ("dateTime", "date"):
         return {"type": "dateTime", "default": default or ""}
     if kind.name in ("list", "object"):
-        empty = "[]" if kind.name == "list" else "{}"
+        empty = "[]" if kind.name == "list" else _outline(kind)
         return {"type": "json", "default": default or empty}
     return {"type": "string", "default": "" if default is None else default}
+
+
+def _outline(kind: Kind) -> str:
+    """Return the JSON that an object's field starts with: its required keys.
+
+    Their values are null, so that a key which is not filled in is an error, and never a silent empty value.
+    """
+    keys: List[str] = []
+    if isinstance(kind, Record):
+        keys = [key for key, member in kind.members.items() if member.required]
+    elif isinstance(kind, Model):
+        keys = kind.required
+    return json.dumps(dict.fromkeys(keys), indent=2, ensure_ascii=False) if keys else "{}"
 
 
 def _number_options(kind: Kind) -> Dict[str, Any]:

@@ -10,13 +10,13 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Annotated, Any, Dict, List, Literal, Optional, Union
+from typing import Annotated, Any, Dict, List, Literal, NamedTuple, Optional, TypedDict, Union
 
 import pytest
 
 from n8nrunner import ConfigurationError, File, Runner, Task
 from n8nrunner.functions.calls import make_function
-from n8nrunner.functions.node import Package, custom_folder, make_package
+from n8nrunner.functions.node import Package, _Operation, custom_folder, make_package
 
 pytest.importorskip("docstring_parser")
 
@@ -29,6 +29,16 @@ class Level(enum.Enum):
 @dataclasses.dataclass
 class Address:
     city: str
+
+
+class Owner(NamedTuple):
+    name: str
+    address: Address
+    note: str = ""
+
+
+class Options(TypedDict, total=False):
+    color: str
 
 
 class From1To10:
@@ -146,7 +156,7 @@ def test_each_function_is_an_operation(description: Dict[str, Any]) -> None:
         ("color", {"options": [{"name": "Red", "value": "red"}, {"name": "Blue", "value": "blue"}]}),
         ("at", {"type": "dateTime", "default": ""}),
         ("names", {"type": "json", "default": "[]"}),
-        ("address", {"type": "json", "default": "{}"}),
+        ("address", {"type": "json", "default": '{\n  "city": null\n}'}),
         ("document", {"type": "string", "default": "data"}),
         ("either", {"type": "string"}),
         ("bounded", {"typeOptions": {"numberPrecision": 0, "minValue": 1, "maxValue": 10}}),
@@ -161,6 +171,34 @@ def test_each_function_is_an_operation(description: Dict[str, Any]) -> None:
 def test_each_parameter_is_a_field(description: Dict[str, Any], name: str, field: Dict[str, Any]) -> None:
     found = fields(description)[name]
     assert {key: found.get(key) for key in field} == field
+
+
+def first_default(function: Any) -> Any:
+    """Return the default of the first parameter's field."""
+    return _Operation("shop", make_function(function, None, False, None)).fields()[0]["default"]
+
+
+def test_the_field_of_an_object_starts_with_its_required_keys() -> None:
+    def with_owner(owner: Owner) -> None: ...
+    def with_options(options: Options) -> None: ...
+    def with_any_keys(labels: Dict[str, str]) -> None: ...
+
+    assert json.loads(first_default(with_owner)) == {"name": None, "address": None}
+    assert first_default(with_options) == first_default(with_any_keys) == "{}"
+
+
+def test_the_field_of_a_model_starts_with_its_required_keys() -> None:
+    pydantic = pytest.importorskip("pydantic")
+
+    class Lead(pydantic.BaseModel):  # type: ignore[name-defined, misc]
+        email: str
+        postal_code: str = pydantic.Field(alias="postalCode")
+        budget: float = 0.0
+
+    def score(lead: Any) -> None: ...
+
+    score.__annotations__["lead"] = Lead
+    assert json.loads(first_default(score)) == {"email": None, "postalCode": None}
 
 
 @pytest.mark.parametrize(("default", "field"), [("abc", "abc"), (5, None), (float("inf"), None), ([1], None)])
