@@ -15,7 +15,7 @@ import pytest
 
 from n8nrunner import BrokerConnectionError, Runner, Task
 from n8nrunner.broker import Broker, BrokerTaskLost
-from n8nrunner.protocol import session
+from n8nrunner.protocol import liveness, session
 from tests.conftest import LIMIT, wait_until
 from tests.connection.servers import (
     CLOSE,
@@ -292,10 +292,12 @@ def test_garbage_is_skipped_and_not_repeated_in_the_log(
 def test_a_dead_peer_is_noticed_and_replaced(
     raw: RawBroker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its socket stands, but nothing comes and nothing is taken."""
-    monkeypatch.setattr(session, "PING_INTERVAL", 0.1)
-    monkeypatch.setattr(session, "SILENCE_LIMIT", 0.3)
-    monkeypatch.setattr("n8nrunner.connection.link.CLOSE_WAIT", 0.1)
+    """Its socket stands and its kernel takes every offer, but nothing comes."""
+    monkeypatch.setattr(session, "OFFER_VALIDITY", 0.05)
+    monkeypatch.setattr(session, "OFFER_JITTER", 0.0)
+    monkeypatch.setattr(liveness, "PING_INTERVAL", 0.1)
+    monkeypatch.setattr(liveness, "SILENCE_LIMIT", 0.3)
+    monkeypatch.setattr(liveness, "MEASURE_INTERVAL", 0.05)
     runner = new_runner(raw.url)
     runner.task("echo")(lambda task: task.settings)
     runner.start(wait=0)

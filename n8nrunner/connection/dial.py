@@ -15,6 +15,7 @@ import requests.utils
 from n8nrunner.config import BrokerUrl
 from n8nrunner.connection.auth import environment_settings
 from n8nrunner.connection.failures import NotABroker, Unreachable
+from n8nrunner.connection.sockets import keep_alive
 from n8nrunner.deadline import Deadline
 
 #: What `dial` returns.
@@ -42,6 +43,7 @@ def dial(url: BrokerUrl, deadline: Deadline) -> Socket:
         raw = _tcp(url.host, url.port, deadline, url.base)
     try:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keep_alive(raw)
         if not url.is_secure:
             return raw
         return _tls(raw, url, settings["verify"], deadline)

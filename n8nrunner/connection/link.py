@@ -101,6 +101,9 @@ class BrokerLink:
         self.due_at = 0.0
         #: Whether more may have come than the last turn read.
         self.more = False
+        #: Whether reading pauses until the peer has taken more of what waits for it.
+        self.paused = False
+        self._waiting = False
         self._config = config
         self._slots = slots
         self._submit = submit
@@ -194,7 +197,7 @@ class BrokerLink:
         received, count, self.more = connection.read()
         session = self._session
         if count:
-            session.note_activity(now)
+            session.note_received(now)
         for item in received:
             self._receive(item, now)
         session.set_receiving(connection.in_message)
@@ -216,8 +219,11 @@ class BrokerLink:
             was_congested = writer.congested
             session.set_congested(was_congested)
             self._perform(session.settle(now))
-            if not writer.is_empty and connection.flush():
-                session.note_activity(now)
+            if not writer.is_empty:
+                connection.flush()
+            if self._waiting or not writer.is_empty:
+                self._waiting = not writer.is_empty
+                self.paused = session.set_waiting(self._waiting, writer.backlog, now)
             self._end_if_over(connection, now)
             if was_congested and not writer.congested:
                 self.due_at = now  # a large answer is out: what it held back follows with the next turn
@@ -228,9 +234,9 @@ class BrokerLink:
         """The connection is gone: its slots and tasks first, before anybody waits for anything."""
         connection, self.connection = self.connection, None
         assert connection is not None
-        self.more = False
-        closed_by_us = self._close_limit is not None and connection.writer.is_empty
-        farewell = closed_by_us and connection.received_close
+        self.more = self.paused = self._waiting = False
+        writer = connection.writer
+        farewell = writer.closed_in_order and writer.is_empty and connection.received_close
         self._close_until = self._close_limit = None
         self._perform(self._session.handle(s.Lost(connection.writer.started, farewell), now))
         self._tasks.clear()
@@ -443,6 +449,17 @@ class BrokerLink:
         if self.connection is not None:
             self.connection.queue_ping(action.payload)
 
+    def _send_urgent_ping(self, action: s.SendUrgentPing) -> None:
+        if self.connection is not None:
+            self.connection.writer.queue_urgent_ping(action.payload.encode())
+
+    def _measure(self, action: s.Measure) -> None:
+        if self.connection is not None:
+            self._perform(self._session.handle(self.connection.measure(), time.monotonic()))
+
+    def _end_connection(self, action: s.EndConnection) -> None:
+        raise ConnectionLost(action.reason)
+
     def _report(self, action: s.ReportUndelivered) -> None:
         self._owner.undelivered(
             Undelivered(
@@ -497,6 +514,9 @@ _PERFORM: Dict[type, Callable[[BrokerLink, Any], None]] = {
     s.CancelTask: BrokerLink._cancel_task,
     s.AnswerCall: BrokerLink._answer_call,
     s.SendPing: BrokerLink._send_ping,
+    s.SendUrgentPing: BrokerLink._send_urgent_ping,
+    s.Measure: BrokerLink._measure,
+    s.EndConnection: BrokerLink._end_connection,
     s.ReportUndelivered: BrokerLink._report,
     s.WakeLinks: BrokerLink._wake,
     s.CloseConnection: BrokerLink._close_connection,

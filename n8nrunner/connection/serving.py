@@ -66,7 +66,7 @@ class LinkThread:
         self._pool = pool
         self._to_submit: List[Tuple[Handler, Task, Ended]] = []
         self._selector: Optional[selectors.BaseSelector] = None
-        self._registered: Dict[BrokerLink, Tuple[Connection, bool]] = {}
+        self._registered: Dict[BrokerLink, Tuple[Connection, int]] = {}
         # Links that the current turn, or the next one at once, has to do with; and when the next one is due.
         self._touched: Dict[BrokerLink, None] = {}
         self._due_at = 0.0
@@ -128,7 +128,7 @@ class LinkThread:
                 touched[link] = None
                 link.more = link.more or bool(mask & selectors.EVENT_READ)
         for link in list(touched):
-            if link.more:
+            if link.more and not link.paused:
                 self._guarded(link, link.read, now)
         while events:
             link, event = events.popleft()
@@ -152,7 +152,7 @@ class LinkThread:
             inbox.clear_wake_ups()
         self._due_at = min([link.due_at for link in self.links])
         for link in self.links:
-            if link.more:  # it gets its next turn at once
+            if link.more and not link.paused:  # it gets its next turn at once
                 touched[link] = None
 
     def _submit_later(self, handler: Handler, task: Task, ended: Ended) -> None:
@@ -209,16 +209,17 @@ class LinkThread:
         connection = link.connection
         if connection is None:
             return
-        writing = not connection.writer.is_empty
+        wanted = 0 if link.paused else selectors.EVENT_READ
+        if not connection.writer.is_empty:  # as always while reading is paused
+            wanted |= selectors.EVENT_WRITE
         known = self._registered.get(link)
-        if known is not None and known[1] is writing and known[0] is connection:
+        if known is not None and known[1] == wanted and known[0] is connection:
             return
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0)
         if known is None:
             selector.register(connection.raw, wanted, link)
         else:
             selector.modify(connection.raw, wanted, link)
-        self._registered[link] = (connection, writing)
+        self._registered[link] = (connection, wanted)
 
     def _forget(self, link: BrokerLink) -> None:
         """Before its socket is closed."""

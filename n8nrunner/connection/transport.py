@@ -21,8 +21,10 @@ from n8nrunner import logs
 from n8nrunner.connection.dial import Socket
 from n8nrunner.connection.failures import ConnectionLost, LinkFailure, UpgradeRefused
 from n8nrunner.connection.reading import CONTROL, Ponged, Reader, Received
+from n8nrunner.connection.sockets import delivery
 from n8nrunner.connection.writing import Writer
 from n8nrunner.deadline import Deadline
+from n8nrunner.protocol.liveness import Measured
 
 # websocket-client logs an ERROR at every disconnect. Users do not need it, and their handlers may raise.
 logs.drop_records_of_threads("websocket", ("n8nrunner-links", "n8nrunner-connect"))
@@ -174,6 +176,11 @@ class Connection:
         """Writes what the socket takes, and says how many bytes that was. Raises `ConnectionLost`."""
         assert threading.get_ident() == self._thread
         return self.writer.flush(self.raw)
+
+    def measure(self) -> Measured:
+        """Return what the socket and the writer know of the delivery of what was written."""
+        unacknowledged, silent_for = delivery(self.raw)
+        return Measured(self.writer.written, unacknowledged, self.writer.pinged_to, silent_for)
 
     def queue_ping(self, payload: str) -> None:
         """A ping behind the messages before it: it must not be answered before they have arrived."""

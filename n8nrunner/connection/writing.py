@@ -1,11 +1,11 @@
-"""What a connection writes: every frame, the library's own pongs and close frames included, in order."""
+"""Write frames: messages in their order, and control frames between the fragments of a large one."""
 
 from __future__ import annotations
 
 import os
 import struct
 from collections import deque
-from typing import Deque, List, Optional, Tuple, Union
+from typing import Deque, Dict, List, Optional, Tuple, Union
 
 from websocket import ABNF
 
@@ -18,18 +18,35 @@ FRAGMENT = 128 * 1024
 #: Bytes of randomness for the masks of frames that are fetched at once.
 _RANDOMNESS = 4096
 
+_NEVER = float("inf")
+
 
 class Writer:
-    """Everything that is to be sent, in order, written as the socket takes it."""
+    """Everything that is to be sent, in order, written as the socket takes it.
+
+    Nothing follows a close frame (RFC 6455, 5.5.1): what waits when one leaves is dropped, and what is queued
+    afterwards as well.
+    """
 
     def __init__(self) -> None:
         #: Messages of which at least the first byte may have left.
         self.started = 0
+        #: Bytes that the socket has taken, and how many of them end with the last urgent ping: infinite while
+        #: it waits.
+        self.written = 0
+        self.pinged_to = 0.0
+        #: Bytes of small messages that wait behind the current write.
+        self.backlog = 0
+        #: Whether our close frame has left behind all messages that were queued before it.
+        self.closed_in_order = False
         self._randomness = b""
         self._randomness_position = 0
         # (frame or payload, messages that it counts for, whether it goes out in fragments)
         self._queue: Deque[Tuple[bytes, int, bool]] = deque()
-        self._control: List[bytes] = []
+        # The latest control frame of each kind that may overtake messages. One pong is enough for several
+        # pings (RFC 6455, 5.5.3), so a peer that pings and does not read fills no memory.
+        self._control: Dict[int, bytes] = {}
+        self._closed = False
         self._waiting_large = 0
         self._large: Optional[bytes] = None
         self._large_position = 0
@@ -45,21 +62,37 @@ class Writer:
         return not self._queue and not self._chunk and not self._control and self._large is None
 
     def queue(self, payload: Union[str, bytes]) -> None:
-        """A message, behind those before it."""
+        """Queue a message behind those before it."""
+        if self._closed:
+            return
         data = payload.encode() if isinstance(payload, str) else payload
         if len(data) > FRAGMENT:
             self._waiting_large += 1
             self._queue.append((data, 1, True))
         else:
-            self._queue.append((self._frame(data, ABNF.OPCODE_TEXT, 1), 1, False))
+            frame = self._frame(data, ABNF.OPCODE_TEXT, 1)
+            self.backlog += len(frame)
+            self._queue.append((frame, 1, False))
 
     def queue_in_order(self, opcode: int, payload: bytes) -> None:
-        """A control frame that must not overtake the messages before it."""
-        self._queue.append((self._frame(payload, opcode, 1), 0, False))
+        """Queue a control frame that must not overtake the messages before it."""
+        if not self._closed:
+            frame = self._frame(payload, opcode, 1)
+            self.backlog += len(frame)
+            self._queue.append((frame, 0, False))
+
+    def queue_urgent_ping(self, payload: bytes) -> None:
+        """Queue a ping that may pass between the fragments of a large message."""
+        self.pinged_to = _NEVER
+        self.queue_control(self._frame(payload, ABNF.OPCODE_PING, 1))
 
     def queue_control(self, frame: bytes) -> None:
-        """A control frame that may pass between the fragments of a large message."""
-        self._control.append(frame)
+        """Queue a control frame that may pass between the fragments of a large message.
+
+        It takes the place of one of the same kind that still waits.
+        """
+        if not self._closed:
+            self._control[frame[0] & 0x0F] = frame
 
     def flush(self, raw: Socket) -> int:
         """Writes what the socket takes.
@@ -83,6 +116,7 @@ class Writer:
             except OSError as error:
                 raise ConnectionLost(f"the connection broke: {type(error).__name__}: {error}") from None
             total += count
+            self.written += count
             if count < len(self._chunk):
                 self._chunk = memoryview(self._chunk)[count:]
                 continue
@@ -93,9 +127,7 @@ class Writer:
 
     def _next_chunk(self) -> bytes:
         if self._control:
-            chunk = b"".join(self._control)
-            self._control = []
-            return chunk
+            return self._control_frames()
         if self._large is not None:
             return self._next_fragment(self._large)
         frames: List[bytes] = []
@@ -115,7 +147,27 @@ class Writer:
                 return self._next_fragment(data)
             frames.append(data)
             size += len(data)
+            if not count and data[0] & 0x0F == ABNF.OPCODE_CLOSE:
+                self.closed_in_order = True
+                self._close()
+        self.backlog -= size
         return frames[0] if len(frames) == 1 else b"".join(frames)
+
+    def _control_frames(self) -> bytes:
+        control, self._control = self._control, {}
+        close = control.pop(ABNF.OPCODE_CLOSE, b"")
+        chunk = b"".join(control.values()) + close
+        if ABNF.OPCODE_PING in control:
+            self.pinged_to = self.written + len(chunk)
+        if close:
+            self._close()
+        return chunk
+
+    def _close(self) -> None:
+        self._closed = True
+        self._queue.clear()
+        self._large = None
+        self._waiting_large = 0
 
     def _next_fragment(self, data: bytes) -> bytes:
         start = self._large_position

@@ -22,6 +22,7 @@ from collections import OrderedDict, deque
 from typing import Any, Callable, Deque, Dict, Hashable, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from n8nrunner.protocol import messages as m
+from n8nrunner.protocol.liveness import Liveness, Measured
 from n8nrunner.protocol.slots import Slots
 
 # --- times, in seconds --------------------------------------------------------------------------
@@ -42,15 +43,23 @@ HANDSHAKE_TIMEOUT = 10.0
 KEEP_ALIVE = 1.5
 #: While results wait for a pong, pings are at least this far apart.
 PING_SPACING = 0.1
-#: An idle connection is pinged this often.
-PING_INTERVAL = 10.0
-#: A peer that neither answers a ping nor sends or takes a single byte for so long is gone.
-SILENCE_LIMIT = 30.0
+#: A ping behind results is repeated after this time: a peer may answer only the latest of several pings.
+PING_REPEAT = 10.0
 #: After a broker's drain, with no task left, the broker closes. If it does not, we do.
 DRAIN_LIMIT = 60.0
 
 #: Texts of results that no pong has covered yet are kept up to this many bytes; beyond, only ids.
 UNCONFIRMED_LIMIT = 64 * 1024 * 1024
+
+#: Reading pauses while more than this many bytes of small messages wait to be written, or more than this many
+#: answers to acceptances are held back. A peer that sends and does not read would fill the memory.
+BACKLOG_LIMIT = 4 * 1024 * 1024
+HELD_LIMIT = 1000
+#: Acceptances whose task id has more characters than this are ignored; those of n8n have 8.
+ID_LIMIT = 256
+
+#: Payload of the pings that ask for a sign of life; those behind results have a number.
+LIVENESS_PING = "alive"
 
 _NEVER = float("inf")
 
@@ -201,6 +210,16 @@ class SendPing(NamedTuple):
     payload: str
 
 
+class SendUrgentPing(NamedTuple):
+    """A ping that may pass between the fragments of a large message."""
+
+    payload: str
+
+
+class Measure(NamedTuple):
+    """Read the numbers of the socket, and handle them as `Measured` at once."""
+
+
 class ReportUndelivered(NamedTuple):
     """A result that n8n did not get (`certain`), or may not have got; `payload` is None if not kept."""
 
@@ -221,6 +240,12 @@ class CloseConnection(NamedTuple):
     """Send what is to be sent, then a close frame with `code`; `reason` goes to our own log."""
 
     code: int
+    reason: str
+
+
+class EndConnection(NamedTuple):
+    """The peer is gone: end the connection at once, without a close frame."""
+
     reason: str
 
 
@@ -294,7 +319,7 @@ class RunnerSession:
         self.state = State.DISCONNECTED
         self.generation = 0
         self.counters = Counters()
-        self.last_pong_at: Optional[float] = None
+        self._liveness = Liveness()
         self._link = link
         self._name = name
         self._types = dict(types)
@@ -318,7 +343,6 @@ class RunnerSession:
         self._last_sent_at = 0.0
         self._ping: Optional[Tuple[str, int]] = None
         self._pinged_at = 0.0
-        self._activity_at = 0.0
         self._drained_at: Optional[float] = None
         self._stop_until: Optional[float] = None
         self._closing = False
@@ -350,9 +374,25 @@ class RunnerSession:
         """Whether a `Stop` has been handled."""
         return self._stop_until is not None
 
-    def note_activity(self, now: float) -> None:
-        """A byte came from the peer, or the peer took one of ours."""
-        self._activity_at = now
+    def note_received(self, now: float) -> None:
+        """Note that bytes of the peer have come, the only sign of life."""
+        self._liveness.received(now)
+
+    def set_waiting(self, waiting: bool, backlog: int, now: float) -> bool:
+        """Note what the local kernel has not taken.
+
+        Args:
+            waiting: whether anything waits to be written.
+            backlog: bytes of small messages among it.
+
+        Returns:
+            Whether reading has to pause until less waits.
+        """
+        paused = waiting and (backlog > BACKLOG_LIMIT or len(self._held) > HELD_LIMIT)
+        self._liveness.set_waiting(waiting, now)
+        self._liveness.set_paused(paused, now)
+        self._due = min(self._due, self._liveness.due)
+        return paused
 
     def set_congested(self, congested: bool) -> None:
         """Whether a large answer is on its way, between whose fragments no other message may stand."""
@@ -376,11 +416,9 @@ class RunnerSession:
         if self._handshake_until is not None:
             return self._handshake_until
         # A stale or early wake-up costs one idle turn; a late one would cost a deadline.
-        soonest = self._pinged_at + (
-            PING_SPACING if self._unconfirmed and self._ping is None else PING_INTERVAL
-        )
-        if self._ping is not None:
-            soonest = max(self._pinged_at, self._activity_at) + SILENCE_LIMIT
+        soonest = self._liveness.due
+        if self._unconfirmed:
+            soonest = min(soonest, self._proof_due())
         if self._running:
             soonest = min(soonest, next(iter(self._running.values())).deadline)
         if self._accepted:
@@ -456,7 +494,8 @@ class RunnerSession:
         self._handshake_until = now + HANDSHAKE_TIMEOUT
         self._ordinal = 0
         self._ping = None
-        self._pinged_at = self._activity_at = self._last_sent_at = now
+        self._pinged_at = self._last_sent_at = now
+        self._liveness.begin(now)
         self._drained_at = None
         self._closing = False
         self._congested = self._receiving = self._rejected = False
@@ -534,12 +573,17 @@ class RunnerSession:
             self._closing = True
             self._actions.append(CloseConnection(code, reason))
 
+    def _end(self, reason: str) -> None:
+        if not self._closing:
+            self._closing = True
+            self._actions.append(EndConnection(reason))
+
     # --- tasks ----------------------------------------------------------------------------------
 
     def _task_offer_accept(self, event: m.TaskOfferAccept, now: float) -> None:
         task_id = event.task_id
-        if task_id in self._accepted or task_id in self._running:
-            return  # said twice
+        if task_id in self._accepted or task_id in self._running or len(task_id) > ID_LIMIT:
+            return
         if self.state is not State.OFFERING:
             if self.state is State.DRAINING:
                 self._reject(task_id, REASON_STOPPING, now)
@@ -825,23 +869,36 @@ class RunnerSession:
     # --- liveness -------------------------------------------------------------------------------
 
     def _settle_liveness(self, now: float) -> None:
-        if self._ping is not None:
-            if now >= max(self._pinged_at, self._activity_at) + SILENCE_LIMIT:
-                self._close(1001, f"the broker has been silent for {SILENCE_LIMIT:g} s")
-            return
-        due = self._pinged_at + (PING_SPACING if self._unconfirmed else PING_INTERVAL)
-        if now >= due:
+        if now >= self._liveness.due:
+            step = self._liveness.look(now)
+            if step.ping:
+                self._actions.append(SendUrgentPing(LIVENESS_PING))
+            if step.measure:
+                self._actions.append(Measure())
+        if self._unconfirmed and now >= self._proof_due():
             payload = str(self._ordinal)
             self._ping = (payload, self._ordinal)
             self._pinged_at = now
             self._actions.append(SendPing(payload))
+
+    def _measured(self, event: Measured, now: float) -> None:
+        if self.state in CONNECTED_STATES:
+            reason = self._liveness.judge(event, now)
+            if reason is not None:
+                self._end(reason)
+
+    def _proof_due(self) -> float:
+        """Return when a ping has to follow the results that no pong covers."""
+        if self._ping is None:
+            return self._pinged_at + PING_SPACING
+        # While a large answer is on its way, the ping is behind it, and another one would be too.
+        return _NEVER if self._congested else self._pinged_at + PING_REPEAT
 
     def _pong(self, event: Pong, now: float) -> None:
         if self._ping is None or self._ping[0] != event.payload:
             return
         covered = self._ping[1]
         self._ping = None
-        self.last_pong_at = now
         while self._unconfirmed and self._unconfirmed[0].ordinal <= covered:
             entry = self._unconfirmed.popleft()
             if entry.payload is not None:
@@ -887,6 +944,7 @@ _HANDLERS: Dict[type, Callable[[RunnerSession, Any, float], None]] = {
     TypesChanged: RunnerSession._types_changed,
     Oversized: RunnerSession._oversized,
     Pong: RunnerSession._pong,
+    Measured: RunnerSession._measured,
     Stop: RunnerSession._stop,
 }
 

@@ -124,9 +124,9 @@ def test_a_message_of_twenty_megabytes_in_fragments_with_pings_between() -> None
         (message,) = read_count(connection, 1)
         sending.join()
         flush_all(connection)
-        pongs = [peer.next_frame() for _ in range(count - 1)]
+        pong = peer.next_frame()
     assert message == part * count
-    assert pongs == [Sent(PONG, True, b"%d" % number) for number in range(1, count)]
+    assert pong == Sent(PONG, True, b"%d" % (count - 1))
 
 
 def test_a_turn_reads_no_more_than_a_megabyte() -> None:
@@ -159,14 +159,14 @@ def test_a_turn_in_which_nothing_has_come() -> None:
 
 def test_pings_are_answered_with_their_payload() -> None:
     with websocket() as (connection, peer):
-        payloads = [b"", b"x", b"y" * 125]
-        peer.send(b"".join(frame(PING, payload) for payload in payloads))
-        read_bytes(connection, sum(len(payload) + 2 for payload in payloads))
-        # Some releases send their pongs by the socket itself, which may neither block nor pass the queue.
-        assert connection.raw.gettimeout() == 0.0
-        assert not connection.writer.is_empty
-        flush_all(connection)
-        assert [peer.next_frame() for _ in payloads] == [Sent(PONG, True, payload) for payload in payloads]
+        for payload in (b"", b"x", b"y" * 125):
+            peer.send(frame(PING, payload))
+            read_bytes(connection, len(payload) + 2)
+            # Some releases send their pongs by the socket itself, which may neither block nor pass the queue.
+            assert connection.raw.gettimeout() == 0.0
+            assert not connection.writer.is_empty
+            flush_all(connection)
+            assert peer.next_frame() == Sent(PONG, True, payload)
 
 
 def test_text_that_is_not_utf8_is_left_to_whoever_decodes_it() -> None:
@@ -237,10 +237,10 @@ def test_fragments_above_the_limit_are_skipped(lengths: Tuple[int, ...]) -> None
         skipped, after = read_count(connection, 2)
         sending.join()
         flush_all(connection)
-        pongs = [peer.next_frame().payload for _ in parts]
+        pong = peer.next_frame().payload
     assert skipped == Skipped(b"".join(parts)[:4096], sum(lengths))
     assert after == b"after"
-    assert pongs == [b"%d" % index for index in range(len(parts))]
+    assert pong == b"%d" % (len(parts) - 1)
 
 
 def test_a_message_above_the_limit_may_be_cut_anywhere() -> None:

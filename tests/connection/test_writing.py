@@ -12,6 +12,7 @@ from typing import Any, List
 import pytest
 
 from n8nrunner.connection.failures import ConnectionLost
+from n8nrunner.connection.sockets import delivery
 from n8nrunner.connection.writing import FRAGMENT
 from n8nrunner.deadline import Deadline
 from tests.conftest import LIMIT
@@ -157,19 +158,109 @@ def test_pongs_pass_between_the_fragments_of_a_large_message() -> None:
     assert frames[-1].final
 
 
-def test_the_answer_to_a_close_frame_passes_between_fragments_too() -> None:
+def test_only_the_latest_of_several_pings_is_answered() -> None:
+    """RFC 6455, 5.5.3, allows it; a peer that pings and does not read would fill the memory otherwise."""
     with websocket() as (connection, peer):
         stall(connection, peer)
         connection.writer.queue(b"x" * (4 * MEGABYTE))
         connection.flush()
-        peer.send(frame(CLOSE, struct.pack("!H", 1001)))
-        read_until(connection, lambda _: connection.received_close)
+        pings = b"".join(frame(PING, b"%d" % number) for number in range(100))
+        peer.send(pings)
+        read_bytes(connection, len(pings))
         flushing = flush_in_background(connection)
-        frames = [peer.next_frame() for _ in range(6)]
-        assert CLOSE in [sent.opcode for sent in frames]
-        while not frames[-1].final or frames[-1].opcode == CLOSE:
+        frames = [peer.next_frame() for _ in range(4 * MEGABYTE // FRAGMENT + 1)]
+        flushing.join()
+    assert [sent for sent in frames if sent.opcode == PONG] == [Sent(PONG, True, b"99")]
+
+
+@pytest.mark.parametrize("how", ["the peer's close frame is answered", "we close in order"])
+def test_nothing_follows_a_close_frame(how: str) -> None:
+    """RFC 6455, 5.5.1: neither the rest of a large message nor what was queued before or is queued after."""
+    with websocket() as (connection, peer):
+        writer = connection.writer
+        stall(connection, peer)
+        writer.queue(b"x" * (4 * MEGABYTE))
+        writer.queue("behind it")
+        connection.flush()
+        if how == "we close in order":
+            connection.queue_close(1000)
+            writer.queue("after it")
+            connection.queue_ping("after it")
+            in_order = True
+        else:
+            peer.send(frame(CLOSE, struct.pack("!H", 1001)))
+            read_until(connection, lambda _: connection.received_close)
+            connection.queue_close(1000)
+            in_order = False
+        flushing = flush_in_background(connection)
+        frames = [peer.next_frame()]
+        while frames[-1].opcode != CLOSE:
             frames.append(peer.next_frame())
         flushing.join()
+        connection.bind()
+        assert writer.is_empty
+        assert writer.closed_in_order is in_order
+        started = writer.started
+        for _ in range(2):
+            writer.queue("late")
+            writer.queue(b"x" * MEGABYTE)
+            connection.queue_ping("late")
+            connection.queue_close(1001)
+            writer.queue_urgent_ping(b"late")
+            assert writer.is_empty
+            assert connection.flush() == 0
+        assert writer.started == started
+        connection.close()
+        assert peer.frames() == []
+    messages = joined(frames)
+    assert messages[1:] == ([b"behind it"] if in_order else [])
+    assert (len(messages[0]) == 4 * MEGABYTE) is in_order
+
+
+def test_an_urgent_ping_passes_between_the_fragments_of_a_large_message() -> None:
+    with websocket() as (connection, peer):
+        writer = connection.writer
+        stall(connection, peer)
+        writer.queue(b"x" * (4 * MEGABYTE))
+        connection.flush()
+        connection.queue_ping("behind")
+        writer.queue_urgent_ping(b"alive")
+        assert writer.pinged_to == float("inf")
+        flushing = flush_in_background(connection)
+        frames = [peer.next_frame() for _ in range(4 * MEGABYTE // FRAGMENT + 2)]
+        flushing.join()
+        assert writer.pinged_to < writer.written
+    assert 1 <= frames.index(Sent(PING, True, b"alive")) <= 5
+    assert frames[-1] == Sent(PING, True, b"behind")
+
+
+def test_the_writer_counts_what_the_socket_has_taken_and_what_waits() -> None:
+    with websocket() as (connection, _):
+        writer = connection.writer
+        writer.queue("x" * 100)
+        connection.queue_ping("p")
+        writer.queue(b"x" * (FRAGMENT + 1))
+        assert writer.backlog == 106 + 7
+        writer.queue_urgent_ping(b"alive")
+        flush_all(connection)
+        assert writer.backlog == 0
+        # The urgent ping came first, then the messages; a fragment has 14 bytes around it, a tiny one 6.
+        assert writer.pinged_to == 6 + len("alive")
+        assert writer.written == writer.pinged_to + 113 + FRAGMENT + 14 + 1 + 6
+
+
+def test_the_kernel_tells_what_the_peer_has_not_acknowledged() -> None:
+    with websocket() as (connection, peer):
+        if delivery(connection.raw).silent_for is None:
+            pytest.skip("this system does not tell")
+        stall(connection, peer)
+        assert connection.measure().unacknowledged == 0
+        connection.writer.queue(b"x" * (4 * MEGABYTE))
+        connection.flush()
+        measured = connection.measure()
+        assert 0 < measured.unacknowledged <= measured.written == connection.writer.written
+        assert measured.silent_for is not None
+        assert 0 <= measured.silent_for < LIMIT
 
 
 def test_pings_never_overtake_messages() -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, Dict, List, Mapping, Optional, Type, TypeVar
+from typing import Any, Dict, List, Mapping, Optional
 
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol import session as s
+from n8nrunner.protocol.liveness import Measured
 from n8nrunner.protocol.slots import Slots
-
-ActionT = TypeVar("ActionT")
 
 START = 1000.0
 
@@ -41,6 +40,8 @@ class Bench:
         self.link = link
         self.task_numbers = itertools.count(1)
         self.sent = 0
+        #: What the socket says when the session asks for it.
+        self.measured = Measured(0, 0, 0.0, None)
 
     # --- steps ----------------------------------------------------------------------------------
 
@@ -51,6 +52,8 @@ class Bench:
     def settle(self) -> List[Any]:
         """What time and free slots ask for. Afterwards nothing may be due, or the link would never sleep."""
         actions = self.checked(self.session.settle(self.now))
+        if any(isinstance(action, s.Measure) for action in actions):
+            actions += self.checked(self.session.handle(self.measured, self.now))
         due = self.session.next_deadline()
         assert due is None or due > self.now, f"settled, and at {due - self.now:+g} s there is more to settle"
         return actions
@@ -152,7 +155,7 @@ class Bench:
 SENT = (m.RunnerInfo, m.TaskOffer, m.TaskAccepted, m.TaskRejected, m.TaskFailed)
 
 
-def of(kind: Type[ActionT], actions: List[Any]) -> List[ActionT]:
+def of(kind: Any, actions: List[Any]) -> List[Any]:
     return [action for action in actions if isinstance(action, kind)]
 
 

@@ -7,12 +7,13 @@ from typing import Any, List
 
 import pytest
 
+from n8nrunner.protocol import liveness
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol import session as s
 from n8nrunner.protocol.slots import TURN, Slots
 from tests.protocol.bench import START, Bench, of, without
 
-PING = s.SendPing
+PING = (s.SendPing, s.SendUrgentPing, s.Measure)
 
 
 def account(bench: Bench, **counts: int) -> None:
@@ -134,7 +135,7 @@ class TestConnecting:
         bench.pass_time(500)
         assert bench.connect(0.0) == [m.TaskOffer("a3", "t", 10_000), m.TaskOffer("a4", "t", 10_000)]
         assert bench.session.generation == 2
-        assert of(s.CloseConnection, bench.pass_time(s.SILENCE_LIMIT - 1)) == []
+        assert of(s.CloseConnection, bench.pass_time(liveness.SILENCE_LIMIT - 1)) == []
 
     def test_lost_before_the_registration(self) -> None:
         bench = Bench()
@@ -429,7 +430,7 @@ class TestOtherLinks:
             actions = a.do(m.TaskCancel("x", "why"))
         elif end == "watchdog":
             actions = a.pass_time(s.SETTINGS_TIMEOUT - 1)
-            a.session.note_activity(a.now)
+            a.session.note_received(a.now)
             actions = a.pass_time(1)
         elif end == "oversized":
             actions = a.do(s.Oversized(m.Head("broker:tasksettings", "x", None, None, None), 2, 1))
@@ -735,7 +736,7 @@ class TestTasks:
         second = bench.accept()
         bench.session.set_receiving(True)
         bench.pass_time(s.SETTINGS_TIMEOUT - 2)
-        bench.session.note_activity(bench.now)
+        bench.session.note_received(bench.now)
         bench.pass_time(5)
         assert bench.session.held_tasks == 2
         # When the large message has come, and was somebody else's, there is time once more.
@@ -743,7 +744,7 @@ class TestTasks:
         assert bench.session._accepted[first].deadline == START + 2 * s.SETTINGS_TIMEOUT
         assert bench.session._accepted[second].deadline == START + 1 + 2 * s.SETTINGS_TIMEOUT
         bench.now = START + 2 * s.SETTINGS_TIMEOUT - 1
-        bench.session.note_activity(bench.now)
+        bench.session.note_received(bench.now)
         assert of(m.TaskFailed, bench.pass_time(0.99)) == []
         assert [failed.task_id for failed in of(m.TaskFailed, bench.pass_time(0.01))] == [first]
         assert [failed.task_id for failed in of(m.TaskFailed, bench.pass_time(1))] == [second]
@@ -811,7 +812,7 @@ class TestWhatNeedsNoSettling:
         bench.connect()
         bench.start()
         assert len(bench.offers()) == 1
-        bench.now += s.PING_INTERVAL / 2
+        bench.now += liveness.PING_INTERVAL / 2
         bench.settle()
         return bench
 
@@ -837,7 +838,7 @@ class TestWhatNeedsNoSettling:
 
     def test_the_last_result_of_a_stop_ends_the_connection_at_once(self) -> None:
         bench = self.busy()
-        assert of(s.SendPing, bench.pass_time(s.PING_INTERVAL)), "a ping that is due would settle as well"
+        assert of(s.SendUrgentPing, bench.pass_time(liveness.PING_INTERVAL)), "a ping would settle as well"
         bench.do(s.Stop(bench.now + 60))
         assert bench.slots.release("t", bench.now) == set()
         bench.handle(s.Finished("task1", 1, b"answer", False, freed=False))
@@ -915,7 +916,7 @@ class TestCounters:
         bench = Bench(capacity=3, task_timeout=1000.0)
         bench.connect()
         tasks = [bench.start(), bench.start()]
-        bench.pass_time(s.PING_INTERVAL + s.SILENCE_LIMIT)
+        bench.pass_time(liveness.PING_INTERVAL + liveness.SILENCE_LIMIT)
         for task_id in tasks:
             bench.finish(task_id)
         account(bench, accepted=2, lost=2, undelivered=2)
@@ -1209,7 +1210,7 @@ class TestCongestion:
             due = a.session.next_deadline()
             assert due is not None
             a.now = due
-            a.session.note_activity(a.now)
+            a.session.note_received(a.now)
             a.settle()
             turns += 1
         assert turns <= 10
@@ -1252,72 +1253,110 @@ class TestMissedAcceptance:
 
 
 class TestLiveness:
-    def test_an_idle_connection_is_pinged(self) -> None:
+    """What the session makes of the decisions of `liveness`, which has tests of its own."""
+
+    def test_a_connection_on_which_nothing_comes_is_pinged_once(self) -> None:
         bench = Bench(capacity=1)
         bench.connect(0.99)
-        assert bench.pass_time(s.PING_INTERVAL - 0.01) == []
-        (ping,) = bench.pass_time(0.01)
-        assert isinstance(ping, s.SendPing)
-        assert bench.session.last_pong_at is None
-        assert of(PING, bench.pass_time(5)) == []
-        bench.do(s.Pong(ping.payload))
-        assert bench.session.last_pong_at == bench.now
-        assert len(of(PING, bench.pass_time(s.PING_INTERVAL - 5))) == 1
+        assert bench.pass_time(liveness.PING_INTERVAL - 0.01) == []
+        assert bench.pass_time(0.01) == [s.SendUrgentPing(s.LIVENESS_PING)]
+        assert of((s.SendPing, s.SendUrgentPing), bench.pass_time(liveness.SILENCE_LIMIT - 1)) == []
 
-    def test_one_ping_at_a_time(self) -> None:
+    def test_the_answer_to_it_is_a_sign_of_life_and_no_receipt(self) -> None:
+        bench = Bench(capacity=1)
+        bench.connect()
+        bench.now += 1
+        bench.finish(bench.start())
+        assert bench.session._unconfirmed
+        bench.pass_time(liveness.PING_INTERVAL)
+        bench.session.note_received(bench.now)
+        assert bench.do(s.Pong(s.LIVENESS_PING)) == []
+        assert bench.session._unconfirmed
+        assert of(s.EndConnection, bench.pass_time(liveness.SILENCE_LIMIT)) == []
+
+    def test_a_peer_that_says_nothing_is_gone(self) -> None:
         bench = Bench()
         bench.connect()
-        assert len(of(PING, bench.pass_time(s.SILENCE_LIMIT))) == 1
-
-    def test_a_pong_that_was_not_asked_for_is_none(self) -> None:
-        bench = Bench()
-        bench.connect()
-        assert bench.do(s.Pong("0")) == []
-        assert bench.session.last_pong_at is None
-        (ping,) = of(PING, bench.pass_time(s.PING_INTERVAL))
-        bench.do(s.Pong(ping.payload + "0"))
-        assert bench.session.last_pong_at is None
-        bench.do(s.Pong(ping.payload))
-        bench.pass_time(1)
-        bench.do(s.Pong(ping.payload))
-        assert bench.session.last_pong_at == bench.now - 1
-
-    def test_a_peer_that_says_and_takes_nothing_is_gone(self) -> None:
-        bench = Bench()
-        bench.connect()
-        bench.pass_time(s.PING_INTERVAL + s.SILENCE_LIMIT - 0.01)
+        bench.pass_time(liveness.PING_INTERVAL + liveness.SILENCE_LIMIT - 0.01)
         assert bench.session.is_registered
-        assert bench.pass_time(0.01)[-1] == s.CloseConnection(1001, "the broker has been silent for 30 s")
+        reason = "the broker has been silent for 30 s after a ping"
+        assert bench.pass_time(0.01)[-1] == s.EndConnection(reason)
         assert not bench.session.is_registered
         assert bench.session.next_deadline() is None
         assert bench.pass_time(100) == []
         bench.lose()
         assert bench.session.state is s.State.DISCONNECTED
 
-    def test_a_peer_that_is_slow_is_not(self) -> None:
+    def test_offers_that_the_kernel_takes_are_no_sign_of_life(self) -> None:
+        bench = Bench()
+        bench.connect()
+        offers: List[Any] = []
+        ended_after = 0.0
+        while bench.session.is_registered:
+            ended_after += 0.5
+            offers += of(m.TaskOffer, bench.pass_time(0.5))
+            bench.measured = bench.measured._replace(written=bench.measured.written + 100)
+        assert len(offers) > 4
+        assert ended_after == liveness.PING_INTERVAL + liveness.SILENCE_LIMIT
+
+    def test_a_host_that_acknowledges_nothing_is_gone(self) -> None:
+        bench = Bench()
+        bench.connect()
+        bench.pass_time(liveness.PING_INTERVAL)
+        bench.measured = bench.measured._replace(unacknowledged=1, silent_for=14.9)
+        bench.pass_time(liveness.MEASURE_INTERVAL)
+        assert bench.session.is_registered
+        bench.measured = bench.measured._replace(silent_for=15.0)
+        assert isinstance(bench.pass_time(0.1)[-1], s.EndConnection)
+
+    def test_a_peer_whose_bytes_come_slowly_is_alive(self) -> None:
         bench = Bench()
         bench.connect()
         for _ in range(10):
-            assert of(s.CloseConnection, bench.pass_time(s.SILENCE_LIMIT - 1)) == []
-            bench.session.note_activity(bench.now)
-        assert of(s.CloseConnection, bench.pass_time(s.SILENCE_LIMIT - 0.01)) == []
-        assert of(s.CloseConnection, bench.pass_time(0.01)) != []
+            assert of(s.EndConnection, bench.pass_time(liveness.SILENCE_LIMIT - 1)) == []
+            bench.session.note_received(bench.now)
 
-    def test_activity_before_the_ping_does_not_prolong_it(self) -> None:
+    def test_reading_pauses_while_too_much_waits(self) -> None:
         bench = Bench()
         bench.connect()
-        bench.pass_time(s.PING_INTERVAL - 1)
-        bench.session.note_activity(bench.now)
-        bench.pass_time(s.SILENCE_LIMIT)
-        assert bench.session.is_registered
-        assert of(s.CloseConnection, bench.pass_time(1)) != []
+        assert not bench.session.set_waiting(True, s.BACKLOG_LIMIT, bench.now)
+        assert bench.session.set_waiting(True, s.BACKLOG_LIMIT + 1, bench.now)
+        assert not bench.session.set_waiting(False, 0, bench.now)
 
-    def test_what_returns_after_our_close_frame_is_reported(self) -> None:
+    def test_reading_pauses_while_too_many_answers_are_held_back(self) -> None:
+        bench = Bench()
+        bench.connect()
+        bench.session.set_congested(True)
+        for number in range(s.HELD_LIMIT + 1):
+            assert not bench.session.set_waiting(True, 0, bench.now)
+            bench.do(m.TaskOfferAccept("unknown", f"task{number}"))
+        assert bench.session.set_waiting(True, 0, bench.now)
+        bench.pass_time(s.ACCEPT_WINDOW)
+        assert not bench.session.set_waiting(True, 0, bench.now)
+
+    def test_a_pause_is_not_the_peers_silence_and_has_a_limit_of_its_own(self) -> None:
+        bench = Bench()
+        bench.connect()
+        bench.pass_time(liveness.PING_INTERVAL)
+        for _ in range(20):
+            assert bench.session.set_waiting(True, s.BACKLOG_LIMIT + 1, bench.now)
+            bench.measured = bench.measured._replace(written=bench.measured.written + 1)
+            assert of(s.EndConnection, bench.pass_time(5)) == []
+        (end,) = of(s.EndConnection, bench.pass_time(liveness.STALL_LIMIT))
+        assert end.reason == "the broker has stopped reading: it has taken nothing for 30 s"
+
+    def test_an_acceptance_with_an_id_of_any_length_is_not_answered(self) -> None:
+        bench = Bench()
+        bench.connect()
+        assert bench.do(m.TaskOfferAccept("unknown", "x" * s.ID_LIMIT)) != []
+        assert bench.do(m.TaskOfferAccept("unknown", "x" * (s.ID_LIMIT + 1))) == []
+
+    def test_what_returns_after_the_end_is_reported(self) -> None:
         bench = Bench(task_timeout=1000.0)
         bench.connect()
         task_id = bench.start()
         bench.call(task_id, "c")
-        bench.pass_time(s.PING_INTERVAL + s.SILENCE_LIMIT)
+        bench.pass_time(liveness.PING_INTERVAL + liveness.SILENCE_LIMIT)
         assert not bench.session.is_registered
         assert bench.finish(task_id, b"late", True) == [
             s.AnswerCall("call c", None, "the task has ended"),
@@ -1333,7 +1372,7 @@ class TestLiveness:
         assert [type(action) for action in bench.settle()] == [s.CloseConnection]
         bench = Bench()
         bench.connect()
-        bench.now += s.PING_INTERVAL
+        bench.now += liveness.PING_INTERVAL
         assert [type(action) for action in bench.do(s.Stop(bench.now))] == [s.CloseConnection]
 
 
@@ -1368,7 +1407,22 @@ class TestDelivery:
         assert bench.session._unconfirmed
         bench.do(s.Pong(second.payload))
         assert not bench.session._unconfirmed
-        assert of(PING, bench.pass_time(s.PING_INTERVAL - 0.01)) == []
+        assert of(s.SendPing, bench.pass_time(60)) == []
+
+    def test_a_ping_without_an_answer_is_repeated_with_what_came_since(self) -> None:
+        """A peer may answer only the latest of several pings."""
+        bench = self.answered()
+        assert of(s.SendPing, bench.pass_time(s.PING_REPEAT - 0.01)) == []
+        (again,) = of(s.SendPing, bench.pass_time(0.01))
+        bench.do(s.Pong(again.payload))
+        assert not bench.session._unconfirmed
+
+    def test_but_not_while_it_waits_behind_a_large_answer(self) -> None:
+        bench = self.answered()
+        bench.session.set_congested(True)
+        assert of(s.SendPing, bench.pass_time(2 * s.PING_REPEAT)) == []
+        bench.session.set_congested(False)
+        assert len(of(s.SendPing, bench.settle())) == 1
 
     def test_what_a_pong_covers_is_not_reported(self) -> None:
         bench = self.answered(3)
@@ -1516,7 +1570,7 @@ class TestDrain:
         end = bench.now + seconds
         while bench.now < end:
             actions += bench.pass_time(min(5, end - bench.now))
-            bench.session.note_activity(bench.now)
+            bench.session.note_received(bench.now)
         return actions
 
     def test_but_not_before_its_tasks_have_ended(self) -> None:
@@ -1660,7 +1714,7 @@ class TestStop:
     def test_while_our_close_frame_is_under_way(self) -> None:
         bench = Bench()
         bench.connect()
-        bench.pass_time(s.PING_INTERVAL + s.SILENCE_LIMIT)
+        bench.pass_time(liveness.PING_INTERVAL + liveness.SILENCE_LIMIT)
         assert bench.do(s.Stop(bench.now)) == []
         bench.lose()
         assert bench.session.state is s.State.CLOSED

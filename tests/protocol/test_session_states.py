@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import pytest
 
+from n8nrunner.protocol import liveness
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol import session as s
 from tests.protocol.bench import Bench
@@ -40,7 +41,7 @@ def bench_in(state: str) -> Bench:
         return bench
     bench.do(m.RunnerRegistered())
     if state == "CLOSING":
-        bench.pass_time(s.PING_INTERVAL + s.SILENCE_LIMIT - 1)
+        bench.pass_time(liveness.PING_INTERVAL + liveness.SILENCE_LIMIT - 1)
     for task_id in ("accepted", "running"):
         bench.do(m.TaskOfferAccept(bench.offers()[0], task_id))
     bench.do(m.TaskSettings("running", {}))
@@ -49,7 +50,7 @@ def bench_in(state: str) -> Bench:
     if state == "DRAINING":
         bench.do(m.Drain())
     if state == "CLOSING":
-        assert isinstance(bench.pass_time(1)[-1], s.CloseConnection)
+        assert isinstance(bench.pass_time(1)[-1], s.EndConnection)
     return bench
 
 
@@ -89,6 +90,8 @@ EVENTS: Dict[str, Callable[[Bench], Any]] = {
     ),
     "Oversized, unknown": lambda bench: s.Oversized(m.Head(None, None, None, None, None), 9, 8),
     "Pong": lambda bench: s.Pong("0"),
+    "Measured": lambda bench: liveness.Measured(0, 0, 0.0, None),
+    "Measured, nothing acknowledged": lambda bench: liveness.Measured(1, 1, 0.0, 15.0),
     "Stop": lambda bench: s.Stop(bench.now + 10),
 }
 
@@ -166,6 +169,15 @@ ROWS: Dict[str, Tuple[Outcome, ...]] = {
     "Oversized, answer": with_tasks(s.AnswerCall, closing=None),
     "Oversized, unknown": nowhere(),
     "Pong": nowhere(),
+    "Measured": nowhere(),
+    "Measured, nothing acknowledged": (
+        None,
+        to("INFO", s.EndConnection),
+        to("REGISTRATION", s.EndConnection),
+        to("OFFERING", s.EndConnection),
+        to("DRAINING", s.EndConnection),
+        *(None, None),
+    ),
     "Stop": (
         to("CLOSED"),
         to("INFO", s.CloseConnection),
@@ -204,7 +216,8 @@ def test_what_an_event_does_in_a_state(event: str, state: str) -> None:
     assert bench.slots.taken == taken + slots
     if state == "CLOSING" and bench.session.state is s.State.OFFERING:
         assert set(bench.slots._links["a"]) == {"t"}
-    assert bench.session.is_registered is (after in ("OFFERING", "DRAINING") and state != "CLOSING")
+    has_ended = state == "CLOSING" or s.EndConnection in kinds
+    assert bench.session.is_registered is (after in ("OFFERING", "DRAINING") and not has_ended)
     if state == "CLOSING":
         # Nothing may follow the close frame, whatever comes.
         sent = (s.SendPayload, s.SendPing, s.CloseConnection, m.TaskOffer, m.TaskAccepted, m.TaskRejected)

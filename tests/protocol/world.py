@@ -17,6 +17,7 @@ from n8nrunner.broker.counts import BrokerEvent
 from n8nrunner.protocol import codec
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol import session as s
+from n8nrunner.protocol.liveness import Measured
 from n8nrunner.protocol.slots import Slots
 
 #: Seconds that a message is under way at most, and that an event waits in a link's inbox at most. A slot's
@@ -124,7 +125,7 @@ class Link:
         connection = self.connection
         assert connection is not None
         _, kind, content = connection.to_runner.popleft()
-        self.session.note_activity(self.world.now)
+        self.session.note_received(self.world.now)
         if kind == "message":
             message = codec.decode_from_broker(content)
             self.world.note_message_to_runner(self, connection, message)
@@ -147,10 +148,14 @@ class Link:
         self.perform(self.session.handle(s.Lost(connection.written, farewell), self.world.now))
         self.handlers.clear()
 
-    def send(self, kind: str, content: str) -> None:
+    def send(self, kind: str, content: str, urgent: bool = False) -> None:
         connection = self.connection
         if connection is not None:
-            connection.unwritten.append(Packet(0, kind, content))
+            packet = Packet(0, kind, content)
+            if urgent:
+                connection.unwritten.appendleft(packet)
+            else:
+                connection.unwritten.append(packet)
             if not self.stalled:
                 self.flush()
 
@@ -172,6 +177,14 @@ class Link:
                 self.send("message", action.payload.decode())
             elif kind is s.SendPing:
                 self.send("ping", action.payload)
+            elif kind is s.SendUrgentPing:
+                self.send("ping", action.payload, urgent=True)
+            elif kind is s.Measure:
+                assert self.connection is not None
+                measured = Measured(self.connection.written, 0, 0.0, None)
+                self.perform(self.session.handle(measured, self.world.now))
+            elif kind is s.EndConnection:
+                self.lost(farewell=False)
             elif kind is s.CloseConnection:
                 self.send("close", str(action.code))
             elif kind is s.StartTask:

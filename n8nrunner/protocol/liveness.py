@@ -1,0 +1,147 @@
+"""Decide whether the peer of a connection is alive: when to ping, when to measure, when to give it up.
+
+Only received bytes are a sign of life. Bytes that the local kernel has taken are not: it takes megabytes for
+a peer that is gone. Three limits, each for what the others cannot see (docs/protocol.md, "Heartbeat and
+liveness")::
+
+    ACKNOWLEDGEMENT_LIMIT  the peer's kernel acknowledges nothing: the network or the host is gone
+    SILENCE_LIMIT          its kernel answers, and the peer does not: it is stopped, or a proxy swallows all
+    STALL_LIMIT            it takes none of the bytes that wait, whatever it sends: it has stopped reading
+
+`Liveness` has no clock and does no I/O. The numbers of the socket come as `Measured`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+#: Seconds without a received byte after which the peer is pinged.
+PING_INTERVAL = 10.0
+#: Seconds that the peer has from a ping to its next byte. An n8n whose event loop is busy for 25 s answers
+#: in time.
+SILENCE_LIMIT = 30.0
+#: Seconds without an acknowledgement, while bytes are unacknowledged. The kernel of a live host answers the
+#: probes of a closed window, whose longest gap in 25 s is 12.8 s.
+ACKNOWLEDGEMENT_LIMIT = 15.0
+#: Seconds in which the peer takes none of the bytes that wait.
+STALL_LIMIT = 30.0
+#: Seconds between two measurements of the socket, while there is something to measure.
+MEASURE_INTERVAL = 2.0
+
+_NEVER = float("inf")
+
+
+class Measured(NamedTuple):
+    """What the socket and the writer know, as counts of bytes since the connection was opened.
+
+    Args:
+        written: bytes that the local kernel has taken.
+        unacknowledged: those of them that the peer's kernel has not acknowledged; 0 where that is unknown.
+        pinged_to: value of `written` at the end of the last liveness ping; infinite while the ping waits.
+        silent_for: seconds since the last acknowledgement; None where that is unknown.
+    """
+
+    written: int
+    unacknowledged: int
+    pinged_to: float
+    silent_for: Optional[float]
+
+
+class Step(NamedTuple):
+    """What `look` asks for."""
+
+    ping: bool
+    measure: bool
+
+
+class Liveness:
+    """The signs of life of one connection."""
+
+    __slots__ = (
+        "_acknowledged",
+        "_paused",
+        "_progress_at",
+        "_received_at",
+        "_silent_since",
+        "_waiting_since",
+        "due",
+        "pinged_at",
+    )
+
+    def __init__(self) -> None:
+        #: The moment at which `look` has to be called at the latest.
+        self.due = _NEVER
+        #: When the ping was sent that nothing has followed; None without one.
+        self.pinged_at: Optional[float] = None
+        self.begin(0.0)
+
+    def begin(self, now: float) -> None:
+        """Start over with a new connection."""
+        self._received_at = self._progress_at = self._silent_since = now
+        self._acknowledged = 0
+        self._paused = False
+        self._waiting_since: Optional[float] = None
+        self.pinged_at = None
+        self.due = now + PING_INTERVAL
+
+    def received(self, now: float) -> None:
+        """Note that bytes of the peer have come."""
+        self._received_at = now
+        self.pinged_at = None
+
+    def set_waiting(self, waiting: bool, now: float) -> None:
+        """Note whether bytes wait that the local kernel does not take."""
+        if not waiting:
+            self._waiting_since = None
+        elif self._waiting_since is None:
+            self._waiting_since = now
+            self.due = min(self.due, now + MEASURE_INTERVAL)
+
+    def set_paused(self, paused: bool, now: float) -> None:
+        """Note whether reading is paused. Silence counts only while it is not."""
+        if self._paused and not paused:
+            self.received(now)
+            self.due = min(self.due, now + PING_INTERVAL)
+        self._paused = paused
+
+    def look(self, now: float) -> Step:
+        """Return what to do now, and set `due`."""
+        ping = False
+        if self.pinged_at is None and not self._paused and now >= self._received_at + PING_INTERVAL:
+            self.pinged_at = self._silent_since = now
+            ping = True
+        measure = self._waiting_since is not None or (self.pinged_at is not None and not ping)
+        if self.pinged_at is not None or self._waiting_since is not None:
+            self.due = now + MEASURE_INTERVAL
+        else:
+            self.due = _NEVER if self._paused else self._received_at + PING_INTERVAL
+        return Step(ping, measure)
+
+    def judge(self, measured: Measured, now: float) -> Optional[str]:
+        """Return why the peer is given up; None if it is not."""
+        acknowledged = measured.written - measured.unacknowledged
+        if acknowledged > self._acknowledged:
+            if self._acknowledged < measured.pinged_to:
+                # On a slow line the ping stands behind megabytes. Its answer is due when it has arrived.
+                self._silent_since = now
+            self._acknowledged = acknowledged
+            self._progress_at = now
+        silent_for = measured.silent_for
+        if measured.unacknowledged and silent_for is not None:
+            if silent_for >= ACKNOWLEDGEMENT_LIMIT:
+                return (
+                    f"the broker's host has acknowledged nothing for {ACKNOWLEDGEMENT_LIMIT:g} s: "
+                    "the network or the host is down"
+                )
+            self.due = min(self.due, now + ACKNOWLEDGEMENT_LIMIT - silent_for)
+        if self._waiting_since is not None:
+            end = max(self._waiting_since, self._progress_at) + STALL_LIMIT
+            if now >= end:
+                return f"the broker has stopped reading: it has taken nothing for {STALL_LIMIT:g} s"
+            self.due = min(self.due, end)
+        if self.pinged_at is not None and not self._paused:
+            end = self._silent_since + SILENCE_LIMIT
+            if now >= end:
+                return f"the broker has been silent for {SILENCE_LIMIT:g} s after a ping"
+            self.due = min(self.due, end)
+        return None

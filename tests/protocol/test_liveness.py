@@ -1,0 +1,268 @@
+"""The decisions about a peer's life: a table of courses, and any course at all."""
+
+from __future__ import annotations
+
+from typing import Callable, List, NamedTuple, Optional, Tuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from n8nrunner.protocol.liveness import (
+    ACKNOWLEDGEMENT_LIMIT,
+    MEASURE_INTERVAL,
+    PING_INTERVAL,
+    SILENCE_LIMIT,
+    STALL_LIMIT,
+    Liveness,
+    Measured,
+)
+
+#: Seconds within which a dead host and a dead peer have to be noticed (docs/protocol.md).
+DEAD_HOST = 20.0
+DEAD_PEER = 45.0
+
+
+class Network(NamedTuple):
+    """What a connection is like at a moment, as functions of the time."""
+
+    #: Whether a byte of the peer comes.
+    received: Callable[[float], bool] = lambda now: False
+    #: Bytes that the local kernel has taken, and that the peer's kernel has acknowledged.
+    written: Callable[[float], int] = lambda now: 0
+    acknowledged: Callable[[float], int] = lambda now: 0
+    #: The moment of the last acknowledgement.
+    answered_at: Callable[[float], Optional[float]] = lambda now: now
+    #: Whether bytes wait that the local kernel does not take, and whether reading is paused.
+    waiting: Callable[[float], bool] = lambda now: False
+    paused: Callable[[float], bool] = lambda now: False
+    #: Where the ping ends, counted as `written` is, for a ping of that moment.
+    pinged_to: Callable[[float], float] = lambda now: 0.0
+
+
+def run(network: Network, limit: float = 300.0, step: float = 0.25) -> Tuple[float, str]:
+    """Return when the peer is given up, and why; "alive" at the limit."""
+    liveness = Liveness()
+    liveness.begin(0.0)
+    now, pinged_to = 0.0, 0.0
+    while now < limit:
+        now += step
+        if network.received(now) and not network.paused(now):
+            liveness.received(now)
+        liveness.set_waiting(network.waiting(now), now)
+        liveness.set_paused(network.paused(now), now)
+        if now < liveness.due:
+            continue
+        look = liveness.look(now)
+        if look.ping:
+            pinged_to = network.pinged_to(now)
+        if look.measure:
+            written, answered_at = network.written(now), network.answered_at(now)
+            measured = Measured(
+                written,
+                written - network.acknowledged(now),
+                pinged_to,
+                None if answered_at is None else now - answered_at,
+            )
+            reason = liveness.judge(measured, now)
+            if reason is not None:
+                return now, reason
+        assert liveness.due > now
+    return limit, "alive"
+
+
+def once(since: float, before: int = 100, rate: float = 0) -> Callable[[float], int]:
+    """A count that grows until a moment."""
+    return lambda now: int(before + rate * min(now, since))
+
+
+#: The moment at which something ends.
+CUT = 100.0
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("name", "network", "ends"),
+    [
+        ("answers every ping", Network(received=lambda now: True), None),
+        # The host is gone at CUT; its last acknowledgement is as old as keep-alive lets it become.
+        (
+            "cable pulled, idle",
+            Network(
+                received=lambda now: now < CUT,
+                written=lambda now: 1000,
+                acknowledged=lambda now: 1000 if now < CUT else 999,
+                answered_at=lambda now: min(now, CUT - 4),
+            ),
+            CUT + DEAD_HOST,
+        ),
+        (
+            "cable pulled in the middle of a large answer",
+            Network(
+                received=lambda now: now < CUT - 9,
+                written=once(CUT, 1000, 1e6),
+                acknowledged=once(CUT, 0, 1e6),
+                answered_at=lambda now: min(now, CUT),
+                waiting=lambda now: True,
+                pinged_to=lambda now: 1e6 * now + 1000,
+            ),
+            CUT + DEAD_HOST,
+        ),
+        (
+            "silent proxy that takes all",
+            Network(received=lambda now: now < CUT, written=lambda now: int(now), acknowledged=int),
+            CUT + DEAD_PEER,
+        ),
+        (
+            "stopped process whose window has closed",
+            Network(
+                received=lambda now: now < CUT,
+                written=once(CUT, 5000, 10),
+                acknowledged=once(CUT, 0, 10),
+                waiting=lambda now: now > CUT,
+                pinged_to=lambda now: float("inf"),
+            ),
+            CUT + DEAD_PEER,
+        ),
+        (
+            "sends, and has stopped reading",
+            Network(
+                received=lambda now: True,
+                written=once(CUT, 5000, 10),
+                acknowledged=once(CUT, 0, 10),
+                waiting=lambda now: now > CUT,
+            ),
+            CUT + DEAD_PEER,
+        ),
+        (
+            "does not read while our full writer has paused reading",
+            Network(
+                written=once(CUT, 5000, 10),
+                acknowledged=once(CUT, 0, 10),
+                waiting=lambda now: now > 2,
+                paused=lambda now: now > 2,
+            ),
+            CUT + DEAD_PEER,
+        ),
+        (
+            "reads slowly while our full writer has paused reading",
+            Network(
+                written=lambda now: int(now) + 5000,
+                acknowledged=int,
+                waiting=lambda now: now > 2,
+                paused=lambda now: now > 2,
+            ),
+            None,
+        ),
+        (
+            "the ping is 100 s away on a slow line",
+            Network(
+                received=lambda now: now > 120,
+                written=lambda now: int(1000 * now) + 100_000,
+                acknowledged=lambda now: int(1000 * now),
+                waiting=lambda now: True,
+                pinged_to=lambda now: 1000 * now + 100_000,
+            ),
+            None,
+        ),
+    ],
+)
+def test_a_dead_peer_is_given_up_in_time_and_no_other(
+    name: str, network: Network, ends: Optional[float], known: bool
+) -> None:
+    """`known` is whether the system tells the time since the last acknowledgement."""
+    if not known:
+        network = network._replace(answered_at=lambda now: None)
+    ended, reason = run(network)
+    if ends is None:
+        assert reason == "alive"
+    elif known or ends > CUT + DEAD_HOST:
+        assert CUT < ended <= ends
+    else:
+        assert CUT < ended <= CUT + DEAD_PEER
+
+
+def busy(begin: float, seconds: float = 25.0) -> Network:
+    """An n8n whose event loop is busy for a while: its kernel acknowledges, until its window closes."""
+
+    def is_busy(now: float) -> bool:
+        return begin <= now < begin + seconds
+
+    def answered_at(now: float) -> float:
+        if not is_busy(now):
+            return now
+        gap = 0.2  # the probes of a closed window: each twice as late as the one before
+        at = begin
+        while at + gap <= now:
+            at += gap
+            gap *= 2
+        return at
+
+    taken = once(begin, 0, 1e6)
+    return Network(
+        received=lambda now: not is_busy(now) and int(now * 4) % 36 == 0,
+        written=lambda now: (taken(now) if is_busy(now) else int(now * 1e6)) + 4_000_000,
+        acknowledged=lambda now: taken(now) if is_busy(now) else int(now * 1e6),
+        answered_at=answered_at,
+        waiting=lambda now: True,
+        pinged_to=lambda now: float("inf") if is_busy(now) else now * 1e6 + 4_000_000,
+    )
+
+
+@pytest.mark.parametrize("begin", [index / 2 + 30 for index in range(20)])
+def test_an_n8n_that_is_busy_for_25_s_keeps_its_runner(begin: float) -> None:
+    assert run(busy(begin), 120.0) == (120.0, "alive")
+    idle = Network(received=lambda now: not begin <= now < begin + 25 and int(now * 4) % 36 == 0)
+    assert run(idle, 120.0) == (120.0, "alive")
+
+
+def test_the_limits_add_up() -> None:
+    assert ACKNOWLEDGEMENT_LIMIT + MEASURE_INTERVAL < DEAD_HOST
+    # A ping is on its way, and measured, before the limit.
+    assert PING_INTERVAL + MEASURE_INTERVAL < ACKNOWLEDGEMENT_LIMIT
+    # The first measurement after a ping may be what tells that it has arrived.
+    assert PING_INTERVAL + MEASURE_INTERVAL + SILENCE_LIMIT < DEAD_PEER
+    assert STALL_LIMIT + MEASURE_INTERVAL < DEAD_PEER
+    assert min(SILENCE_LIMIT, STALL_LIMIT) > 25.0
+
+
+@st.composite
+def courses(draw: st.DrawFn) -> Network:
+    """A peer that lives until `CUT` and never after it, in any order of what happens meanwhile."""
+    received = draw(st.floats(0, CUT))
+    waits_from = draw(st.floats(0, 2 * CUT))
+    pauses = draw(st.booleans())
+    rate = draw(st.floats(1, 1e6))
+    known = draw(st.booleans())
+    return Network(
+        received=lambda now: now < CUT and (now < received or now % 5 < 1),
+        written=once(CUT, 5000, rate),
+        acknowledged=once(CUT, 0, rate),
+        answered_at=lambda now: min(now, CUT) if known else None,
+        waiting=lambda now: now >= waits_from,
+        paused=lambda now: pauses and now >= waits_from,
+        pinged_to=lambda now: float("inf"),
+    )
+
+
+@given(courses())
+def test_a_peer_that_is_gone_is_always_given_up(network: Network) -> None:
+    ended, reason = run(network, 400.0)
+    assert reason != "alive"
+    # Until the local kernel takes no more, a pause may begin and restart the silence.
+    assert ended <= CUT + DEAD_PEER or network.waiting(ended)
+    assert ended <= 2 * CUT + DEAD_PEER
+
+
+@given(st.lists(st.floats(0.1, 24.0), min_size=1, max_size=20), st.booleans())
+def test_a_peer_with_a_byte_every_24_s_is_never_given_up(gaps: List[float], known: bool) -> None:
+    moments = []
+    at = 0.0
+    for gap in gaps:
+        at += gap
+        moments.append(at)
+    network = Network(
+        received=lambda now: any(now - 0.25 < moment <= now for moment in moments),
+        answered_at=lambda now: now if known else None,
+    )
+    assert run(network, at)[1] == "alive"
