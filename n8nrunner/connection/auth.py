@@ -1,127 +1,258 @@
 """What is asked of a broker over HTTP: a grant token, and whether n8n is up.
 
-Proxies and certificates are taken from where users of `requests` set them; a proxy is never used for this
-machine itself.
+The requests are made by the transport of `requests`, without a session: a session adds credentials of a
+netrc file, reads the bodies of redirects, and is what other packages patch. An answer has a limited time and
+a limited size, and is not decompressed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
-import ipaddress
 import json
 import socket
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 from urllib.parse import urlsplit
 
 import requests
 import requests.adapters
-import urllib3
-import urllib3.connection
 
+from n8nrunner._version import __version__
 from n8nrunner.config import BrokerUrl
+from n8nrunner.connection.environment import (
+    Proxy,
+    certificates,
+    no_proxy_advice,
+    proxy_for,
+    reason_of,
+    tls_context,
+)
 from n8nrunner.connection.failures import AuthRefused, NotABroker, RateLimited, Unreachable
 from n8nrunner.deadline import Deadline
+from n8nrunner.logs import drop_records_of_threads
 
 #: Seconds to connect to one address, and again for the whole answer.
 HTTP_TIMEOUT = 5.0
 #: Bytes that an answer may have, its head included.
 _ANSWER_LIMIT = 64 * 1024
+#: The first bytes of a TLS alert, which a TLS port sends in answer to plain HTTP.
+_TLS_ALERT = "\x15\x03"
+_SPEAKS_TLS = "this port speaks TLS; use https:// in the broker's URL"
+
+# urllib3 logs each request, and the text of headers that it cannot parse: a peer would write the log.
+for _name in ("connection", "connectionpool", "response", "util.retry"):
+    drop_records_of_threads(f"urllib3.{_name}", ("n8nrunner-connect",))
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine itself."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def fetch_grant(url: BrokerUrl, auth_token: str, directory: Optional[str] = None) -> str:
+    """Exchange the shared secret for a grant token (docs/protocol.md, "Authentication").
 
-
-def environment_settings(url: str) -> Dict[str, Any]:
-    """What `requests` takes from the environment for a URL: "proxies", and "verify" (True, or a path)."""
-    proxies: Dict[str, Any] = {}
-    host = urlsplit(url).hostname or ""
-    if is_loopback(host):
-        proxies["no_proxy"] = host
-    with requests.Session() as session:
-        return dict(session.merge_environment_settings(url, proxies, None, None, None))
-
-
-def fetch_grant(url: BrokerUrl, auth_token: str) -> str:
-    """Exchanges the shared secret for a grant token (docs/protocol.md, "Authentication").
+    Args:
+        url: the broker's addresses.
+        auth_token: the shared secret.
+        directory: where a relative path to certificates begins; None for the current folder.
 
     Raises:
         AuthRefused, RateLimited, NotABroker, Unreachable: see `failures`.
     """
-    answer = _request("POST", url.auth, {"token": auth_token})
-    status = answer.status
+    answer = _request("POST", url.auth, directory, {"token": auth_token})
+    status, value = answer.status, answer.value
     if status == 200:
-        data = answer.value.get("data") if isinstance(answer.value, dict) else None
+        data = value.get("data") if isinstance(value, dict) else None
         token = data.get("token") if isinstance(data, dict) else None
         if isinstance(token, str) and token.isascii() and token.isprintable() and token:
             return token
-        raise NotABroker(f"{url.auth} answered 200, but without a grant token")
-    if status in (401, 403):
-        raise AuthRefused(f"the broker at {url.base} refused the token (HTTP {status})")
-    if status == 429:
+        what = (
+            "and compressed it, which was not asked for"
+            if answer.is_compressed
+            else "but without a grant token"
+        )
+        raise NotABroker(f"{url.auth} answered 200, {what}{answer.way}")
+    if status == 403 and _is_n8ns(value, {"code": 403, "message": "Forbidden"}):
+        raise AuthRefused(f"the broker at {url.base} refused the token (HTTP 403)")
+    if status == 429 and _is_n8ns(value, {"message": "Too many requests"}):
         raise RateLimited(f"the broker at {url.base} takes five log-ins a second (HTTP 429)")
     if status >= 500:
-        raise Unreachable(f"{url.auth} answered HTTP {status}")
+        raise Unreachable(f"{url.auth} answered HTTP {status}{answer.way}")
     if 300 <= status < 400:
         raise NotABroker(
             f"{url.auth} answered HTTP {status}, a redirect, which is not followed: it would post the token "
-            "to another address; give the address that it leads to"
+            f"to another address; give the address that it leads to{answer.way}"
         )
-    raise NotABroker(f"{url.auth} answered HTTP {status}; is this n8n's task broker, in external mode?")
+    if status == 404:
+        raise NotABroker(f"{url.auth} answered HTTP 404; {_who_answers(url, directory)}{answer.way}")
+    if status == 400 and b"HTTPS" in answer.body.upper():
+        raise NotABroker(
+            f"{url.auth} answered HTTP 400: this port speaks TLS; use https:// in the broker's URL"
+        )
+    raise NotABroker(
+        f"{url.auth} answered HTTP {status}, which does not come from n8n's task broker: a proxy or gateway "
+        f"before it has answered, or another server{answer.way}"
+    )
 
 
-def is_healthy(url: BrokerUrl) -> bool:
-    """Whether something answers where the broker should be.
+def why_unhealthy(url: BrokerUrl, directory: Optional[str] = None) -> Optional[Unreachable]:
+    """Return why nothing answers where the broker should be; None if something does.
 
     A proxy that passes only the runners' path on answers 404 here, and there n8n may be up all the same.
     """
     try:
-        return _request("GET", url.health, None).status < 500
-    except Unreachable:
-        return False
+        answer = _request("GET", url.health, directory, read_body=False)
+    except Unreachable as failure:
+        return failure
+    return Unreachable(f"{url.health} answered HTTP {answer.status}") if answer.status >= 500 else None
+
+
+def is_healthy(url: BrokerUrl) -> bool:
+    """Return whether something answers where the broker should be."""
+    return why_unhealthy(url) is None
+
+
+def _is_n8ns(value: Any, expected: Dict[str, Any]) -> bool:
+    """Return whether an error has the fields of n8n's own; it may have others, such as a stack trace."""
+    return isinstance(value, dict) and all(value.get(key) == item for key, item in expected.items())
+
+
+def _who_answers(url: BrokerUrl, directory: Optional[str]) -> str:
+    """Find out why there is no log-in at an address where a server answers.
+
+    n8n's editor and its task broker answer the same to an unknown path; only the editor knows
+    `/healthz/readiness`.
+    """
+    with contextlib.suppress(Unreachable):
+        ready = _request("GET", f"{url.health}/readiness", directory)
+        if isinstance(ready.value, dict) and isinstance(ready.value.get("status"), str):
+            host = f"[{url.host}]" if ":" in url.host else url.host
+            return (
+                "this is the port of n8n's editor; the task broker has a port of its own: use "
+                f"http://{host}:5679, or the port in n8n's N8N_RUNNERS_BROKER_PORT"
+            )
+        healthy = _request("GET", url.health, directory)
+        if healthy.status == 200 and _is_n8ns(healthy.value, {"status": "ok"}):
+            path = urlsplit(url.auth).path[: -len("/auth")]
+            return (
+                f"n8n's task broker is there, but not below the path {path!r}: put the path in n8n's "
+                "N8N_RUNNERS_PATH behind the address in the broker's URL"
+            )
+    return "is this n8n's task broker, in external mode?"
 
 
 class _Answer(NamedTuple):
     status: int
+    body: bytes
+    #: The body, if it is JSON.
     value: Any
+    is_compressed: bool
+    #: Advice for errors: how the request went to the broker.
+    way: str
 
 
-def _request(method: str, url: str, body: Optional[Dict[str, str]]) -> _Answer:
-    settings = environment_settings(url)
+def _request(
+    method: str,
+    url: str,
+    directory: Optional[str],
+    body: Optional[Dict[str, str]] = None,
+    read_body: bool = True,
+) -> _Answer:
+    """Make a request. Raises `Unreachable` for everything that is not an answer."""
+    proxy: Optional[Proxy] = None
     try:
-        with requests.Session() as session:
-            session.mount("http://", _Adapter())
-            session.mount("https://", _Adapter())
-            response = session.request(
-                method,
-                url,
-                json=body,
-                timeout=HTTP_TIMEOUT,
-                allow_redirects=False,
-                proxies=settings["proxies"],
-                verify=settings["verify"],
+        try:
+            proxy = proxy_for(url)
+            context = tls_context(certificates(directory)) if url.startswith("https") else None
+        except (OSError, ValueError) as error:
+            raise Unreachable(f"{url} cannot be reached: {error}") from None
+        request = requests.PreparedRequest()
+        headers = {"Accept-Encoding": "identity", "User-Agent": f"n8nrunner/{__version__}"}
+        request.prepare(method=method, url=url, headers=headers, json=body)
+        with contextlib.closing(_Adapter(context, proxy)) as adapter:
+            response = adapter.send(
+                request, stream=True, timeout=HTTP_TIMEOUT, proxies={"all": proxy.url} if proxy else {}
             )
-    except (requests.RequestException, OSError, ValueError) as error:
-        # The text of the exception names addresses only; the token was in the body.
-        raise Unreachable(f"{url} cannot be reached: {_reason(error)}") from None
+            with contextlib.closing(response):
+                content = _content(response.raw) if read_body else b""
+                status = response.status_code
+                encoding = response.headers.get("Content-Encoding", "identity")
+    except Unreachable:
+        raise
+    except Exception as error:  # noqa: BLE001 - a peer can provoke every exception of the libraries
+        raise Unreachable(f"{url} cannot be reached: {_reason(error)}{_way(proxy, url)}") from None
     try:
-        value = json.loads(response.content)
+        value = json.loads(content)
     except (ValueError, RecursionError):
         value = None
-    return _Answer(response.status_code, value)
+    return _Answer(status, content, value, encoding.lower() != "identity", _way(proxy, url))
+
+
+def _way(proxy: Optional[Proxy], url: str) -> str:
+    """Return what an error says about the proxy that was used."""
+    if proxy is None:
+        return ""
+    host = urlsplit(url).hostname or ""
+    return f" (through the proxy {proxy.shown} of the environment; {no_proxy_advice(host)})"
+
+
+def _content(raw: Any) -> bytes:
+    """Read a body as it was sent: the server was asked not to compress it."""
+    parts: List[bytes] = []
+    while True:
+        part = raw.read(_ANSWER_LIMIT, decode_content=False)
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """The transport of `requests` for one request: our TLS settings, and a limited answer."""
+
+    def __init__(self, context: Any, proxy: Optional[Proxy]) -> None:
+        self._context = context
+        self._proxy = proxy
+        self._responses: List[_Response] = []
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=self._context, **options)
+
+    def proxy_manager_for(self, proxy: Any, **options: Any) -> Any:
+        return super().proxy_manager_for(proxy, ssl_context=self._context, **options)
+
+    def proxy_headers(self, proxy: Any) -> Dict[str, str]:
+        authorization = self._proxy.authorization if self._proxy else None
+        return {} if authorization is None else {"Proxy-Authorization": authorization}
+
+    def cert_verify(self, *args: Any, **options: Any) -> None:
+        """Leave the certificates alone: they are in the context."""
+
+    def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*args, **options)
+        new_connection = pool.ConnectionCls
+
+        def new_limited_connection(*args: Any, **options: Any) -> Any:
+            connection = new_connection(*args, **options)
+            connection.response_class = self._new_response
+            return connection
+
+        pool.ConnectionCls = new_limited_connection
+        return pool
+
+    def _new_response(self, *args: Any, **options: Any) -> _Response:
+        response = _Response(*args, **options)
+        self._responses.append(response)
+        return response
+
+    def close(self) -> None:
+        super().close()
+        # urllib3 drops a response without closing it if it cannot understand its head.
+        for response in self._responses:
+            response.close()
 
 
 class _Limited(io.RawIOBase):
     """What comes from a socket, until the time or the bytes for one answer are used up.
 
-    `requests` limits the time of each read, and nothing else: a byte now and then would go on for ever.
+    `requests` limits the time of each read, and nothing else: a byte now and then would go on without end.
     """
 
     def __init__(self, raw: io.RawIOBase, connection: socket.socket) -> None:
@@ -150,46 +281,24 @@ class _Limited(io.RawIOBase):
 
 
 class _Response(http.client.HTTPResponse):
+    """An answer whose head and body are limited together."""
+
     def __init__(self, connection: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(connection, *args, **options)
         self.fp = io.BufferedReader(_Limited(self.fp.detach(), connection))
 
 
-class _Connection(urllib3.connection.HTTPConnection):
-    response_class = _Response
-
-
-class _SecureConnection(urllib3.connection.HTTPSConnection):
-    response_class = _Response
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _SecurePool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _SecureConnection
-
-
-class _Adapter(requests.adapters.HTTPAdapter):
-    """`requests` with limited answers."""
-
-    def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        super().init_poolmanager(*args, **options)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
-
-    def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **options)
-        manager.pool_classes_by_scheme = self.poolmanager.pool_classes_by_scheme
-        return manager
-
-
 def _reason(error: BaseException) -> str:
-    """The reason that the system gave, without the wrapping of urllib3 and `requests`."""
+    """Return the system's own reason, without the wrapping of urllib3 and `requests`."""
     seen = error
     while isinstance(seen, requests.RequestException) or not isinstance(seen, OSError):
         inner = seen.__cause__ or seen.__context__ or getattr(seen, "reason", None)
         if not isinstance(inner, BaseException):
             break
         seen = inner
-    return f"{type(seen).__name__}: {str(seen) or error}"
+    if isinstance(seen, OSError) and not isinstance(seen, requests.RequestException):
+        return reason_of(seen)
+    if isinstance(seen, http.client.BadStatusLine) and seen.args[0].startswith(_TLS_ALERT):
+        return _SPEAKS_TLS
+    # The text may hold what the peer sent, or a password of the proxy; the type says enough.
+    return type(seen).__name__

@@ -33,12 +33,12 @@ class Server:
         script: gets the accepted socket, which is closed when it returns.
     """
 
-    def __init__(self, script: Callable[[socket.socket], None]) -> None:
+    def __init__(self, script: Callable[[socket.socket], None], port: int = 0) -> None:
         self.closing = threading.Event()
         #: How many connections came.
         self.accepted = 0
         self._script = script
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self._lock = threading.Lock()
         self._open: Dict[socket.socket, threading.Thread] = {}

@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import logging
 import socket
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Type
+import tracemalloc
+from pathlib import Path
+from typing import Any, Callable, Iterator, List, Tuple, Type
 
 import pytest
 import requests
 
 from n8nrunner.config import BrokerUrl, parse_broker
 from n8nrunner.connection import auth
-from n8nrunner.connection.auth import environment_settings, fetch_grant, is_healthy, is_loopback
+from n8nrunner.connection.auth import fetch_grant, is_healthy
 from n8nrunner.connection.failures import AuthRefused, LinkFailure, NotABroker, RateLimited, Unreachable
+from tests.conftest import LIMIT
 from tests.connection.conftest import Authority
 from tests.connection.servers import (
     HttpServer,
@@ -45,7 +49,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "HTTP_TIMEOUT", 0.4)
 
 
-# --- what is sent, and the right answer --------------------------------------------------------------------
+# --- what is sent, and the right answer ------------------------------------------------------------------
 
 
 def test_the_secret_is_posted_as_json_and_the_grant_comes_back() -> None:
@@ -67,11 +71,10 @@ def test_another_path_replaces_the_first_part() -> None:
         ]
 
 
-def test_answers_may_be_compressed_chunked_or_without_a_length() -> None:
+def test_answers_may_be_chunked_or_without_a_length() -> None:
     body = json.dumps({"data": {"token": GRANT}, "stacktrace": "ignored"}).encode()
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:7], body[7:])) + b"0\r\n\r\n"
     for answer in (
-        http_answer(200, gzip.compress(body), Content_Encoding="gzip"),
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks,
         b"HTTP/1.1 200 OK\r\n\r\n" + body,
     ):
@@ -79,7 +82,7 @@ def test_answers_may_be_compressed_chunked_or_without_a_length() -> None:
             assert fetch_grant(parse_broker(server.url), SECRET) == GRANT
 
 
-# --- docs/protocol.md, "Authentication" -----------------------------------------------------------------
+# --- docs/protocol.md, "Authentication" ------------------------------------------------------------------
 
 HTML = b"<!DOCTYPE html><html><body>Error</body></html>"
 
@@ -88,7 +91,22 @@ HTML = b"<!DOCTYPE html><html><body>Error</body></html>"
     ("answer", "kind", "says"),
     [
         (http_answer(403, b'{"code":403,"message":"Forbidden"}'), AuthRefused, "refused the token"),
-        (http_answer(401, HTML), AuthRefused, "refused the token"),
+        # n8n adds a stack trace, unless NODE_ENV is "production".
+        (
+            http_answer(403, b'{"code":403,"message":"Forbidden","stacktrace":"ResponseError"}'),
+            AuthRefused,
+            "refused the token",
+        ),
+        # Refusals of a server between n8n and the runner: they pass, or somebody has to change them.
+        (http_answer(401, HTML), NotABroker, "HTTP 401, which does not come from n8n's task broker"),
+        (http_answer(403, HTML), NotABroker, "HTTP 403, which does not come from n8n's task broker"),
+        (http_answer(403), NotABroker, "HTTP 403"),
+        (http_answer(403, b'"Forbidden"'), NotABroker, "HTTP 403"),
+        (http_answer(403, b'{"message":"Forbidden"}'), NotABroker, "HTTP 403"),
+        (http_answer(403, b'{"code":403,"message":"Access denied"}'), NotABroker, "HTTP 403"),
+        (http_answer(407, HTML), NotABroker, "HTTP 407"),
+        (http_answer(429, HTML), NotABroker, "HTTP 429"),
+        (http_answer(400, b"Client sent an HTTP request to an HTTPS server."), NotABroker, "use https://"),
         (http_answer(429, b'{"message":"Too many requests"}', Retry_After="1"), RateLimited, "five log-ins"),
         (http_answer(400, b'{"code":400,"message":"invalid_type"}'), NotABroker, "HTTP 400"),
         (http_answer(404, HTML), NotABroker, "HTTP 404"),
@@ -137,7 +155,195 @@ def test_health(status: int, healthy: bool) -> None:
         assert is_healthy(parse_broker(server.url)) is healthy
 
 
-# --- nobody there, or somebody who wastes our time ---------------------------------------------------------
+# --- answers of other servers of n8n ---------------------------------------------------------------------
+
+#: What n8n's editor and its task broker answer to an unknown path.
+UNKNOWN_PATH = http_answer(404, b"<!DOCTYPE html><pre>Cannot POST /runners/auth</pre>")
+OK = http_answer(200, b'{"status":"ok"}')
+
+
+class Site(Server):
+    """A server with an answer for each path, and 404 for all others."""
+
+    def __init__(self, **answers: bytes) -> None:
+        self._answers = {f"/{path.replace('_', '/')}": answer for path, answer in answers.items()}
+        super().__init__(self._respond)
+
+    def _respond(self, connection: socket.socket) -> None:
+        path = read_request(connection).line.split(" ")[1]
+        connection.sendall(self._answers.get(path, UNKNOWN_PATH))
+        connection.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize(
+    "ready", [OK, http_answer(503, b'{"status":"error"}')], ids=["when ready", "while starting"]
+)
+def test_the_port_of_n8ns_editor_is_recognised(ready: bytes) -> None:
+    with Site(healthz=OK, healthz_readiness=ready) as editor:
+        failure = refused(editor.url)
+    assert type(failure) is NotABroker
+    assert "this is the port of n8n's editor" in str(failure)
+    assert "use http://127.0.0.1:5679" in str(failure)
+
+
+def test_a_wrong_base_path_is_recognised() -> None:
+    with Site(healthz=OK) as broker:
+        failure = refused(f"{broker.url}/other/path")
+    assert type(failure) is NotABroker
+    assert "not below the path '/other/path'" in str(failure)
+    assert "N8N_RUNNERS_PATH" in str(failure)
+
+
+def test_another_server_is_not_taken_for_n8n() -> None:
+    with Site() as server:
+        failure = refused(server.url)
+    assert type(failure) is NotABroker
+    assert "is this n8n's task broker, in external mode?" in str(failure)
+
+
+def test_a_server_that_goes_away_during_the_second_question_is_not_taken_for_n8n() -> None:
+    answers = [UNKNOWN_PATH, b""]
+
+    def script(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(answers.pop(0))
+        connection.shutdown(socket.SHUT_WR)
+
+    with Server(script) as server:
+        assert "in external mode?" in str(refused(server.url))
+
+
+# --- answers that harm -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 302 Found\r\nContent-Encoding: gzip\r\nContent-Length: 9\r\n\r\nhello",
+        http_answer(302, b"hello", Content_Encoding="gzip"),
+        http_answer(302, Location="http://[::1"),
+        http_answer(302, Location="//"),
+        http_answer(302, Location="http://a.test\\@b.test/\xff"),
+        http_answer(200, b"x", Content_Encoding="zstd, br, gzip"),
+        http_answer(200, b"x", Transfer_Encoding="gzip, chunked"),
+        http_answer(200, b"x", Set_Cookie="a=b; Max-Age=x; Expires=Thu, 99 Foo 99999 99:99:99 GMT; Domain=["),
+        http_answer(200, b"x", Content_Type="text/plain; charset=nothing"),
+        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello",
+        b"HTTP/1.1 99999 OK\r\n\r\n",
+        b"HTTP/1.1 000 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n no name\r\n: x\r\n\0\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 5000,
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"HTTP/0.9\r\n\r\n",
+        b"HTTP/2 200\r\n\r\n",
+        b"\r\n\r\n",
+    ],
+)
+def test_an_odd_answer_is_a_failure_to_connect(answer: bytes) -> None:
+    with HttpServer(answer) as server:
+        assert isinstance(refused(server.url), (Unreachable, NotABroker))
+        assert is_healthy(parse_broker(server.url)) in (True, False)
+
+
+def bomb(megabytes: int) -> bytes:
+    """Zeros that gzip has compressed twice."""
+    once = gzip.compress(bytes(1024 * 1024)) * megabytes
+    return http_answer(200, gzip.compress(once), Content_Encoding="gzip, gzip")
+
+
+@pytest.mark.parametrize("status", [200, 302, 403])
+def test_an_answer_is_not_decompressed(status: int) -> None:
+    answer = bomb(100).replace(b"200", str(status).encode(), 1)
+    with HttpServer(answer) as server:
+        tracemalloc.start()
+        try:
+            failure = refused(server.url)
+            is_healthy(parse_broker(server.url))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 10_000_000
+        assert [request.headers["accept-encoding"] for request in server.requests] == ["identity"] * 2
+    assert type(failure) is NotABroker
+    if status == 200:
+        assert "compressed" in str(failure)
+
+
+def test_a_probe_does_not_need_the_body() -> None:
+    with HttpServer(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\ncut off") as server:
+        assert is_healthy(parse_broker(server.url))
+
+
+def test_an_error_of_a_library_is_a_failure_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **options: Any) -> Any:
+        raise RuntimeError(f"pytest-socket, or whatever else {SECRET} is in")
+
+    with HttpServer(GRANTED) as server:
+        monkeypatch.setattr(socket, "socket", fail)
+        failure = refused(server.url)
+        assert not is_healthy(parse_broker(server.url))
+        monkeypatch.undo()
+    assert type(failure) is Unreachable
+    assert "RuntimeError" in str(failure)
+
+
+def test_the_text_of_a_peer_does_not_reach_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    answer = b"HTTP/1.1 403 Forbidden\r\nX: y\r\nno colon \x1b[31m\r\n\r\n"
+    failures: List[LinkFailure] = []
+    with HttpServer(answer) as server, caplog.at_level(logging.DEBUG):
+        thread = threading.Thread(
+            target=lambda: failures.append(refused(server.url)), name="n8nrunner-connect-0"
+        )
+        thread.start()
+        thread.join(LIMIT)
+    assert len(failures) == 1
+    assert "no colon" not in str(failures[0])
+    assert caplog.records == []
+
+
+# --- what users and packages do to `requests` ------------------------------------------------------------
+
+
+def test_no_credentials_of_a_netrc_file_are_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login somebody password netrc-password\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    with HttpServer(GRANTED) as server:
+        fetch_grant(parse_broker(server.url), SECRET)
+        is_healthy(parse_broker(server.url))
+        assert [sorted(request.headers) for request in server.requests] == [
+            ["accept-encoding", "content-length", "content-type", "host", "user-agent"],
+            ["accept-encoding", "host", "user-agent"],
+        ]
+
+
+def test_no_session_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packages such as requests-cache replace the class or its methods."""
+
+    def patched(*args: Any, **options: Any) -> Any:
+        raise AssertionError("a session was used")
+
+    for name in ("__init__", "request", "send", "get_adapter", "prepare_request"):
+        monkeypatch.setattr(requests.Session, name, patched)
+    for module in (requests, requests.sessions):
+        monkeypatch.setattr(module, "Session", patched)
+    with HttpServer(GRANTED) as server:
+        assert fetch_grant(parse_broker(server.url), SECRET) == GRANT
+        assert is_healthy(parse_broker(server.url))
+
+
+def test_cookies_are_not_kept() -> None:
+    with HttpServer(http_answer(200, b'{"data":{"token":"g"}}', Set_Cookie="a=b; Path=/")) as server:
+        for _ in range(2):
+            fetch_grant(parse_broker(server.url), SECRET)
+        assert all("cookie" not in request.headers for request in server.requests)
+
+
+# --- nobody there, or somebody who wastes our time -------------------------------------------------------
 
 
 def test_a_port_that_nobody_listens_on() -> None:
@@ -245,62 +451,7 @@ def test_many_brokers_may_be_asked_at_once() -> None:
         waiting.join(auth.HTTP_TIMEOUT)
 
 
-# --- the environment: proxies ------------------------------------------------------------------------------
-
-PROXY = "http://proxy.test:3128"
-OTHER = "http://other.test:3128"
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("localhost", True),
-        ("127.0.0.1", True),
-        ("127.1.2.3", True),
-        ("::1", True),
-        ("0.0.0.0", False),
-        ("10.0.0.1", False),
-        ("192.168.1.1", False),
-        ("::2", False),
-        ("localhost.example", False),
-        ("n8n", False),
-        ("", False),
-    ],
-)
-def test_loopback(host: str, expected: bool) -> None:
-    assert is_loopback(host) is expected
-
-
-@pytest.mark.parametrize(
-    ("url", "variables", "expected"),
-    [
-        ("http://n8n.test:5679", {}, None),
-        ("http://n8n.test:5679", {"HTTP_PROXY": PROXY}, PROXY),
-        ("http://n8n.test:5679", {"http_proxy": PROXY}, PROXY),
-        ("http://n8n.test:5679", {"HTTPS_PROXY": PROXY}, None),
-        ("https://n8n.test", {"HTTPS_PROXY": PROXY, "HTTP_PROXY": OTHER}, PROXY),
-        ("wss://n8n.test", {"https_proxy": PROXY}, PROXY),
-        ("http://n8n.test:5679", {"ALL_PROXY": PROXY}, PROXY),
-        ("http://n8n.test:5679", {"HTTP_PROXY": PROXY, "NO_PROXY": "n8n.test"}, None),
-        ("http://n8n.test:5679", {"HTTP_PROXY": PROXY, "no_proxy": ".test"}, None),
-        ("http://n8n.test:5679", {"HTTP_PROXY": PROXY, "NO_PROXY": "*"}, None),
-        ("http://n8n.test:5679", {"HTTP_PROXY": PROXY, "NO_PROXY": "other.test"}, PROXY),
-        ("http://10.1.2.3:5679", {"HTTP_PROXY": PROXY, "NO_PROXY": "10.0.0.0/8"}, None),
-        # Never for this machine itself, whatever the environment says.
-        ("http://127.0.0.1:5679", {"HTTP_PROXY": PROXY, "ALL_PROXY": PROXY}, None),
-        ("http://localhost:5679", {"HTTP_PROXY": PROXY}, None),
-        ("http://LOCALHOST:5679", {"HTTP_PROXY": PROXY}, None),
-        ("https://[::1]:5679", {"HTTPS_PROXY": PROXY}, None),
-        ("http://127.0.0.1:5679", {"HTTP_PROXY": PROXY, "NO_PROXY": "other.test"}, None),
-    ],
-)
-def test_which_proxy_is_used(
-    url: str, variables: Dict[str, str], expected: Optional[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    target = parse_broker(url).auth
-    assert requests.utils.select_proxy(target, environment_settings(target)["proxies"]) == expected
+# --- the environment: proxies ----------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("names")
@@ -372,7 +523,7 @@ def test_a_proxy_that_cannot_be_used(proxy: str, monkeypatch: pytest.MonkeyPatch
     assert "proxy-password" not in str(failure)
 
 
-# --- the environment: certificates --------------------------------------------------------------------------
+# --- the environment: certificates -----------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -7,10 +7,12 @@ what, and docs/architecture.md what it is used for.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import http.client
 import io
 import logging
+import ssl
 import struct
 from collections import deque
 from typing import Any, Callable, Deque, List, Optional
@@ -20,13 +22,12 @@ import pytest
 import requests
 import requests.adapters
 import requests.utils
-import urllib3
-import urllib3.connection
 import websocket
 from websocket import ABNF
 
 from n8nrunner.connection.writing import Writer
-from tests.connection.servers import CLOSE, PING, PONG, HttpServer, frame, unmasked
+from tests.connection.conftest import Authority
+from tests.connection.servers import CLOSE, PING, PONG, HttpServer, TlsTerminator, frame, unmasked
 
 
 class Socket:
@@ -273,24 +274,13 @@ def test_backoff_full_jitter_lies_between_nothing_and_its_value() -> None:
 # --- requests, urllib3, http.client -----------------------------------------------------------
 
 
-def test_requests_takes_its_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_takes_proxies_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.test:3128")
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/some/bundle.pem")
-    with requests.Session() as session:
-        settings = session.merge_environment_settings("https://broker.test/", {}, None, None, None)
-    assert settings["verify"] == "/some/bundle.pem", "Session.merge_environment_settings: verify has changed"
-    proxy = requests.utils.select_proxy("https://broker.test/", settings["proxies"])
-    assert proxy == "http://proxy.test:3128", "merge_environment_settings or select_proxy has changed"
-
-
-def test_no_proxy_among_the_proxies_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:3128")
-    with requests.Session() as session:
-        settings = session.merge_environment_settings(
-            "http://127.0.0.1/", {"no_proxy": "127.0.0.1"}, None, None, None
-        )
-    proxy = requests.utils.select_proxy("http://127.0.0.1/", settings["proxies"])
-    assert proxy is None, "requests no longer looks at no_proxy among the proxies: loopback would use a proxy"
+    monkeypatch.setenv("NO_PROXY", "other.test")
+    for host, expected in (("broker.test", "http://proxy.test:3128"), ("other.test", None)):
+        url = f"https://{host}/"
+        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
+        assert proxy == expected, "get_environ_proxies or select_proxy has changed"
 
 
 def test_requests_has_a_bundle_of_certificates() -> None:
@@ -298,7 +288,7 @@ def test_requests_has_a_bundle_of_certificates() -> None:
         assert "BEGIN CERTIFICATE" in file.read()
 
 
-def test_urllib3_makes_its_responses_by_the_connections_response_class() -> None:
+def test_an_adapter_makes_its_responses_by_the_connections_response_class() -> None:
     made = []
 
     class Response(http.client.HTTPResponse):
@@ -309,18 +299,62 @@ def test_urllib3_makes_its_responses_by_the_connections_response_class() -> None
             assert detached.readable(), "HTTPResponse.fp is no longer a buffer around the socket"
             self.fp = io.BufferedReader(detached)
 
-    class Connection(urllib3.connection.HTTPConnection):
-        response_class = Response
+    class Adapter(requests.adapters.HTTPAdapter):
+        def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
+            pool: Any = super().get_connection_with_tls_context(*args, **options)
+            new_connection = pool.ConnectionCls
 
-    class Pool(urllib3.HTTPConnectionPool):
-        ConnectionCls = Connection
+            def new(*args: Any, **options: Any) -> Any:
+                connection = new_connection(*args, **options)
+                connection.response_class = Response
+                return connection
+
+            pool.ConnectionCls = new
+            return pool
+
+    request = requests.PreparedRequest()
+    with HttpServer(b"HTTP/1.1 302 Found\r\nContent-Encoding: gzip\r\n\r\nx") as peer:
+        request.prepare(method="GET", url=peer.url, headers={})
+        with contextlib.closing(Adapter()) as adapter:
+            response = adapter.send(request, stream=True, timeout=5)
+            with contextlib.closing(response):
+                assert response.status_code == 302
+                assert response.raw.read(10, decode_content=False) == b"x", "the adapter has read the body"
+    assert made, "requests or urllib3 no longer uses ConnectionCls or response_class"
+
+
+def test_an_adapter_uses_the_tls_context_that_its_pool_manager_is_given(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And only that: `cert_verify` would add the certificates of `requests`."""
+    asked = []
+
+    class Context(ssl.SSLContext):
+        def wrap_socket(self, *args: Any, **options: Any) -> Any:
+            asked.append(self)
+            return super().wrap_socket(*args, **options)
+
+        def load_verify_locations(self, *args: Any, **options: Any) -> None:
+            assert not asked, "urllib3 adds certificates to a context that it is given"
+            super().load_verify_locations(*args, **options)
+
+    context = Context(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(str(authority.bundle))
 
     class Adapter(requests.adapters.HTTPAdapter):
         def init_poolmanager(self, *args: Any, **options: Any) -> None:
-            super().init_poolmanager(*args, **options)
-            self.poolmanager.pool_classes_by_scheme = {"http": Pool}
+            super().init_poolmanager(*args, ssl_context=context, **options)
 
-    with requests.Session() as session, HttpServer(b"HTTP/1.1 200 OK\r\n\r\n") as peer:
-        session.mount("http://", Adapter())
-        assert session.get(peer.url, timeout=5).status_code == 200
-    assert made, "urllib3 no longer uses pool_classes_by_scheme, ConnectionCls or response_class"
+        def cert_verify(self, *args: Any, **options: Any) -> None:
+            pass
+
+    request = requests.PreparedRequest()
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    with (
+        HttpServer(answer) as peer,
+        TlsTerminator(authority.server("127.0.0.1"), peer.port) as front,
+        contextlib.closing(Adapter()) as adapter,
+    ):
+        request.prepare(method="GET", url=f"https://127.0.0.1:{front.port}/", headers={})
+        adapter.send(request, timeout=5).close()
+    assert asked == [context], "an adapter no longer uses the context of its pool manager"

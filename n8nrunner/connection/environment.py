@@ -1,0 +1,119 @@
+"""What a connection takes from the environment: a proxy and certificates, as users of `requests` set them.
+
+Nothing else is taken: no netrc file, no cookies, no hooks. The HTTP requests (`auth.py`) and the WebSocket
+(`dial.py`) use the same proxy and the same TLS settings.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import os
+import ssl
+from typing import NamedTuple, Optional
+from urllib.parse import unquote, urlsplit
+
+import requests.utils
+
+#: OpenSSL's codes for certificates that only strict verification refuses.
+_STRICT_CODES = range(80, 94)
+#: What OpenSSL calls the answer of a peer that does not speak TLS; the name depends on its version.
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
+
+
+class Proxy(NamedTuple):
+    """An HTTP proxy."""
+
+    #: With a scheme, and with the credentials.
+    url: str
+    #: Without the credentials, for logs and errors.
+    shown: str
+    host: str
+    port: int
+    #: The value of `Proxy-Authorization`; None without credentials.
+    authorization: Optional[str]
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def proxy_for(url: str) -> Optional[Proxy]:
+    """Return the proxy that the environment sets for a URL; None for a direct connection.
+
+    A proxy is never used for this machine itself.
+
+    Raises:
+        ValueError: the proxy cannot be used; the text says why and does not show its credentials.
+    """
+    if is_loopback(urlsplit(url).hostname or ""):
+        return None
+    chosen = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
+    if not chosen:
+        return None
+    try:
+        parts = urlsplit(chosen if "://" in chosen else f"http://{chosen}")
+        port = parts.port or 80
+    except ValueError:
+        # Neither the URL nor the error's text is shown: a password may be in them.
+        raise ValueError("the proxy of the environment cannot be used: its URL has no valid port") from None
+    shown = f"{parts.scheme}://{parts.hostname}:{port}"
+    if parts.scheme != "http" or not parts.hostname:
+        raise ValueError(f"the proxy {shown} cannot be used: only http:// proxies can")
+    authorization = None
+    if parts.username:
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        authorization = f"Basic {base64.b64encode(user.encode()).decode()}"
+    return Proxy(parts.geturl(), shown, parts.hostname, port, authorization)
+
+
+def certificates(directory: Optional[str] = None) -> str:
+    """Return the file or the folder with the certificates to trust.
+
+    Args:
+        directory: where a relative path begins; None for the current folder.
+    """
+    chosen = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    if not chosen:
+        return requests.utils.DEFAULT_CA_BUNDLE_PATH
+    return os.path.join(directory or "", chosen)
+
+
+def tls_context(bundle: str) -> ssl.SSLContext:
+    """Return Python's default context with these certificates.
+
+    Raises:
+        OSError: the certificates cannot be read. The text names the file.
+    """
+    try:
+        if os.path.isdir(bundle):
+            return ssl.create_default_context(capath=bundle)
+        return ssl.create_default_context(cafile=bundle)
+    except OSError as error:
+        raise OSError(f"the certificates in {bundle!r} cannot be read: {reason_of(error)}") from None
+
+
+def no_proxy_advice(host: str) -> str:
+    """Return what to do if the proxy of the environment is in the way to a host."""
+    return f"if n8n needs no proxy, add {host!r} to the variable NO_PROXY"
+
+
+def reason_of(error: Optional[BaseException]) -> str:
+    """Return the reason that the system gave, and for TLS what to do about it."""
+    if error is None:
+        return "it has no address"
+    text = f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _STRICT_CODES:
+        text += (
+            "; Python 3.13 and newer verify certificates strictly (ssl.VERIFY_X509_STRICT): issue the "
+            "certificate again with what is missing, such as the extension authorityKeyIdentifier"
+        )
+    elif isinstance(error, ssl.SSLError) and error.reason in _NOT_TLS:
+        text += "; this port does not speak TLS: use http:// in the broker's URL if it is n8n's own port"
+    return text
