@@ -12,6 +12,8 @@ The tree::
     |   +-- TaskTimeout          the task ran into its time limit
     |   +-- TaskCancelled        the task was cancelled, or its connection was lost
     +-- ExecutorBroken           the executor cannot run tasks any more
+    +-- RunnerFailed             a thread of the runner ended because of an unexpected error
+    +-- RunnerStopped            stop() was called while start() was under way
     +-- RunnerForked             the runner belongs to the parent process
 """
 
@@ -82,6 +84,14 @@ class TaskCancelled(TaskError):
 
 class ExecutorBroken(N8nRunnerError):
     """The executor takes no more work: its processes died, or it was shut down by its owner."""
+
+
+class RunnerFailed(N8nRunnerError):
+    """A thread of the runner ended because of an unexpected error, which is the cause of this one."""
+
+
+class RunnerStopped(N8nRunnerError):
+    """The runner was stopped while it was starting, so `start` cannot do what it was called for."""
 
 
 class RunnerForked(N8nRunnerError):

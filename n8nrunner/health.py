@@ -44,13 +44,19 @@ class HealthServer:
         snapshot: returns the runner's current state.
         allowed_hosts: names in a request's Host header to which ``/status`` answers, besides those that
             `is_allowed_host` lists.
+        failed: called on the server's thread with the unexpected error that ended it.
 
     Raises:
         ConfigurationError: the server cannot listen there.
     """
 
     def __init__(
-        self, host: str, port: int, snapshot: Callable[[], Snapshot], allowed_hosts: Collection[str] = ()
+        self,
+        host: str,
+        port: int,
+        snapshot: Callable[[], Snapshot],
+        allowed_hosts: Collection[str] = (),
+        failed: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         class Handler(BaseHTTPRequestHandler):
             timeout = _REQUEST_TIMEOUT
@@ -88,14 +94,19 @@ class HealthServer:
                 [f"health_check_port: cannot listen on {host}, port {port}: {reason}"]
             ) from None
         self.address: Tuple[str, int] = (host, self._server.server_address[1])
-        self.thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name="n8nrunner-health", daemon=True
-        )
+        self._failed = failed
+        self.thread = threading.Thread(target=self._serve, name="n8nrunner-health", daemon=True)
 
     def start(self) -> None:
         """Start to answer requests."""
         self.thread.start()
         logger.info("Health check server listening on %s, port %d", *self.address)
+
+    def _serve(self) -> None:
+        try:
+            self._server.serve_forever(0.1)
+        except BaseException as error:  # noqa: BLE001 - reported by the runner
+            self._failed(error)
 
     def stop(self) -> None:
         """Stop answering requests, within a tenth of a second."""

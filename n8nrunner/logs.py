@@ -99,6 +99,23 @@ def drop_records_of_threads(name: str, prefixes: tuple[str, ...]) -> None:
     )
 
 
+def describe(error: BaseException) -> str:
+    """Return an exception's type, and the system's own text if it has an error number.
+
+    No other text of an exception is shown: it may hold a token or a user's data.
+    """
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(error, OSError) and isinstance(error.errno, int):
+        return f"{name}: [Errno {error.errno}] {error.strerror}"
+    return name
+
+
+def frames_of(error: BaseException) -> str:
+    """Return the lines of code that an exception passed, without its text."""
+    return "".join(traceback.format_tb(error.__traceback__)).rstrip()
+
+
 def _report() -> None:
     """Show the exception on stderr, as `logging.Handler.handleError` does."""
     if logging.raiseExceptions and sys.stderr is not None:

@@ -10,12 +10,18 @@ import weakref
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, TypeVar, Union, overload
 
 from n8nrunner import logs, process
 from n8nrunner.config import DEFAULT_NAME, RunnerConfig
 from n8nrunner.deadline import Deadline
-from n8nrunner.errors import BrokerConnectionError, ConfigurationError, N8nRunnerError, RunnerForked
+from n8nrunner.errors import (
+    BrokerConnectionError,
+    ConfigurationError,
+    N8nRunnerError,
+    RunnerForked,
+    RunnerStopped,
+)
 from n8nrunner.execution.invoke import Handler, TaskContext
 from n8nrunner.running import STOP_MARGIN, OnUndelivered, Run
 from n8nrunner.snapshot import Counts, Snapshot
@@ -119,6 +125,8 @@ class Runner:
         self._handlers: Dict[str, _Registered] = {}
         self._functions: Optional[Functions] = None
         self._run: Optional[Run] = None
+        # A run whose threads are being started; it becomes `_run` when all of them run.
+        self._starting: Optional[Run] = None
         self._forked = False
         _runners.add(self)
 
@@ -157,7 +165,7 @@ class Runner:
                 )
             with self._lock:
                 self._handlers[type] = _Registered(handler, limit)
-            self._types_changed()
+                self._post_types()
             return handler
 
         return register
@@ -208,11 +216,11 @@ class Runner:
         with self._lock:
             if self._functions is None:
                 self._functions = Functions()
-            run = self._run
+            run = self._current_run()
             if run is not None and not run.finished.is_set():
                 self._check_name()
             self._functions.add(made)
-        self._types_changed()
+            self._post_types()
         return function
 
     def write_node(self, directory: Union[str, os.PathLike[str], None] = None) -> Path:
@@ -284,14 +292,16 @@ class Runner:
         Args:
             name: anything; what a name may not hold becomes '_'.
         """
-        if self.config.name == DEFAULT_NAME and self._run is None:
+        if self.config.name == DEFAULT_NAME and self._current_run() is None:
             self.config = replace(self.config, name=re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_-"))
 
-    def _types_changed(self) -> None:
-        with self._lock:
-            run, types = self._run, self._types()
+    def _post_types(self) -> None:
+        # Under the lock, so that registrations of several threads are posted in their order. Posting does not
+        # wait, and calls nothing of the application's.
+        assert self._lock.locked()
+        run = self._current_run()
         if run is not None:
-            run.change_types(types)
+            run.change_types(self._types())
 
     def _types(self) -> Dict[str, Optional[int]]:
         types = {name: registered.limit for name, registered in self._handlers.items()}
@@ -308,11 +318,15 @@ class Runner:
     # --- life -----------------------------------------------------------------------------------
 
     def start(self, wait: float = 10.0) -> None:
-        """Starts the runner in the background. Does nothing more than wait if it runs already.
+        """Start the runner in the background, or wait for the registration of a runner that runs already.
+
+        If the runner is stopping, first wait until it has stopped. What this call has started does not run
+        after it has raised; a runner that ran before the call goes on.
 
         Args:
-            wait: seconds to wait for the first registration. With 0 it returns at once and raises for nothing
-                that may heal, for applications that start before n8n does.
+            wait: seconds to wait for the first registration. With 0, do not wait for a broker, and do not
+                raise if n8n cannot be reached or refuses the token: log it and try again. This is for
+                applications that start before n8n does.
 
         Raises:
             AuthenticationError: every broker refused the token.
@@ -320,39 +334,89 @@ class Runner:
             ConfigurationError: there is no token, the health check server cannot listen, or functions lack a
                 runner's name.
             ExecutorBroken: the executor that was passed runs nothing.
-            After a raise nothing runs.
+            OSError, RuntimeError: the process has no descriptor or no thread left.
+            RunnerStopped: `stop` was called during this call.
         """
-        if process.is_importing():
-            return
-        stopping = self._run
-        if stopping is not None and stopping.stopping and not stopping.is_own_thread():
-            stopping.finished.wait(stopping.grace + STOP_MARGIN)
+        if not process.is_importing():
+            self._start(wait, gives_up=wait > 0)
+
+    def _start(self, wait: float, gives_up: bool) -> Run:
+        """Start the runner unless it runs; wait for the first registration if `wait` is above 0.
+
+        Args:
+            gives_up: whether the runner ends when every broker refuses the token before a registration.
+        """
+        begun: List[Run] = []  # filled before anything is started, so that an interrupt cannot lose the run
+        try:
+            run = self._begin(begun, gives_up)
+            if begun:
+                self._warn_of_twin()
+            elif gives_up and wait <= 0:
+                run.give_up_when_refused()
+            if wait > 0 and not run.wait_registered(Deadline(wait), until_refused=True):
+                raise self._start_error(run, wait)
+        except BaseException:
+            for mine in begun:
+                mine.undo_start()
+                self._start_has_ended(mine)
+            raise
+        return run
+
+    def _begin(self, begun: List[Run], gives_up: bool) -> Run:
+        """Return the run under way; begin one, and append it to `begun`, if there is none."""
+        while True:
+            with self._lock:
+                starting, current = self._starting, self._run
+                if starting is None and (current is None or current.finished.is_set()):
+                    self._check_startable()
+                    run = Run(
+                        self.config,
+                        self._types(),
+                        self._handler_of,
+                        self._executor,
+                        self._task_context,
+                        self.on_undelivered,
+                        gives_up,
+                    )
+                    begun.append(run)
+                    self._starting = run
+                    break
+            if starting is not None:
+                if starting.is_starter():
+                    return starting  # called by a log handler, inside of `start`
+                starting.start_ended.wait()
+            elif current is not None:
+                if not current.stopping:
+                    return current
+                _wait_for_stop(current)
+        run.start()
         with self._lock:
-            run = self._run
-            is_new = False
-            if run is None or run.finished.is_set():
-                is_new = True
-                self._check_startable()
-                run = Run(
-                    self.config,
-                    self._types(),
-                    self._handler_of,
-                    self._executor,
-                    self._task_context,
-                    self.on_undelivered,
-                )
-                run.start()
-                self._run = run
-                self._forked = False
-        if is_new:
-            self._warn_of_twin()  # outside of the lock: logging runs handlers of the user's
-        if wait > 0 and not run.wait_registered(Deadline(wait)):
-            error = run.error or BrokerConnectionError(
-                f"no broker has registered the runner within {wait:g} s: {run.describe_links()}. "
-                "Check that n8n runs with N8N_RUNNERS_MODE=external and that its broker listens there"
-            )
-            self.stop(0)
-            raise error
+            self._run = run
+            self._forked = False
+        self._start_has_ended(run)
+        return run
+
+    def _start_has_ended(self, run: Run) -> None:
+        # Without the lock: only the call that began the run changes this, and it may have been interrupted
+        # anywhere.
+        if self._starting is run:
+            self._starting = None
+        run.start_ended.set()
+
+    def _start_error(self, run: Run, wait: float) -> N8nRunnerError:
+        error = run.error or run.refusal
+        if error is not None:
+            return error
+        if run.stopping:
+            return RunnerStopped("stop() was called before a broker had registered the runner")
+        return BrokerConnectionError(
+            f"no broker has registered the runner within {wait:g} s: {run.describe_links()}. "
+            "Check that n8n runs with N8N_RUNNERS_MODE=external and that its broker listens there"
+        )
+
+    def _current_run(self) -> Optional[Run]:
+        """Return the run that is being started, or else the last one that was."""
+        return self._starting or self._run
 
     def stop(self, timeout: Optional[float] = None) -> None:
         """Stops the runner: no new tasks, running ones get time to finish, then they are cancelled.
@@ -363,7 +427,7 @@ class Runner:
         Args:
             timeout: seconds that running tasks get; None for ``graceful_shutdown_timeout``.
         """
-        run = self._run
+        run = self._current_run()
         if run is None:
             return
         grace = self.config.graceful_shutdown_timeout if timeout is None else timeout
@@ -406,9 +470,7 @@ class Runner:
         if process.is_importing():
             return
         with process.signals() as signals:
-            self.start(wait=0)
-            run = self._run
-            assert run is not None
+            run = self._start(wait=0, gives_up=True)
             run.on_finished(lambda: signals.put(None))
             number = process.next_signal(signals)
             if number is not None:
@@ -422,8 +484,16 @@ class Runner:
             raise run.error
 
     def __enter__(self) -> Runner:
-        self.start()
-        return self
+        before = self._run
+        try:
+            self.start()
+            return self
+        except BaseException:
+            # An interrupt may come after `start` has returned and before the body of the block begins.
+            run = self._run
+            if run is not None and run is not before:
+                run.undo_start()
+            raise
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
@@ -464,7 +534,7 @@ class Runner:
             RunnerForked: it runs in the parent process.
         """
         self._refuse_forked()
-        run = self._run
+        run = self._current_run()
         if run is None:
             return False
         registered = run.wait_registered(Deadline(timeout))
@@ -492,9 +562,20 @@ class Runner:
         """In a child process: the threads are the parent's, and so is what they hold."""
         self._lock = threading.Lock()
         run, self._run = self._run, None
+        starting, self._starting = self._starting, None
+        if starting is not None:
+            starting.forked()
         if run is not None and not run.finished.is_set():
             self._forked = True
             run.forked()
+
+
+def _wait_for_stop(run: Run) -> None:
+    """Wait until a run has stopped, so that another one can begin."""
+    if run.is_links_thread():
+        raise RunnerStopped("start() was called on the thread that stops the runner; call it on another one")
+    if not run.wait_finished():
+        raise RunnerStopped("the runner is still stopping, so it cannot be started")
 
 
 def _check_extras(executor: Any, task_context: Any, on_undelivered: Any) -> None:

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
 from concurrent.futures import Executor
-from typing import Any, Callable, Dict, List, Optional, Set
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set
 
 from n8nrunner import logs, process
 from n8nrunner.config import RunnerConfig
 from n8nrunner.connection.link import BrokerLink
 from n8nrunner.connection.serving import LinkThread
 from n8nrunner.deadline import Deadline
-from n8nrunner.errors import GrantTokenSpent, N8nRunnerError
+from n8nrunner.errors import GrantTokenSpent, N8nRunnerError, RunnerFailed, RunnerStopped
 from n8nrunner.execution.invoke import Handler, TaskContext
 from n8nrunner.execution.pools import TaskPool
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.snapshot import Counts, LinkSnapshot, Snapshot, TaskSnapshot
 from n8nrunner.task import Undelivered
 
+if TYPE_CHECKING:
+    from n8nrunner.health import HealthServer
+
 logger = logs.get_logger("n8nrunner")
+task_logger = logs.get_logger("n8nrunner.tasks")
 
 #: What is called with each result that n8n did not get, or may not have got.
 OnUndelivered = Callable[[Undelivered], Any]
 
 #: Seconds beyond the grace period that a stop waits for what it has asked to end.
 STOP_MARGIN = 0.45
+
+#: Seconds after the end of the grace period within which a run has ended. Closing a connection takes less.
+_STOP_LIMIT = 10.0
 
 
 class Run:
@@ -37,6 +45,10 @@ class Run:
         types: the task types with their limits, as they are now.
         handler_of: the handler of a task type, as it is registered when it is asked for.
         executor, task_context, on_undelivered: as `Runner` has them.
+        gives_up: whether the run ends when every broker refuses the token before the first registration.
+
+    Raises:
+        OSError: the process has no descriptor left.
     """
 
     def __init__(
@@ -47,14 +59,22 @@ class Run:
         executor: Optional[Executor],
         task_context: Optional[TaskContext],
         on_undelivered: Optional[OnUndelivered],
+        gives_up: bool = True,
     ) -> None:
         self.error: Optional[N8nRunnerError] = None
         self.finished = threading.Event()
+        #: Whether `start` has returned or raised, and the runner knows of it.
+        self.start_ended = threading.Event()
         self.stopping = False
         #: The handler of a task type, as it is registered now.
         self.handler_of = handler_of
         self._config = config
         self._on_undelivered = on_undelivered
+        self._gives_up = gives_up
+        self._has_types = bool(types)
+        # When the last stop that was asked for ends at the latest, on the monotonic clock.
+        self._stop_until = 0.0
+        self._starter = threading.get_ident()
         # Guards what follows, and announces registrations and ends. Nothing is called under it.
         self._changed = threading.Condition(threading.Lock())
         self._ever_registered = False
@@ -62,19 +82,28 @@ class Run:
         self._when_finished: List[Callable[[], None]] = []
         self._slots = Slots(config.capacity, len(config.urls), threading.Lock())
         self._pool = TaskPool(executor, config.capacity, task_context, config.max_payload)
-        self._health: Any = None
+        self._health: Optional[HealthServer] = None
         self._callbacks: Optional[Callbacks] = None
         self._serving = LinkThread(config, types, self._slots, self._pool, self, self._links_ended)
         self.links: List[BrokerLink] = self._serving.links
-        if not types:
-            logger.warning("The runner %r has no handler yet, so n8n can send it nothing", config.name)
 
     # --- for the runner, on any thread ------------------------------------------------
 
     def start(self) -> None:
-        """Starts all threads. After a raise nothing runs."""
-        try:
+        """Start all threads. After a raise, nothing runs and all descriptors are closed.
+
+        Raises:
+            ConfigurationError: the health check server cannot listen.
+            ExecutorBroken: the executor that was passed runs nothing.
+            RunnerStopped: `request_stop` was called.
+            OSError, RuntimeError: the process has no descriptor or no thread left.
+        """
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._finish)
+            undo.callback(self._serving.cancel_start)
+            undo.callback(self._pool.shut_down)
             self._pool.warm_up()
+            self._refuse_when_stopping()
             if self._config.health_check_enabled:
                 from n8nrunner.health import HealthServer  # needed by few, and slow to import
 
@@ -83,18 +112,46 @@ class Run:
                     self._config.health_check_port,
                     self.snapshot,
                     self._config.health_check_allowed_hosts,
+                    lambda error: self._fail("n8nrunner-health", error),
                 )
+                undo.callback(self._health.stop)
                 self._health.start()
             if self._on_undelivered is not None:
-                self._callbacks = Callbacks(self._on_undelivered)
-        except BaseException:
-            if self._health is not None:
-                self._health.stop()
-            self._serving.close()
-            self._pool.shut_down()
-            raise
-        _running.add(self)
-        self._serving.thread.start()
+                self._callbacks = Callbacks(self._on_undelivered, self._callbacks_failed)
+                undo.callback(self._callbacks.cancel_start)
+                self._callbacks.thread.start()
+            if not self._has_types:
+                logger.warning(
+                    "The runner %r has no handler yet, so n8n can send it nothing", self._config.name
+                )
+            self._refuse_when_stopping()
+            _running.add(self)
+            undo.callback(self._end_serving)
+            self._serving.start()
+            undo.pop_all()
+
+    def undo_start(self) -> None:
+        """End what `start` has started, wherever an exception or an interrupt has ended it."""
+        if self._serving.cancel_start():
+            self._finish()
+            return
+        self.request_stop(0)
+        if not self.is_own_thread():
+            self.join(Deadline(STOP_MARGIN))
+
+    def is_starter(self) -> bool:
+        """Return whether the calling thread is the one on which the run was made and is started."""
+        return threading.get_ident() == self._starter
+
+    def _refuse_when_stopping(self) -> None:
+        if self.stopping:
+            raise RunnerStopped("stop() was called while the runner was starting")
+
+    def _end_serving(self) -> None:
+        """Undo `LinkThread.start`, which an interrupt may have ended before or after the thread began."""
+        if not self._serving.cancel_start():
+            self.request_stop(0)
+            self.finished.wait(STOP_MARGIN)
 
     @property
     def grace(self) -> float:
@@ -108,11 +165,41 @@ class Run:
             return "stopped" if self.error is None else "failed"
         return "stopping" if self.stopping else "running"
 
-    def wait_registered(self, deadline: Deadline) -> bool:
-        """Whether a broker knows the runner; waits for it, or for the end."""
+    @property
+    def refusal(self) -> Optional[N8nRunnerError]:
+        """Why every broker refused the token before any registration; None if one did not."""
+        if self._ever_registered or len(self._refused) < len(self.links):
+            return None
+        return next(iter(self._refused.values()))
+
+    def give_up_when_refused(self) -> None:
+        """End the run, now or later, when every broker refuses the token before the first registration."""
+        with self._changed:
+            self._gives_up = True
+            error = self.refusal
+            if error is None or self.finished.is_set():
+                return
+            self.error = error
+            self._changed.notify_all()
+        self.request_stop(0)
+
+    def wait_registered(self, deadline: Deadline, until_refused: bool = False) -> bool:
+        """Wait until a broker has registered the runner, or until the end.
+
+        Args:
+            until_refused: whether to return as soon as every broker has refused the token.
+
+        Returns:
+            Whether a broker has registered the runner.
+        """
 
         def settled() -> bool:
-            return self.finished.is_set() or self.error is not None or self._is_registered()
+            return (
+                self.finished.is_set()
+                or self.error is not None
+                or self._is_registered()
+                or (until_refused and self.refusal is not None)
+            )
 
         with self._changed:
             self._changed.wait_for(settled, deadline.remaining())
@@ -122,9 +209,23 @@ class Run:
         return any(link.is_registered for link in self.links)
 
     def request_stop(self, grace: float) -> None:
-        """Asks all links to end, and returns."""
+        """Ask all links to end, and return."""
+        until = time.monotonic() + grace
+        self._stop_until = min(self._stop_until or until, until)
         self.stopping = True
-        self._serving.stop(time.monotonic() + grace)
+        self._serving.stop(until)
+
+    def wait_finished(self) -> bool:
+        """Wait for the end of the stop that was asked for.
+
+        Returns:
+            Whether the run has ended; False if the time that its stop may take is over.
+        """
+        return self.finished.wait(max(0.0, self._stop_until - time.monotonic()) + _STOP_LIMIT)
+
+    def is_links_thread(self) -> bool:
+        """Return whether the calling thread is the one that ends the run."""
+        return threading.current_thread() is self._serving.thread
 
     def is_own_thread(self) -> bool:
         """Whether the calling thread is one that a stop would wait for."""
@@ -138,16 +239,10 @@ class Run:
     def join(self, deadline: Deadline) -> None:
         """Waits for the end, and says what does not end."""
         self.finished.wait(deadline.remaining())
-        self._serving.thread.join(deadline.remaining())
-        for link in self.links:
-            if link.attempt is not None:
-                link.attempt.join(deadline.remaining())
-                if link.attempt.is_alive():
-                    logger.warning(
-                        "An attempt to reach %s has not ended yet; it will by itself", link.url.base
-                    )
+        _join(self._serving.thread, deadline)
+        # Nothing waits for a thread that connects: it cannot be interrupted, and touches nothing of the run.
         if self._callbacks is not None:
-            self._callbacks.thread.join(deadline.remaining())
+            _join(self._callbacks.thread, deadline)
             if self._callbacks.thread.is_alive():
                 logger.warning("on_undelivered has not returned yet")
         running = self._pool.join(deadline)
@@ -220,13 +315,17 @@ class Run:
     def link_refused(self, link: BrokerLink, error: N8nRunnerError) -> bool:
         with self._changed:
             self._refused[link.index] = error
-            final = isinstance(error, GrantTokenSpent) or (
-                not self._ever_registered and len(self._refused) == len(self.links)
-            )
-            if not final:
-                return False
-            self.error = error
+            # A grant token of a launcher is good once. A token can be corrected while the runner waits.
+            one_shot = isinstance(error, GrantTokenSpent) or self._config.is_one_shot
+            final = one_shot or (self._gives_up and self.refusal is not None)
+            is_told = self._gives_up and not self._ever_registered  # `start` or `run` raises the error
+            if final:
+                self.error = error
             self._changed.notify_all()
+        if not final:
+            return False
+        if not is_told:
+            logger.error("The runner ends: %s", error)
         self.request_stop(0)
         return True
 
@@ -238,41 +337,98 @@ class Run:
             )
             self.request_stop(self.grace)
 
-    def _links_ended(self) -> None:
+    def _links_ended(self, failure: Optional[BaseException]) -> None:
         # Stopping waits for this, so nothing in it may wait for a handler or a callback.
-        self._pool.shut_down()
+        if failure is not None:
+            self._fail("n8nrunner-links", failure)
+        _guarded(self._pool.shut_down)
         if self._callbacks is not None:
-            self._callbacks.end()
+            _guarded(self._callbacks.end)
         if self._health is not None:
-            self._health.stop()
+            _guarded(self._health.stop)
+        self._finish()
+
+    def _finish(self) -> None:
+        """Tell all who wait for the end."""
         _running.discard(self)
         with self._changed:
             self.finished.set()
             callbacks, self._when_finished = self._when_finished, []
             self._changed.notify_all()
         for callback in callbacks:
-            callback()
+            _guarded(callback)
+
+    def _fail(self, thread: str, error: BaseException) -> None:
+        """A thread of the run has ended because of an unexpected error: the run ends as failed."""
+        failed = RunnerFailed(
+            f"the thread {thread} ended because of an unexpected error ({logs.describe(error)})"
+        )
+        failed.__cause__ = error
+        with self._changed:
+            if self.finished.is_set():
+                return
+            if self.error is None:
+                self.error = failed
+            self._changed.notify_all()
+        self.request_stop(self.grace)
+        logger.error("The runner has failed: %s. Please report it\n%s", failed, logs.frames_of(error))
+
+    def _callbacks_failed(self, error: BaseException) -> None:
+        self._fail("n8nrunner-callbacks", error)
+        if self._callbacks is not None:
+            for result in self._callbacks.take_rest():
+                _log_undelivered(result)
 
     def undelivered(self, result: Undelivered) -> None:
-        if self._callbacks is not None:
+        if self._callbacks is not None and not self._callbacks.has_failed:
             self._callbacks.put(result)
         else:
-            logger.warning(
-                "The result of task %s (%s) %s n8n, because the connection was lost",
-                result.task_id,
-                result.task_type,
-                "did not reach" if result.certain else "may not have reached",
-            )
+            _log_undelivered(result)
+
+
+def _log_undelivered(result: Undelivered) -> None:
+    logger.warning(
+        "The result of task %s (%s) %s n8n, because the connection was lost",
+        result.task_id,
+        result.task_type,
+        "did not reach" if result.certain else "may not have reached",
+    )
+
+
+def _guarded(step: Callable[[], object]) -> None:
+    """Run a step whose failure must not keep the next one from running."""
+    try:
+        step()
+    except BaseException as error:  # noqa: BLE001 - logged
+        logger.error("Could not end in order: %s\n%s", logs.describe(error), logs.frames_of(error))
+
+
+def _join(thread: threading.Thread, deadline: Deadline) -> None:
+    """Wait for a thread's end. A thread that was never started has ended."""
+    if thread.is_alive():
+        thread.join(deadline.remaining())
 
 
 class Callbacks:
-    """The thread on which `on_undelivered` is called: it may take its time, and holds up nothing."""
+    """The thread on which `on_undelivered` is called: it may take its time, and holds up nothing.
 
-    def __init__(self, callback: OnUndelivered) -> None:
+    Args:
+        callback: the application's function. No exception of it ends the thread.
+        failed: called on the thread with the unexpected error that ended it.
+    """
+
+    def __init__(self, callback: OnUndelivered, failed: Callable[[BaseException], None]) -> None:
         self._callback = callback
+        #: Whether the thread has ended because of an unexpected error.
+        self.has_failed = False
+        self._failed = failed
         self._queue: queue.SimpleQueue[Optional[Undelivered]] = queue.SimpleQueue()
-        self.thread = threading.Thread(target=self._work, name="n8nrunner-callbacks", daemon=True)
-        self.thread.start()
+        self.thread = threading.Thread(target=self._run, name="n8nrunner-callbacks", daemon=True)
+
+    def cancel_start(self) -> None:
+        """Undo the start of the thread, which may have failed."""
+        self.end()
+        _join(self.thread, Deadline(STOP_MARGIN))
 
     def put(self, result: Undelivered) -> None:
         self._queue.put(result)
@@ -281,15 +437,36 @@ class Callbacks:
         """After what has been put."""
         self._queue.put(None)
 
-    def _work(self) -> None:
-        while True:
-            result = self._queue.get()
-            if result is None:
-                return
-            try:
-                self._callback(result)
-            except Exception:
-                logger.exception("on_undelivered raised for %r", result)
+    def _run(self) -> None:
+        result = None
+        try:
+            while True:
+                result = self._queue.get()
+                if result is None:
+                    return
+                self._call(result)
+                result = None
+        except BaseException as error:  # noqa: BLE001 - reported by the runner
+            self.has_failed = True
+            self._queue.put(result)
+            self._failed(error)
+
+    def take_rest(self) -> List[Undelivered]:
+        """Remove and return what the thread has not called the function with, after it has failed."""
+        rest: List[Undelivered] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                result = self._queue.get_nowait()
+                if result is not None:
+                    rest.append(result)
+        return rest
+
+    def _call(self, result: Undelivered) -> None:
+        try:
+            self._callback(result)
+        except BaseException as error:
+            # The text is the application's, so it goes to the logger of tasks.
+            task_logger.error("on_undelivered raised for %r", result, exc_info=error)
 
 
 _running: Set[Run] = set()

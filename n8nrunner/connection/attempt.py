@@ -15,7 +15,7 @@ from n8nrunner import logs
 from n8nrunner.config import RunnerConfig
 from n8nrunner.connection import auth
 from n8nrunner.connection.dial import dial
-from n8nrunner.connection.failures import AuthRefused, ConnectionLost, LinkFailure, Unreachable
+from n8nrunner.connection.failures import AuthRefused, LinkFailure, Unreachable
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.transport import Connection
 from n8nrunner.deadline import Deadline
@@ -41,29 +41,38 @@ class Failed(NamedTuple):
 
 
 class Probed(NamedTuple):
-    """Whether somebody answers where the broker should be."""
+    """The result of a probe. `error` describes an unexpected error that ended the probe."""
 
     healthy: bool
+    error: Optional[str] = None
 
 
 def start_attempt(
     index: int, config: RunnerConfig, grant: Optional[str], post: Callable[[Any], None]
 ) -> threading.Thread:
-    """Tries to connect to the broker with that index; posts `Opened` or `Failed`.
+    """Try to connect to the broker with that index; post `Opened` or `Failed`, whatever happens.
 
     Args:
         grant: a grant token that has not been used; None to fetch one.
     """
-    return _start(index, lambda: _attempt(index, config, grant), post)
+
+    def failed(error: BaseException) -> Failed:
+        return Failed(Unreachable(_unexpected(index, config, error)), grant)
+
+    return _start(index, lambda: _attempt(index, config, grant), failed, post)
 
 
 def start_probe(index: int, config: RunnerConfig, post: Callable[[Any], None]) -> threading.Thread:
-    """Looks whether somebody answers; posts `Probed`."""
-    return _start(index, lambda: Probed(auth.is_healthy(config.urls[index])), post)
+    """Look whether a broker answers; post `Probed`, whatever happens."""
+
+    def failed(error: BaseException) -> Probed:
+        return Probed(False, _unexpected(index, config, error))
+
+    return _start(index, lambda: Probed(auth.is_healthy(config.urls[index])), failed, post)
 
 
 def close_late_comers(inbox: Inbox) -> None:
-    """Closes connections that were opened too late to be served; for any thread, once the inbox is closed."""
+    """Close connections that were opened too late to be served; for any thread, once the inbox is closed."""
     while inbox.events:
         with contextlib.suppress(IndexError):  # another thread does the same
             _, event = inbox.events.popleft()
@@ -71,10 +80,30 @@ def close_late_comers(inbox: Inbox) -> None:
                 event.connection.close()
 
 
-def _start(index: int, work: Callable[[], Any], post: Callable[[Any], None]) -> threading.Thread:
-    thread = threading.Thread(target=lambda: post(work()), name=f"n8nrunner-connect-{index}", daemon=True)
+def _start(
+    index: int,
+    work: Callable[[], Any],
+    failed: Callable[[BaseException], Any],
+    post: Callable[[Any], None],
+) -> threading.Thread:
+    def run() -> None:
+        # The link waits for an outcome and does nothing else until it comes.
+        outcome: Any = None
+        try:
+            outcome = work()
+        except BaseException as error:  # noqa: BLE001 - the link logs it
+            outcome = failed(error)
+        finally:
+            post(outcome)
+
+    thread = threading.Thread(target=run, name=f"n8nrunner-connect-{index}", daemon=True)
     thread.start()
     return thread
+
+
+def _unexpected(index: int, config: RunnerConfig, error: BaseException) -> str:
+    logger.debug("Unexpected error while connecting:\n%s", logs.frames_of(error))
+    return f"connecting to {config.urls[index].base} failed with {logs.describe(error)}"
 
 
 def _attempt(index: int, config: RunnerConfig, grant: Optional[str]) -> Any:
@@ -86,16 +115,13 @@ def _attempt(index: int, config: RunnerConfig, grant: Optional[str]) -> Any:
         deadline = Deadline(CONNECT_TIMEOUT)
         connection = Connection(dial(url, deadline), config.max_payload)
         connection.open(url.socket, config.runner_id or uuid.uuid4().hex, grant, deadline)
-        return Opened(connection)
+        opened, connection = Opened(connection), None
+        return opened
     except LinkFailure as reason:
-        failure = reason
-    except Exception:
-        # A defect must not end the link: n8n would be without its runner until somebody notices.
-        logger.exception("A defect of n8nrunner kept it from connecting to %s; please report it", url.base)
-        failure = ConnectionLost("a defect of n8nrunner ended the attempt")
-    if connection is not None:
-        connection.close()
-    return Failed(failure, grant)
+        return Failed(reason, grant)
+    finally:
+        if connection is not None:
+            connection.close()
 
 
 def _secret(config: RunnerConfig) -> str:

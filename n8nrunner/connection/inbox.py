@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections import deque
 from typing import Any, Deque, Tuple
@@ -54,5 +55,6 @@ class Inbox:
     def close(self) -> None:
         """Closes the descriptors; events may still be posted, and are left there."""
         self.is_closed = True
-        self._receiver.close()
-        self._sender.close()
+        for end in (self._receiver, self._sender):
+            with contextlib.suppress(OSError):  # the application may have closed the descriptor itself
+                end.close()

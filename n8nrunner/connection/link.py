@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-import threading
 import time
 from typing import Any, Callable, Dict, Hashable, List, Mapping, Optional, Protocol, Tuple
 
@@ -40,7 +39,7 @@ CLOSE_WAIT_LATE = 0.3
 #: Messages above this many bytes are decoded on the handler's thread.
 LARGE_MESSAGE = 1024 * 1024
 
-#: Seconds until a step that a defect of ours has ended is tried again.
+#: Delay before retrying a step that failed because of an unexpected error, in seconds.
 DEFECT_PAUSE = 1.0
 
 _NEVER = float("inf")
@@ -95,8 +94,6 @@ class BrokerLink:
         self.max_payload = config.max_payload
         #: The open WebSocket; None while there is none.
         self.connection: Optional[Connection] = None
-        #: The thread of the blocking step that is under way, or of the last one.
-        self.attempt: Optional[threading.Thread] = None
         #: When `settle` has to be called at the latest, on the monotonic clock.
         self.due_at = 0.0
         #: Whether more may have come than the last turn read.
@@ -120,6 +117,8 @@ class BrokerLink:
         self._grant = config.grant_token
         self._opened_at = 0.0
         self._accepted_before = 0
+        # Whether a thread that connects or probes has yet to post its outcome.
+        self._attempting = False
         # What to do next while there is no connection, and when; None while a blocking step is under way.
         self._next_step: Optional[Callable[[], None]] = self._attempt
         self._next_at = 0.0
@@ -179,14 +178,14 @@ class BrokerLink:
         elif kind is s.Stop:
             # As in the session: a second stop may shorten the grace period, and never prolongs it.
             self._stop_until = min(self._stop_until or event.until, event.until)
-        elif kind is Opened:
-            self._opened(event.connection, now)
-            return
-        elif kind is Failed:
-            self._failed(event.reason, event.grant, now)
-            return
-        elif kind is Probed:
-            self._probed(event.healthy, now)
+        elif kind in _OUTCOMES:
+            self._attempting = False
+            try:
+                _OUTCOMES[kind](self, event, now)
+            except BaseException:
+                if kind is Opened and event.connection is not self.connection:
+                    event.connection.close()
+                raise
             return
         self._perform(self._session.handle(event, now))
 
@@ -231,20 +230,54 @@ class BrokerLink:
         self.due_at = self._next_due(now)
 
     def lose(self, reason: LinkFailure, now: float) -> None:
-        """The connection is gone: its slots and tasks first, before anybody waits for anything."""
+        """Handle the end of the connection: its slots and tasks first, then the socket."""
         connection, self.connection = self.connection, None
         assert connection is not None
         self.more = self.paused = self._waiting = False
         writer = connection.writer
         farewell = writer.closed_in_order and writer.is_empty and connection.received_close
         self._close_until = self._close_limit = None
-        self._perform(self._session.handle(s.Lost(connection.writer.started, farewell), now))
-        self._tasks.clear()
-        connection.close()
+        try:
+            self._perform(self._session.handle(s.Lost(connection.writer.started, farewell), now))
+        finally:
+            self._cancel_tasks()
+            connection.close()
         if self._session.state is not s.State.CLOSED:
             tasks = self._session.counters.accepted - self._accepted_before
             self._retry.ended(reason, now - self._opened_at, tasks)
             self._failed(reason, None, now)
+
+    def recover(self, now: float) -> None:
+        """Make sure that there is a next step, after an unexpected error while nothing was connected.
+
+        Raises:
+            RuntimeError: the session still counts as connected, so that no step can be right.
+        """
+        if self._session.state in s.CONNECTED_STATES:
+            raise RuntimeError("a link without a connection has a connected session")
+        if self._next_step is None and not self._attempting and self._session.state is s.State.DISCONNECTED:
+            self._wait(DEFECT_PAUSE, self._attempt, now)
+        self.due_at = now + DEFECT_PAUSE
+
+    def abandon(self, reason: LinkFailure, now: float) -> None:
+        """End at once, because the links' thread ends: cancel the tasks and close the socket."""
+        self._stop_until = now
+        try:
+            self._session.handle(s.Stop(now), now)
+            if self.connection is not None:
+                self.lose(reason, now)
+        finally:
+            connection, self.connection = self.connection, None
+            self._cancel_tasks()
+            if connection is not None:
+                connection.close()
+
+    def _cancel_tasks(self) -> None:
+        """Cancel what still runs, without the session."""
+        tasks = list(self._tasks.values())
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel(s.REASON_LOST)
 
     def forked(self) -> None:
         """In a child process: closes its copy of the socket; the parent notices nothing."""
@@ -265,24 +298,29 @@ class BrokerLink:
     def _probe(self) -> None:
         self._start(lambda: start_probe(self.index, self._config, self._post))
 
-    def _start(self, start: Callable[[], threading.Thread]) -> None:
+    def _start(self, start: Callable[[], object]) -> None:
+        self._attempting = True
         try:
-            self.attempt = start()
+            start()
         except RuntimeError as error:  # no more threads, or the interpreter is ending
+            self._attempting = False
             self._failed(
                 Unreachable(f"{self.url.base} was not tried: {error}"), self._grant, time.monotonic()
             )
+        except BaseException:
+            self._attempting = False
+            raise
 
     def _wait(self, seconds: float, step: Callable[[], None], now: float) -> None:
         self._next_step = step
         self._next_at = now + seconds
 
     def _opened(self, connection: Connection, now: float) -> None:
-        if self._session.state is not s.State.DISCONNECTED:
-            connection.close()  # stopped meanwhile
+        if self._session.state is not s.State.DISCONNECTED or self.connection is not None:
+            connection.close()  # the link has been stopped, or has another connection
             return
-        connection.bind()
         self.connection = connection
+        connection.bind()
         self._opened_at = now
         self._accepted_before = self._session.counters.accepted
         self.more = True  # the broker's first message may have come with the answer to the upgrade
@@ -296,25 +334,26 @@ class BrokerLink:
         decision = self._retry.decide(reason, now, one_shot, self._registrations > 0)
         self._last_error = str(reason)
         self._grant = grant if decision.keep_grant else None
+        shown: Exception = reason
         if decision.delay is None:
-            if self._owner.link_refused(self, _final_error(reason, one_shot)):
+            shown = error = _final_error(reason, one_shot)
+            if self._owner.link_refused(self, error):
                 self._perform(self._session.handle(s.Stop(now), now))
                 return
             decision = Decision(REFUSED_WAIT, loud=True)
-        self._log(reason, decision, now)
+        self._log(shown, decision, now)
         self._wait(decision.delay or 0.0, self._probe if decision.probe else self._attempt, now)
 
-    def _probed(self, healthy: bool, now: float) -> None:
+    def _probed(self, outcome: Probed, now: float) -> None:
         if self._session.state is not s.State.DISCONNECTED:
             return
-        if healthy:
+        if outcome.healthy:
             self._wait(self._retry.healthy_delay(), self._attempt, now)
         else:
-            self._failed(
-                Unreachable(self._last_error or f"{self.url.base} does not answer"), self._grant, now
-            )
+            reason = outcome.error or self._last_error or f"{self.url.base} does not answer"
+            self._failed(Unreachable(reason), self._grant, now)
 
-    def _log(self, reason: LinkFailure, decision: Decision, now: float) -> None:
+    def _log(self, reason: Exception, decision: Decision, now: float) -> None:
         if decision.loud or self._logged_at is None or now - self._logged_at >= LOG_INTERVAL:
             self._logged_at = now
             level = logging.ERROR if decision.loud else logging.WARNING
@@ -328,7 +367,8 @@ class BrokerLink:
         """When `settle` has to be called at the latest."""
         if self.connection is None:
             if self._session.state is s.State.CLOSED:
-                return self._stop_until
+                # Only tasks of lost connections are left to wait for, until the grace period is over.
+                return self._stop_until if self._session.orphans and now < self._stop_until else _NEVER
             return _NEVER if self._next_step is None else self._next_at
         if self._close_limit is not None:
             return self._close_until or self._close_limit
@@ -507,6 +547,13 @@ def _meaning(code: Optional[int]) -> str:
 
 #: How the session's states are shown; while it is disconnected, it depends on what is done about it.
 _SHOWN = {s.State.OFFERING: "registered", s.State.DRAINING: "draining", s.State.CLOSED: "closed"}
+
+#: What the threads of `attempt.py` post. After one of these, no such thread works for the link.
+_OUTCOMES: Dict[type, Callable[[BrokerLink, Any, float], None]] = {
+    Opened: lambda link, event, now: link._opened(event.connection, now),
+    Failed: lambda link, event, now: link._failed(event.reason, event.grant, now),
+    Probed: lambda link, event, now: link._probed(event, now),
+}
 
 _PERFORM: Dict[type, Callable[[BrokerLink, Any], None]] = {
     s.SendPayload: BrokerLink._send_payload,

@@ -10,6 +10,7 @@ on handing over the interpreter's lock: twenty brokers with a thread each did a 
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import threading
 import time
@@ -20,9 +21,10 @@ from n8nrunner.config import RunnerConfig
 from n8nrunner.connection.attempt import close_late_comers
 from n8nrunner.connection.failures import ConnectionLost, LinkFailure
 from n8nrunner.connection.inbox import Inbox
-from n8nrunner.connection.link import DEFECT_PAUSE, BrokerLink, LinkOwner
+from n8nrunner.connection.link import BrokerLink, LinkOwner
 from n8nrunner.connection.transport import Connection
 from n8nrunner.execution.invoke import Handler
+from n8nrunner.execution.invoke import failure as failure_of
 from n8nrunner.execution.pools import Ended, TaskPool
 from n8nrunner.protocol.session import SlotFreed, Stop, TypesChanged
 from n8nrunner.protocol.slots import Slots
@@ -44,7 +46,11 @@ class LinkThread:
         types: the task types with their limits, as they are now.
         slots, pool: of the runner.
         owner: the runner.
-        ended: called on the thread when the last link has ended.
+        ended: called on the thread when it ends: with None when the last link has ended, otherwise with the
+            unexpected error that ended the thread.
+
+    Raises:
+        OSError: the process has no descriptor left.
     """
 
     def __init__(
@@ -54,9 +60,15 @@ class LinkThread:
         slots: Slots,
         pool: TaskPool,
         owner: LinkOwner,
-        ended: Callable[[], None],
+        ended: Callable[[Optional[BaseException]], None],
     ) -> None:
         self.inbox = Inbox()
+        try:
+            self._selector = selectors.DefaultSelector()
+            self._selector.register(self.inbox.fileno(), selectors.EVENT_READ)
+        except BaseException:
+            self.inbox.close()
+            raise
         self.links: List[BrokerLink] = [
             BrokerLink(index, config, types, slots, self._submit_later, self.inbox, self._touch, owner)
             for index in range(len(config.broker))
@@ -65,13 +77,39 @@ class LinkThread:
         self._ended = ended
         self._pool = pool
         self._to_submit: List[Tuple[Handler, Task, Ended]] = []
-        self._selector: Optional[selectors.BaseSelector] = None
         self._registered: Dict[BrokerLink, Tuple[Connection, int]] = {}
         # Links that the current turn, or the next one at once, has to do with; and when the next one is due.
         self._touched: Dict[BrokerLink, None] = {}
         self._due_at = 0.0
+        # The thread takes the one element when it begins; `cancel_start` takes it to keep it from beginning.
+        self._undecided = [None]
 
     # --- for any thread ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread. After a raise, call `cancel_start`.
+
+        Raises:
+            RuntimeError: the process can have no more threads.
+        """
+        self.thread.start()
+
+    def cancel_start(self) -> bool:
+        """Return whether the thread does not run and never will; if so, its descriptors are closed.
+
+        An interrupt may end `start` before or after the thread has begun to run.
+        """
+        if not self._take_decision():
+            return False
+        self.close()
+        return True
+
+    def _take_decision(self) -> bool:
+        try:
+            self._undecided.pop()
+        except IndexError:
+            return False
+        return True
 
     def stop(self, until: float) -> None:
         """Asks all links to finish their tasks, at most until that moment of the monotonic clock, and end."""
@@ -90,24 +128,42 @@ class LinkThread:
             link.forked()
 
     def close(self) -> None:
-        """Closes what the thread waits on, if it has ended or was never started."""
+        """Close the thread's own descriptors, when it has ended or was never started. Raises nothing."""
         self.inbox.close()
-        if self._selector is not None:
+        with contextlib.suppress(OSError):  # the application may have closed the descriptor itself
             self._selector.close()
 
     # --- the thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self.inbox.fileno(), selectors.EVENT_READ)
+        if not self._take_decision():
+            return
+        failure: Optional[BaseException] = None
         try:
             while not all(link.has_ended for link in self.links):
                 self._turn(self._selector)
             self._submit()  # of the last turn: a task that is not run would keep its slot
+        except BaseException as error:  # noqa: BLE001 - reported by the runner
+            failure = error
+            self._abandon(error)
         finally:
-            self._ended()
             self.close()
+            self._ended(failure)
             close_late_comers(self.inbox)
+
+    def _abandon(self, error: BaseException) -> None:
+        """Cancel the tasks and close the sockets of a thread that cannot go on."""
+        reason = ConnectionLost(f"the links' thread ended with {logs.describe(error)}")
+        for _, task, ended in self._to_submit:
+            try:
+                ended(task, failure_of(task, "The runner ended before the task began"))
+            except BaseException as another:  # noqa: BLE001 - the other tasks and links have to be told too
+                self._report("Could not end a task", another)
+        for link in self.links:
+            try:
+                link.abandon(reason, time.monotonic())
+            except BaseException as another:  # noqa: BLE001 - as above
+                self._report(f"Could not close the connection to {link.url.base} in order", another)
 
     def _turn(self, selector: selectors.BaseSelector) -> None:
         self._submit()
@@ -167,41 +223,52 @@ class LinkThread:
         if self._to_submit:
             to_submit, self._to_submit = self._to_submit, []
             for handler, task, ended in to_submit:
-                self._pool.submit(handler, task, ended)
+                try:
+                    self._pool.submit(handler, task, ended)
+                except BaseException as error:  # noqa: BLE001 - the caller's executor may raise anything
+                    self._report(f"The executor did not run task {task.id}", error)
+                    ended(task, failure_of(task, "The runner's executor did not run the task"))
 
     def _touch(self, indexes: Tuple[Hashable, ...]) -> None:
         for index in indexes:
             link = self.links[index]  # type: ignore[call-overload]
             self._touched[link] = None
-            link.take(_SLOT_FREED, 0.0)
+            self._take(link, _SLOT_FREED, 0.0)
 
     def _take(self, link: BrokerLink, event: Any, now: float) -> None:
         try:
             link.take(event, now)
-        except Exception:  # noqa: BLE001 - logged there
-            self._defect(link, now)
+        except BaseException as error:  # noqa: BLE001 - reported there
+            self._defect(link, error, now)
 
     def _guarded(self, link: BrokerLink, step: Callable[[float], None], now: float) -> None:
-        """A step of a link; whatever goes wrong ends the link's connection, and nothing else."""
+        """Run a step of a link. An error in it ends the link's connection, and nothing else."""
         try:
             step(now)
         except LinkFailure as reason:
             self._lose(link, reason, now)
-        except Exception:  # noqa: BLE001 - logged there
-            self._defect(link, now)
+        except BaseException as error:  # noqa: BLE001 - reported there
+            self._defect(link, error, now)
 
-    def _defect(self, link: BrokerLink, now: float) -> None:
-        # It must not end the runner: n8n would be without it until somebody notices.
-        logger.exception("A defect of n8nrunner ended the connection to %s; please report it", link.url.base)
-        self._lose(link, ConnectionLost("a defect of n8nrunner ended the connection"), now)
+    def _defect(self, link: BrokerLink, error: BaseException, now: float) -> None:
+        """End a link's connection after an unexpected error; the link connects again."""
+        self._report(f"An unexpected error ended the connection to {link.url.base}", error)
+        self._lose(link, ConnectionLost(f"the connection ended with {logs.describe(error)}"), now)
 
     def _lose(self, link: BrokerLink, reason: LinkFailure, now: float) -> None:
+        """End a link's connection. Raises only if the link cannot go on."""
         if link.connection is not None:
             self._touched[link] = None
-            self._forget(link)
-            link.lose(reason, now)
-        else:
-            link.due_at = now + DEFECT_PAUSE
+            try:
+                self._forget(link)
+                link.lose(reason, now)
+                return
+            except BaseException as error:  # noqa: BLE001 - reported there
+                self._report(f"An unexpected error while the connection to {link.url.base} ended", error)
+        link.recover(now)
+
+    def _report(self, what: str, error: BaseException) -> None:
+        logger.error("%s: %s. Please report it\n%s", what, logs.describe(error), logs.frames_of(error))
 
     # --- what the selector watches ----------------------------------------------------------------
 
@@ -215,14 +282,23 @@ class LinkThread:
         known = self._registered.get(link)
         if known is not None and known[1] == wanted and known[0] is connection:
             return
-        if known is None:
-            selector.register(connection.raw, wanted, link)
+        try:
+            if known is None:
+                if connection.raw.fileno() in selector.get_map():
+                    # Left over from a socket that something else has closed, such as `os.closerange`.
+                    selector.unregister(connection.raw.fileno())
+                selector.register(connection.raw, wanted, link)
+            else:
+                selector.modify(connection.raw, wanted, link)
+        except BaseException as error:  # noqa: BLE001 - the system has no room for it, for example
+            self._defect(link, error, time.monotonic())
         else:
-            selector.modify(connection.raw, wanted, link)
-        self._registered[link] = (connection, wanted)
+            self._registered[link] = (connection, wanted)
 
     def _forget(self, link: BrokerLink) -> None:
-        """Before its socket is closed."""
+        """Stop watching a link's socket, before it is closed."""
         if self._registered.pop(link, None) is not None and link.connection is not None:
-            assert self._selector is not None
-            self._selector.unregister(link.connection.raw)
+            try:
+                self._selector.unregister(link.connection.raw)
+            except BaseException as error:  # noqa: BLE001 - the connection has to end all the same
+                self._report(f"Could not stop watching the connection to {link.url.base}", error)

@@ -9,6 +9,7 @@ changes.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import threading
 from typing import Any, Callable, List, Optional, Tuple
@@ -115,8 +116,10 @@ class Connection:
         self._thread = threading.get_ident()
 
     def close(self) -> None:
-        """Closes the socket without a word more."""
-        self.raw.close()
+        """Close the socket without another word. Raises nothing."""
+        # The application may have closed the descriptor itself, with `os.closerange` for example.
+        with contextlib.suppress(OSError):
+            self.raw.close()
         # Functions inside of the library hold each other, and through the app all of this, large messages
         # included. Leave nothing of it to the garbage collector.
         self._dispatcher.connection = None
