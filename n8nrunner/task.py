@@ -196,12 +196,7 @@ class Task:
             params = [f"'Further lines of this task are left out: {LOG_LINES} are the most that it may log'"]
         else:
             params = [_format(value) for value in args]
-        # Half a surrogate pair cannot be sent, and a log line is not worth an error.
-        self._send(
-            lambda call_id: m.RpcCall(call_id, self.id, "logNodeOutput", None),
-            [param.encode("utf-8", "replace").decode() for param in params],
-            None,
-        )
+        self._send(lambda call_id: m.RpcCall(call_id, self.id, "logNodeOutput", None), params, None)
 
     def progress(self, fraction: Optional[float] = None, text: str = "") -> None:
         """Says how far the task is. Shown in `Runner.snapshot`, and logged once a second at most.

@@ -8,9 +8,12 @@ no JSON.
 
 from __future__ import annotations
 
+import decimal
 import json
 import re
 from typing import Any, Dict, List, NoReturn, Optional, Tuple
+
+from n8nrunner.protocol.values import LARGEST_INTEGER, may_have_large_integer
 
 #: Characters after which a piece has been large enough to be worth the effort.
 PIECE = 64 * 1024
@@ -46,16 +49,39 @@ def _encode(value: Any) -> str:
 
 
 def loads(text: str) -> Any:
-    """The value of a JSON text.
+    """The value of a JSON text, with integers rounded as n8n's JavaScript does.
 
     Raises:
         ValueError: it is no JSON; NaN and Infinity count as none. RecursionError: it is nested too deeply.
     """
+    value = _loads(text)
+    return _rounded(value) if may_have_large_integer(text) else value
+
+
+def _loads(text: str) -> Any:
     if len(text) <= PIECE:
         return _decoder.decode(text)
     value, end = _load(text, _space(text, 0), _DEPTH)
     if _space(text, end) != len(text):
         raise ValueError(f"more text behind the value, at character {end}")
+    return value
+
+
+def _rounded(value: Any) -> Any:
+    """A copy of a value with each integer as JavaScript reads and writes it: as a 64-bit float."""
+    if isinstance(value, int):
+        if -LARGEST_INTEGER <= value <= LARGEST_INTEGER:
+            return value
+        try:
+            number = float(value)
+        except OverflowError:
+            return None  # JavaScript reads Infinity, and writes null
+        # It writes the shortest digits that tell the float from its neighbours, and an exponent from 1e21 on.
+        return int(decimal.Decimal(repr(number))) if abs(number) < 1e21 else number
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(part) for part in value]
     return value
 
 
@@ -155,11 +181,18 @@ def _load_group(text: str, start: int, limit: int, boundary: str, found: List[An
 
 
 def dumps(value: Any) -> str:
-    """The JSON text of a value; bytes become n8n's ``{"type": "Buffer", "data": [...]}``.
+    """The JSON text of a value, with integers rounded as n8n's JavaScript does.
+
+    Bytes become n8n's ``{"type": "Buffer", "data": [...]}``.
 
     Raises:
         ValueError: NaN, Infinity, or a cycle. TypeError: an object that is no JSON. RecursionError: too deep.
     """
+    text = _dumps(value)
+    return _dumps(_rounded(value)) if may_have_large_integer(text) else text
+
+
+def _dumps(value: Any) -> str:
     parts: List[str] = []
     _dump(value, parts, _DEPTH)
     return "".join(parts)

@@ -23,6 +23,7 @@ from n8nrunner.broker.task import BrokerTask
 from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol import codec
 from n8nrunner.protocol import messages as m
+from n8nrunner.protocol.values import may_have_large_integer
 
 logger = logs.get_logger("n8nrunner.broker")
 
@@ -59,7 +60,7 @@ def decode(text: str) -> Optional[m.FromRunner]:
         ProtocolError: it is no message.
     """
     try:
-        if len(text) > pieces.PIECE:
+        if len(text) > pieces.PIECE or may_have_large_integer(text):
             return _decode_large(text)
         if "NaN" in text or "Infinity" in text:
             pieces.loads(text)  # n8n's parser refuses what Python's accepts

@@ -12,7 +12,7 @@ from typing import Any, Callable, ContextManager, Dict, NamedTuple, Optional
 from n8nrunner import logs
 from n8nrunner.errors import TaskError
 from n8nrunner.protocol.codec import encode_error, encode_result
-from n8nrunner.protocol.values import NotJson, encode_value, find_fault
+from n8nrunner.protocol.values import Encoded, NotJson, encode_value
 from n8nrunner.task import Task
 
 logger = logs.get_logger("n8nrunner.tasks")
@@ -56,10 +56,10 @@ def invoke(handler: Handler, task: Task, context: Optional[TaskContext], max_pay
     except BaseException as error:  # noqa: BLE001 - SystemExit in a handler ends the task, not the pool
         return _failed(task, error, max_payload)
     try:
-        payload = encode_result(task.id, encode_value(result))
-    except (NotJson, UnicodeEncodeError) as error:
-        reason = error if isinstance(error, NotJson) else find_fault(result, "result") or error
-        return _refused(task, max_payload, f"The handler returned something that is not JSON: {reason}")
+        text = result.text if type(result) is Encoded else encode_value(result)
+        payload = encode_result(task.id, text)
+    except NotJson as error:
+        return _refused(task, max_payload, f"The result cannot be sent to n8n: {error}")
     except BaseException as error:  # noqa: BLE001 - say, a property of the result's own class that raises
         return _failed(task, error, max_payload)
     if len(payload) > max_payload:

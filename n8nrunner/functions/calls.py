@@ -10,14 +10,15 @@ import collections.abc
 import inspect
 import re
 import threading
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from n8nrunner.errors import ConfigurationError, TaskCancelled, TaskError
 from n8nrunner.execution.invoke import describe_error, log_error
 from n8nrunner.functions.files import File
 from n8nrunner.functions.kinds import NOTHING, Mismatch, Perhaps
-from n8nrunner.functions.results import Item, Unwritable, items_of, paired, paired_with_all
+from n8nrunner.functions.results import Made, items_of, paired, paired_with_all, writable
 from n8nrunner.functions.signature import Changed, Signature, check_names, convert_arguments, takes_file
+from n8nrunner.protocol.values import Encoded, NotJson, encode_value
 from n8nrunner.task import Task
 
 #: The version of settings and result; a node may be newer than the runner, or older.
@@ -57,7 +58,7 @@ class Function:
         # In another process only the limit of the task type counts.
         return {**self.__dict__, "_turns": None}
 
-    def call(self, task: Task, arguments: Dict[str, Any], use: Callable[[Any], List[Item]]) -> List[Item]:
+    def call(self, task: Task, arguments: Dict[str, Any], use: Callable[[Any], Made]) -> Made:
         """Calls it, when it is its turn.
 
         Returns:
@@ -149,8 +150,11 @@ class Functions:
                 types[task_type(runner_name, name)] = function.limit
         return types
 
-    def handle(self, task: Task) -> Dict[str, Any]:
+    def handle(self, task: Task) -> Union[Encoded, Dict[str, Any]]:
         """Runs a task's calls.
+
+        Returns:
+            The answer that docs/protocol.md describes.
 
         Raises:
             TaskError: the settings are not those of a node of n8nrunner.
@@ -205,6 +209,17 @@ def _calls_of(settings: Mapping[str, Any]) -> List[_Call]:
     raise TaskError("The task is none of a node that n8nrunner has written", "Its settings hold no calls.")
 
 
+def _cannot_be_sent(error: NotJson) -> TaskError:
+    return TaskError(f"The result cannot be sent to n8n: {error}")
+
+
+class _Result(NamedTuple):
+    """What one call has returned, or the only call of a batch."""
+
+    sources: Sequence[int]
+    made: Made
+
+
 class _Work:
     """One task's calls and what has become of them."""
 
@@ -217,10 +232,18 @@ class _Work:
         #: How many bytes of files the node takes with the result; None if it takes none, and all go by calls.
         self._inline_most = inline if isinstance(inline, int) else None
         self._inline_left = self._inline_most or 0
-        self._items: List[Item] = []
+        self._results: List[_Result] = []
         self._errors: List[Dict[str, Any]] = []
 
-    def run(self, calls: Sequence[_Call]) -> Dict[str, Any]:
+    def run(self, calls: Sequence[_Call]) -> Encoded:
+        self._run(calls)
+        try:
+            return self._encoded()
+        except NotJson:
+            self._check_results()
+            return self._encoded()
+
+    def _run(self, calls: Sequence[_Call]) -> None:
         # All first: when the function turns out to have changed, nothing may have run, because the node
         # tries again then.
         fitting: List[_Call] = []
@@ -229,7 +252,7 @@ class _Work:
             if arguments is not None:
                 fitting.append(call._replace(arguments=arguments))
             elif not self._goes_on:
-                return self._result()
+                return
         if self._function.signature.batch:
             self._run_at_once(fitting)
         else:
@@ -238,15 +261,29 @@ class _Work:
                 self._run_one(call)
                 if self._errors and not self._goes_on:
                     break
-        return self._result()
 
-    def _result(self) -> Dict[str, Any]:
-        return {"version": VERSION, "items": self._items, "errors": self._errors}
+    def _encoded(self) -> Encoded:
+        items = [item for result in self._results for item in result.made.items]
+        return Encoded(encode_value({"version": VERSION, "items": items, "errors": self._errors}))
+
+    def _check_results(self) -> None:
+        """Makes each result one that can be written, or fails its call. Good batches never come here."""
+        results, self._results = self._results, []
+        for sources, made in results:
+            try:
+                items = [writable(item, made.name_of(number)) for number, item in enumerate(made.items)]
+            except NotJson as error:
+                self._failed(_cannot_be_sent(error), sources)
+                if not self._goes_on:
+                    return
+            else:
+                self._results.append(_Result(sources, made._replace(items=items)))
 
     def _run_one(self, call: _Call) -> None:
         try:
-            items = self._function.call(self._task, call.arguments, self._items_of)
-            self._items += paired(items, call.item)
+            made = self._function.call(self._task, call.arguments, self._items_of)
+            paired(made.items, call.item)
+            self._results.append(_Result([call.item], made))
         except BaseException as error:  # SystemExit in a function fails its item
             if self._is_over(error):
                 raise
@@ -258,8 +295,9 @@ class _Work:
             return
         sources = [call.item for call in calls]
         try:
-            items = self._function.call(self._task, arguments, self._items_of)
-            self._items = paired_with_all(items, sources)
+            made = self._function.call(self._task, arguments, self._items_of)
+            paired_with_all(made.items, sources)
+            self._results.append(_Result(sources, made))
         except BaseException as error:  # as above
             if self._is_over(error):
                 raise
@@ -291,13 +329,13 @@ class _Work:
                     arguments[name] = first.arguments[name]
         return calls, arguments
 
-    def _items_of(self, result: Any) -> List[Item]:
+    def _items_of(self, result: Any) -> Made:
         if isinstance(result, collections.abc.Iterator):
             result = self._while_wanted(result)
         try:
             return items_of(result, self._save)
-        except Unwritable as error:
-            raise TaskError(f"The handler returned something that is not JSON: {error}") from None
+        except NotJson as error:
+            raise _cannot_be_sent(error) from None
 
     def _while_wanted(self, rows: Iterator[Any]) -> Iterator[Any]:
         """The rows of a generator, which may have no end, as long as somebody waits for them."""
@@ -350,7 +388,7 @@ class _Work:
 
     def _note(self, item: int, described: Mapping[str, Any]) -> None:
         if not self._goes_on:
-            self._items = []
+            self._results = []
         self._errors.append({"item": item, **described})
 
     # --- files ----------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ import datetime
 import decimal
 import enum
 import json
+import mimetypes
 import os
 import uuid
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from n8nrunner.functions.files import File
-from n8nrunner.protocol.values import find_fault
+from n8nrunner.protocol.values import NotJson, encode_value, find_loop, integers_as_text
 
 #: Saves a file in n8n, and returns what stands in an item for it.
 Save = Callable[[File], Dict[str, Any]]
@@ -29,33 +30,62 @@ _ITEM_KEYS = {"json", "binary", "pairedItem"}
 _MOST_PAIRS = 1_000_000
 
 
-class Unwritable(Exception):
-    """A part of a result is no JSON; the text says which."""
+class Made(NamedTuple):
+    """What has been made of one result."""
+
+    items: List[Item]
+    #: Whether the result was a list or the like, so that its parts have numbers.
+    many: bool
+
+    def name_of(self, number: int) -> str:
+        """What an error calls the part of the result that an item was made of."""
+        return f"result[{number}]" if self.many else "result"
 
 
-def items_of(result: Any, save: Save) -> List[Item]:
+def items_of(result: Any, save: Save) -> Made:
     """The items of one result, without their pairing.
 
     A dictionary, or what is like one, is an item; a list, a generator or a DataFrame is many; None is one
     item with nothing in it, so that the workflow goes on; everything else is an item with it as "result".
-    Files become the item's files, wherever they stand at the top of a dictionary.
+    Files become the item's files, wherever they stand at the top of a dictionary; the item's JSON says their
+    names, types and sizes.
 
     Raises:
-        Unwritable: with the place of what is no JSON.
+        NotJson: the result holds something that JSON cannot represent. The text names its place.
     """
     result = _unwrapped(result)
     rows = _rows(result)
     if rows is None:
-        return [_checked_item(result, save, "result")]
-    return [_checked_item(row, save, f"result[{number}]") for number, row in enumerate(rows)]
+        return Made([_checked_item(result, save, "result")], False)
+    return Made([_checked_item(row, save, f"result[{number}]") for number, row in enumerate(rows)], True)
 
 
 def _checked_item(value: Any, save: Save, name: str) -> Item:
     strangers: List[Any] = []
-    item = _item(_unwrapped(value), save, strangers)
+    try:
+        item = _item(_unwrapped(value), save, strangers)
+    except RecursionError:
+        raise NotJson(find_loop(value, name) or f"{name} contains itself, or is nested too deeply") from None
     if strangers:
-        raise Unwritable(find_fault(item["json"], name) or f"{name}: {strangers[0]!r} is not JSON")
+        return writable(item, name)  # raises, and names the place
     return item
+
+
+def writable(item: Item, name: str) -> Item:
+    """The item with each integer that n8n would round as a string.
+
+    Raises:
+        NotJson: something else in it cannot be written.
+    """
+    checked = {}
+    for key, part in item.items():
+        place = name if key == "json" else f"{name}[{key!r}]"
+        loop = find_loop(part, place)
+        if loop is not None:
+            raise NotJson(loop)
+        checked[key] = integers_as_text(part)
+        encode_value(checked[key], place)
+    return checked
 
 
 def paired(items: List[Item], source: int) -> List[Item]:
@@ -120,26 +150,54 @@ def _is_array(value: Any) -> bool:
 def _item(value: Any, save: Save, strangers: List[Any]) -> Item:
     if isinstance(value, collections.abc.Mapping) and _is_item(value):
         item: Item = {"json": plain(value["json"], strangers)}
-        item.update(_files(dict(value.get("binary") or {}), save))
+        binary = {key: _file(part, save, strangers) for key, part in (value.get("binary") or {}).items()}
+        item.update(_with_files({key: part for key, part in binary.items() if part is not None}))
         if value.get("pairedItem") is not None:
             item["pairedItem"] = plain(value["pairedItem"], strangers)
         return item
-    if isinstance(value, (File, bytes, bytearray, memoryview)):
-        return {"json": {}, **_files({FILE: value}, save)}
+    if isinstance(value, _FILES):
+        file = _as_file(value)
+        return {"binary": {FILE: save(file)}, "json": _about(file)}
     if value is None:
         return {"json": {}}
     fields = _fields(value)
     if fields is None:
         return {"json": {VALUE: plain(value, strangers)}}
     json_part: Dict[str, Any] = {}
-    binary: Dict[str, Any] = {}
+    binary = {}
     for key, part in fields:
-        is_file = isinstance(part, (File, bytes, bytearray, memoryview))
-        (binary if is_file else json_part)[_key(key)] = part
-    return {
-        "json": {key: plain(part, strangers) for key, part in json_part.items()},
-        **_files(binary, save),
-    }
+        key = _key(key)
+        if isinstance(part, _FILES):
+            file = _as_file(part)
+            binary[key] = save(file)
+            json_part.setdefault(key, _about(file))
+        else:
+            json_part[key] = plain(part, strangers)
+    return {"json": json_part, **_with_files(binary)}
+
+
+#: What becomes a file of the item at the top of a result.
+_FILES = (File, bytes, bytearray, memoryview)
+
+
+def _as_file(value: Any) -> File:
+    return value if isinstance(value, File) else File(bytes(value))
+
+
+def _about(file: File) -> Dict[str, Any]:
+    """What an item's JSON says of a file: an AI agent, for one, sees nothing else of it."""
+    mime = file.mime or (mimetypes.guess_type(file.filename)[0] if file.filename else None)
+    known = {"fileName": file.filename, "mimeType": mime, "size": len(file.read())}
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def _with_files(binary: Dict[str, Any]) -> Item:
+    return {"binary": binary} if binary else {}
+
+
+def _file(part: Any, save: Save, strangers: List[Any]) -> Any:
+    """A value of an item's "binary" that is in n8n's form."""
+    return save(_as_file(part)) if isinstance(part, _FILES) else plain(part, strangers)
 
 
 def _is_item(value: Any) -> bool:
@@ -150,17 +208,6 @@ def _is_item(value: Any) -> bool:
         and set(value) <= _ITEM_KEYS
         and isinstance(value.get("binary") or {}, collections.abc.Mapping)
     )
-
-
-def _files(files: Dict[str, Any], save: Save) -> Dict[str, Any]:
-    binary = {}
-    for key, part in files.items():
-        if part is None:
-            continue
-        if isinstance(part, (bytes, bytearray, memoryview)):
-            part = File(bytes(part))
-        binary[key] = save(part) if isinstance(part, File) else plain(part, [])
-    return {"binary": binary} if binary else {}
 
 
 def _fields(value: Any) -> Any:
@@ -189,7 +236,7 @@ def _fields_of_model(model: Any) -> List[Tuple[str, Any]]:
     files = {
         name: getattr(model, name)
         for name in type(model).model_fields
-        if isinstance(getattr(model, name, None), (File, bytes, bytearray, memoryview))
+        if isinstance(getattr(model, name, None), _FILES)
     }
     return [*model.model_dump(mode="json", exclude=set(files)).items(), *files.items()]
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+import re
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol.messages import Undecoded
@@ -20,40 +21,99 @@ _SHORT = 32
 #: How deep long lists are searched for: n8n's items are {"json": {"rows": [...]}}.
 _DEPTH = 4
 
+#: The largest integer that JavaScript's numbers hold exactly together with all smaller ones.
+LARGEST_INTEGER = 2**53 - 1
+
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 class NotJson(ValueError):
-    """A value that is no JSON. The message names its place and what stands there, never the value itself."""
+    """A value that JSON or n8n cannot hold. The message names its place and type, never the value itself."""
+
+
+class Encoded(NamedTuple):
+    """A result whose JSON text has been made already."""
+
+    text: str
 
 
 def encode_value(value: Any, name: str = "result") -> str:
     """JSON text of a value; NaN and Infinity become null, as n8n's own JavaScript makes them.
 
+    Half of a surrogate pair stays as it is: `codec` writes it as an escape sequence.
+
     Args:
         name: what the value is called in an error, such as "result" in ``result[0]['json']``.
 
     Raises:
-        NotJson: the value holds something that is no JSON.
+        NotJson: the value holds something that JSON cannot represent, or an integer that n8n would round.
     """
     try:
-        return _encode_in_pieces(value)
+        return _encode_in_pieces(value, _encode_exactly)
     except (TypeError, ValueError, RecursionError) as error:
         reason = str(error)
     fault = find_fault(value, name)
     if fault is not None:
         raise NotJson(fault)
     try:
-        return _encode_in_pieces(_without_nan(value))
+        return _encode_in_pieces(_without_nan(value), _encode)
     except (TypeError, ValueError, RecursionError):
         raise NotJson(f"{name} cannot be written as JSON: {reason}") from None
 
 
-def _encode_in_pieces(value: Any) -> str:
+class _MaybeRounded(ValueError):
+    """A text has to be looked at: it may hold an integer above `LARGEST_INTEGER`."""
+
+
+_AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
+_SIXTEEN_DIGITS = b"0" * 16
+_INTEGER = re.compile(r"[\s:,\[-][0-9]{16,}[\s,}\]]")
+#: Characters that are looked at without a chance for other threads to run: a millisecond or less.
+_WINDOW = 1024 * 1024
+
+
+def may_have_large_integer(text: str) -> bool:
+    """Return whether JSON text has an integer above `LARGEST_INTEGER`, or a string that looks like it.
+
+    Integers of 16 digits count whatever their value, for the caller to look at.
+    """
+    # The first step is ten times as fast as the second, and few texts have such a run of digits. The second
+    # tells integers from the fractions of floats.
+    for start in range(0, len(text), _WINDOW):
+        window = text[start : start + _WINDOW + len(_SIXTEEN_DIGITS)]
+        if _SIXTEEN_DIGITS in window.encode("utf-8", "surrogatepass").translate(_AS_ZEROS):
+            return _INTEGER.search(f"[{text}]") is not None
+    return False
+
+
+def _encode_exactly(value: Any) -> str:
+    text = _encode(value)
+    if may_have_large_integer(text):
+        raise _MaybeRounded("it may hold an integer that n8n would round")
+    return text
+
+
+def integers_as_text(value: Any) -> Any:
+    """A copy of a value with each integer that n8n would round as a string.
+
+    An integer of more digits than Python writes stays, for `encode_value` to name its place.
+    """
+    if isinstance(value, int):
+        if -LARGEST_INTEGER <= value <= LARGEST_INTEGER or _fault_of_digits(value) is not None:
+            return value
+        return int.__repr__(value)
+    if isinstance(value, dict):
+        return {key: integers_as_text(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [integers_as_text(item) for item in value]
+    return value
+
+
+def _encode_in_pieces(value: Any, encode: Callable[[Any], str]) -> str:
     if not _is_long(value, _DEPTH):
-        return _encode(value)
+        return encode(value)
     parts: List[str] = []
-    _append_pieces(value, _DEPTH, parts)
+    _append_pieces(value, _DEPTH, parts, encode)
     return "".join(parts)
 
 
@@ -68,13 +128,13 @@ def _is_long(value: Any, depth: int) -> bool:
     return False
 
 
-def _append_pieces(value: Any, depth: int, parts: List[str]) -> None:
+def _append_pieces(value: Any, depth: int, parts: List[str], encode: Callable[[Any], str]) -> None:
     if type(value) is list and len(value) > _SHORT:
         count = _SHORT
         start = 0
         opening = "["
         while start < len(value):
-            text = _encode(value[start : start + count])
+            text = encode(value[start : start + count])
             parts.append(opening)
             parts.append(text[1:-1])
             opening = ","
@@ -83,20 +143,20 @@ def _append_pieces(value: Any, depth: int, parts: List[str]) -> None:
             count = max(1, min(4 * count, count * PIECE // len(text)))
         parts.append("]")
     elif not _is_long(value, depth):
-        parts.append(_encode(value))
+        parts.append(encode(value))
     elif type(value) is list:
         parts.append("[")
         for index, item in enumerate(value):
             if index:
                 parts.append(",")
-            _append_pieces(item, depth - 1, parts)
+            _append_pieces(item, depth - 1, parts, encode)
         parts.append("]")
     else:
         parts.append("{")
         for index, (key, item) in enumerate(value.items()):
             # The encoder itself turns numbers and None into keys, and refuses what cannot be one.
-            parts.append(("," if index else "") + _encode({key: 0})[1:-2])
-            _append_pieces(item, depth - 1, parts)
+            parts.append(("," if index else "") + encode({key: 0})[1:-2])
+            _append_pieces(item, depth - 1, parts, encode)
         parts.append("}")
 
 
@@ -115,11 +175,23 @@ _TOO_DEEP = 900
 
 
 def find_fault(value: Any, name: str) -> Optional[str]:
-    """Why a value is no JSON, with the place: ``result[2]['json']['tags'] is a set``; None if it is.
+    """Why a value cannot be written, with the place: ``result[2]['json'] is a set``; None if it can."""
+    return _find(value, name, _fault_of, _fault_of_key)
 
-    Walks with a stack of its own, so that no depth of nesting is too much for it.
-    """
-    fault = _fault_of(value)
+
+def find_loop(value: Any, name: str) -> Optional[str]:
+    """The place where a value contains itself or is nested too deeply; None if there is none."""
+    return _find(value, name, lambda part: None, lambda key: None)
+
+
+def _find(
+    value: Any,
+    name: str,
+    fault_of: Callable[[Any], Optional[str]],
+    fault_of_key: Callable[[Any], Optional[str]],
+) -> Optional[str]:
+    """The first fault. Walks with a stack of its own, so that no depth of nesting is too much for it."""
+    fault = fault_of(value)
     if fault is not None:
         return f"{name} {fault}"
     stack: List[Tuple[Any, Iterator[Tuple[Any, Any]]]] = [(value, _members(value))]
@@ -128,9 +200,9 @@ def find_fault(value: Any, name: str) -> Optional[str]:
     while stack:
         container, members = stack[-1]
         for key, item in members:
-            fault = _fault_of(item)
+            fault = fault_of(item)
             if fault is None and isinstance(container, dict):
-                fault = _fault_of_key(key)
+                fault = fault_of_key(key)
             if fault is not None:
                 return f"{_place(name, [*path, key])} {fault}"
             if isinstance(item, (dict, list, tuple)):
@@ -159,32 +231,37 @@ def _members(value: Any) -> Iterator[Tuple[Any, Any]]:
 
 
 def _fault_of(value: Any) -> Optional[str]:
-    if value is None or isinstance(value, (bool, float, dict, list, tuple)):
-        return None
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return "has half of a surrogate pair in its text, which is not Unicode"
+    if value is None or isinstance(value, (str, bool, float, dict, list, tuple)):
         return None
     if isinstance(value, int):
-        try:
-            int.__repr__(value)
-        except ValueError:
-            return "is an integer of more digits than Python writes"
-        return None
+        if -LARGEST_INTEGER <= value <= LARGEST_INTEGER:
+            return None
+        return (
+            _fault_of_digits(value)
+            or "is an integer beyond 2**53 - 1, which n8n would round: make it a string"
+        )
     kind = type(value)
     article = "an" if kind.__name__[:1].lower() in "aeiou" else "a"
     module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-    return f"is {article} {module}{kind.__qualname__}, which is not JSON"
+    return f"is {article} {module}{kind.__qualname__}, which JSON cannot represent"
+
+
+def _fault_of_digits(value: int) -> Optional[str]:
+    try:
+        int.__repr__(value)
+    except ValueError:
+        return "is an integer of more digits than Python writes (sys.set_int_max_str_digits)"
+    return None
 
 
 def _fault_of_key(key: Any) -> Optional[str]:
     if isinstance(key, float) and not math.isfinite(key):
-        return "has a key that is no finite number"
-    if key is None or isinstance(key, (str, int, float)):
-        return _fault_of(key)
-    return f"has a key of type {type(key).__qualname__}; JSON has text as keys"
+        return "has a key that is not a finite number"
+    if isinstance(key, int):
+        return _fault_of_digits(key)  # a key becomes a string, which nothing rounds
+    if key is None or isinstance(key, (str, float)):
+        return None
+    return f"has a key of type {type(key).__qualname__}; the keys of JSON are strings"
 
 
 def _place(name: str, path: List[Any]) -> str:

@@ -15,7 +15,11 @@ from hypothesis import strategies as st
 from n8nrunner.broker import pieces
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(1 - 2**53, 2**53 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=30,
 )
@@ -116,6 +120,34 @@ def test_half_characters_are_escaped() -> None:
         text.encode()
         assert pieces.loads(text) == json.loads(text) == value
     assert pieces.dumps("\U0001f600") == '"\U0001f600"'
+
+
+#: What `JSON.stringify(JSON.parse(text))` writes in Node.js.
+ROUNDED = {
+    "7615917337495251231": "7615917337495251000",
+    "9007199254740991": "9007199254740991",
+    "9007199254740993": "9007199254740992",
+    "-9223372036854775808": "-9223372036854776000",
+    "123456789012345678901": "123456789012345680000",
+    "1000000000000000000000": "1e+21",
+    f"1{'0' * 400}": "null",
+}
+
+
+@pytest.mark.parametrize(("text", "rounded"), ROUNDED.items())
+def test_integers_are_rounded_as_javascript_does(text: str, rounded: str) -> None:
+    assert json.dumps(pieces.loads(text)) == rounded
+    assert pieces.dumps(int(text)) == rounded
+    for around in (lambda value: {"a": [0.1234567890123456, value]}, large, lambda value: [value] * 70_000):
+        expected = around(json.loads(rounded))
+        assert json.loads(pieces.dumps(around(int(text)))) == expected
+        assert pieces.loads(json.dumps(around(int(text)))) == expected
+
+
+def test_strings_and_floats_are_not_rounded() -> None:
+    value = {"9007199254740993": [",9007199254740993,", 9007199254740994.0, 0.1 + 0.2, 1e22, -1.5e300]}
+    assert json.loads(pieces.dumps(value)) == value
+    assert pieces.loads(json.dumps(value)) == value
 
 
 def test_keys_that_are_no_text_are_written_as_the_standard_library_does() -> None:

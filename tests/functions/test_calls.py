@@ -7,13 +7,15 @@ import datetime
 import enum
 import logging
 import os
+import sys
 import threading
-from typing import TYPE_CHECKING, Annotated, Any, Dict, Iterator, List, Optional, Union
+from typing import TYPE_CHECKING, Annotated, Any, Callable, Dict, Iterator, List, Optional, Union
 
 import pytest
 
 from n8nrunner import ConfigurationError, File, Runner, Task, TaskError
 from n8nrunner.broker import Broker, BrokerTaskCancelled, BrokerTaskError
+from n8nrunner.functions import calls
 from tests.conftest import LIMIT, TOKEN
 
 NAME = "shop"
@@ -140,7 +142,93 @@ def test_a_result_that_is_no_json_fails_its_item(runner: Runner, call: Caller) -
     assert [item["json"]["tags"] for item in answer["items"]] == [[0], [2]]
     (error,) = answer["errors"]
     assert error["item"] == 1
-    assert error["message"].endswith("is not JSON: result['tags'] is a set, which is not JSON")
+    said = "The result cannot be sent to n8n: result['tags'] is a set, which JSON cannot represent"
+    assert error["message"] == said
+
+
+needs_digit_limit = pytest.mark.skipif(
+    not hasattr(sys, "get_int_max_str_digits"), reason="this Python writes integers of any length"
+)
+
+
+def loop() -> Any:
+    value: List[Any] = []
+    value.append({"again": value})
+    return value
+
+
+#: What is found only when the whole answer is written.
+UNWRITABLE = [
+    pytest.param(
+        lambda: {"n": [0, 10**5000]},
+        "result['n'][1] is an integer of more digits than",
+        marks=needs_digit_limit,
+    ),
+    (lambda: {"ok": loop()}, "result['ok'][0]['again'] contains itself"),
+    (lambda: [{"fine": 1}, {"ok": [{"tags": {1}}]}], "result[1]['ok'][0]['tags'] is a set"),
+    (lambda: {"json": {}, "pairedItem": {"item": {1}}}, "result['pairedItem']['item'] is a set"),
+    (lambda: {"json": {}, "binary": {"f": {"data": {1}}}}, "result['binary']['f']['data'] is a set"),
+]
+
+
+@pytest.mark.parametrize(("bad", "said"), UNWRITABLE)
+def test_a_result_that_cannot_be_written_fails_its_item(
+    runner: Runner, call: Caller, bad: Callable[[], Any], said: str
+) -> None:
+    @runner.function
+    def function(number: int) -> Any:
+        return bad() if number == 1 else {"id": 2**60, "half": "\ud83d"}
+
+    arguments = [{"number": number} for number in range(3)]
+    answer = call("function", *arguments, continueOnFail=True)
+    assert [(item["json"], item["pairedItem"]) for item in answer["items"]] == [
+        ({"id": str(2**60), "half": "\ud83d"}, {"item": number}) for number in (0, 2)
+    ]
+    (error,) = answer["errors"]
+    assert error["item"] == 1
+    assert error["message"].startswith(f"The result cannot be sent to n8n: {said}")
+    answer = call("function", *arguments)
+    assert answer["items"] == []
+    assert [error["item"] for error in answer["errors"]] == [1]
+
+
+def test_a_result_of_a_batch_that_cannot_be_written_fails_all_its_items(runner: Runner, call: Caller) -> None:
+    @runner.function(batch=True)
+    def function(number: List[int]) -> Any:
+        return [{"json": {}, "pairedItem": {1}}]
+
+    answer = call("function", {"number": 1}, {"number": 2}, continueOnFail=True)
+    assert answer["items"] == []
+    assert [error["item"] for error in answer["errors"]] == [0, 1]
+
+
+def test_half_of_a_surrogate_pair_arrives(runner: Runner, call: Caller) -> None:
+    @runner.function
+    def cut(text: str) -> Dict[str, Any]:
+        return {text[0]: text[0]}
+
+    assert call("cut", {"text": "\ud83dx"})["items"][0]["json"] == {"\ud83d": "\ud83d"}
+
+
+def test_an_integer_that_n8n_would_round_is_returned_as_text(runner: Runner, call: Caller) -> None:
+    @runner.function
+    def ids() -> Dict[str, Any]:
+        return {"big": 7615917337495251231, "all": [-(2**53), 2**53 - 1], "share": 0.1234567890123456}
+
+    (item,) = call("ids", {})["items"]
+    assert item["json"] == {
+        "big": "7615917337495251231",
+        "all": ["-9007199254740992", 9007199254740991],
+        "share": 0.1234567890123456,
+    }
+
+
+def test_a_good_batch_is_encoded_once(runner: Runner, call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner.function(double)
+    looked_at: List[Any] = []
+    monkeypatch.setattr(calls, "writable", lambda item, name: looked_at.append(item) or item)
+    assert len(call("double", *({"number": 1} for _ in range(100)))["items"]) == 100
+    assert looked_at == []
 
 
 def test_an_exception_comes_with_its_own_traceback(
@@ -202,7 +290,8 @@ def test_files_both_ways(runner: Runner, call: Caller) -> None:
     document = {"$file": "data", "fileName": "x.txt", "mimeType": "text/plain"}
     answer = call("shout", {"document": document}, files={(0, "data"): b"hello"})
     (item,) = answer["items"]
-    assert item["json"] == {"size": 5}
+    loud = {"fileName": "loud.txt", "mimeType": "text/plain", "size": 5}
+    assert item["json"] == {"size": 5, "loud": loud}
     assert item["binary"]["loud"]["fileName"] == "loud.txt"
     assert seen == [("x.txt", "text/plain", None)]
 

@@ -15,7 +15,9 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Set, Tuple
 import pytest
 
 from n8nrunner import File
-from n8nrunner.functions.results import Unwritable, items_of, paired, paired_with_all
+from n8nrunner.functions import results
+from n8nrunner.functions.results import paired, paired_with_all, writable
+from n8nrunner.protocol.values import NotJson
 
 
 class Color(enum.Enum):
@@ -33,8 +35,26 @@ class Point(NamedTuple):
     y: int
 
 
+@dataclasses.dataclass
+class Linked:
+    """A record that contains itself."""
+
+    others: List[Any]
+
+    def __post_init__(self) -> None:
+        self.others.append(self)
+
+
+LOOP: Dict[str, Any] = {}
+LOOP["me"] = LOOP
+
+
 def save(file: File) -> Dict[str, Any]:
     return {"saved": file.read().decode(), "fileName": file.filename}
+
+
+def items_of(result: Any, save: results.Save) -> List[results.Item]:
+    return results.items_of(result, save).items
 
 
 def rows() -> Iterator[Any]:
@@ -68,10 +88,28 @@ RESULTS: List[Tuple[Any, List[Dict[str, Any]]]] = [
     ({"path": PurePosixPath("a/b")}, [{"json": {"path": "a/b"}}]),
     ({2: "a", None: "b", True: "c"}, [{"json": {"2": "a", "null": "b", "true": "c"}}]),
     ({"deep": [{"point": Point(1, 2)}]}, [{"json": {"deep": [{"point": {"x": 1, "y": 2}}]}}]),
-    (b"abc", [{"json": {}, "binary": {"data": NO_FILE}}]),
-    (File(b"abc", "x.txt"), [{"json": {}, "binary": {"data": {"saved": "abc", "fileName": "x.txt"}}}]),
-    ({"n": 1, "f": File(b"abc")}, [{"json": {"n": 1}, "binary": {"f": NO_FILE}}]),
-    ([b"abc", {"n": 1}], [{"json": {}, "binary": {"data": NO_FILE}}, {"json": {"n": 1}}]),
+    (b"abc", [{"json": {"size": 3}, "binary": {"data": NO_FILE}}]),
+    (
+        File(b"abc", "x.txt"),
+        [
+            {
+                "json": {"fileName": "x.txt", "mimeType": "text/plain", "size": 3},
+                "binary": {"data": {"saved": "abc", "fileName": "x.txt"}},
+            }
+        ],
+    ),
+    (
+        [File(b"abc", mime="application/x-test"), File(b"", "no type")],
+        [
+            {"json": {"mimeType": "application/x-test", "size": 3}, "binary": {"data": NO_FILE}},
+            {
+                "json": {"fileName": "no type", "size": 0},
+                "binary": {"data": {"saved": "", "fileName": "no type"}},
+            },
+        ],
+    ),
+    ({"n": 1, "f": File(b"abc")}, [{"json": {"n": 1, "f": {"size": 3}}, "binary": {"f": NO_FILE}}]),
+    ([b"abc", {"n": 1}], [{"json": {"size": 3}, "binary": {"data": NO_FILE}}, {"json": {"n": 1}}]),
     ({"json": {"a": 1}}, [{"json": {"a": 1}}]),
     ({"json": {"a": 1}, "pairedItem": 3}, [{"json": {"a": 1}, "pairedItem": 3}]),
     ({"json": {}, "binary": {"f": b"abc"}}, [{"json": {}, "binary": {"f": NO_FILE}}]),
@@ -88,15 +126,44 @@ def test_items(result: Any, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("result", "said"),
     [
-        ({"a": {1, 2}}, "result['a'] is a set, which is not JSON"),
-        ([{"a": 1}, {"deep": [{"b": object}]}], "result[1]['deep'][0]['b'] is a type, which is not JSON"),
-        (object, "result['result'] is a type, which is not JSON"),
+        ({"a": {1, 2}}, "result['a'] is a set, which JSON cannot represent"),
+        (
+            [{"a": 1}, {"deep": [{"b": object}]}],
+            "result[1]['deep'][0]['b'] is a type, which JSON cannot represent",
+        ),
+        (object, "result['result'] is a type, which JSON cannot represent"),
+        ({"id": 2**60, "a": {1, 2}}, "result['a'] is a set, which JSON cannot represent"),
+        (LOOP, "result['me'] contains itself"),
+        ([{}, LOOP], "result[1]['me'] contains itself"),
+        (Linked([]), "result contains itself, or is nested too deeply"),
     ],
 )
 def test_what_is_no_json_is_named(result: Any, said: str) -> None:
-    with pytest.raises(Unwritable) as caught:
+    with pytest.raises(NotJson) as caught:
         items_of(result, save)
     assert str(caught.value) == said
+
+
+def test_integers_that_n8n_would_round_become_text() -> None:
+    item = {"json": {"id": 2**53, "ids": [-(2**60), 5], "fine": [2**53 - 1, 1e22]}, "pairedItem": 2**53}
+    assert writable(item, "result") == {
+        "json": {"id": str(2**53), "ids": [str(-(2**60)), 5], "fine": [2**53 - 1, 1e22]},
+        "pairedItem": str(2**53),
+    }
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ({"json": {"big": 2**60, "tags": {1}}}, "result['tags'] is a set"),
+        ({"json": {}, "binary": {"data": {"data": {1}}}}, "result['binary']['data']['data'] is a set"),
+        ({"json": LOOP}, "result['me'] contains itself"),
+    ],
+)
+def test_what_cannot_be_written_of_an_item_is_named(item: Any, said: str) -> None:
+    with pytest.raises(NotJson) as caught:
+        writable(item, "result")
+    assert str(caught.value).startswith(said)
 
 
 def test_what_else_is_many_or_like_a_dictionary() -> None:
@@ -167,7 +234,8 @@ def test_pydantic_as_it_writes_itself() -> None:
 
     Outer.model_rebuild(_types_namespace={"Inner": Inner})
     (item,) = items_of(Outer(), save)
-    assert item == {"json": {"inner": {"tags": ["a"]}}, "binary": {"content": NO_FILE}}
+    about = {"inner": {"tags": ["a"]}, "content": {"size": 3}}
+    assert item == {"json": about, "binary": {"content": NO_FILE}}
     assert items_of(Rows([Inner(), Inner()]), save) == [{"json": {"tags": ["a"]}}] * 2
     assert items_of({"rows": Rows([Inner()])}, save) == [{"json": {"rows": [{"tags": ["a"]}]}}]
 

@@ -135,7 +135,7 @@ MECHANISMS = [
     Row("gives a generator", "gives_rows", {"count": 3}, [{"row": 0}, {"row": 1}, {"row": 2}]),
     Row("a field that an expression leaves empty", "takes_text", {"value": "={{ undefined }}"}, LEFT_OUT),
     Row("anything, by a default", "takes_default_anything", {}, got("'as it stands'")),
-    Row("gives no JSON", "gives_no_json", {}, "The handler returned something that is not JSON"),
+    Row("gives no JSON", "gives_no_json", {}, "The result cannot be sent to n8n"),
     # -- errors
     Row("words that n8n has others for", "says_why", {"reason": "Got ECONNREFUSED"}, "Got ECONNREFUSED"),
     Row("raises", "fails_for", {"number": 2}, "ValueError: 2 is bad"),
@@ -216,7 +216,8 @@ def test_files_go_in_and_out(n8n: N8n, start_functions: StartRunner) -> None:
 
     response = workflow.call(files={"upload0": ("all.bin", content, "application/x-test")})
 
-    assert response.json() == [{"size": 2560, "name": "all.bin", "mime": "application/x-test"}]
+    about = {"size": 2560, "name": "all.bin", "mime": "application/x-test"}
+    assert response.json() == [{**about, "copy": {"size": 2560}}]
     (item,) = workflow.wait_for_execution("success").output_of("Functions")
     assert item["binary"]["copy"]["fileSize"] in ("2.56 kB", "2560 B", "2.5 kB"), item
 
@@ -230,7 +231,11 @@ def test_files_are_made(n8n: N8n, start_functions: StartRunner, operation: str) 
     (file,) = item["binary"].values()
     assert file["fileSize"] == "3 B"
     if operation == "gives_file":
-        assert (file["fileName"], file["mimeType"], item["json"]) == ("report.txt", "text/plain", {"size": 3})
+        assert (file["fileName"], file["mimeType"]) == ("report.txt", "text/plain")
+        report = {"fileName": "report.txt", "mimeType": "text/plain", "size": 3}
+        assert item["json"] == {"size": 3, "report": report}
+    else:
+        assert item["json"] == {"size": 3}
 
 
 @pytest.mark.parametrize(("size", "tasks"), [(1000, 1), (9_000_000, 3)])

@@ -189,9 +189,16 @@ class TestSending:
         payload = codec.encode_result(task_id, json.dumps(result, ensure_ascii=False))
         assert codec.decode_from_runner(payload.decode()) == m.TaskDone(task_id, {"result": result})
 
-    def test_a_result_with_half_of_a_surrogate_pair_is_refused(self) -> None:
-        with pytest.raises(UnicodeEncodeError):
-            codec.encode_result("t", '"\ud800"')
+    @pytest.mark.parametrize("text", ["\ud83d", "é\udfff", "\ude00\ud83d"])
+    def test_half_of_a_surrogate_pair_is_written_as_an_escape_sequence(self, text: str) -> None:
+        value = {text: [text]}
+        result = codec.encode_result("t", json.dumps(value, ensure_ascii=False))
+        assert json.loads(result.decode())["data"]["result"] == json.loads(json.dumps(value))
+        call = codec.encode_call(m.RpcCall("c", "t", "name", None), json.dumps([text], ensure_ascii=False))
+        assert json.loads(call.decode())["params"] == json.loads(json.dumps([text]))
+        rejected = codec.encode(m.TaskRejected(text, f"no {text}")).encode()
+        assert json.loads(rejected)["taskId"] == json.loads(json.dumps(text))
+        assert b"\\ud83d" in codec.encode_result("t", '"\ud83d"')
 
     def test_an_error_takes_any_characters(self) -> None:
         payload = codec.encode_error("t", {"message": "\ud800 é"})

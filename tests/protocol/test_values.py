@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol import values
 from n8nrunner.protocol.messages import Undecoded
-from n8nrunner.protocol.values import NotJson, decode_value, encode_value, find_fault
+from n8nrunner.protocol.values import NotJson, decode_value, encode_value, find_fault, integers_as_text
 from tests.protocol.effort import examples
 
 needs_digit_limit = pytest.mark.skipif(
@@ -26,7 +26,7 @@ needs_digit_limit = pytest.mark.skipif(
 leaves = (
     st.none()
     | st.booleans()
-    | st.integers()
+    | st.integers(-values.LARGEST_INTEGER, values.LARGEST_INTEGER)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 )
@@ -75,7 +75,6 @@ class TestEncode:
             'é€😀\u2028"\\\x00',
             1e300,
             -0.0,
-            2**70,
             (1, (2, 3)),
             [[]] * 40,
             {"a": [[]] * 33},
@@ -156,23 +155,23 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("value", "place"),
         [
-            ({1, 2}, "result is a set, which is not JSON"),
-            (b"x", "result is a bytes, which is not JSON"),
-            ([1, b"x"], "result[1] is a bytes, which is not JSON"),
-            ([{"json": {"tags": {1}}}], "result[0]['json']['tags'] is a set, which is not JSON"),
-            ({"a": (1, [2, object()])}, "result['a'][1][1] is an object, which is not JSON"),
-            ({"a": decimal.Decimal(1)}, "result['a'] is a decimal.Decimal, which is not JSON"),
-            ([0] * 50 + [{"a": 1j}], "result[50]['a'] is a complex, which is not JSON"),
-            ({"rows": [0] * 50 + [{1}]}, "result['rows'][50] is a set, which is not JSON"),
-            ({(1, 2): 3}, "result[...] has a key of type tuple; JSON has text as keys"),
-            ({"a": {b"k": 3}}, "result['a'][...] has a key of type bytes; JSON has text as keys"),
-            ({"a": {math.nan: 3}}, "result['a'][nan] has a key that is no finite number"),
-            ({-math.inf: 3}, "result[-inf] has a key that is no finite number"),
-            ({"x" * 100: {1}}, f"result['{'x' * 56}...] is a set, which is not JSON"),
-            ({5: {1}}, "result[5] is a set, which is not JSON"),
-            ({None: {1}}, "result[None] is a set, which is not JSON"),
-            ([math.nan, {1}], "result[1] is a set, which is not JSON"),
-            (Ellipsis, "result is an ellipsis, which is not JSON"),
+            ({1, 2}, "result is a set, which JSON cannot represent"),
+            (b"x", "result is a bytes, which JSON cannot represent"),
+            ([1, b"x"], "result[1] is a bytes, which JSON cannot represent"),
+            ([{"json": {"tags": {1}}}], "result[0]['json']['tags'] is a set, which JSON cannot represent"),
+            ({"a": (1, [2, object()])}, "result['a'][1][1] is an object, which JSON cannot represent"),
+            ({"a": decimal.Decimal(1)}, "result['a'] is a decimal.Decimal, which JSON cannot represent"),
+            ([0] * 50 + [{"a": 1j}], "result[50]['a'] is a complex, which JSON cannot represent"),
+            ({"rows": [0] * 50 + [{1}]}, "result['rows'][50] is a set, which JSON cannot represent"),
+            ({(1, 2): 3}, "result[...] has a key of type tuple; the keys of JSON are strings"),
+            ({"a": {b"k": 3}}, "result['a'][...] has a key of type bytes; the keys of JSON are strings"),
+            ({"a": {math.nan: 3}}, "result['a'][nan] has a key that is not a finite number"),
+            ({-math.inf: 3}, "result[-inf] has a key that is not a finite number"),
+            ({"x" * 100: {1}}, f"result['{'x' * 56}...] is a set, which JSON cannot represent"),
+            ({5: {1}}, "result[5] is a set, which JSON cannot represent"),
+            ({None: {1}}, "result[None] is a set, which JSON cannot represent"),
+            ([math.nan, {1}], "result[1] is a set, which JSON cannot represent"),
+            (Ellipsis, "result is an ellipsis, which JSON cannot represent"),
         ],
     )
     def test_the_place_is_named(self, value: Any, place: str) -> None:
@@ -187,11 +186,11 @@ class TestRefused:
         for number in range(12):
             value = {f"k{number}": value}
         assert find_fault(value, "r") == "r" + "".join(f"['k{n}']" for n in range(11, -1, -1)) + (
-            " is a set, which is not JSON"
+            " is a set, which JSON cannot represent"
         )
         assert (
             find_fault([value], "r")
-            == "r[0]['k11']['k10']['k9']['k8']['k7'][...] is a set, which is not JSON"
+            == "r[0]['k11']['k10']['k9']['k8']['k7'][...] is a set, which JSON cannot represent"
         )
 
     @pytest.mark.parametrize("around", [lambda v: v, lambda v: {"a": v}, lambda v: [0] * 50 + [v]])
@@ -214,7 +213,7 @@ class TestRefused:
         value = {"x": shared, "y": [shared, shared]}
         assert encode_value(value) == whole(value)
         assert find_fault(value, "r") is None
-        assert find_fault([shared, shared, {1}], "r") == "r[2] is a set, which is not JSON"
+        assert find_fault([shared, shared, {1}], "r") == "r[2] is a set, which JSON cannot represent"
 
     @pytest.mark.parametrize("make", [nested, nested_objects])
     def test_a_million_levels(self, make: Any) -> None:
@@ -235,20 +234,54 @@ class TestRefused:
         assert encode_value(make(400)) == whole(make(400))
 
     @pytest.mark.parametrize("text", ["\ud800", "a\udfff", "\ude00\ud83d"])
-    def test_half_of_a_surrogate_pair_is_found(self, text: str) -> None:
-        reason = "has half of a surrogate pair in its text, which is not Unicode"
-        assert find_fault(text, "r") == f"r {reason}"
-        assert find_fault([{"a": text}], "r") == f"r[0]['a'] {reason}"
-        assert find_fault([{text: 1}], "r") == f"r[0][{text!r}] {reason}"
-        assert find_fault("\U0001f600", "r") is None
+    def test_half_of_a_surrogate_pair_passes(self, text: str) -> None:
+        assert find_fault([{text: [text]}], "r") is None
+        assert encode_value([text]) == whole([text])
+
+    @pytest.mark.parametrize("number", [2**53, -(2**53), 7615917337495251231, 10**30])
+    @pytest.mark.parametrize(
+        ("around", "place"),
+        [
+            (lambda number: number, "result"),
+            (lambda number: [number], "result[0]"),
+            (lambda number: {"a": number}, "result['a']"),
+            (lambda number: [0.12345678901234567] * 100 + [{"id": number}], "result[100]['id']"),
+            (lambda number: {"rows": [[1] * 40, [1] * 40 + [number]]}, "result['rows'][1][40]"),
+            (lambda number: [math.nan, number], "result[1]"),
+        ],
+    )
+    def test_an_integer_that_n8n_would_round(self, number: int, around: Any, place: str) -> None:
+        with pytest.raises(NotJson) as caught:
+            encode_value(around(number))
+        said = "is an integer beyond 2**53 - 1, which n8n would round: make it a string"
+        assert str(caught.value) == f"{place} {said}"
+        assert encode_value(integers_as_text(around(number))) == encode_value(around(str(number)))
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            2**53 - 1,
+            1 - 2**53,
+            {"id": 2**53 - 1, "other": [1 - 2**53] * 50},
+            {2**70: 1},
+            {str(2**70): [str(2**70)] * 40},
+            ",9007199254740993,",
+            [":-9007199254740993]"] * 50,
+            [0.1 + 0.2, 1e15 / 3, 1234567890123456.7, 1e16, 1e22, 1e300, 2.0**53, -(2.0**60)] * 20,
+            "9" * 100_000,
+        ],
+    )
+    def test_numbers_and_strings_that_n8n_does_not_round(self, value: Any) -> None:
+        assert encode_value(value) == whole(value)
+        assert find_fault(value, "r") is None
 
     @needs_digit_limit
     def test_an_integer_that_python_does_not_write(self) -> None:
         huge = 10**5000
-        with pytest.raises(NotJson, match=r"^result\['a'\] is an integer of more digits than Python writes$"):
+        with pytest.raises(NotJson, match=r"^result\['a'\] is an integer of more digits than Python writes"):
             encode_value({"a": huge})
         with pytest.raises(
-            NotJson, match=r"^result\[\.\.\.\] is an integer of more digits than Python writes$"
+            NotJson, match=r"^result\[\.\.\.\] is an integer of more digits than Python writes"
         ):
             encode_value({huge: 1})
 
@@ -258,7 +291,7 @@ class TestRefused:
                 raise RuntimeError("no")
 
         with pytest.raises(
-            NotJson, match=r"^result\[\.\.\.\] has a key of type .*Bad; JSON has text as keys$"
+            NotJson, match=r"^result\[\.\.\.\] has a key of type .*Bad; the keys of JSON are strings$"
         ):
             encode_value({Bad(): 1})
 
@@ -280,9 +313,25 @@ class TestRefused:
         assert find_fault(value, "r") is None
 
     @examples
+    @given(value=json_values, number=st.integers(2**53), sign=st.sampled_from([1, -1]), data=st.data())
+    def test_a_rounded_integer_is_found_wherever_it_is_put(
+        self, value: Any, number: int, sign: int, data: st.DataObject
+    ) -> None:
+        value = json.loads(json.dumps([value]))
+        self._put(value, sign * number, data)
+        with pytest.raises(NotJson, match="which n8n would round"):
+            encode_value(value)
+        assert json.loads(encode_value(integers_as_text(value))) == integers_as_text(value)
+
+    @examples
     @given(value=json_values, data=st.data())
     def test_a_fault_is_found_wherever_it_is_put(self, value: Any, data: st.DataObject) -> None:
         value = json.loads(json.dumps([value]))
+        self._put(value, {1}, data)
+        with pytest.raises(NotJson, match="is a set, which JSON cannot represent"):
+            encode_value(value)
+
+    def _put(self, value: Any, fault: Any, data: st.DataObject) -> None:
         containers: List[Any] = []
 
         def collect(part: Any) -> None:
@@ -292,14 +341,11 @@ class TestRefused:
                     collect(inner)
 
         collect(value)
-        chosen = data.draw(st.sampled_from(range(len(containers))))
-        target = containers[chosen]
+        target = containers[data.draw(st.sampled_from(range(len(containers))))]
         if isinstance(target, dict):
-            target["fault"] = {1}
+            target["fault"] = fault
         else:
-            target.insert(data.draw(st.integers(0, len(target))), {1})
-        with pytest.raises(NotJson, match="is a set, which is not JSON"):
-            encode_value(value)
+            target.insert(data.draw(st.integers(0, len(target))), fault)
 
 
 class TestDecode:

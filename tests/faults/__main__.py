@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Optional, Sequence
+
+from . import __doc__ as description
+from . import plan, soak
+
+
+def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.faults", description=description, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=60.0, help="of faults, or of a fuzz; default: 60")
+    parser.add_argument("--kills", type=int, metavar="N", help="kill the runner N times instead")
+    parser.add_argument("--seed", type=int, help="default: another one each time")
+    parser.add_argument("--faults", metavar="KIND,...", help=f"some of: {', '.join(plan.ALL_KINDS)}")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="where the facts are written to")
+    options = parser.parse_args(arguments)
+    options.kinds = tuple(options.faults.split(",")) if options.faults else plan.ALL_KINDS
+    for kind in options.kinds:
+        if kind not in plan.ALL_KINDS:
+            parser.error(f"there is no fault {kind!r}, only {', '.join(plan.ALL_KINDS)}")
+    if options.seed is None:
+        options.seed = random.randrange(1_000_000)
+    return options
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    options = parse(arguments)
+    print(f"seed {options.seed}", flush=True)
+    if options.kills:
+        result = soak.kills(options.kills, options.seed, say)
+    else:
+        result = soak.soak(options.seconds, options.seed, say, options.kinds)
+    print(soak.report(result))
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps({**result.facts, "seed": options.seed, "good": result.is_good}))
+    return 0 if result.is_good else 1
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Callers that give tasks to brokers, whatever becomes of the brokers, and keep a book of the answers."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from types import TracebackType
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Type
+
+from n8nrunner.broker import (
+    Broker,
+    BrokerNotRunning,
+    BrokerTask,
+    BrokerTaskExpired,
+    BrokerTaskLost,
+    BrokerTaskTimeout,
+)
+
+from . import plan, work
+from .ledger import DONE, EXPIRED, FAILED, LOST, TIMED_OUT, WRONG, Request
+
+#: Seconds after which a caller that has been told nothing gives up: beyond all of the broker's time limits.
+PATIENCE = 240.0
+#: Seconds for which a caller rests that found its broker down.
+REST = 0.1
+
+_OUTCOMES = ((BrokerTaskExpired, EXPIRED), (BrokerTaskTimeout, TIMED_OUT), (BrokerTaskLost, LOST))
+
+
+class Load:
+    """Callers of several brokers, each on a thread of its own.
+
+    Args:
+        brokers: that get tasks.
+        seed: of the tasks, see `plan.settings`.
+        callers: how many for each broker.
+        is_short: whether tasks are small and quick.
+    """
+
+    def __init__(self, brokers: Sequence[Broker], seed: int, callers: int, is_short: bool = False) -> None:
+        #: What became of each task that a broker took.
+        self.book: List[Request] = []
+        self._seed = seed
+        self._is_short = is_short
+        self._numbers = itertools.count()
+        self._stopping = threading.Event()
+        self._changed = threading.Condition()
+        self._waiting: Dict[int, BrokerTask] = {}
+        self._answered = 0
+        self._threads = [
+            threading.Thread(target=self._call, args=(broker,), name=f"caller {number} of {broker.port}")
+            for broker in brokers
+            for number in range(callers)
+        ]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self._stopping.set()
+        with self._changed:
+            waiting = list(self._waiting.values())
+        if error is not None:
+            for task in waiting:
+                task.cancel()
+        for thread in self._threads:
+            thread.join(PATIENCE + 10)
+
+    def in_flight(self) -> int:
+        """How many tasks are with a runner now."""
+        with self._changed:
+            return sum(task.task_id is not None and not task.done() for task in self._waiting.values())
+
+    def wait_for_answers(self, more: int, limit: float) -> None:
+        """Wait until that many more tasks have an answer.
+
+        Raises:
+            TimeoutError: they have not within `limit` seconds.
+        """
+        with self._changed:
+            target = self._answered + more
+            if not self._changed.wait_for(lambda: self._answered >= target, limit):
+                raise TimeoutError(f"there were not {more} more answers within {limit:.0f} s")
+
+    def _call(self, broker: Broker) -> None:
+        for number in self._own_numbers():
+            settings = plan.settings(self._seed, number, self._is_short)
+            request = Request(number)
+            try:
+                task = broker.submit(work.TASK_TYPE, settings)
+            except BrokerNotRunning:
+                self._stopping.wait(REST)
+                continue
+            with self._changed:
+                self._waiting[number] = task
+            self._note(request, settings, task)
+            with self._changed:
+                del self._waiting[number]
+                self.book.append(request)
+                self._answered += request.outcome in (DONE, FAILED)
+                self._changed.notify_all()
+            self._stopping.wait(plan.pause(self._seed, number))
+
+    def _own_numbers(self) -> Iterator[int]:
+        while not self._stopping.is_set():
+            yield next(self._numbers)
+
+    def _note(self, request: Request, settings: Dict[str, Any], task: BrokerTask) -> None:
+        try:
+            error = task.error(PATIENCE)
+        except TimeoutError:
+            return
+        request.task_id = task.task_id
+        if error is None:
+            request.outcome = DONE
+            if task.result(0) != work.answer(settings):
+                request.outcome, request.detail = WRONG, f"the answer is {task.result(0)!r:.200}"
+            return
+        request.detail = f"{error.message}: {error.description}"[:500]
+        request.outcome = next((outcome for kind, outcome in _OUTCOMES if isinstance(error, kind)), FAILED)
+        if request.outcome == FAILED and (settings["do"] != "raise" or error.message != work.RAISED):
+            request.outcome = WRONG
