@@ -80,7 +80,7 @@ class Run:
         self._ever_registered = False
         self._refused: Dict[int, N8nRunnerError] = {}
         self._when_finished: List[Callable[[], None]] = []
-        self._slots = Slots(config.capacity, len(config.urls), threading.Lock())
+        self._slots = Slots(config.capacity, len(config.urls))
         self._pool = TaskPool(executor, config.capacity, task_context, config.max_payload)
         self._health: Optional[HealthServer] = None
         self._callbacks: Optional[Callbacks] = None
@@ -292,7 +292,8 @@ class Run:
             self.state,
             self._config.name,
             self._config.capacity,
-            self._slots.taken,
+            # After the end nothing gives slots back, but handlers may still return.
+            len(self._pool.active) if self.finished.is_set() else self._slots.taken,
             tuple(links),
             tasks,
             Counts(*totals),

@@ -76,12 +76,14 @@ class Task:
         "_cancel_event",
         "_cancel_reason",
         "_lines",
+        "_on_cancel",
         "_port",
         "_progress_logged_at",
         "_settings",
         "_timed_out",
         "deadline",
         "generation",
+        "has_ended",
         "id",
         "progress_fraction",
         "progress_text",
@@ -110,7 +112,10 @@ class Task:
         self._port = port
         self._cancel_reason: Optional[str] = None
         self._cancel_event: Optional[threading.Event] = None
+        self._on_cancel: Optional[Callable[[], None]] = None
         self._timed_out = False
+        #: Whether its slot has been given back. The links' thread alone reads and sets it.
+        self.has_ended = False
         self._lines = 0
         self._progress_logged_at = 0.0
 
@@ -171,13 +176,25 @@ class Task:
             raise (TaskTimeout if self._timed_out else TaskCancelled)(self._cancel_reason)
 
     def cancel(self, reason: str, timed_out: bool = False) -> None:
-        """Tells the handler that no result is wanted. Called by the link; the first reason stays."""
+        """Tell the handler that no result is wanted. Called by the link; the first reason stays."""
         with _cancel_lock:
+            if self._cancel_reason is not None:
+                return
+            self._timed_out = timed_out
+            self._cancel_reason = reason
+            callback = self._on_cancel
+            if self._cancel_event is not None:
+                self._cancel_event.set()
+        if callback is not None:
+            callback()
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the task is cancelled, or now if it is. One callback, which is the pool's."""
+        with _cancel_lock:
+            self._on_cancel = callback
             if self._cancel_reason is None:
-                self._timed_out = timed_out
-                self._cancel_reason = reason
-                if self._cancel_event is not None:
-                    self._cancel_event.set()
+                return
+        callback()
 
     # --- news for n8n ---------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ LAYERS: Dict[str, int] = {
 SIDEWAYS = {
     ("deadline", "errors"),
     ("connection", "execution"),
+    ("execution", "process"),
     ("functions", "execution"),
     ("running", "process"),
     ("runner", "process"),

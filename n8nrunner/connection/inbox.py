@@ -31,8 +31,12 @@ class Inbox:
         """Appends an event for a link. Never blocks."""
         self.events.append((link, event))
         if self.asleep:
-            self.asleep = False  # one wake-up is enough
-            self.wake()
+            try:
+                self.asleep = False  # one wake-up is enough
+                self.wake()
+            except BaseException:  # an asynchronous exception before the wake-up; nothing else would wake it
+                self.wake()
+                raise
 
     def wake(self) -> None:
         """Ends the thread's sleep."""

@@ -11,7 +11,7 @@ import itertools
 import logging
 import random
 import time
-from typing import Any, Callable, Dict, Hashable, List, Mapping, Optional, Protocol, Tuple
+from typing import Any, Callable, Dict, Hashable, List, Mapping, NamedTuple, Optional, Protocol, Tuple
 
 from n8nrunner import logs
 from n8nrunner.config import RunnerConfig
@@ -23,7 +23,7 @@ from n8nrunner.connection.retry import LOG_INTERVAL, REFUSED_WAIT, Decision, Ret
 from n8nrunner.connection.transport import Connection
 from n8nrunner.errors import AuthenticationError, GrantTokenSpent, N8nRunnerError, ProtocolError
 from n8nrunner.execution.invoke import Answer, Handler, failure
-from n8nrunner.execution.pools import Ended
+from n8nrunner.execution.pools import OnEnd
 from n8nrunner.protocol import codec
 from n8nrunner.protocol import session as s
 from n8nrunner.protocol.messages import RunnerRegistered
@@ -43,6 +43,13 @@ LARGE_MESSAGE = 1024 * 1024
 DEFECT_PAUSE = 1.0
 
 _NEVER = float("inf")
+
+
+class Ended(NamedTuple):
+    """A task's handler has returned, or could not be run. May be posted twice for one task."""
+
+    task: Task
+    answer: Answer
 
 
 class LinkOwner(Protocol):
@@ -71,7 +78,7 @@ class BrokerLink:
         index: its place among the runner's links.
         config: the runner's settings.
         types: the task types with their limits, as they are now.
-        slots: shared by all links of the runner.
+        slots: shared by all links of the runner, whose thread alone uses it.
         submit: takes a handler that is to run, with its task and what is told of its answer.
         inbox: takes events for all links of the runner.
         wake_links: told which links should look at the slots; called on the links' thread.
@@ -84,7 +91,7 @@ class BrokerLink:
         config: RunnerConfig,
         types: Mapping[str, Optional[int]],
         slots: Slots,
-        submit: Callable[[Handler, Task, Ended], None],
+        submit: Callable[[Handler, Task, OnEnd], None],
         inbox: Inbox,
         wake_links: Callable[[Tuple[Hashable, ...]], None],
         owner: LinkOwner,
@@ -171,10 +178,10 @@ class BrokerLink:
     def take(self, event: Any, now: float) -> None:
         """One event of the inbox."""
         kind = type(event)
-        if kind is s.Finished:
-            task = self._tasks.get(event.task_id)
-            if task is not None and task.generation == event.generation:
-                del self._tasks[event.task_id]
+        if kind is Ended:
+            event = self._finished(event.task, event.answer, now)
+            if event is None:
+                return
         elif kind is s.Stop:
             # As in the session: a second stop may shorten the grace period, and never prolongs it.
             self._stop_until = min(self._stop_until or event.until, event.until)
@@ -188,6 +195,19 @@ class BrokerLink:
                 raise
             return
         self._perform(self._session.handle(event, now))
+
+    def _finished(self, task: Task, answer: Answer, now: float) -> Optional[s.Finished]:
+        """Give back the task's slot. Return the session's event, or None if the task had ended before."""
+        if task.has_ended:
+            return None
+        task.has_ended = True
+        if self._tasks.get(task.id) is task:
+            del self._tasks[task.id]
+        links = self._slots.release(task.type, now)
+        freed = self.index in links
+        if len(links) > freed:
+            self._wake_links(tuple(link for link in links if link != self.index))
+        return s.Finished(task.id, task.generation, answer.payload, answer.failed, freed)
 
     def read(self, now: float) -> None:
         """Reads what has come and does what it asks for. Raises `ConnectionLost`."""
@@ -470,12 +490,11 @@ class BrokerLink:
             self._submit(handler, task, self._task_ended)
 
     def _task_ended(self, task: Task, answer: Answer) -> None:
-        """On the thread that ran the handler: frees the slot, then posts the answer."""
-        links = self._slots.release(task.type, time.monotonic())
-        freed = self.index in links
-        self._inbox.post(self, s.Finished(task.id, task.generation, answer.payload, answer.failed, freed))
-        if len(links) > freed:
-            self._inbox.post(None, tuple(link for link in links if link != self.index))
+        """Post the end of a task, on any thread. An exception may interrupt it: it is called again then.
+
+        So it does nothing but post, and the links' thread, which nothing interrupts, gives back the slot.
+        """
+        self._inbox.post(self, Ended(task, answer))
 
     def _cancel_task(self, action: s.CancelTask) -> None:
         task = self._tasks.pop(action.task_id, None)

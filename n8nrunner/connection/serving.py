@@ -25,7 +25,7 @@ from n8nrunner.connection.link import BrokerLink, LinkOwner
 from n8nrunner.connection.transport import Connection
 from n8nrunner.execution.invoke import Handler
 from n8nrunner.execution.invoke import failure as failure_of
-from n8nrunner.execution.pools import Ended, TaskPool
+from n8nrunner.execution.pools import OnEnd, TaskPool
 from n8nrunner.protocol.session import SlotFreed, Stop, TypesChanged
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.task import Task
@@ -76,7 +76,7 @@ class LinkThread:
         self.thread = threading.Thread(target=self._run, name="n8nrunner-links", daemon=True)
         self._ended = ended
         self._pool = pool
-        self._to_submit: List[Tuple[Handler, Task, Ended]] = []
+        self._to_submit: List[Tuple[Handler, Task, OnEnd]] = []
         self._registered: Dict[BrokerLink, Tuple[Connection, int]] = {}
         # Links that the current turn, or the next one at once, has to do with; and when the next one is due.
         self._touched: Dict[BrokerLink, None] = {}
@@ -211,7 +211,7 @@ class LinkThread:
             if link.more and not link.paused:  # it gets its next turn at once
                 touched[link] = None
 
-    def _submit_later(self, handler: Handler, task: Task, ended: Ended) -> None:
+    def _submit_later(self, handler: Handler, task: Task, ended: OnEnd) -> None:
         self._to_submit.append((handler, task, ended))
 
     def _submit(self) -> None:

@@ -105,19 +105,19 @@ def describe_error(error: BaseException) -> Dict[str, str]:
     """What a handler raised, for the workflow's author: "message", and "description" or "stack"."""
     if isinstance(error, TaskError):
         # A subclass may have put anything there, or not have called the constructor.
-        message = _text_of(getattr(error, "message", error)) or type(error).__name__
+        message = text_of(getattr(error, "message", error)) or type(error).__name__
         description = getattr(error, "description", None)
         described = {"message": _cut(message)}
-        return described if description is None else {**described, "description": _cut(_text_of(description))}
-    name, text = type(error).__name__, _text_of(error)
+        return described if description is None else {**described, "description": _cut(text_of(description))}
+    name, text = type(error).__name__, text_of(error)
     return {"message": _cut(f"{name}: {text}" if text else name), "stack": _stack_of(error)}
 
 
 def _answer(task: Task, max_payload: Optional[int], message: Any, **more: Any) -> Answer:
-    error = {"message": _cut(_text_of(message))}
+    error = {"message": _cut(text_of(message))}
     for name, value in more.items():
         if value is not None:
-            error[name] = value if name == "stack" else _cut(_text_of(value))
+            error[name] = value if name == "stack" else _cut(text_of(value))
     payload = encode_error(task.id, error)
     if max_payload is not None and len(payload) > max_payload:
         # n8n would close the connection, and fail everything on it. A character may take twelve bytes.
@@ -126,7 +126,8 @@ def _answer(task: Task, max_payload: Optional[int], message: Any, **more: Any) -
     return Answer(payload, True)
 
 
-def _text_of(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """Return ``str(value)``, or a replacement if that raises."""
     try:
         return str(value)
     except BaseException:  # noqa: BLE001 - an exception whose text cannot be made is still reported

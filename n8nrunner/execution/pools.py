@@ -1,48 +1,100 @@
-"""Where handlers run: our own threads, or an executor of the caller's.
+"""Where handlers run: threads of this pool, or an executor of the caller's.
 
-An executor that the caller passed is never shut down here. Whether it runs in this process is found out by
-running something on it when the runner starts, which also gets its processes going before a task waits for
-them.
+An executor that the caller passed is never shut down here. A first job, when the runner starts, shows whether
+the executor runs in this process, and gets its processes going before a task of n8n waits for them.
+
+Each task ends exactly once, at whatever point an exception comes. A `_Job` notes how far its task has come,
+and `TaskPool._end` can be called again until `ended` has returned. `ended` may be called twice then, so the
+caller counts the first call.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextvars
 import os
+import platform
+import sys
 import threading
+import time
 import uuid
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Callable, Dict, List, Optional, Tuple
+from concurrent.futures import Executor, Future
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from n8nrunner import logs
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import ExecutorBroken
-from n8nrunner.execution.invoke import Answer, Handler, TaskContext, failure, invoke
+from n8nrunner.execution.invoke import Answer, Handler, TaskContext, failure, invoke, text_of
+from n8nrunner.execution.threads import Threads
 from n8nrunner.task import Task
 
 logger = logs.get_logger("n8nrunner")
+task_logger = logs.get_logger("n8nrunner.tasks")
 
-#: Called when a handler has returned, on whatever thread that is; only posts.
-Ended = Callable[[Task, Answer], None]
+#: Called when a task has ended, on any thread. Only posts. Of several calls for one task the first counts.
+OnEnd = Callable[[Task, Answer], None]
 
 #: Seconds that an executor of other processes gets to run something for the first time.
 WARM_UP = 30.0
+#: How often the end of a task is tried while `ended` raises.
+_TRIES = 5
 
 _token = uuid.uuid4().hex
 _inside = threading.local()
 
 
 def _where() -> Tuple[str, int, int]:
-    """Names the process and the thread it runs in: a forked process has our token, but not our number."""
+    """Return the names of this process and thread. A forked process has our token, but not our number."""
     return _token, os.getpid(), threading.get_ident()
+
+
+def _clock() -> str:
+    """Return a name for this machine's monotonic clock: processes with the same name share the clock."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except (OSError, ValueError):
+        return platform.node()  # macOS and Windows: one clock for each machine
+
+
+def _invoke_elsewhere(
+    handler: Handler, task: Task, context: Optional[TaskContext], max_payload: int, clock: str
+) -> Answer:
+    """Run a task in another process, unless its time limit has passed while it waited for the process."""
+    if time.monotonic() >= task.deadline and clock == _clock():
+        return _not_run(task, "its time limit had passed before a process was free for it")
+    return invoke(handler, task, context, max_payload)
+
+
+class _Job:
+    """A task on its way through a pool.
+
+    Attributes:
+        started: whether the handler may have begun.
+        answer: what to tell n8n, once it is known.
+        has_ended: whether `ended` has returned.
+        tries: how often the end has been tried.
+    """
+
+    __slots__ = ("answer", "ended", "handler", "has_ended", "started", "task", "tries")
+
+    def __init__(self, handler: Handler, task: Task, ended: OnEnd) -> None:
+        self.handler = handler
+        self.task = task
+        self.ended = ended
+        self.answer: Optional[Answer] = None
+        self.started = self.has_ended = False
+        self.tries = 0
 
 
 class TaskPool:
     """Runs handlers and keeps account of them.
 
+    In this process each task runs in a copy of the context (`contextvars`) in which the pool was built.
+
     Args:
         executor: the caller's, or None for threads of our own.
-        capacity: how many threads of our own.
+        capacity: how many tasks run at once; so many threads, if they are our own.
         context: entered around every handler; None for nothing.
         max_payload: bytes that an answer may have.
     """
@@ -53,32 +105,39 @@ class TaskPool:
         #: Tasks whose handler has not returned: they hold their slots.
         self.active: Dict[Task, None] = {}
         self._given = executor
-        self._context = context
+        self._capacity = capacity
+        self._task_context = context
         self._max_payload = max_payload
+        self._base = contextvars.copy_context()
+        # A copied context still shares the object that holds the precision. Where `decimal` has not been
+        # imported, there is none.
+        decimal = sys.modules.get("decimal")
+        self._decimal: Any = None if decimal is None else decimal.getcontext().copy()
         self._here = True
-        self._threads: List[threading.Thread] = []
+        self._is_shut_down = False
+        self._clock = ""
+        # Tasks that wait in an executor's queue. The thread that removes one decides what becomes of it.
+        self._queued: Dict[_Job, None] = {}
+        self._threads: Optional[Threads[_Job]] = None
         if executor is None:
-            self._executor: Executor = ThreadPoolExecutor(
-                capacity, thread_name_prefix="n8nrunner-pool", initializer=self._note_thread
-            )
-        else:
-            self._executor = executor
-
-    def _note_thread(self) -> None:
-        self._threads.append(threading.current_thread())
+            self._threads = Threads(capacity, self._run, "n8nrunner-pool", self._enter)
 
     def warm_up(self) -> None:
-        """Gets a given executor going, and finds out whether it runs in this process.
+        """Start our own threads; or get a given executor going, and find out whether it runs in this process.
 
         Raises:
-            ExecutorBroken: it does not run anything, or only in the thread that asks it to.
+            ExecutorBroken: no thread can be started, or the executor runs nothing, or only in the thread that
+                submits to it.
         """
-        if self._given is None:
+        if self._threads is not None:
+            self._threads.start()
             return
+        executor = self._given
+        assert executor is not None
         try:
-            where = self._executor.submit(_where).result(WARM_UP)
+            where = executor.submit(_where).result(WARM_UP)
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {text_of(error)}"
             if isinstance(error, concurrent.futures.TimeoutError):
                 reason = f"not within {WARM_UP:g} s"
             raise ExecutorBroken(f"the executor that was passed runs nothing: {reason}") from error
@@ -87,74 +146,188 @@ class TaskPool:
             # Handlers would hold up the thread that serves the connections.
             raise ExecutorBroken("the executor that was passed runs tasks in the thread that submits them")
         self._here = where[:2] == here[:2]
+        self._clock = _clock()
+        self._warn_if_small(executor)
+
+    def _warn_if_small(self, executor: Executor) -> None:
+        workers = getattr(executor, "_max_workers", None)  # of the executors of concurrent.futures
+        if isinstance(workers, int) and workers < self._capacity:
+            logger.warning(
+                "The executor runs %d tasks at once, but the capacity is %d: tasks wait in the executor "
+                "while another runner could take them. Pass capacity=%d, or a larger executor",
+                workers,
+                self._capacity,
+                workers,
+            )
 
     @property
     def is_current(self) -> bool:
         """Whether the calling thread is inside a handler of this pool."""
         return getattr(_inside, "pool", None) is self
 
-    def submit(self, handler: Handler, task: Task, ended: Ended) -> None:
-        """Runs `handler`; `ended` is called once, whatever happens."""
+    def submit(self, handler: Handler, task: Task, ended: OnEnd) -> None:
+        """Run `handler`. `ended` is called when it has returned or cannot be run. Never raises."""
         self.active[task] = None
-        try:
-            if self._here:
-                future = self._executor.submit(self._run, handler, task, ended)
-                if self._given is not None:
-                    future.add_done_callback(lambda future: self._check(future, task, ended))
-            else:
-                remote = self._executor.submit(invoke, handler, task, self._context, self._max_payload)
-                remote.add_done_callback(lambda future: self._end_remote(future, task, ended))
-        except Exception as error:  # noqa: BLE001 - a broken or shut-down executor of any library
-            self._end(task, _broken(task, error), ended)
+        job = _Job(handler, task, ended)
+        if self._threads is None:
+            self._submit_elsewhere(job)
+        elif self._is_shut_down:
+            self._end(job, _broken(task, "the runner has shut its threads down"))
+        else:
+            self._threads.put(job)
 
-    def _run(self, handler: Handler, task: Task, ended: Ended) -> None:
+    # --- on a thread of this process --------------------------------------------------------------
+
+    def _enter(self) -> None:
+        """On each of our own threads, before its first task."""
+        _inside.pool = self
+
+    def _run(self, job: _Job) -> None:
+        """Run a job and end it. Called again after an exception that interrupted it."""
+        task = job.task
+        answer = job.answer
+        if answer is None:
+            if job.started:
+                answer = failure(task, "The runner could not finish the task: an exception interrupted it")
+            elif task.cancelled:
+                answer = _not_run(task)
+            else:
+                job.started = True
+                answer = self._base.copy().run(self._invoke, job)
+            job.answer = answer
+        self._end(job, answer)
+
+    def _invoke(self, job: _Job) -> Answer:
+        try:
+            if self._decimal is not None:
+                sys.modules["decimal"].setcontext(self._decimal.copy())
+            return invoke(job.handler, job.task, self._task_context, self._max_payload)
+        except BaseException as error:  # noqa: BLE001 - such as MemoryError: n8n must be told
+            return failure(job.task, f"The runner could not finish the task: {type(error).__name__}")
+
+    def _end(self, job: _Job, answer: Answer) -> None:
+        """End a job, unless it has ended. If this is interrupted, call it again."""
+        self.active.pop(job.task, None)
+        while not job.has_ended:
+            try:
+                job.ended(job.task, answer)
+                job.has_ended = True
+            except BaseException as error:  # noqa: BLE001 - from outside, or MemoryError
+                job.tries += 1
+                if job.tries >= _TRIES:
+                    job.has_ended = True
+                    task_logger.error("The end of task %s was lost: %s", job.task.id, type(error).__name__)
+
+    # --- on an executor of the caller's -----------------------------------------------------------
+
+    def _submit_elsewhere(self, job: _Job) -> None:
+        executor, task = self._given, job.task
+        assert executor is not None
+        if task.cancelled:
+            self._end(job, _not_run(task))
+            return
+        self._queued[job] = None
+        try:
+            future: Future[Any]
+            if self._here:
+                future = executor.submit(self._run_queued, job)
+            else:
+                future = executor.submit(
+                    _invoke_elsewhere, job.handler, task, self._task_context, self._max_payload, self._clock
+                )
+            task.on_cancel(lambda: self._cancel(job, future))
+            future.add_done_callback(lambda future: self._check(job, future))
+        except BaseException as error:  # noqa: BLE001 - a broken or shut-down executor of any library
+            # An executor may queue the task and raise afterwards, such as for lack of threads.
+            if self._claim(job):
+                if not self._here:
+                    _withdraw(executor, task)
+                self._end(job, _broken(task, _reason(error)))
+
+    def _claim(self, job: _Job) -> bool:
+        """Return whether the caller may run the job, or end it without a run. True once for each job."""
+        return self._queued.pop(job, job) is None
+
+    def _run_queued(self, job: _Job) -> None:
+        """In the executor's thread."""
+        if not self._claim(job):
+            return
         _inside.pool = self
         try:
-            answer = invoke(handler, task, self._context, self._max_payload)
-        except BaseException as error:  # noqa: BLE001 - such as MemoryError: the slot must come back
-            answer = failure(task, f"The runner could not finish the task: {type(error).__name__}")
+            self._run(job)
         finally:
             _inside.pool = None
-        self._end(task, answer, ended)
 
-    def _check(self, future: Future[None], task: Task, ended: Ended) -> None:
-        """A given executor may drop what it took: cancelled in its queue, or its worker gone."""
-        if future.cancelled():
-            self._end(task, _broken(task, None), ended)
-        elif future.exception() is not None:
-            self._end(task, _broken(task, future.exception()), ended)
+    def _cancel(self, job: _Job, future: Future[Any]) -> None:
+        """End a cancelled job that its executor has not begun. On the thread that cancels."""
+        is_ours = self._here and self._claim(job)
+        try:
+            withdrawn = (is_ours or not self._here) and future.cancel()
+        except Exception:  # noqa: BLE001 - a future of any library
+            withdrawn = False
+        if is_ours or withdrawn:
+            self._end(job, _not_run(job.task))
 
-    def _end_remote(self, future: Future[Answer], task: Task, ended: Ended) -> None:
-        if future.cancelled():
-            answer = _broken(task, None)
-        elif future.exception() is not None:
-            answer = _broken(task, future.exception())
-        else:
-            answer = future.result()
-        self._end(task, answer, ended)
+    def _check(self, job: _Job, future: Future[Any]) -> None:
+        """Look at a job that the executor has finished or dropped: cancelled, or its worker has gone."""
+        is_ours = self._claim(job)
+        if job.has_ended:
+            return
+        task = job.task
+        answer = job.answer
+        try:
+            if future.cancelled():
+                if is_ours:
+                    answer = _not_run(task) if task.cancelled else _broken(task, "it dropped the task")
+            elif future.exception() is not None:
+                answer = answer or _broken(task, _reason(future.exception()))
+            elif not self._here:
+                answer = future.result()
+            elif is_ours:
+                answer = _broken(task, "it dropped the task")
+        except BaseException as error:  # noqa: BLE001 - a future of any library
+            answer = _broken(task, _reason(error))
+        if answer is not None:  # otherwise it still runs
+            self._end(job, answer)
 
-    def _end(self, task: Task, answer: Answer, ended: Ended) -> None:
-        if self.active.pop(task, task) is None:
-            ended(task, answer)
+    # --- the end ----------------------------------------------------------------------------------
 
     def shut_down(self) -> None:
-        """No more tasks. Waits for nothing; our own threads end when their handlers return."""
-        if self._given is None:
-            self._executor.shutdown(wait=False)
+        """Take no more tasks. Waits for nothing; our own threads end when their handlers return."""
+        self._is_shut_down = True
+        if self._threads is not None:
+            self._threads.end()
 
     def join(self, deadline: Deadline) -> List[str]:
-        """Waits for our own threads.
+        """Wait for our own threads.
 
         Returns:
             What still runs at the end: ids and types of tasks.
         """
-        for thread in list(self._threads):
-            if thread is not threading.current_thread():
-                thread.join(deadline.remaining())
+        if self._threads is not None:
+            self._threads.join(deadline)
         return [f"{task.id} ({task.type})" for task in list(self.active)]
 
 
-def _broken(task: Task, error: Optional[BaseException]) -> Answer:
-    what = "it dropped the task" if error is None else f"{type(error).__name__}: {error}"
-    logger.error("The executor did not run task %s: %s", task.id, what)
-    return failure(task, f"{ExecutorBroken.__name__}: the runner's executor did not run the task", what)
+def _withdraw(executor: Executor, task: Task) -> None:
+    """Cancel a task that a `ProcessPoolExecutor` has queued although its `submit` raised."""
+    pending = getattr(executor, "_pending_work_items", None)
+    for item in list(pending.values()) if isinstance(pending, dict) else ():
+        if any(argument is task for argument in getattr(item, "args", ())):
+            item.future.cancel()
+
+
+def _reason(error: Optional[BaseException]) -> str:
+    return f"{type(error).__name__}: {text_of(error)}"
+
+
+def _not_run(task: Task, reason: Optional[str] = None) -> Answer:
+    """Return the answer for a task that ended before its handler began. n8n no longer waits for it."""
+    why = reason or task.cancel_reason
+    task_logger.info("Task %s (%s) did not run: %s", task.id, task.type, why)
+    return failure(task, f"The task did not run: {why}")
+
+
+def _broken(task: Task, reason: str) -> Answer:
+    task_logger.error("The executor did not run task %s (%s): %s", task.id, task.type, reason)
+    return failure(task, f"{ExecutorBroken.__name__}: the runner's executor did not run the task", reason)

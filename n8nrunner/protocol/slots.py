@@ -17,16 +17,14 @@ A pair whose offers are all accepted, while there is plenty of room, makes sever
 to its share of half the room, so that no pair's idle offers can keep more than that from the others. A runner
 with a single pair needs no turns: all its free slots are offered.
 
-The object knows neither threads nor clocks. Several link threads and all pool threads share one, so its
-callers pass a lock; it is held for a few instructions and nothing else is called under it.
+The object knows neither threads nor clocks. All links of a runner share one and call it on their one thread.
 """
 
 from __future__ import annotations
 
 import enum
 from collections import deque
-from contextlib import nullcontext
-from typing import ContextManager, Deque, Dict, Hashable, List, Mapping, Optional, Set, Tuple
+from typing import Deque, Dict, Hashable, List, Mapping, Optional, Set, Tuple
 
 #: Seconds for which a freed slot is kept for the pair whose turn it is.
 TURN = 1.0
@@ -73,12 +71,9 @@ class Slots:
     Args:
         capacity: tasks that may run at once.
         brokers: how many links will join; with more than one, no link may offer all free slots to its own.
-        lock: entered by every method; pass one when several threads share the object.
     """
 
-    def __init__(
-        self, capacity: int, brokers: int = 1, lock: Optional[ContextManager[object]] = None
-    ) -> None:
+    def __init__(self, capacity: int, brokers: int = 1) -> None:
         self.capacity = capacity
         self.taken = 0
         #: Pairs whose turn it is.
@@ -86,7 +81,6 @@ class Slots:
         #: When the last task ended; None while one is held. Set by `join` and `release`.
         self.idle_since: Optional[float] = None
         self._brokers = brokers
-        self._lock: ContextManager[object] = nullcontext() if lock is None else lock
         self._promised = 0
         self._types: Dict[str, _TaskType] = {}
         self._links: Dict[Hashable, Dict[str, _Pair]] = {}
@@ -110,32 +104,30 @@ class Slots:
         Returns:
             Other links that should look at `offers` again.
         """
-        with self._lock:
-            pairs = self._links.setdefault(link, {})
-            for name, limit in types.items():
-                task_type = self._types.setdefault(name, _TaskType(name, limit))
-                task_type.limit = limit
-                pair = pairs.get(name)
-                if pair is None:
-                    pair = pairs[name] = _Pair(link, task_type)
-                    self._pairs += 1
-                    self._wait(pair, _Claim.IDLE)
-                elif not pair.open and not pair.may_offer:
-                    self._wait(pair, _Claim.BUSY)  # a single pair does not wait, and it may be single no more
-            if self.taken == 0:
-                self.idle_since = now
-            return self._serve(now, link)
+        pairs = self._links.setdefault(link, {})
+        for name, limit in types.items():
+            task_type = self._types.setdefault(name, _TaskType(name, limit))
+            task_type.limit = limit
+            pair = pairs.get(name)
+            if pair is None:
+                pair = pairs[name] = _Pair(link, task_type)
+                self._pairs += 1
+                self._wait(pair, _Claim.IDLE)
+            elif not pair.open and not pair.may_offer:
+                self._wait(pair, _Claim.BUSY)  # a single pair does not wait, and it may be single no more
+        if self.taken == 0:
+            self.idle_since = now
+        return self._serve(now, link)
 
     def leave(self, link: Hashable, now: float) -> Set[Hashable]:
         """A link has lost its connection or drains: its offers are void. Slots that are taken stay taken."""
-        with self._lock:
-            for pair in self._links.pop(link, {}).values():
-                self._pairs -= 1
-                self._set_open(pair, 0)
-                self._end_turn(pair)
-                if pair.claim is not None:
-                    self._waiting.remove(pair)
-            return self._serve(now, link)
+        for pair in self._links.pop(link, {}).values():
+            self._pairs -= 1
+            self._set_open(pair, 0)
+            self._end_turn(pair)
+            if pair.claim is not None:
+                self._waiting.remove(pair)
+        return self._serve(now, link)
 
     def take(self, link: Hashable, type_name: str, now: float, lapsed: bool = False) -> bool:
         """An offer was accepted; whether there is a slot for it.
@@ -143,46 +135,43 @@ class Slots:
         Args:
             lapsed: the offer was not counted as open any more; what is promised to open offers is not for it.
         """
-        with self._lock:
-            pair = self._links.get(link, {}).get(type_name)
-            if pair is None:
-                return False
-            has_turn = pair.turn_until is not None
-            # A promised slot becomes the taken one, or a free one does.
-            granted = has_turn or (pair.open > 1 and not lapsed) or self._room(pair.task_type) > 0
-            if not lapsed:
-                self._set_open(pair, pair.open - 1)
-            if not granted:
-                pair.refused += 1
-                self._wait(pair, _Claim.REFUSED)
-                return False
-            self._end_turn(pair)
-            self.taken += 1
-            pair.task_type.taken += 1
-            self.idle_since = None
-            if has_turn and pair.refused:
-                pair.refused -= 1
-            if pair.refused:
-                self._wait(pair, _Claim.REFUSED)
-            elif pair.open == 0:
-                self._wait(pair, _Claim.BUSY)
-            return True
+        pair = self._links.get(link, {}).get(type_name)
+        if pair is None:
+            return False
+        has_turn = pair.turn_until is not None
+        # A promised slot becomes the taken one, or a free one does.
+        granted = has_turn or (pair.open > 1 and not lapsed) or self._room(pair.task_type) > 0
+        if not lapsed:
+            self._set_open(pair, pair.open - 1)
+        if not granted:
+            pair.refused += 1
+            self._wait(pair, _Claim.REFUSED)
+            return False
+        self._end_turn(pair)
+        self.taken += 1
+        pair.task_type.taken += 1
+        self.idle_since = None
+        if has_turn and pair.refused:
+            pair.refused -= 1
+        if pair.refused:
+            self._wait(pair, _Claim.REFUSED)
+        elif pair.open == 0:
+            self._wait(pair, _Claim.BUSY)
+        return True
 
     def lapse(self, link: Hashable, type_name: str, count: int) -> None:
         """So many open offers have run out of time; `offers` tells what takes their place."""
-        with self._lock:
-            pair = self._links.get(link, {}).get(type_name)
-            if pair is not None:
-                self._set_open(pair, pair.open - count)
-                if pair.open == 0:
-                    self._replace(pair, _Claim.IDLE)
+        pair = self._links.get(link, {}).get(type_name)
+        if pair is not None:
+            self._set_open(pair, pair.open - count)
+            if pair.open == 0:
+                self._replace(pair, _Claim.IDLE)
 
     def void(self, link: Hashable) -> None:
         """The broker has thrown away all offers of this link."""
-        with self._lock:
-            for pair in self._links.get(link, {}).values():
-                self._set_open(pair, 0)
-                self._replace(pair, _Claim.BUSY)
+        for pair in self._links.get(link, {}).values():
+            self._set_open(pair, 0)
+            self._replace(pair, _Claim.BUSY)
 
     def offers(
         self, link: Hashable, now: float, ready: bool = True
@@ -195,43 +184,41 @@ class Slots:
         Returns:
             Pairs of task type and number of offers; and other links that should look again.
         """
-        with self._lock:
-            pairs = self._links.get(link)
-            if not pairs:
+        pairs = self._links.get(link)
+        if not pairs:
+            return [], _NONE
+        if self._is_single():
+            (pair,) = pairs.values()
+            self._forget_wait(pair)
+            self._end_turn(pair)
+            pair.refused = 0
+            pair.may_offer = 0
+            if not ready:
                 return [], _NONE
-            if self._is_single():
-                (pair,) = pairs.values()
-                self._forget_wait(pair)
+            free = self._free(pair.task_type) - pair.open
+            if free <= 0:
+                return [], _NONE
+            self._set_open(pair, pair.open + free)
+            return [(pair.task_type.name, free)], _NONE
+        for pair in pairs.values():
+            if pair.turn_until is not None and pair.turn_until <= now:
                 self._end_turn(pair)
                 pair.refused = 0
+        others = self._serve(now, link)
+        wanted = []
+        for pair in pairs.values():
+            if pair.may_offer and ready:
+                # All but the first take room, which may have shrunk since they were granted.
+                count = 1 + max(0, min(pair.may_offer - 1, self._room(pair.task_type)))
                 pair.may_offer = 0
-                if not ready:
-                    return [], _NONE
-                free = self._free(pair.task_type) - pair.open
-                if free <= 0:
-                    return [], _NONE
-                self._set_open(pair, pair.open + free)
-                return [(pair.task_type.name, free)], _NONE
-            for pair in pairs.values():
-                if pair.turn_until is not None and pair.turn_until <= now:
-                    self._end_turn(pair)
-                    pair.refused = 0
-            others = self._serve(now, link)
-            wanted = []
-            for pair in pairs.values():
-                if pair.may_offer and ready:
-                    # All but the first take room, which may have shrunk since they were granted.
-                    count = 1 + max(0, min(pair.may_offer - 1, self._room(pair.task_type)))
-                    pair.may_offer = 0
-                    self._set_open(pair, count)
-                    wanted.append((pair.task_type.name, count))
-            return wanted, others
+                self._set_open(pair, count)
+                wanted.append((pair.task_type.name, count))
+        return wanted, others
 
     def next_deadline(self, link: Hashable) -> Optional[float]:
         """When a promise to this link lapses, so that `offers` has to be called; None if there is none."""
-        with self._lock:
-            turns = [pair.turn_until for pair in self._links.get(link, {}).values() if pair.turn_until]
-            return min(turns, default=None)
+        turns = [pair.turn_until for pair in self._links.get(link, {}).values() if pair.turn_until]
+        return min(turns, default=None)
 
     # --- what the end of a task does ------------------------------------------------------------
 
@@ -241,14 +228,13 @@ class Slots:
         Returns:
             Links that should look at `offers` now; whichever link the task came from may be among them.
         """
-        with self._lock:
-            self.taken -= 1
-            self._types[type_name].taken -= 1
-            if self.taken == 0:
-                self.idle_since = now
-            if self._is_single():
-                return set(self._links)
-            return self._serve(now, None) if self._waiting else _NONE
+        self.taken -= 1
+        self._types[type_name].taken -= 1
+        if self.taken == 0:
+            self.idle_since = now
+        if self._is_single():
+            return set(self._links)
+        return self._serve(now, None) if self._waiting else _NONE
 
     # --- bookkeeping, under the lock ------------------------------------------------------------
 

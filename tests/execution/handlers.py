@@ -91,3 +91,9 @@ def times_entered(task: Task) -> int:
 def sleeps(task: Task) -> None:
     """Holds the process; nothing can tell it that it is cancelled."""
     threading.Event().wait(task.settings["seconds"])
+
+
+def touch(task: Task) -> None:
+    """Leaves a trace of the run: a file."""
+    with open(task.settings["path"], "w", encoding="ascii"):
+        pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any, Dict, List, Optional, Set, Tuple
 
 import pytest
@@ -790,34 +789,3 @@ class TestIdle:
         assert not slots.take(B, "t", 1.0)
         slots.release("t", 2.0)
         assert slots.idle_since == 2.0
-
-
-class TestLock:
-    def test_every_method_is_under_it_and_leaves_it(self) -> None:
-        class Lock:
-            def __init__(self) -> None:
-                self.entered = 0
-                self.inside = threading.Lock()
-
-            def __enter__(self) -> None:
-                assert self.inside.acquire(blocking=False)
-                self.entered += 1
-
-            def __exit__(self, *args: object) -> None:
-                self.inside.release()
-
-        lock = Lock()
-        slots = Slots(1, lock=lock)
-        calls = [
-            lambda: slots.join(A, {"t": None}, 0.0),
-            lambda: slots.offers(A, 0.0),
-            lambda: slots.take(A, "t", 0.0),
-            lambda: slots.lapse(A, "t", 1),
-            lambda: slots.void(A),
-            lambda: slots.next_deadline(A),
-            lambda: slots.release("t", 0.0),
-            lambda: slots.leave(A, 0.0),
-        ]
-        for number, call in enumerate(calls, 1):
-            call()
-            assert lock.entered == number

@@ -1,0 +1,120 @@
+"""A fixed number of threads that run jobs, and that no exception ends.
+
+An exception can come from outside at any point of a thread (`PyThreadState_SetAsyncExc`, which libraries use
+to end a function that takes too long), and memory can run out at any point. `ThreadPoolExecutor` loses the
+thread and the job then, and it queues a job before it fails for lack of threads. Here all threads start
+first, and a thread notes a job in the same C call that takes it from the queue, so an exception finds the job
+noted or still in the queue.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import weakref
+from typing import Any, Callable, Generic, Iterator, List, Optional, TypeVar
+
+from n8nrunner import process
+from n8nrunner.deadline import Deadline
+from n8nrunner.errors import ExecutorBroken
+
+_Job = TypeVar("_Job")
+
+
+class Threads(Generic[_Job]):
+    """Threads that run jobs until `end`.
+
+    Args:
+        count: the number of threads.
+        run: runs a job. It is called again with a job that an exception has interrupted, until it returns, so
+            it has to know how far the job has come.
+        name: the prefix of the threads' names.
+        prepare: called once on each thread.
+    """
+
+    def __init__(
+        self, count: int, run: Callable[[_Job], None], name: str, prepare: Callable[[], None]
+    ) -> None:
+        self._run = run
+        self._prepare = prepare
+        self._queue: queue.SimpleQueue[Optional[_Job]] = queue.SimpleQueue()
+        self._count = count
+        # Daemons, so that the exit hook below is all that waits for them at the interpreter's end.
+        self._threads = [
+            threading.Thread(target=self._work, name=f"{name}_{number}", daemon=True)
+            for number in range(count)
+        ]
+        #: Run a job on one of the threads. Never blocks.
+        self.put: Callable[[_Job], None] = self._queue.put
+
+    def start(self) -> None:
+        """Start all threads.
+
+        Raises:
+            ExecutorBroken: the system refuses a thread. No thread is left then.
+        """
+        for number, thread in enumerate(self._threads):
+            try:
+                thread.start()
+            except BaseException as error:
+                self._threads = self._threads[:number]
+                self.end()
+                if not isinstance(error, RuntimeError):
+                    raise
+                raise ExecutorBroken(
+                    f"only {number} of {self._count} threads for tasks could be started: {error}. Lower the "
+                    "capacity of the runner, or raise the system's limit of threads"
+                ) from error
+        _alive.add(self)
+
+    def end(self) -> None:
+        """Let each thread end after the jobs that are queued. Waits for nothing."""
+        for _ in self._threads:
+            self._queue.put(None)
+
+    def join(self, deadline: Deadline) -> None:
+        """Wait for the threads' end, without the calling thread."""
+        for thread in self._threads:
+            if thread is not threading.current_thread() and thread.ident is not None:
+                thread.join(deadline.remaining())
+
+    def _work(self) -> None:
+        taken: List[_Job] = []
+        # One C call takes a job and appends it to `taken`. None ends the iterator for good.
+        feed = map(taken.append, iter(self._queue.get, None))
+        try:
+            self._keep_serving(taken, feed)
+        except BaseException:  # noqa: BLE001 - it came between two turns of the loop in there
+            self._keep_serving(taken, feed)
+
+    def _keep_serving(self, taken: List[_Job], feed: Iterator[None]) -> None:
+        while True:
+            try:
+                self._prepare()
+                self._serve(taken, feed)
+                return
+            except BaseException:  # noqa: BLE001 - from outside; `taken` says what is left to do
+                continue
+
+    def _serve(self, taken: List[_Job], feed: Iterator[None]) -> None:
+        if taken:
+            self._run(taken[0])
+            taken.clear()
+        for _ in feed:
+            self._run(taken[0])
+            taken.clear()
+
+
+_alive: weakref.WeakSet[Threads[Any]] = weakref.WeakSet()
+
+
+def _join_at_exit() -> None:
+    """Wait until all handlers have returned, as `concurrent.futures` does for its threads."""
+    for threads in list(_alive):
+        threads.end()
+    for threads in list(_alive):
+        threads.join(Deadline(None))
+
+
+process.at_exit(_join_at_exit)
+process.after_fork_in_child(_alive.clear)
