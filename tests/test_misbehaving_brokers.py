@@ -7,14 +7,17 @@ import json
 import logging
 import queue
 import socket
+import statistics
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
 from n8nrunner import BrokerConnectionError, Runner, Task
 from n8nrunner.broker import Broker, BrokerTaskLost
+from n8nrunner.connection import serving
 from n8nrunner.protocol import liveness, session
 from tests.conftest import LIMIT, TOKEN, wait_until
 from tests.connection.servers import (
@@ -287,6 +290,61 @@ def test_garbage_is_skipped_and_not_repeated_in_the_log(
     assert "defect" not in caplog.text
     assert "[[[[" not in caplog.text
     runner.stop(0)
+
+
+def test_a_flood_of_messages_that_are_none_has_few_log_lines_and_delays_no_other_broker(
+    raw: RawBroker, broker: Broker, new_runner: NewRunner, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner = new_runner([raw.url, broker.url])
+    runner.task("echo")(lambda task: task.settings)
+    runner.start(wait=0)
+    peer = raw.next_peer()
+    peer.register()
+    broker.wait_for(lambda counts: counts.runners == 1)
+    ended = threading.Event()
+
+    def flood() -> None:
+        with contextlib.suppress(OSError):
+            while not ended.is_set():
+                peer.send(frame(TEXT, b"") * 100_000)
+
+    with caplog.at_level(logging.ERROR, "n8nrunner"):
+        thread = threading.Thread(target=flood, name="test-flood")
+        thread.start()
+        try:
+            delays = []
+            for number in range(20):
+                began = time.monotonic()
+                assert broker.run_task("echo", number, timeout=LIMIT) == number
+                delays.append(time.monotonic() - began)
+        finally:
+            ended.set()
+            peer.raw.shutdown(socket.SHUT_RDWR)
+            thread.join(LIMIT)
+    assert statistics.median(delays) < 0.5
+    lines = [record for record in caplog.records if "Skipped a message" in record.getMessage()]
+    assert 1 <= len(lines) <= 5
+    runner.stop(0)
+
+
+def test_an_executor_that_blocks_the_links_thread_is_named(
+    broker: Broker, new_runner: NewRunner, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "_SLOW_SUBMIT", 0.05)
+
+    class Slow(ThreadPoolExecutor):
+        def submit(self, *arguments: Any, **keywords: Any) -> Any:
+            threading.Event().wait(0.1)
+            return super().submit(*arguments, **keywords)
+
+    with Slow(1) as executor, caplog.at_level(logging.WARNING, "n8nrunner"):
+        runner = new_runner(executor=executor)
+        runner.task("echo")(lambda task: task.settings)
+        with runner:
+            for number in range(3):
+                assert broker.run_task("echo", number, timeout=LIMIT) == number
+    (line,) = [record.getMessage() for record in caplog.records if "The executor took" in record.getMessage()]
+    assert "submit() does not wait" in line
 
 
 def test_a_dead_peer_is_noticed_and_replaced(

@@ -20,6 +20,7 @@ from n8nrunner.connection.failures import ConnectionLost, LinkFailure, Unreachab
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.reading import Ponged, Skipped
 from n8nrunner.connection.retry import LOG_INTERVAL, REFUSED_WAIT, Decision, Retry
+from n8nrunner.connection.throttle import Throttle
 from n8nrunner.connection.transport import Connection
 from n8nrunner.errors import AuthenticationError, GrantTokenSpent, N8nRunnerError, ProtocolError
 from n8nrunner.execution.invoke import Answer, Handler, failure
@@ -108,6 +109,7 @@ class BrokerLink:
         #: Whether reading pauses until the peer has taken more of what waits for it.
         self.paused = False
         self._waiting = False
+        self._skipped = Throttle()
         self._config = config
         self._slots = slots
         self._submit = submit
@@ -217,8 +219,9 @@ class BrokerLink:
         session = self._session
         if count:
             session.note_received(now)
-        for item in received:
-            self._receive(item, now)
+        received.reverse()  # taken from the end, so that a large message is not kept while others follow
+        while received:
+            self._receive(received.pop(), now)
         session.set_receiving(connection.in_message)
 
     def settle(self, now: float) -> None:
@@ -429,22 +432,28 @@ class BrokerLink:
         try:
             if type(item) is Skipped:
                 head = codec.peek(item.head.decode("utf-8", "ignore"))
-                logger.error(
-                    "Skipped a message (%s) of %d bytes: max_payload is %d",
+                self._log_skipped(
+                    now,
+                    "Skipped a message (%.40r) of %d bytes: max_payload is %d",
                     head.type,
                     item.size,
                     self.max_payload,
                 )
                 event: Any = s.Oversized(head, item.size, self.max_payload)
             elif len(item) > LARGE_MESSAGE:
-                event = codec.decode_large(item.decode())
+                text = item.decode()
+                if type(item) is bytearray:
+                    item.clear()  # the caller still refers to it while the text is worked on
+                event = codec.decode_large(text)
             else:
                 event = codec.decode_from_broker(item.decode())
         except UnicodeDecodeError:
-            logger.error("Skipped a message of %d bytes from %s: it is not UTF-8", len(item), self.url.base)
+            self._log_skipped(
+                now, "Skipped a message of %d bytes from %s: it is not UTF-8", len(item), self.url.base
+            )
             return
         except ProtocolError as error:
-            logger.error("Skipped a message from %s: %s", self.url.base, error)
+            self._log_skipped(now, "Skipped a message from %s: %s", self.url.base, error)
             return
         if type(event) is RunnerRegistered:
             was_registered = self.is_registered
@@ -453,6 +462,14 @@ class BrokerLink:
                 self._registered()
         elif event is not None:
             self._perform(self._session.handle(event, now))
+
+    def _log_skipped(self, now: float, message: str, *args: object) -> None:
+        """Log a message that the broker should not have sent; a flood of them has few lines."""
+        left_out = self._skipped.admit(now)
+        if left_out:
+            logger.error(f"{message} (%d similar lines were left out)", *args, left_out)
+        elif left_out == 0:
+            logger.error(message, *args)
 
     def _registered(self) -> None:
         self._registrations += 1

@@ -1,8 +1,10 @@
-"""What a connection reads: frames become whole messages, as far as they have come.
+"""Read frames and join them to whole messages, as far as they have come.
 
-A message goes straight to whoever serves the connection; for websocket-client to read it once more would cost
-four times what reading it has cost. Control frames go through the library, which answers them: it calls
-`Reader` as if it were the socket.
+A message goes straight to the link that serves the connection; for websocket-client to read it once more
+would cost four times what reading it has cost. Control frames go through the library, which answers them: it
+calls `Reader` as if it were the socket.
+
+Memory grows with what has arrived, never with what a header announces.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import enum
 import ssl
 import struct
 from collections import deque
-from typing import Callable, Deque, List, NamedTuple, Optional, Tuple, Union
+from typing import Callable, Deque, NamedTuple, Optional, Tuple, Union
 
 from websocket import ABNF
 
@@ -19,10 +21,16 @@ from n8nrunner.connection.dial import Socket
 from n8nrunner.connection.failures import ConnectionLost, RateLimited, Unreachable, UpgradeRefused
 from n8nrunner.deadline import Deadline
 
-#: Bytes that one `recv` asks for. Larger buffers are slower: each is allocated anew.
+#: Bytes that one `recv` asks for. Larger buffers are slower: each call allocates one.
 _RECEIVE = 64 * 1024
+#: Bytes that one `recv_into` asks for, into a buffer that is kept, while a large frame comes.
+_RECEIVE_LARGE = 256 * 1024
 #: Bytes that one turn reads or writes at most, so that a flood does not keep the thread from its deadlines.
 TURN_LIMIT = 1024 * 1024
+#: Frames that one turn takes at most: a megabyte can hold half a million, and others wait meanwhile.
+FRAMES_PER_TURN = 500
+#: Frames that a message may have: 1 GiB in pieces of 4 KiB.
+FRAGMENTS_LIMIT = 256 * 1024
 #: Bytes of a skipped message that are kept, to find out which task it is for.
 _HEAD_KEPT = 4096
 #: Bytes that the answer to the upgrade may have.
@@ -45,8 +53,9 @@ class Ponged(NamedTuple):
     payload: bytes
 
 
-#: What a turn reads: whole messages, skipped ones, and pongs, in the order in which they came.
-Received = Union[bytes, Skipped, Ponged]
+#: What a turn reads: whole messages, skipped ones, and pongs, in the order in which they came. A message in a
+#: `bytearray` is its receiver's alone.
+Received = Union[bytes, bytearray, Skipped, Ponged]
 
 
 class Control(enum.Enum):
@@ -68,19 +77,21 @@ class Reader:
         self._max_payload = max_payload
         self._buffer = bytearray()
         self._position = 0
-        # The payload of a large frame, which is read in place, and how much of it is there.
-        self._large: Optional[bytearray] = None
-        self._large_filled = 0
-        self._large_first = 0
-        # The fragments of a message that has not ended.
-        self._fragments: List[bytes] = []
-        self._fragments_size = 0
-        # A message that is skipped: what is left of its current frame, how it began, its size until now.
-        self._skip = 0
+        # The message that has begun, and not ended or come whole at once: what has come of its payload, and
+        # its frames so far.
+        self._message: Optional[bytearray] = None
+        self._fragments = 0
+        # Whether the payload of a data frame has begun to come, its first byte, and the bytes still missing.
+        self._in_frame = False
+        self._first = 0
+        self._left = 0
+        # Whether the message is skipped because it is too large; how it began, and its size until now.
+        self._skipping = False
         self._skip_head = b""
         self._skip_size = 0
-        self._skip_first = 0
-        self._skipping = False
+        self._scratch: Optional[memoryview] = None
+        # Frames that this turn may still take.
+        self._budget = FRAMES_PER_TURN
         self._upgrade_deadline: Optional[Deadline] = None
         self._url = ""
         # What the library's next calls of `recv` get.
@@ -166,14 +177,23 @@ class Reader:
     def in_message(self) -> bool:
         """Whether a part of a message has come, and its end has not."""
         return (
-            self._large is not None
+            self._in_frame
             or self._skipping
-            or bool(self._fragments)
+            or self._message is not None
             or len(self._buffer) > self._position
         )
 
+    @property
+    def has_frames(self) -> bool:
+        """Whether the last turn took as many frames as it may, so that there may be more without `fill`."""
+        return self._budget == 0
+
+    def begin_turn(self) -> None:
+        """Let `next` take the frames of another turn."""
+        self._budget = FRAMES_PER_TURN
+
     def fill(self) -> Tuple[int, bool]:
-        """Reads what has come.
+        """Read what has come.
 
         Returns:
             How many bytes, and whether more may be there already.
@@ -184,14 +204,11 @@ class Reader:
         total = 0
         while total < TURN_LIMIT:
             try:
-                if self._large is not None:
-                    room = memoryview(self._large)[self._large_filled :][:TURN_LIMIT]
-                    asked = len(room)
-                    count = self.raw.recv_into(room)
-                    self._large_filled += count
-                    if self._large_filled == len(self._large):
-                        total += count
-                        return total, True
+                if self._left and self._message is not None and not self._buffer:
+                    asked = min(self._left, _RECEIVE_LARGE)
+                    count = self._receive_large(self._message, asked)
+                    if not self._left:
+                        return total + count, True
                 else:
                     data = self.raw.recv(_RECEIVE)
                     count = len(data)
@@ -207,29 +224,32 @@ class Reader:
             total += count
             if count < asked and not (isinstance(self.raw, ssl.SSLSocket) and self.raw.pending()):
                 return total, False
-            if self._large is None and len(self._buffer) > _RECEIVE:
-                return total, True  # let a large frame's header be seen before its payload is copied twice
+            if not self._left and len(self._buffer) > _RECEIVE:
+                return total, True  # let a large frame's header be seen before more of it is copied twice
         return total, True
 
+    def _receive_large(self, message: bytearray, asked: int) -> int:
+        if self._scratch is None:
+            self._scratch = memoryview(bytearray(_RECEIVE_LARGE))
+        count = self.raw.recv_into(self._scratch, asked)
+        message += self._scratch[:count]
+        self._left -= count
+        return count
+
     def next(self) -> Union[Received, Control, None]:
-        """The next whole message, or one that was skipped; None if there is none yet.
+        """Return the next whole message, or one that was skipped; None if there is none yet in this turn.
 
         Control frames are the library's: `CONTROL` says that its `recv` finds one.
 
         Raises:
             ConnectionLost: the peer breaks the rules of WebSocket.
         """
-        while True:
+        while self._budget:
             item: Union[Received, Control, None] = None
-            if self._large is not None:
-                if self._large_filled < len(self._large):
+            if self._in_frame:
+                if not self._take_some():
                     return None
-                payload, self._large = bytes(self._large), None
-                item = self._take(self._large_first, payload)
-            elif self._skip:
-                if not self._skip_some():
-                    return None
-                item = self._end_skipped_frame()
+                item = self._end_frame()
             else:
                 header = self._header()
                 if header is None:
@@ -239,20 +259,22 @@ class Reader:
                 opcode = first & 0x0F
                 self._check(opcode, first & 0x80, length)
                 end = start + length
-                if opcode < 8 and (self._skipping or self._fragments_size + length > self._max_payload):
-                    self._begin_skip(first, length, start)
-                    if length == 0:
-                        item = self._end_skipped_frame()
-                elif end > len(self._buffer):
-                    if length > _RECEIVE:
-                        self._begin_large(first, length, start)
+                is_whole = end <= len(self._buffer)
+                if not is_whole and length <= _RECEIVE:
                     self._compact()
                     return None
-                else:
+                self._budget -= 1
+                if opcode >= 8:
                     self._position = end
-                    item = self._take(first, bytes(self._buffer[start:end]))
+                    item = self._control_frame(first, bytes(self._buffer[start:end]))
+                elif is_whole and first & 0x80 and opcode and length <= self._max_payload:
+                    self._position = end
+                    return bytes(self._buffer[start:end])
+                else:
+                    self._begin_frame(first, length, start)
             if item is not None:
                 return item
+        return None
 
     def _header(self) -> Optional[Tuple[int, int, int]]:
         """First byte, payload length, and where the payload begins; None if the header is not there yet."""
@@ -278,7 +300,7 @@ class Reader:
                 raise ConnectionLost("the broker sent a control frame that is too long or in fragments", 1002)
         elif opcode > ABNF.OPCODE_BINARY:
             raise ConnectionLost("the broker broke WebSocket's rules: a frame of an unknown kind", 1002)
-        elif self._fragments or self._skipping:
+        elif self._fragments:
             if opcode != ABNF.OPCODE_CONT:
                 raise ConnectionLost("the broker began a message within another", 1002)
         elif opcode == ABNF.OPCODE_CONT:
@@ -289,73 +311,64 @@ class Reader:
             del self._buffer[: self._position]
             self._position = 0
 
-    def _begin_large(self, first: int, length: int, start: int) -> None:
-        """What is not there yet of a large frame is read in place."""
-        self._large = bytearray(length)
-        there = len(self._buffer) - start
-        self._large[:there] = memoryview(self._buffer)[start:]
-        self._large_filled = there
-        self._large_first = first
-        self._buffer = bytearray()
-        self._position = 0
+    def _control_frame(self, first: int, payload: bytes) -> Control:
+        if first & 0x0F == ABNF.OPCODE_CLOSE:
+            self.received_close = True
+            self.close_code = struct.unpack("!H", payload[:2])[0] if len(payload) >= 2 else None
+            payload = _valid_close(payload)
+        self._ready.append(bytes((first, len(payload))))
+        if payload:
+            self._ready.append(payload)
+        return CONTROL
 
-    def _take(self, first: int, payload: bytes) -> Union[bytes, Control, None]:
-        """One whole frame; the message that it ends, or `CONTROL` for a control frame."""
-        opcode, final = first & 0x0F, first & 0x80
-        if opcode >= 8:
-            if opcode == ABNF.OPCODE_CLOSE:
-                self.received_close = True
-                self.close_code = struct.unpack("!H", payload[:2])[0] if len(payload) >= 2 else None
-                payload = _valid_close(payload)
-            self._ready.append(bytes((first, len(payload))))
-            if payload:
-                self._ready.append(payload)
-            return CONTROL
-        if opcode == ABNF.OPCODE_CONT:
-            self._fragments.append(payload)
-            self._fragments_size += len(payload)
-            if not final:
-                return None
-            payload = b"".join(self._fragments)
-            self._fragments = []
-            self._fragments_size = 0
-        elif not final:
-            self._fragments = [payload]
-            self._fragments_size = len(payload)
-            return None
-        return payload
+    # --- data frames that do not come as one whole message at once ------------------------------
 
-    # --- messages that are too large ------------------------------------------------------------
-
-    def _begin_skip(self, first: int, length: int, start: int) -> None:
-        if not self._skipping:
-            self._skipping = True
-            self._skip_head = b"".join(self._fragments)[:_HEAD_KEPT]
-            self._skip_size = self._fragments_size
-            self._fragments = []
-            self._fragments_size = 0
-        self._skip_first = first
-        self._skip_size += length
-        self._skip = length
+    def _begin_frame(self, first: int, length: int, start: int) -> None:
+        self._fragments += 1
+        if self._fragments > FRAGMENTS_LIMIT:
+            raise ConnectionLost(f"the broker sent a message in more than {FRAGMENTS_LIMIT} fragments", 1008)
+        self._in_frame = True
+        self._first = first
+        self._left = length
         self._position = start
+        if self._skipping:
+            self._skip_size += length
+            return
+        if self._message is None:
+            self._message = bytearray()
+        size = len(self._message) + length
+        if size > self._max_payload:
+            self._skipping = True
+            self._skip_head = bytes(self._message[:_HEAD_KEPT])
+            self._skip_size = size
+            self._message = None
 
-    def _skip_some(self) -> bool:
-        """Drops what is there of a frame that is skipped; whether its end was there."""
-        there = min(self._skip, len(self._buffer) - self._position)
-        if len(self._skip_head) < _HEAD_KEPT:
+    def _take_some(self) -> bool:
+        """Take or skip what is there of the frame's payload; return whether its end was there."""
+        there = min(self._left, len(self._buffer) - self._position)
+        end = self._position + there
+        if self._message is not None:
+            self._message += self._buffer[self._position : end]
+        elif len(self._skip_head) < _HEAD_KEPT:
             wanted = min(there, _HEAD_KEPT - len(self._skip_head))
             self._skip_head += bytes(self._buffer[self._position : self._position + wanted])
-        self._position += there
-        self._skip -= there
-        self._compact()
-        return self._skip == 0
+        self._position = end
+        self._left -= there
+        if self._left:
+            self._compact()
+        return self._left == 0
 
-    def _end_skipped_frame(self) -> Optional[Skipped]:
-        """The message that ends with this frame, if one does."""
-        if not self._skip_first & 0x80:
+    def _end_frame(self) -> Union[bytearray, Skipped, None]:
+        """Return the message that ends with this frame, if one does."""
+        self._in_frame = False
+        if not self._first & 0x80:
             return None
-        self._skipping = False
-        return Skipped(self._skip_head, self._skip_size)
+        self._fragments = 0
+        if self._skipping:
+            self._skipping = False
+            return Skipped(self._skip_head, self._skip_size)
+        message, self._message = self._message, None
+        return message
 
 
 def _valid_close(payload: bytes) -> bytes:

@@ -22,6 +22,7 @@ from n8nrunner.connection.attempt import close_late_comers
 from n8nrunner.connection.failures import ConnectionLost, LinkFailure
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.link import BrokerLink, LinkOwner
+from n8nrunner.connection.throttle import Throttle
 from n8nrunner.connection.transport import Connection
 from n8nrunner.execution.invoke import Handler
 from n8nrunner.execution.invoke import failure as failure_of
@@ -34,6 +35,9 @@ logger = logs.get_logger("n8nrunner")
 
 #: No wait is longer than this, in seconds: a clock that was put right late costs no more.
 _LONGEST_WAIT = 60.0
+
+#: An executor that takes longer than this to accept the tasks of a turn is logged, in seconds.
+_SLOW_SUBMIT = 0.5
 
 _SLOT_FREED = SlotFreed()
 
@@ -81,6 +85,7 @@ class LinkThread:
         # Links that the current turn, or the next one at once, has to do with; and when the next one is due.
         self._touched: Dict[BrokerLink, None] = {}
         self._due_at = 0.0
+        self._slow_submits = Throttle(burst=1)
         # The thread takes the one element when it begins; `cancel_start` takes it to keep it from beginning.
         self._undecided = [None]
 
@@ -222,12 +227,23 @@ class LinkThread:
         """
         if self._to_submit:
             to_submit, self._to_submit = self._to_submit, []
+            began = time.monotonic()
             for handler, task, ended in to_submit:
                 try:
                     self._pool.submit(handler, task, ended)
                 except BaseException as error:  # noqa: BLE001 - the caller's executor may raise anything
                     self._report(f"The executor did not run task {task.id}", error)
                     ended(task, failure_of(task, "The runner's executor did not run the task"))
+            self._note_submit_time(time.monotonic() - began, len(to_submit))
+
+    def _note_submit_time(self, seconds: float, count: int) -> None:
+        if seconds > _SLOW_SUBMIT and self._slow_submits.admit(time.monotonic()) is not None:
+            logger.warning(
+                "The executor took %.1f s to accept %d tasks. No broker is served in that time, so "
+                "connections and tasks may be lost: use an executor whose submit() does not wait",
+                seconds,
+                count,
+            )
 
     def _touch(self, indexes: Tuple[Hashable, ...]) -> None:
         for index in indexes:

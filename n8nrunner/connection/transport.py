@@ -155,7 +155,11 @@ class Connection:
         """
         assert threading.get_ident() == self._thread
         reader = self._reader
-        count, more = reader.fill()
+        if reader.has_frames:  # those that were left by the last turn come first
+            count, more = 0, True
+        else:
+            count, more = reader.fill()
+        reader.begin_turn()
         try:
             while not reader.received_close:
                 item = reader.next()
@@ -171,7 +175,9 @@ class Connection:
                 f"the broker broke WebSocket's rules ({type(error).__name__})", 1002
             ) from None
         received, self._received = self._received, []
-        if reader.at_end and not received and not reader.received_close:
+        if reader.has_frames:
+            more = True
+        elif reader.at_end and not received and not reader.received_close:
             raise ConnectionLost("the broker's end of the connection closed without a word")
         return received, count, more
 

@@ -326,9 +326,13 @@ def read_bytes(connection: Connection, count: int) -> List[Received]:
     total = 0
     while total < count:
         wait_for(connection.raw, selectors.EVENT_READ, deadline)
-        items, came, _ = connection.read()
+        items, came, more = connection.read()
         received += items
         total += came
+        while more:
+            items, came, more = connection.read()
+            received += items
+            total += came
     assert total == count
     return received
 

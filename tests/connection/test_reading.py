@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import selectors
 import struct
+import tracemalloc
 import weakref
-from typing import Any, List, Tuple
+from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
 
+from n8nrunner.connection import reading
 from n8nrunner.connection.failures import ConnectionLost
 from n8nrunner.connection.reading import Ponged, Skipped
+from n8nrunner.deadline import Deadline
+from tests.conftest import LIMIT
 from tests.connection.servers import (
     BINARY,
     CLOSE,
@@ -24,6 +30,7 @@ from tests.connection.servers import (
     read_bytes,
     read_count,
     read_until,
+    wait_for,
     websocket,
 )
 
@@ -173,6 +180,121 @@ def test_text_that_is_not_utf8_is_left_to_whoever_decodes_it() -> None:
     with websocket() as (connection, peer):
         peer.send(frame(TEXT, b"\xff\xfe"))
         assert read_count(connection, 1) == [b"\xff\xfe"]
+
+
+# --- what a peer can make us keep -----------------------------------------------------------------------
+
+GIGABYTE = 1024 * MEGABYTE
+
+
+@contextlib.contextmanager
+def peak_memory() -> Iterator[Callable[[], int]]:
+    """How many bytes have been allocated at most since the beginning."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        yield lambda: tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_grows_with_what_has_come_and_not_with_what_a_header_announces() -> None:
+    with websocket(GIGABYTE) as (connection, peer), peak_memory() as peak:
+        peer.send(struct.pack("!BBQ", 0x80 | TEXT, 127, GIGABYTE))
+        assert read_bytes(connection, 10) == []
+        assert peak() < MEGABYTE
+        sending = peer.send_in_background(b"x" * 8 * MEGABYTE)
+        assert read_bytes(connection, 8 * MEGABYTE) == []
+        sending.join()
+        assert connection.in_message
+        assert peak() < 8 * MEGABYTE + 12 * MEGABYTE  # what was sent is the test's own
+
+
+def test_a_large_message_is_held_once() -> None:
+    data = frame(TEXT, b"x" * 20 * MEGABYTE)
+    with websocket() as (connection, peer), peak_memory() as peak:
+        sending = peer.send_in_background(data)
+        (message,) = read_count(connection, 1)
+        sending.join()
+        assert len(message) == 20 * MEGABYTE
+        # `bytearray` keeps an eighth more than it holds.
+        assert peak() < 25 * MEGABYTE
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_tiny_fragments_cost_no_more_than_their_payload(size: int) -> None:
+    count = 50_000
+    fragments = frame(CONT, b"x" * size, final=False) * count
+    with websocket() as (connection, peer), peak_memory() as peak:
+        peer.send(frame(TEXT, b"", final=False))
+        sending = peer.send_in_background(fragments)
+        assert read_bytes(connection, 2 + len(fragments)) == []
+        sending.join()
+        assert peak() < 2 * MEGABYTE
+        peer.send(frame(CONT, b"!"))
+        assert read_count(connection, 1) == [b"x" * (size * count) + b"!"]
+
+
+def test_a_message_may_not_have_any_number_of_fragments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "FRAGMENTS_LIMIT", 100)
+    with websocket() as (connection, peer):
+        within = frame(TEXT, b"", final=False) + frame(CONT, b"", final=False) * 98 + frame(CONT, b"x")
+        peer.send(within * 2)
+        assert read_count(connection, 2) == [b"x"] * 2
+        peer.send(frame(TEXT, b"", final=False) + frame(CONT, b"", final=False) * 100)
+        with pytest.raises(ConnectionLost, match="more than 100 fragments") as caught:
+            read_until(connection, lambda _: False)
+    assert caught.value.code == 1008
+
+
+def test_a_skipped_message_may_not_have_any_number_of_fragments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "FRAGMENTS_LIMIT", 100)
+    with websocket(1000) as (connection, peer):
+        peer.send(frame(TEXT, b"x" * 1001, final=False) + frame(CONT, b"", final=False) * 100)
+        with pytest.raises(ConnectionLost, match="more than 100 fragments"):
+            read_until(connection, lambda _: False)
+
+
+@pytest.mark.parametrize(
+    "data", [frame(TEXT, b""), frame(PONG, b""), frame(CONT, b"", final=False), frame(PING, b"")]
+)
+def test_a_turn_takes_a_bounded_number_of_frames(data: bytes) -> None:
+    """A megabyte of two-byte frames would take seconds, in which no other broker is served."""
+    most = reading.FRAMES_PER_TURN
+    count = 10 * most
+    with websocket() as (connection, peer):
+        peer.send(frame(TEXT, b"", final=False) if data == frame(CONT, b"", final=False) else b"")
+        peer.send(data * count)
+        counted = connection._reader._check
+        checked = 0
+
+        def count_frames(*arguments: Any) -> None:
+            nonlocal checked
+            checked += 1
+            counted(*arguments)
+
+        connection._reader._check = count_frames
+        turns, more = 0, True
+        while checked < count:
+            if not more:
+                wait_for(connection.raw, selectors.EVENT_READ, Deadline(LIMIT))
+            before = checked
+            received, _, more = connection.read()
+            assert len(received) <= most
+            assert checked - before <= most + 1  # the fragment before them is one more
+            turns += 1
+        assert turns >= count // most
+
+
+def test_frames_that_are_left_for_the_next_turn_come_before_the_end_of_the_connection() -> None:
+    count = 3 * reading.FRAMES_PER_TURN
+    with websocket() as (connection, peer):
+        peer.send(frame(TEXT, b"x") * count)
+        peer.close()
+        received: List[Any] = []
+        with pytest.raises(ConnectionLost, match="without a word"):
+            read_until(connection, lambda now: received.extend(now) or False)
+        assert received[-1] == b"x"
 
 
 # --- messages that are too large ------------------------------------------------------------------------
