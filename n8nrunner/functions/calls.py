@@ -14,9 +14,10 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Opt
 
 from n8nrunner.errors import ConfigurationError, TaskCancelled, TaskError
 from n8nrunner.execution.invoke import describe_error, log_error
+from n8nrunner.functions.conversion import NOTHING, Conversion, Mismatch, UnknownZone
 from n8nrunner.functions.files import File
-from n8nrunner.functions.kinds import NOTHING, Mismatch, Perhaps
-from n8nrunner.functions.results import Made, items_of, paired, paired_with_all, writable
+from n8nrunner.functions.kinds import Perhaps
+from n8nrunner.functions.results import Item, Made, items_of, paired, paired_with_all, writable
 from n8nrunner.functions.signature import Changed, Signature, check_names, convert_arguments, takes_file
 from n8nrunner.protocol.values import Encoded, NotJson, encode_value
 from n8nrunner.task import Task
@@ -213,13 +214,6 @@ def _cannot_be_sent(error: NotJson) -> TaskError:
     return TaskError(f"The result cannot be sent to n8n: {error}")
 
 
-class _Result(NamedTuple):
-    """What one call has returned, or the only call of a batch."""
-
-    sources: Sequence[int]
-    made: Made
-
-
 class _Work:
     """One task's calls and what has become of them."""
 
@@ -228,11 +222,18 @@ class _Work:
         self._function = function
         self._goes_on = settings.get("continueOnFail") is True
         self._is_same = settings.get("signature") == function.signature.hash
+        zone = settings.get("timezone")
+        #: The workflow's time zone; None if the node is from before nodes sent it.
+        self._zone = zone if isinstance(zone, str) else None
         inline = settings.get("inlineFiles")
         #: How many bytes of files the node takes with the result; None if it takes none, and all go by calls.
         self._inline_most = inline if isinstance(inline, int) else None
         self._inline_left = self._inline_most or 0
-        self._results: List[_Result] = []
+        self._items: List[Item] = []
+        # Of each result: what it was called for, and how many items it has become, or None if it was not a
+        # list. Flat, because the garbage collector goes through every container that is kept.
+        self._sources: List[Union[int, Sequence[int]]] = []
+        self._counts: List[Optional[int]] = []
         self._errors: List[Dict[str, Any]] = []
 
     def run(self, calls: Sequence[_Call]) -> Encoded:
@@ -246,9 +247,10 @@ class _Work:
     def _run(self, calls: Sequence[_Call]) -> None:
         # All first: when the function turns out to have changed, nothing may have run, because the node
         # tries again then.
+        conversion = Conversion([call.arguments for call in calls], self._zone, self._task.raise_if_cancelled)
         fitting: List[_Call] = []
         for call in calls:
-            arguments = self._convert(call)
+            arguments = self._convert(call, conversion)
             if arguments is not None:
                 fitting.append(call._replace(arguments=arguments))
             elif not self._goes_on:
@@ -263,27 +265,37 @@ class _Work:
                     break
 
     def _encoded(self) -> Encoded:
-        items = [item for result in self._results for item in result.made.items]
-        return Encoded(encode_value({"version": VERSION, "items": items, "errors": self._errors}))
+        return Encoded(encode_value({"version": VERSION, "items": self._items, "errors": self._errors}))
+
+    def _add(self, source: Union[int, Sequence[int]], made: Made) -> None:
+        items, many = made
+        self._items += items
+        self._sources.append(source)
+        self._counts.append(len(items) if many else None)
 
     def _check_results(self) -> None:
         """Makes each result one that can be written, or fails its call. Good batches never come here."""
-        results, self._results = self._results, []
-        for sources, made in results:
+        items, sources, counts = self._items, self._sources, self._counts
+        self._clear()
+        end = 0
+        for source, count in zip(sources, counts):
+            start, end = end, end + (1 if count is None else count)
+            made = items[start:end], count is not None
             try:
-                items = [writable(item, made.name_of(number)) for number, item in enumerate(made.items)]
+                self._add(source, (writable(made), made[1]))
             except NotJson as error:
-                self._failed(_cannot_be_sent(error), sources)
+                self._failed(_cannot_be_sent(error), [source] if isinstance(source, int) else source)
                 if not self._goes_on:
                     return
-            else:
-                self._results.append(_Result(sources, made._replace(items=items)))
+
+    def _clear(self) -> None:
+        self._items, self._sources, self._counts = [], [], []
 
     def _run_one(self, call: _Call) -> None:
         try:
             made = self._function.call(self._task, call.arguments, self._items_of)
-            paired(made.items, call.item)
-            self._results.append(_Result([call.item], made))
+            paired(made[0], call.item)
+            self._add(call.item, made)
         except BaseException as error:  # SystemExit in a function fails its item
             if self._is_over(error):
                 raise
@@ -296,8 +308,8 @@ class _Work:
         sources = [call.item for call in calls]
         try:
             made = self._function.call(self._task, arguments, self._items_of)
-            paired_with_all(made.items, sources)
-            self._results.append(_Result(sources, made))
+            paired_with_all(made[0], sources)
+            self._add(sources, made)
         except BaseException as error:  # as above
             if self._is_over(error):
                 raise
@@ -348,15 +360,22 @@ class _Work:
             if close is not None:
                 close()  # what it holds is wanted back now, and not when the exception has been forgotten
 
-    def _convert(self, call: _Call) -> Optional[Dict[str, Any]]:
+    def _convert(self, call: _Call, conversion: Conversion) -> Optional[Dict[str, Any]]:
         """The arguments; None if one does not fit, which is noted then."""
         signature = self._function.signature
         mismatch = check_names(signature, list(call.arguments), self._is_same)
         values: Dict[str, Any] = {}
         if mismatch is None:
-            values, mismatch = convert_arguments(
-                signature, call.arguments, lambda name, value: self._file(call.item, value)
-            )
+            try:
+                values, mismatch = convert_arguments(
+                    signature, call.arguments, lambda name, value: self._file(call.item, value), conversion
+                )
+            except UnknownZone as error:
+                raise TaskError(
+                    f"Python does not know the workflow's time zone, {error}",
+                    "Install time zones where the Python program runs: pip install tzdata. Or choose another "
+                    "time zone in the workflow's settings.",
+                ) from None
         if mismatch is None:
             return values
         if not self._is_same:
@@ -388,7 +407,7 @@ class _Work:
 
     def _note(self, item: int, described: Mapping[str, Any]) -> None:
         if not self._goes_on:
-            self._results = []
+            self._clear()
         self._errors.append({"item": item, **described})
 
     # --- files ----------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ from n8nrunner.functions.kinds import (
     Text,
     Truth,
     Whole,
-    title_of,
 )
+from n8nrunner.functions.labels import title_of
 
 _NONE = type(None)
 #: What a hint `X | Y` is made of, since Python 3.10.
@@ -95,14 +95,17 @@ class Described(NamedTuple):
     text: str
 
 
-def read_hint(hint: Any) -> Described:
+def read_hint(hint: Any, seen: Optional[Dict[Any, Record]] = None) -> Described:
     """The kind of a type hint, as `typing.get_type_hints(..., include_extras=True)` gives it.
+
+    Args:
+        seen: the records that the hint stands in, because a record may hold its own kind.
 
     Raises:
         UnknownHint: it cannot become a field.
     """
     if typing.get_origin(hint) is not typing.Annotated:
-        return Described(kind_of(hint), "")
+        return Described(kind_of(hint, seen), "")
     inner, *extras = typing.get_args(hint)
     text = next((extra for extra in extras if isinstance(extra, str)), "")
     bounds: Dict[str, Any] = {}
@@ -113,7 +116,7 @@ def read_hint(hint: Any) -> Described:
                 at = getattr(part, attribute, None)
                 if isinstance(at, (int, float, datetime.date)) and not isinstance(at, bool):
                     bounds[bound] = at
-    kind = kind_of(inner)
+    kind = kind_of(inner, seen)
     return Described(Bounded(kind, bounds) if bounds else kind, text)
 
 
@@ -122,7 +125,7 @@ def kind_of(hint: Any, seen: Optional[Dict[Any, Record]] = None) -> Kind:
     seen = {} if seen is None else seen
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return read_hint(hint).kind
+        return read_hint(hint, seen).kind
     if str(origin).rpartition(".")[2] in ("Required", "NotRequired", "ReadOnly"):  # of a TypedDict
         return kind_of(arguments[0], seen)
     try:
@@ -232,7 +235,7 @@ def _member(owner: Any, name: str, seen: Dict[Any, Record]) -> Kind:
     except Exception as error:  # noqa: BLE001 - whatever evaluating the user's annotations raises
         raise UnknownHint(f"the hints of {_name_of(owner)} cannot be read: {error}") from None
     if typing.get_origin(hint) is typing.Annotated:
-        return read_hint(hint).kind
+        return read_hint(hint, seen).kind
     kind = kind_of(hint, seen)
     if isinstance(kind, FileKind):
         raise UnknownHint(f"a File inside of {_name_of(owner)}: expected a parameter of its own for it")

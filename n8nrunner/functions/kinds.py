@@ -6,50 +6,18 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import enum
 import json
 import math
 import re
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from n8nrunner.functions.conversion import NOTHING, Conversion, Mismatch, shown
 from n8nrunner.functions.files import File
+from n8nrunner.protocol.values import LARGEST_INTEGER
 
-#: Characters of a value that an error shows.
-_SHOWN = 80
-
-#: In place of a value: there is none.
-NOTHING = object()
-
-
-class Mismatch(Exception):
-    """A value that does not fit.
-
-    Args:
-        where: the path to it, such as ``lead.tags[2]``.
-        expected: what would fit, such as "a whole number".
-        value: what came.
-    """
-
-    def __init__(self, where: str, expected: str, value: Any) -> None:
-        self.where = where
-        self.expected = expected
-        super().__init__(f"{where}: expected {expected}, got {shown(value)}")
-
-
-def shown(value: Any) -> str:
-    """A value as an error shows it: its JSON, cut."""
-    if value is NOTHING:
-        return "nothing"
-    try:
-        text = json.dumps(value, ensure_ascii=False, default=repr)
-    except (TypeError, ValueError, RecursionError):
-        text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def title_of(name: str) -> str:
-    """A name of Python's as n8n shows names: ``zip_code`` is "Zip Code"."""
-    return " ".join(word[:1].upper() + word[1:] for word in re.split(r"[_\s-]+", name) if word) or name
+_AS_TEXT = f"n8n's numbers are exact up to {LARGEST_INTEGER} only: send this one as text"
 
 
 class Kind:
@@ -63,15 +31,17 @@ class Kind:
     name = "any"
     choices: Optional[List[Tuple[str, Any]]] = None
 
-    def convert(self, value: Any, where: str, exact: bool = False) -> Any:
+    def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
         """The Python value of a JSON value.
 
         Args:
-            where: the path to the value, for errors.
-            exact: whether only what needs no reinterpretation fits; so a union tries its members first.
+            exact: whether only a value that needs no reinterpretation fits; a union tries that first.
 
         Raises:
-            Mismatch: it does not fit.
+            Mismatch: it does not fit. The path in it begins at this value.
+            TooMuchWork: it takes more steps than its size explains.
+            UnknownZone: the workflow's time zone is needed and is not known here.
+            RecursionError: it has too many levels.
         """
         return value
 
@@ -89,63 +59,100 @@ class Text(Kind):
     name = "string"
     expected = "a text"
 
-    def convert(self, value: Any, where: str, exact: bool = False) -> Any:
+    def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
         if isinstance(value, str):
             return value
         if not exact and isinstance(value, (int, float)) and not isinstance(value, bool):
             # An expression gives a number where the text is one; JavaScript writes 3.0 as 3.
-            return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-        raise Mismatch(where, self.expected, value)
+            if _is_rounded(value, conversion):
+                raise Mismatch("", f"{self.expected} ({_AS_TEXT})", value)
+            is_whole = isinstance(value, float) and abs(value) <= LARGEST_INTEGER and value.is_integer()
+            try:
+                return str(int(value)) if is_whole else str(value)
+            except ValueError:  # more digits than Python writes
+                pass
+        raise Mismatch("", self.expected, value)
+
+
+def _is_rounded(value: Any, conversion: Conversion) -> bool:
+    """Whether a number may have had other digits before n8n read it."""
+    return not conversion.is_text and abs(value) > LARGEST_INTEGER
+
+
+#: As JavaScript writes them: `int` and `float` read "1_0", "infinity" and the digits of all scripts as well.
+_SPACE = " \t\r\n"
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+#: Characters of a number in other forms than plain digits that is read exactly.
+_LONGEST = 400
 
 
 class Number(Kind):
     name = "number"
     expected = "a number"
 
-    def convert(self, value: Any, where: str, exact: bool = False) -> Any:
-        if isinstance(value, str) and not exact:
-            try:
-                value_as_number = float(value)
-            except ValueError:
-                raise Mismatch(where, self.expected, value) from None
-            if not math.isfinite(value_as_number):
-                raise Mismatch(where, self.expected, value)
-            return value_as_number
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise Mismatch(where, self.expected, value)
-        return float(value)
+    def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
+        number = value
+        if type(value) is float and math.isfinite(value):
+            return value
+        if isinstance(value, str) and not exact and _NUMBER.fullmatch(value.strip(_SPACE)):
+            number = float(value)
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise Mismatch("", self.expected, value)
+        try:
+            number = float(number)
+        except OverflowError:
+            raise Mismatch("", self.expected, value) from None
+        if not math.isfinite(number):
+            raise Mismatch("", self.expected, value)
+        return number
 
 
 class Whole(Kind):
     name = "integer"
     expected = "a whole number"
 
-    def convert(self, value: Any, where: str, exact: bool = False) -> Any:
-        number = value
+    def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
+        if type(value) is int and -LARGEST_INTEGER <= value <= LARGEST_INTEGER:
+            return value
         if isinstance(value, str) and not exact:
-            try:
-                return int(value)
-            except ValueError:
-                try:
-                    number = float(value)
-                except ValueError:
-                    raise Mismatch(where, self.expected, value) from None
-        if isinstance(number, float) and number.is_integer():
-            return int(number)
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise Mismatch(where, self.expected, value)
-        return number
+            number = _integer_of(value.strip(_SPACE))
+            if number is None:
+                raise Mismatch("", self.expected, value)
+            return number
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise Mismatch("", self.expected, value)
+        if isinstance(value, float) and not value.is_integer():
+            raise Mismatch("", self.expected, value)
+        if _is_rounded(value, conversion):
+            raise Mismatch("", f"{self.expected} ({_AS_TEXT})", value)
+        return int(value)
+
+
+def _integer_of(text: str) -> Optional[int]:
+    """The integer that a text is, exactly; None if it is none, or has more digits than Python reads."""
+    if _INTEGER.fullmatch(text):
+        try:
+            return int(text)
+        except ValueError:
+            return None
+    if len(text) > _LONGEST or not _NUMBER.fullmatch(text):
+        return None
+    number = decimal.Decimal(text)
+    if abs(number.adjusted()) > _LONGEST or number != number.to_integral_value():
+        return None
+    return int(number)
 
 
 class Truth(Kind):
     name = "boolean"
     expected = "true or false"
 
-    def convert(self, value: Any, where: str, exact: bool = False) -> Any:
+    def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
         if isinstance(value, str) and not exact and value.lower() in ("true", "false"):
             return value.lower() == "true"
         if not isinstance(value, bool):
-            raise Mismatch(where, self.expected, value)
+            raise Mismatch("", self.expected, value)
         return value
 
 
@@ -166,7 +173,7 @@ class Choice(Kind):
     def expected(self) -> str:
         return "one of " + ", ".join(shown(sent) for _, sent in self.choices or ())
 
-    def convert(self, value: Any, where: str, exact: bool = False) -> Any:
+    def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
         for _, sent, member in self._members:
             if value == sent and isinstance(value, bool) is isinstance(sent, bool):
                 return member
@@ -174,7 +181,7 @@ class Choice(Kind):
             for title, sent, member in self._members:
                 if value in (title, str(sent)) or (isinstance(member, enum.Enum) and value == member.name):
                     return member
-        raise Mismatch(where, self.expected, value)
+        raise Mismatch("", self.expected, value)
 
     def described(self) -> str:
         return json.dumps(["options", sorted(json.dumps(sent) for _, sent in self.choices or ())])
@@ -183,55 +190,82 @@ class Choice(Kind):
 #: What Python reads of ISO 8601 only from 3.11 on: fractions of any length, "Z", and zones without a colon.
 _TIME = re.compile(
     r"(?P<time>.+T\d\d:\d\d(?::\d\d)?)(?:[.,](?P<fraction>\d+))?(?:Z|(?P<zone>[+-]\d\d)(?::?(?P<minutes>\d\d))?)?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
+#: Characters of the longest text that may be a moment.
+_LONGEST_MOMENT = 64
+
+
+def _moment_of(text: str) -> Optional[datetime.datetime]:
+    """The moment that a text is, as it stands there; None if it is none."""
+    if len(text) > _LONGEST_MOMENT:
+        return None
+    found = _TIME.fullmatch(text.replace(" ", "T", 1))
+    if found is not None:
+        fraction = f".{found['fraction']:0<6.6}" if found["fraction"] else ""
+        zone = f"{found['zone']}:{found['minutes'] or '00'}" if found["zone"] else ""
+        text = found["time"] + fraction + ("+00:00" if text[-1] in "Zz" else zone)
+    try:
+        return datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _in_zone(moment: datetime.datetime, zone: datetime.tzinfo) -> datetime.datetime:
+    """The moment in a zone, whose local time it is if it has none of its own. Raises `OverflowError`."""
+    if moment.tzinfo is None:
+        # By way of UTC, because an hour that the clocks left out is the next one.
+        moment = moment.replace(tzinfo=zone).astimezone(datetime.timezone.utc)
+    return moment.astimezone(zone)
 
 
 class Moment(Kind):
     name = "dateTime"
     expected = "a date and time as 2024-12-31T23:59:59Z"
 
-    def convert(self, value: Any, where: str, exact: bool = False) -> Any:
-        if isinstance(value, str):
-            try:
-                return datetime.datetime.fromisoformat(self._plain(value))
-            except ValueError:
-                pass
-        raise Mismatch(where, self.expected, value)
-
-    def _plain(self, text: str) -> str:
-        """The text as every Python reads it."""
-        found = _TIME.fullmatch(text.replace(" ", "T", 1))
-        if found is None:
-            return text
-        fraction = f".{found['fraction']:0<6.6}" if found["fraction"] else ""
-        zone = f"{found['zone']}:{found['minutes'] or '00'}" if found["zone"] else ""
-        return found["time"] + fraction + ("+00:00" if text[-1] in "Zz" else zone)
+    def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
+        moment = _moment_of(value) if isinstance(value, str) else None
+        if moment is None:
+            raise Mismatch("", self.expected, value)
+        zone = conversion.zone
+        try:
+            return moment if zone is None else _in_zone(moment, zone)
+        except OverflowError:  # in the first or the last hours that Python has
+            raise Mismatch("", self.expected, value) from None
 
 
 class Day(Kind):
     name = "date"
     expected = "a date as 2024-12-31"
 
-    def convert(self, value: Any, where: str, exact: bool = False) -> Any:
-        if isinstance(value, str):
+    def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
+        if not isinstance(value, str):
+            raise Mismatch("", self.expected, value)
+        if exact or value[10:11] not in ("T", " "):
             try:
-                # n8n's field for dates has a time as well.
-                has_time = value[10:11] in ("T", " ") and not exact
-                return datetime.date.fromisoformat(value[:10] if has_time else value)
+                return datetime.date.fromisoformat(value)
             except ValueError:
-                pass
-        raise Mismatch(where, self.expected, value)
+                raise Mismatch("", self.expected, value) from None
+        # n8n's field for dates has a time as well, and its Postgres node writes local midnight in UTC: the
+        # day that was meant is that of the workflow's zone.
+        moment = _moment_of(value)
+        if moment is None:
+            raise Mismatch("", self.expected, value)
+        zone = conversion.zone
+        try:
+            return (moment if zone is None else _in_zone(moment, zone)).date()
+        except OverflowError:  # as above
+            raise Mismatch("", self.expected, value) from None
 
 
-def _parsed(value: Any, where: str, expected: str, exact: bool) -> Any:
+def _parsed(value: Any, conversion: Conversion, expected: str, exact: bool) -> Tuple[Any, Conversion]:
     """The value of a JSON field, which is text until an expression makes it something else."""
     if isinstance(value, str) and not exact:
         try:
-            return json.loads(value)
+            return conversion.parse(value)
         except ValueError as error:
-            raise Mismatch(where, f"{expected}, written as JSON ({error})", value) from None
-    return value
+            raise Mismatch("", f"{expected}, written as JSON ({error})", value) from None
+    return value, conversion
 
 
 class Sequences(Kind):
@@ -249,15 +283,29 @@ class Sequences(Kind):
         self.element = element
         self._make = make
 
-    def convert(self, value: Any, where: str, exact: bool = False) -> Any:
-        value = _parsed(value, where, self.expected, exact)
+    def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
+        value, conversion = _parsed(value, conversion, self.expected, exact)
         if not isinstance(value, list):
-            raise Mismatch(where, self.expected, value)
-        parts = [self.element.convert(part, f"{where}[{i}]", exact) for i, part in enumerate(value)]
+            raise Mismatch("", self.expected, value)
+        parts: List[Any] = []
+        read = self.element.read
         try:
+            for part in conversion.steps(value):
+                parts.append(read(part, conversion, exact))
+        except Mismatch as error:
+            raise error.within(f"[{len(parts)}]") from None
+        if self._make is list:
+            return parts
+        try:
+            if self._make is not tuple:
+                conversion.check_hashes(parts)
             return self._make(parts)
         except TypeError:  # a set of what cannot be in one
-            raise Mismatch(where, "a list of plain values, each once", value) from None
+            raise Mismatch("", "a list of plain values, each once", value) from None
+        except ValueError as error:
+            raise Mismatch(
+                "", f"{self.expected} whose values can be told apart soon ({error})", value
+            ) from None
 
     def described(self) -> str:
         return json.dumps(["list", self.element.described()])
@@ -275,12 +323,18 @@ class Row(Kind):
     def expected(self) -> str:
         return f"a list of {len(self.elements)}"
 
-    def convert(self, value: Any, where: str, exact: bool = False) -> Any:
-        value = _parsed(value, where, self.expected, exact)
+    def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
+        value, conversion = _parsed(value, conversion, self.expected, exact)
         if not isinstance(value, list) or len(value) != len(self.elements):
-            raise Mismatch(where, self.expected, value)
-        pairs = zip(self.elements, value)
-        return tuple(kind.convert(part, f"{where}[{i}]", exact) for i, (kind, part) in enumerate(pairs))
+            raise Mismatch("", self.expected, value)
+        conversion.spend(len(value))
+        parts: List[Any] = []
+        try:
+            for kind, part in zip(self.elements, value):
+                parts.append(kind.read(part, conversion, exact))
+        except Mismatch as error:
+            raise error.within(f"[{len(parts)}]") from None
+        return tuple(parts)
 
     def described(self) -> str:
         return json.dumps(["row", [element.described() for element in self.elements]])
@@ -295,11 +349,18 @@ class Mapping(Kind):
     def __init__(self, value: Kind) -> None:
         self.value = value
 
-    def convert(self, value: Any, where: str, exact: bool = False) -> Any:
-        value = _parsed(value, where, self.expected, exact)
+    def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
+        value, conversion = _parsed(value, conversion, self.expected, exact)
         if not isinstance(value, dict):
-            raise Mismatch(where, self.expected, value)
-        return {key: self.value.convert(part, f"{where}.{key}", exact) for key, part in value.items()}
+            raise Mismatch("", self.expected, value)
+        members: Dict[str, Any] = {}
+        key = ""
+        try:
+            for key in conversion.steps(value):
+                members[key] = self.value.read(value[key], conversion, exact)
+        except Mismatch as error:
+            raise error.within(f".{key}") from None
+        return members
 
     def described(self) -> str:
         return json.dumps(["object", self.value.described()])
@@ -333,25 +394,30 @@ class Record(Kind):
     def expected(self) -> str:
         return f"an object with {', '.join(self.members) or 'no keys'}"
 
-    def convert(self, value: Any, where: str, exact: bool = False) -> Any:
-        value = _parsed(value, where, self.expected, exact)
+    def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
+        value, conversion = _parsed(value, conversion, self.expected, exact)
         if self._is_row and isinstance(value, list) and len(value) <= len(self.members):
             value = dict(zip(self.members, value))
         if not isinstance(value, dict):
-            raise Mismatch(where, self.expected, value)
+            raise Mismatch("", self.expected, value)
         for key in value:
             if key not in self.members:
-                raise Mismatch(where, f"{self.expected}, and no {key!r}", value)
+                raise Mismatch("", f"{self.expected}, and no {shown(key)}", value)
+        conversion.spend(len(self.members))
         arguments = {}
-        for key, member in self.members.items():
-            if key in value:
-                arguments[key] = member.kind.convert(value[key], f"{where}.{key}", exact)
-            elif member.required:
-                raise Mismatch(f"{where}.{key}", member.kind.expected, None)
+        key = ""
+        try:
+            for key, member in self.members.items():
+                if key in value:
+                    arguments[key] = member.kind.read(value[key], conversion, exact)
+                elif member.required:
+                    raise Mismatch("", member.kind.expected, NOTHING)
+        except Mismatch as error:
+            raise error.within(f".{key}") from None
         try:
             return self._make(**arguments)
         except Exception as error:  # noqa: BLE001 - the record's own checks
-            raise Mismatch(where, f"a {self.title} ({type(error).__name__}: {error})", value) from None
+            raise Mismatch("", f"a {self.title} ({type(error).__name__}: {error})", value) from None
 
     def described(self) -> str:
         # By name where it is not its own: one that holds its own kind would never end.
@@ -376,17 +442,31 @@ class Model(Kind):
     def expected(self) -> str:
         return f"an object with {', '.join(self._fields) or 'no keys'}"
 
-    def convert(self, value: Any, where: str, exact: bool = False) -> Any:
-        value = _parsed(value, where, self.expected, exact)
+    def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
+        value, conversion = _parsed(value, conversion, self.expected, exact)
         try:
-            return self._validate(value)
+            made = self._validate(value)
         except Exception as error:  # noqa: BLE001 - pydantic's, or a validator's of the user
             problems = getattr(error, "errors", None)
             if not callable(problems):
-                raise Mismatch(where, f"{self.expected} ({error})", value) from None
+                raise Mismatch("", f"{self.expected} ({error})", value) from None
             first = problems()[0]
             path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
-            raise Mismatch(where + path, first["msg"], first.get("input", value)) from None
+            if first.get("type") in _MISSING:
+                raise Mismatch(path, "a value", NOTHING) from None
+            wanted = f"a value that {self._model.__name__} accepts ({first['msg']})"
+            raise Mismatch(path, wanted, first.get("input", value)) from None
+        if not conversion.is_text:
+            self._check_integers(made, value)
+        return made
+
+    def _check_integers(self, made: Any, value: Any) -> None:
+        """Refuses an integer that n8n has rounded, unless the model makes a float of it."""
+        large = _large_integer(value, "")
+        if large is not None:
+            dump = getattr(made, "model_dump", None) or made.dict
+            if _large_integer(dump(), "") is not None:
+                raise Mismatch(large[0], f"{Whole.expected} ({_AS_TEXT})", large[1])
 
     def described(self) -> str:
         return json.dumps(["model", sorted(self._fields)])
@@ -406,6 +486,24 @@ def _key_of(name: str, field: Any) -> str:
     return name
 
 
+#: What pydantic 2 and 1 call a field that is not there.
+_MISSING = ("missing", "value_error.missing")
+
+
+def _large_integer(value: Any, path: str) -> Optional[Tuple[str, Any]]:
+    """The place and value of an integer that n8n may have rounded; None if there is none."""
+    if isinstance(value, int):
+        return (path, value) if abs(value) > LARGEST_INTEGER else None
+    found = None
+    if isinstance(value, dict):
+        for key, part in value.items():
+            found = found or _large_integer(part, f"{path}.{key}")
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for number, part in enumerate(value):
+            found = found or _large_integer(part, f"{path}[{number}]")
+    return found
+
+
 class Either(Kind):
     """A union."""
 
@@ -418,14 +516,29 @@ class Either(Kind):
     def expected(self) -> str:
         return " or ".join(kind.expected for kind in self.kinds)
 
-    def convert(self, value: Any, where: str, exact: bool = False) -> Any:
+    def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
+        if not isinstance(value, (dict, list)):
+            return self._read(value, conversion, exact)
+        # Without a memory, a union inside of itself would take twice the time for each level.
+        key = (id(self), id(value), exact)
+        if key not in conversion.known:
+            try:
+                conversion.known[key] = self._read(value, conversion, exact)
+            except Mismatch:
+                conversion.known[key] = NOTHING
+        if conversion.known[key] is NOTHING:
+            raise Mismatch("", self.expected, value)
+        return conversion.known[key]
+
+    def _read(self, value: Any, conversion: Conversion, exact: bool) -> Any:
         for as_it_is in (True,) if exact else (True, False):
             for kind in self.kinds:
+                conversion.spend(1)
                 try:
-                    return kind.convert(value, where, as_it_is)
+                    return kind.read(value, conversion, as_it_is)
                 except Mismatch:
                     continue
-        raise Mismatch(where, self.expected, value)
+        raise Mismatch("", self.expected, value)
 
     def described(self) -> str:
         return json.dumps(["either", sorted(kind.described() for kind in self.kinds)])
@@ -443,10 +556,10 @@ class Perhaps(Kind):
     def expected(self) -> str:
         return f"{self.kind.expected}, or nothing"
 
-    def convert(self, value: Any, where: str, exact: bool = False) -> Any:
+    def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
         if value is None or (value == "" and not isinstance(self.kind, (Text, Either)) and not exact):
             return None  # an empty field
-        return self.kind.convert(value, where, exact)
+        return self.kind.read(value, conversion, exact)
 
     def described(self) -> str:
         return json.dumps(["perhaps", self.kind.described()])
@@ -477,13 +590,31 @@ class Bounded(Kind):
         }
         return ", ".join([self.kind.expected, *(words[name].format(at) for name, at in self.bounds.items())])
 
-    def convert(self, value: Any, where: str, exact: bool = False) -> Any:
-        converted = self.kind.convert(value, where, exact)
+    def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
+        longest = self.bounds.get("longest")
+        if longest is not None:
+            # Before the elements are converted: the bound is there to save that work.
+            raw = value
+            if isinstance(bare(self.kind), (Sequences, Mapping)) and value != "":
+                raw, _ = _parsed(value, conversion, self.expected, exact)
+            if isinstance(raw, (list, dict)) and len(raw) > longest:
+                raise Mismatch("", self.expected, value)
+        converted = self.kind.read(value, conversion, exact)
         if converted is not None and not all(
-            _IS_WITHIN[name](converted, at) for name, at in self.bounds.items()
+            self._is_within(name, converted, at) for name, at in self.bounds.items()
         ):
-            raise Mismatch(where, self.expected, value)
+            raise Mismatch("", self.expected, value)
         return converted
+
+    def _is_within(self, name: str, value: Any, at: Any) -> bool:
+        if isinstance(at, datetime.datetime) and at.tzinfo is None:
+            at = at.replace(
+                tzinfo=getattr(value, "tzinfo", None)
+            )  # a bound without a zone is in the workflow's
+        try:
+            return _IS_WITHIN[name](value, at)
+        except TypeError:  # of another kind, as in a union, or without a length
+            return False
 
     def described(self) -> str:
         return self.kind.described()  # bounds may change as texts may
@@ -505,7 +636,14 @@ class FileKind(Kind):
     name = "file"
     expected = "the name of one of the item's files"
 
-    def convert(self, value: Any, where: str, exact: bool = False) -> Any:
+    def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
         if isinstance(value, File):
             return value
-        raise Mismatch(where, self.expected, value)
+        raise Mismatch("", self.expected, value)
+
+
+def bare(kind: Kind) -> Kind:
+    """A kind without bounds, and without that it may be left out."""
+    while isinstance(kind, (Bounded, Perhaps)):
+        kind = kind.kind
+    return kind

@@ -19,9 +19,10 @@ from n8nrunner._version import __version__
 from n8nrunner.errors import ConfigurationError
 from n8nrunner.functions.calls import Function, task_type
 from n8nrunner.functions.docstrings import read_docstring
-from n8nrunner.functions.kinds import Bounded, Choice, Kind, Model, Perhaps, Record, title_of
+from n8nrunner.functions.kinds import Bounded, Choice, Kind, Model, Perhaps, Record, bare
+from n8nrunner.functions.labels import title_of
 from n8nrunner.functions.results import plain
-from n8nrunner.functions.signature import Parameter, bare, takes_file
+from n8nrunner.functions.signature import Parameter, takes_file
 
 #: Items that one task takes unless the workflow's author says something else.
 BATCH_SIZE = 50

@@ -11,7 +11,7 @@ import json
 import mimetypes
 import os
 import uuid
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from n8nrunner.functions.files import File
 from n8nrunner.protocol.values import NotJson, encode_value, find_loop, integers_as_text
@@ -30,16 +30,8 @@ _ITEM_KEYS = {"json", "binary", "pairedItem"}
 _MOST_PAIRS = 1_000_000
 
 
-class Made(NamedTuple):
-    """What has been made of one result."""
-
-    items: List[Item]
-    #: Whether the result was a list or the like, so that its parts have numbers.
-    many: bool
-
-    def name_of(self, number: int) -> str:
-        """What an error calls the part of the result that an item was made of."""
-        return f"result[{number}]" if self.many else "result"
+#: The items of one result, and whether it was a list or the like, so that its parts have numbers.
+Made = Tuple[List[Item], bool]
 
 
 def items_of(result: Any, save: Save) -> Made:
@@ -56,8 +48,8 @@ def items_of(result: Any, save: Save) -> Made:
     result = _unwrapped(result)
     rows = _rows(result)
     if rows is None:
-        return Made([_checked_item(result, save, "result")], False)
-    return Made([_checked_item(row, save, f"result[{number}]") for number, row in enumerate(rows)], True)
+        return [_checked_item(result, save, "result")], False
+    return [_checked_item(row, save, f"result[{number}]") for number, row in enumerate(rows)], True
 
 
 def _checked_item(value: Any, save: Save, name: str) -> Item:
@@ -67,16 +59,21 @@ def _checked_item(value: Any, save: Save, name: str) -> Item:
     except RecursionError:
         raise NotJson(find_loop(value, name) or f"{name} contains itself, or is nested too deeply") from None
     if strangers:
-        return writable(item, name)  # raises, and names the place
+        return _writable(item, name)  # raises, and names the place
     return item
 
 
-def writable(item: Item, name: str) -> Item:
-    """The item with each integer that n8n would round as a string.
+def writable(made: Made) -> List[Item]:
+    """The items of a result with each integer that n8n would round as a string.
 
     Raises:
-        NotJson: something else in it cannot be written.
+        NotJson: something else in one of them cannot be written. The text names its place in the result.
     """
+    items, many = made
+    return [_writable(item, f"result[{number}]" if many else "result") for number, item in enumerate(items)]
+
+
+def _writable(item: Item, name: str) -> Item:
     checked = {}
     for key, part in item.items():
         place = name if key == "json" else f"{name}[{key!r}]"

@@ -11,18 +11,18 @@ import typing
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from n8nrunner.errors import ConfigurationError
+from n8nrunner.functions.conversion import NOTHING, Conversion, Mismatch, TooMuchWork
 from n8nrunner.functions.hints import UnknownHint, kind_of, read_hint
 from n8nrunner.functions.kinds import (
-    NOTHING,
     Bounded,
     FileKind,
     Kind,
     Mapping,
-    Mismatch,
     Perhaps,
     Row,
     Sequences,
     Truth,
+    bare,
 )
 from n8nrunner.task import Task
 
@@ -39,9 +39,10 @@ class Parameter:
         default: the default; meaningless if it is required.
         text: what an `Annotated` says about it; "" for nothing.
         each: for a function that takes all items at once, whether it gets a list with a value of each.
+        is_file: whether it is for a file.
     """
 
-    __slots__ = ("default", "each", "kind", "name", "required", "text")
+    __slots__ = ("default", "each", "is_file", "kind", "name", "required", "text")
 
     def __init__(self, name: str, kind: Kind, default: Any, text: str, each: bool) -> None:
         self.name = name
@@ -50,6 +51,7 @@ class Parameter:
         self.default = None if self.required else default
         self.text = text
         self.each = each
+        self.is_file = takes_file(kind)
 
     def described(self) -> Dict[str, Any]:
         """As it stands in a function's description: JSON."""
@@ -121,13 +123,6 @@ class Signature:
         if parameter.default is None and not isinstance(kind, Perhaps):
             kind = Perhaps(kind)  # `name: str = None`, as it is often written
         self.parameters[parameter.name] = Parameter(parameter.name, kind, parameter.default, text, each)
-
-
-def bare(kind: Kind) -> Kind:
-    """A kind without bounds, and without that it may be left out."""
-    while isinstance(kind, (Bounded, Perhaps)):
-        kind = kind.kind
-    return kind
 
 
 def _of_each(kind: Kind) -> Kind:
@@ -236,24 +231,40 @@ def check_names(signature: Signature, names: Sequence[str], is_same: bool) -> Op
 
 
 def convert_arguments(
-    signature: Signature, arguments: Dict[str, Any], file_of: Callable[[str, Any], Any]
+    signature: Signature,
+    arguments: Dict[str, Any],
+    file_of: Callable[[str, Any], Any],
+    conversion: Conversion,
 ) -> Tuple[Dict[str, Any], Optional[Mismatch]]:
     """The Python values of a call's arguments.
 
     Args:
         arguments: by name, as they came.
         file_of: makes the `File` of an argument for one, or returns what it got.
+        conversion: of all arguments of the task.
 
     Returns:
         The values; and what is wrong with the first one that does not fit.
+
+    Raises:
+        UnknownZone: the workflow's time zone is needed and is not known here.
     """
     values: Dict[str, Any] = {}
-    for name, value in arguments.items():
-        kind = signature.parameters[name].kind
-        try:
-            values[name] = kind.convert(file_of(name, value) if takes_file(kind) else value, name)
-        except Mismatch as error:
-            return values, error
-        except Exception:  # noqa: BLE001 - bounds that cannot be compared, JSON that is too deep, and their like
-            return values, Mismatch(name, kind.expected, value)
+    parameters = signature.parameters
+    name, value = "", None
+    try:
+        conversion.spend(len(arguments))
+        for name, value in arguments.items():
+            parameter = parameters[name]
+            if parameter.is_file:
+                value = file_of(name, value)
+            values[name] = parameter.kind.read(value, conversion)
+    except Mismatch as error:
+        return values, error.within(name)
+    except RecursionError:
+        return values, Mismatch(name, f"{parameters[name].kind.expected}, with fewer levels", value)
+    except TooMuchWork:
+        return values, Mismatch(
+            name, f"{parameters[name].kind.expected}, which takes less work to read", value
+        )
     return values, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import datetime
 import enum
 import logging
@@ -15,10 +16,11 @@ import pytest
 
 from n8nrunner import ConfigurationError, File, Runner, Task, TaskError
 from n8nrunner.broker import Broker, BrokerTaskCancelled, BrokerTaskError
-from n8nrunner.functions import calls
-from tests.conftest import LIMIT, TOKEN
+from n8nrunner.functions import calls, conversion
+from tests.conftest import LIMIT, TOKEN, wait_until
 
 NAME = "shop"
+UTC = datetime.timezone.utc
 
 
 @pytest.fixture
@@ -113,7 +115,10 @@ def test_what_an_expression_left_out_fails_its_item(runner: Runner, call: Caller
 @pytest.mark.parametrize(
     ("hint", "value"),
     [
-        (Annotated[datetime.datetime, From(datetime.datetime(2024, 1, 1))], "2024-02-01T00:00:00Z"),
+        (
+            Annotated[datetime.datetime, From(datetime.datetime(2024, 1, 1, tzinfo=UTC))],
+            "2024-02-01T00:00:00",
+        ),
         (Annotated[Union[int, str], From(1)], "x"),
         (list, "[" * 100_000),
         (float, 10**400),
@@ -130,6 +135,79 @@ def test_whatever_goes_wrong_with_a_value_fails_its_item(
     answer = call("function", {"value": value}, continueOnFail=True)
     (error,) = answer["errors"]
     assert error["message"].startswith("value: expected ")
+
+
+def test_moments_are_in_the_zone_that_the_node_sends(runner: Runner, call: Caller) -> None:
+    @runner.function
+    def when(at: datetime.datetime, on: datetime.date) -> str:
+        return f"{at.isoformat()} {on.isoformat()}"
+
+    arguments = {"at": "2024-05-06T09:00:00", "on": "2024-05-05T22:00:00.000Z"}
+    (item,) = call("when", arguments, timezone="Europe/Warsaw")["items"]
+    assert item["json"] == {"result": "2024-05-06T09:00:00+02:00 2024-05-06"}
+    for more in ({}, {"timezone": 5}):  # a node from before the zone was sent
+        (item,) = call("when", arguments, **more)["items"]
+        assert item["json"] == {"result": "2024-05-06T09:00:00 2024-05-05"}
+    with pytest.raises(BrokerTaskError, match="does not know the workflow's time zone, Mars/Olympus"):
+        call("when", arguments, timezone="Mars/Olympus")
+
+
+def test_conversions_end_with_their_task(broker: Broker, runner: Runner, call: Caller) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    @dataclasses.dataclass
+    class Slow:
+        number: int
+
+        def __post_init__(self) -> None:
+            made.append(self.number)
+            begun.set()
+            assert goes_on.wait(LIMIT)
+
+    made: List[int] = []
+
+    def function(values: Any) -> None: ...
+
+    function.__annotations__ = {"values": List[Slow]}
+    runner.function(function)
+    runner.start(wait=LIMIT)
+    settings = call.settings("function", {"values": [{"number": number} for number in range(20_000)]})
+    task = broker.submit(f"n8nrunner.{NAME}", settings, timeout=LIMIT)
+    assert begun.wait(LIMIT)
+    task.cancel("enough")
+    wait_until(lambda: runner.snapshot().tasks[0].cancel_reason)
+    goes_on.set()
+    runner.stop()
+    assert len(made) <= 10_000
+
+
+def test_a_conversion_that_takes_too_many_steps_fails_its_item(
+    runner: Runner, call: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @runner.function
+    def function(values: List[int]) -> int:
+        return len(values)
+
+    monkeypatch.setattr(conversion, "_STEPS", 10_000)
+    monkeypatch.setattr(conversion, "_STEPS_OF_A_VALUE", 0)
+    answer = call("function", {"values": [1]}, {"values": [1] * 30_000}, continueOnFail=True)
+    assert [item["json"] for item in answer["items"]] == [{"result": 1}]
+    (error,) = answer["errors"]
+    assert error["message"].startswith("values: expected a list, which takes less work to read, got [1, 1")
+
+
+def test_an_integer_that_n8n_has_rounded_fails_its_item(runner: Runner, call: Caller) -> None:
+    runner.function(double)
+    answer = call(
+        "double", {"number": 7615917337495251231}, {"number": "7615917337495251231"}, continueOnFail=True
+    )
+    assert [item["json"] for item in answer["items"]] == [{"result": "15231834674990502462"}]
+    (error,) = answer["errors"]
+    # The embedded broker rounds as n8n does.
+    assert error["message"] == (
+        "number: expected a whole number (n8n's numbers are exact up to 9007199254740991 only: send this one "
+        "as text), got 7615917337495251000"
+    )
 
 
 def test_a_result_that_is_no_json_fails_its_item(runner: Runner, call: Caller) -> None:

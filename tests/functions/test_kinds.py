@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import enum
 import functools
+import json
 from typing import (
     Annotated,
     Any,
@@ -28,9 +29,14 @@ from typing import (
 import pytest
 
 from n8nrunner import ConfigurationError, File, Task
+from n8nrunner.functions import conversion
+from n8nrunner.functions.conversion import Conversion, Mismatch, UnknownZone
 from n8nrunner.functions.hints import UnknownHint, kind_of, read_hint
-from n8nrunner.functions.kinds import Mismatch
+from n8nrunner.functions.kinds import Bounded, Kind, Perhaps, Sequences
+from n8nrunner.functions.kinds import Mapping as Mapping_
 from n8nrunner.functions.signature import Signature
+from tests.functions import fuzz_conversion
+from tests.functions.converting import convert
 
 UTC = datetime.timezone.utc
 
@@ -81,11 +87,28 @@ class Point(NamedTuple):
     y: float = 0.0
 
 
+@dataclasses.dataclass
+class Left:
+    next: Optional[Union[Left, Right]] = None
+    x: int = 0
+
+
+@dataclasses.dataclass
+class Right:
+    next: Optional[Union[Left, Right]] = None
+    x: str = ""
+
+
 class Between:
     """Bounds as `annotated_types` spells them."""
 
     def __init__(self, **bounds: Any) -> None:
         self.__dict__.update(bounds)
+
+
+@dataclasses.dataclass
+class Tree:
+    children: Annotated[List[Tree], Between(max_length=2)] = dataclasses.field(default_factory=list)
 
 
 T = TypeVar("T")
@@ -100,9 +123,22 @@ FITTING: List[Tuple[Any, Any, Any]] = [
     (int, 3.0, 3),
     (int, "3", 3),
     (int, "3.0", 3),
-    (int, 2**60, 2**60),
+    (int, str(2**60), 2**60),
     (float, 3, 3.0),
     (float, "2.5", 2.5),
+    (int, " 12\n", 12),
+    (int, "+05", 5),
+    (int, "1e5", 100_000),
+    (int, "9007199254740993", 2**53 + 1),
+    (int, "9007199254740993.0", 2**53 + 1),
+    (int, 2**53 - 1, 2**53 - 1),
+    (int, 1 - 2**53, 1 - 2**53),
+    (List[int], f"[{2**60}]", [2**60]),
+    (List[str], f"[{2**60}]", [str(2**60)]),
+    (Union[int, float], 2**60, float(2**60)),
+    (float, 2**60, float(2**60)),
+    (float, "-.5e1", -5.0),
+    (float, "7.", 7.0),
     (bool, True, True),
     (bool, "False", False),
     (datetime.datetime, "2024-05-06T07:08:09Z", datetime.datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)),
@@ -173,7 +209,7 @@ FITTING: List[Tuple[Any, Any, Any]] = [
 
 @pytest.mark.parametrize(("hint", "value", "expected"), FITTING)
 def test_what_fits(hint: Any, value: Any, expected: Any) -> None:
-    converted = kind_of(hint).convert(value, "value")
+    converted = convert(kind_of(hint), value)
     assert converted == expected
     assert type(converted) is type(expected)
 
@@ -187,6 +223,35 @@ def test_what_fits(hint: Any, value: Any, expected: Any) -> None:
         (int, 1.5, "value: expected a whole number, got 1.5"),
         (int, "x", 'value: expected a whole number, got "x"'),
         (int, "1e999", "value: expected a whole number"),
+        (int, "12_34", 'value: expected a whole number, got "12_34"'),
+        (int, "\N{ARABIC-INDIC DIGIT THREE}", "value: expected a whole number"),
+        (int, "\N{NO-BREAK SPACE}3", "value: expected a whole number"),
+        (int, "0x10", "value: expected a whole number"),
+        (int, "0.99999999999999999999", "value: expected a whole number"),
+        (int, "", "value: expected a whole number"),
+        (int, "infinity", "value: expected a whole number"),
+        (
+            int,
+            2**53,
+            "value: expected a whole number (n8n's numbers are exact up to 9007199254740991 only: send",
+        ),
+        (int, -(2**53), "send this one as text), got -9007199254740992"),
+        (int, 1e22, "send this one as text), got 1e+22"),
+        (List[int], [1, 2**60], "value[1]: expected a whole number (n8n's numbers are exact up to"),
+        (
+            str,
+            2**60,
+            "value: expected a text (n8n's numbers are exact up to 9007199254740991 only: send this one",
+        ),
+        (Union[int, str], 2**60, "value: expected a whole number or a text, got 1152921504606846976"),
+        (Address, {"city": "x", "zip_code": 2**60}, "value.zip_code: expected a whole number (n8n's numbers"),
+        (float, "1_0", 'value: expected a number, got "1_0"'),
+        (float, "infinity", "value: expected a number"),
+        (float, "-Inf", "value: expected a number"),
+        (float, "\N{FULLWIDTH DIGIT ONE}", "value: expected a number"),
+        (float, "1e999", "value: expected a number"),
+        (List[float], "[NaN]", "value: expected a list, written as JSON (NaN is not JSON)"),
+        (dict, "[" * 100_000, "value: expected an object, with fewer levels"),
         (int, True, "value: expected a whole number, got true"),
         (float, "nan", 'value: expected a number, got "nan"'),
         (float, False, "value: expected a number, got false"),
@@ -204,8 +269,11 @@ def test_what_fits(hint: Any, value: Any, expected: Any) -> None:
         (Set[Any], [[1]], "value: expected a list of plain values"),
         (Tuple[int, str], [1], "value: expected a list of 2"),
         (Dict[str, int], {"a": []}, "value.a: expected a whole number, got []"),
-        (Address, {}, "value.city: expected a text, got null"),
-        (Address, {"city": "x", "town": "y"}, "value: expected an object with city, zip_code, and no 'town'"),
+        (Address, {}, "value.city: expected a text, got nothing"),
+        (Address, {"city": None}, "value.city: expected a text, got null"),
+        (Person, {"name": "x", "address": {}}, "value.address.city: expected a text, got nothing"),
+        (Point, {}, "value.x: expected a number, got nothing"),
+        (Address, {"city": "x", "town": "y"}, 'value: expected an object with city, zip_code, and no "town"'),
         (Person, {"name": "a", "friends": [{}]}, "value.friends[0].name: expected a text"),
         (Positive, {"value": -1}, "value: expected a Positive (ValueError: it is negative)"),
         (Options, {"label": "x"}, "value.depth: expected a whole number"),
@@ -219,7 +287,7 @@ def test_what_fits(hint: Any, value: Any, expected: Any) -> None:
 )
 def test_what_does_not_fit_says_where_and_why(hint: Any, value: Any, said: str) -> None:
     with pytest.raises(Mismatch) as caught:
-        kind_of(hint).convert(value, "value")
+        convert(kind_of(hint), value)
     assert said in str(caught.value)
     assert len(str(caught.value)) < 300
 
@@ -252,13 +320,223 @@ def test_pydantic() -> None:
     pydantic = pytest.importorskip("pydantic")
     model = pydantic.create_model("Model", number=(int, ...), names=(List[str], []))
     kind = kind_of(model)
-    assert kind.convert('{"number": "7"}', "value").number == 7
-    with pytest.raises(Mismatch, match=r"^value\.number: "):
-        kind.convert({"number": "x"}, "value")
+    assert convert(kind, '{"number": "7"}').number == 7
+    accepts = r"^value\.number: expected a value that Model accepts \(Input should be .*\), got \"x\"$"
+    with pytest.raises(Mismatch, match=accepts):
+        convert(kind, {"number": "x"})
+    with pytest.raises(Mismatch, match=r"^value\.number: expected a value, got nothing$"):
+        convert(kind, {"names": []})
     bounded = read_hint(Annotated[int, pydantic.Field(ge=2, description="At least two")])
     assert bounded.text == "At least two"
     with pytest.raises(Mismatch, match="at least 2"):
-        bounded.kind.convert(1, "value")
+        convert(bounded.kind, 1)
+
+
+def test_pydantic_and_integers_that_n8n_has_rounded() -> None:
+    pydantic = pytest.importorskip("pydantic", minversion="2")
+    model = pydantic.create_model("Model", share=(float, 0), rows=(List[Dict[str, int]], []))
+    kind = kind_of(model)
+    assert convert(kind, {"share": 2**60}).share == float(2**60)
+    assert convert(kind, f'{{"rows": [{{"a": {2**60}}}]}}').rows == [{"a": 2**60}]
+    with pytest.raises(Mismatch, match=r"^value\.rows\[0\]\.a: expected a whole number \(n8n's numbers"):
+        convert(kind, {"rows": [{"a": 2**60}]})
+
+
+def test_a_record_that_holds_its_own_kind_within_bounds() -> None:
+    kind = kind_of(Tree)
+    assert convert(kind, {"children": [{}, {}]}) == Tree([Tree(), Tree()])
+    with pytest.raises(
+        Mismatch, match=r"^value\.children\[0\]\.children: expected a list, of length 2 or less"
+    ):
+        convert(kind, {"children": [{"children": [{}, {}, {}]}]})
+
+
+# --- moments and days in the workflow's zone ------------------------------------------------------------
+
+
+WARSAW = "Europe/Warsaw"
+
+
+@pytest.mark.parametrize(
+    ("hint", "zone", "value", "expected"),
+    [
+        (datetime.date, WARSAW, "2024-05-05T22:00:00.000Z", datetime.date(2024, 5, 6)),
+        (datetime.date, "America/New_York", "2024-05-06T03:59:59Z", datetime.date(2024, 5, 5)),
+        (datetime.date, "UTC", "2024-05-05T22:00:00.000Z", datetime.date(2024, 5, 5)),
+        (datetime.date, None, "2024-05-05T22:00:00.000Z", datetime.date(2024, 5, 5)),
+        (datetime.date, WARSAW, "2024-05-06T00:00:00", datetime.date(2024, 5, 6)),
+        (datetime.date, WARSAW, "2024-05-06", datetime.date(2024, 5, 6)),
+        (List[datetime.date], WARSAW, '["2024-05-05T22:00:00Z"]', [datetime.date(2024, 5, 6)]),
+        (datetime.datetime, WARSAW, "2024-05-06T09:00:00", "2024-05-06T09:00:00+02:00"),
+        (datetime.datetime, WARSAW, "2024-01-06T09:00:00", "2024-01-06T09:00:00+01:00"),
+        (datetime.datetime, WARSAW, "2024-05-05T22:00:00Z", "2024-05-06T00:00:00+02:00"),
+        (datetime.datetime, WARSAW, "2024-05-06", "2024-05-06T00:00:00+02:00"),
+        # The clocks go from 2:00 to 3:00.
+        (datetime.datetime, WARSAW, "2024-03-31T02:30:00", "2024-03-31T03:30:00+02:00"),
+        (datetime.datetime, "UTC", "2024-05-06T09:00:00", "2024-05-06T09:00:00+00:00"),
+        (datetime.datetime, None, "2024-05-06T09:00:00", "2024-05-06T09:00:00"),
+        (datetime.datetime, None, "2024-05-06T09:00:00+02:00", "2024-05-06T09:00:00+02:00"),
+    ],
+)
+def test_moments_in_the_zone_of_the_workflow(
+    hint: Any, zone: Optional[str], value: Any, expected: Any
+) -> None:
+    converted = convert(kind_of(hint), value, Conversion(value, zone))
+    assert (converted.isoformat() if hint is datetime.datetime else converted) == expected
+
+
+@pytest.mark.parametrize(
+    "value", ["0001-01-01T00:00:00", "9999-12-31T23:59:59-14:00", "2024-05-06Tx", "T" * 100_000]
+)
+@pytest.mark.parametrize("hint", [datetime.datetime, datetime.date])
+def test_a_moment_that_is_none(hint: Any, value: str) -> None:
+    with pytest.raises(Mismatch, match="value: expected a date"):
+        convert(kind_of(hint), value, Conversion(value, "Asia/Tokyo"))
+
+
+def test_a_bound_without_a_zone_is_in_the_workflows() -> None:
+    hint = Annotated[datetime.datetime, Between(ge=datetime.datetime(2024, 5, 6))]
+    assert convert(kind_of(hint), "2024-05-05T22:00:00Z", Conversion(None, WARSAW))
+    with pytest.raises(Mismatch):
+        convert(kind_of(hint), "2024-05-05T21:59:59Z", Conversion(None, WARSAW))
+
+
+@pytest.mark.parametrize("zone", ["Mars/Olympus", "", "../../etc/passwd", "Europe", "\x00", "x" * 10_000])
+def test_a_zone_that_python_does_not_know(zone: str) -> None:
+    assert convert(kind_of(int), 1, Conversion(None, zone)) == 1
+    for hint in (datetime.datetime, Optional[datetime.date], List[datetime.datetime]):
+        value: Any = "2024-05-06T09:00:00"
+        with pytest.raises(UnknownZone):
+            convert(
+                kind_of(hint), [value] if hint is List[datetime.datetime] else value, Conversion(None, zone)
+            )
+
+
+# --- conversions that a caller could make slow -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_the_work_of_a_union_inside_of_itself_grows_with_its_levels(fits: bool) -> None:
+    def steps(levels: int) -> int:
+        value: Any = {"x": 1 if fits else []}
+        for _ in range(levels):
+            value = {"next": value}
+        counting = Conversion(value)
+        try:
+            made = convert(kind_of(Union[Left, Right]), value, counting)
+        except Mismatch:
+            assert not fits
+        else:
+            assert fits
+            assert isinstance(made, Left)
+        return counting._meter._steps
+
+    assert steps(60) < 2.2 * steps(30)
+
+
+#: They have the same hash.
+SAME = [number * (2**61 - 1) for number in range(2000)]
+
+
+@pytest.mark.parametrize(
+    ("hint", "value"),
+    [
+        (Set[int], json.dumps(SAME)),
+        (FrozenSet[int], [str(number) for number in SAME]),
+        (Set[Tuple[int, str]], json.dumps([[number, "x"] for number in SAME])),
+        (set, json.dumps(SAME)),
+    ],
+)
+def test_a_set_of_values_with_the_same_hash_is_refused(hint: Any, value: Any) -> None:
+    with pytest.raises(Mismatch, match="more than 100 different values have the same hash"):
+        convert(kind_of(hint), value)
+
+
+def test_a_large_set_of_other_values_is_made() -> None:
+    numbers = [*range(-2, 3000), *range(2000)]
+    assert convert(kind_of(Set[int]), numbers) == set(numbers)
+    texts = ["a"] * 50_000
+    assert convert(kind_of(Set[str]), texts) == {"a"}
+
+
+class Counting(Kind):
+    """Counts its conversions."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
+        self.count += 1
+        return value
+
+
+@pytest.mark.parametrize("around", [lambda kind: kind, Perhaps])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_the_length_is_checked_before_the_elements(around: Any, as_text: bool) -> None:
+    element = Counting()
+    value: Any = json.dumps([1] * 101) if as_text else [1] * 101
+    for kind in (Sequences(element, set), Sequences(element, list)):
+        with pytest.raises(Mismatch, match="of length 100 or less"):
+            convert(Bounded(around(kind), {"longest": 100}), value)
+    with pytest.raises(Mismatch, match="of length 1 or less"):
+        convert(Bounded(around(Mapping_(element)), {"longest": 1}), {"a": 1, "b": 2})
+    assert element.count == 0
+    assert convert(Bounded(around(Sequences(element, list)), {"longest": 101}), value) == [1] * 101
+
+
+class Wasteful(Kind):
+    """Takes a million steps for a value."""
+
+    def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
+        for _ in range(100):
+            conversion.spend(10_000)
+
+
+def test_a_conversion_that_takes_too_many_steps_ends() -> None:
+    kind = Sequences(Wasteful(), list)
+    with pytest.raises(Mismatch, match="value: expected a list, which takes less work to read, got"):
+        convert(kind, [1] * 10)
+
+
+def test_more_steps_are_allowed_for_more_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "_STEPS", 1000)
+    value = [[1] * 100] * 300
+    assert convert(kind_of(List[List[int]]), value) == value
+
+
+class Unwanted(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("hint", "value"),
+    [
+        (List[int], [1] * 30_000),
+        (Dict[str, int], {str(n): n for n in range(30_000)}),
+        (List[List[int]], [[1]] * 30_000),
+    ],
+)
+def test_a_long_conversion_looks_at_whether_it_is_wanted(hint: Any, value: Any) -> None:
+    def look() -> None:
+        raise Unwanted
+
+    with pytest.raises(Unwanted):
+        convert(kind_of(hint), value, Conversion(value, None, look))
+
+
+@pytest.mark.parametrize("depth", [100, 900, 100_000])
+def test_a_value_of_many_levels_in_an_error(depth: int) -> None:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    with pytest.raises(Mismatch) as caught:
+        convert(kind_of(Union[int, str]), value)
+    assert len(str(caught.value)) < 300
+
+
+def test_random_conversions() -> None:
+    seen = fuzz_conversion.run(3, seed=1)
+    assert {"mismatch", "converted", "given", "refused"} <= set(seen)
 
 
 # --- whole functions ----------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def save(file: File) -> Dict[str, Any]:
 
 
 def items_of(result: Any, save: results.Save) -> List[results.Item]:
-    return results.items_of(result, save).items
+    return results.items_of(result, save)[0]
 
 
 def rows() -> Iterator[Any]:
@@ -146,7 +146,7 @@ def test_what_is_no_json_is_named(result: Any, said: str) -> None:
 
 def test_integers_that_n8n_would_round_become_text() -> None:
     item = {"json": {"id": 2**53, "ids": [-(2**60), 5], "fine": [2**53 - 1, 1e22]}, "pairedItem": 2**53}
-    assert writable(item, "result") == {
+    assert writable(([item], False))[0] == {
         "json": {"id": str(2**53), "ids": [str(-(2**60)), 5], "fine": [2**53 - 1, 1e22]},
         "pairedItem": str(2**53),
     }
@@ -162,7 +162,7 @@ def test_integers_that_n8n_would_round_become_text() -> None:
 )
 def test_what_cannot_be_written_of_an_item_is_named(item: Any, said: str) -> None:
     with pytest.raises(NotJson) as caught:
-        writable(item, "result")
+        writable(([item], False))[0]
     assert str(caught.value).startswith(said)
 
 
