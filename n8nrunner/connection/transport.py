@@ -120,11 +120,13 @@ class Connection:
         # The application may have closed the descriptor itself, with `os.closerange` for example.
         with contextlib.suppress(OSError):
             self.raw.close()
-        # Functions inside of the library hold each other, and through the app all of this, large messages
-        # included. Leave nothing of it to the garbage collector.
+        # Functions inside of the library hold each other, and through the app and its WebSocket all of this,
+        # messages of many megabytes included. Leave nothing of it to the garbage collector.
         self._dispatcher.connection = None
         app, self._app, self._read_message = self._app, None, None
         if app is not None:
+            if app.sock is not None:
+                app.sock.sock = None
             app.on_pong = app.on_error = app.prepared_socket = app.sock = None
 
     # --- serving ---------------------------------------------------------------------

@@ -509,9 +509,10 @@ def test_a_closed_connection_leaves_nothing_to_the_garbage_collector() -> None:
             peer.send(frame(PING, b"x") + frame(TEXT, b"y"))
             read_count(connection, 1)
             flush_all(connection)
-        gone = weakref.ref(connection)
-        del connection
-        assert gone() is None
+        parts = [connection, connection._reader, connection.writer]
+        gone = [weakref.ref(part) for part in parts]
+        del connection, parts
+        assert [part() for part in gone] == [None] * 3
     finally:
         gc.enable()
 

@@ -19,6 +19,9 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--kills", type=int, metavar="N", help="kill the runner N times instead")
     parser.add_argument("--seed", type=int, help="default: another one each time")
     parser.add_argument("--faults", metavar="KIND,...", help=f"some of: {', '.join(plan.ALL_KINDS)}")
+    parser.add_argument(
+        "--large", type=float, default=plan.LARGE, help="share of large tasks; default: %(default)s"
+    )
     parser.add_argument("--json", type=Path, metavar="PATH", help="where the facts are written to")
     options = parser.parse_args(arguments)
     options.kinds = tuple(options.faults.split(",")) if options.faults else plan.ALL_KINDS
@@ -36,7 +39,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if options.kills:
         result = soak.kills(options.kills, options.seed, say)
     else:
-        result = soak.soak(options.seconds, options.seed, say, options.kinds)
+        result = soak.soak(options.seconds, options.seed, say, options.kinds, large=options.large)
     print(soak.report(result))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

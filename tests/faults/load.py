@@ -34,14 +34,14 @@ class Load:
         brokers: that get tasks.
         seed: of the tasks, see `plan.settings`.
         callers: how many for each broker.
-        is_short: whether tasks are small and quick.
+        large: the share of large tasks, see `plan.settings`.
     """
 
-    def __init__(self, brokers: Sequence[Broker], seed: int, callers: int, is_short: bool = False) -> None:
+    def __init__(self, brokers: Sequence[Broker], seed: int, callers: int, large: float = plan.LARGE) -> None:
         #: What became of each task that a broker took.
         self.book: List[Request] = []
         self._seed = seed
-        self._is_short = is_short
+        self._large = large
         self._numbers = itertools.count()
         self._stopping = threading.Event()
         self._changed = threading.Condition()
@@ -91,7 +91,7 @@ class Load:
 
     def _call(self, broker: Broker) -> None:
         for number in self._own_numbers():
-            settings = plan.settings(self._seed, number, self._is_short)
+            settings = plan.settings(self._seed, number, self._large)
             request = Request(number)
             try:
                 task = broker.submit(work.TASK_TYPE, settings)

@@ -19,6 +19,8 @@ ALL_KINDS = (*proxy.KINDS, *BROKER_KINDS)
 SPACING = 2.5
 #: Faults longer than the runner waits for a silent peer come in runs that are at least this long, in seconds.
 LONG_RUN = 240.0
+#: The share of tasks that are large.
+LARGE = 0.04
 #: Seconds at the end of a run without a new fault.
 QUIET = 5.0
 
@@ -69,29 +71,31 @@ def _fault(chooser: random.Random, kind: str, is_long: bool) -> Fault:
     return Fault(kind, seconds, amount, chooser.choice((proxy.TO_BROKER, proxy.TO_RUNNER)))
 
 
-def settings(seed: int, number: int, is_short: bool = False) -> Dict[str, Any]:
+def settings(seed: int, number: int, large: float = LARGE) -> Dict[str, Any]:
     """Return the settings of a task: what its handler is to do, see `work.py`.
 
     Args:
-        is_short: whether it is to be small, and done within a moment.
+        large: the share of tasks whose input or answer has up to 5 MB; with 0 all are small and short.
     """
     chooser = random.Random(f"task {seed} {number}")
     chosen: Dict[str, Any] = {"n": number, "seconds": 0.0, "out": 10, "text": "x" * 10, "do": "return"}
-    kind = chooser.random()
-    if is_short:
+    if not large:
         chosen["seconds"] = chooser.uniform(0.0, 0.1)
-    elif kind < 0.02:
-        chosen["text"] = "i" * chooser.randrange(100_000, 5_000_000)
-    elif kind < 0.04:
-        chosen["out"] = chooser.randrange(100_000, 5_000_000)
-    elif kind < 0.25:
+        return chosen
+    if chooser.random() < large:
+        which = chooser.choice(("text", "out"))
+        size = chooser.randrange(100_000, 5_000_000)
+        chosen[which] = "i" * size if which == "text" else size
+        return chosen
+    kind = chooser.random()
+    if kind < 0.20:
         chosen["seconds"] = chooser.uniform(0.01, 1.0)
-    elif kind < 0.30:
+    elif kind < 0.25:
         chosen["do"] = "wait"
         chosen["seconds"] = chooser.uniform(0.1, 2.0)
-    elif kind < 0.36:
+    elif kind < 0.31:
         chosen["do"] = "raise"
-    elif kind < 0.42:
+    elif kind < 0.37:
         chosen["do"] = "call"
     return chosen
 

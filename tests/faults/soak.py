@@ -26,6 +26,8 @@ STARTED_WITHIN = 60.0
 #: Seconds within which the runner answers tasks of every broker again, once there is no fault any more.
 RECOVERED_WITHIN = 75.0
 ENDED_WITHIN = 30.0
+#: Megabytes of Python's objects that may be left of a run; a single large message has up to 5.
+OBJECTS_MAY_GROW = 4.0
 #: n8n's own limits, except that a runner which is restarted all the time is let in, and that a connection
 #: whose runner is gone is noticed soon enough for a run of one minute.
 CONSTANTS = BrokerConstants(auth_limit=1000, upgrade_limit=1000, heartbeat_interval=5.0, task_timeout=120.0)
@@ -67,7 +69,12 @@ class RunnerProcess(LineProcess):
 
 
 def soak(
-    seconds: float, seed: int, say: Say, kinds: Tuple[str, ...] = plan.ALL_KINDS, brokers: int = BROKERS
+    seconds: float,
+    seed: int,
+    say: Say,
+    kinds: Tuple[str, ...] = plan.ALL_KINDS,
+    brokers: int = BROKERS,
+    large: float = plan.LARGE,
 ) -> Result:
     """Run a runner under load and faults, and compare the books.
 
@@ -77,6 +84,7 @@ def soak(
         say: told how it goes.
         kinds: the faults to choose from.
         brokers: how many.
+        large: the share of large tasks, see `plan.settings`.
     """
     events = plan.faults(seed, seconds, brokers, kinds)
     with ExitStack() as stack:
@@ -85,11 +93,13 @@ def soak(
         all_brokers = [_start_broker(stack) for _ in range(brokers)]
         proxies = [stack.enter_context(FaultProxy(broker.port)) for broker in all_brokers]
         runner = stack.enter_context(RunnerProcess([proxy.url for proxy in proxies], book))
-        with Load(all_brokers, seed, CALLERS) as load:
+        with Load(all_brokers, seed, CALLERS, large) as load:
             begun = time.monotonic()
             restarts = _Restarts(all_brokers)
+            megabytes = []
             for event in events:
                 restarts.until(begun + event.at)
+                megabytes.append(round(work.megabytes(runner.pid)))
                 say(f"{event.at:6.1f} s  broker {event.broker}: {describe(event.fault)}")
                 if event.fault.kind in plan.BROKER_KINDS:
                     restarts.down(event.broker, event.fault)
@@ -120,6 +130,7 @@ def soak(
             "outcomes": dict(verdict.outcomes),
             "connections of the runner": sum(broker.counts.connected for broker in all_brokers),
             "messages that the brokers ignored": ignored,
+            "megabytes of the runner's process at each fault": megabytes,
             "notes of the runner": notes,
         }
         return Result(verdict, problems, facts)
@@ -134,7 +145,7 @@ def kills(count: int, seed: int, say: Say, brokers: int = BROKERS) -> Result:
         book = folder / "book"
         all_brokers = [_start_broker(stack) for _ in range(brokers)]
         urls = [broker.url for broker in all_brokers]
-        with Load(all_brokers, seed, CALLERS, is_short=True) as load:
+        with Load(all_brokers, seed, CALLERS, large=0.0) as load:
             for number in range(1, count + 1):
                 with RunnerProcess(urls, book) as runner:
                     load.wait_for_answers(3, STARTED_WITHIN)
@@ -207,6 +218,9 @@ def _problems(notes: Dict[str, Any]) -> List[str]:
         problems.append(f"descriptors left: {notes['descriptors_left']}")
     if notes["stopped_in"] > work.GRACE + 1:
         problems.append(f"stop() took {notes['stopped_in']:.1f} s")
+    grown = notes["memory"]["objects"] - notes["memory"]["objects begin"]
+    if grown > OBJECTS_MAY_GROW:
+        problems.append(f"Python's objects have grown by {grown:.0f} MB, which something still refers to")
     problems += [f"logged as an error: {line}" for line in notes["complaints"]]
     return problems
 

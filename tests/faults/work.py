@@ -14,8 +14,8 @@ A line on standard input stops the runner. Then one line of notes is printed, a 
 - `taken`: slots that were still taken;
 - `threads_left`, `descriptors_left`: as in `tests.benchmarks.contestants.package`;
 - `complaints`: records of n8nrunner's loggers of level ERROR and above, except for those about tasks;
-- `memory`: megabytes that the process used before its first task, and in the end: as it was, after a
-  collection of garbage, after the allocator gave back what it could; and those of Python's objects.
+- `memory`: megabytes of the process before its first task ("begin"), in the end, after a collection of
+  garbage, and after the allocator gave back what it could; and those of Python's objects, each time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import sys
 import threading
 import time
 import zlib
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Union
 
 from n8nrunner import Runner, Task, TaskError, Undelivered
 
@@ -82,29 +82,34 @@ def handle(task: Task) -> Any:
     return answer(settings)
 
 
-def megabytes() -> float:
-    with open("/proc/self/status") as status:
+def megabytes(process: Union[int, str] = "self") -> float:
+    """Return the memory that a process occupies."""
+    with open(f"/proc/{process}/status") as status:
         for line in status:
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) / 1024
     return 0.0
 
 
-def memory_at_end() -> Dict[str, float]:
-    memory = {"end": megabytes()}
-    gc.collect()
-    memory["collected"] = megabytes()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-        memory["trimmed"] = megabytes()
-    # Containers, and what they hold: text and bytes are not tracked by the collector themselves.
+def megabytes_of_objects() -> float:
+    """Return the size of all containers and of what they hold; the collector does not track text itself."""
     seen = {}
     for container in gc.get_objects():
         seen[id(container)] = sys.getsizeof(container)
         for inner in gc.get_referents(container):
             seen[id(inner)] = sys.getsizeof(inner)
-    memory["objects"] = sum(seen.values()) / 1024 / 1024
+    return sum(seen.values()) / 1024 / 1024
+
+
+def memory_at_end() -> Dict[str, float]:
+    memory = {"end": megabytes(), "objects": megabytes_of_objects()}
+    gc.collect()
+    memory["collected"] = megabytes()
+    memory["objects collected"] = megabytes_of_objects()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+        memory["trimmed"] = megabytes()
     return memory
 
 
@@ -140,7 +145,7 @@ def main(urls: List[str], book_path: str, capacity: int) -> None:
             book.write(ended=number, task=task.id, raised=raised)
 
     runner.start(wait=60)
-    memory = {"begin": megabytes()}
+    memory = {"begin": megabytes(), "objects begin": megabytes_of_objects()}
     print(json.dumps({"state": runner.state}), flush=True)
     sys.stdin.readline()
     begun = time.monotonic()
