@@ -1,16 +1,18 @@
 """The start of the command ``n8nrunner``, and of ``python -m n8nrunner``."""
 
-import signal
 import sys
 
 
 def main() -> int:
-    """Runs the command; see `cli.main`."""
-    # Until a command listens for Ctrl-C itself, it just ends the process: no traceback out of an import.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Run the command; see `cli.main`."""
+    from n8nrunner import process
+
+    process.end_at_signals()  # before anything slow is imported
     from n8nrunner import cli
 
-    return cli.main()
+    code = cli.main()
+    process.leave_if_stuck(code)
+    return code
 
 
 if __name__ == "__main__":

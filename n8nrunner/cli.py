@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 import sys
-from typing import TYPE_CHECKING, Any, List, Optional
+from typing import TYPE_CHECKING, Any, List, Optional, Union
 from urllib.parse import urljoin
 
 from n8nrunner import logs
@@ -57,6 +57,9 @@ examples:
   n8nrunner node leads --out build      into build/n8n-nodes-leads, to be packed with npm
 """
 
+
+#: Seconds that a command waits for its last words to be written.
+_OUTPUT_WAIT = 0.5
 
 #: Milliseconds between two looks of ``node --watch`` at whether it should stop.
 _WATCH_TURN = 1000
@@ -197,11 +200,12 @@ def _run(options: argparse.Namespace) -> int:
         return _say(error, EXIT_REFUSED)
     except errors.N8nRunnerError as error:
         return _say(error, EXIT_ERROR)
-    unfinished = runner.snapshot().counts.unfinished
-    if unfinished:
-        print(f"n8nrunner: {unfinished} tasks were cut short, and n8n was told so", file=sys.stderr)
-        return EXIT_UNFINISHED
-    return EXIT_OK
+    snapshot = runner.snapshot()
+    if snapshot.counts.unfinished:
+        return _say(
+            f"{snapshot.counts.unfinished} tasks were cut short, and n8n was told so", EXIT_UNFINISHED
+        )
+    return EXIT_OK if snapshot.state == "stopped" else _say("the runner has not stopped in time", EXIT_ERROR)
 
 
 def _broker(options: argparse.Namespace) -> int:
@@ -227,12 +231,8 @@ def _broker(options: argparse.Namespace) -> int:
         print(f"  N8N_RUNNERS_TASK_BROKER_URI={broker.url}")
         print(f"  N8N_RUNNERS_AUTH_TOKEN={token if is_new else '(as given to this broker)'}")
         print(f"and give it a task with POST {urljoin(broker.url, '/tasks')}; Ctrl-C stops.", flush=True)
-        process.next_signal(signals)
-        broker_stop = _in_background(broker.stop, signals)
-        number = process.next_signal(signals)
-        if number is not None:
-            process.end_process(number)
-        broker_stop.join()
+        signals.wait()
+        broker.stop()
     return EXIT_OK
 
 
@@ -284,21 +284,6 @@ def _watch_node(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _in_background(work: Any, signals: Any) -> Any:
-    """Does `work` on a thread, and then puts None: a second signal has to be seen meanwhile."""
-    import threading
-
-    def finish() -> None:
-        try:
-            work()
-        finally:
-            signals.put(None)
-
-    thread = threading.Thread(target=finish, name="n8nrunner-stop", daemon=True)
-    thread.start()
-    return thread
-
-
 def _broker_token() -> tuple[str, bool]:
     """The token from the environment or a file named there, or a new one; and whether it is new."""
     from n8nrunner.config import RunnerConfig
@@ -316,8 +301,11 @@ def _broker_token() -> tuple[str, bool]:
     return token, False
 
 
-def _say(error: Exception, code: int) -> int:
-    print(f"n8nrunner: {error}", file=sys.stderr)
+def _say(error: Union[Exception, str], code: int) -> int:
+    """Show why the command ends, if stderr takes it; return the exit code."""
+    from n8nrunner import process
+
+    process.aside(lambda: print(f"n8nrunner: {error}", file=sys.stderr), _OUTPUT_WAIT)
     return code
 
 

@@ -57,9 +57,9 @@ def run_demo(small_tasks: int) -> int:
     """
     demo = _Demo(small_tasks)
     with process.signals() as signals:
-        thread = threading.Thread(target=demo.run, args=(lambda: signals.put(None),), name="n8nrunner-demo")
+        thread = threading.Thread(target=demo.run, args=(signals.end,), name="n8nrunner-demo")
         thread.start()
-        number = process.next_signal(signals)
+        number = signals.wait()
         if number is not None:
             demo.interrupt()
             thread.join(5)

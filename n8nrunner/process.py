@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import logging
 import os
@@ -9,17 +10,18 @@ import queue
 import signal
 import sys
 import threading
-from typing import Callable, Iterator, Optional
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 
-from n8nrunner import logs
+from n8nrunner.deadline import Deadline
+from n8nrunner.logs import get_logger
 
-logger = logs.get_logger("n8nrunner")
+logger = get_logger("n8nrunner")
 
-#: Seconds after which a signal that no wait has noticed is noticed.
+#: Seconds after which a signal that did not end a wait is noticed.
 _SIGNAL_TURN = 0.5
 
-#: A queue of signals' numbers; None is for the end of the runner.
-Signals = queue.SimpleQueue
+#: Seconds that a process which is ended by force gets to write its last output.
+_LAST_OUTPUT = 0.5
 
 # --- import ---------------------------------------------------------------------------------------
 
@@ -42,43 +44,170 @@ def is_importing() -> bool:
     return _importing
 
 
+# --- output that may block ------------------------------------------------------------------------
+
+#: A lock for each call of `aside`, released when its work is done.
+_asides: List[_thread.LockType] = []
+
+
+def aside(work: Callable[[], Any], wait: float = 0.0) -> bool:
+    """Do `work` on another thread: it may wait for a lock or for a pipe that has no reader.
+
+    The calling thread takes no lock, so this works in a signal handler as well.
+
+    Args:
+        work: what to do, such as a log call. What it raises is dropped.
+        wait: seconds to wait for it.
+
+    Returns:
+        Whether there was a thread for it. Python 3.12 starts none once the main thread has ended.
+    """
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def run() -> None:
+        try:
+            with contextlib.suppress(Exception):
+                work()
+        finally:
+            done.release()
+
+    try:
+        _thread.start_new_thread(run, ())
+    except RuntimeError:
+        return False
+    _asides[:] = [other for other in _asides if other.locked()]
+    _asides.append(done)
+    if wait > 0 and done.acquire(timeout=wait):
+        done.release()
+    return True
+
+
+def leave_if_stuck(code: int) -> None:
+    """End the process with exit code `code` if work given to `aside` does not come to its end.
+
+    The end of the interpreter would wait for the same lock or pipe, or abort the process.
+    """
+    for done in _asides:
+        if not done.acquire(timeout=_LAST_OUTPUT):
+            os._exit(code)
+        done.release()
+
+
 # --- signals --------------------------------------------------------------------------------------
+
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+#: Handlers that are installed: the signal's number, our handler, and the one to put back.
+_installed: List[Tuple[int, Any, Any]] = []
+
+
+class Signals:
+    """The signals that arrive while `signals` is in force. The second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self._received: queue.SimpleQueue[Optional[int]] = queue.SimpleQueue()
+        self._count = 0
+
+    def arrive(self, number: int, frame: Any = None) -> None:
+        """Handle a signal, in a signal handler: the interrupted thread may hold any lock."""
+        self._count += 1
+        if self._count > 1:
+            end_process(number)
+        self._received.put(number)
+
+    def end(self) -> None:
+        """End a `wait` without a signal: what the signals were to stop has stopped. For any thread."""
+        self._received.put(None)
+
+    def wait(self, deadline: Optional[Deadline] = None) -> Optional[int]:
+        """Wait for a signal's number, or for None after `end` and after the deadline."""
+        # In turns, because a signal right before a wait begins does not end it; on Windows, none does.
+        deadline = deadline or Deadline(None)
+        while not deadline.expired:
+            with contextlib.suppress(queue.Empty):
+                return self._received.get(timeout=deadline.limit(_SIGNAL_TURN))
+        return None
 
 
 @contextlib.contextmanager
-def signals() -> Iterator[Signals[Optional[int]]]:
-    """A queue on which SIGINT and SIGTERM arrive, in the main thread; elsewhere one on which none does.
+def signals() -> Iterator[Signals]:
+    """Receive SIGINT and SIGTERM, in the main thread; in other threads none arrives.
 
-    The signal's handler only puts: its own thread may hold any lock.
+    A signal that is ignored stays ignored (`nohup`, a shell's background job), and a handler that C code has
+    installed stays in place, because Python cannot put it back.
     """
-    received: Signals[Optional[int]] = queue.SimpleQueue()
+    received = Signals()
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, lambda number, _: received.put(number)) for number in numbers}
+    before = len(_installed)
+    _install(received.arrive)
     try:
         yield received
     finally:
-        for number, handler in previous.items():
+        _restore(before)
+
+
+def _install(handler: Callable[[int, Any], None], instead: Any = None) -> None:
+    """Handle SIGINT and SIGTERM. `instead` is put back afterwards; None for the handler of before."""
+    for number in _NUMBERS:
+        present = signal.getsignal(number)
+        if present is not None and present != signal.SIG_IGN:
+            _installed.append((number, handler, present if instead is None else instead))
             signal.signal(number, handler)
 
 
-def next_signal(received: Signals[Optional[int]]) -> Optional[int]:
-    """Waits for a signal's number, or for None."""
-    # In turns, because a signal that comes just before a wait begins does not end it; on Windows, none does.
-    while True:
-        with contextlib.suppress(queue.Empty):
-            return received.get(timeout=_SIGNAL_TURN)
+def _restore(count: int) -> None:
+    """Put back what handled the signals before, until only `count` handlers of ours are left."""
+    while len(_installed) > count:
+        number, handler, before = _installed.pop()
+        if signal.getsignal(number) == handler:
+            signal.signal(number, before)
+
+
+_at_fork = threading.local()
+
+
+def _before_fork() -> None:
+    # A signal between the fork and the child's `_restore` would be lost, so it waits until then.
+    _at_fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _NUMBERS) if _installed else None
+
+
+def _after_fork(is_child: bool) -> None:
+    if is_child:
+        with contextlib.suppress(ValueError):  # the forking thread does not count as a main thread here
+            _restore(0)
+    if _at_fork.mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _at_fork.mask)
+
+
+def end_at_signals() -> None:
+    """Let SIGINT and SIGTERM end the process at once, without a traceback, until `signals` is entered.
+
+    For commands, in the main thread, before they import anything slow. The kernel drops a signal with the
+    default action if it is sent to process 1, the first one of a container, so that one gets a handler.
+    """
+    if os.getpid() == 1:
+        _install(lambda number, frame: end_process(number), signal.SIG_DFL)
+    elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def end_process(number: int) -> None:
-    """After the second signal: whatever still runs, it is over. Exits with 128 + the signal's number."""
-    logger.warning("Ending at once after a second signal")
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
+    """End the process at once with exit code 128 + `number`; for signal handlers: it waits for no lock."""
+
+    def say() -> None:
+        logger.warning("Ending at once after %s", signal.Signals(number).name)
+        logging.shutdown()
+
+    def flush() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+
+    aside(say, _LAST_OUTPUT)
+    aside(flush, _LAST_OUTPUT)
     os._exit(128 + number)
 
 
@@ -107,3 +236,11 @@ def after_fork_in_child(callback: Callable[[], None]) -> None:
     """Calls `callback` in every child process that is forked from this one, where there is such a thing."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=callback)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=lambda: _after_fork(is_child=False),
+        after_in_child=lambda: _after_fork(is_child=True),
+    )

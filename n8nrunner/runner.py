@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import signal
 import threading
 import weakref
 from concurrent.futures import Executor
@@ -462,7 +463,8 @@ class Runner:
     def run(self) -> None:
         """Starts the runner and returns when it has stopped: by SIGINT, SIGTERM, `stop`, or by itself.
 
-        A second signal ends the process at once. Signals are handled in the main thread only.
+        A second signal ends the process at once. Signals are handled in the main thread only, and not if they
+        are ignored or handled by C code.
 
         Raises:
             N8nRunnerError: as `start` and `join`.
@@ -471,14 +473,13 @@ class Runner:
             return
         with process.signals() as signals:
             run = self._start(wait=0, gives_up=True)
-            run.on_finished(lambda: signals.put(None))
-            number = process.next_signal(signals)
+            run.on_finished(signals.end)
+            number = signals.wait()
             if number is not None:
-                logger.info("Stopping after signal %d; another one ends the process at once", number)
+                # First the stop: to log may mean to wait, for a lock or for a pipe that has no reader.
                 run.request_stop(run.grace)
-                number = process.next_signal(signals)
-                if number is not None:
-                    process.end_process(number)
+                process.aside(lambda: _log_stop(run, number))
+                signals.wait(Deadline(run.grace + STOP_MARGIN))
             run.join(Deadline(STOP_MARGIN))
         if run.error is not None:
             raise run.error
@@ -576,6 +577,20 @@ def _wait_for_stop(run: Run) -> None:
         raise RunnerStopped("start() was called on the thread that stops the runner; call it on another one")
     if not run.wait_finished():
         raise RunnerStopped("the runner is still stopping, so it cannot be started")
+
+
+def _log_stop(run: Run, number: int) -> None:
+    name = signal.Signals(number).name
+    running = run.describe_tasks()
+    if running:
+        logger.warning(
+            "Stopping after %s: waiting at most %g s for %s. Another signal ends the process at once",
+            name,
+            run.grace,
+            running,
+        )
+    else:
+        logger.info("Stopping after %s. Another signal ends the process at once", name)
 
 
 def _check_extras(executor: Any, task_context: Any, on_undelivered: Any) -> None:

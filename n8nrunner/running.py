@@ -36,6 +36,12 @@ STOP_MARGIN = 0.45
 #: Seconds after the end of the grace period within which a run has ended. Closing a connection takes less.
 _STOP_LIMIT = 10.0
 
+#: How many running tasks a line of the log names.
+_NAMED_TASKS = 5
+
+#: Seconds that a thread of the caller's waits for a line of the log.
+_LOG_WAIT = 0.5
+
 
 class Run:
     """What one `start` has started, until its last link has ended. Its links call it on their thread.
@@ -237,20 +243,30 @@ class Run:
         )
 
     def join(self, deadline: Deadline) -> None:
-        """Waits for the end, and says what does not end."""
+        """Wait for the end, and log what does not end."""
         self.finished.wait(deadline.remaining())
         _join(self._serving.thread, deadline)
+        if self._serving.thread.is_alive():
+            _warn("The runner %r has not stopped in time: a log handler may be blocked", self._config.name)
         # Nothing waits for a thread that connects: it cannot be interrupted, and touches nothing of the run.
         if self._callbacks is not None:
             _join(self._callbacks.thread, deadline)
             if self._callbacks.thread.is_alive():
-                logger.warning("on_undelivered has not returned yet")
+                _warn("on_undelivered has not returned yet")
         running = self._pool.join(deadline)
         if running:
-            logger.warning(
+            _warn(
                 "Handlers of cancelled tasks still run, and keep the process alive until they return: %s",
                 ", ".join(running),
             )
+
+    def describe_tasks(self) -> str:
+        """Return the running tasks for a line of the log; an empty string if there are none."""
+        tasks = [task.describe() for task in list(self._pool.active)]
+        if not tasks:
+            return ""
+        more = f" and {len(tasks) - _NAMED_TASKS} more" if len(tasks) > _NAMED_TASKS else ""
+        return f"{len(tasks)} running task{'s'[: len(tasks) > 1]}: {', '.join(tasks[:_NAMED_TASKS])}{more}"
 
     def on_finished(self, callback: Callable[[], None]) -> None:
         """Calls `callback` when the last link has ended, on the links' thread, or now."""
@@ -468,6 +484,12 @@ class Callbacks:
         except BaseException as error:
             # The text is the application's, so it goes to the logger of tasks.
             task_logger.error("on_undelivered raised for %r", result, exc_info=error)
+
+
+def _warn(message: str, *args: Any) -> None:
+    """Log a warning on the caller's thread, which may be the only one that can still end the process."""
+    if not process.aside(lambda: logger.warning(message, *args), _LOG_WAIT):
+        logger.warning(message, *args)
 
 
 _running: Set[Run] = set()

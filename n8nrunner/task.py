@@ -122,6 +122,13 @@ class Task:
     def __repr__(self) -> str:
         return f"<Task {self.id} of type {self.type!r}>"
 
+    def describe(self) -> str:
+        """Return what runs and the task's id, for a line of the log: ``score_lead (task 4711)``."""
+        settings = self._settings  # decodes nothing: this is called on other threads than the handler's
+        name = settings.get("function") if isinstance(settings, dict) else None
+        is_name = isinstance(name, str) and name.isidentifier()
+        return f"{name if is_name else self.type} (task {self.id})"
+
     def __reduce__(self) -> Any:
         # In another process the task is plain data: nothing there can reach the connection.
         return Task, (self.id, self.type, self.settings, self.deadline)

@@ -6,6 +6,7 @@ import gc
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -21,6 +22,13 @@ from n8nrunner.broker import Broker
 #: Seconds after which a test that waits for something has failed.
 LIMIT = 10.0
 TOKEN = "secret-of-the-tests"
+
+# A background job of a shell ignores SIGINT, and programs that tests start would inherit that.
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    and threading.current_thread() is threading.main_thread()
+):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _VARIABLES = ("N8N_RUNNERS_", "N8NRUNNER_")
 

@@ -84,7 +84,7 @@ class TestRun:
             broker.submit("stubborn", {})
             program.wait_for("waiting")
             program.signal(signal.SIGINT)
-            program.wait_for("Stopping after signal")
+            program.wait_for("Stopping after SIGINT: waiting at most 10 s for 1 running task: stubborn")
             program.signal(signal.SIGINT)
             assert program.wait() == 128 + signal.SIGINT
             assert "Traceback" not in program.output
