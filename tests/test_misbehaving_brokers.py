@@ -8,6 +8,7 @@ import logging
 import queue
 import socket
 import statistics
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -503,3 +504,59 @@ def test_a_runner_registers_after_odd_answers_to_probes_and_log_ins(
     with Broker(auth_token=TOKEN, port=port):
         wait_until(lambda: runner.snapshot().is_registered)
         runner.stop(1)
+
+
+# --- messages that cannot be decoded ---------------------------------------------------------------------
+
+_DEEP = "[" * 200_000 + "]" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        pytest.param(_DEEP.encode(), "nested too deeply", id="deep"),
+        pytest.param(b"[1" + b"0" * 5000 + b"]", "more digits than Python reads", id="digits"),
+        pytest.param(b'["\xff"]', "not UTF-8", id="not UTF-8"),
+        pytest.param(b"[,]", "is not JSON", id="not JSON"),
+        pytest.param(b'["' + b"x" * 1_200_000 + b"\xff", "not UTF-8", id="large and not UTF-8"),
+        pytest.param(
+            b"[" + b" " * 1_200_000 + _DEEP.encode() + b"]", "nested too deeply", id="large and deep"
+        ),
+    ],
+)
+def test_settings_that_cannot_be_decoded_fail_their_task_at_once(
+    settings: bytes, says: str, raw: RawBroker, new_runner: NewRunner
+) -> None:
+    if says == "more digits than Python reads" and not hasattr(sys, "set_int_max_str_digits"):
+        pytest.skip("this Python reads integers of any length")
+    runner = new_runner(raw.url, capacity=1)
+    runner.task("echo")(lambda task: task.settings)
+    runner.start(wait=0)
+    peer = raw.next_peer()
+    peer.register()
+    began = time.monotonic()
+    offer = peer.hear("taskoffer")
+    peer.tell("taskofferaccept", offerId=offer["offerId"], taskId="broken")
+    peer.hear("taskaccepted")
+    peer.send(frame(TEXT, b'{"type":"broker:tasksettings","taskId":"broken","settings":' + settings + b"}"))
+    answer = peer.hear("taskerror")
+    assert answer["taskId"] == "broken"
+    assert says in json.dumps(answer["error"])
+    assert time.monotonic() - began < session.SETTINGS_TIMEOUT / 2
+    peer.give("next", 5)  # on the same connection, in the same slot
+    assert peer.hear("taskdone")["data"] == {"result": 5}
+
+
+def test_half_of_a_surrogate_pair_in_a_rejected_id_ends_nothing(
+    raw: RawBroker, new_runner: NewRunner
+) -> None:
+    runner = new_runner(raw.url, capacity=1)
+    runner.task("echo")(lambda task: task.settings)
+    runner.start(wait=0)
+    peer = raw.next_peer()
+    peer.register()
+    peer.tell("taskofferaccept", offerId="unknown", taskId="half \ud800")
+    assert peer.hear("taskrejected")["taskId"] == "half \ud800"
+    peer.give("next", 5)
+    assert peer.hear("taskdone")["data"] == {"result": 5}
+    assert runner.snapshot().links[0].registrations == 1

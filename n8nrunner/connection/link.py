@@ -43,6 +43,9 @@ LARGE_MESSAGE = 1024 * 1024
 #: Delay before retrying a step that failed because of an unexpected error, in seconds.
 DEFECT_PAUSE = 1.0
 
+#: Bytes of an unreadable message in which its type and ids are looked for.
+_HEAD_SIZE = 4096
+
 _NEVER = float("inf")
 
 
@@ -429,6 +432,7 @@ class BrokerLink:
         if type(item) is Ponged:
             self._perform(self._session.handle(s.Pong(item.payload.decode("latin-1")), now))
             return
+        start = b""  # of a large message
         try:
             if type(item) is Skipped:
                 head = codec.peek(item.head.decode("utf-8", "ignore"))
@@ -441,20 +445,21 @@ class BrokerLink:
                 )
                 event: Any = s.Oversized(head, item.size, self.max_payload)
             elif len(item) > LARGE_MESSAGE:
+                start = bytes(item[:_HEAD_SIZE])
                 text = item.decode()
                 if type(item) is bytearray:
                     item.clear()  # the caller still refers to it while the text is worked on
                 event = codec.decode_large(text)
             else:
                 event = codec.decode_from_broker(item.decode())
-        except UnicodeDecodeError:
-            self._log_skipped(
-                now, "Skipped a message of %d bytes from %s: it is not UTF-8", len(item), self.url.base
+        except (UnicodeDecodeError, ProtocolError) as error:
+            not_utf8 = f"a message of {len(item)} bytes is not UTF-8"
+            problem = str(error) if isinstance(error, ProtocolError) else not_utf8
+            self._log_skipped(now, "Skipped a message from %s: %s", self.url.base, problem)
+            event = s.Unreadable(
+                codec.peek((start or item[:_HEAD_SIZE]).decode("utf-8", "ignore")),
+                f"It came in a message that was skipped: {problem}.",
             )
-            return
-        except ProtocolError as error:
-            self._log_skipped(now, "Skipped a message from %s: %s", self.url.base, error)
-            return
         if type(event) is RunnerRegistered:
             was_registered = self.is_registered
             self._perform(self._session.handle(event, now))

@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type
 
 from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol import messages as m
+from n8nrunner.protocol.values import fault_of_text
 
 #: (field of the class, key of the wire, type of the value; None for any value, absent ones included)
 _Fields = Tuple[Tuple[str, str, Optional[type]], ...]
@@ -115,8 +116,9 @@ def _decode(text: str, table: Mapping[str, Tuple[Type[Any], _Fields]]) -> Any:
     try:
         value = _loads(text)
     except (ValueError, RecursionError) as error:
-        # The parser's own message is about positions only; the text itself may be anybody's data.
-        raise ProtocolError(f"a message of {len(text)} characters is not JSON: {error}") from None
+        # The parser's own message is about positions only; the text itself may be private data.
+        fault = fault_of_text(error) or f"is not JSON: {error}"
+        raise ProtocolError(f"a message of {len(text)} characters {fault}") from None
     if type(value) is not dict:
         raise ProtocolError(f"a message of {len(text)} characters is JSON, but not an object")
     wire_type = value.get("type")

@@ -157,6 +157,13 @@ class Oversized(NamedTuple):
     limit: int
 
 
+class Unreadable(NamedTuple):
+    """A message that cannot be decoded; `head` is how it began, and `problem` a sentence about it."""
+
+    head: m.Head
+    problem: str
+
+
 class Pong(NamedTuple):
     """The broker answered a ping."""
 
@@ -684,18 +691,24 @@ class RunnerSession:
         self._actions.append(ReportUndelivered(task_id, task_type, payload, failed, certain))
 
     def _oversized(self, event: Oversized, now: float) -> None:
-        head = event.head
         what = f"{event.size} bytes, and the runner takes {event.limit} (N8N_RUNNERS_MAX_PAYLOAD)"
-        if head.type == "broker:tasksettings" and head.task_id is not None:
-            task = self._accepted.pop(head.task_id, None)
+        self._skipped(event.head, "is too large for the runner", f"It has {what}.", now)
+
+    def _unreadable(self, event: Unreadable, now: float) -> None:
+        self._skipped(event.head, "cannot be read by the runner", event.problem, now)
+
+    def _skipped(self, head: m.Head, why: str, description: str, now: float) -> None:
+        """Fail the task, or the call, for which a skipped message was."""
+        if head.type == "broker:tasksettings":
+            task = None if head.task_id is None else self._accepted.pop(head.task_id, None)
             if task is not None:
                 self.counters.failed += 1
                 self._wake(self._slots.release(task.task_type, now))
-                self._fail(task, "The task's input is too large for the runner", f"It has {what}.", now)
+                self._fail(task, f"The task's input {why}", description, now)
             return
         call_id = head.call_id or head.request_id
         if call_id is not None:
-            self._answer(call_id, None, f"the answer of n8n is too large: it has {what}")
+            self._answer(call_id, None, f"the answer of n8n {why}. {description}")
 
     # --- calls of handlers ----------------------------------------------------------------------
 
@@ -943,6 +956,7 @@ _HANDLERS: Dict[type, Callable[[RunnerSession, Any, float], None]] = {
     SlotFreed: RunnerSession._nothing,
     TypesChanged: RunnerSession._types_changed,
     Oversized: RunnerSession._oversized,
+    Unreadable: RunnerSession._unreadable,
     Pong: RunnerSession._pong,
     Measured: RunnerSession._measured,
     Stop: RunnerSession._stop,
@@ -959,5 +973,6 @@ _NOT_WHEN_CLOSING = frozenset(
         RunnerSession._task_offer_accept,
         RunnerSession._task_settings,
         RunnerSession._oversized,
+        RunnerSession._unreadable,
     }
 )

@@ -299,8 +299,18 @@ def decode_value(undecoded: Undecoded) -> Any:
         if text[end:].strip(" \t\n\r"):
             raise ValueError("there is more behind the end")
         return message.get(undecoded.key)
-    except (AttributeError, IndexError, RecursionError, StopIteration, ValueError):
-        raise ProtocolError(f"a message of {len(text)} characters is not a JSON object") from None
+    except (AttributeError, IndexError, RecursionError, StopIteration, ValueError) as error:
+        fault = fault_of_text(error) or "is not a JSON object"
+        raise ProtocolError(f"a message of {len(text)} characters {fault}") from None
+
+
+def fault_of_text(error: Exception) -> Optional[str]:
+    """Return why Python cannot decode a JSON text, given the exception; None if the text is not JSON."""
+    if isinstance(error, RecursionError):
+        return "is nested too deeply for Python"
+    if isinstance(error, ValueError) and str(error).startswith("Exceeds the limit"):
+        return "has an integer of more digits than Python reads"
+    return None
 
 
 def _scan_in_pieces(text: str, start: int, levels: int) -> Tuple[Any, int]:

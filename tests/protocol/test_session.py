@@ -768,6 +768,48 @@ class TestTasks:
         assert bench.do(event) == []
         account(bench, accepted=1, failed=1)
 
+    def test_settings_that_cannot_be_decoded_fail_their_task_at_once(self) -> None:
+        bench = Bench(capacity=1)
+        bench.connect()
+        task_id = bench.accept()
+        event = s.Unreadable(
+            m.Head("broker:tasksettings", task_id, None, None, None), "It is nested too deeply."
+        )
+        assert bench.do(event) == [
+            m.TaskFailed(
+                task_id,
+                {
+                    "message": "The task's input cannot be read by the runner",
+                    "description": "It is nested too deeply.",
+                },
+            ),
+            m.TaskOffer("a2", "t", 10_000),
+        ]
+        assert bench.slots.taken == 0
+        assert bench.do(event) == []
+        account(bench, accepted=1, failed=1)
+
+    @pytest.mark.parametrize("head", ["", "t", "broker:taskofferaccept", "broker:tasksettings"])
+    def test_other_messages_that_cannot_be_decoded_change_nothing(self, head: str) -> None:
+        bench = Bench()
+        bench.connect()
+        bench.start()
+        assert bench.do(s.Unreadable(m.Head(head or None, None, None, None, None), "It is not JSON.")) == []
+        assert bench.session.held_tasks == 1
+
+    def test_an_answer_that_cannot_be_decoded_ends_its_call(self) -> None:
+        bench = Bench()
+        bench.connect()
+        task_id = bench.start()
+        bench.call(task_id, "c")
+        error = "the answer of n8n cannot be read by the runner. It is not JSON."
+        for _ in range(2):
+            actions = bench.do(
+                s.Unreadable(m.Head("broker:rpcresponse", task_id, "c", None, None), "It is not JSON.")
+            )
+            assert actions == ([s.AnswerCall("call c", None, error)] if error else [])
+            error = ""
+
     def test_settings_that_are_too_large_for_a_task_that_runs_or_never_was_are_nothing(self) -> None:
         bench = Bench()
         bench.connect()
@@ -1056,8 +1098,8 @@ class TestCalls:
                 s.AnswerCall(
                     "call c",
                     None,
-                    "the answer of n8n is too large: it has 2000 bytes, and the runner takes 1000 "
-                    "(N8N_RUNNERS_MAX_PAYLOAD)",
+                    "the answer of n8n is too large for the runner. It has 2000 bytes, and the runner "
+                    "takes 1000 (N8N_RUNNERS_MAX_PAYLOAD).",
                 )
             ]
             assert bench.do(event) == []

@@ -88,6 +88,15 @@ EVENTS: Dict[str, Callable[[Bench], Any]] = {
     "Oversized, answer": lambda bench: s.Oversized(
         m.Head("broker:rpcresponse", "running", "c", None, "success"), 9, 8
     ),
+    "Unreadable, settings": lambda bench: s.Unreadable(
+        m.Head("broker:tasksettings", "accepted", None, None, None), "It is not JSON."
+    ),
+    "Unreadable, answer": lambda bench: s.Unreadable(
+        m.Head("broker:rpcresponse", "running", "c", None, "success"), "It is not JSON."
+    ),
+    "Unreadable, unknown": lambda bench: s.Unreadable(
+        m.Head(None, None, None, None, None), "It is not JSON."
+    ),
     "Oversized, unknown": lambda bench: s.Oversized(m.Head(None, None, None, None, None), 9, 8),
     "Pong": lambda bench: s.Pong("0"),
     "Measured": lambda bench: liveness.Measured(0, 0, 0.0, None),
@@ -168,6 +177,9 @@ ROWS: Dict[str, Tuple[Outcome, ...]] = {
     "Oversized, settings": with_tasks(m.TaskFailed, slots=-1, closing=None),
     "Oversized, answer": with_tasks(s.AnswerCall, closing=None),
     "Oversized, unknown": nowhere(),
+    "Unreadable, settings": with_tasks(m.TaskFailed, slots=-1, closing=None),
+    "Unreadable, answer": with_tasks(s.AnswerCall, closing=None),
+    "Unreadable, unknown": nowhere(),
     "Pong": nowhere(),
     "Measured": nowhere(),
     "Measured, nothing acknowledged": (
