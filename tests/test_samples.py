@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -83,6 +85,50 @@ def test_the_node_of_raw_tasks_is_javascript() -> None:
         subprocess.run(["node", "--check", str(node)], check=True, capture_output=True)
     except FileNotFoundError:
         pytest.skip("Node.js is not on this machine")
+
+
+#: Runs the sample node over 600 items, a job for each. Prints its output or error, and the number of jobs.
+RUNNER_JOB = """(async () => {
+    const { RunnerJob } = require(%s);
+    const abort = new AbortController();
+    let jobs = 0;
+    const parameters = { mode: 'runOnceForEachItem', taskType: 'enrich', settings: '{}', sendItems: true };
+    const output = await new RunnerJob().execute.call({
+        getInputData: () => Array.from({ length: 600 }, () => ({ json: {} })),
+        getNode: () => ({ name: 'Job' }),
+        getNodeParameter: (name) => parameters[name],
+        continueOnFail: () => true,
+        getExecutionCancelSignal: () => abort.signal,
+        startJob: async () => {
+            jobs += 1;
+            %s
+        },
+    }).catch((error) => error.message);
+    const found = Array.isArray(output) ? output[0].map(({ json }) => json.error) : output;
+    console.log(JSON.stringify([found, jobs]));
+})()"""
+
+
+@pytest.mark.parametrize(
+    ("job", "output", "jobs"),
+    [
+        ("if (jobs === 2) abort.abort(); return { ok: true, result: {} };", "The execution was stopped", 2),
+        ("setImmediate(() => abort.abort()); return new Promise(() => {});", "The execution was stopped", 1),
+        ("throw new Error('Task request timed out');", ["Task request timed out"] * 600, 1),
+        (
+            "return { ok: false, error: new Error('Node execution failed') };",
+            ["Node execution failed"] * 600,
+            1,
+        ),
+        ("return { ok: false, error: { message: 'Bad item' } };", ["Bad item"] * 600, 600),
+    ],
+)
+def test_the_node_of_raw_tasks_sends_no_job_that_cannot_succeed(job: str, output: Any, jobs: int) -> None:
+    if shutil.which("node") is None:
+        pytest.skip("Node.js is not on this machine")
+    program = RUNNER_JOB % (json.dumps(str(ROOT / "samples" / "node" / "RunnerJob.node.js")), job)
+    done = subprocess.run(["node", "-e", program], capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(done.stdout) == [output, jobs]
 
 
 # --- a script with files --------------------------------------------------------------------------

@@ -2,6 +2,13 @@
 
 // A node that sends its input items to a task runner as a job of any task type, and outputs the result.
 // Copy it into n8n's folder ~/.n8n/custom and restart n8n: it is the node "Runner Job", of type CUSTOM.runnerJob.
+//
+// Careful: it sends jobs to every task type, also to "javascript" and "python" of n8n's own runners. Whoever may edit
+// workflows can run code there with it, even where NODES_EXCLUDE removes the Code node. If your authors must not do
+// that, list the task types that they may use here, instead of undefined:
+const ALLOWED_TASK_TYPES = undefined; // such as new Set(['enrich', 'price'])
+
+const stopped = () => new Error('The execution was stopped');
 
 // What a runner reports is plain data; n8n shows message, description and the rest only of a real Error.
 function asError(reported) {
@@ -21,6 +28,24 @@ function asItems(result, itemIndex, each) {
 	});
 }
 
+// Sends a job, unless the execution has been stopped, and stops waiting for it when the execution is stopped.
+async function sendJob(context, taskType, settings, itemIndex) {
+	const signal = context.getExecutionCancelSignal?.();
+	if (signal?.aborted) throw stopped();
+	let stop;
+	const stopping = new Promise((resolve, reject) => {
+		stop = () => reject(stopped());
+	});
+	signal?.addEventListener('abort', stop);
+	const job = context.startJob(taskType, settings, itemIndex).catch((error) => ({ ok: false, error }));
+	try {
+		return await Promise.race([job, stopping]);
+	} finally {
+		signal?.removeEventListener('abort', stop);
+		if (signal?.aborted) throw stopped();
+	}
+}
+
 class RunnerJob {
 	constructor() {
 		this.description = {
@@ -28,7 +53,7 @@ class RunnerJob {
 			name: 'runnerJob',
 			group: ['transform'],
 			version: 1,
-			description: 'Runs a job of any task type on a task runner',
+			description: 'Runs a job of any task type on a task runner, including those of n8n\'s Code node',
 			defaults: { name: 'Runner Job' },
 			inputs: ['main'],
 			outputs: ['main'],
@@ -55,25 +80,32 @@ class RunnerJob {
 		const each = this.getNodeParameter('mode', 0) === 'runOnceForEachItem';
 		const jobs = each ? input.map((item, index) => [[item], index]) : [[input, 0]];
 		const output = [];
+		let failure; // no runner took a job, or one was lost: no other job is sent
 		for (const [items, itemIndex] of jobs) {
-			const settings = this.getNodeParameter('settings', itemIndex);
-			const outcome = await this.startJob(
-				this.getNodeParameter('taskType', itemIndex),
-				{
+			let error = failure;
+			if (!error) {
+				const settings = this.getNodeParameter('settings', itemIndex);
+				const taskType = this.getNodeParameter('taskType', itemIndex);
+				if (ALLOWED_TASK_TYPES && !ALLOWED_TASK_TYPES.has(taskType)) {
+					throw new Error(`This node may not send jobs of the task type "${taskType}"`);
+				}
+				const outcome = await sendJob(this, taskType, {
 					...(typeof settings === 'string' ? JSON.parse(settings) : settings),
 					nodeName: this.getNode().name,
 					...(this.getNodeParameter('sendItems', itemIndex) ? { items } : {}),
 					...(each ? { itemIndex } : {}), // by which its files are read
-				},
-				itemIndex,
-			);
-			if (outcome.ok) {
-				output.push(...asItems(outcome.result, itemIndex, each));
-			} else if (this.continueOnFail()) {
-				output.push({ json: { error: asError(outcome.error).message }, pairedItem: { item: itemIndex } });
-			} else {
-				throw asError(outcome.error);
+				}, itemIndex);
+				if (outcome.ok) {
+					output.push(...asItems(outcome.result, itemIndex, each));
+					continue;
+				}
+				error = asError(outcome.error);
+				// What a runner reports is plain data. An Error is n8n's own, and the next job would end like this one.
+				const isLimit = error.message.startsWith('Task execution timed out');
+				if (outcome.error instanceof Error && !isLimit) failure = error;
 			}
+			if (!this.continueOnFail()) throw error;
+			output.push({ json: { error: error.message }, pairedItem: { item: itemIndex } });
 		}
 		return [output];
 	}
