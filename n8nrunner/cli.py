@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import logging
 import os
 import secrets
@@ -19,6 +20,7 @@ from urllib.parse import urljoin
 from n8nrunner import logs
 
 if TYPE_CHECKING:
+    from n8nrunner.functions.package import Written
     from n8nrunner.runner import Runner
 
 EXIT_OK = 0  #: stopped as asked
@@ -53,7 +55,9 @@ n8n's own runners read.
 
 _NODE_EXAMPLES = """\
 examples:
-  n8nrunner node leads --install        into ~/.n8n/custom (or below N8N_USER_FOLDER); then restart n8n
+  n8nrunner node leads --install        where n8n looks for nodes: ~/.n8n/custom, or below
+                                        N8N_USER_FOLDER, or the last folder of N8N_CUSTOM_EXTENSIONS;
+                                        then restart n8n
   n8nrunner node leads --out build      into build/n8n-nodes-leads, to be packed with npm
 """
 
@@ -78,6 +82,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
     Returns:
         The exit code.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A path or a function's name may have characters that the terminal's encoding lacks.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     _configure_logging(options.verbose)
     try:
@@ -129,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     node.add_argument(
         "--install", action="store_true", help="write it where the n8n of this machine finds it"
     )
+    node.add_argument("--docs", metavar="URL", help='the page that the node\'s "Docs" link in n8n shows')
     node.add_argument("--watch", action="store_true", help="write it again whenever the module changes")
 
     broker = _add(commands, "broker", _broker, "serve the embedded broker, for development without n8n")
@@ -245,13 +254,55 @@ def _node(options: argparse.Namespace) -> int:
         return _watch_node(options)
     try:
         runner = find_runner(options.target)
-        folder = runner.write_node(options.out)
+        written = runner._write_node(options.out, options.docs)
     except errors.ConfigurationError as error:
         raise _Usage("\n  ".join(["the node cannot be written:", *error.problems])) from None
     except OSError as error:
         return _say(error, EXIT_ERROR)
-    print(f"{folder} is current. n8n shows the node after its next start.", flush=True)
+    print(_report_of(written))
+    if options.install:
+        _report_n8n()
+    if written.changed:
+        print(
+            "n8n shows it after its next start."
+            if options.install
+            else "n8n shows a node after its next start."
+        )
+    sys.stdout.flush()
     return EXIT_OK
+
+
+def _report_of(written: Written) -> str:
+    if not written.changed:
+        return f"{written.folder} is current. Nothing was written."
+    if written.is_new:
+        return f"Wrote {written.folder}."
+    changes = [
+        f"{word}: {', '.join(names)}"
+        for word, names in (
+            ("new", written.added),
+            ("changed", written.updated),
+            ("removed", written.removed),
+        )
+        if names
+    ]
+    return f"Wrote {written.folder} ({'; '.join(changes) or 'its operations are the same'})."
+
+
+def _report_n8n() -> None:
+    """Say where n8n has to look, if that is not where it looks by default and has looked before."""
+    from n8nrunner.functions.package import CUSTOM_EXTENSIONS, custom_folder, n8n_folder
+
+    if os.environ.get(CUSTOM_EXTENSIONS):
+        print(
+            f"n8n finds it if n8n is started with the same {CUSTOM_EXTENSIONS}: it loads the nodes of the "
+            f"last folder there, {custom_folder(os.environ)}, and of no other."
+        )
+    elif not (folder := n8n_folder(os.environ)).joinpath("config").exists():
+        print(
+            f"No n8n has been started with the folder {folder} yet. If yours has another one, name it with "
+            f"N8N_USER_FOLDER or {CUSTOM_EXTENSIONS}, as for n8n, or copy the node there."
+        )
 
 
 def _watch_node(options: argparse.Namespace) -> int:
@@ -264,7 +315,8 @@ def _watch_node(options: argparse.Namespace) -> int:
     except ImportError:
         raise _Usage('--watch needs the package watchfiles: pip install "n8nrunner[node]"') from None
     where = ["--install"] if options.install else ["--out", options.out]
-    command = [sys.executable, "-m", "n8nrunner", "node", options.target, *where]
+    docs = ["--docs", options.docs] if options.docs else []
+    command = [sys.executable, "-m", "n8nrunner", "node", options.target, *where, *docs]
     with contextlib.suppress(KeyboardInterrupt):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         subprocess.run(command, check=False)

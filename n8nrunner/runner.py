@@ -29,6 +29,7 @@ from n8nrunner.snapshot import Counts, Snapshot
 
 if TYPE_CHECKING:
     from n8nrunner.functions.calls import Functions
+    from n8nrunner.functions.package import Written
 
 logger = logs.get_logger("n8nrunner")
 
@@ -224,31 +225,37 @@ class Runner:
             self._post_types()
         return function
 
-    def write_node(self, directory: Union[str, os.PathLike[str], None] = None) -> Path:
-        """Writes the node package of this runner's functions, which n8n loads as it is.
+    def write_node(
+        self, directory: Union[str, os.PathLike[str], None] = None, *, docs_url: Optional[str] = None
+    ) -> Path:
+        """Write the node package of this runner's functions, which n8n loads as it is.
 
         Args:
             directory: the folder for the package's folder; None for the one where an n8n on this machine
-                looks when it starts, ``~/.n8n/custom`` (or below ``N8N_USER_FOLDER``, if that is set). What
-                is current already is not written.
+                looks when it starts: the last one of ``N8N_CUSTOM_EXTENSIONS``, else ``~/.n8n/custom`` (or
+                below ``N8N_USER_FOLDER``, if that is set). Files that are current already are not written.
+            docs_url: the page that the node's "Docs" link in n8n shows; None for n8n's page on task runners.
 
         Returns:
             The package's folder.
 
         Raises:
-            ConfigurationError: there is no function, the runner has no name of its own, or the extra "node"
-                is not installed.
+            ConfigurationError: there is no function, the runner has no name of its own, n8n would take the
+                node and another one in the folder for the same, or the extra "node" is not installed.
             OSError: the folder cannot be written to.
         """
-        from n8nrunner.functions.node import custom_folder, make_package  # needed by who writes a node
+        return self._write_node(directory, docs_url).folder
+
+    def _write_node(self, directory: Union[str, os.PathLike[str], None], docs_url: Optional[str]) -> Written:
+        """As `write_node`, which returns a part of this."""
+        from n8nrunner.functions.node import make_package  # imported only where a node is written
+        from n8nrunner.functions.package import custom_folder
 
         functions = [] if self._functions is None else list(self._functions.by_name.values())
         self._check_name()
-        package = make_package(self.config.name, functions)
+        package = make_package(self.config.name, functions, docs_url)
         where = custom_folder(os.environ) if directory is None else Path(directory).expanduser()
-        folder = where / package.name
-        package.write(folder)
-        return folder
+        return package.write(where, os.environ)
 
     def _check_startable(self) -> None:
         missing = self.config.missing()

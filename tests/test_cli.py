@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -301,9 +302,9 @@ LEADS_NODE = Path("n8n-nodes-leads", "dist", "nodes", "Leads", "Leads.node.js")
 class TestNode:
     """`n8nrunner node`"""
 
-    def run(self, tmp_path: Path, *arguments: str, module: str = LEADS) -> Tuple[int, str]:
+    def run(self, tmp_path: Path, *arguments: str, module: str = LEADS, **variables: str) -> Tuple[int, str]:
         (tmp_path / "leads.py").write_text(module)
-        env = {"N8N_USER_FOLDER": str(tmp_path / "n8n")}
+        env = {"N8N_USER_FOLDER": str(tmp_path / "n8n"), **variables}
         with python("-m", "n8nrunner", "node", *arguments, cwd=tmp_path, env=env) as program:
             return program.wait(), program.output
 
@@ -316,6 +317,44 @@ class TestNode:
         assert code == 0
         assert "after its next start" in output
         assert (tmp_path / "n8n" / ".n8n" / "custom" / LEADS_NODE).is_file()
+
+    def test_installing_says_what_changed(self, tmp_path: Path) -> None:
+        install = ("leads", "--install")
+        folder = tmp_path / "n8n" / ".n8n" / "custom" / "n8n-nodes-leads"
+        assert f"Wrote {folder}." in self.run(tmp_path, *install)[1]
+        assert f"{folder} is current. Nothing was written." in self.run(tmp_path, *install)[1]
+        more = LEADS + "\n@runner.function\ndef rate(email: str) -> int: ...\n"
+        assert f"Wrote {folder} (new: rate)." in self.run(tmp_path, *install, module=more)[1]
+        reworded = LEADS.replace("Score one lead", "Rate one lead")
+        _, output = self.run(tmp_path, *install, module=reworded)
+        assert f"Wrote {folder} (changed: score; removed: rate)." in output
+
+    def test_installing_says_whether_n8n_has_a_folder(self, tmp_path: Path) -> None:
+        missing = f"No n8n has been started with the folder {tmp_path / 'n8n' / '.n8n'} yet"
+        assert missing in self.run(tmp_path, "leads", "--install")[1]
+        (tmp_path / "n8n" / ".n8n" / "config").touch()
+        assert "No n8n" not in self.run(tmp_path, "leads", "--install")[1]
+
+    def test_installing_heeds_n8n_s_list_of_folders(self, tmp_path: Path) -> None:
+        folder = tmp_path / "nodes"
+        _, output = self.run(tmp_path, "leads", "--install", N8N_CUSTOM_EXTENSIONS=f"/nowhere;{folder}")
+        assert (folder / LEADS_NODE).is_file()
+        assert "if n8n is started with the same N8N_CUSTOM_EXTENSIONS" in output
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="locales of POSIX")
+    def test_a_path_is_printed_under_any_locale(self, tmp_path: Path) -> None:
+        locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": ""}
+        code, output = self.run(tmp_path, "leads", "--out", "Gr\u00fc\u00dfe", **locale)
+        assert code == 0, output
+        assert "Wrote Gr" in output
+
+    def test_the_docs_link_is_the_author_s(self, tmp_path: Path) -> None:
+        page = "https://wiki.example/leads"
+        assert self.run(tmp_path, "leads", "--out", "build", "--docs", page)[0] == 0
+        codex = json.loads((tmp_path / "build" / LEADS_NODE).with_suffix(".json").read_text())
+        assert codex["resources"] == {"primaryDocumentation": [{"url": page}]}
+        code, output = self.run(tmp_path, "leads", "--out", "build", "--docs", "wiki/leads")
+        assert (code, "docs_url: expected an address" in output) == (2, True)
 
     @pytest.mark.parametrize(
         ("arguments", "module", "said"),
@@ -349,10 +388,10 @@ class TestNode:
         (tmp_path / "leads.py").write_text(LEADS)
         arguments = ["leads", "--out", "build", "--watch"]
         with python("-m", "n8nrunner", "node", *arguments, cwd=tmp_path) as program:
-            program.wait_for("is current")
+            program.wait_for("Wrote")
             program.wait_for("Watching")
             (tmp_path / "leads.py").write_text(LEADS.replace("def score", "def rate"))
-            program.wait_for("is current")
+            program.wait_for("Wrote")
             assert "operation: ['rate']" in (tmp_path / "build" / LEADS_NODE).read_text()
             (tmp_path / "leads.py").write_text("import nothing_of_this_name")
             program.wait_for("nothing_of_this_name")

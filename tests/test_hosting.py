@@ -416,7 +416,9 @@ def test_the_application_s_node(compose: ComposeFile, tmp_path: Path) -> None:
         assert program.wait() == 0
     (node,) = tmp_path.rglob("*.node.js")
     assert node.name == "Billing.node.js"
-    assert all(f"\t{name}: {{" in node.read_text() for name in ("check_iban", "due_date", "find_duplicates"))
+    assert all(
+        f"name: '{name}'," in node.read_text() for name in ("check_iban", "due_date", "find_duplicates")
+    )
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])

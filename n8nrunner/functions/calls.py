@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import collections.abc
 import inspect
+import json
 import re
 import threading
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
@@ -199,11 +200,11 @@ def _calls_of(settings: Mapping[str, Any]) -> List[_Call]:
     calls = settings.get("calls")
     if isinstance(calls, list):
         found = [
-            _Call(call["item"], call["arguments"])
+            _Call(call["item"], arguments)
             for call in calls
             if isinstance(call, dict)
             and isinstance(call.get("item"), int)
-            and isinstance(call.get("arguments"), dict)
+            and isinstance(arguments := _arguments_of(call.get("arguments")), dict)
         ]
         if len(found) == len(calls):
             return found
@@ -212,6 +213,16 @@ def _calls_of(settings: Mapping[str, Any]) -> List[_Call]:
 
 def _cannot_be_sent(error: NotJson) -> TaskError:
     return TaskError(f"The result cannot be sent to n8n: {error}")
+
+
+def _arguments_of(value: Any) -> Any:
+    """Return a call's arguments, which are text where n8n would remove some of their keys."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return None
 
 
 class _Work:

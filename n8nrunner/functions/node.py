@@ -1,19 +1,19 @@
-"""Writes the node package of a runner: plain CommonJS that n8n loads as it is, without a build step.
+"""Make the node package of a runner: plain CommonJS that n8n loads without a build step.
 
-The node itself is `template.node.js`; filled in are its description for n8n, which says what the canvas
-shows, and what it has to know of each function.
+The node's code is `template.node.js`. This module fills in the node's description, which says what n8n shows,
+and a definition of each function. `package.py` writes the files.
 """
 
 from __future__ import annotations
 
 import datetime
 import enum
+import hashlib
+import importlib.resources
 import json
 import math
-import os
 import re
-from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
+from typing import AbstractSet, Any, Dict, List, Optional, Sequence
 
 from n8nrunner._version import __version__
 from n8nrunner.errors import ConfigurationError
@@ -21,6 +21,7 @@ from n8nrunner.functions.calls import Function, task_type
 from n8nrunner.functions.docstrings import read_docstring
 from n8nrunner.functions.kinds import Bounded, Choice, Kind, Model, Perhaps, Record, bare
 from n8nrunner.functions.labels import title_of
+from n8nrunner.functions.package import Package
 from n8nrunner.functions.results import plain
 from n8nrunner.functions.signature import Parameter, takes_file
 
@@ -29,8 +30,30 @@ BATCH_SIZE = 50
 #: Tasks of one node that are under way at once: what a runner has by default.
 PARALLEL_TASKS = 5
 
-#: The node's own fields; a parameter of such a name has a field of another.
-_OWN_FIELDS = frozenset({"operation", "additionalFields", "options", "resource", "authentication"})
+#: The node's own fields, and the two that n8n adds to a node that is an agent's tool. A parameter with one of
+#: these names gets a field with another name.
+_OWN_FIELDS = frozenset(
+    {
+        "operation", "additionalFields", "options", "resource", "authentication",
+        "toolDescription", "descriptionType",
+    }
+)  # fmt: skip
+#: Properties that every JavaScript object has. n8n looks fields and nodes up by name in plain objects, and
+#: would find these instead. "prototype" is removed by n8n where it copies objects.
+_JAVASCRIPT_NAMES = frozenset(
+    {
+        "constructor", "hasOwnProperty", "isPrototypeOf", "propertyIsEnumerable", "prototype",
+        "toLocaleString", "toString", "valueOf",
+        "__proto__", "__defineGetter__", "__defineSetter__", "__lookupGetter__", "__lookupSetter__",
+    }
+)  # fmt: skip
+#: The type of the sample node *Runner Job*: n8n would take a node of the same type for the same node.
+_SAMPLE_NODE = "runnerJob"
+#: The largest integer that JavaScript's numbers represent exactly, as all below it.
+_LARGEST_INTEGER = 2**53 - 1
+
+#: The page that the node's "Docs" link shows unless another one is given.
+DOCS_URL = "https://docs.n8n.io/hosting/configuration/task-runners/"
 _INDENT = "\t"
 
 _ICON = """\
@@ -44,76 +67,56 @@ text-anchor="middle" fill="{letter}">{initial}</text>
 """
 
 
-class Package(NamedTuple):
-    """The files of a node package, by their path inside of it."""
+def make_package(runner_name: str, functions: Sequence[Function], docs_url: Optional[str] = None) -> Package:
+    """Return the package of a runner's node, with an operation for each function.
 
-    #: The name of the package, and of its folder.
-    name: str
-    files: Dict[str, str]
-
-    def write(self, directory: Path) -> bool:
-        """Writes the files that differ from what is there; whether there were any.
-
-        Each is put in place at once, so that n8n never reads half of one.
-        """
-        changed = False
-        for name, text in self.files.items():
-            path = directory / name
-            if path.is_file() and path.read_text(encoding="utf-8") == text:
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_name(f".{path.name}.unfinished")
-            with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-            os.replace(unfinished, path)
-            changed = True
-        return changed
-
-
-def custom_folder(environment: Mapping[str, str]) -> Path:
-    """Where n8n on this machine looks for nodes of one's own: below `N8N_USER_FOLDER`, or the home folder."""
-    return Path(environment.get("N8N_USER_FOLDER") or Path.home()) / ".n8n" / "custom"
-
-
-def make_package(runner_name: str, functions: Sequence[Function]) -> Package:
-    """The package of a runner's node: an operation for each function.
+    Args:
+        docs_url: the page that the node's "Docs" link shows; None for n8n's page on task runners.
 
     Raises:
-        ConfigurationError: there is no function, or the package that reads docstrings is not installed.
+        ConfigurationError: there is no function, n8n cannot use the runner's name for a node, `docs_url` is
+            not an HTTP address, or the package that reads docstrings is not installed.
     """
     if not functions:
         raise ConfigurationError(
             [f"the runner {runner_name!r} has no function: decorate one with @runner.function"]
         )
-    words = re.split(r"[_-]+", runner_name)
-    class_name = "".join(word[:1].upper() + word[1:] for word in words)
-    if not class_name[:1].isalpha():
-        class_name = f"Runner{class_name}"
-    node_name = class_name[:1].lower() + class_name[1:]
+    if docs_url is not None and not re.match(r"https?://[^\s/?#]", docs_url):
+        raise ConfigurationError(
+            [f"docs_url: expected an address that begins with http:// or https://, got {docs_url!r}"]
+        )
+    class_name, node_name = _names_of(runner_name)
     package_name = f"n8n-nodes-{runner_name}"
     folder = f"dist/nodes/{class_name}"  # where n8n expects what is usually compiled
     operations = sorted(
         (_Operation(runner_name, function) for function in functions), key=lambda operation: operation.title
     )
     description = _node_description(runner_name, class_name, node_name, operations)
-    template = Path(__file__).with_name("template.node.js").read_text(encoding="utf-8")
+    # Not by a path: in a zip file, as zipapp makes one, there is none.
+    template = (
+        importlib.resources.files("n8nrunner.functions").joinpath("template.node.js").read_text("utf-8")
+    )
     filled = {
         "__RUNNER__": runner_name,
         "__CLASS__": class_name,
-        "__FUNCTIONS__": _javascript({each.name: each.definition() for each in operations}),
+        "__FUNCTIONS__": _javascript([each.definition() for each in operations]),
         "__DESCRIPTION__": _javascript(description, 1),
     }
     code = re.sub("__(?:RUNNER|CLASS|FUNCTIONS|DESCRIPTION)__", lambda found: filled[found.group()], template)
     names = ", ".join(f"`{operation.name}`" for operation in operations)
     initial = class_name[:1].upper()
+    docs = DOCS_URL if docs_url is None else docs_url
     return Package(
         package_name,
+        f"{folder}/{class_name}.node.js",
         {
-            "package.json": _json(_package_json(package_name, runner_name, class_name, folder)),
+            "package.json": _json(
+                _package_json(package_name, runner_name, class_name, folder, docs, operations)
+            ),
             "README.md": f"# {package_name}\n\nThe node of the n8nrunner named `{runner_name}`: {names}.\n\n"
             "Written by `n8nrunner node`; write it again when the functions change.\n",
             f"{folder}/{class_name}.node.js": code,
-            f"{folder}/{class_name}.node.json": _json(_codex(package_name, node_name, operations)),
+            f"{folder}/{class_name}.node.json": _json(_codex(package_name, node_name, docs, operations)),
             f"{folder}/{node_name}.svg": _ICON.format(
                 background="#306998", arrow="#ffd43b", letter="#ffffff", initial=initial
             ),
@@ -124,13 +127,36 @@ def make_package(runner_name: str, functions: Sequence[Function]) -> Package:
     )
 
 
-def _package_json(package_name: str, runner_name: str, class_name: str, folder: str) -> Dict[str, Any]:
+def _names_of(runner_name: str) -> tuple[str, str]:
+    """Return the names of the node's class and of its type. Raises `ConfigurationError`."""
+    class_name = "".join(word[:1].upper() + word[1:] for word in re.split(r"[_-]+", runner_name))
+    if not class_name[:1].isalpha() or class_name[:1].lower() + class_name[1:] in _JAVASCRIPT_NAMES:
+        class_name = f"Runner{class_name}"
+    node_name = class_name[:1].lower() + class_name[1:]
+    if node_name == _SAMPLE_NODE:
+        raise ConfigurationError(
+            [
+                f"name: n8n would take the node of the runner {runner_name!r} and the sample node Runner Job "
+                f"for the same node (CUSTOM.{node_name}); give the runner another name"
+            ]
+        )
+    return class_name, node_name
+
+
+def _package_json(
+    package_name: str,
+    runner_name: str,
+    class_name: str,
+    folder: str,
+    docs: str,
+    operations: Sequence[_Operation],
+) -> Dict[str, Any]:
     return {
         "name": package_name,
         "version": "0.1.0",
         "description": f"Python functions of the n8nrunner named {runner_name}, as a node for n8n",
         "license": "MIT",
-        "homepage": "https://docs.n8n.io/integrations/creating-nodes/",
+        "homepage": docs,
         "author": {"name": runner_name, "email": f"{runner_name}@localhost.localdomain"},
         "repository": {"type": "git", "url": f"git+https://localhost.localdomain/{package_name}.git"},
         "keywords": ["n8n-community-node-package"],
@@ -141,18 +167,25 @@ def _package_json(package_name: str, runner_name: str, class_name: str, folder: 
             "nodes": [f"{folder}/{class_name}.node.js"],
         },
         "peerDependencies": {"n8n-workflow": "*"},
-        "n8nrunner": __version__,
+        # Tells the next run what has changed.
+        "n8nrunner": {
+            "version": __version__,
+            "runner": runner_name,
+            "operations": {operation.name: operation.digest() for operation in operations},
+        },
     }
 
 
-def _codex(package_name: str, node_name: str, operations: Sequence[_Operation]) -> Dict[str, Any]:
+def _codex(package_name: str, node_name: str, docs: str, operations: Sequence[_Operation]) -> Dict[str, Any]:
+    """Return what n8n's search knows of the node. n8n ignores the file if it has no `resources`."""
     return {
         "node": f"{package_name}.{node_name}",
         "nodeVersion": "1.0",
         "codexVersion": "1.0",
         "categories": ["Development"],
         "subcategories": {"Development": ["Helpers"]},
-        "alias": ["Python", *(operation.title for operation in operations)],
+        "alias": ["Python", *(alias for each in operations for alias in (each.title, each.name))],
+        "resources": {"primaryDocumentation": [{"url": docs}]},
     }
 
 
@@ -161,14 +194,24 @@ def _node_description(
 ) -> Dict[str, Any]:
     title = " ".join(re.findall(r"[A-Z0-9]+[a-z]*", class_name)) or class_name
     properties: List[Dict[str, Any]] = [
+        # n8n tells an agent the action of an operation only if the operation belongs to a resource.
+        {
+            "displayName": "Resource",
+            "name": "resource",
+            "type": "hidden",
+            "noDataExpression": True,
+            "options": [{"name": "Function", "value": "function"}],
+            "default": "function",
+        },
         {
             "displayName": "Operation",
             "name": "operation",
             "type": "options",
             "noDataExpression": True,
+            "displayOptions": {"show": {"resource": ["function"]}},
             "options": [operation.option() for operation in operations],
             "default": operations[0].name,
-        }
+        },
     ]
     for operation in operations:
         properties += operation.fields()
@@ -237,26 +280,36 @@ class _Operation:
         parameters = list(signature.parameters.values())
         self._plain = [parameter for parameter in parameters if not _is_additional(parameter)]
         self._additional = [parameter for parameter in parameters if _is_additional(parameter)]
+        self._field_names = {
+            **_field_names(self._plain, _OWN_FIELDS | _JAVASCRIPT_NAMES),
+            **_field_names(self._additional, _JAVASCRIPT_NAMES),
+        }
 
     def option(self) -> Dict[str, Any]:
-        """Its entry in the list of operations."""
-        summary = _sentence(self._prose.summary) or f"Call the function {self.name}"
+        """Return its entry in the list of operations. Agents read the action."""
+        summary = _sentence(self._prose.summary)
         return {
             "name": self.title,
             "value": self.name,
-            "description": summary,
-            "action": self.title.capitalize(),
+            "description": _html(summary or f"Call the function {self.name}"),
+            "action": summary or self.title.capitalize(),
         }
 
+    def digest(self) -> str:
+        """Return a hash of everything that the node has of it."""
+        everything = [self.option(), self.definition(), self.fields()]
+        return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:16]
+
     def definition(self) -> Dict[str, Any]:
-        """What the node's code has to know of it."""
+        """Return what the node's code has to know of it."""
         signature, limit = self._function.signature, self._function.limit
         parameters = []
         for described, parameter in zip(signature.describe(), signature.parameters.values()):
             kind = "file" if takes_file(parameter.kind) else described["kind"]
-            field = {"title": title_of(parameter.name), "field": _field_name(parameter.name)}
+            field = {"title": title_of(parameter.name), "field": self._field_names[parameter.name]}
             parameters.append({**described, "kind": kind, **field})
         return {
+            "name": self.name,
             "title": self.title,
             "taskType": self._task_type,
             "signature": signature.hash,
@@ -271,10 +324,10 @@ class _Operation:
         shown = {"displayOptions": {"show": {"operation": [self.name]}}}
         fields = []
         for parameter in self._plain:
-            field = self._field(parameter, _field_name(parameter.name))
+            field = self._field(parameter)
             fields.append({**field, **({"required": True} if parameter.required else {}), **shown})
         if self._additional:
-            additional = [self._field(parameter, parameter.name) for parameter in self._additional]
+            additional = [self._field(parameter) for parameter in self._additional]
             fields.append(
                 {
                     "displayName": "Additional Fields",
@@ -288,8 +341,9 @@ class _Operation:
             )
         return fields
 
-    def _field(self, parameter: Parameter, name: str) -> Dict[str, Any]:
+    def _field(self, parameter: Parameter) -> Dict[str, Any]:
         text = parameter.text or self._prose.parameters.get(parameter.name, "")
+        name = self._field_names[parameter.name]
         field = {"displayName": title_of(parameter.name), "name": name, **_field_of(parameter)}
         description = _sentence(text)
         if field["type"] == "boolean":
@@ -298,7 +352,7 @@ class _Operation:
             hint = "The name of the item's field with the file"
             description = f"{description}. {hint}." if description else hint
         if description:
-            field["description"] = description
+            field["description"] = _html(description)
         if field["type"] == "string" and "email" in parameter.name.lower():
             field["placeholder"] = "name@email.com"  # as n8n wants it of every such field
         return field
@@ -330,6 +384,8 @@ def _shown_default(parameter: Parameter) -> Any:
     }
     if isinstance(default, float) and not math.isfinite(default):
         return None  # JSON has no such number
+    if isinstance(default, int) and abs(default) > _LARGEST_INTEGER:
+        return None  # JavaScript has no such number
     types = wanted.get(kind.name)
     if types is not None:
         return default if isinstance(default, types) else None  # type: ignore[arg-type]
@@ -348,13 +404,13 @@ def _field_of(parameter: Parameter) -> Dict[str, Any]:
     if takes_file(parameter.kind):
         return {"type": "string", "default": "data"}
     if isinstance(kind, Choice):
-        options = [{"name": title, "value": sent} for title, sent in kind.choices or ()]
+        options = [{"name": title, "value": _sent(sent)} for title, sent in kind.choices or ()]
         if len(options) >= 5 and all(isinstance(option["value"], str) for option in options):
             options.sort(key=lambda option: str(option["name"]).lower())  # as n8n wants it of long lists
         return {
             "type": "options",
             "options": options,
-            "default": options[0]["value"] if default is None else default,
+            "default": options[0]["value"] if default is None else _sent(default),
         }
     if kind.name in ("number", "integer"):
         return {
@@ -369,7 +425,14 @@ def _field_of(parameter: Parameter) -> Dict[str, Any]:
     if kind.name in ("list", "object"):
         empty = "[]" if kind.name == "list" else _outline(kind)
         return {"type": "json", "default": default or empty}
-    return {"type": "string", "default": "" if default is None else default}
+    return {"type": "string", "default": "" if default is None else _literally(default)}
+
+
+def _sent(choice: Any) -> Any:
+    """Return a choice as the field holds it: a large integer as text, because JavaScript would round it."""
+    if isinstance(choice, int) and abs(choice) > _LARGEST_INTEGER:
+        return str(choice)
+    return _literally(choice)
 
 
 def _outline(kind: Kind) -> str:
@@ -397,8 +460,16 @@ def _number_options(kind: Kind) -> Dict[str, Any]:
     return {"typeOptions": options} if options else {}
 
 
-def _field_name(name: str) -> str:
-    return f"{name}_" if name in _OWN_FIELDS else name
+def _field_names(parameters: Sequence[Parameter], taken: AbstractSet[str]) -> Dict[str, str]:
+    """Return the names of these parameters' fields: their own, with "_" appended until each is unique."""
+    names = {parameter.name: parameter.name for parameter in parameters if parameter.name not in taken}
+    for parameter in parameters:
+        if parameter.name in taken:
+            name = f"{parameter.name}_"
+            while name in names.values():
+                name += "_"
+            names[parameter.name] = name
+    return names
 
 
 # --- words and text -----------------------------------------------------------------------------
@@ -422,8 +493,23 @@ def _whether(text: str) -> str:
     return f"Whether this is so: {text[:1].lower()}{text[1:]}"
 
 
+def _html(text: str) -> str:
+    """Return text for a description, which n8n shows as HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _literally(value: Any) -> Any:
+    """Return a field's value such that n8n takes it literally: text that begins with "=" is an expression."""
+    if not isinstance(value, str) or not value.startswith("="):
+        return value
+    if "{{" not in value:
+        return f"={value}"
+    text = json.dumps(value).replace("{", "\\u007b").replace("}", "\\u007d")
+    return f"={{{{ {text} }}}}"
+
+
 class _Raw(str):
-    """A piece of JavaScript that is no text."""
+    """A piece of JavaScript that is not a string."""
 
 
 def _json(value: Any) -> str:

@@ -5,8 +5,8 @@
 
 const { NodeConnectionTypes, NodeOperationError, sleep } = require('n8n-workflow');
 
-/** The functions as they were when this was written: what each takes, and the task type its calls are sent to. */
-const FUNCTIONS = __FUNCTIONS__;
+/** The functions when this was written, by name: what each takes, and the task type of its calls. */
+const FUNCTIONS = new Map(__FUNCTIONS__.map((definition) => [definition.name, definition]));
 
 const VERSION = 1;
 
@@ -22,30 +22,48 @@ const CALL_BYTES = 16 * 1024 * 1024;
 /** Bytes of files from which on the next items are a task of their own: n8n holds those of a task in memory. */
 const BATCH_BYTES = 16 * 1024 * 1024;
 
+/** n8n removes these keys from what it sends to a runner, at every depth. */
+const REMOVED_KEYS = new Set(['__proto__', 'constructor', 'prototype']);
+
 const WRITE_AGAIN = 'Write this node again with "n8nrunner node", and restart n8n.';
 
-/** The arguments of one item; throws if one cannot be had. */
+/** An object, or an empty one in place of anything else: a saved workflow or an expression may hold any value. */
+function objectOf(value) {
+	return value !== null && typeof value === 'object' ? value : {};
+}
+
+/** The arguments of one item. Throws if one cannot be evaluated. */
 function argumentsOf(context, definition, itemIndex) {
-	const given = {};
+	const given = new Map();
 	const additional = definition.additional.length
-		? context.getNodeParameter('additionalFields', itemIndex, {})
+		? objectOf(context.getNodeParameter('additionalFields', itemIndex, {}))
 		: {};
 	for (const parameter of definition.parameters) {
+		let value;
 		if (definition.additional.includes(parameter.name)) {
-			if (!(parameter.name in additional)) continue;
-			given[parameter.name] = additional[parameter.name];
+			if (!Object.hasOwn(additional, parameter.field)) continue;
+			value = additional[parameter.field];
 		} else {
-			given[parameter.name] = context.getNodeParameter(parameter.field, itemIndex);
+			value = context.getNodeParameter(parameter.field, itemIndex);
 		}
-		if (parameter.kind === 'file') {
-			const file = fileOf(context, definition, parameter, given[parameter.name], itemIndex);
-			if (file === undefined) delete given[parameter.name];
-			else given[parameter.name] = file;
-		}
-		// An expression for what an item lacks.
-		if (given[parameter.name] === undefined) delete given[parameter.name];
+		if (parameter.kind === 'file') value = fileOf(context, definition, parameter, value, itemIndex);
+		// An expression for a field that the item lacks gives undefined.
+		if (value !== undefined) given.set(parameter.name, value);
 	}
-	return given;
+	// Not by assignment, because a parameter may be called "__proto__".
+	return Object.fromEntries(given);
+}
+
+/** Whether n8n would remove a key of this value. Values with a `toJSON` are sent as that returns them. */
+function losesKeys(value, seen = new WeakSet()) {
+	if (value === null || typeof value !== 'object' || typeof value.toJSON === 'function' || seen.has(value)) return false;
+	seen.add(value);
+	return Object.keys(value).some((key) => REMOVED_KEYS.has(key) || losesKeys(value[key], seen));
+}
+
+/** A call as it is sent: its arguments as text if n8n would remove a part of them. */
+function asSent(call) {
+	return losesKeys(call.arguments) ? { ...call, arguments: JSON.stringify(call.arguments) } : call;
 }
 
 /** An error with exactly this message: n8n has words of its own for some, such as those with ECONNREFUSED in them. */
@@ -114,7 +132,10 @@ async function storeFiles(context, items) {
 			const { content, fileName, mimeType } = file || {};
 			if (content === undefined) continue;
 			const bytes = Buffer.from(content, 'base64');
-			binary[name] = await context.helpers.prepareBinaryData(bytes, fileName, mimeType);
+			const stored = await context.helpers.prepareBinaryData(bytes, fileName, mimeType);
+			// n8n takes a name with a slash for a path, and keeps its last part only.
+			if (fileName !== undefined) Object.assign(stored, { fileName, directory: undefined });
+			Object.defineProperty(binary, name, { value: stored, enumerable: true, configurable: true, writable: true });
 		}
 	}
 }
@@ -138,31 +159,60 @@ function batchesOf(context, definition, calls, size) {
 	return batches;
 }
 
-/** As n8n's own, which throws what it has to say itself, such as that nobody took the task. */
-async function startJob(context, taskType, settings, itemIndex) {
-	try {
-		return await context.startJob(taskType, settings, itemIndex);
-	} catch (error) {
-		return { ok: false, error };
+/** A task that failed as a whole, with the error that n8n shows. */
+class TaskFailure {
+	/** `ofItems`: whether its own items are the cause, so that other items may succeed. */
+	constructor(error, ofItems = false) {
+		this.error = error;
+		this.ofItems = ofItems;
 	}
 }
 
-/** Runs the calls of some items as one task. */
-async function run(context, operation, calls) {
-	const definition = FUNCTIONS[operation];
+/** Whether the execution has been stopped, by its user or by the workflow's time limit. */
+const isStopped = (context) => context.getExecutionCancelSignal?.()?.aborted === true;
+
+function throwIfStopped(context) {
+	if (isStopped(context)) throw new NodeOperationError(context.getNode(), 'The execution was stopped');
+}
+
+/** Sends a task. What n8n throws, such as that no runner accepted the task, is returned as the task's error. */
+async function startJob(context, taskType, settings, itemIndex) {
+	throwIfStopped(context);
+	const signal = context.getExecutionCancelSignal?.();
+	let stop;
+	const stopped = new Promise((resolve) => {
+		stop = () => {
+			// n8n sends a task that waits for a runner even after the stop: it is sent without calls then.
+			settings.calls = [];
+			resolve({ ok: false });
+		};
+		signal?.addEventListener('abort', stop);
+	});
+	const job = context.startJob(taskType, settings, itemIndex).catch((error) => ({ ok: false, error }));
+	try {
+		return await Promise.race([job, stopped]);
+	} finally {
+		signal?.removeEventListener('abort', stop);
+		throwIfStopped(context);
+	}
+}
+
+/** Runs the calls of some items as one task. Throws a `TaskFailure`, or the error of an item that cannot be sent. */
+async function run(context, definition, calls) {
 	const settings = {
 		version: VERSION,
-		function: operation,
+		function: definition.name,
 		signature: definition.signature,
-		calls: await withFiles(context, definition, calls),
+		calls: (await withFiles(context, definition, calls)).map(asSent),
 		continueOnFail: context.continueOnFail(),
 		inlineFiles: INLINE_BYTES,
+		timezone: context.getTimezone?.(),
 		nodeName: context.getNode().name,
 	};
 	for (let tries = 0; ; tries++) {
 		const begun = Date.now();
 		const outcome = await startJob(context, definition.taskType, settings, calls[0].item);
-		if (!outcome.ok) throw failureOf(context, outcome.error, calls[0].item, Date.now() - begun);
+		if (!outcome.ok) throw failureOf(context, outcome.error, calls, Date.now() - begun);
 		const answer = outcome.result || {};
 		if (!answer.error) {
 			await storeFiles(context, answer.items);
@@ -170,44 +220,104 @@ async function run(context, operation, calls) {
 		}
 		// While replicas are replaced, the next one may be the right one.
 		const mayPass = answer.error.code === 'unknown_function' || answer.error.code === 'changed';
-		if (!mayPass || tries >= PAUSES.length) throw misfitOf(context, operation, answer.error);
+		if (!mayPass || tries >= PAUSES.length) throw misfitOf(context, definition, answer.error);
 		await sleep(PAUSES[tries]);
 	}
 }
 
-/** The task did not come to an end. */
-function failureOf(context, reported, itemIndex, milliseconds) {
+/** n8n's own errors, by their class or the beginning of their message, with texts for a Python program. */
+const N8N_ERRORS = [
+	{
+		name: 'TaskRequestTimeoutError',
+		message: 'Task request timed out',
+		title: 'No runner "__RUNNER__" took the call',
+		describe: ({ seconds }) =>
+			`n8n waited ${seconds} seconds. Either the Python program with the runner "__RUNNER__" does not run, or it ` +
+			'is connected to another n8n, or all its slots are taken. Start it, with "n8nrunner run MODULE" or with ' +
+			'runner.start(), and look at its log.',
+	},
+	{
+		message: 'No task runner connected',
+		title: 'No runner "__RUNNER__" took the call',
+		describe: () =>
+			'No program with the runner "__RUNNER__" is connected to this n8n. Start it, with "n8nrunner run MODULE" or ' +
+			'with runner.start(), and look at its log.',
+	},
+	{
+		name: 'TaskRunnerDisconnectedError',
+		message: 'Node execution failed',
+		title: 'The runner "__RUNNER__" was lost during the call',
+		describe: () =>
+			'Its connection to n8n ended before it answered. Either the Python program or its machine stopped, or the ' +
+			'network failed, or the answer was larger than n8n accepts (N8N_RUNNERS_MAX_PAYLOAD of n8n). The log of the ' +
+			'Python program says which. The function may have done its work: check that before you run it again.',
+	},
+	{
+		name: 'TaskRunnerUnreachableError',
+		message: /^Runner \(.*\) became unreachable|^Cannot find runner/,
+		title: 'The runner "__RUNNER__" was lost before the call',
+		describe: () =>
+			'Its connection to n8n ended before n8n had sent the call. Look at the log of the Python program, and run the ' +
+			'node again.',
+	},
+	{
+		name: 'TaskRunnerFailedHeartbeatError',
+		message: 'Task execution aborted because runner became unresponsive',
+		title: 'The runner "__RUNNER__" stopped responding during the call',
+		describe: () =>
+			'It did not answer n8n within the heartbeat interval (N8N_RUNNERS_HEARTBEAT_INTERVAL of n8n). Either the ' +
+			'network failed, or the Python program hangs, as in a C extension that keeps the interpreter\'s lock. The log ' +
+			'of the Python program says more. The function may have done its work: check that before you run it again.',
+	},
+	{
+		name: 'TaskRunnerExecutionTimeoutError',
+		message: 'Task execution timed out',
+		isLimit: true,
+		describe: ({ calls }) =>
+			`The limit is n8n's own (N8N_RUNNERS_TASK_TIMEOUT where n8n was started), for all ${calls.length} items of the ` +
+			'task together. Set a smaller "Batch Size" under "Options", or raise the limit for n8n and for the runner.',
+	},
+];
+
+/** The message of a task that failed because of the size of its items' data or of its answer. */
+const TOO_LARGE = /^The result is too large|bytes, and \d+ are allowed/;
+
+/** What became of a task that did not end with an answer. */
+function failureOf(context, reported, calls, milliseconds) {
+	const node = context.getNode();
 	const { message = 'The task failed', description, stack } = reported || {};
-	if (message.startsWith('Task request timed out')) {
-		return new NodeOperationError(context.getNode(), 'No runner "__RUNNER__" took the call', {
-			itemIndex,
-			description:
-				`n8n waited ${Math.round(milliseconds / 1000)} seconds. Either the Python program with the runner ` +
-				'"__RUNNER__" does not run, or it is connected to another n8n, or all its slots are taken. ' +
-				'Start it, with "n8nrunner run MODULE" or with runner.start(), and look at its log.',
-		});
+	const options = { itemIndex: calls[0].item };
+	// What a runner reports is plain data; n8n's own errors are objects, and their descriptions are HTML already.
+	const isOwn = reported instanceof Error;
+	const known = isOwn && N8N_ERRORS.find(({ name, message: start }) => {
+		return name === reported.constructor.name || (start.test ? start.test(message) : message.startsWith(start));
+	});
+	const ofItems = calls.length === 1 && (message.startsWith('Task execution timed out') || TOO_LARGE.test(message));
+	if (known) {
+		options.description = known.describe({ calls, seconds: Math.round(milliseconds / 1000) });
+		return new TaskFailure(new NodeOperationError(node, known.title || message, options), ofItems);
 	}
-	const error = errorWith(context, message, { itemIndex, description: asHtml(description) });
+	const error = errorWith(context, message, { ...options, description: isOwn ? description : asHtml(description) });
 	if (stack) error.stack = stack;
-	return error;
+	return new TaskFailure(error, ofItems);
 }
 
-/** The function is not there, or takes something else: says what differs. */
-function misfitOf(context, operation, reported) {
-	const definition = FUNCTIONS[operation];
-	const node = context.getNode();
+/** The failure of a task whose function is missing or takes something else: says what differs. */
+function misfitOf(context, definition, reported) {
+	const operation = definition.name;
+	const failed = (message, options) => new TaskFailure(new NodeOperationError(context.getNode(), message, options));
 	if (reported.code === 'unknown_function') {
-		return new NodeOperationError(node, `The runner "__RUNNER__" has no function "${operation}"`, {
+		return failed( `The runner "__RUNNER__" has no function "${operation}"`, {
 			description: `${asHtml(capital(reported.message))}. Restart the Python program if it is older. ${WRITE_AGAIN}`,
 		});
 	}
 	if (reported.code === 'newer_node') {
-		return new NodeOperationError(node, 'This node is newer than the runner "__RUNNER__"', {
+		return failed( 'This node is newer than the runner "__RUNNER__"', {
 			description: 'Install a newer n8nrunner in the Python program, and restart it.',
 		});
 	}
 	const differences = differencesOf(definition.parameters, (reported.function || {}).parameters || []);
-	return new NodeOperationError(node, `The function "${operation}" has changed since this node was written`, {
+	return failed( `The function "${operation}" has changed since this node was written`, {
 		description: asHtml(`${differences.join('; ') || capital(reported.message)}. ${WRITE_AGAIN}`),
 	});
 }
@@ -260,7 +370,18 @@ function errorOf(context, reported) {
 	return error;
 }
 
-/** Does `work` with each, so many at a time, and keeps their order. */
+/** The operation of a saved workflow is none of this node's. */
+function goneOperation(context, operation) {
+	const there = [...FUNCTIONS.keys()].join(', ');
+	return new NodeOperationError(context.getNode(), `This node has no operation "${operation}"`, {
+		description: asHtml(
+			`Its operations are: ${there}. Choose one of them. If the runner "__RUNNER__" has a function "${operation}": ` +
+				WRITE_AGAIN,
+		),
+	});
+}
+
+/** Calls `work` with each entry, at most `limit` at a time, and keeps their order. */
 async function inParallel(entries, limit, work) {
 	const results = new Array(entries.length);
 	let next = 0;
@@ -281,52 +402,63 @@ async function inParallel(entries, limit, work) {
 	return results;
 }
 
-// Its own name is no concern of JavaScript's: a runner may be called "math" or "promise".
+/** The node's work, with n8n's context of the execution. */
+async function outputOf(context) {
+	const items = context.getInputData();
+	const operation = context.getNodeParameter('operation', 0);
+	const definition = FUNCTIONS.get(operation);
+	const options = objectOf(context.getNodeParameter('options', 0, {}));
+	const goesOn = context.continueOnFail();
+	const failed = [];
+	// The failure of a whole task: no further task is sent then, and the items left over get its error.
+	let failure;
+
+	const calls = [];
+	for (let itemIndex = 0; itemIndex < items.length; itemIndex++) {
+		try {
+			if (!definition) throw goneOperation(context, operation);
+			calls.push({ item: itemIndex, arguments: argumentsOf(context, definition, itemIndex) });
+		} catch (error) {
+			if (!goesOn) throw new NodeOperationError(context.getNode(), error, { itemIndex });
+			failed.push({ item: itemIndex, message: error.message });
+		}
+	}
+
+	const atLeastOne = (option) => (Number(option) >= 1 ? Math.floor(Number(option)) : undefined);
+	const size = atLeastOne(options.batchSize) || definition?.batchSize || calls.length || 1;
+	const parallel = atLeastOne(options.parallelTasks) || definition?.parallelTasks || 1;
+	const batches = calls.length ? batchesOf(context, definition, calls, size) : [];
+	const answers = await inParallel(batches, parallel, async (batch) => {
+		try {
+			if (failure) throw failure;
+			const answer = await run(context, definition, batch);
+			if (!goesOn && answer.errors && answer.errors.length) throw errorOf(context, answer.errors[0]);
+			return answer;
+		} catch (thrown) {
+			const error = thrown instanceof TaskFailure ? thrown.error : thrown;
+			if (!goesOn || isStopped(context)) throw new NodeOperationError(context.getNode(), error);
+			if (thrown instanceof TaskFailure && !thrown.ofItems) failure ??= thrown;
+			return { items: [], errors: batch.map(({ item }) => ({ item, message: error.message })) };
+		}
+	});
+
+	const output = answers.flatMap((answer) => answer.items || []);
+	const errors = failed.concat(answers.flatMap((answer) => answer.errors || []));
+	if (!errors.length) return [output];
+	const failures = errors.map(({ item, message }) => ({ json: { error: message }, pairedItem: { item } }));
+	const place = ({ pairedItem }) => {
+		const source = [].concat(pairedItem ?? 0)[0] ?? 0;
+		return typeof source === 'number' ? source : source.item ?? 0;
+	};
+	return [output.concat(failures).sort((one, other) => place(one) - place(other))];
+}
+
+// Not the runner's name, which may be one of JavaScript's own, such as "math" or "promise".
 class RunnerNode {
 	description = __DESCRIPTION__;
 
 	async execute() {
-		const items = this.getInputData();
-		const operation = this.getNodeParameter('operation', 0);
-		const definition = FUNCTIONS[operation];
-		const options = this.getNodeParameter('options', 0, {});
-		const goesOn = this.continueOnFail();
-		const failed = [];
-
-		const calls = [];
-		for (let itemIndex = 0; itemIndex < items.length; itemIndex++) {
-			try {
-				calls.push({ item: itemIndex, arguments: argumentsOf(this, definition, itemIndex) });
-			} catch (error) {
-				if (!goesOn) throw new NodeOperationError(this.getNode(), error, { itemIndex });
-				failed.push({ item: itemIndex, message: error.message });
-			}
-		}
-
-		const atLeastOne = (option) => (Number(option) >= 1 ? Math.floor(Number(option)) : undefined);
-		const size = atLeastOne(options.batchSize) || definition.batchSize || calls.length || 1;
-		const parallel = atLeastOne(options.parallelTasks) || definition.parallelTasks;
-		const batches = batchesOf(this, definition, calls, size);
-		const answers = await inParallel(batches, parallel, async (batch) => {
-			try {
-				const answer = await run(this, operation, batch);
-				if (!goesOn && answer.errors && answer.errors.length) throw errorOf(this, answer.errors[0]);
-				return answer;
-			} catch (error) {
-				if (!goesOn) throw new NodeOperationError(this.getNode(), error);
-				return { items: [], errors: batch.map(({ item }) => ({ item, message: error.message })) };
-			}
-		});
-
-		const output = answers.flatMap((answer) => answer.items || []);
-		const errors = failed.concat(answers.flatMap((answer) => answer.errors || []));
-		if (!errors.length) return [output];
-		const failures = errors.map(({ item, message }) => ({ json: { error: message }, pairedItem: { item } }));
-		const place = ({ pairedItem }) => {
-			const source = [].concat(pairedItem ?? 0)[0] ?? 0;
-			return typeof source === 'number' ? source : source.item ?? 0;
-		};
-		return [output.concat(failures).sort((one, other) => place(one) - place(other))];
+		return await outputOf(this);
 	}
 }
 

@@ -555,6 +555,29 @@ def test_nothing_has_run_when_a_function_turns_out_to_have_changed(runner: Runne
     assert called == []
 
 
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_task_without_calls_runs_nothing(runner: Runner, call: Caller, batch: bool) -> None:
+    runner.function(batch=batch)(double)
+    assert call("double") == {"version": 1, "items": [], "errors": []}
+
+
+def test_arguments_may_be_text(runner: Runner, call: Caller) -> None:
+    def takes(value: Any, constructor: str) -> Any:
+        return {"got": [value, constructor]}
+
+    runner.function(takes)
+    text = '{"value": {"__proto__": 1}, "constructor": "x"}'
+    answer = call("takes", text)  # type: ignore[arg-type]
+    assert answer["items"] == [{"json": {"got": [{"__proto__": 1}, "x"]}, "pairedItem": {"item": 0}}]
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '"text"', "[" * 100_000])
+def test_text_that_is_no_object_of_arguments(runner: Runner, call: Caller, text: str) -> None:
+    runner.function(double)
+    with pytest.raises(BrokerTaskError, match="none of a node that n8nrunner has written"):
+        call("double", text)  # type: ignore[arg-type]
+
+
 def test_an_unknown_function(runner: Runner, call: Caller) -> None:
     runner.function(double)
     answer = call("triple", {"number": 1})

@@ -7,16 +7,16 @@ import datetime
 import enum
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Annotated, Any, Dict, List, Literal, NamedTuple, Optional, TypedDict, Union
 
 import pytest
 
-from n8nrunner import ConfigurationError, File, Runner, Task
+from n8nrunner import File, Task
 from n8nrunner.functions.calls import make_function
-from n8nrunner.functions.node import Package, _Operation, custom_folder, make_package
+from n8nrunner.functions.node import _Operation, make_package
+
+from .javascript import loaded, node_file, package
 
 pytest.importorskip("docstring_parser")
 
@@ -75,49 +75,10 @@ def everything(
     """
 
 
-def package(*functions: Any, name: str = "shop", **options: Any) -> Package:
-    return make_package(
-        name, [make_function(function, None, **FUNCTION, **options) for function in functions]
-    )
-
-
-FUNCTION: Dict[str, Any] = {"batch": False, "limit": None}
-
-
-def node_file(written: Package) -> str:
-    return next(text for name, text in written.files.items() if name.endswith(".node.js"))
-
-
 @pytest.fixture(scope="module")
 def description(tmp_path_factory: pytest.TempPathFactory) -> Dict[str, Any]:
     """What n8n would read of the node, by running it."""
-    if shutil.which("node") is None:
-        pytest.skip("Node.js is not installed")
     return loaded(package(everything), tmp_path_factory.mktemp("node"))["description"]
-
-
-N8N_WORKFLOW = """
-exports.NodeConnectionTypes = { Main: 'main' };
-exports.NodeOperationError = class {
-    constructor(node, error, options) {
-        Object.assign(this, error.message ? error : { message: error }, options);
-    }
-};
-"""
-
-
-def loaded(written: Package, folder: Path, program: str = "new Node()") -> Any:
-    """What a piece of JavaScript makes of the `Node` that is written, with a stand-in for n8n's package."""
-    written.write(folder)
-    workflow = folder / "node_modules" / "n8n-workflow"
-    workflow.mkdir(parents=True)
-    (workflow / "index.js").write_text(N8N_WORKFLOW)
-    (path,) = folder.rglob("*.node.js")
-    program = f"const [Node] = Object.values(require({json.dumps(str(path))})); " + (
-        f"Promise.resolve({program}).then((result) => console.log(JSON.stringify(result)))"
-    )
-    done = subprocess.run(["node", "-e", program], capture_output=True, text=True, timeout=60, check=True)
-    return json.loads(done.stdout)
 
 
 def fields(description: Dict[str, Any]) -> Dict[str, Dict[str, Any]]:
@@ -130,14 +91,15 @@ def fields(description: Dict[str, Any]) -> Dict[str, Dict[str, Any]]:
 
 
 def test_each_function_is_an_operation(description: Dict[str, Any]) -> None:
-    operation = description["properties"][0]
+    resource, operation = description["properties"][:2]
+    assert (resource["name"], resource["type"]) == ("resource", "hidden")
     assert operation["name"] == "operation"
     assert operation["options"] == [
         {
             "name": "Everything",
             "value": "everything",
             "description": "Do everything. And then some.",
-            "action": "Everything",
+            "action": "Do everything. And then some.",
         }
     ]
     assert description["usableAsTool"] is True
@@ -203,12 +165,10 @@ def test_the_field_of_a_model_starts_with_its_required_keys() -> None:
 
 @pytest.mark.parametrize(("default", "field"), [("abc", "abc"), (5, None), (float("inf"), None), ([1], None)])
 def test_the_default_of_what_may_be_anything(tmp_path: Path, default: Any, field: Optional[str]) -> None:
-    if shutil.which("node") is None:
-        pytest.skip("Node.js is not installed")
 
     def function(value: Any = default) -> None: ...
 
-    (first, *_) = loaded(package(function), tmp_path)["description"]["properties"][1:]
+    (first, *_) = loaded(package(function), tmp_path)["description"]["properties"][2:]
     if field is None:
         assert first["name"] == "additionalFields"
     else:
@@ -217,12 +177,10 @@ def test_the_default_of_what_may_be_anything(tmp_path: Path, default: Any, field
 
 @pytest.mark.parametrize("default", [float("inf"), float("nan")])
 def test_a_default_that_json_lacks_is_in_no_field(tmp_path: Path, default: float) -> None:
-    if shutil.which("node") is None:
-        pytest.skip("Node.js is not installed")
 
     def function(value: float = default) -> None: ...
 
-    (first, *_) = loaded(package(function), tmp_path)["description"]["properties"][1:]
+    (first, *_) = loaded(package(function), tmp_path)["description"]["properties"][2:]
     assert first["name"] == "additionalFields"
 
 
@@ -238,8 +196,6 @@ def test_what_has_no_default_that_a_field_could_show_is_added_when_wanted(
 
 
 def test_fields_show_for_their_operation_only(tmp_path: Path) -> None:
-    if shutil.which("node") is None:
-        pytest.skip("Node.js is not installed")
 
     def one(value: int) -> None: ...
 
@@ -261,15 +217,13 @@ def test_a_parameter_may_be_named_as_a_field_of_the_node() -> None:
 
 
 def test_texts_are_written_as_javascript(tmp_path: Path) -> None:
-    if shutil.which("node") is None:
-        pytest.skip("Node.js is not installed")
 
     def function(value: str = 'it\'s `${x}` \\ "y" \n\u2028 </script>') -> None:
         """It's `${process.exit(1)}` \\ "quoted" */ //"""
 
     found = loaded(package(function), tmp_path)["description"]["properties"]
-    assert found[0]["options"][0]["description"].startswith('It\'s `${process.exit(1)}` \\ "quoted" */ //')
-    assert found[1]["default"] == 'it\'s `${x}` \\ "y" \n\u2028 </script>'
+    assert found[1]["options"][0]["description"].startswith('It\'s `${process.exit(1)}` \\ "quoted" */ //')
+    assert found[2]["default"] == 'it\'s `${x}` \\ "y" \n\u2028 </script>'
 
 
 def executed(folder: Path, answers: Any, name: str = "shop", **more: Any) -> Any:
@@ -284,8 +238,6 @@ def executed(folder: Path, answers: Any, name: str = "shop", **more: Any) -> Any
         continueOnFail: () => {json.dumps(settings["continueOnFail"])},
         startJob: async () => ({{ ok: true, result: {result} }}),
     }}"""
-    if shutil.which("node") is None:
-        pytest.skip("Node.js is not installed")
 
     def function() -> None: ...
 
@@ -397,39 +349,3 @@ def test_a_function_with_a_limit_has_a_task_type_of_its_own() -> None:
     assert "taskType: 'n8nrunner.shop.alone'" in text
     assert "taskType: 'n8nrunner.shop'," in text
     assert "parallelTasks: 1," in text
-
-
-def test_what_is_current_is_not_written_again(tmp_path: Path) -> None:
-    def function(value: int) -> None: ...
-
-    def other(value: int) -> None: ...
-
-    assert package(function).write(tmp_path) is True
-    assert package(function).write(tmp_path) is False
-    assert package(function, other).write(tmp_path) is True
-    assert not list(tmp_path.rglob("*.unfinished"))
-
-
-def test_a_runner_writes_its_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = Runner(auth_token="secret", name="shop")
-    with pytest.raises(ConfigurationError, match="has no function"):
-        runner.write_node(tmp_path)
-    runner.function(name="one")(lambda: 1)
-    folder = runner.write_node(tmp_path)
-    assert folder == tmp_path / "n8n-nodes-shop"
-    assert (folder / "dist" / "nodes" / "Shop" / "Shop.node.js").is_file()
-    monkeypatch.setenv("N8N_USER_FOLDER", str(tmp_path))
-    assert runner.write_node() == tmp_path / ".n8n" / "custom" / "n8n-nodes-shop"
-
-
-def test_a_runner_without_a_name_of_its_own_writes_none(tmp_path: Path) -> None:
-    runner = Runner(auth_token="secret")
-    runner.function(name="one")(lambda: 1)
-    with pytest.raises(ConfigurationError, match="a name of its own"):
-        runner.write_node(tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-def test_where_n8n_looks_for_nodes(tmp_path: Path) -> None:
-    assert custom_folder({"N8N_USER_FOLDER": str(tmp_path)}) == tmp_path / ".n8n" / "custom"
-    assert custom_folder({}) == Path.home() / ".n8n" / "custom"

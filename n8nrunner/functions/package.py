@@ -1,0 +1,202 @@
+"""Write a node package into a folder, and find the folder where n8n looks for nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional
+
+from n8nrunner.errors import ConfigurationError
+
+#: Modes of what is written, with any umask: n8n may run as another user, who has to read the code. Only its
+#: owner may change it.
+_FILE_MODE = 0o644
+_FOLDER_MODE = 0o755
+
+#: The variable with n8n's own list of folders, separated by ";".
+CUSTOM_EXTENSIONS = "N8N_CUSTOM_EXTENSIONS"
+
+
+class Written(NamedTuple):
+    """What writing a package has changed. Operations are named as the functions are."""
+
+    folder: Path
+    #: Whether there was no package before.
+    is_new: bool
+    #: Whether any file was written.
+    changed: bool
+    #: Operations that the package has now and had not before; None if it is unknown what it had.
+    added: Optional[List[str]]
+    updated: List[str]
+    removed: List[str]
+
+
+class Package(NamedTuple):
+    """The files of a node package, by their path inside of it."""
+
+    #: The name of the package, and of its folder.
+    name: str
+    #: The path of the node's code, whose last part n8n loads the class by.
+    code: str
+    files: Dict[str, str]
+
+    def write(self, where: Path, environment: Mapping[str, str]) -> Written:
+        """Write the package into its folder in `where`. Files that are current already are not written.
+
+        Each file is put in place at once, so that n8n never reads half of one.
+
+        Args:
+            environment: says where n8n looks for nodes.
+
+        Raises:
+            ConfigurationError: n8n would take the node and another one for the same, or a part of the path is
+                a symbolic link.
+            OSError: the folder cannot be written to.
+        """
+        folder = where / self.name
+        self._check_rivals(where, folder, environment)
+        before = _operations(folder / "package.json")
+        for part in reversed([where, *where.parents]):
+            if not part.is_dir():
+                _make_folder(part)
+        # The description last: it says what the other files are.
+        paths = sorted(self.files, key=lambda name: name == "package.json")
+        changed = [_write(folder, name, self.files[name]) for name in paths]
+        now: Dict[str, str] = json.loads(self.files["package.json"])["n8nrunner"]["operations"]
+        return Written(
+            folder,
+            before == {},
+            any(changed),
+            None if before is None else [name for name in now if name not in before],
+            [name for name in now if before is not None and before.get(name, now[name]) != now[name]],
+            [name for name in before or () if name not in now],
+        )
+
+    def _check_rivals(self, where: Path, folder: Path, environment: Mapping[str, str]) -> None:
+        """n8n loads one node of a type from its folder, whichever comes last."""
+        file_name = Path(self.code).name
+        for other in _nodes_beside(where, file_name, environment):
+            if folder in other.parents:
+                continue
+            found = _description(other.parents[3] / "package.json") if len(other.parents) > 3 else {}
+            runner = (
+                found.get("n8nrunner", {}).get("runner") if isinstance(found.get("n8nrunner"), dict) else None
+            )
+            whose = f"the node of the runner {runner!r}" if runner else "another node"
+            raise ConfigurationError(
+                [
+                    f"name: n8n would take this node and {whose} for the same node, because both are in a "
+                    f"file {file_name}: {other}. Give this runner another name, or delete the other node if "
+                    "it is no longer used"
+                ]
+            )
+
+
+def custom_folder(environment: Mapping[str, str]) -> Path:
+    """Return the folder where an n8n with this environment looks for nodes when it starts.
+
+    It is the last one of `N8N_CUSTOM_EXTENSIONS`, because n8n loads only that one; else ``.n8n/custom`` below
+    `N8N_USER_FOLDER` or the home folder.
+
+    Raises:
+        ConfigurationError: there is no home folder.
+    """
+    listed = [part for part in environment.get(CUSTOM_EXTENSIONS, "").split(";") if part.strip()]
+    return Path(listed[-1].strip()) if listed else n8n_folder(environment) / "custom"
+
+
+def n8n_folder(environment: Mapping[str, str]) -> Path:
+    """Return n8n's own folder, ``.n8n``, which need not exist.
+
+    Raises:
+        ConfigurationError: there is no home folder.
+    """
+    above = environment.get("N8N_USER_FOLDER")
+    if above:
+        return Path(above) / ".n8n"
+    try:
+        return Path.home() / ".n8n"
+    except RuntimeError:
+        raise ConfigurationError(
+            [
+                "the user has no home folder, in which n8n's folder .n8n would be: set HOME, or "
+                "N8N_USER_FOLDER to the folder that has .n8n in it, or name a folder with --out DIR"
+            ]
+        ) from None
+
+
+def _nodes_beside(where: Path, file_name: str, environment: Mapping[str, str]) -> Iterator[Path]:
+    """Yield the files of this name that n8n would load beside those in `where`."""
+    yield from where.glob(file_name)
+    yield from where.glob(f"*/dist/nodes/*/{file_name}")
+    try:
+        custom = custom_folder(environment)
+    except ConfigurationError:
+        return
+    if custom == where or custom in where.parents:
+        yield from custom.rglob(file_name)
+
+
+def _write(folder: Path, name: str, text: str) -> bool:
+    """Write one file of a package unless it is current. Return whether it was written."""
+    path = folder / name
+    if not path.is_symlink() and path.is_file() and _read(path) == text:
+        return False
+    _make_folders(folder, path.parent)
+    # Its name cannot be guessed, and it must not exist: in a folder that others may write to, a symbolic link
+    # of this name would make us overwrite the file that it leads to.
+    handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".unfinished", dir=path.parent)
+    try:
+        with open(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.chmod(unfinished, _FILE_MODE)
+        os.replace(unfinished, path)
+    except BaseException:
+        os.unlink(unfinished)
+        raise
+    return True
+
+
+def _make_folders(package: Path, folder: Path) -> None:
+    """Make a folder of a package and those above it, up to the package's own. None of them may be a link."""
+    for part in reversed([folder, *folder.parents]):
+        if part != package and package not in part.parents:
+            continue
+        if part.is_symlink():
+            raise ConfigurationError(
+                [f"{part} is a symbolic link, which may lead anywhere: remove it, or name another folder"]
+            )
+        if not part.is_dir():
+            _make_folder(part)
+
+
+def _make_folder(folder: Path) -> None:
+    folder.mkdir()
+    os.chmod(folder, _FOLDER_MODE)
+
+
+def _read(path: Path) -> Optional[str]:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def _description(path: Path) -> Dict[str, Any]:
+    """Return the content of a package.json; empty if it has none that can be read."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _operations(path: Path) -> Optional[Dict[str, str]]:
+    """Return the operations that a package had, with their hashes; None if an older n8nrunner wrote it."""
+    if not path.exists():
+        return {}
+    found = _description(path).get("n8nrunner")
+    operations = found.get("operations") if isinstance(found, dict) else None
+    return operations if isinstance(operations, dict) else None
