@@ -150,6 +150,7 @@ def test_report(broker: Broker) -> None:
         settings["calls"] = [{"item": 0, "arguments": {"spreadsheet": spreadsheet}}]
         task = broker.submit("n8nrunner.report", settings, items=[{"json": {}}], files=files)
         (item,) = task.result(LIMIT)["items"]
+        assert item["json"].pop("report")["fileName"] == "report.xlsx"
         assert item["json"] == {"rows": 3, "total": 13.5, "groups": {"north": 11, "south": 2.5}}
         assert item["binary"]["report"]["fileName"] == "report.xlsx"
         (saved,) = task.saved_files
