@@ -363,12 +363,12 @@ class Runner:
                 run.give_up_when_refused()
             if wait > 0 and not run.wait_registered(Deadline(wait), until_refused=True):
                 raise self._start_error(run, wait)
+            return run
         except BaseException:
             for mine in begun:
                 mine.undo_start()
                 self._start_has_ended(mine)
             raise
-        return run
 
     def _begin(self, begun: List[Run], gives_up: bool) -> Run:
         """Return the run under way; begin one, and append it to `begun`, if there is none."""

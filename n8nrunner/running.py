@@ -52,9 +52,6 @@ class Run:
         handler_of: the handler of a task type, as it is registered when it is asked for.
         executor, task_context, on_undelivered: as `Runner` has them.
         gives_up: whether the run ends when every broker refuses the token before the first registration.
-
-    Raises:
-        OSError: the process has no descriptor left.
     """
 
     def __init__(
@@ -107,6 +104,7 @@ class Run:
         with contextlib.ExitStack() as undo:
             undo.callback(self._finish)
             undo.callback(self._serving.cancel_start)
+            self._serving.open()
             undo.callback(self._pool.shut_down)
             self._pool.warm_up()
             self._refuse_when_stopping()

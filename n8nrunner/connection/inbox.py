@@ -16,16 +16,27 @@ class Inbox:
     takes it back, because every wake-up is a system call that gives up the interpreter's lock.
     """
 
-    __slots__ = ("_receiver", "_sender", "asleep", "events", "is_closed")
+    __slots__ = ("_ends", "_receiver", "_sender", "asleep", "events", "is_closed")
+
+    _receiver: socket.socket
+    _sender: socket.socket
 
     def __init__(self) -> None:
         self.events: Deque[Tuple[Any, Any]] = deque()
         self.asleep = False
         #: Whether the thread has ended, so that nobody takes what is posted.
         self.is_closed = False
-        self._receiver, self._sender = socket.socketpair()
-        self._receiver.setblocking(False)
-        self._sender.setblocking(False)
+        self._ends: Tuple[socket.socket, ...] = ()
+
+    def open(self) -> None:
+        """Open the descriptors, before the links' thread starts. Events may be posted before.
+
+        Raises:
+            OSError: the process has no descriptor left.
+        """
+        self._ends = self._receiver, self._sender = socket.socketpair()
+        for end in self._ends:
+            end.setblocking(False)
 
     def post(self, link: Any, event: Any) -> None:
         """Appends an event for a link. Never blocks."""
@@ -59,6 +70,6 @@ class Inbox:
     def close(self) -> None:
         """Closes the descriptors; events may still be posted, and are left there."""
         self.is_closed = True
-        for end in (self._receiver, self._sender):
+        for end in self._ends:
             with contextlib.suppress(OSError):  # the application may have closed the descriptor itself
                 end.close()

@@ -52,9 +52,6 @@ class LinkThread:
         owner: the runner.
         ended: called on the thread when it ends: with None when the last link has ended, otherwise with the
             unexpected error that ended the thread.
-
-    Raises:
-        OSError: the process has no descriptor left.
     """
 
     def __init__(
@@ -67,12 +64,7 @@ class LinkThread:
         ended: Callable[[Optional[BaseException]], None],
     ) -> None:
         self.inbox = Inbox()
-        try:
-            self._selector = selectors.DefaultSelector()
-            self._selector.register(self.inbox.fileno(), selectors.EVENT_READ)
-        except BaseException:
-            self.inbox.close()
-            raise
+        self._selector: Optional[selectors.BaseSelector] = None
         self.links: List[BrokerLink] = [
             BrokerLink(index, config, types, slots, self._submit_later, self.inbox, self._touch, owner)
             for index in range(len(config.broker))
@@ -91,8 +83,18 @@ class LinkThread:
 
     # --- for any thread ---------------------------------------------------------------------------
 
+    def open(self) -> None:
+        """Open the descriptors that the thread waits on. After this, even after a raise, call `cancel_start`.
+
+        Raises:
+            OSError: the process has no descriptor left.
+        """
+        self.inbox.open()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self.inbox.fileno(), selectors.EVENT_READ)
+
     def start(self) -> None:
-        """Start the thread. After a raise, call `cancel_start`.
+        """Start the thread.
 
         Raises:
             RuntimeError: the process can have no more threads.
@@ -135,8 +137,9 @@ class LinkThread:
     def close(self) -> None:
         """Close the thread's own descriptors, when it has ended or was never started. Raises nothing."""
         self.inbox.close()
-        with contextlib.suppress(OSError):  # the application may have closed the descriptor itself
-            self._selector.close()
+        if self._selector is not None:
+            with contextlib.suppress(OSError):  # the application may have closed the descriptor itself
+                self._selector.close()
 
     # --- the thread -------------------------------------------------------------------------------
 
@@ -144,6 +147,7 @@ class LinkThread:
         if not self._take_decision():
             return
         failure: Optional[BaseException] = None
+        assert self._selector is not None
         try:
             while not all(link.has_ended for link in self.links):
                 self._turn(self._selector)
@@ -315,6 +319,7 @@ class LinkThread:
         """Stop watching a link's socket, before it is closed."""
         if self._registered.pop(link, None) is not None and link.connection is not None:
             try:
+                assert self._selector is not None
                 self._selector.unregister(link.connection.raw)
             except BaseException as error:  # noqa: BLE001 - the connection has to end all the same
                 self._report(f"Could not stop watching the connection to {link.url.base}", error)

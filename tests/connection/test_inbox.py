@@ -15,6 +15,7 @@ from tests.conftest import LIMIT
 @pytest.fixture
 def inbox() -> Iterator[Inbox]:
     inbox = Inbox()
+    inbox.open()
     yield inbox
     inbox.close()
 
@@ -61,6 +62,7 @@ def test_no_number_of_wake_ups_blocks_who_posts(inbox: Inbox) -> None:
 
 def test_posting_to_an_inbox_that_is_closed_raises_nothing() -> None:
     inbox = Inbox()
+    inbox.open()
     inbox.asleep = True
     inbox.close()
     inbox.close()
