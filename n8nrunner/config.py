@@ -99,7 +99,8 @@ class RunnerConfig:
     Attributes:
         broker: the brokers' URLs.
         auth_token: the secret shared with n8n.
-        auth_token_file: a file that holds it, read again for every attempt to connect.
+        auth_token_file: a file that holds it, read again for every attempt to connect. A relative path is
+            made absolute when the settings are built.
         grant_token: a one-shot grant from a launcher; the secret, if there is one, serves for reconnecting.
         runner_id: the id towards n8n; None for a fresh one per connection.
         name: shown in n8n's log.
@@ -134,6 +135,9 @@ class RunnerConfig:
     health_check_allowed_hosts: Tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_directory", _current_directory())
+        if isinstance(self.auth_token_file, str) and self.auth_token_file.strip():
+            object.__setattr__(self, "auth_token_file", os.path.join(self.directory, self.auth_token_file))
         broker: Any = self.broker
         if isinstance(broker, str):
             object.__setattr__(self, "broker", (broker,))
@@ -158,6 +162,12 @@ class RunnerConfig:
             "auth_token: expected the secret shared with n8n "
             "(auth_token=..., or N8N_RUNNERS_AUTH_TOKEN as n8n has it), got none"
         ]
+
+    @property
+    def directory(self) -> str:
+        """The folder in which relative paths begin: the current one when the settings were built."""
+        directory: str = self.__dict__["_directory"]
+        return directory
 
     @property
     def urls(self) -> Tuple[BrokerUrl, ...]:
@@ -198,6 +208,8 @@ class RunnerConfig:
         """
         environment = os.environ if environment is None else environment
         problems: List[str] = []
+        #: Fields whose value is the text of a file, which may be the wrong file and hold a secret.
+        from_files: Dict[str, str] = {}
         values: Dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         unknown = set(values) - {item.name for item in fields(cls)}
         if unknown:
@@ -218,17 +230,22 @@ class RunnerConfig:
                 except ValueError as error:
                     problems.append(f"{source}: {error}")
                     continue
+                from_files[name] = source
             if not text:
                 continue
             try:
                 values[name] = parse(text)
             except ValueError as error:
-                shown = "" if name in ("auth_token", "grant_token") else f", got {text!r}"
+                if name in from_files:
+                    shown = f", got the text of {path!r}"
+                else:
+                    shown = "" if name in ("auth_token", "grant_token") else f", got {text!r}"
                 problems.append(f"{source}: {error}{shown}")
         try:
             config = cls(**values)
         except ConfigurationError as error:
-            raise ConfigurationError([*problems, *error.problems]) from None
+            found = [_without_text_of_files(problem, from_files) for problem in error.problems]
+            raise ConfigurationError([*problems, *found]) from None
         if problems:
             raise ConfigurationError(problems)
         return config
@@ -384,6 +401,21 @@ def _read_file(path: str) -> str:
     return text
 
 
+def _current_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it has been removed
+        return ""
+
+
+def _without_text_of_files(problem: str, from_files: Mapping[str, str]) -> str:
+    """Leave the value out of a problem with a field whose value comes from a file."""
+    name = problem.split(":", 1)[0]
+    if name not in from_files:
+        return problem
+    return f"{problem.split(', got ', 1)[0]}, got the text of the file that {from_files[name]} names"
+
+
 _NO_TOKEN = "expected printable ASCII characters on one line"
 
 
@@ -392,7 +424,14 @@ def _is_token(text: str) -> bool:
 
 
 def _shown(url: Any) -> str:
-    """What was given as a URL, for an error's text: without what may be a user name and password."""
+    """Return what was given as a URL for an error's text: without user name, password and query."""
     if not isinstance(url, str):
         return "nothing" if url is None or url == () else type(url).__name__
-    return repr(re.sub(r"^([a-z]*:?//)?.*@", r"\1...@", url.strip(), flags=re.DOTALL | re.IGNORECASE))
+    text = url.strip()
+    query = re.search(r"[?#]", text)
+    if query and "@" in text[query.end() :]:
+        # It ends a password or stands in one: only the scheme is certain to be neither.
+        return repr(re.sub(r"^([a-z]*://)?.*", r"\1...@...", text, flags=re.DOTALL | re.IGNORECASE))
+    if query:
+        text = f"{text[: query.end()]}..."
+    return repr(re.sub(r"^([a-z]*:?//)?.*@", r"\1...@", text, flags=re.DOTALL | re.IGNORECASE))

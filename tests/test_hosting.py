@@ -39,6 +39,8 @@ SECRETS = {"N8N_RUNNERS_AUTH_TOKEN": TOKEN, "N8N_ENCRYPTION_KEY": "key", "POSTGR
 #: n8n's image in the samples: a release without CVE-2026-119408. The tests run against the newest on npm that
 #: installs (`tests.n8n.install.N8N_VERSION`), which is older.
 SAMPLES_VERSION = "2.43.3"
+#: Variables of n8n itself that the guide names.
+N8NS_OWN = {"N8N_RUNNERS_MODE", "N8N_RUNNERS_BROKER_LISTEN_ADDRESS", "N8N_RUNNERS_PATH"}
 #: Every setting of a runner that comes from the environment.
 KNOWN = {variable + tail for variable, _ in VARIABLES.values() for tail in ("", "_FILE")}
 #: What the guide lets its reader try, and the same with a wrong check digit.
@@ -565,7 +567,7 @@ def test_the_guide_s_yaml_is_that_of_the_samples() -> None:
 
 def test_the_guide_s_settings_are_known() -> None:
     for name in re.findall(r"\b(?:N8N_RUNNERS|N8NRUNNER)_[A-Z_]+\b", GUIDE):
-        assert name in KNOWN | {"N8N_RUNNERS_MODE", "N8N_RUNNERS_BROKER_LISTEN_ADDRESS"}
+        assert name in KNOWN | N8NS_OWN
 
 
 @pytest.mark.parametrize(
@@ -573,6 +575,10 @@ def test_the_guide_s_settings_are_known() -> None:
     [
         ("cannot be reached", "connection/auth.py"),
         ("refused the token", "connection/auth.py"),
+        ("does not come from n8n's task broker", "connection/auth.py"),
+        ("this is the port of n8n's editor", "connection/auth.py"),
+        ("is there, but not below the path", "connection/auth.py"),
+        ("VERIFY_X509_STRICT", "connection/environment.py"),
         ("the settings cannot work", "cli.py"),
         ('No runner "billing" took the call', "functions/template.node.js"),
         ("has changed since this node was written", "functions/template.node.js"),

@@ -20,7 +20,7 @@ from n8nrunner import BrokerConnectionError, Runner, Task
 from n8nrunner.broker import Broker, BrokerTaskLost
 from n8nrunner.connection import serving
 from n8nrunner.protocol import liveness, session
-from tests.conftest import LIMIT, TOKEN, wait_until
+from tests.conftest import LIMIT, wait_until
 from tests.connection.servers import (
     CLOSE,
     PING,
@@ -469,41 +469,6 @@ def test_a_defect_while_nothing_is_connected_is_not_the_end_either(
     runner.start()
     assert runner.is_registered
     assert not faults
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"HTTP/1.1 302 Found\r\nContent-Encoding: gzip\r\nContent-Length: 9\r\n\r\nhello",
-        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello",
-        b"HTTP/1.1 302 Found\r\nLocation: http://[::1\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\nhello",
-        http_answer(403, b"<html>Blocked by the company's proxy</html>"),
-        http_answer(401),
-    ],
-    ids=["redirect", "not gzip", "bad location", "two lengths", "403 of a proxy", "401"],
-)
-def test_a_runner_registers_after_odd_answers_to_probes_and_log_ins(
-    answer: bytes, new_runner: NewRunner
-) -> None:
-    """n8n is down first, then another server answers in its place, then n8n is there."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    runner = new_runner(f"http://127.0.0.1:{port}")
-    runner.start(wait=0)
-    wait_until(lambda: runner.snapshot().links[0].attempts)
-    lines = []
-
-    def script(connection: socket.socket) -> None:
-        lines.append(read_request(connection).line)
-        connection.sendall(answer)
-
-    with Server(script, port):
-        wait_until(lambda: len(lines) >= 3)
-        assert lines[0] == "GET /healthz HTTP/1.1"
-    with Broker(auth_token=TOKEN, port=port):
-        wait_until(lambda: runner.snapshot().is_registered)
-        runner.stop(1)
 
 
 # --- messages that cannot be decoded ---------------------------------------------------------------------

@@ -15,7 +15,7 @@ from n8nrunner import RunnerConfig, cli
 from n8nrunner.broker import Broker
 from n8nrunner.config import VARIABLES
 from tests.conftest import LIMIT, TOKEN
-from tests.pages import blocks, read
+from tests.pages import blocks, pages, read
 from tests.processes import python
 
 ROOT = Path(__file__).parent.parent
@@ -147,3 +147,26 @@ def test_the_settings_and_exit_codes_are_all_there() -> None:
     assert f"| {defaults.capacity} tasks at once |" in text
     assert f"| {defaults.task_timeout:g} s |" in text
     assert f"| {defaults.graceful_shutdown_timeout:g} s |" in text
+
+
+def test_n8n_gets_its_variables_wherever_a_page_starts_it() -> None:
+    """In the same block: a reader types it as it stands."""
+    found = [
+        (page, block.text)
+        for page in pages()
+        for block in blocks(page)
+        if block.language in ("sh", "bash") and re.search(r"^n8n start", block.text, re.MULTILINE)
+    ]
+    assert len(found) >= 3
+    for page, text in found:
+        before = text[: text.index("\nn8n start")]
+        assert "export N8N_RUNNERS_MODE=external" in before, page
+        assert "export N8N_RUNNERS_AUTH_TOKEN=" in before, page
+
+
+def test_n8n_and_the_runner_of_the_readme_have_one_token() -> None:
+    heading = "Your functions as a node"
+    (program,) = (block.text for block in blocks(README, "python") if block.heading == heading)
+    (commands,) = (block.text for block in blocks(README, "sh") if block.heading == heading)
+    assert 'auth_token="secret"' in program
+    assert re.search(r"N8N_RUNNERS_AUTH_TOKEN=secret\s", commands)

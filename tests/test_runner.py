@@ -537,7 +537,8 @@ def test_a_drain_lets_tasks_finish(broker: Broker, new_runner: NewRunner) -> Non
 
 def test_a_wrong_token_raises_and_leaves_nothing(broker: Broker, new_runner: NewRunner) -> None:
     runner = new_runner(auth_token="not-the-token")
-    with pytest.raises(AuthenticationError) as raised:
+    advice = "set N8N_RUNNERS_AUTH_TOKEN at n8n to the token of this runner, and restart n8n"
+    with pytest.raises(AuthenticationError, match=advice) as raised:
         runner.start()
     assert "not-the-token" not in str(raised.value)
     assert runner.state == "failed"

@@ -41,7 +41,7 @@ class Failed(NamedTuple):
 
 
 class Probed(NamedTuple):
-    """The result of a probe. `error` describes an unexpected error that ended the probe."""
+    """The result of a probe. `error` says why the broker is not healthy."""
 
     healthy: bool
     error: Optional[str] = None
@@ -68,7 +68,11 @@ def start_probe(index: int, config: RunnerConfig, post: Callable[[Any], None]) -
     def failed(error: BaseException) -> Probed:
         return Probed(False, _unexpected(index, config, error))
 
-    return _start(index, lambda: Probed(auth.is_healthy(config.urls[index])), failed, post)
+    def probe() -> Probed:
+        failure = auth.why_unhealthy(config.urls[index], config.directory)
+        return Probed(failure is None, str(failure))
+
+    return _start(index, probe, failed, post)
 
 
 def close_late_comers(inbox: Inbox) -> None:
@@ -111,9 +115,9 @@ def _attempt(index: int, config: RunnerConfig, grant: Optional[str]) -> Any:
     connection = None
     try:
         if grant is None:
-            grant = auth.fetch_grant(url, _secret(config))
+            grant = auth.fetch_grant(url, _secret(config), config.directory)
         deadline = Deadline(CONNECT_TIMEOUT)
-        connection = Connection(dial(url, deadline), config.max_payload)
+        connection = Connection(dial(url, deadline, config.directory), config.max_payload)
         connection.open(url.socket, config.runner_id or uuid.uuid4().hex, grant, deadline)
         opened, connection = Opened(connection), None
         return opened

@@ -56,7 +56,7 @@ def fetch_grant(url: BrokerUrl, auth_token: str, directory: Optional[str] = None
     Raises:
         AuthRefused, RateLimited, NotABroker, Unreachable: see `failures`.
     """
-    answer = _request("POST", url.auth, directory, {"token": auth_token})
+    answer = _request("POST", url, url.auth, directory, {"token": auth_token})
     status, value = answer.status, answer.value
     if status == 200:
         data = value.get("data") if isinstance(value, dict) else None
@@ -74,7 +74,7 @@ def fetch_grant(url: BrokerUrl, auth_token: str, directory: Optional[str] = None
     if status == 429 and _is_n8ns(value, {"message": "Too many requests"}):
         raise RateLimited(f"the broker at {url.base} takes five log-ins a second (HTTP 429)")
     if status >= 500:
-        raise Unreachable(f"{url.auth} answered HTTP {status}{answer.way}")
+        raise Unreachable(_unavailable(url, answer))
     if 300 <= status < 400:
         raise NotABroker(
             f"{url.auth} answered HTTP {status}, a redirect, which is not followed: it would post the token "
@@ -98,15 +98,20 @@ def why_unhealthy(url: BrokerUrl, directory: Optional[str] = None) -> Optional[U
     A proxy that passes only the runners' path on answers 404 here, and there n8n may be up all the same.
     """
     try:
-        answer = _request("GET", url.health, directory, read_body=False)
+        answer = _request("GET", url, url.health, directory, read_body=False)
     except Unreachable as failure:
         return failure
-    return Unreachable(f"{url.health} answered HTTP {answer.status}") if answer.status >= 500 else None
+    return Unreachable(_unavailable(url, answer)) if answer.status >= 500 else None
 
 
 def is_healthy(url: BrokerUrl) -> bool:
     """Return whether something answers where the broker should be."""
     return why_unhealthy(url) is None
+
+
+def _unavailable(url: BrokerUrl, answer: _Answer) -> str:
+    # The same text for a log-in and a probe: the log has a line for each new reason.
+    return f"{url.base} answered HTTP {answer.status}{answer.way}"
 
 
 def _is_n8ns(value: Any, expected: Dict[str, Any]) -> bool:
@@ -121,14 +126,14 @@ def _who_answers(url: BrokerUrl, directory: Optional[str]) -> str:
     `/healthz/readiness`.
     """
     with contextlib.suppress(Unreachable):
-        ready = _request("GET", f"{url.health}/readiness", directory)
+        ready = _request("GET", url, f"{url.health}/readiness", directory)
         if isinstance(ready.value, dict) and isinstance(ready.value.get("status"), str):
             host = f"[{url.host}]" if ":" in url.host else url.host
             return (
                 "this is the port of n8n's editor; the task broker has a port of its own: use "
                 f"http://{host}:5679, or the port in n8n's N8N_RUNNERS_BROKER_PORT"
             )
-        healthy = _request("GET", url.health, directory)
+        healthy = _request("GET", url, url.health, directory)
         if healthy.status == 200 and _is_n8ns(healthy.value, {"status": "ok"}):
             path = urlsplit(url.auth).path[: -len("/auth")]
             return (
@@ -150,6 +155,7 @@ class _Answer(NamedTuple):
 
 def _request(
     method: str,
+    broker: BrokerUrl,
     url: str,
     directory: Optional[str],
     body: Optional[Dict[str, str]] = None,
@@ -162,7 +168,7 @@ def _request(
             proxy = proxy_for(url)
             context = tls_context(certificates(directory)) if url.startswith("https") else None
         except (OSError, ValueError) as error:
-            raise Unreachable(f"{url} cannot be reached: {error}") from None
+            raise Unreachable(f"{broker.base} cannot be reached: {error}") from None
         request = requests.PreparedRequest()
         headers = {"Accept-Encoding": "identity", "User-Agent": f"n8nrunner/{__version__}"}
         request.prepare(method=method, url=url, headers=headers, json=body)
@@ -177,19 +183,19 @@ def _request(
     except Unreachable:
         raise
     except Exception as error:  # noqa: BLE001 - a peer can provoke every exception of the libraries
-        raise Unreachable(f"{url} cannot be reached: {_reason(error)}{_way(proxy, url)}") from None
+        text = f"{broker.base} cannot be reached: {_reason(error)}{_way(proxy, broker.host)}"
+        raise Unreachable(text) from None
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
         value = None
-    return _Answer(status, content, value, encoding.lower() != "identity", _way(proxy, url))
+    return _Answer(status, content, value, encoding.lower() != "identity", _way(proxy, broker.host))
 
 
-def _way(proxy: Optional[Proxy], url: str) -> str:
+def _way(proxy: Optional[Proxy], host: str) -> str:
     """Return what an error says about the proxy that was used."""
     if proxy is None:
         return ""
-    host = urlsplit(url).hostname or ""
     return f" (through the proxy {proxy.shown} of the environment; {no_proxy_advice(host)})"
 
 

@@ -19,7 +19,7 @@ from n8nrunner.connection.attempt import Failed, Opened, Probed, close_late_come
 from n8nrunner.connection.failures import ConnectionLost, LinkFailure, Unreachable
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.reading import Ponged, Skipped
-from n8nrunner.connection.retry import LOG_INTERVAL, REFUSED_WAIT, Decision, Retry
+from n8nrunner.connection.retry import REFUSED_WAIT, Decision, Retry
 from n8nrunner.connection.throttle import Throttle
 from n8nrunner.connection.transport import Connection
 from n8nrunner.errors import AuthenticationError, GrantTokenSpent, N8nRunnerError, ProtocolError
@@ -125,7 +125,6 @@ class BrokerLink:
         self._retry = Retry()
         self._registrations = 0
         self._last_error: Optional[str] = None
-        self._logged_at: Optional[float] = None
         self._grant = config.grant_token
         self._opened_at = 0.0
         self._accepted_before = 0
@@ -376,12 +375,10 @@ class BrokerLink:
         if outcome.healthy:
             self._wait(self._retry.healthy_delay(), self._attempt, now)
         else:
-            reason = outcome.error or self._last_error or f"{self.url.base} does not answer"
-            self._failed(Unreachable(reason), self._grant, now)
+            self._failed(Unreachable(outcome.error or ""), self._grant, now)
 
     def _log(self, reason: Exception, decision: Decision, now: float) -> None:
-        if decision.loud or self._logged_at is None or now - self._logged_at >= LOG_INTERVAL:
-            self._logged_at = now
+        if self._retry.is_news(str(reason), now) or decision.loud:
             level = logging.ERROR if decision.loud else logging.WARNING
             delay = decision.delay or 0.0
             about = "" if self.url.base in str(reason) else f"{self.url.base}: "
@@ -480,7 +477,6 @@ class BrokerLink:
         self._registrations += 1
         self._retry.registered()
         self._last_error = None
-        self._logged_at = None
         logger.info("Registered with the broker at %s as %r", self.url.base, self._config.name)
         self._owner.link_registered(self)
 
@@ -569,7 +565,8 @@ def _final_error(reason: LinkFailure, one_shot: bool) -> N8nRunnerError:
     advice = (
         "the grant token is unknown, used or too old"
         if one_shot
-        else "n8n has another N8N_RUNNERS_AUTH_TOKEN"
+        else "set N8N_RUNNERS_AUTH_TOKEN at n8n to the token of this runner, and restart n8n: it reads the "
+        "variable when it starts"
     )
     return AuthenticationError(f"{reason}; {advice}")
 

@@ -5,7 +5,7 @@ The delays are `backoff`'s; its decorators cannot be used, because nothing can i
 
 from __future__ import annotations
 
-from typing import Any, Generator, NamedTuple, Optional
+from typing import Any, Dict, Generator, NamedTuple, Optional
 
 import backoff
 
@@ -36,7 +36,7 @@ MOST = 30.0
 GOOD_CONNECTION = 1.0
 #: n8n's close code when it shuts down, which says nothing against the connection either.
 SHUTDOWN_CODE = 1001
-#: Seconds between two lines in the log about the same outage.
+#: Seconds between two lines in the log about an outage with the same reason.
 LOG_INTERVAL = 60.0
 
 
@@ -59,6 +59,8 @@ class Retry:
     def __init__(self) -> None:
         self.failures = 0
         self._outage_since: Optional[float] = None
+        #: When each reason of this outage was last logged.
+        self._logged: Dict[str, float] = {}
         self._delays = self._new_delays()
 
     def _new_delays(self) -> Generator[float, Any, None]:
@@ -69,7 +71,19 @@ class Retry:
     def registered(self) -> None:
         """The broker has registered the runner: the outage is over."""
         self._outage_since = None
+        self._logged.clear()
         self.failures = 0
+
+    def is_news(self, reason: str, now: float) -> bool:
+        """Return whether to log a reason, and count it as logged if so.
+
+        A reason is logged once in `LOG_INTERVAL`, and a new reason at once.
+        """
+        self._logged = {text: at for text, at in self._logged.items() if now - at < LOG_INTERVAL}
+        if reason in self._logged:
+            return False
+        self._logged[reason] = now
+        return True
 
     def ended(self, reason: LinkFailure, seconds: float, tasks: int) -> None:
         """A connection has ended after `seconds` and so many tasks.

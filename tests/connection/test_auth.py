@@ -353,7 +353,7 @@ def test_a_port_that_nobody_listens_on() -> None:
         failure = refused(url)
         assert not is_healthy(parse_broker(url))
     assert type(failure) is Unreachable
-    assert f"{url}/runners/auth cannot be reached: ConnectionRefusedError" in str(failure)
+    assert f"{url} cannot be reached: ConnectionRefusedError" in str(failure)
 
 
 @pytest.mark.usefixtures("names")

@@ -110,7 +110,7 @@ def test_a_certificate_of_an_unknown_authority(
 ) -> None:
     with TlsTerminator(authority.server("n8n.test"), broker.port) as front:
         text = failing(new_runner, f"https://n8n.test:{front.port}")
-    assert f"https://n8n.test:{front.port}/runners/auth cannot be reached" in text
+    assert f"https://n8n.test:{front.port} cannot be reached" in text
     assert "certificate verify failed" in text
     assert broker.counts.connected == 0
 
@@ -129,7 +129,7 @@ def test_a_certificate_for_another_host(
 @pytest.mark.usefixtures("names")
 def test_a_host_that_nobody_knows(new_runner: NewRunner) -> None:
     text = failing(new_runner, "http://nowhere.invalid:5679")
-    assert "http://nowhere.invalid:5679/runners/auth cannot be reached" in text
+    assert "http://nowhere.invalid:5679 cannot be reached" in text
     assert "Name or service not known" in text
 
 
@@ -141,7 +141,7 @@ def test_a_proxy_that_lets_nobody_through(
     with Proxy(behaviour=behaviour) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:proxy-password@127.0.0.1:{proxy.port}")
         text = failing(new_runner, "https://n8n.test:5679")
-    assert "https://n8n.test:5679/runners/auth cannot be reached" in text
+    assert "https://n8n.test:5679 cannot be reached" in text
     assert "proxy-password" not in text
 
 

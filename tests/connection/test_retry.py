@@ -204,3 +204,30 @@ def test_the_delays_are_spread_over_their_whole_range() -> None:
     delays = [Retry().decide(ConnectionLost(""), 0.0, False, True).delay or 0.0 for _ in range(1000)]
     assert 0 <= min(delays) < 0.05
     assert 0.45 < max(delays) <= 0.5
+
+
+# --- what is logged ---------------------------------------------------------------------------------------
+
+
+def test_a_reason_is_logged_once_a_minute_and_a_new_one_at_once() -> None:
+    memory = Retry()
+    assert memory.is_news("refused", 100.0)
+    assert not memory.is_news("refused", 159.9)
+    assert memory.is_news("the token's file cannot be read", 160.0)
+    assert memory.is_news("refused", 160.1)
+    assert not memory.is_news("the token's file cannot be read", 219.9)
+    assert memory.is_news("the token's file cannot be read", 220.0)
+
+
+def test_after_a_registration_every_reason_is_new() -> None:
+    memory = Retry()
+    assert memory.is_news("refused", 100.0)
+    memory.registered()
+    assert memory.is_news("refused", 100.1)
+
+
+def test_reasons_of_the_last_minute_alone_are_kept() -> None:
+    memory = Retry()
+    for second in range(10_000):
+        memory.is_news(f"reason {second}", float(second))
+    assert len(memory._logged) <= 60
