@@ -17,6 +17,7 @@ from n8nrunner.connection.failures import ConnectionLost
 from n8nrunner.connection.reading import Ponged, Skipped
 from n8nrunner.deadline import Deadline
 from tests.conftest import LIMIT
+from tests.connection import fuzz_frames
 from tests.connection.servers import (
     BINARY,
     CLOSE,
@@ -492,6 +493,10 @@ def test_an_end_in_the_middle_of_what_is_skipped() -> None:
         peer.close()
         with pytest.raises(ConnectionLost):
             read_until(connection, lambda _: False)
+
+
+def test_random_frames() -> None:
+    assert fuzz_frames.run(2.0, seed=1)
 
 
 def test_a_connection_that_is_reset() -> None:

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import random
 import sys
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Dict, Optional, Sequence
 
 from . import __doc__ as description
 from . import plan, soak
+
+#: What reads what others send, and the module that tries it with random input.
+FUZZES = {
+    "frames": "tests.connection.fuzz_frames",
+    "conversions": "tests.functions.fuzz_conversion",
+}
 
 
 def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -17,6 +24,7 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=float, default=60.0, help="of faults, or of a fuzz; default: 60")
     parser.add_argument("--kills", type=int, metavar="N", help="kill the runner N times instead")
+    parser.add_argument("--fuzz", choices=FUZZES, help="try random input instead")
     parser.add_argument("--seed", type=int, help="default: another one each time")
     parser.add_argument("--faults", metavar="KIND,...", help=f"some of: {', '.join(plan.ALL_KINDS)}")
     parser.add_argument(
@@ -36,6 +44,8 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     options = parse(arguments)
     print(f"seed {options.seed}", flush=True)
+    if options.fuzz:
+        return fuzz(options.fuzz, options.seconds, options.seed)
     if options.kills:
         result = soak.kills(options.kills, options.seed, say)
     else:
@@ -45,6 +55,15 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps({**result.facts, "seed": options.seed, "good": result.is_good}))
     return 0 if result.is_good else 1
+
+
+def fuzz(name: str, seconds: float, seed: int) -> int:
+    """Run a fuzz, and print how many of each outcome there were; returns the exit code."""
+    seen: Dict[str, int] = importlib.import_module(FUZZES[name]).run(seconds, seed)
+    for outcome, count in sorted(seen.items()):
+        print(f"{count:8,} {outcome}")
+    print(f"{sum(seen.values()):,} inputs, and every one had its right end")
+    return 0 if seen else 1
 
 
 def say(text: str) -> None:

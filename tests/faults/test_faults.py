@@ -18,6 +18,7 @@ from tests.conftest import LIMIT, wait_until
 from tests.connection.servers import Server
 
 from . import ledger, plan, proxy
+from .__main__ import FUZZES, main
 from .ledger import DONE, FAILED, LOST, WRONG, Request
 from .proxy import TO_BROKER, TO_RUNNER, Fault, FaultProxy
 
@@ -303,6 +304,15 @@ def run(tmp_path: Path, *arguments: str) -> Dict[str, Any]:
     assert printed.startswith("seed 5\n")
     facts: Dict[str, Any] = json.loads(path.read_text())
     return facts
+
+
+@pytest.mark.parametrize("name", FUZZES)
+def test_each_fuzz_says_what_it_has_seen(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--fuzz", name, "--seconds", "0.3", "--seed", "5"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "seed 5"
+    assert printed[-1].endswith("every one had its right end")
+    assert len(printed) > 2
 
 
 def test_a_short_soak(tmp_path: Path) -> None:

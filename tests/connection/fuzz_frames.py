@@ -1,0 +1,245 @@
+"""Random bytes after the upgrade: `python -m tests.faults --fuzz frames --seconds 60`.
+
+Reading returns messages or raises `ConnectionLost`. Frames that keep the rules give exactly the messages that
+were sent, however they are cut into pieces. Memory grows with what has arrived, and never with what a header
+announces.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import selectors
+import struct
+import time
+import tracemalloc
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+
+from n8nrunner.connection.failures import ConnectionLost
+from n8nrunner.connection.reading import Ponged, Skipped
+from n8nrunner.connection.transport import Connection
+from n8nrunner.deadline import Deadline
+from tests.conftest import LIMIT
+from tests.connection.servers import BINARY, CLOSE, CONT, PING, PONG, TEXT, Peer, frame, wait_for, websocket
+
+#: Bytes of memory that reading may take, for each byte that has arrived, and beyond that.
+PER_BYTE, BEYOND = 4, 1_500_000
+#: Seconds of the processor for one turn of reading: a turn takes at most 1 MB and 500 frames.
+TURN_SECONDS = 1.0
+
+MAX_PAYLOADS = (100, 1000, 70_000, 1024 * 1024 * 1024)
+SIZES = (0, 1, 2, 3, 125, 126, 127, 999, 1000, 1001, 65_535, 65_536, 70_000, 70_001, 140_000)
+
+
+class Case(NamedTuple):
+    """What the broker sends, and what has to be read of it; None if anything may be."""
+
+    data: bytes
+    expected: Optional[List[Any]] = None
+
+
+def run(seconds: float, seed: int) -> Dict[str, int]:
+    """Read random bytes for so many seconds.
+
+    Returns:
+        How many of each outcome there were.
+
+    Raises:
+        AssertionError: something was read wrongly, another exception escaped, or memory or time were beyond
+            their bounds.
+    """
+    seen: Dict[str, int] = {}
+    end = time.monotonic() + seconds
+    number = 0
+    while time.monotonic() < end:
+        draw = random.Random(f"frames {seed} {number}")
+        outcome = _run_one(draw, number % 10 == 0, f"seed {seed}, number {number}")
+        seen[outcome] = seen.get(outcome, 0) + 1
+        number += 1
+    return seen
+
+
+def _run_one(draw: random.Random, traces: bool, about: str) -> str:
+    max_payload = draw.choice(MAX_PAYLOADS)
+    name, make = draw.choice(MAKERS)
+    case = make(draw, max_payload)
+    # Tracing takes time, so not everything is traced.
+    traces = traces or make in (announced, flood)
+    about = f"{about}, {name}, max_payload {max_payload}, {len(case.data)} bytes"
+    with websocket(max_payload) as (connection, peer):
+        if traces:
+            gc.collect()
+            tracemalloc.start()
+        try:
+            read, lost = _read_all(connection, peer, _pieces(draw, case.data), about)
+            peak = tracemalloc.get_traced_memory()[1] if traces else 0
+        except Exception as error:
+            raise AssertionError(f"{type(error).__name__} escaped: {about}") from error
+        finally:
+            if traces:
+                tracemalloc.stop()
+    if traces:
+        allowed = BEYOND + PER_BYTE * len(case.data)
+        assert peak <= allowed, f"{peak} bytes of memory, {allowed} are allowed: {about}"
+    if case.expected is not None:
+        assert lost is None or lost.code is None, f"lost with {lost}: {about}"
+        assert read == case.expected, (
+            f"{len(read)} messages, not {len(case.expected)}, or other ones: {about}"
+        )
+    return f"{name}: {'ended' if lost is None or lost.code is None else lost.code}"
+
+
+def _read_all(
+    connection: Connection, peer: Peer, pieces: List[bytes], about: str
+) -> Tuple[List[Any], Optional[ConnectionLost]]:
+    """Send each piece when the one before it has been read, and then end the connection."""
+    read: List[Any] = []
+    deadline = Deadline(LIMIT)
+    try:
+        for piece in pieces:
+            peer.send(piece)
+            arrived = 0
+            while arrived < len(piece):
+                wait_for(connection.raw, selectors.EVENT_READ, deadline)
+                arrived += _turns(connection, read, about)
+                if connection.received_close:
+                    return read, None
+        peer.raw.shutdown(1)
+        while True:
+            wait_for(connection.raw, selectors.EVENT_READ, deadline)
+            _turns(connection, read, about)
+            if connection.received_close:
+                return read, None
+    except ConnectionLost as lost:
+        return read, lost
+
+
+def _turns(connection: Connection, read: List[Any], about: str) -> int:
+    """Read until no more is there; returns how many bytes that was."""
+    total, more = 0, True
+    while more:
+        begun = time.thread_time()
+        received, count, more = connection.read()
+        connection.flush()
+        took = time.thread_time() - begun
+        assert took < TURN_SECONDS, f"a turn took {took:.1f} s: {about}"
+        read += [item if isinstance(item, (Skipped, Ponged)) else bytes(item) for item in received]
+        total += count
+        if connection.received_close:
+            break
+    return total
+
+
+def _pieces(draw: random.Random, data: bytes) -> List[bytes]:
+    """Cut the data as a network may, into some hundred pieces at most that fit into a socket's buffers."""
+    smallest = max(1, len(data) // 200)
+    longest = draw.choice((1, 2, 10, 1000, 100_000))
+    pieces = []
+    position = 0
+    while position < len(data):
+        size = min(100_000, max(smallest, draw.randint(1, longest)))
+        pieces.append(data[position : position + size])
+        position += size
+    return pieces
+
+
+# --- what the broker sends ------------------------------------------------------------------------------
+
+
+def _payload(draw: random.Random) -> bytes:
+    return bytes([draw.randrange(256)]) * draw.choice(SIZES)
+
+
+def _messages(draw: random.Random, max_payload: int) -> Tuple[List[bytes], List[Any]]:
+    """Return frames that keep the rules, and what has to be read of them."""
+    frames: List[bytes] = []
+    expected: List[Any] = []
+    for _ in range(draw.randint(0, 12)):
+        payload = _payload(draw)
+        parts = [payload]
+        for _ in range(draw.choice((0, 0, 0, 1, 2, 10))):
+            at = draw.randint(0, len(parts[-1]))
+            parts[-1:] = [parts[-1][:at], parts[-1][at:]]
+        for index, part in enumerate(parts):
+            opcode = draw.choice((TEXT, BINARY)) if index == 0 else CONT
+            frames.append(frame(opcode, part, final=index == len(parts) - 1, size=draw.choice((0, 0, 2, 8))))
+            if index == len(parts) - 1:
+                is_too_large = len(payload) > max_payload
+                expected.append(Skipped(payload[:4096], len(payload)) if is_too_large else payload)
+            if draw.random() < 0.2:
+                control = bytes([draw.randrange(256)]) * draw.choice((0, 1, 125))
+                opcode = draw.choice((PING, PONG))
+                frames.append(frame(opcode, control))
+                if opcode == PONG:
+                    expected.append(Ponged(control))
+    return frames, expected
+
+
+def valid(draw: random.Random, max_payload: int) -> Case:
+    frames, expected = _messages(draw, max_payload)
+    return Case(b"".join(frames), expected)
+
+
+def closed(draw: random.Random, max_payload: int) -> Case:
+    frames, expected = _messages(draw, max_payload)
+    payload = draw.choice(
+        (b"", b"\x03", struct.pack("!H", draw.randrange(65536)) + b"why" * draw.randrange(40))
+    )
+    frames.append(frame(CLOSE, payload))
+    frames.append(draw.choice((b"", frame(TEXT, b"after the end"))))
+    return Case(b"".join(frames), expected)
+
+
+def mutated(draw: random.Random, max_payload: int) -> Case:
+    """Valid frames with a few bytes changed, mostly in headers, or frames in another order."""
+    frames, _ = _messages(draw, max_payload)
+    for _ in range(draw.randint(1, 4)):
+        if not frames:
+            break
+        at = draw.randrange(len(frames))
+        broken = bytearray(frames[at])
+        choice = draw.random()
+        if choice < 0.5:
+            broken[draw.randrange(min(len(broken), 12))] = draw.randrange(256)
+        elif choice < 0.7:
+            broken = broken[: draw.randint(0, len(broken))]
+        elif choice < 0.85:
+            broken = broken + broken
+        else:
+            draw.shuffle(frames)
+            continue
+        frames[at] = bytes(broken)
+    return Case(b"".join(frames))
+
+
+def noise(draw: random.Random, max_payload: int) -> Case:
+    return Case(bytes(draw.randrange(256) for _ in range(draw.choice((1, 10, 100, 3000)))))
+
+
+def announced(draw: random.Random, max_payload: int) -> Case:
+    """A header that announces far more than comes."""
+    first = draw.choice((TEXT, BINARY)) | draw.choice((0, 0x80))
+    length = draw.choice((2**31, 2**40, 2**62, 2**63 - 1, 2**64 - 1, max_payload, max_payload + 1))
+    return Case(struct.pack("!BBQ", first, 127, length) + b"x" * draw.choice((0, 1, 5000, 200_000)))
+
+
+def flood(draw: random.Random, max_payload: int) -> Case:
+    """A great many small frames."""
+    kind = draw.choice(("fragments", "empty fragments", "pings", "pongs", "messages"))
+    count = draw.choice((1000, 10_000, 100_000) if "fragments" in kind else (1000, 10_000))
+    if kind == "pings":
+        return Case(frame(PING, b"x" * draw.choice((0, 125))) * count, [])
+    if kind == "pongs":
+        return Case(frame(PONG, b"x") * count, [Ponged(b"x")] * count)
+    if kind == "messages":
+        return Case(frame(TEXT, b"x") * count, [b"x"] * count)
+    part = b"" if kind == "empty fragments" else b"y"
+    data = frame(TEXT, part, final=False) + frame(CONT, part, final=False) * count + frame(CONT)
+    message = part * (count + 1)
+    is_too_large = len(message) > max_payload
+    return Case(data, [Skipped(message[:4096], len(message)) if is_too_large else message])
+
+
+MAKERS: List[Tuple[str, Callable[[random.Random, int], Case]]] = [
+    (make.__name__, make) for make in (valid, valid, closed, mutated, mutated, noise, announced, flood)
+]
