@@ -174,8 +174,10 @@ def test_a_peer_that_is_busy_for_most_of_the_limit_keeps_its_runner(
 
 
 def test_the_peer_is_asked_for_a_sign_of_life_between_the_fragments_of_a_large_answer(
-    raw: RawBroker, new_runner: NewRunner
+    raw: RawBroker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("SILENCE_LIMIT", "STALL_LIMIT"):  # the connection has to last, on a busy machine too
+        monkeypatch.setattr(liveness, name, LIMIT)
     case = Case(raw, new_runner, "a large answer on its way")
     liveness_of = case.runner._run.links[0]._session._liveness  # type: ignore[union-attr]
     wait_until(lambda: liveness_of.pinged_at)
