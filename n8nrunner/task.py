@@ -223,7 +223,10 @@ class Task:
         self._send(lambda call_id: m.RpcCall(call_id, self.id, "logNodeOutput", None), params, None)
 
     def progress(self, fraction: Optional[float] = None, text: str = "") -> None:
-        """Says how far the task is. Shown in `Runner.snapshot`, and logged once a second at most.
+        """Says how far the task is.
+
+        It shows in `Runner.snapshot` and in the runner's log (level INFO, once a second at most). n8n has no
+        place for it; `log` writes to the browser's console.
 
         Args:
             fraction: from 0 to 1; None if it cannot be said.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import mimetypes
 import os
+import posixpath
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 from urllib.parse import urlsplit
 
@@ -166,7 +167,10 @@ def binary_data(data: bytes, file_name: Optional[str], mime_type: Optional[str])
     extension = os.path.splitext(file_name)[1][1:] if file_name else ""
     extension = extension or (mimetypes.guess_extension(mime_type) or "")[1:]
     if file_name:
-        described["fileName"] = file_name
+        # As n8n does, which takes the name for a path.
+        directory, described["fileName"] = posixpath.split(file_name)
+        if directory:
+            described["directory"] = directory
     if extension:
         described["fileExtension"] = extension
     described["fileSize"] = size_for_people(len(data))

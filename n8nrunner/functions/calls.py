@@ -446,7 +446,12 @@ class _Work:
                     f"It has {len(content)} bytes; the files of one result may have {self._inline_most}. "
                     "Store it somewhere and return where, or return fewer files at once.",
                 )
-            return self._task.save_file(content, file.filename, file.mime)
+            saved = self._task.save_file(content, file.filename, file.mime)
+            if file.filename and saved.get("fileName") != file.filename:
+                # n8n took the name for a path, as of "Invoice 5/2024.pdf".
+                saved["fileName"] = file.filename
+                saved.pop("directory", None)
+            return saved
         self._inline_left -= len(content)
         about = {"fileName": file.filename, "mimeType": file.mime}
         known = {key: value for key, value in about.items() if value is not None}

@@ -2,7 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Callable, Optional
+
+#: Characters that are no part of a name on Linux, macOS or Windows.
+_FORBIDDEN = re.compile(r'[/\\:*?"<>|]')
+#: Names that are devices on Windows, whatever follows their first dot.
+_DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)", re.IGNORECASE)
+#: Bytes of the longest name that file systems take.
+_LONGEST_NAME = 255
+
+
+def safe_name(name: Optional[str]) -> str:
+    """Return a name under which a file can be stored in a folder of one's own, on any system.
+
+    It is never empty, names no other folder and no device, and has no control characters. Different names may
+    become the same.
+    """
+    kept = "".join(character if character.isprintable() else "_" for character in name or "")
+    kept = _FORBIDDEN.sub("_", kept).strip(" .")
+    if _DEVICES.match(kept):
+        kept = f"_{kept}"
+    if len(kept.encode()) > _LONGEST_NAME:
+        stem, dot, extension = kept.rpartition(".")
+        ending = f"{dot}{extension}".encode()
+        if not stem or len(ending) > _LONGEST_NAME // 2:
+            stem, ending = kept, b""
+        kept = (stem.encode()[: _LONGEST_NAME - len(ending)] + ending).decode(errors="ignore")
+    return kept or "file"
 
 
 class File:
@@ -13,7 +40,8 @@ class File:
 
     Args:
         data: its bytes.
-        filename: such as "report.pdf"; None if it has none.
+        filename: such as "report.pdf"; None if it has none. An argument's is the text of the workflow's
+            author, or of the file's sender, such as "../../etc/passwd": use `safe_name` where you store it.
         mime: such as "application/pdf"; None lets n8n find it out from the name and the bytes.
     """
 
@@ -39,6 +67,14 @@ class File:
     def __repr__(self) -> str:
         size = "not read yet" if self._data is None else f"{len(self._data)} bytes"
         return f"<File {self.filename!r}, {self.mime}, {size}>"
+
+    @property
+    def safe_name(self) -> str:
+        """The file's name as the name of a file in a folder of one's own: without folders, never empty.
+
+        Names that differ may become the same, so files of several items need folders or numbers of their own.
+        """
+        return safe_name(self.filename)
 
     def read(self) -> bytes:
         """Its bytes.

@@ -32,7 +32,7 @@ from n8nrunner.functions.kinds import (
     Truth,
     Whole,
 )
-from n8nrunner.functions.labels import title_of
+from n8nrunner.functions.labels import title_of, title_of_constant
 
 _NONE = type(None)
 #: What a hint `X | Y` is made of, since Python 3.10.
@@ -197,7 +197,7 @@ def _kind_of_class(hint: Type[Any], seen: Dict[Any, Record]) -> Optional[Kind]:
         members = []
         for member in hint:
             plain = isinstance(member.value, (str, int, float)) and not isinstance(member.value, bool)
-            members.append((title_of(member.name.lower()), member.value if plain else member.name, member))
+            members.append((title_of_constant(member.name), member.value if plain else member.name, member))
         if not members:
             raise UnknownHint(f"{hint.__name__} is an Enum without members")
         return Choice(members)

@@ -20,7 +20,7 @@ from n8nrunner.errors import ConfigurationError
 from n8nrunner.functions.calls import Function, task_type
 from n8nrunner.functions.docstrings import read_docstring
 from n8nrunner.functions.kinds import Bounded, Choice, Kind, Model, Perhaps, Record, bare
-from n8nrunner.functions.labels import title_of
+from n8nrunner.functions.labels import sentence_of, title_of, whether
 from n8nrunner.functions.package import Package
 from n8nrunner.functions.results import plain
 from n8nrunner.functions.signature import Parameter, takes_file
@@ -89,7 +89,8 @@ def make_package(runner_name: str, functions: Sequence[Function], docs_url: Opti
     package_name = f"n8n-nodes-{runner_name}"
     folder = f"dist/nodes/{class_name}"  # where n8n expects what is usually compiled
     operations = sorted(
-        (_Operation(runner_name, function) for function in functions), key=lambda operation: operation.title
+        (_Operation(runner_name, function) for function in functions),
+        key=lambda operation: operation.title.lower(),
     )
     description = _node_description(runner_name, class_name, node_name, operations)
     # Not by a path: in a zip file, as zipapp makes one, there is none.
@@ -292,7 +293,7 @@ class _Operation:
             "name": self.title,
             "value": self.name,
             "description": _html(summary or f"Call the function {self.name}"),
-            "action": summary or self.title.capitalize(),
+            "action": summary or sentence_of(self.title),
         }
 
     def digest(self) -> str:
@@ -336,7 +337,7 @@ class _Operation:
                     "placeholder": "Add Field",
                     "default": {},
                     **shown,
-                    "options": sorted(additional, key=lambda field: str(field["displayName"])),
+                    "options": sorted(additional, key=lambda field: str(field["displayName"]).lower()),
                 }
             )
         return fields
@@ -347,7 +348,7 @@ class _Operation:
         field = {"displayName": title_of(parameter.name), "name": name, **_field_of(parameter)}
         description = _sentence(text)
         if field["type"] == "boolean":
-            description = _whether(description or title_of(parameter.name).lower())
+            description = whether(description) if description else ""
         elif takes_file(parameter.kind):
             hint = "The name of the item's field with the file"
             description = f"{description}. {hint}." if description else hint
@@ -481,16 +482,6 @@ def _sentence(text: str) -> str:
     if text.endswith(".") and not text.endswith("..") and ". " not in text:
         text = text[:-1]
     return text[:1].upper() + text[1:]
-
-
-def _whether(text: str) -> str:
-    """As n8n describes what is true or false."""
-    if re.match("whether", text, re.IGNORECASE):
-        return f"W{text[1:]}"
-    for start in ("If true, ", "True to ", "Set to true to "):
-        if text.lower().startswith(start.lower()):
-            return f"Whether to {text[len(start) :]}"
-    return f"Whether this is so: {text[:1].lower()}{text[1:]}"
 
 
 def _html(text: str) -> str:

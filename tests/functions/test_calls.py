@@ -405,6 +405,18 @@ def test_files_above_what_the_node_takes_are_stored_by_a_call(
     assert [saved.data for saved in task.saved_files] == [b"5678"]
 
 
+def test_a_name_with_a_slash_stays_whole(runner: Runner, call: Caller) -> None:
+    @runner.function
+    def invoice() -> File:
+        return File(b"%PDF", "Invoice 5/2024.pdf")
+
+    for more in ({}, {"inlineFiles": 1000}):
+        (item,) = call("invoice", {}, **more)["items"]
+        assert item["json"]["fileName"] == "Invoice 5/2024.pdf"
+        assert item["binary"]["data"]["fileName"] == "Invoice 5/2024.pdf"
+        assert "directory" not in item["binary"]["data"]
+
+
 def test_a_file_that_n8n_would_not_survive_fails_its_item(runner: Runner, call: Caller) -> None:
     @runner.function
     def film(mebibytes: int) -> File:

@@ -259,6 +259,47 @@ def task_of(number: int, task: Task) -> Dict[str, Any]:
     return {"number": number, "task": task.id}
 
 
+# --- labels, large integers, moments and files --------------------------------------------------------
+
+
+class Region(enum.Enum):
+    EU = "eu"
+    NORTH_AMERICA = "na"
+
+
+@runner.function
+def get_user_ids_of_api(
+    api_url: str,
+    number_of_items: int = 1,
+    region: Region = Region.EU,
+    ok: bool = False,
+    express: bool = False,
+    user_id: Optional[str] = None,
+) -> Dict[str, Any]:
+    """Nothing but labels.
+
+    Args:
+        express: Send by express.
+    """
+    return {"region": region.name}
+
+
+returning(
+    "gives_large_integer", lambda: {"id": 7615917337495251231, "all": [2**53 - 1, 2**53], "share": 0.1 + 0.2}
+)
+returning("gives_half_a_character", lambda: {"half": "\ud83d", "whole": "\U0001f600"})
+returning("gives_too_many_digits", lambda: {"fine": 1, "digits": [10**5000]})
+returning("gives_invoice", lambda: File(b"%PDF", "Invoice 5/2024.pdf", "application/pdf"))
+
+
+@runner.function
+def gives_loop(number: int) -> Dict[str, Any]:
+    value: Dict[str, Any] = {"number": number}
+    if number == 1:
+        value["loop"] = [value]
+    return value
+
+
 if VARIANT == "changed":
 
     @runner.function(name="double")
