@@ -28,7 +28,7 @@ _RECEIVE_LARGE = 256 * 1024
 #: Bytes that one turn reads or writes at most, so that a flood does not keep the thread from its deadlines.
 TURN_LIMIT = 1024 * 1024
 #: Frames that one turn takes at most: a megabyte can hold half a million, and others wait meanwhile.
-FRAMES_PER_TURN = 500
+FRAMES_PER_TURN = 250
 #: Frames that a message may have: 1 GiB in pieces of 4 KiB.
 FRAGMENTS_LIMIT = 256 * 1024
 #: Bytes of a skipped message that are kept, to find out which task it is for.

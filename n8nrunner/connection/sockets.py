@@ -68,7 +68,7 @@ if sys.platform == "linux":
             (unacknowledged,) = struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, b"\0" * 4))
             info = raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
             last_acknowledgement = _TCP_INFO.unpack(info)[-1]
-        except (OSError, struct.error):  # a sandbox's kernel may offer less
+        except (OSError, ValueError, struct.error):  # closed, or a kernel that offers less
             return _UNKNOWN
         return Delivery(unacknowledged, last_acknowledgement / 1000)
 
