@@ -372,7 +372,7 @@ def find_runner(target: str) -> Runner:
     Raises:
         ConfigurationError: the module's Runner has wrong settings.
     """
-    from n8nrunner import process
+    from n8nrunner import reimports
     from n8nrunner.runner import Runner
 
     module_name, _, attribute = target.partition(":")
@@ -383,7 +383,7 @@ def find_runner(target: str) -> Runner:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        with process.importing():
+        with reimports.importing():
             module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):

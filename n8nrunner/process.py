@@ -1,4 +1,4 @@
-"""What a runner shares with the whole process: signals, the interpreter's end, fork, imports."""
+"""What a runner shares with the whole process: signals, the interpreter's end, fork."""
 
 from __future__ import annotations
 
@@ -22,27 +22,6 @@ _SIGNAL_TURN = 0.5
 
 #: Seconds that a process which is ended by force gets to write its last output.
 _LAST_OUTPUT = 0.5
-
-# --- import ---------------------------------------------------------------------------------------
-
-_importing = False
-
-
-@contextlib.contextmanager
-def importing() -> Iterator[None]:
-    """While a command imports a module for its runner only, `start()` and `run()` in it do nothing."""
-    global _importing
-    _importing = True
-    try:
-        yield
-    finally:
-        _importing = False
-
-
-def is_importing() -> bool:
-    """Whether `importing` is in force."""
-    return _importing
-
 
 # --- output that may block ------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, TypeVar, Union, overload
 
-from n8nrunner import logs, process
+from n8nrunner import logs, process, reimports
 from n8nrunner.config import DEFAULT_NAME, RunnerConfig
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import (
@@ -345,7 +345,7 @@ class Runner:
             OSError, RuntimeError: the process has no descriptor or no thread left.
             RunnerStopped: `stop` was called during this call.
         """
-        if not process.is_importing():
+        if reimports.may_start():
             self._start(wait, gives_up=wait > 0)
 
     def _start(self, wait: float, gives_up: bool) -> Run:
@@ -358,6 +358,7 @@ class Runner:
         try:
             run = self._begin(begun, gives_up)
             if begun:
+                reimports.note_start()
                 self._warn_of_twin()
             elif gives_up and wait <= 0:
                 run.give_up_when_refused()
@@ -476,7 +477,7 @@ class Runner:
         Raises:
             N8nRunnerError: as `start` and `join`.
         """
-        if process.is_importing():
+        if not reimports.may_start():
             return
         with process.signals() as signals:
             run = self._start(wait=0, gives_up=True)

@@ -14,7 +14,7 @@ from n8nrunner.config import RunnerConfig
 from n8nrunner.connection.link import BrokerLink
 from n8nrunner.connection.serving import LinkThread
 from n8nrunner.deadline import Deadline
-from n8nrunner.errors import GrantTokenSpent, N8nRunnerError, RunnerFailed, RunnerStopped
+from n8nrunner.errors import ConfigurationError, GrantTokenSpent, N8nRunnerError, RunnerFailed, RunnerStopped
 from n8nrunner.execution.invoke import Handler, TaskContext
 from n8nrunner.execution.pools import TaskPool
 from n8nrunner.protocol.slots import Slots
@@ -111,15 +111,25 @@ class Run:
             if self._config.health_check_enabled:
                 from n8nrunner.health import HealthServer  # needed by few, and slow to import
 
-                self._health = HealthServer(
-                    self._config.health_check_host,
-                    self._config.health_check_port,
-                    self.snapshot,
-                    self._config.health_check_allowed_hosts,
-                    lambda error: self._fail("n8nrunner-health", error),
-                )
-                undo.callback(self._health.stop)
-                self._health.start()
+                try:
+                    self._health = HealthServer(
+                        self._config.health_check_host,
+                        self._config.health_check_port,
+                        self.snapshot,
+                        self._config.health_check_allowed_hosts,
+                        lambda error: self._fail("n8nrunner-health", error),
+                    )
+                    undo.callback(self._health.stop)
+                    self._health.start()
+                except (ConfigurationError, OSError, RuntimeError) as error:
+                    # With `start(wait=0)` the process is an application, such as one of several gunicorn
+                    # workers, which goes on without the health check server.
+                    if self._gives_up:
+                        raise
+                    logger.error("The runner goes on without the health check server: %s", error)
+                    if self._health is not None:
+                        self._health.stop()
+                        self._health = None
             if self._on_undelivered is not None:
                 self._callbacks = Callbacks(self._on_undelivered, self._callbacks_failed)
                 undo.callback(self._callbacks.cancel_start)

@@ -30,6 +30,7 @@ LAYERS: Dict[str, int] = {
     "health": 3,
     "broker": 3,
     "process": 3,
+    "reimports": 3,
     "running": 4,
     "runner": 4,
     "cli": 5,

@@ -60,6 +60,7 @@ def test_every_block_is_known_here(page: str) -> None:
             ("python", "Write functions"),
             ("sh", "Write functions"),
             ("python", "Start it with your application"),
+            ("python", "Start it with your application"),
             ("sh", "Start it with your application"),
             ("python", "Keep database connections healthy"),
             ("python", "Keep database connections healthy"),
@@ -149,9 +150,23 @@ def test_the_commands_of_an_application(broker: Broker, shop: Path) -> None:
 
 
 @needs_signals
+def test_the_guard_of_a_reloader(broker: Broker, tmp_path: Path) -> None:
+    (functions,) = python_blocks(APPLICATION, "Write functions")
+    _, guarded = python_blocks(APPLICATION, "Start it with your application")
+    (tmp_path / "shop.py").write_text(functions)
+    (tmp_path / "serve.py").write_text(guarded.replace("debug=True", "debug=True, port=0"))
+    with python(str(tmp_path / "serve.py"), env=variables(broker), cwd=tmp_path) as program:
+        assert json_of(call(broker, "shop", "sell", fruit="apple", pieces=2)) == [
+            {"fruit": "apple", "left": 5}
+        ]
+        assert broker.counts.registered == 1
+    assert "in its parent process" not in program.output
+
+
+@needs_signals
 def test_gunicorn_with_workers_that_are_forked(broker: Broker, shop: Path) -> None:
     pytest.importorskip("gunicorn")
-    (configuration,) = python_blocks(APPLICATION, "Start it with your application")
+    configuration, _ = python_blocks(APPLICATION, "Start it with your application")
     (shop / "gunicorn.conf.py").write_text(configuration)
     (shop / "web.py").write_text(
         "import shop\n"

@@ -375,3 +375,32 @@ def test_a_runner_whose_port_is_taken_does_not_start(new_runner: NewRunner) -> N
         assert runner.state == "new"
     runner.start()  # the port is free now
     assert runner.is_registered
+
+
+def test_an_application_goes_on_without_the_port(
+    new_runner: NewRunner, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second worker of a gunicorn with a health check server calls `start(wait=0)`."""
+    with serving() as other:
+        runner = new_runner(health_check_enabled=True, health_check_port=other.address[1])
+        runner.task("any")(lambda task: None)
+        runner.start(wait=0)
+        assert broker.run_task("any", {}, timeout=LIMIT) is None
+        (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+        assert "goes on without the health check server" in record.getMessage()
+        assert "Address already in use" in record.getMessage()
+        with pytest.raises(ConfigurationError):
+            new_runner(health_check_enabled=True, health_check_port=other.address[1]).run()
+
+
+def test_an_application_goes_on_without_the_health_server_s_thread(
+    new_runner: NewRunner, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(server: HealthServer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(HealthServer, "start", refuse)
+    runner = new_runner(health_check_enabled=True, health_check_port=0)
+    runner.task("any")(lambda task: None)
+    runner.start(wait=0)
+    assert broker.run_task("any", {}, timeout=LIMIT) is None

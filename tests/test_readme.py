@@ -89,6 +89,7 @@ def test_every_python_block_is_run_by_a_test() -> None:
         "In a notebook",
         "In a notebook",
         "In a Flask or Django application",
+        "In a Flask or Django application",
         "Develop without n8n",
     ]
 
@@ -130,6 +131,18 @@ def test_in_a_flask_application(broker: Broker) -> None:
         assert broker.run_task("greet", {"name": "Ada"}, timeout=LIMIT) == {"text": "Hello Ada"}
     finally:
         application["runner"].stop()
+
+
+def test_the_guard_of_a_reloader(broker: Broker, tmp_path: Path) -> None:
+    application, guarded = code("In a Flask or Django application", broker)
+    start = "runner.start(wait=0)\n"
+    assert application.endswith(start)
+    script = tmp_path / "shop.py"
+    script.write_text(application[: -len(start)] + guarded.replace("debug=True", "debug=True, port=0"))
+    with python(str(script)) as program:
+        assert broker.run_task("greet", {"name": "Ada"}, timeout=LIMIT) == {"text": "Hello Ada"}
+        assert broker.counts.registered == 1
+    assert "in its parent process" not in program.output
 
 
 def test_develop_without_n8n() -> None:

@@ -214,6 +214,16 @@ def test_flask_shop(broker: Broker, monkeypatch: pytest.MonkeyPatch, tmp_path: P
             connection.execute("select 1")
 
 
+def test_flask_shop_with_the_reloader(broker: Broker, tmp_path: Path) -> None:
+    env = {**variables(broker), "SHOP_DATABASE": str(tmp_path / "shop.sqlite3"), "PORT": "0"}
+    with python("-m", "flask", "--app", "samples.flask_shop", "init-db", env=env, cwd=ROOT) as program:
+        assert program.wait() == 0
+    with python("-m", "samples.flask_shop_wsgi", env=env, cwd=ROOT) as program:
+        assert json_of(call(broker, "shop", "sell", fruit="apple")) == [{"fruit": "apple", "left": 6}]
+        assert broker.counts.registered == 1
+    assert "in its parent process" not in program.output
+
+
 # --- a Django application -------------------------------------------------------------------------
 
 
