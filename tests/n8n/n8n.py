@@ -167,20 +167,28 @@ class N8n:
     # -- workflows
 
     def create_workflow(
-        self, name: str, nodes: Sequence[Dict[str, Any]], **attached: Sequence[Dict[str, Any]]
+        self,
+        name: str,
+        nodes: Sequence[Dict[str, Any]],
+        settings: Optional[Dict[str, Any]] = None,
+        **attached: Sequence[Dict[str, Any]],
     ) -> Workflow:
         """Creates a workflow of nodes in a row, the first a webhook; returns it once that is active.
 
         `attached` has nodes for the last of the row, by the kind of their connection, such as `ai_tool`.
         """
-        created = self.save_workflow(name, nodes, **attached)
+        created = self.save_workflow(name, nodes, settings, **attached)
         self.rest("POST", f"/rest/workflows/{created['id']}/activate", {"versionId": created["versionId"]})
         workflow = Workflow(self, created["id"], nodes[0]["parameters"]["path"])
         workflow.wait_active()
         return workflow
 
     def save_workflow(
-        self, name: str, nodes: Sequence[Dict[str, Any]], **attached: Sequence[Dict[str, Any]]
+        self,
+        name: str,
+        nodes: Sequence[Dict[str, Any]],
+        settings: Optional[Dict[str, Any]] = None,
+        **attached: Sequence[Dict[str, Any]],
     ) -> Dict[str, Any]:
         """Saves a workflow that is not active, as `create_workflow` does; returns what n8n has saved."""
         others = [node for kind in attached.values() for node in kind]
@@ -201,7 +209,7 @@ class N8n:
             {
                 "name": name,
                 "active": False,
-                "settings": {"executionOrder": "v1"},
+                "settings": {"executionOrder": "v1", **(settings or {})},
                 "nodes": placed,
                 "connections": connections,
             },

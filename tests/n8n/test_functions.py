@@ -67,18 +67,6 @@ MECHANISMS = [
     ),
     Row("Enum", "takes_enum", {"value": 2}, got("<Priority.VERY_HIGH: 2>")),
     Row("Enum, by its title", "takes_enum", {"value": "={{ 'Very High' }}"}, got("<Priority.VERY_HIGH: 2>")),
-    Row(
-        "datetime, from the field",
-        "takes_moment",
-        {"value": "2024-05-06T07:08:09"},
-        got("datetime.datetime(2024, 5, 6, 7, 8, 9)"),
-    ),
-    Row(
-        "datetime, of an expression",
-        "takes_moment",
-        {"value": "={{ DateTime.fromISO('2024-05-06T07:08:09Z').toUTC() }}"},
-        got("datetime.datetime(2024, 5, 6, 7, 8, 9, tzinfo=datetime.timezone.utc)"),
-    ),
     Row("date", "takes_day", {"value": "2024-05-06T00:00:00"}, got("datetime.date(2024, 5, 6)")),
     Row("list, as JSON", "takes_list", {"value": '[1, "a"]'}, got("[1, 'a']")),
     Row("list, of an expression", "takes_list", {"value": "={{ [1, 2] }}"}, got("[1, 2]")),
@@ -145,20 +133,136 @@ MECHANISMS = [
 ]
 
 
-def run(n8n: N8n, name: str, *nodes: Dict[str, Any]) -> Workflow:
+#: Of what a workflow in Warsaw sends and gets.
+WARSAW = {"timezone": "Europe/Warsaw"}
+IN_WARSAW = "tzinfo=zoneinfo.ZoneInfo(key='Europe/Warsaw')"
+ROUNDED = "value: expected a whole number (n8n's numbers are exact up to 9007199254740991 only: send this one"
+CONVERSIONS = [
+    Row("int that n8n rounds", "takes_whole_number", {"value": "={{ 7615917337495251231 }}"}, ROUNDED),
+    Row(
+        "int that n8n rounds, in a list",
+        "takes_list_of_numbers",
+        {"value": "={{ [1, 2**60] }}"},
+        "value[1]: expected",
+    ),
+    Row(
+        "str of a number that n8n rounds",
+        "takes_text",
+        {"value": "={{ 7615917337495251231 }}"},
+        "value: expected a text (n8n's numbers are exact up to 9007199254740991 only",
+    ),
+    Row(
+        "int of 19 digits, as text",
+        "takes_whole_number",
+        {"value": "={{ '7615917337495251231' }}"},
+        got("7615917337495251231"),
+    ),
+    Row("JSON with 19 digits", "takes_list_of_numbers", {"value": f"[{2**60}]"}, got(f"[{2**60}]")),
+    Row("float that is large", "takes_number", {"value": "={{ 2**60 }}"}, got(repr(float(2**60)))),
+    Row(
+        "int that only Python reads",
+        "takes_whole_number",
+        {"value": "={{ '12_34' }}"},
+        'value: expected a whole number, got "12_34"',
+    ),
+    Row(
+        "float that only Python reads",
+        "takes_number",
+        {"value": "={{ '1_0' }}"},
+        'value: expected a number, got "1_0"',
+    ),
+    Row(
+        "record without a member",
+        "takes_dataclass",
+        {"value": "{}"},
+        "value.city: expected a text, got nothing",
+    ),
+    Row(
+        "datetime, from the field",
+        "takes_moment",
+        {"value": "2024-05-06T09:00:00"},
+        got(f"datetime.datetime(2024, 5, 6, 9, 0, {IN_WARSAW})"),
+    ),
+    Row(
+        "datetime, in UTC",
+        "takes_moment",
+        {"value": "2024-05-05T22:00:00.000Z"},
+        got(f"datetime.datetime(2024, 5, 6, 0, 0, {IN_WARSAW})"),
+    ),
+    Row(
+        "datetime, of an expression",
+        "takes_moment",
+        {"value": "={{ DateTime.fromISO('2024-05-06T07:08:09Z') }}"},
+        got(f"datetime.datetime(2024, 5, 6, 9, 8, 9, {IN_WARSAW})"),
+    ),
+    Row(
+        "datetime that the clocks leave out",
+        "takes_moment",
+        {"value": "={{ DateTime.fromISO('2024-03-31T02:30:00') }}"},
+        got(f"datetime.datetime(2024, 3, 31, 3, 30, {IN_WARSAW})"),
+    ),
+    Row(
+        "date, of a database",
+        "takes_day",
+        {"value": "2024-05-05T22:00:00.000Z"},
+        got("datetime.date(2024, 5, 6)"),
+    ),
+    Row(
+        "date, from the field",
+        "takes_day",
+        {"value": "2024-05-06T00:00:00"},
+        got("datetime.date(2024, 5, 6)"),
+    ),
+    Row(
+        "gives an integer that n8n would round",
+        "gives_large_integer",
+        {},
+        [{"id": "7615917337495251231", "all": [2**53 - 1, "9007199254740992"], "share": 0.1 + 0.2}],
+    ),
+    Row(
+        "gives half of a character", "gives_half_a_character", {}, [{"half": "\ud83d", "whole": "\U0001f600"}]
+    ),
+    Row(
+        "gives too many digits",
+        "gives_too_many_digits",
+        {},
+        "The result cannot be sent to n8n: result['digits'][0] is an integer of more digits than",
+    ),
+    Row(
+        "gives what contains itself",
+        "gives_loop",
+        {"number": 1},
+        "The result cannot be sent to n8n: result['loop'][0] contains itself",
+    ),
+    Row(
+        "gives a file alone",
+        "gives_invoice",
+        {},
+        [{"fileName": "Invoice 5/2024.pdf", "mimeType": "application/pdf", "size": 4}],
+    ),
+    Row(
+        "Enum of initials",
+        "get_user_ids_of_api",
+        {"api_url": "x", "region": "={{ 'EU' }}"},
+        [{"region": "EU"}],
+    ),
+]
+
+
+def run(n8n: N8n, name: str, *nodes: Dict[str, Any], **settings: Any) -> Workflow:
     path = f"functions-{name}"  # other tests' workflows are in the same n8n
-    return n8n.create_workflow(path, [webhook_node(path), *nodes])
+    return n8n.create_workflow(path, [webhook_node(path), *nodes], settings)
 
 
 def error_of(workflow: Workflow) -> Dict[str, Any]:
     return workflow.wait_for_execution("error").error
 
 
-def test_every_mechanism(n8n: N8n, start_functions: StartRunner) -> None:
-    start_functions()
+def wrong_rows(n8n: N8n, name: str, rows: List[Row], **settings: Any) -> List[str]:
+    """What has come out of rows that is not what they expect."""
 
     def outcome(number: int, row: Row) -> Optional[str]:
-        workflow = run(n8n, f"mechanism-{number}", function_node(row.operation, **row.fields))
+        workflow = run(n8n, f"{name}-{number}", function_node(row.operation, **row.fields), **settings)
         response = workflow.call(row.body)
         if isinstance(row.expected, str):
             message = error_of(workflow)["message"]
@@ -169,9 +273,42 @@ def test_every_mechanism(n8n: N8n, start_functions: StartRunner) -> None:
 
     # Four at a time, because each is a workflow of its own, and n8n takes its time to activate one.
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        wrong = [text for text in pool.map(outcome, range(len(MECHANISMS)), MECHANISMS) if text]
+        return [text for text in pool.map(outcome, range(len(rows)), rows) if text]
+
+
+def test_every_mechanism(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions()
+    wrong = wrong_rows(n8n, "mechanism", MECHANISMS)
     assert not wrong, "\n".join(wrong)
     assert len(MECHANISMS) >= 50
+
+
+def test_every_conversion(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions()
+    wrong = wrong_rows(n8n, "conversion", CONVERSIONS, **WARSAW)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("size", [4, 1])
+def test_an_item_that_cannot_be_written_does_not_stop_the_others(
+    n8n: N8n, start_functions: StartRunner, size: int
+) -> None:
+    start_functions()
+    node = function_node(
+        "gives_loop", number="={{ $json.row }}", onError="continueRegularOutput", options={"batchSize": size}
+    )
+    first, second, third = run(n8n, f"loop-{size}", numbers(3), node).call().json()
+    assert (first, third) == ({"number": 0}, {"number": 2})
+    assert second == {"error": "The result cannot be sent to n8n: result['loop'][0] contains itself"}
+
+
+def test_a_file_keeps_a_name_with_a_slash(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions()
+    workflow = run(n8n, "invoice", function_node("gives_invoice"))
+    assert workflow.call().status_code == 200
+    (item,) = workflow.wait_for_execution("success").output_of("Functions")
+    assert item["binary"]["data"]["fileName"] == "Invoice 5/2024.pdf"
+    assert item["binary"]["data"]["mimeType"] == "application/pdf"
 
 
 def numbers(count: int) -> Dict[str, Any]:
