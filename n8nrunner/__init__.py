@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         TaskError,
         TaskTimeout,
     )
+    from n8nrunner.execution.initializers import ignore_interrupts
     from n8nrunner.functions.files import File
     from n8nrunner.runner import Runner
     from n8nrunner.snapshot import Counts, LinkSnapshot, Snapshot, TaskSnapshot
@@ -56,6 +57,7 @@ _MODULES = {
     "TaskSnapshot": "snapshot",
     "TaskTimeout": "errors",
     "Undelivered": "task",
+    "ignore_interrupts": "execution.initializers",
 }
 
 __all__ = [
@@ -82,6 +84,7 @@ __all__ = [
     "TaskTimeout",
     "Undelivered",
     "__version__",
+    "ignore_interrupts",
 ]
 
 

@@ -8,7 +8,6 @@ import re
 import signal
 import threading
 import weakref
-from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, TypeVar, Union, overload
@@ -23,6 +22,7 @@ from n8nrunner.errors import (
     RunnerForked,
     RunnerStopped,
 )
+from n8nrunner.execution.executors import ExecutorOrFactory, is_factory
 from n8nrunner.execution.invoke import Handler, TaskContext
 from n8nrunner.running import STOP_MARGIN, OnUndelivered, Run
 from n8nrunner.snapshot import Counts, Snapshot
@@ -70,7 +70,11 @@ class Runner:
         auto_shutdown_timeout: seconds without a task after which the runner stops; 0 for never.
         health_check_enabled, health_check_host, health_check_port: the health check server.
         health_check_allowed_hosts: names under which its ``/status`` may be asked.
-        executor: where handlers run; None for `capacity` threads. What is passed here is not shut down.
+        executor: where handlers run; None for `capacity` threads of the runner. An executor that is passed
+            stays the caller's: the runner never shuts it down, and ends with `ExecutorBroken` when it breaks,
+            such as when a process of a `ProcessPoolExecutor` dies. A function that makes an executor, such as
+            ``lambda: ProcessPoolExecutor(4)``, gives it to the runner: the runner shuts it down at the end,
+            and replaces it when it breaks. No task is offered until then.
         task_context: a factory of context managers, entered around every handler, such as
             ``app.app_context`` of Flask.
         on_undelivered: called with an `Undelivered` for each result whose connection was lost, on a thread of
@@ -98,7 +102,7 @@ class Runner:
         health_check_host: Optional[str] = None,
         health_check_port: Optional[int] = None,
         health_check_allowed_hosts: Optional[Sequence[str]] = None,
-        executor: Optional[Executor] = None,
+        executor: Optional[ExecutorOrFactory] = None,
         task_context: Optional[TaskContext] = None,
         on_undelivered: Optional[OnUndelivered] = None,
     ) -> None:
@@ -603,8 +607,10 @@ def _log_stop(run: Run, number: int) -> None:
 
 def _check_extras(executor: Any, task_context: Any, on_undelivered: Any) -> None:
     problems = []
-    if executor is not None and not callable(getattr(executor, "submit", None)):
-        problems.append(f"executor: expected a concurrent.futures.Executor, got {executor!r}")
+    if executor is not None and not is_factory(executor) and not callable(getattr(executor, "submit", None)):
+        problems.append(
+            f"executor: expected a concurrent.futures.Executor or a function that makes one, got {executor!r}"
+        )
     if task_context is not None and not callable(task_context):
         problems.append(
             f"task_context: expected a function that makes a context manager, got {task_context!r}"

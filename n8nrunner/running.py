@@ -6,7 +6,6 @@ import contextlib
 import queue
 import threading
 import time
-from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set
 
 from n8nrunner import logs, process
@@ -14,7 +13,15 @@ from n8nrunner.config import RunnerConfig
 from n8nrunner.connection.link import BrokerLink
 from n8nrunner.connection.serving import LinkThread
 from n8nrunner.deadline import Deadline
-from n8nrunner.errors import ConfigurationError, GrantTokenSpent, N8nRunnerError, RunnerFailed, RunnerStopped
+from n8nrunner.errors import (
+    ConfigurationError,
+    ExecutorBroken,
+    GrantTokenSpent,
+    N8nRunnerError,
+    RunnerFailed,
+    RunnerStopped,
+)
+from n8nrunner.execution.executors import ExecutorOrFactory
 from n8nrunner.execution.invoke import Handler, TaskContext
 from n8nrunner.execution.pools import TaskPool
 from n8nrunner.protocol.slots import Slots
@@ -59,7 +66,7 @@ class Run:
         config: RunnerConfig,
         types: Dict[str, Optional[int]],
         handler_of: Callable[[str], Optional[Handler]],
-        executor: Optional[Executor],
+        executor: Optional[ExecutorOrFactory],
         task_context: Optional[TaskContext],
         on_undelivered: Optional[OnUndelivered],
         gives_up: bool = True,
@@ -84,7 +91,7 @@ class Run:
         self._refused: Dict[int, N8nRunnerError] = {}
         self._when_finished: List[Callable[[], None]] = []
         self._slots = Slots(config.capacity, len(config.urls))
-        self._pool = TaskPool(executor, config.capacity, task_context, config.max_payload)
+        self._pool = TaskPool(executor, config.capacity, task_context, config.max_payload, self)
         self._health: Optional[HealthServer] = None
         self._callbacks: Optional[Callbacks] = None
         self._serving = LinkThread(config, types, self._slots, self._pool, self, self._links_ended)
@@ -397,6 +404,23 @@ class Run:
             self._changed.notify_all()
         self.request_stop(self.grace)
         logger.error("The runner has failed: %s. Please report it\n%s", failed, logs.frames_of(error))
+
+    # --- for the pool, on any thread ------------------------------------------------------------
+
+    def executor_broken(self, error: ExecutorBroken) -> None:
+        """End the run: it can run no task any more. Other runners get the tasks."""
+        with self._changed:
+            if self.finished.is_set():
+                return
+            if self.error is None:
+                self.error = error
+            self._changed.notify_all()
+        self.request_stop(self.grace)
+        logger.error("The runner ends: %s", error)
+
+    def set_offering(self, wanted: bool) -> None:
+        """Offer tasks, or stop that until the executor has been replaced."""
+        self._serving.set_offering(wanted)
 
     def _callbacks_failed(self, error: BaseException) -> None:
         self._fail("n8nrunner-callbacks", error)

@@ -10,7 +10,8 @@ class LinkSnapshot(NamedTuple):
 
     #: The broker's URL.
     broker: str
-    #: "connecting", "waiting", "registered", "draining", or "closed".
+    #: "connecting", "waiting", "registered", "paused", "draining", or "closed". A paused link is registered,
+    #: but offers nothing while the runner's executor is replaced.
     state: str
     #: Successful registrations, over all connections.
     registrations: int

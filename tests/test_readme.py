@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import Any, Dict, List
 import pytest
 
 from n8nrunner import RunnerConfig, cli
-from n8nrunner.broker import Broker
+from n8nrunner.broker import Broker, BrokerTaskError
 from n8nrunner.config import VARIABLES
 from tests.conftest import LIMIT, TOKEN
 from tests.pages import blocks, pages, read
@@ -66,13 +67,16 @@ def test_functions_as_a_node(broker: Broker, tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / ".n8n/custom/n8n-nodes-leads/dist/nodes/Leads/Leads.node.js").is_file()
 
 
-def test_the_page_about_functions(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_about_functions(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (shipping,) = code("Parameters", broker, FUNCTIONS)
     to = {"city": "Oslo", "country": "NO"}
     assert call(monkeypatch, broker, shipping, "shipping", {"weight": 2, "to": to}) == [{"result": 18}]
     (rank,) = code("All items at once", broker, FUNCTIONS)
     assert call(monkeypatch, broker, rank, "rank", {"score": 1}, {"score": 5}) == [{"rank": 2}, {"rank": 1}]
-    assert len(blocks(FUNCTIONS, "python")) == 2
+    monkeypatch.chdir(tmp_path)
+    (stock,) = code("What is bound to one thread", broker, FUNCTIONS)
+    assert call(monkeypatch, broker, stock, "pieces", *[{"name": "pear"}] * 8) == [{"result": 0}] * 8
+    assert len(blocks(FUNCTIONS, "python")) == 3
 
 
 def test_the_two_commands_are_one_line_each() -> None:
@@ -90,6 +94,7 @@ def test_every_python_block_is_run_by_a_test() -> None:
         "In a notebook",
         "In a Flask or Django application",
         "In a Flask or Django application",
+        "What a handler can do",
         "Develop without n8n",
     ]
 
@@ -143,6 +148,31 @@ def test_the_guard_of_a_reloader(broker: Broker, tmp_path: Path) -> None:
         assert broker.run_task("greet", {"name": "Ada"}, timeout=LIMIT) == {"text": "Hello Ada"}
         assert broker.counts.registered == 1
     assert "in its parent process" not in program.output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("ignores", [True, False])
+def test_processes_that_leave_ctrl_c_to_the_program(ignores: bool, broker: Broker, tmp_path: Path) -> None:
+    """As a terminal does, the test sends the signal to all processes of the program."""
+    (block,) = code("What a handler can do", broker)
+    if not ignores:
+        block = block.replace(", initializer=ignore_interrupts", "")
+    (tmp_path / "jobs.py").write_text(
+        f"{block}\nimport time\n\n@runner.task('sleep')\n"
+        "def sleep(task):\n    print('begun', flush=True)\n    time.sleep(1)\n    return 'finished'\n"
+    )
+    with python("-m", "n8nrunner", "run", "jobs", cwd=tmp_path) as program:
+        task = broker.submit("sleep", {}, timeout=LIMIT)
+        program.wait_for("begun")
+        os.killpg(program.process.pid, signal.SIGINT)
+        if ignores:
+            assert task.result(LIMIT) == "finished"
+            assert program.wait() == cli.EXIT_OK
+        else:
+            with pytest.raises(BrokerTaskError):
+                task.result(LIMIT)
+            assert program.wait() == cli.EXIT_UNFINISHED
+            assert "ignore_interrupts" in program.output
 
 
 def test_develop_without_n8n() -> None:

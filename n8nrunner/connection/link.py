@@ -154,6 +154,8 @@ class BrokerLink:
             shown = "connecting" if self._next_step is None else "waiting"
         else:
             shown = _SHOWN.get(state, "connecting")
+            if shown == "registered" and not self._session.offers_wanted:
+                shown = "paused"
         return LinkSnapshot(self.url.base, shown, self._registrations, self._retry.failures, self._last_error)
 
     @property
@@ -211,7 +213,7 @@ class BrokerLink:
         freed = self.index in links
         if len(links) > freed:
             self._wake_links(tuple(link for link in links if link != self.index))
-        return s.Finished(task.id, task.generation, answer.payload, answer.failed, freed)
+        return s.Finished(task.id, task.generation, answer.payload, answer.failed, freed, answer.interrupted)
 
     def read(self, now: float) -> None:
         """Reads what has come and does what it asks for. Raises `ConnectionLost`."""

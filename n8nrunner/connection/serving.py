@@ -27,7 +27,7 @@ from n8nrunner.connection.transport import Connection
 from n8nrunner.execution.invoke import Handler
 from n8nrunner.execution.invoke import failure as failure_of
 from n8nrunner.execution.pools import OnEnd, TaskPool
-from n8nrunner.protocol.session import SlotFreed, Stop, TypesChanged
+from n8nrunner.protocol.session import Offering, SlotFreed, Stop, TypesChanged
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.task import Task
 
@@ -127,6 +127,11 @@ class LinkThread:
         """Handlers have been registered: their types are offered at once."""
         for link in self.links:
             self.inbox.post(link, TypesChanged(types))
+
+    def set_offering(self, wanted: bool) -> None:
+        """Offer tasks, or stop that for a while."""
+        for link in self.links:
+            self.inbox.post(link, Offering(wanted))
 
     def forked(self) -> None:
         """In a child process: closes its copies of the descriptors; the parent notices nothing."""

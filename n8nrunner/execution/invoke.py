@@ -34,17 +34,28 @@ _CALLERS = tuple(
 
 
 class Answer(NamedTuple):
-    """The text of a ``runner:taskdone`` or, if `failed`, of a ``runner:taskerror``."""
+    """The text of a ``runner:taskdone`` or, if `failed`, of a ``runner:taskerror``.
+
+    `interrupted` says that Ctrl-C ended the handler in another process.
+    """
 
     payload: bytes
     failed: bool
+    interrupted: bool = False
 
 
-def invoke(handler: Handler, task: Task, context: Optional[TaskContext], max_payload: int) -> Answer:
+def invoke(
+    handler: Handler,
+    task: Task,
+    context: Optional[TaskContext],
+    max_payload: int,
+    in_other_process: bool = False,
+) -> Answer:
     """Runs `handler` on `task` within `context`; whatever happens becomes an answer.
 
     Args:
         max_payload: bytes that the answer may have.
+        in_other_process: whether Ctrl-C can raise `KeyboardInterrupt` in the handler.
     """
     result = None  # what a context leaves that swallows the handler's exception
     try:
@@ -54,6 +65,8 @@ def invoke(handler: Handler, task: Task, context: Optional[TaskContext], max_pay
             with context():
                 result = handler(task)
     except BaseException as error:  # noqa: BLE001 - SystemExit in a handler ends the task, not the pool
+        if in_other_process and isinstance(error, KeyboardInterrupt):
+            return _interrupted(task, max_payload)
         return _failed(task, error, max_payload)
     try:
         text = result.text if type(result) is Encoded else encode_value(result)
@@ -89,6 +102,20 @@ def _failed(task: Task, error: BaseException, max_payload: int) -> Answer:
         return failure(task, "cancelled")
     log_error(task, error)
     return _answer(task, max_payload, **describe_error(error))
+
+
+def _interrupted(task: Task, max_payload: int) -> Answer:
+    """Answer for a task that Ctrl-C has ended in the process of an executor."""
+    logger.error(
+        "Task %s (%s) was cut short: Ctrl-C reached its process. To let tasks finish, pass "
+        "initializer=n8nrunner.ignore_interrupts to the executor",
+        task.id,
+        task.type,
+    )
+    answer = _answer(
+        task, max_payload, "The process of the task was interrupted", description="Run it again."
+    )
+    return answer._replace(interrupted=True)
 
 
 def log_error(task: Task, error: BaseException) -> None:

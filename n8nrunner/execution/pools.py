@@ -1,8 +1,5 @@
 """Where handlers run: threads of this pool, or an executor of the caller's.
 
-An executor that the caller passed is never shut down here. A first job, when the runner starts, shows whether
-the executor runs in this process, and gets its processes going before a task of n8n waits for them.
-
 Each task ends exactly once, at whatever point an exception comes. A `_Job` notes how far its task has come,
 and `TaskPool._end` can be called again until `ended` has returned. `ended` may be called twice then, so the
 caller counts the first call.
@@ -10,20 +7,19 @@ caller counts the first call.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextvars
-import os
 import platform
 import sys
 import threading
 import time
-import uuid
+from collections import deque
 from concurrent.futures import Executor, Future
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, List, Optional
 
 from n8nrunner import logs
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import ExecutorBroken
+from n8nrunner.execution.executors import ExecutorHolder, ExecutorOrFactory, Listener
 from n8nrunner.execution.invoke import Answer, Handler, TaskContext, failure, invoke, text_of
 from n8nrunner.execution.threads import Threads
 from n8nrunner.task import Task
@@ -34,18 +30,10 @@ task_logger = logs.get_logger("n8nrunner.tasks")
 #: Called when a task has ended, on any thread. Only posts. Of several calls for one task the first counts.
 OnEnd = Callable[[Task, Answer], None]
 
-#: Seconds that an executor of other processes gets to run something for the first time.
-WARM_UP = 30.0
 #: How often the end of a task is tried while `ended` raises.
 _TRIES = 5
 
-_token = uuid.uuid4().hex
 _inside = threading.local()
-
-
-def _where() -> Tuple[str, int, int]:
-    """Return the names of this process and thread. A forked process has our token, but not our number."""
-    return _token, os.getpid(), threading.get_ident()
 
 
 def _clock() -> str:
@@ -63,7 +51,7 @@ def _invoke_elsewhere(
     """Run a task in another process, unless its time limit has passed while it waited for the process."""
     if time.monotonic() >= task.deadline and clock == _clock():
         return _not_run(task, "its time limit had passed before a process was free for it")
-    return invoke(handler, task, context, max_payload)
+    return invoke(handler, task, context, max_payload, in_other_process=True)
 
 
 class _Job:
@@ -93,19 +81,23 @@ class TaskPool:
     In this process each task runs in a copy of the context (`contextvars`) in which the pool was built.
 
     Args:
-        executor: the caller's, or None for threads of our own.
+        executor: the caller's, or a function that makes one, or None for threads of our own.
         capacity: how many tasks run at once; so many threads, if they are our own.
         context: entered around every handler; None for nothing.
         max_payload: bytes that an answer may have.
+        listener: told when the executor breaks; None for nothing.
     """
 
     def __init__(
-        self, executor: Optional[Executor], capacity: int, context: Optional[TaskContext], max_payload: int
+        self,
+        executor: Optional[ExecutorOrFactory],
+        capacity: int,
+        context: Optional[TaskContext],
+        max_payload: int,
+        listener: Optional[Listener] = None,
     ) -> None:
         #: Tasks whose handler has not returned: they hold their slots.
         self.active: Dict[Task, None] = {}
-        self._given = executor
-        self._capacity = capacity
         self._task_context = context
         self._max_payload = max_payload
         self._base = contextvars.copy_context()
@@ -113,14 +105,19 @@ class TaskPool:
         # imported, there is none.
         decimal = sys.modules.get("decimal")
         self._decimal: Any = None if decimal is None else decimal.getcontext().copy()
-        self._here = True
         self._is_shut_down = False
         self._clock = ""
-        # Tasks that wait in an executor's queue. The thread that removes one decides what becomes of it.
+        # Tasks that wait in an executor's queue, or for an executor. The thread that removes one decides what
+        # becomes of it.
         self._queued: Dict[_Job, None] = {}
+        # Tasks that wait until a broken executor has been replaced.
+        self._held: Deque[_Job] = deque()
         self._threads: Optional[Threads[_Job]] = None
+        self._holder: Optional[ExecutorHolder] = None
         if executor is None:
             self._threads = Threads(capacity, self._run, "n8nrunner-pool", self._enter)
+        else:
+            self._holder = ExecutorHolder(executor, capacity, listener, self._submit_held)
 
     def warm_up(self) -> None:
         """Start our own threads; or get a given executor going, and find out whether it runs in this process.
@@ -131,34 +128,9 @@ class TaskPool:
         """
         if self._threads is not None:
             self._threads.start()
-            return
-        executor = self._given
-        assert executor is not None
-        try:
-            where = executor.submit(_where).result(WARM_UP)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {text_of(error)}"
-            if isinstance(error, concurrent.futures.TimeoutError):
-                reason = f"not within {WARM_UP:g} s"
-            raise ExecutorBroken(f"the executor that was passed runs nothing: {reason}") from error
-        here = _where()
-        if where == here:
-            # Handlers would hold up the thread that serves the connections.
-            raise ExecutorBroken("the executor that was passed runs tasks in the thread that submits them")
-        self._here = where[:2] == here[:2]
-        self._clock = _clock()
-        self._warn_if_small(executor)
-
-    def _warn_if_small(self, executor: Executor) -> None:
-        workers = getattr(executor, "_max_workers", None)  # of the executors of concurrent.futures
-        if isinstance(workers, int) and workers < self._capacity:
-            logger.warning(
-                "The executor runs %d tasks at once, but the capacity is %d: tasks wait in the executor "
-                "while another runner could take them. Pass capacity=%d, or a larger executor",
-                workers,
-                self._capacity,
-                workers,
-            )
+        if self._holder is not None:
+            self._clock = _clock()
+            self._holder.start()
 
     @property
     def is_current(self) -> bool:
@@ -169,9 +141,9 @@ class TaskPool:
         """Run `handler`. `ended` is called when it has returned or cannot be run. Never raises."""
         self.active[task] = None
         job = _Job(handler, task, ended)
-        if self._threads is None:
-            self._submit_elsewhere(job)
-        elif self._is_shut_down:
+        if self._holder is not None:
+            self._submit_elsewhere(job, self._holder)
+        elif self._threads is None or self._is_shut_down:
             self._end(job, _broken(task, "the runner has shut its threads down"))
         else:
             self._threads.put(job)
@@ -220,29 +192,55 @@ class TaskPool:
 
     # --- on an executor of the caller's -----------------------------------------------------------
 
-    def _submit_elsewhere(self, job: _Job) -> None:
-        executor, task = self._given, job.task
-        assert executor is not None
+    def _submit_elsewhere(self, job: _Job, holder: ExecutorHolder) -> None:
+        executor, task = holder.executor, job.task
         if task.cancelled:
             self._end(job, _not_run(task))
             return
         self._queued[job] = None
+        if executor is None:
+            self._hold(job, holder)
+            return
+        here = holder.is_here
         try:
             future: Future[Any]
-            if self._here:
+            if here:
                 future = executor.submit(self._run_queued, job)
             else:
                 future = executor.submit(
                     _invoke_elsewhere, job.handler, task, self._task_context, self._max_payload, self._clock
                 )
-            task.on_cancel(lambda: self._cancel(job, future))
-            future.add_done_callback(lambda future: self._check(job, future))
+            holder.accepted()
+            task.on_cancel(lambda: self._cancel(job, future, here))
+            future.add_done_callback(lambda future: self._check(job, future, here, executor))
         except BaseException as error:  # noqa: BLE001 - a broken or shut-down executor of any library
-            # An executor may queue the task and raise afterwards, such as for lack of threads.
-            if self._claim(job):
-                if not self._here:
+            if holder.refused(executor, error):
+                self._hold(job, holder)
+            elif self._claim(job):
+                # An executor may queue the task and raise afterwards, such as for lack of threads.
+                if not here:
                     _withdraw(executor, task)
                 self._end(job, _broken(task, _reason(error)))
+
+    def _hold(self, job: _Job, holder: ExecutorHolder) -> None:
+        """Keep a job until there is an executor again."""
+        job.task.on_cancel(lambda: self._cancel_held(job))
+        self._held.append(job)
+        if holder.executor is not None:
+            self._submit_held()
+
+    def _submit_held(self) -> None:
+        while self._held and self._holder is not None:
+            try:
+                job = self._held.popleft()
+            except IndexError:  # another thread was faster
+                return
+            if self._claim(job):
+                self._submit_elsewhere(job, self._holder)
+
+    def _cancel_held(self, job: _Job) -> None:
+        if self._claim(job):
+            self._end(job, _not_run(job.task))
 
     def _claim(self, job: _Job) -> bool:
         """Return whether the caller may run the job, or end it without a run. True once for each job."""
@@ -257,32 +255,37 @@ class TaskPool:
             self._run(job)
         finally:
             _inside.pool = None
+        if self._holder is not None:
+            self._holder.works()
 
-    def _cancel(self, job: _Job, future: Future[Any]) -> None:
+    def _cancel(self, job: _Job, future: Future[Any], here: bool) -> None:
         """End a cancelled job that its executor has not begun. On the thread that cancels."""
-        is_ours = self._here and self._claim(job)
+        is_ours = here and self._claim(job)
         try:
-            withdrawn = (is_ours or not self._here) and future.cancel()
+            withdrawn = (is_ours or not here) and future.cancel()
         except Exception:  # noqa: BLE001 - a future of any library
             withdrawn = False
         if is_ours or withdrawn:
             self._end(job, _not_run(job.task))
 
-    def _check(self, job: _Job, future: Future[Any]) -> None:
+    def _check(self, job: _Job, future: Future[Any], here: bool, executor: Executor) -> None:
         """Look at a job that the executor has finished or dropped: cancelled, or its worker has gone."""
         is_ours = self._claim(job)
         if job.has_ended:
             return
-        task = job.task
-        answer = job.answer
+        task, holder, answer = job.task, self._holder, job.answer
         try:
             if future.cancelled():
                 if is_ours:
                     answer = _not_run(task) if task.cancelled else _broken(task, "it dropped the task")
             elif future.exception() is not None:
+                if holder is not None:
+                    holder.failed(executor, future.exception())
                 answer = answer or _broken(task, _reason(future.exception()))
-            elif not self._here:
+            elif not here:
                 answer = future.result()
+                if holder is not None:
+                    holder.works()
             elif is_ours:
                 answer = _broken(task, "it dropped the task")
         except BaseException as error:  # noqa: BLE001 - a future of any library
@@ -297,6 +300,10 @@ class TaskPool:
         self._is_shut_down = True
         if self._threads is not None:
             self._threads.end()
+        if self._holder is not None:
+            self._holder.shut_down()
+        while self._held:
+            self._cancel_held(self._held.popleft())
 
     def join(self, deadline: Deadline) -> List[str]:
         """Wait for our own threads.

@@ -119,7 +119,8 @@ class Lost(NamedTuple):
 class Finished(NamedTuple):
     """A handler has returned or raised, and its slot has been released; `payload` is the answer's text.
 
-    `freed` says whether the slots have something for this link now.
+    `freed` says whether the slots have something for this link now. `interrupted` says that the task did not
+    fail by itself, but was cut short.
     """
 
     task_id: str
@@ -127,6 +128,7 @@ class Finished(NamedTuple):
     payload: bytes
     failed: bool
     freed: bool = True
+    interrupted: bool = False
 
 
 class CallMade(NamedTuple):
@@ -147,6 +149,12 @@ class TypesChanged(NamedTuple):
     """A handler was registered after the start."""
 
     types: Mapping[str, Optional[int]]
+
+
+class Offering(NamedTuple):
+    """Whether tasks can be run now. While they cannot, nothing is offered and acceptances are rejected."""
+
+    wanted: bool
 
 
 class Oversized(NamedTuple):
@@ -324,6 +332,8 @@ class RunnerSession:
         new_id: Callable[[], str],
     ) -> None:
         self.state = State.DISCONNECTED
+        #: Whether the runner can run tasks, as the last `Offering` says.
+        self.offers_wanted = True
         self.generation = 0
         self.counters = Counters()
         self._liveness = Liveness()
@@ -517,11 +527,21 @@ class RunnerSession:
         if self.state is State.AWAITING_REGISTRATION:
             self._handshake_until = None
             self.state = State.OFFERING
-            self._wake(self._slots.join(self._link, self._types, now))
+            self._join(now)
 
     def _types_changed(self, event: TypesChanged, now: float) -> None:
         self._types = dict(event.types)
-        if self.state is State.OFFERING and not self._closing:
+        self._join(now)
+
+    def _offering(self, event: Offering, now: float) -> None:
+        self.offers_wanted = event.wanted
+        if event.wanted:
+            self._join(now)
+        elif self.state is State.OFFERING and not self._closing:
+            self._withdraw_offers(now)
+
+    def _join(self, now: float) -> None:
+        if self.state is State.OFFERING and self.offers_wanted and not self._closing:
             self._wake(self._slots.join(self._link, self._types, now))
 
     def _drain(self, event: m.Drain, now: float) -> None:
@@ -543,6 +563,9 @@ class RunnerSession:
 
     def _stop_offering(self, now: float) -> None:
         self.state = State.DRAINING
+        self._withdraw_offers(now)
+
+    def _withdraw_offers(self, now: float) -> None:
         self._offers.clear()
         self._lapsed.clear()
         self._wake(self._slots.leave(self._link, now))
@@ -657,7 +680,9 @@ class RunnerSession:
                 self.counters.lost += 1
                 self._undelivered(task.task_id, task.task_type, event.payload, event.failed, True)
                 return
-            if event.failed:
+            if event.interrupted:
+                self.counters.unfinished += 1
+            elif event.failed:
                 self.counters.failed += 1
             else:
                 self.counters.done += 1
@@ -955,6 +980,7 @@ _HANDLERS: Dict[type, Callable[[RunnerSession, Any, float], None]] = {
     CallMade: RunnerSession._call_made,
     SlotFreed: RunnerSession._nothing,
     TypesChanged: RunnerSession._types_changed,
+    Offering: RunnerSession._offering,
     Oversized: RunnerSession._oversized,
     Unreadable: RunnerSession._unreadable,
     Pong: RunnerSession._pong,

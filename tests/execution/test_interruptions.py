@@ -74,6 +74,7 @@ class Interrupter:
 def interrupted_run(number: int) -> Optional[str]:
     """Run tasks on one thread, and interrupt the second one at an opcode. Return the place, or None."""
     inbox = Inbox()
+    inbox.open()
     inbox.asleep = True  # one wake-up is due, and no more
     over = threading.Event()
     interrupter = Interrupter(number)

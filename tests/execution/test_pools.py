@@ -18,7 +18,7 @@ import pytest
 from n8nrunner import ExecutorBroken, Runner, Task
 from n8nrunner.broker import Broker, BrokerTaskError
 from n8nrunner.deadline import Deadline
-from n8nrunner.execution import pools
+from n8nrunner.execution import executors
 from n8nrunner.execution.invoke import Answer
 from n8nrunner.execution.pools import TaskPool
 from tests.conftest import LIMIT, new_processes, wait_until
@@ -317,7 +317,7 @@ def test_an_executor_that_runs_everything_twice_gives_one_answer() -> None:
 
 
 def test_warming_up_finds_executors_that_run_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "WARM_UP", 0.05)
+    monkeypatch.setattr(executors, "WARM_UP", 0.05)
 
     class Dropping(Executor):
         def submit(self, fn: Any, /, *args: Any, **options: Any) -> Future[Any]:
@@ -481,13 +481,12 @@ def test_a_worker_that_is_killed(
             assert caught.value.message == "ExecutorBroken: the runner's executor did not run the task"
             assert "BrokenProcessPool" in str(caught.value.description)
             assert "The executor did not run task" in caplog.text
-            # Such an executor never runs anything again, and says so for every task. The slots are free.
-            for _ in range(5):
-                with pytest.raises(BrokerTaskError, match="ExecutorBroken"):
-                    broker.run_task("echo", 1, timeout=LIMIT)
+            # Such an executor never runs anything again, so the runner ends.
+            assert wait_until(lambda: runner.state == "failed")
             assert runner.snapshot().taken == 0
-            assert runner.state == "running"
-        assert runner.error is None
+        assert isinstance(runner.error, ExecutorBroken)
+        with pytest.raises(ExecutorBroken, match="BrokenProcessPool"):
+            runner.join(LIMIT)
         with pytest.raises(ExecutorBroken, match="BrokenProcessPool"):
             runner.start()
 

@@ -768,6 +768,21 @@ class TestTasks:
         assert bench.do(event) == []
         account(bench, accepted=1, failed=1)
 
+    def test_a_link_that_cannot_run_tasks_offers_nothing_and_rejects_what_comes(self) -> None:
+        bench = Bench(capacity=2)
+        bench.connect()
+        offer = bench.offers()[0]
+        running = bench.start()
+        assert of(m.TaskOffer, bench.do(s.Offering(False))) == []
+        assert m.TaskRejected("late", s.REASON_EXPIRED) in bench.do(m.TaskOfferAccept(offer, "late"))
+        assert of(s.SendPayload, bench.finish(running))
+        bench.do(s.TypesChanged({"t": None}))
+        bench.do(s.Lost(0))
+        bench.connect()
+        assert bench.offers() == []
+        assert bench.slots.taken == 0
+        assert len(of(m.TaskOffer, bench.do(s.Offering(True)))) == 2
+
     def test_settings_that_cannot_be_decoded_fail_their_task_at_once(self) -> None:
         bench = Bench(capacity=1)
         bench.connect()
@@ -1782,3 +1797,12 @@ class TestRepr:
         bench.do(m.RpcResponse(task_id, "c", "error", Unprintable()))
         bench.lose()
         assert json.dumps(bench.session.state.value) == '"disconnected"'
+
+
+def test_a_task_that_was_interrupted_counts_as_unfinished() -> None:
+    bench = Bench()
+    bench.connect()
+    task_id = bench.start()
+    event = s.Finished(task_id, bench.session.generation, b"error", True, interrupted=True)
+    assert s.SendPayload(b"error") in bench.do(event)
+    account(bench, accepted=1, unfinished=1)

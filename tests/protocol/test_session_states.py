@@ -88,6 +88,8 @@ EVENTS: Dict[str, Callable[[Bench], Any]] = {
     "Oversized, answer": lambda bench: s.Oversized(
         m.Head("broker:rpcresponse", "running", "c", None, "success"), 9, 8
     ),
+    "Offering": lambda bench: s.Offering(True),
+    "Offering, not wanted": lambda bench: s.Offering(False),
     "Unreadable, settings": lambda bench: s.Unreadable(
         m.Head("broker:tasksettings", "accepted", None, None, None), "It is not JSON."
     ),
@@ -174,6 +176,8 @@ ROWS: Dict[str, Tuple[Outcome, ...]] = {
     "CallMade, other connection": everywhere(s.AnswerCall),
     "SlotFreed": nowhere(),
     "TypesChanged": nowhere(),
+    "Offering": nowhere(),
+    "Offering, not wanted": nowhere(),
     "Oversized, settings": with_tasks(m.TaskFailed, slots=-1, closing=None),
     "Oversized, answer": with_tasks(s.AnswerCall, closing=None),
     "Oversized, unknown": nowhere(),

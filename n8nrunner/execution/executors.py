@@ -1,0 +1,258 @@
+"""The executor of a pool: the caller's own, or one that the caller's function makes and this replaces."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import threading
+import uuid
+from concurrent.futures import BrokenExecutor, Executor
+from typing import Any, Callable, Optional, Protocol, Tuple, Union
+
+from n8nrunner import logs
+from n8nrunner.errors import ExecutorBroken
+from n8nrunner.execution.invoke import text_of
+
+logger = logs.get_logger("n8nrunner")
+task_logger = logs.get_logger("n8nrunner.tasks")
+
+#: An executor, which stays the caller's; or a function that makes one, which the runner shuts down.
+ExecutorOrFactory = Union[Executor, Callable[[], Executor]]
+
+#: Seconds that an executor of other processes gets to run something for the first time.
+WARM_UP = 30.0
+#: Delays before a broken executor is replaced, in seconds: the first, and the longest after doubling.
+FIRST_DELAY = 0.5
+LONGEST_DELAY = 30.0
+#: An executor that refuses so many tasks in a row is taken for broken.
+_REFUSALS = 3
+
+_token = uuid.uuid4().hex
+
+
+class Listener(Protocol):
+    """What the pool tells of its executor. Called on any thread; nothing in it waits."""
+
+    def executor_broken(self, error: ExecutorBroken) -> None:
+        """The executor runs nothing any more, and no other one will come."""
+
+    def set_offering(self, wanted: bool) -> None:
+        """Tasks can be run, or cannot until the executor has been replaced."""
+
+
+def is_factory(executor: Any) -> bool:
+    """Return whether this makes executors, such as a lambda or a class, and is not one."""
+    return callable(executor) and (isinstance(executor, type) or not hasattr(executor, "submit"))
+
+
+class ExecutorHolder:
+    """The executor of a pool.
+
+    Args:
+        given: what the caller passed.
+        capacity: how many tasks run at once.
+        listener: is told when the executor breaks.
+        replaced: called on any thread when a new executor stands in for a broken one.
+
+    Attributes:
+        executor: what runs tasks; None before `start`, and while it is replaced.
+        is_here: whether it runs tasks in this process.
+    """
+
+    def __init__(
+        self,
+        given: ExecutorOrFactory,
+        capacity: int,
+        listener: Optional[Listener],
+        replaced: Callable[[], None],
+    ) -> None:
+        self.executor: Optional[Executor] = None
+        self.is_here = True
+        self._factory: Optional[Callable[[], Executor]] = None
+        self._given: Optional[Executor] = None
+        if is_factory(given):
+            self._factory = given  # type: ignore[assignment]
+        else:
+            self._given = given  # type: ignore[assignment]
+        self._capacity = capacity
+        self._listener = listener
+        self._replaced = replaced
+        self._refusals = 0
+        self._delay = FIRST_DELAY
+        self._ended = threading.Event()
+        # Guards the decision that an executor is broken. Nothing is called under it.
+        self._lock = threading.Lock()
+        self._broken: Optional[Executor] = None
+
+    def start(self) -> None:
+        """Make the executor, if it is a function's, get it going, and find out where it runs tasks.
+
+        Raises:
+            ExecutorBroken: the executor runs nothing, or only in the thread that submits to it, or the
+                function made none.
+        """
+        self._adopt(self._given if self._factory is None else self._make(self._factory))
+
+    def _make(self, factory: Callable[[], Executor]) -> Executor:
+        try:
+            executor = factory()
+        except Exception as error:
+            raise ExecutorBroken(f"the function that makes the executor raised {_shown(error)}") from error
+        if not callable(getattr(executor, "submit", None)):
+            raise ExecutorBroken(
+                "the function that makes the executor returned "
+                f"{type(executor).__name__}, expected a concurrent.futures.Executor"
+            )
+        return executor
+
+    def _adopt(self, executor: Optional[Executor]) -> None:
+        assert executor is not None
+        try:
+            self.is_here = _runs_here(executor)
+        except BaseException:
+            self._dismiss(executor)
+            raise
+        self._warn_if_small(executor)
+        self.executor = executor
+
+    def _warn_if_small(self, executor: Executor) -> None:
+        workers = getattr(executor, "_max_workers", None)  # of the executors of concurrent.futures
+        if isinstance(workers, int) and workers < self._capacity:
+            logger.warning(
+                "The executor runs %d tasks at once, but the capacity is %d: tasks wait in the executor "
+                "while another runner could take them. Pass capacity=%d, or a larger executor",
+                workers,
+                self._capacity,
+                workers,
+            )
+
+    def accepted(self) -> None:
+        """Note that the executor has taken a task."""
+        self._refusals = 0
+
+    def refused(self, executor: Executor, error: BaseException) -> bool:
+        """Note that the executor raised when it got a task.
+
+        Returns:
+            Whether the task may wait: it was not taken, and another executor will come.
+        """
+        self._refusals += 1
+        if not _is_final(error) and self._refusals < _REFUSALS:
+            return False
+        self.broke(executor, error)
+        return self._factory is not None and isinstance(error, BrokenExecutor) and not self._ended.is_set()
+
+    def failed(self, executor: Executor, error: Optional[BaseException]) -> None:
+        """Note the exception of a future of the executor's."""
+        if error is not None and _is_final(error):
+            self.broke(executor, error)
+
+    def broke(self, executor: Executor, error: BaseException) -> None:
+        """Replace an executor that runs nothing any more, or report it; only once for each executor."""
+        with self._lock:
+            if self._ended.is_set() or self._broken is executor:
+                return
+            self._broken = executor
+        reason = ExecutorBroken(
+            f"the executor runs no tasks now ({type(error).__name__}; the logger n8nrunner.tasks says more)"
+        )
+        reason.__cause__ = error
+        task_logger.error("The executor is broken: %s", _shown(error))
+        if self._factory is None:
+            self._report(reason)
+            return
+        self.executor = None
+        if self._listener is not None:
+            self._listener.set_offering(False)
+        try:
+            threading.Thread(
+                target=self._replace, args=(self._factory, executor), name="n8nrunner-executor", daemon=True
+            ).start()
+        except RuntimeError:  # no more threads
+            self._report(reason)
+
+    def _report(self, reason: ExecutorBroken) -> None:
+        if self._listener is not None:
+            self._listener.executor_broken(reason)
+
+    def _replace(self, factory: Callable[[], Executor], executor: Executor) -> None:
+        """On a thread of its own: making an executor may take long."""
+        try:
+            self._dismiss(executor)
+            while not self._ended.is_set():
+                delay, self._delay = self._delay, min(2 * self._delay, LONGEST_DELAY)
+                logger.warning("The executor is broken; it is replaced in %.1f s", delay)
+                if self._ended.wait(delay):
+                    return
+                try:
+                    self._adopt(self._make(factory))
+                except ExecutorBroken as error:
+                    task_logger.error("The executor could not be replaced: %s", error)
+                    continue
+                if self._ended.is_set():
+                    self._dismiss(self.executor)
+                    return
+                logger.warning("The executor has been replaced")
+                self._refusals = 0
+                self._replaced()
+                if self._listener is not None:
+                    self._listener.set_offering(True)
+                return
+        except BaseException as error:  # noqa: BLE001 - the runner would stay without an executor
+            failed = ExecutorBroken(f"the executor could not be replaced ({logs.describe(error)})")
+            failed.__cause__ = error
+            self._report(failed)
+
+    def works(self) -> None:
+        """Note that the executor has run a task, so that its replacement waits for the first delay again."""
+        self._delay = FIRST_DELAY
+
+    def _dismiss(self, executor: Optional[Executor]) -> None:
+        """Shut an executor down if a function has made it for the runner."""
+        if self._factory is None or executor is None:
+            return
+        try:
+            executor.shutdown(wait=False)
+        except Exception as error:  # noqa: BLE001 - an executor of any library
+            task_logger.error("The executor could not be shut down: %s", _shown(error))
+
+    def shut_down(self) -> None:
+        """End what is the runner's. Waits for nothing."""
+        self._ended.set()
+        self._dismiss(self.executor)
+
+
+def _is_final(error: BaseException) -> bool:
+    """Return whether an executor that raised this never runs anything again."""
+    return isinstance(error, BrokenExecutor) or (
+        isinstance(error, RuntimeError) and str(error).startswith("cannot schedule new futures")
+    )
+
+
+def _shown(error: BaseException) -> str:
+    return f"{type(error).__name__}: {text_of(error)}"
+
+
+def _where() -> Tuple[str, int, int]:
+    """Return the names of this process and thread. A forked process has our token, but not our number."""
+    return _token, os.getpid(), threading.get_ident()
+
+
+def _runs_here(executor: Executor) -> bool:
+    """Return whether the executor runs tasks in this process; for the first time, which may take a while.
+
+    Raises:
+        ExecutorBroken: it runs nothing, or runs it in the thread that submits.
+    """
+    try:
+        where = executor.submit(_where).result(WARM_UP)
+    except Exception as error:
+        reason = _shown(error)
+        if isinstance(error, concurrent.futures.TimeoutError):
+            reason = f"not within {WARM_UP:g} s"
+        raise ExecutorBroken(f"the executor that was passed runs nothing: {reason}") from error
+    here = _where()
+    if where == here:
+        # Handlers would hold up the thread that serves the connections.
+        raise ExecutorBroken("the executor that was passed runs tasks in the thread that submits them")
+    return where[:2] == here[:2]

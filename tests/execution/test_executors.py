@@ -1,0 +1,322 @@
+"""Executors that break: the caller's own ends the runner, one that the runner has made is replaced."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import urllib.error
+import urllib.request
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from typing import Any, Callable, List
+
+import pytest
+
+from n8nrunner import ConfigurationError, ExecutorBroken, Runner, Task
+from n8nrunner.broker import Broker, BrokerTaskError
+from n8nrunner.execution import executors
+from tests.conftest import LIMIT, TOKEN, new_processes, wait_until
+from tests.execution import handlers
+
+NewRunner = Callable[..., Runner]
+
+
+@pytest.fixture(autouse=True)
+def replaced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "FIRST_DELAY", 0.01)
+
+
+class Breakable(ThreadPoolExecutor):
+    """Threads that a test can break, as a process that dies breaks a process pool."""
+
+    def __init__(self) -> None:
+        super().__init__(2, thread_name_prefix="breakable")
+        self.is_broken = False
+        self.submitted = 0
+        self.shut_down = False
+
+    def submit(self, fn: Any, /, *args: Any, **options: Any) -> Future[Any]:
+        self.submitted += 1
+        if self.is_broken:
+            raise BrokenExecutor("a worker died")
+        return super().submit(fn, *args, **options)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self.shut_down = True
+        super().shutdown(wait, cancel_futures=cancel_futures)
+
+
+def fails_to_begin() -> None:
+    raise OSError("the model cannot be loaded")
+
+
+def status_of(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=LIMIT) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+# --- the caller's -------------------------------------------------------------------------------------------
+
+
+def test_a_broken_executor_of_the_callers_ends_the_runner_and_another_one_gets_the_tasks(
+    broker: Broker, new_runner: NewRunner, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Breakable() as executor:
+        runner = new_runner(executor=executor, health_check_enabled=True, health_check_port=0)
+        runner.task("echo")(handlers.echo)
+        other = new_runner()
+        other.task("echo")(handlers.echo)
+        ended: List[BaseException] = []
+
+        def serve() -> None:
+            try:
+                runner.run()
+            except ExecutorBroken as error:
+                ended.append(error)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        wait_until(lambda: runner.is_registered)
+        assert broker.run_task("echo", 1, timeout=LIMIT) == 1
+        executor.is_broken = True
+        with pytest.raises(BrokerTaskError, match="ExecutorBroken"):
+            broker.run_task("echo", 2, timeout=LIMIT)
+        thread.join(LIMIT)
+        assert [type(error) for error in ended] == [ExecutorBroken]
+        assert runner.error is ended[0]
+        assert runner.state == "failed"
+        assert runner.snapshot().counts.failed == 1
+        assert not executor.shut_down
+        with other:
+            assert [broker.run_task("echo", number, timeout=LIMIT) for number in range(3)] == [0, 1, 2]
+    assert "The runner ends: the executor runs no tasks" in caplog.text
+
+
+def test_a_pool_whose_initializer_fails_ends_the_runner(broker: Broker, new_runner: NewRunner) -> None:
+    begins = threading.Semaphore(1)  # the first thread succeeds
+
+    def initialize() -> None:
+        if not begins.acquire(blocking=False):
+            raise OSError("the model cannot be loaded")
+
+    with ThreadPoolExecutor(2, initializer=initialize) as executor:
+        runner = new_runner(executor=executor, capacity=2)
+        both = threading.Barrier(2)
+        runner.task("both")(lambda task: both.wait(1.0))
+        with runner:
+            for task in [broker.submit("both", {}, timeout=LIMIT) for _ in range(2)]:
+                with pytest.raises(BrokerTaskError):
+                    task.result(LIMIT)
+            assert wait_until(lambda: runner.state == "failed")
+            assert isinstance(runner.error, ExecutorBroken)
+
+
+def test_an_executor_whose_owner_has_shut_it_down_ends_the_runner(
+    broker: Broker, new_runner: NewRunner
+) -> None:
+    executor = ThreadPoolExecutor(1)
+    runner = new_runner(executor=executor, capacity=1)
+    runner.task("echo")(handlers.echo)
+    with runner:
+        executor.shutdown()
+        with pytest.raises(BrokerTaskError, match="ExecutorBroken"):
+            broker.run_task("echo", 1, timeout=LIMIT)
+        assert wait_until(lambda: runner.state == "failed")
+
+
+def test_an_executor_that_refuses_three_tasks_in_a_row_is_broken(
+    broker: Broker, new_runner: NewRunner
+) -> None:
+    class Refusing(ThreadPoolExecutor):
+        refuses = 0
+
+        def submit(self, fn: Any, /, *args: Any, **options: Any) -> Future[Any]:
+            if self.refuses > 0:
+                self.refuses -= 1
+                raise ConnectionError("no worker left")
+            return super().submit(fn, *args, **options)
+
+    with Refusing(1) as executor:
+        runner = new_runner(executor=executor, capacity=1)
+        runner.task("echo")(handlers.echo)
+        with runner:
+            for refusals in (2, 2):
+                executor.refuses = refusals
+                for _ in range(refusals):
+                    with pytest.raises(BrokerTaskError, match="ExecutorBroken"):
+                        broker.run_task("echo", 1, timeout=LIMIT)
+                assert broker.run_task("echo", 1, timeout=LIMIT) == 1
+            assert runner.state == "running"
+            executor.refuses = 3
+            for _ in range(3):
+                with pytest.raises(BrokerTaskError, match="ExecutorBroken"):
+                    broker.run_task("echo", 1, timeout=LIMIT)
+            assert wait_until(lambda: runner.state == "failed")
+
+
+# --- made by a function of the caller's ---------------------------------------------------------------------
+
+
+def test_an_executor_of_a_function_is_replaced_when_it_breaks_and_shut_down_at_the_end(
+    broker: Broker, new_runner: NewRunner
+) -> None:
+    made: List[Breakable] = []
+    may_go_on = threading.Event()
+
+    def make() -> Executor:
+        if made:
+            assert may_go_on.wait(LIMIT)
+        made.append(Breakable())
+        return made[-1]
+
+    runner = new_runner(executor=make, capacity=2, health_check_enabled=True, health_check_port=0)
+    runner.task("name")(lambda task: threading.current_thread().name)
+    with runner:
+        assert runner._run is not None
+        assert runner._run._health is not None
+        ready = "http://{}:{}/readyz".format(*runner._run._health.address)
+        assert broker.run_task("name", {}, timeout=LIMIT).startswith("breakable")
+        assert status_of(ready) == 200
+        made[0].is_broken = True
+        waiting = broker.submit("name", {}, timeout=LIMIT)  # for the next executor
+        wait_until(lambda: runner.snapshot().links[0].state == "paused")
+        assert status_of(ready) == 503
+        later = broker.submit("name", {}, timeout=LIMIT)  # nothing is offered
+        assert runner.error is None
+        may_go_on.set()
+        for task in (waiting, later):
+            assert task.result(LIMIT).startswith("breakable")
+        assert len(made) == 2
+        assert made[0].shut_down
+        assert not made[1].shut_down
+        assert runner.snapshot().links[0].state == "registered"
+        assert status_of(ready) == 200
+        assert runner.snapshot().counts.failed == 0
+    assert made[1].shut_down
+    with runner:  # a new start makes a new one
+        assert broker.run_task("name", {}, timeout=LIMIT).startswith("breakable")
+    assert len(made) == 3
+    assert made[2].shut_down
+
+
+def test_a_task_that_waits_for_the_next_executor_can_be_cancelled(
+    broker: Broker, new_runner: NewRunner
+) -> None:
+    made: List[Breakable] = []
+    may_go_on = threading.Event()
+    ran: List[Task] = []
+
+    def make() -> Executor:
+        if made:
+            assert may_go_on.wait(LIMIT)
+        made.append(Breakable())
+        return made[-1]
+
+    runner = new_runner(executor=make, capacity=1)
+    runner.task("late")(ran.append)
+    runner.task("echo")(handlers.echo)
+    with runner:
+        made[0].is_broken = True
+        late = broker.submit("late", {}, timeout=LIMIT)
+        wait_until(lambda: runner.snapshot().tasks)
+        late.cancel()
+        wait_until(lambda: runner.snapshot().taken == 0)
+        may_go_on.set()
+        assert broker.run_task("echo", 1, timeout=LIMIT) == 1
+    assert ran == []
+
+
+def test_a_replacement_that_fails_is_tried_again(
+    broker: Broker, new_runner: NewRunner, caplog: pytest.LogCaptureFixture
+) -> None:
+    made: List[Any] = []
+
+    def make() -> Any:
+        made.append(Breakable())
+        if len(made) == 2:
+            raise OSError("no memory for processes")
+        if len(made) == 3:
+            return "not an executor"
+        if len(made) == 4:
+            made[-1].is_broken = True
+        return made[-1]
+
+    runner = new_runner(executor=make, capacity=1)
+    runner.task("echo")(handlers.echo)
+    with runner:
+        made[0].is_broken = True
+        assert broker.run_task("echo", 7, timeout=LIMIT) == 7
+    assert len(made) == 5
+    for text in ("raised OSError", "returned str, expected", "runs nothing: BrokenExecutor"):
+        assert text in caplog.text
+    for executor in made[1:3]:
+        executor.shutdown()
+
+
+def test_a_stop_while_an_executor_is_replaced_ends_everything(broker: Broker, new_runner: NewRunner) -> None:
+    made: List[Breakable] = []
+    making, may_go_on = threading.Event(), threading.Event()
+
+    def make() -> Executor:
+        if made:
+            making.set()
+            assert may_go_on.wait(LIMIT)
+        made.append(Breakable())
+        return made[-1]
+
+    runner = new_runner(executor=make, capacity=1)
+    runner.task("echo")(handlers.echo)
+    runner.start()
+    made[0].is_broken = True
+    waiting = broker.submit("echo", 1, timeout=LIMIT)
+    wait_until(lambda: runner.snapshot().links[0].state == "paused")
+    wait_until(lambda: runner.snapshot().tasks)
+    assert making.wait(LIMIT)
+    runner.stop(0)
+    with pytest.raises(BrokerTaskError):
+        waiting.result(LIMIT)
+    assert runner.state == "stopped"
+    assert runner.snapshot().tasks == ()
+    may_go_on.set()
+    wait_until(lambda: len(made) == 2 and made[1].shut_down)
+
+
+@pytest.mark.parametrize("make", [lambda: 5, lambda: 1 / 0])
+def test_a_function_that_makes_no_executor_fails_the_start(
+    make: Callable[[], Any], broker: Broker, new_runner: NewRunner
+) -> None:
+    runner = new_runner(executor=make)
+    with pytest.raises(ExecutorBroken, match="the function that makes the executor"):
+        runner.start()
+    assert runner.state in ("new", "stopped", "failed")
+
+
+def test_a_class_of_executors_is_a_function_that_makes_one(broker: Broker, new_runner: NewRunner) -> None:
+    runner = new_runner(executor=ThreadPoolExecutor)
+    runner.task("echo")(handlers.echo)
+    with runner:
+        assert broker.run_task("echo", 1, timeout=LIMIT) == 1
+
+
+def test_an_executor_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="or a function that makes one, got 5"):
+        Runner(auth_token=TOKEN, executor=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+def test_a_process_pool_whose_process_dies_is_replaced(
+    broker: Broker, new_runner: NewRunner, tracker: None
+) -> None:
+    runner = new_runner(executor=new_processes, capacity=1)
+    runner.task("killed")(handlers.is_killed)
+    runner.task("process")(handlers.process)
+    with runner:
+        first = broker.run_task("process", {}, timeout=LIMIT)["process"]
+        with pytest.raises(BrokerTaskError, match="ExecutorBroken"):
+            broker.run_task("killed", {}, timeout=LIMIT)
+        second = broker.run_task("process", {}, timeout=LIMIT)["process"]
+        assert len({first, second, os.getpid()}) == 3
+        assert runner.state == "running"
