@@ -116,6 +116,12 @@ def count(task: Task) -> Any:
     return {"number": number, "runner": runner.snapshot().name}
 
 
+@runner.task("tests.large")
+def large(task: Task) -> Any:
+    tell("ran")
+    return [{"json": {"text": "x" * task.settings["size"]}}]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--wait", type=float, default=30.0, help="seconds that start() waits")

@@ -82,6 +82,23 @@ def test_n8n_that_stops_drains_the_runner_which_comes_back(n8n: N8n, start_runne
     runner.stop()
 
 
+def test_n8n_that_stands_still_for_25_s_keeps_its_runner(n8n: N8n, start_runner: StartRunner) -> None:
+    """As while its event loop is busy, in the middle of a large answer."""
+    size = 20_000_000
+    runner = start_runner()
+    node = job_node("tests.large", settings={"size": size})
+    workflow = n8n.create_workflow("still", [webhook_node("still"), node])
+    with ThreadPoolExecutor(1) as callers:
+        answer = callers.submit(workflow.call, {})
+        runner.wait_for("ran")
+        with n8n.standing_still():
+            threading.Event().wait(25.0)
+        assert len(answer.result(90).json()[0]["text"]) == size
+    time.sleep(10.0)  # what was late may have an effect afterwards
+    assert runner.log.count("Registered with the broker") == 1
+    runner.stop()
+
+
 def test_two_runners_share_the_load(n8n: N8n, start_runner: StartRunner) -> None:
     names = ["first", "second"]
     for name in names:
