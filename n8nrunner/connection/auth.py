@@ -215,7 +215,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
     def __init__(self, context: Any, proxy: Optional[Proxy]) -> None:
         self._context = context
         self._proxy = proxy
-        self._responses: List[_Response] = []
+        self._opened: List[Any] = []
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
@@ -238,6 +238,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
         def new_limited_connection(*args: Any, **options: Any) -> Any:
             connection = new_connection(*args, **options)
             connection.response_class = self._new_response
+            self._opened.append(connection)
             return connection
 
         pool.ConnectionCls = new_limited_connection
@@ -245,14 +246,15 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
     def _new_response(self, *args: Any, **options: Any) -> _Response:
         response = _Response(*args, **options)
-        self._responses.append(response)
+        self._opened.append(response)
         return response
 
     def close(self) -> None:
         super().close()
-        # urllib3 drops a response without closing it if it cannot understand its head.
-        for response in self._responses:
-            response.close()
+        # urllib3 drops a response without closing it if it cannot understand its head, and leaves the
+        # connections of a pool to the garbage collector.
+        for opened in self._opened:
+            opened.close()
 
 
 class _Limited(io.RawIOBase):
