@@ -1,0 +1,49 @@
+"""What n8nrunner imports is what `setup.cfg` declares."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+import sys
+from pathlib import Path
+from typing import Set
+
+import pytest
+
+import n8nrunner
+
+PACKAGE = Path(n8nrunner.__file__).parent
+ROOT = Path(__file__).parent.parent
+
+#: Names of modules whose package is called differently.
+PACKAGES = {"websocket": "websocket-client", "docstring_parser": "docstring-parser"}
+#: What functions may take and return if the program has it; n8nrunner does without.
+IF_PRESENT = {"numpy", "pandas", "pydantic"}
+
+
+def declared() -> Set[str]:
+    """Return the packages that n8nrunner, or an extra of it for users, needs."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    extras = config["options.extras_require"]
+    texts = [config["options"]["install_requires"], *(extras[name] for name in ("broker", "demo", "node"))]
+    return set(re.findall(r"^([a-z-]+)>=", "\n".join(texts), re.MULTILINE))
+
+
+def imported() -> Set[str]:
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+                found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.skipif(not (ROOT / "setup.cfg").exists(), reason="not in a checkout")
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="Python does not list its own modules")
+def test_every_package_that_is_imported_is_declared() -> None:
+    others = imported() - set(sys.stdlib_module_names) - {"n8nrunner"} - IF_PRESENT
+    assert {PACKAGES.get(name, name) for name in others} == declared()
