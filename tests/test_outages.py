@@ -10,6 +10,7 @@ import pytest
 
 from n8nrunner import Runner
 from n8nrunner.broker import Broker
+from n8nrunner.connection import attempt
 from tests.conftest import TOKEN, wait_until
 from tests.connection.servers import Server, http_answer, read_request
 
@@ -88,3 +89,26 @@ def test_a_changed_reason_is_logged_at_once(
         runner.stop(0)
     for reason in ("ConnectionRefusedError", "answered HTTP 502", "auth_token_file: cannot read"):
         assert sum(reason in record.getMessage() for record in caplog.records) == 1
+
+
+def test_plain_http_to_a_public_address_is_logged_once(
+    broker: Broker, new_runner: NewRunner, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "public_address", lambda host, port: "8.8.8.8")
+    runner = new_runner()
+    runner.start()
+    broker.kill()
+    broker.start()
+    wait_until(lambda: runner.snapshot().links[0].registrations == 2)
+    lines = [record for record in caplog.records if "plain HTTP" in record.getMessage()]
+    assert [(line.levelname, line.name) for line in lines] == [("WARNING", "n8nrunner")]
+    assert broker.url in lines[0].getMessage()
+    assert "8.8.8.8" in lines[0].getMessage()
+    assert TOKEN not in lines[0].getMessage()
+
+
+def test_plain_http_to_this_machine_is_not_logged(
+    new_runner: NewRunner, caplog: pytest.LogCaptureFixture
+) -> None:
+    new_runner().start()
+    assert "plain HTTP" not in caplog.text

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional, Set
 
 from n8nrunner import logs
-from n8nrunner.config import RunnerConfig
+from n8nrunner.config import BrokerUrl, RunnerConfig
 from n8nrunner.connection import auth
 from n8nrunner.connection.dial import dial
+from n8nrunner.connection.environment import public_address
 from n8nrunner.connection.failures import AuthRefused, LinkFailure, Unreachable
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.transport import Connection
@@ -25,6 +26,10 @@ logger = logs.get_logger("n8nrunner")
 
 #: Seconds for name look-up, TCP, proxy, TLS and the upgrade together.
 CONNECT_TIMEOUT = 5.0
+
+
+#: Brokers whose address is known to be public or not.
+_looked_at: Set[str] = set()
 
 
 class Opened(NamedTuple):
@@ -114,6 +119,7 @@ def _attempt(index: int, config: RunnerConfig, grant: Optional[str]) -> Any:
     url = config.urls[index]
     connection = None
     try:
+        _warn_of_plain_http(url)
         if grant is None:
             grant = auth.fetch_grant(url, _secret(config), config.directory)
         deadline = Deadline(CONNECT_TIMEOUT)
@@ -126,6 +132,24 @@ def _attempt(index: int, config: RunnerConfig, grant: Optional[str]) -> Any:
     finally:
         if connection is not None:
             connection.close()
+
+
+def _warn_of_plain_http(url: BrokerUrl) -> None:
+    """Log once for each broker that its URL sends the token over the public internet without encryption."""
+    if url.is_secure or url.base in _looked_at:
+        return
+    try:
+        address = public_address(url.host, url.port)
+    except (OSError, UnicodeError):
+        return  # the attempt fails for the same reason, and the next one looks again
+    _looked_at.add(url.base)
+    if address is not None:
+        logger.warning(
+            "%s is plain HTTP to the public address %s: the token is readable on the way. Use https:// or a "
+            "private network",
+            url.base,
+            address,
+        )
 
 
 def _secret(config: RunnerConfig) -> str:

@@ -7,8 +7,10 @@ Nothing else is taken: no netrc file, no cookies, no hooks. The HTTP requests (`
 from __future__ import annotations
 
 import base64
+import contextlib
 import ipaddress
 import os
+import socket
 import ssl
 from typing import NamedTuple, Optional
 from urllib.parse import unquote, urlsplit
@@ -42,6 +44,20 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def public_address(host: str, port: int) -> Optional[str]:
+    """Look a host up and return its first address that belongs to the public internet; None if there is none.
+
+    Raises:
+        OSError, UnicodeError: the look-up failed.
+    """
+    for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        text = str(address[0]).split("%")[0]
+        with contextlib.suppress(ValueError):
+            if ipaddress.ip_address(text).is_global:
+                return text
+    return None
 
 
 def proxy_for(url: str) -> Optional[Proxy]:

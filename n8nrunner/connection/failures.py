@@ -30,11 +30,13 @@ class UpgradeRefused(LinkFailure):
 
     Attributes:
         status: the HTTP status.
+        is_n8ns: whether the answer has the shape of n8n's own refusals; others say nothing about the grant.
     """
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int, is_n8ns: bool = True) -> None:
         super().__init__(message)
         self.status = status
+        self.is_n8ns = is_n8ns
 
 
 class ConnectionLost(LinkFailure):

@@ -167,7 +167,10 @@ class Reader:
         if status == 429:
             raise RateLimited(f"{self._url} takes five upgrades a second (HTTP 429)")
         if status != 101:
-            raise UpgradeRefused(f"{self._url} refused the upgrade (HTTP {status})", status)
+            # n8n's own refusals have no headers.
+            is_n8ns = head.count(b"\r\n") == 2
+            by = "" if is_n8ns else "; a proxy or gateway before n8n has answered, or another server"
+            raise UpgradeRefused(f"{self._url} refused the upgrade (HTTP {status}){by}", status, is_n8ns)
         # The library reads a head one byte at a time.
         self._ready.extend(head[index : index + 1] for index in range(len(head)))
 

@@ -120,7 +120,7 @@ class Retry:
         if isinstance(failure, RateLimited):
             return Decision(RATE_LIMIT_WAIT + backoff.full_jitter(RATE_LIMIT_WAIT), keep_grant=True)
         if isinstance(failure, UpgradeRefused):
-            if one_shot and failure.status in (401, 403):
+            if one_shot and failure.is_n8ns and failure.status in (401, 403):
                 return Decision(None)
             # n8n looks at the grant last, so most refusals have not used it up; a one-shot is all there is.
             return Decision(backoff.full_jitter(next(self._delays)), keep_grant=one_shot)

@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from n8nrunner.config import BrokerUrl, parse_broker
 from n8nrunner.connection.auth import fetch_grant
 from n8nrunner.connection.dial import dial
-from n8nrunner.connection.environment import certificates, is_loopback, proxy_for
+from n8nrunner.connection.environment import certificates, is_loopback, proxy_for, public_address
 from n8nrunner.connection.failures import NotABroker, Unreachable
 from n8nrunner.deadline import Deadline
 from tests.conftest import LIMIT
@@ -48,6 +48,25 @@ OTHER = "http://other.test:3128"
 )
 def test_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
+
+
+@pytest.mark.parametrize(
+    ("addresses", "expected"),
+    [
+        (["127.0.0.1"], None),
+        (["10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.1.1", "100.64.0.1"], None),
+        (["::1", "fd00::1", "fe80::1%eth0"], None),
+        (["10.1.2.3", "8.8.8.8"], "8.8.8.8"),
+        (["2001:4860:4860::8888"], "2001:4860:4860::8888"),
+        ([], None),
+    ],
+)
+def test_public_addresses(
+    addresses: List[str], expected: Optional[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 5679)) for address in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
+    assert public_address("n8n.example", 5679) == expected
 
 
 @pytest.mark.parametrize(

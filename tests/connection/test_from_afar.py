@@ -11,7 +11,7 @@ import pytest
 
 from n8nrunner import BrokerConnectionError, Runner, Task
 from n8nrunner.broker import Broker
-from tests.conftest import TOKEN, wait_until
+from tests.conftest import LIMIT, TOKEN, wait_until
 from tests.connection.conftest import Authority
 from tests.connection.servers import Proxy, TlsTerminator
 
@@ -68,6 +68,19 @@ def test_over_tls(
     with TlsTerminator(authority.server("n8n.test"), broker.port) as front:
         serve_and_check(new_runner(f"wss://n8n.test:{front.port}"), broker)
         assert front.accepted == 2
+
+
+@pytest.mark.usefixtures("names")
+def test_a_relative_bundle_is_found_after_a_change_of_folder(
+    broker: Broker, new_runner: NewRunner, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", authority.bundle.name)
+    monkeypatch.chdir(authority.bundle.parent)
+    with TlsTerminator(authority.server("n8n.test"), broker.port) as front:
+        runner = new_runner(f"https://n8n.test:{front.port}")
+        monkeypatch.chdir("/")
+        runner.start(wait=LIMIT)
+        assert runner.snapshot().is_registered
 
 
 @pytest.mark.usefixtures("names")

@@ -67,6 +67,10 @@ ROWS = [
     Row(UpgradeRefused("", 403), SECRET, KNOWN, (0.0, 0.5)),
     Row(UpgradeRefused("", 401), GRANT, NEW, None),
     Row(UpgradeRefused("", 403), GRANT, NEW, None),
+    Row(UpgradeRefused("", 403, is_n8ns=False), SECRET, NEW, (0.0, 0.5)),
+    # A proxy's refusal says nothing about the grant, so a one-shot is still good.
+    Row(UpgradeRefused("", 401, is_n8ns=False), GRANT, NEW, (0.0, 0.5), keep_grant=True),
+    Row(UpgradeRefused("", 403, is_n8ns=False), GRANT, NEW, (0.0, 0.5), keep_grant=True),
     *(Row(UpgradeRefused("", status), SECRET, NEW, (0.0, 0.5)) for status in (0, 400, 404, 500, 503)),
     *(
         Row(UpgradeRefused("", status), GRANT, NEW, (0.0, 0.5), keep_grant=True)

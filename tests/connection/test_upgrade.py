@@ -163,6 +163,8 @@ def test_a_refusal_gives_its_status(status: int, body: Optional[bytes]) -> None:
     assert type(failure) is UpgradeRefused
     assert failure.status == status
     assert f"HTTP {status}" in str(failure)
+    assert failure.is_n8ns is (body is None)
+    assert ("a proxy or gateway before n8n has answered" in str(failure)) is (body is not None)
 
 
 def test_too_many_upgrades() -> None:
