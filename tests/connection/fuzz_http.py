@@ -20,7 +20,7 @@ import time
 import tracemalloc
 import zlib
 from collections import Counter
-from typing import Callable, Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, List
 
 from n8nrunner.config import BrokerUrl, parse_broker
 from n8nrunner.connection import auth, dial
@@ -120,16 +120,6 @@ _CHUNKS = [
 ]
 
 
-class Report(NamedTuple):
-    """What a run has tried."""
-
-    answers: int
-    #: What came of the answers: names of failures, and "good".
-    outcomes: Dict[str, int]
-    #: The most bytes that one request has allocated.
-    peak: int
-
-
 def answer(choice: random.Random) -> bytes:
     """Make a random answer."""
     lines = [choice.choice(_STATUS)]
@@ -157,19 +147,21 @@ def _change(data: bytearray, choice: random.Random) -> None:
         del data[at:]
 
 
-def fuzz(seconds: float, seed: Optional[int] = None, at_most: int = sys.maxsize) -> Report:
+def run(seconds: float, seed: int, at_most: int = sys.maxsize) -> Dict[str, int]:
     """Ask for random answers, and check each outcome.
 
     Args:
         seconds: how long to go on.
-        seed: of the random answers; None for a new one, which an error names.
+        seed: of the random answers.
         at_most: answers after which to stop.
+
+    Returns:
+        How often each outcome was seen: the names of failures, and "good".
 
     Raises:
         AssertionError: an exception that is not a `LinkFailure` came out, or memory grew beyond its bound.
             The text has the seed and the answer.
     """
-    seed = random.randrange(2**32) if seed is None else seed
     choice = random.Random(seed)
     current = b""
 
@@ -179,7 +171,7 @@ def fuzz(seconds: float, seed: Optional[int] = None, at_most: int = sys.maxsize)
         connection.shutdown(socket.SHUT_WR)
 
     outcomes: Counter[str] = Counter()
-    highest = count = 0
+    count = 0
     end = time.monotonic() + seconds
     began_tracing = not tracemalloc.is_tracing()
     if began_tracing:
@@ -204,11 +196,10 @@ def fuzz(seconds: float, seed: Optional[int] = None, at_most: int = sys.maxsize)
                 grown = tracemalloc.get_traced_memory()[1] - before
                 assert grown < MEMORY_BOUND, f"{grown} bytes with seed {seed}, answer {current[:500]!r}"
                 outcomes[outcome] += 1
-                highest = max(highest, grown)
     finally:
         if began_tracing:
             tracemalloc.stop()
-    return Report(count, dict(outcomes), highest)
+    return dict(outcomes)
 
 
 def _targets(url: BrokerUrl, port: int) -> List[Callable[[], None]]:
@@ -235,11 +226,11 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description="Answer requests of a connecting runner at random.")
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--seed", type=int)
-    arguments = parser.parse_args()
-    report = fuzz(arguments.seconds, arguments.seed)
-    shown = ", ".join(f"{name} {count}" for name, count in sorted(report.outcomes.items()))
-    print(f"{report.answers} answers: {shown}; at most {report.peak / 1e6:.1f} MB for one")
+    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    for outcome, number in sorted(run(options.seconds, options.seed).items()):
+        print(f"{number:8,} {outcome}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ connections, or breaks them in the middle of a frame; brokers are killed, and st
 
 `python -m tests.faults --kills N`: the runner's process is killed (SIGKILL) N times with tasks in flight.
 
-`python -m tests.faults --fuzz frames|conversions --seconds N`: random input to what reads what others
+`python -m tests.faults --fuzz frames|http|conversions --seconds N`: random input to what reads what others
 send. An exception that escapes, or memory or time beyond its bounds, ends the run with the seed and the
 input.
 
