@@ -17,6 +17,7 @@ PACKAGE = Path(n8nrunner.__file__).parent
 #: From the ground up; imports go down, or sideways within one layer's folder.
 LAYERS: Dict[str, int] = {
     "_version": 0,
+    "_pyinstaller": 0,
     "errors": 0,
     "deadline": 0,
     "logs": 0,

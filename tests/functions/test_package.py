@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
+import runpy
 import shutil
 import stat
 import subprocess
 import sys
+import types
 import zipapp
 from pathlib import Path
 from typing import Any, Dict
@@ -16,6 +19,7 @@ import pytest
 
 import n8nrunner
 from n8nrunner import ConfigurationError, Runner
+from n8nrunner._pyinstaller import get_hook_dirs
 from n8nrunner.functions.package import custom_folder, n8n_folder
 
 from .javascript import package
@@ -226,3 +230,18 @@ def test_a_program_in_a_zip_file_writes_its_node(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "build" / "n8n-nodes-shop" / "dist" / "nodes" / "Shop" / "Shop.node.js").is_file()
+
+
+def test_pyinstaller_is_told_to_pack_the_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = configparser.ConfigParser()
+    setup.read(Path(n8nrunner.__file__).parents[1] / "setup.cfg")
+    assert (
+        "hook-dirs = n8nrunner._pyinstaller:get_hook_dirs" in setup["options.entry_points"]["pyinstaller40"]
+    )
+
+    hooks = types.ModuleType("PyInstaller.utils.hooks")
+    hooks.collect_data_files = lambda name: [f"the data files of {name}"]  # type: ignore[attr-defined]
+    for name, module in (("PyInstaller", hooks), ("PyInstaller.utils", hooks), (hooks.__name__, hooks)):
+        monkeypatch.setitem(sys.modules, name, module)
+    (folder,) = get_hook_dirs()
+    assert runpy.run_path(str(Path(folder) / "hook-n8nrunner.py"))["datas"] == ["the data files of n8nrunner"]
