@@ -300,6 +300,49 @@ def gives_loop(number: int) -> Dict[str, Any]:
     return value
 
 
+# --- names and texts with a meaning of their own in JavaScript or n8n --------------------------------------
+
+
+@runner.function
+def takes_names(
+    constructor: str,
+    toString: str,
+    valueOf: str,
+    hasOwnProperty: str,
+    isPrototypeOf: str,
+    propertyIsEnumerable: str,
+    toLocaleString: str,
+    __proto__: str,
+    __defineGetter__: str,
+    prototype: str,
+    options: str,
+) -> Dict[str, Any]:
+    """Names of properties that every object of JavaScript has."""
+    return {"names": sorted(locals().values())}
+
+
+@runner.function
+def takes_optional_names(
+    constructor: Optional[str] = None, __proto__: Optional[str] = None, prototype: Optional[str] = None
+) -> Dict[str, Any]:
+    """The same names, as additional fields."""
+    return {"names": [constructor, __proto__, prototype]}
+
+
+@runner.function
+def constructor(text: str) -> str:
+    """Return <text>, and keep its <b>tags</b> & entities.
+
+    Args:
+        text: What to <i>return</i>, if it is < 5.
+    """
+    return text
+
+
+of_kind("takes_operator", Literal["=", "==", "<"], "=")
+of_kind("takes_formula", str, "=SUM(A1:A3)")
+of_kind("takes_braces", str, "={{ 1 + 1 }}")
+
 if VARIANT == "changed":
 
     @runner.function(name="double")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from .n8n import N8n
-from .processes import ChildProcess
+from .processes import ChildProcess, poll
 
 SCRIPT = Path(__file__).with_name("runner_script.py")
 
@@ -70,6 +70,10 @@ class RunnerProcess:
 
         found: Dict[str, Any] = json.loads(self._process.wait_for_line(is_it, limit))
         return found
+
+    def wait_for_events(self, event: str, count: int) -> None:
+        """Waits until it has told this many events of a kind."""
+        poll(lambda: len(self.events(event)) >= count or None, f"{count} events {event!r}", EVENT_LIMIT)
 
     def events(self, event: str) -> List[Dict[str, Any]]:
         """All events of this kind that were told so far."""

@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator, List
 
 import pytest
 
-from .n8n import N8n, function_node, webhook_node
+from .n8n import N8n, Workflow, function_node, webhook_node
 from .test_functions import SCRIPT, StartRunner
 
 pytestmark = pytest.mark.n8n
@@ -21,13 +21,14 @@ class Model:
 
     def __init__(self, arguments: Dict[str, Any]) -> None:
         self.requests: List[Dict[str, Any]] = []
+        self.arguments = arguments
         model = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 model.requests.append(request)
-                body = json.dumps(model.answer(request, arguments)).encode()
+                body = json.dumps(model.answer(request, model.arguments)).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
@@ -73,8 +74,8 @@ def model() -> Iterator[Model]:
     model.close()
 
 
-def test_an_agent_calls_a_function(n8n: N8n, start_runner: StartRunner, model: Model) -> None:
-    start_runner("functions", command=[sys.executable, str(SCRIPT)])
+def agent_with(n8n: N8n, model: Model, name: str, tool: Dict[str, Any]) -> Workflow:
+    """Creates a workflow whose agent has this tool."""
     credential = n8n.rest(
         "POST",
         "/rest/credentials",
@@ -93,14 +94,16 @@ def test_an_agent_calls_a_function(n8n: N8n, start_runner: StartRunner, model: M
         "parameters": {"model": {"__rl": True, "mode": "id", "value": "stand-in"}, "options": {}},
         "credentials": {"openAiApi": {"id": credential["id"], "name": "Stand-in"}},
     }
-    tool = function_node(
-        "double", name="Doubler", number="={{ $fromAI('number', 'What to double', 'number') }}"
+    tool = {**tool, "type": "CUSTOM.functionsTool"}
+    return n8n.create_workflow(
+        name, [webhook_node(name), agent], ai_languageModel=[language_model], ai_tool=[tool]
     )
-    tool["type"] = "CUSTOM.functionsTool"
 
-    workflow = n8n.create_workflow(
-        "agent", [webhook_node("agent"), agent], ai_languageModel=[language_model], ai_tool=[tool]
-    )
+
+def test_an_agent_calls_a_function(n8n: N8n, start_runner: StartRunner, model: Model) -> None:
+    start_runner("functions", command=[sys.executable, str(SCRIPT)])
+    number = "={{ $fromAI('number', 'What to double', 'number') }}"
+    workflow = agent_with(n8n, model, "agent", function_node("double", name="Doubler", number=number))
     response = workflow.call()
 
     assert response.status_code == 200, workflow.wait_for_execution("error").error
@@ -108,3 +111,16 @@ def test_an_agent_calls_a_function(n8n: N8n, start_runner: StartRunner, model: M
     assert "42" in answer["output"]
     (offered,) = model.requests[0]["tools"]
     assert "number" in offered["function"]["parameters"]["properties"]
+    # The function's docstring, and nothing of other functions.
+    assert offered["function"]["description"] == "Twice the number in Functions"
+
+
+def test_an_agent_is_told_of_a_file(n8n: N8n, start_runner: StartRunner, model: Model) -> None:
+    start_runner("functions", command=[sys.executable, str(SCRIPT)])
+    model.arguments = {}
+    workflow = agent_with(n8n, model, "agent-file", function_node("gives_bytes", name="Reporter"))
+    response = workflow.call()
+
+    assert response.status_code == 200, workflow.wait_for_execution("error").error
+    (answer,) = response.json()
+    assert '{"size":3}' in answer["output"]

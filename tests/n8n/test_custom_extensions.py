@@ -19,10 +19,15 @@ SAMPLE = Path(__file__).parents[2] / "samples" / "compose"
 OWN = {"CUSTOM.runnerJob", "CUSTOM.functions"}
 
 
+def folders(path: Path) -> str:
+    """Return a list of two folders, of which n8n reads the last one."""
+    return f"{path / 'others'};{path / 'nodes'}"
+
+
 @pytest.fixture
 def n8n(place: Installation, tmp_path: Path) -> Iterator[N8n]:
     """An n8n that reads nodes from `nodes`, and has not been started yet."""
-    n8n = N8n(place, tmp_path, variables={"N8N_CUSTOM_EXTENSIONS": str(tmp_path / "nodes")})
+    n8n = N8n(place, tmp_path, variables={"N8N_CUSTOM_EXTENSIONS": folders(tmp_path)})
     try:
         yield n8n
     finally:
@@ -31,8 +36,12 @@ def n8n(place: Installation, tmp_path: Path) -> Iterator[N8n]:
 
 def test_the_variable_takes_the_place_of_n8n_s_own_folder(n8n: N8n, tmp_path: Path) -> None:
     """The guide says so; if a later n8n reads both, the guide's advice can go."""
-    write_node("application", tmp_path / "nodes", SAMPLE)
+    install = ("-m", "n8nrunner", "node", "application", "--install")
+    with python(*install, cwd=SAMPLE, env={"N8N_CUSTOM_EXTENSIONS": folders(tmp_path)}) as program:
+        assert program.wait() == 0, program.output
+    write_node("leads", tmp_path / "others")
     n8n.start()
+    assert "CUSTOM.leads" not in n8n.custom_nodes()
     assert "CUSTOM.billing" in n8n.custom_nodes()
     assert not OWN & n8n.custom_nodes()
 

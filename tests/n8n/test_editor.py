@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator
@@ -16,7 +17,7 @@ import pytest
 from . import editor
 from .conftest import skip_or_fail
 from .editor import Editor
-from .n8n import N8n
+from .n8n import N8n, function_node
 from .test_functions import StartRunner
 
 with contextlib.suppress(ImportError):  # `context` says so
@@ -91,6 +92,10 @@ def leads_runner(n8n: N8n, start_runner: StartRunner) -> None:
 def test_the_node_is_found_with_its_operations(open_workflow: OpenWorkflow) -> None:
     editor = open_workflow()
     editor.get("canvas-handle-plus-wrapper").click()
+    for searched in ("python", "score lead", "score_lead"):
+        editor.get("node-creator-search-bar").fill(searched)
+        found = editor.get("node-creator-item-name").filter(has_text=re.compile("^\\s*Leads\\s*$"))
+        expect(found).to_have_count(1)
     editor.get("node-creator-search-bar").fill("leads")
     names = editor.get("node-creator-item-name")
     expect(names.first).to_have_text("Leads")
@@ -100,13 +105,24 @@ def test_the_node_is_found_with_its_operations(open_workflow: OpenWorkflow) -> N
 
     names.first.click()
     expect(editor.get("node-creator-category-item")).to_have_text("Actions (4)")
-    expect(names).to_have_text(["Find leads", "Plan call", "Remind lead", "Score lead"])
+    expect(names).to_have_text(
+        [
+            "Find the leads of this week",
+            "Plan a call with a lead",
+            "Remind a lead of an invoice",
+            "Score one lead",
+        ]
+    )
     editor.screenshot("1-actions")
 
-    names.get_by_text("Score lead", exact=True).click()
+    names.get_by_text("Score one lead", exact=True).click()
     expect(editor.entry("operation")).to_have_value("Score Lead")
+    docs = editor.page.get_by_role("link", name="Docs")
+    expect(docs).to_have_attribute(
+        "href", re.compile("^https://docs.n8n.io/hosting/configuration/task-runners/")
+    )
     editor.close_node()
-    expect(editor.get("canvas-node").nth(1)).to_contain_text("Leads")
+    expect(editor.get("canvas-node").nth(1)).to_contain_text("Score one lead")
     editor.screenshot("1-canvas")
 
 
@@ -155,6 +171,23 @@ def test_each_parameter_has_the_field_of_its_kind(open_workflow: OpenWorkflow) -
     editor.choose("Discount")
     expect(editor.field("discount").get_by_role("spinbutton")).to_have_value("0")
     assert editor.description("discount") == "What to offer, in percent"
+
+
+def test_tags_and_marks_of_expressions_are_shown_as_they_are_written(open_workflow: OpenWorkflow) -> None:
+    functions = [function_node("constructor"), function_node("takes_formula", "Formula")]
+    editor = open_workflow(*functions)
+    editor.open_node("Functions")
+    assert editor.description("text") == "What to <i>return</i>, if it is < 5"
+    editor.field("operation").click()
+    option = editor.options().filter(has_text="Constructor")
+    expect(option).to_contain_text("Return <text>, and keep its <b>tags</b> & entities")
+    editor.screenshot("6-tags")
+    editor.page.keyboard.press("Escape")
+    editor.close_node()
+
+    editor.open_node("Formula")
+    expect(editor.get("parameter-expression-preview-value")).to_have_text("=SUM(A1:A3)")
+    editor.screenshot("6-formula")
 
 
 def test_fields_are_filled_in_and_the_step_is_executed(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import concurrent.futures
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import pytest
 
-from .n8n import N8n, Workflow, function_node, webhook_node
+from .n8n import N8n, Workflow, function_node, job_node, webhook_node
 from .runners import RunnerProcess
 
 pytestmark = pytest.mark.n8n
@@ -43,6 +45,12 @@ class Row(NamedTuple):
 def got(text: str) -> List[Dict[str, str]]:
     return [{"got": text}]
 
+
+#: Properties of every object in JavaScript, and a field of the node.
+JAVASCRIPT_NAMES = [
+    "constructor", "toString", "valueOf", "hasOwnProperty", "isPrototypeOf", "propertyIsEnumerable",
+    "toLocaleString", "__proto__", "__defineGetter__", "prototype", "options",
+]  # fmt: skip
 
 LEFT_OUT = "value: expected a text, got nothing"
 
@@ -105,6 +113,38 @@ MECHANISMS = [
         "takes_anything", "takes_anything", {"value": "={{ JSON.parse('{\"a\": [1]}') }}"}, got("{'a': [1]}")
     ),
     Row("a default", "takes_default", {}, got("'as it stands'")),
+    # -- names and texts with a meaning of their own in JavaScript or n8n
+    Row(
+        "names of JavaScript",
+        "takes_names",
+        {f"{name}_": name for name in JAVASCRIPT_NAMES},
+        [{"names": sorted(JAVASCRIPT_NAMES)}],
+    ),
+    Row(
+        "names of JavaScript, of expressions",
+        "takes_names",
+        {f"{name}_": f"={{{{ '{name}' }}}}" for name in JAVASCRIPT_NAMES},
+        [{"names": sorted(JAVASCRIPT_NAMES)}],
+    ),
+    Row("names of JavaScript, left out", "takes_optional_names", {}, [{"names": [None, None, None]}]),
+    Row(
+        "names of JavaScript, as additional fields",
+        "takes_optional_names",
+        {"additionalFields": {"constructor_": "c", "__proto___": "_", "prototype_": "p"}},
+        [{"names": ["c", "_", "p"]}],
+    ),
+    Row("a function's name of JavaScript", "constructor", {"text": "x"}, [{"result": "x"}]),
+    Row(
+        "keys that n8n removes",
+        "takes_dict",
+        {"value": '{"constructor": {"__proto__": 1}, "prototype": 2}'},
+        got("{'constructor': {'__proto__': 1}, 'prototype': 2}"),
+    ),
+    Row("a choice that is an expression's mark", "takes_operator", {}, got("'='")),
+    Row("another such choice", "takes_operator", {"value": "==="}, got("'=='")),
+    Row("a choice beside these", "takes_operator", {"value": "<"}, got("'<'")),
+    Row("a default that begins with =", "takes_formula", {}, got("'=SUM(A1:A3)'")),
+    Row("a default that looks like an expression", "takes_braces", {}, got("'={{ 1 + 1 }}'")),
     # -- result kinds
     Row("gives a dict", "gives_dict", {}, [{"a": 1}]),
     Row("gives a list of dicts", "gives_list", {}, [{"a": 1}, {"a": 2}]),
@@ -128,6 +168,7 @@ MECHANISMS = [
     Row("words that n8n has others for", "says_why", {"reason": "Got ECONNREFUSED"}, "Got ECONNREFUSED"),
     Row("raises", "fails_for", {"number": 2}, "ValueError: 2 is bad"),
     Row("raises a TaskError", "says_why", {"reason": "There is no such lead"}, "There is no such lead"),
+    Row("an operation that is gone", "was_there", {}, 'This node has no operation "was_there"'),
     Row("no such file", "read_file", {"document": "data"}, 'The item has no file "data"'),
     Row("a file that need not be", "maybe_file", {}, [{"result": False}]),
 ]
@@ -486,12 +527,79 @@ def test_a_cancelled_execution_cancels_the_function(n8n: N8n, start_functions: S
     assert "cancel" in ended["reason"].lower()
 
 
+@pytest.mark.parametrize("on_error", ["stopWorkflow", "continueRegularOutput"])
+def test_a_stopped_execution_makes_no_further_calls(
+    n8n: N8n, start_functions: StartRunner, on_error: str
+) -> None:
+    runner = start_functions(N8N_RUNNERS_MAX_CONCURRENCY="5")
+    # Five of them run at the stop, five wait for a slot, and most have not been sent.
+    options = {"batchSize": 1, "parallelTasks": 10}
+    node = function_node("waits", seconds=60, options=options, onError=on_error)
+    workflow = run(n8n, f"stop-{on_error}", numbers(600), node)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(workflow.call)
+        runner.wait_for_events("started", 5)
+        workflow.wait_for_execution("running").stop()
+        runner.wait_for_events("ended", 5)
+        answer.result()
+    workflow.wait_for_execution("canceled", "error")
+    # What had been sent before this call would have started before it, too.
+    assert run(n8n, f"after-stop-{on_error}", function_node("who")).call().json() == [{"pid": runner.pid}]
+    assert len(runner.events("started")) == 5
+
+
+def test_a_workflow_at_its_time_limit_makes_no_further_calls(n8n: N8n, start_functions: StartRunner) -> None:
+    runner = start_functions(N8N_RUNNERS_MAX_CONCURRENCY="5")
+    node = function_node(
+        "waits", seconds=60, options={"batchSize": 1, "parallelTasks": 5}, onError="continueRegularOutput"
+    )
+    path = "functions-workflow-limit"
+    workflow = n8n.create_workflow(path, [webhook_node(path), numbers(600), node], {"executionTimeout": 2})
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(workflow.call)
+        runner.wait_for_events("ended", 5)
+        answer.result()
+    assert run(n8n, "after-limit", function_node("who")).call().json() == [{"pid": runner.pid}]
+    assert len(runner.events("started")) == 5
+
+
+def test_a_stopped_execution_sends_no_further_raw_jobs(n8n: N8n, start_functions: StartRunner) -> None:
+    runner = start_functions()
+    call = {"version": 1, "function": "waits", "calls": [{"item": 0, "arguments": {"seconds": 60}}]}
+    job = job_node("n8nrunner.functions", settings=call, mode="runOnceForEachItem")
+    job["onError"] = "continueRegularOutput"
+    workflow = run(n8n, "stop-raw", numbers(600), job)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(workflow.call)
+        runner.wait_for("started")
+        workflow.wait_for_execution("running").stop()
+        runner.wait_for("ended")
+        answer.result()
+    assert run(n8n, "after-stop-raw", function_node("who")).call().json() == [{"pid": runner.pid}]
+    assert len(runner.events("started")) == 1
+
+
 def test_a_function_that_takes_too_long(n8n: N8n, start_functions: StartRunner) -> None:
     runner = start_functions(N8N_RUNNERS_TASK_TIMEOUT="1")
     workflow = run(n8n, "timeout", function_node("waits", seconds=60))
     assert workflow.call().status_code == 500
     assert error_of(workflow)["message"] == "Task execution timed out after 1 second"
     assert runner.wait_for("ended")["cancelled"] is True
+
+
+def test_a_runner_that_is_lost(n8n: N8n, start_functions: StartRunner) -> None:
+    runner = start_functions()
+    workflow = run(n8n, "lost", function_node("waits", seconds=60))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(workflow.call)
+        runner.wait_for("started")
+        runner.signal(signal.SIGKILL)
+        answer.result()
+    error = error_of(workflow)
+    assert error["message"] == 'The runner "functions" was lost during the call'
+    assert "N8N_RUNNERS_MAX_OLD_SPACE_SIZE" not in error["description"]
+    assert "N8N_RUNNERS_MAX_PAYLOAD" in error["description"]
+    assert "&lt;" not in error["description"]
 
 
 def test_a_function_with_a_limit_runs_alone(n8n: N8n, start_functions: StartRunner) -> None:
@@ -592,9 +700,21 @@ def test_a_restart_of_n8n_in_the_middle(n8n: N8n, start_functions: StartRunner) 
 
 
 def test_no_runner(n8n: N8n) -> None:
-    workflow = run(n8n, "nobody", function_node("double", number=2))
-    assert workflow.call().status_code == 500
-    error = error_of(workflow)
+    # At the same time, because each of them waits a minute.
+    stops = run(n8n, "nobody", function_node("double", number=2))
+    options = {"batchSize": 1, "parallelTasks": 2}
+    node = function_node("double", number=2, options=options, onError="continueRegularOutput")
+    parameters = {"fieldToSplitOut": "body.rows", "options": {}}
+    split = {"name": "Rows", "type": "n8n-nodes-base.splitOut", "typeVersion": 1, "parameters": parameters}
+    goes_on = run(n8n, "nobody-continues", split, node)
+    started = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(workflow.call, {"rows": list(range(20))}) for workflow in (stops, goes_on)]
+        stopped, continued = (answer.result() for answer in answers)
+    assert time.monotonic() - started < 110  # one wait of n8n's, not one for each pair of items
+    assert stopped.status_code == 500
+    error = error_of(stops)
     assert error["message"] == 'No runner "functions" took the call'
     assert "n8n waited 6" in error["description"]  # 60 seconds, or a few more on a busy machine
     assert "n8nrunner run" in error["description"]
+    assert continued.json() == [{"error": 'No runner "functions" took the call'}] * 20
