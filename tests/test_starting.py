@@ -109,6 +109,8 @@ STEPS: Dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "no descriptor for the selector": raising(selectors, "DefaultSelector", NO_DESCRIPTORS),
     "the selector takes nothing": raising(selectors.DefaultSelector, "register", NO_DESCRIPTORS),
     "the executor is broken": raising(TaskPool, "warm_up", ExecutorBroken("of the test")),
+    "no thread for tasks": refuse_thread("n8nrunner-pool_3"),
+    "Ctrl-C at a thread for tasks": refuse_thread("n8nrunner-pool_3", interrupt=True),
     "no port for health checks": raising(HealthServer, "__init__", OSError("of the test")),
     "no thread for health checks": refuse_thread("n8nrunner-health"),
     "no thread for callbacks": refuse_thread("n8nrunner-callbacks"),
@@ -118,11 +120,13 @@ STEPS: Dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "Ctrl-C at the thread for links": refuse_thread("n8nrunner-links", interrupt=True),
     "Ctrl-C in the wait": raising(Run, "wait_registered", KeyboardInterrupt()),
 }
+#: A start without a wait goes on without a health check server.
+ONLY_WITH_A_WAIT = {"Ctrl-C in the wait", "no port for health checks", "no thread for health checks"}
 
 
 @pytest.mark.parametrize(
     ("step", "wait"),
-    [(step, wait) for step in STEPS for wait in (0, LIMIT) if wait or step != "Ctrl-C in the wait"],
+    [(step, wait) for step in STEPS for wait in (0, LIMIT) if wait or step not in ONLY_WITH_A_WAIT],
 )
 def test_nothing_runs_after_a_start_that_raised_and_all_can_be_called_again(
     broker: Broker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch, step: str, wait: float
@@ -648,3 +652,22 @@ threading.Event().wait(1)
             assert program.wait() == 0
             assert time.monotonic() - began < 4
     assert "Traceback" not in program.output
+
+
+# --- the embedded broker --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interrupt", [False, True])
+def test_an_embedded_broker_whose_start_raised_can_be_started(
+    monkeypatch: pytest.MonkeyPatch, interrupt: bool
+) -> None:
+    broker = Broker(auth_token=TOKEN)
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            refuse_thread("n8nrunner-broker", interrupt)(patch)
+            with pytest.raises((RuntimeError, KeyboardInterrupt)):
+                broker.start()
+        assert not broker.is_running
+        broker.stop()
+        with broker:
+            assert broker.is_running

@@ -14,7 +14,7 @@ import pytest
 
 from n8nrunner import Runner, RunnerFailed, Task, Undelivered
 from n8nrunner.broker import Broker
-from n8nrunner.connection import attempt, link
+from n8nrunner.connection import attempt, link, retry
 from n8nrunner.connection.serving import LinkThread
 from n8nrunner.protocol.session import SlotFreed
 from tests.conftest import LIMIT, TOKEN, wait_until
@@ -53,7 +53,7 @@ class Fault:
 
 
 @pytest.fixture
-def raising_handlers() -> Iterator[Callable[[Type[BaseException]], None]]:
+def raising_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Type[BaseException]], None]]:
     """Adds a log handler and a filter that raise on the runner's threads."""
     added: List[logging.Handler] = []
     loggers = [logging.getLogger(name) for name in ("n8nrunner", "n8nrunner.tasks")]
@@ -70,6 +70,7 @@ def raising_handlers() -> Iterator[Callable[[Type[BaseException]], None]]:
             logger.addHandler(added[-1])
             logger.addFilter(added[-1].emit)  # type: ignore[arg-type]
 
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # its report on stderr would be long
     yield add
     for logger in loggers:
         logger.setLevel(logging.NOTSET)
@@ -186,12 +187,12 @@ def test_every_attempt_posts_an_outcome(
     runner.task("echo")(lambda task: task.settings)
     runner.start()
     where, name = {
-        "probe": (attempt.auth, "is_healthy"),
+        "probe": (attempt.auth, "why_unhealthy"),
         "log-in": (attempt.auth, "fetch_grant"),
         "dial": (attempt, "dial"),
         "upgrade": (attempt.Connection, "open"),
     }[place]
-    monkeypatch.setattr(link, "LOG_INTERVAL", 0.0)
+    monkeypatch.setattr(retry, "LOG_INTERVAL", 0.0)
     fault = Fault(getattr(where, name), error)
     with caplog.at_level(logging.WARNING, "n8nrunner"):
         if place == "upgrade":
@@ -221,7 +222,7 @@ def test_a_program_that_forbids_sockets_for_a_while_gets_its_link_back(
         def __new__(cls, *args: Any, **options: Any) -> Any:
             raise SocketBlockedError("A test tried to use socket.socket.")
 
-    monkeypatch.setattr(link, "LOG_INTERVAL", 0.0)
+    monkeypatch.setattr(retry, "LOG_INTERVAL", 0.0)
     runner = new_runner()
     runner.task("echo")(lambda task: task.settings)
     runner.start()

@@ -146,19 +146,23 @@ class Broker:
         return run is not None and run.is_alive
 
     def start(self) -> None:
-        """Starts the broker; returns when it listens. After `stop` or `kill` it can be started again.
+        """Start the broker; return when it listens. After `stop`, `kill` or a raise it can be started again.
 
         Raises:
             OSError: the address cannot be listened on.
-            RuntimeError: it is running.
+            RuntimeError: it is running, or the process can have no more threads.
         """
         with self._lifecycle:
             if self.is_running:
                 raise RuntimeError("the broker is running already")
             listener = _listen(self._host, self._port)
             self._port = listener.getsockname()[1]
-            run = _Run(self._auth_token, self._path, self._profile, self._constants, listener, self)
-            run.start()
+            try:
+                run = _Run(self._auth_token, self._path, self._profile, self._constants, listener, self)
+                run.start()
+            except BaseException:
+                listener.close()
+                raise
             self._run = run
         logger.info("n8nrunner broker ready on %s, port %d", self._host, self._port)
 
@@ -344,8 +348,16 @@ class _Run:
         return self._thread.is_alive()
 
     def start(self) -> None:
-        self._thread.start()
-        self._ready.wait()
+        """Start the thread and wait until it listens. After a raise, it does not run."""
+        try:
+            self._thread.start()
+            self._ready.wait()
+        except BaseException:
+            # An interrupt leaves a thread that is about to listen; a lack of threads leaves none.
+            if self._thread.is_alive():
+                self._ready.wait()
+                self.end("kill", 0.0)
+            raise
         if self._failure is not None:
             self._thread.join()
             raise self._failure

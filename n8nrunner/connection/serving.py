@@ -168,15 +168,10 @@ class LinkThread:
     def _abandon(self, error: BaseException) -> None:
         """Cancel the tasks and close the sockets of a thread that cannot go on."""
         reason = ConnectionLost(f"the links' thread ended with {logs.describe(error)}")
-        for _, task, ended in self._to_submit:
-            try:
-                ended(task, failure_of(task, "The runner ended before the task began"))
-            except BaseException as another:  # noqa: BLE001 - the other tasks and links have to be told too
-                self._report("Could not end a task", another)
         for link in self.links:
             try:
                 link.abandon(reason, time.monotonic())
-            except BaseException as another:  # noqa: BLE001 - as above
+            except BaseException as another:  # noqa: BLE001 - the other links have to end too
                 self._report(f"Could not close the connection to {link.url.base} in order", another)
 
     def _turn(self, selector: selectors.BaseSelector) -> None:

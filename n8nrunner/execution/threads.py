@@ -57,10 +57,11 @@ class Threads(Generic[_Job]):
             try:
                 thread.start()
             except BaseException as error:
+                if not isinstance(error, RuntimeError):
+                    self.end()  # an interrupt may come when the thread runs already
+                    raise
                 self._threads = self._threads[:number]
                 self.end()
-                if not isinstance(error, RuntimeError):
-                    raise
                 raise ExecutorBroken(
                     f"only {number} of {self._count} threads for tasks could be started: {error}. Lower the "
                     "capacity of the runner, or raise the system's limit of threads"
