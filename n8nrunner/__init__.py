@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from n8nrunner.execution.initializers import ignore_interrupts
     from n8nrunner.functions.files import File
     from n8nrunner.runner import Runner
-    from n8nrunner.snapshot import Counts, LinkSnapshot, Snapshot, TaskSnapshot
+    from n8nrunner.snapshot import Counts, FunctionSnapshot, LinkSnapshot, Snapshot, TaskSnapshot
     from n8nrunner.task import Task, Undelivered
 
 _MODULES = {
@@ -41,6 +41,7 @@ _MODULES = {
     "Counts": "snapshot",
     "ExecutorBroken": "errors",
     "File": "functions.files",
+    "FunctionSnapshot": "snapshot",
     "GrantTokenSpent": "errors",
     "LinkSnapshot": "snapshot",
     "N8nRunnerError": "errors",
@@ -67,6 +68,7 @@ __all__ = [
     "Counts",
     "ExecutorBroken",
     "File",
+    "FunctionSnapshot",
     "GrantTokenSpent",
     "LinkSnapshot",
     "N8nRunnerError",

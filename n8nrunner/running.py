@@ -6,7 +6,7 @@ import contextlib
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set, Tuple
 
 from n8nrunner import logs, process
 from n8nrunner.config import RunnerConfig
@@ -25,7 +25,7 @@ from n8nrunner.execution.executors import ExecutorOrFactory
 from n8nrunner.execution.invoke import Handler, TaskContext
 from n8nrunner.execution.pools import TaskPool
 from n8nrunner.protocol.slots import Slots
-from n8nrunner.snapshot import Counts, LinkSnapshot, Snapshot, TaskSnapshot
+from n8nrunner.snapshot import Counts, FunctionSnapshot, LinkSnapshot, Snapshot, TaskSnapshot
 from n8nrunner.task import Undelivered
 
 if TYPE_CHECKING:
@@ -328,7 +328,16 @@ class Run:
             tuple(links),
             tasks,
             Counts(*totals),
+            self._functions(),
         )
+
+    def _functions(self) -> Tuple[FunctionSnapshot, ...]:
+        calls: Dict[str, Tuple[int, int]] = {}
+        for link in self.links:
+            for name, (done, failed) in list(link.calls.items()):
+                before = calls.get(name, (0, 0))
+                calls[name] = before[0] + done, before[1] + failed
+        return tuple(FunctionSnapshot(name, *calls[name]) for name in sorted(calls))
 
     def forked(self) -> None:
         """In a child process: gives up copies of descriptors without a sign to the parent or the broker."""

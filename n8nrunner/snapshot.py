@@ -40,13 +40,24 @@ class Counts(NamedTuple):
 
     accepted: int = 0  #: offers that became tasks
     rejected: int = 0  #: acceptances that were refused; n8n looks for another runner then
-    done: int = 0  #: results sent
-    failed: int = 0  #: errors sent, timeouts apart
+    done: int = 0  #: results sent in which no call has failed
+    failed: int = 0  #: errors sent, timeouts apart, and results in which a call has failed
     timed_out: int = 0  #: tasks that ran into the runner's own time limit
     cancelled: int = 0  #: tasks that n8n cancelled
     lost: int = 0  #: tasks whose connection was lost
     undelivered: int = 0  #: results that n8n did not get, or may not have got
     unfinished: int = 0  #: tasks that a stop cut short
+    retried: int = 0  #: results that told the node to try again, because a function has changed or is unknown
+
+
+class FunctionSnapshot(NamedTuple):
+    """The calls to a function since the runner started."""
+
+    name: str
+    #: Calls that returned.
+    done: int
+    #: Calls that raised, or could not be made because their arguments did not fit.
+    failed: int
 
 
 class Snapshot(NamedTuple):
@@ -61,6 +72,8 @@ class Snapshot(NamedTuple):
     links: Tuple[LinkSnapshot, ...]
     tasks: Tuple[TaskSnapshot, ...]
     counts: Counts
+    #: Functions that have been called, by name.
+    functions: Tuple[FunctionSnapshot, ...] = ()
 
     @property
     def is_registered(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
 
 from n8nrunner import logs
 from n8nrunner.errors import TaskCancelled, TaskError, TaskTimeout
@@ -62,6 +62,22 @@ class Call:
         return self._ended.wait(timeout)
 
 
+class Tally(NamedTuple):
+    """What became of a task's calls to a function.
+
+    Attributes:
+        function: its name; empty if the runner has no such function.
+        done: calls that returned.
+        failed: calls that raised, or could not be made.
+        again: whether nothing ran, and the node tries again.
+    """
+
+    function: str
+    done: int
+    failed: int
+    again: bool = False
+
+
 class Task:
     """One task, as its handler sees it. Every wait in it ends with the task.
 
@@ -88,6 +104,7 @@ class Task:
         "progress_fraction",
         "progress_text",
         "started_at",
+        "tally",
         "type",
     )
 
@@ -114,6 +131,8 @@ class Task:
         self._cancel_event: Optional[threading.Event] = None
         self._on_cancel: Optional[Callable[[], None]] = None
         self._timed_out = False
+        #: What became of its calls to a function; None if its handler is not a function's.
+        self.tally: Optional[Tally] = None
         #: Whether its slot has been given back. The links' thread alone reads and sets it.
         self.has_ended = False
         self._lines = 0

@@ -30,7 +30,7 @@ from n8nrunner.protocol import session as s
 from n8nrunner.protocol.messages import RunnerRegistered
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.snapshot import LinkSnapshot
-from n8nrunner.task import Call, Task, Undelivered
+from n8nrunner.task import Call, Tally, Task, Undelivered
 
 logger = logs.get_logger("n8nrunner")
 
@@ -105,6 +105,8 @@ class BrokerLink:
         self.max_payload = config.max_payload
         #: The open WebSocket; None while there is none.
         self.connection: Optional[Connection] = None
+        #: Of each function that was called: calls that returned and calls that failed.
+        self.calls: Dict[str, Tuple[int, int]] = {}
         #: When `settle` has to be called at the latest, on the monotonic clock.
         self.due_at = 0.0
         #: Whether more may have come than the last turn read.
@@ -213,7 +215,22 @@ class BrokerLink:
         freed = self.index in links
         if len(links) > freed:
             self._wake_links(tuple(link for link in links if link != self.index))
-        return s.Finished(task.id, task.generation, answer.payload, answer.failed, freed, answer.interrupted)
+        calls = s.Calls.DONE if answer.tally is None else self._count_calls(answer.tally, answer.failed)
+        return s.Finished(
+            task.id, task.generation, answer.payload, answer.failed, freed, answer.interrupted, calls
+        )
+
+    def _count_calls(self, tally: Tally, failed: bool) -> s.Calls:
+        if tally.again:
+            return s.Calls.AGAIN
+        if tally.function:
+            done, failures = self.calls.get(tally.function, (0, 0))
+            if failed:  # no result of theirs is sent
+                counted = (done, failures + tally.done + tally.failed)
+            else:
+                counted = (done + tally.done, failures + tally.failed)
+            self.calls[tally.function] = counted
+        return s.Calls.FAILED if tally.failed else s.Calls.DONE
 
     def read(self, now: float) -> None:
         """Reads what has come and does what it asks for. Raises `ConnectionLost`."""

@@ -13,7 +13,7 @@ from n8nrunner import logs
 from n8nrunner.errors import TaskError
 from n8nrunner.protocol.codec import encode_error, encode_result
 from n8nrunner.protocol.values import Encoded, NotJson, encode_value
-from n8nrunner.task import Task
+from n8nrunner.task import Tally, Task
 
 logger = logs.get_logger("n8nrunner.tasks")
 
@@ -36,12 +36,13 @@ _CALLERS = tuple(
 class Answer(NamedTuple):
     """The text of a ``runner:taskdone`` or, if `failed`, of a ``runner:taskerror``.
 
-    `interrupted` says that Ctrl-C ended the handler in another process.
+    `interrupted` says that Ctrl-C ended the handler in another process. `tally` counts calls to a function.
     """
 
     payload: bytes
     failed: bool
     interrupted: bool = False
+    tally: Optional[Tally] = None
 
 
 def invoke(
@@ -82,7 +83,7 @@ def invoke(
             f"The result is too large: {len(payload)} bytes, and {max_payload} are allowed",
             "Raise N8N_RUNNERS_MAX_PAYLOAD for n8n and for the runner, or return less, such as a file.",
         )
-    return Answer(payload, False)
+    return Answer(payload, False, False, task.tally)
 
 
 def failure(task: Task, message: str, description: Optional[str] = None) -> Answer:
@@ -150,7 +151,7 @@ def _answer(task: Task, max_payload: Optional[int], message: Any, **more: Any) -
         # n8n would close the connection, and fail everything on it. A character may take twelve bytes.
         shorter = error["message"][: max(0, max_payload - 200) // 12]
         payload = encode_error(task.id, {"message": f"{shorter} ..."})
-    return Answer(payload, True)
+    return Answer(payload, True, False, task.tally)
 
 
 def text_of(value: Any) -> str:

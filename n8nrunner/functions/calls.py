@@ -21,7 +21,7 @@ from n8nrunner.functions.kinds import Perhaps
 from n8nrunner.functions.results import Item, Made, items_of, paired, paired_with_all, writable
 from n8nrunner.functions.signature import Changed, Signature, check_names, convert_arguments, takes_file
 from n8nrunner.protocol.values import Encoded, NotJson, encode_value
-from n8nrunner.task import Task
+from n8nrunner.task import Tally, Task
 
 #: The version of settings and result; a node may be newer than the runner, or older.
 VERSION = 1
@@ -170,16 +170,21 @@ class Functions:
             )
         name = settings["function"]
         version = settings.get("version")
+        # A node says whether it tries again when the function has changed or is not there.
+        again = settings.get("lastTry") is False
         if not isinstance(version, int) or version > VERSION:
+            task.tally = Tally("", 0, 1)
             return _refused("newer_node", f"the node is newer than this runner (version {version!r})", None)
         function = self.by_name.get(name)
         if function is None:
+            task.tally = Tally("", 0, 1, again)
             known = ", ".join(sorted(self.by_name)) or "none"
             return _refused("unknown_function", f"this runner has no function {name!r}; it has {known}", None)
         calls = _calls_of(settings)
         try:
             return _Work(task, function, settings).run(calls)
         except Changed as error:
+            task.tally = Tally(name, 0, len(calls), again)
             return _refused("changed", str(error), function)
 
 
@@ -246,14 +251,18 @@ class _Work:
         self._sources: List[Union[int, Sequence[int]]] = []
         self._counts: List[Optional[int]] = []
         self._errors: List[Dict[str, Any]] = []
+        self._done = self._failures = 0
 
     def run(self, calls: Sequence[_Call]) -> Encoded:
-        self._run(calls)
         try:
-            return self._encoded()
-        except NotJson:
-            self._check_results()
-            return self._encoded()
+            self._run(calls)
+            try:
+                return self._encoded()
+            except NotJson:
+                self._check_results()
+                return self._encoded()
+        finally:
+            self._task.tally = Tally(self._function.signature.name, self._done, self._failures)
 
     def _run(self, calls: Sequence[_Call]) -> None:
         # All first: when the function turns out to have changed, nothing may have run, because the node
@@ -295,6 +304,7 @@ class _Work:
             try:
                 self._add(source, (writable(made), made[1]))
             except NotJson as error:
+                self._done -= 1 if isinstance(source, int) else len(source)
                 self._failed(_cannot_be_sent(error), [source] if isinstance(source, int) else source)
                 if not self._goes_on:
                     return
@@ -307,6 +317,7 @@ class _Work:
             made = self._function.call(self._task, call.arguments, self._items_of)
             paired(made[0], call.item)
             self._add(call.item, made)
+            self._done += 1
         except BaseException as error:  # SystemExit in a function fails its item
             if self._is_over(error):
                 raise
@@ -321,6 +332,7 @@ class _Work:
             made = self._function.call(self._task, arguments, self._items_of)
             paired_with_all(made[0], sources)
             self._add(sources, made)
+            self._done += len(sources)
         except BaseException as error:  # as above
             if self._is_over(error):
                 raise
@@ -396,6 +408,7 @@ class _Work:
         return None
 
     def _misfit(self, call: _Call, mismatch: Mismatch) -> None:
+        self._failures += 1
         self._note(call.item, {"message": str(mismatch), "description": self._about(call, mismatch)})
 
     def _about(self, call: _Call, mismatch: Mismatch) -> str:
@@ -409,6 +422,7 @@ class _Work:
         return isinstance(error, TaskCancelled) or self._task.cancelled
 
     def _failed(self, error: BaseException, sources: Sequence[int]) -> None:
+        self._failures += len(sources)
         log_error(self._task, error)
         described = describe_error(error)
         self._note(sources[0], described)

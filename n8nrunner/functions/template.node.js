@@ -210,6 +210,7 @@ async function run(context, definition, calls) {
 		nodeName: context.getNode().name,
 	};
 	for (let tries = 0; ; tries++) {
+		settings.lastTry = tries >= PAUSES.length;
 		const begun = Date.now();
 		const outcome = await startJob(context, definition.taskType, settings, calls[0].item);
 		if (!outcome.ok) throw failureOf(context, outcome.error, calls, Date.now() - begun);

@@ -116,6 +116,14 @@ class Lost(NamedTuple):
     farewell: bool = False
 
 
+class Calls(enum.Enum):
+    """What a result says of the calls in it, if it is the result of a function."""
+
+    DONE = "all returned"
+    FAILED = "at least one failed"
+    AGAIN = "none ran, and the node tries again"
+
+
 class Finished(NamedTuple):
     """A handler has returned or raised, and its slot has been released; `payload` is the answer's text.
 
@@ -129,6 +137,7 @@ class Finished(NamedTuple):
     failed: bool
     freed: bool = True
     interrupted: bool = False
+    calls: Calls = Calls.DONE
 
 
 class CallMade(NamedTuple):
@@ -274,6 +283,7 @@ class Counters:
         "failed",
         "lost",
         "rejected",
+        "retried",
         "timed_out",
         "undelivered",
         "unfinished",
@@ -282,8 +292,9 @@ class Counters:
     def __init__(self) -> None:
         self.accepted = 0  #: offers that became tasks
         self.rejected = 0  #: acceptances that were refused
-        self.done = 0  #: results sent
-        self.failed = 0  #: errors sent, timeouts apart
+        self.done = 0  #: results sent in which no call has failed
+        self.failed = 0  #: errors sent, timeouts apart, and results in which a call has failed
+        self.retried = 0  #: results sent that tell the node to try again
         self.timed_out = 0  #: tasks that ran into our own time limit
         self.cancelled = 0  #: tasks that the broker cancelled
         self.lost = 0  #: tasks whose connection was lost
@@ -682,8 +693,10 @@ class RunnerSession:
                 return
             if event.interrupted:
                 self.counters.unfinished += 1
-            elif event.failed:
+            elif event.failed or event.calls is Calls.FAILED:
                 self.counters.failed += 1
+            elif event.calls is Calls.AGAIN:
+                self.counters.retried += 1
             else:
                 self.counters.done += 1
             self._send_answer(task, event.payload, event.failed, now)

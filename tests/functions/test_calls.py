@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Callable, Dict, Iterator, List
 
 import pytest
 
-from n8nrunner import ConfigurationError, File, Runner, Task, TaskError
+from n8nrunner import ConfigurationError, File, FunctionSnapshot, Runner, Task, TaskError
 from n8nrunner.broker import Broker, BrokerTaskCancelled, BrokerTaskError
 from n8nrunner.functions import calls, conversion
 from tests.conftest import LIMIT, TOKEN, wait_until
@@ -533,6 +533,81 @@ def test_a_batch_that_fails_fails_all_its_items(runner: Runner, call: Caller) ->
     answer = call("total", *arguments, continueOnFail=True)
     assert [error["item"] for error in answer["errors"]] == [0, 1]
     assert answer["items"] == []
+
+
+# --- counts -------------------------------------------------------------------------------------------
+
+
+def positive(number: int) -> int:
+    if number <= 0:
+        raise ValueError("not positive")
+    return number
+
+
+def counts_of(runner: Runner) -> Dict[str, int]:
+    wait_until(lambda: runner.snapshot().taken == 0)
+    counts = runner.snapshot().counts._asdict()
+    return {name: count for name, count in counts.items() if count and name != "accepted"}
+
+
+def test_a_call_that_failed_counts_as_failed(runner: Runner, call: Caller) -> None:
+    runner.function(positive)
+    for number in (-1, -2, 3, -4, -5, -6, -7):
+        call("positive", {"number": number})
+    assert counts_of(runner) == {"done": 1, "failed": 6}
+    assert runner.snapshot().functions == (FunctionSnapshot("positive", 1, 6),)
+
+
+def test_calls_are_counted_by_function(runner: Runner, call: Caller) -> None:
+    runner.function(positive)
+    runner.function(double)
+    more = [{"number": number} for number in (1, 2, -3, "x")]
+    call("positive", *more, continueOnFail=True)  # one raises, and one does not fit
+    call("positive", *more)  # a value that does not fit fails before anything runs
+    call("positive", *more[:3])  # the first two have run
+    call("double", {"number": 1}, {"number": 2})
+    assert counts_of(runner) == {"done": 1, "failed": 3}
+    assert runner.snapshot().functions == (
+        FunctionSnapshot("double", 2, 0),
+        FunctionSnapshot("positive", 4, 4),
+    )
+
+
+def test_calls_of_a_batch_and_results_that_cannot_be_sent_count_as_failed(
+    runner: Runner, call: Caller
+) -> None:
+    @runner.function(batch=True)
+    def total(number: List[int]) -> int:
+        return sum(number) // (0 if 13 in number else 1)
+
+    @runner.function
+    def unwritable(number: int) -> Any:
+        return {number} if number else float(number)
+
+    call("total", {"number": 1}, {"number": 2})
+    call("total", {"number": 1}, {"number": 13}, {"number": 2})
+    call("unwritable", {"number": 0}, {"number": 1}, continueOnFail=True)
+    assert counts_of(runner) == {"done": 1, "failed": 2}
+    assert runner.snapshot().functions == (
+        FunctionSnapshot("total", 2, 3),
+        FunctionSnapshot("unwritable", 1, 1),
+    )
+
+
+@pytest.mark.parametrize("function", ["double", "unknown"])
+def test_a_changed_or_unknown_function_counts_as_failed_at_the_last_try(
+    function: str, runner: Runner, call: Caller
+) -> None:
+    runner.function(double)
+    for last in (False, False, False, True):
+        assert call(function, {"value": 1}, lastTry=last)["error"]["code"]
+    assert counts_of(runner) == {"retried": 3, "failed": 1}
+    if function == "double":
+        assert runner.snapshot().functions == (FunctionSnapshot("double", 0, 1),)
+    else:
+        assert runner.snapshot().functions == ()  # names of functions that do not exist are not kept
+    call(function, {"value": 1})  # a node that does not say so
+    assert counts_of(runner) == {"retried": 3, "failed": 2}
 
 
 # --- ages ---------------------------------------------------------------------------------------------

@@ -236,7 +236,7 @@ def executed(folder: Path, answers: Any, name: str = "shop", **more: Any) -> Any
         getNode: () => ({{ name: 'Shop' }}),
         getNodeParameter: (name) => ({parameters})[name],
         continueOnFail: () => {json.dumps(settings["continueOnFail"])},
-        startJob: async () => ({{ ok: true, result: {result} }}),
+        startJob: async (taskType, sent) => ({{ ok: true, result: {result} }}),
     }}"""
 
     def function() -> None: ...
@@ -254,6 +254,14 @@ def error_of_node(folder: Path, reported: Dict[str, Any]) -> Any:
 def test_a_runner_may_be_named_as_something_of_javascript(tmp_path: Path, name: str) -> None:
     items = [{"json": {"n": n}, "pairedItem": {"item": n}} for n in range(3)]
     assert executed(tmp_path, {"items": items, "errors": []}, name) == [items]
+
+
+def test_a_node_says_whether_it_tries_again(tmp_path: Path) -> None:
+    answer = (
+        "((globalThis.tries ??= []).push(sent.lastTry), sent.lastTry"
+        " ? { items: [{ json: { tries: globalThis.tries } }], errors: [] } : { error: { code: 'changed' } })"
+    )
+    assert executed(tmp_path, answer)[0][0]["json"] == {"tries": [False, False, False, True]}
 
 
 def test_errors_stand_where_their_items_would(tmp_path: Path) -> None:

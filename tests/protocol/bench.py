@@ -105,6 +105,7 @@ class Bench:
             + counters.cancelled
             + counters.lost
             + counters.unfinished
+            + counters.retried
             + session.held_tasks
         ), "a task has no account"
         calls = {call_id for task in session._running.values() for call_id in task.calls or ()}
