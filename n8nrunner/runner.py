@@ -445,8 +445,8 @@ class Runner:
             return
         grace = self.config.graceful_shutdown_timeout if timeout is None else timeout
         run.request_stop(grace)
-        if run.is_own_thread():
-            return
+        if run.is_own_thread() or (run is self._starting and run.is_starter()):
+            return  # in the last case, called by a log handler or a signal handler, inside of `start`
         run.join(Deadline(grace + STOP_MARGIN))
 
     def join(self, timeout: Optional[float] = None) -> bool:

@@ -165,6 +165,8 @@ class Run:
         return threading.get_ident() == self._starter
 
     def _refuse_when_stopping(self) -> None:
+        if self.error is not None:  # a thread that had started has failed
+            raise self.error
         if self.stopping:
             raise RunnerStopped("stop() was called while the runner was starting")
 

@@ -509,35 +509,51 @@ def test_log_handlers_may_use_the_runner_that_logs(broker: Broker, new_runner: N
     assert broker.run_task("type 1", 5, timeout=LIMIT) == 5
 
 
-def test_types_registered_by_several_threads_are_posted_in_their_order(
+def test_a_log_handler_may_stop_the_runner_that_starts(broker: Broker, new_runner: NewRunner) -> None:
+    runner = new_runner()  # without a handler, which is logged inside of `start`
+
+    class Stopping(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            runner.stop(3 * LIMIT)
+
+    logger, handler = logging.getLogger("n8nrunner"), Stopping()
+    logger.addHandler(handler)
+    try:
+        starting, outcome = in_background(runner.start)
+        starting.join(LIMIT)
+        assert isinstance(outcome[0], RunnerStopped)
+    finally:
+        logger.removeHandler(handler)
+    assert runner.state == "new"
+
+
+def test_types_registered_by_two_threads_are_posted_in_their_order(
     broker: Broker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A link offers what it was told last, so the last must not lack a type."""
     runner = new_runner()
     runner.start()
     posted: List[int] = []
+    entered, overtaken = threading.Event(), threading.Event()
     change_types = LinkThread.change_types
 
     def note(self: LinkThread, types: Dict[str, Optional[int]]) -> None:
+        if entered.is_set():
+            overtaken.set()
+        else:
+            entered.set()
+            overtaken.wait(0.5)  # by the other registration, which has to wait instead
         posted.append(len(types))
         change_types(self, types)
 
     monkeypatch.setattr(LinkThread, "change_types", note)
-
-    def register(number: int) -> None:
-        for count in range(100):
-            runner.task(f"type {number}-{count}")(lambda task: task.settings)
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        registering = [in_background(lambda number=number: register(number)) for number in range(4)]  # type: ignore[misc]
-        for thread, outcome in registering:
-            thread.join(LIMIT)
-            assert outcome == [None]
-    finally:
-        sys.setswitchinterval(interval)
-    assert posted == list(range(1, 401))
+    first, _ = in_background(lambda: runner.task("first")(lambda task: task.settings))
+    assert entered.wait(LIMIT)
+    second, _ = in_background(lambda: runner.task("second")(lambda task: task.settings))
+    first.join(LIMIT)
+    second.join(LIMIT)
+    assert posted == [1, 2]
+    assert broker.run_task("second", 5, timeout=LIMIT) == 5
 
 
 # --- a token that is refused ----------------------------------------------------------------------------

@@ -386,6 +386,27 @@ def die(task):
         assert "OSError: [Errno 9] Bad file descriptor" in program.output
 
 
+def test_a_program_that_closes_all_descriptors_is_exit_code_1(broker: Broker, tmp_path: Path) -> None:
+    (tmp_path / "jobs.py").write_text(
+        """
+import os
+from n8nrunner import Runner
+runner = Runner(task_timeout=1)
+
+@runner.task("close")
+def close(task):
+    os.closerange(3, 256)
+    task.wait_for_cancel(20)
+"""
+    )
+    env = {"N8N_RUNNERS_TASK_BROKER_URI": broker.url, "N8N_RUNNERS_AUTH_TOKEN": TOKEN}
+    with python("-m", "n8nrunner", "run", "jobs:runner", env=env, cwd=tmp_path) as program:
+        program.wait_for("Registered")
+        broker.submit("close", {})
+        assert program.wait() == 1
+        assert "The runner has failed" in program.output
+
+
 def test_a_dead_callbacks_thread_is_a_failed_runner(
     broker: Broker, new_runner: NewRunner, caplog: pytest.LogCaptureFixture
 ) -> None:
