@@ -11,6 +11,8 @@ from typing import Dict, List, Optional, Sequence
 #: What a caller can be told. "done" and "failed" are the runner's answers, the rest is the broker's word.
 DONE, FAILED = "done", "failed"
 LOST, EXPIRED, TIMED_OUT = "lost", "expired", "timed out"
+#: A broker that shuts down cancels what has not ended: it tells the runner, which gives no answer then.
+CANCELLED = "cancelled"
 #: An answer that is not the right one.
 WRONG = "wrong"
 
@@ -23,7 +25,7 @@ class Request:
         number: the caller's own number for it.
         task_id: the broker's id; None if no runner has accepted it.
         outcome: what the caller was told; None if that is nothing.
-        detail: of an outcome that should not be.
+        detail: what the error said, if there was one.
     """
 
     number: int
@@ -105,18 +107,20 @@ def compare(
 
 def _judge(request: Request, work: Work, of_number: Work, was_killed: bool, verdict: Verdict) -> None:
     what = f"task {request.task_id}, number {request.number}, {request.outcome}"
+    if request.detail:
+        what += f" ({request.detail})"
     verdict.outcomes[str(request.outcome)] += 1
     answered = request.outcome in (DONE, FAILED)
     if request.outcome is None:
         verdict.lost.append(f"{what}: the caller was told nothing")
     elif request.outcome == WRONG:
-        verdict.wrong.append(f"{what}: {request.detail}")
+        verdict.wrong.append(f"{what}: not the right answer")
     if of_number.begun > 1:
         verdict.doubled.append(f"{what}: its handler was called {of_number.begun} times")
     if len(work.undelivered) > 1:
         verdict.doubled.append(f"{what}: on_undelivered was called {len(work.undelivered)} times")
     if answered and not of_number.ended:
-        verdict.wrong.append(f"{what}: no handler has ended ({request.detail})")
+        verdict.wrong.append(f"{what}: no handler has ended")
     if answered and True in work.undelivered:
         verdict.wrong.append(f"{what}: on_undelivered was certain that it did not arrive")
     if was_killed:

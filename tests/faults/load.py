@@ -15,9 +15,10 @@ from n8nrunner.broker import (
     BrokerTaskLost,
     BrokerTaskTimeout,
 )
+from n8nrunner.broker.matching import SHUT_DOWN
 
 from . import plan, work
-from .ledger import DONE, EXPIRED, FAILED, LOST, TIMED_OUT, WRONG, Request
+from .ledger import CANCELLED, DONE, EXPIRED, FAILED, LOST, TIMED_OUT, WRONG, Request
 
 #: Seconds after which a caller that has been told nothing gives up: beyond all of the broker's time limits.
 PATIENCE = 240.0
@@ -125,5 +126,7 @@ class Load:
             return
         request.detail = f"{error.message}: {error.description}"[:500]
         request.outcome = next((outcome for kind, outcome in _OUTCOMES if isinstance(error, kind)), FAILED)
+        if request.outcome == LOST and error.message == SHUT_DOWN:
+            request.outcome = CANCELLED
         if request.outcome == FAILED and (settings["do"] != "raise" or error.message != work.RAISED):
             request.outcome = WRONG

@@ -239,7 +239,7 @@ class _Restarts:
         if fault.kind == plan.KILL_BROKER:
             broker.kill()
         else:
-            broker.stop(1.0)
+            broker.stop(0.2)
         self._back[index] = time.monotonic() + fault.seconds
 
     def until(self, moment: float) -> None:

@@ -254,6 +254,7 @@ UNCERTAIN = {"undelivered": "a", "certain": False}
         (LOST, [BEGUN, ENDED, CERTAIN]),
         (LOST, []),
         ("expired", []),
+        ("cancelled", [BEGUN, ENDED]),
     ],
 )
 def test_accounts_that_agree(outcome: str, book: List[Dict[str, Any]]) -> None:
