@@ -10,7 +10,8 @@ import queue
 import signal
 import sys
 import threading
-from typing import Any, Callable, Iterator, List, Optional, Tuple
+from types import FrameType
+from typing import Any, Callable, Iterator, List, Optional, Set, Tuple
 
 from n8nrunner.deadline import Deadline
 from n8nrunner.logs import get_logger
@@ -19,6 +20,9 @@ logger = get_logger("n8nrunner")
 
 #: Seconds after which a signal that did not end a wait is noticed.
 _SIGNAL_TURN = 0.5
+
+#: Seconds after which the end of the application's threads is noticed, if the first of them still lives.
+_THREADS_TURN = 0.2
 
 #: Seconds that a process which is ended by force gets to write its last output.
 _LAST_OUTPUT = 0.5
@@ -62,20 +66,32 @@ def aside(work: Callable[[], Any], wait: float = 0.0) -> bool:
     return True
 
 
+def wait_for_asides() -> bool:
+    """Wait for work given to `aside`, at most `_LAST_OUTPUT` seconds for each; return whether all is done."""
+    for done in list(_asides):
+        if not done.acquire(timeout=_LAST_OUTPUT):
+            return False
+        done.release()
+    return True
+
+
 def leave_if_stuck(code: int) -> None:
     """End the process with exit code `code` if work given to `aside` does not come to its end.
 
     The end of the interpreter would wait for the same lock or pipe, or abort the process.
     """
-    for done in _asides:
-        if not done.acquire(timeout=_LAST_OUTPUT):
-            os._exit(code)
-        done.release()
+    if not wait_for_asides():
+        os._exit(code)
 
 
 # --- signals --------------------------------------------------------------------------------------
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+#: Those of `run()` in other threads than the main thread.
+_elsewhere: Set[Signals] = set()
+
+_main_thread_has_ended = False
 
 #: Handlers that are installed: the signal's number, our handler, and the one to put back.
 _installed: List[Tuple[int, Any, Any]] = []
@@ -111,14 +127,18 @@ class Signals:
 
 @contextlib.contextmanager
 def signals() -> Iterator[Signals]:
-    """Receive SIGINT and SIGTERM, in the main thread; in other threads none arrives.
+    """Receive SIGINT and SIGTERM, in the main thread; in other threads only when the main thread has ended.
 
     A signal that is ignored stays ignored (`nohup`, a shell's background job), and a handler that C code has
     installed stays in place, because Python cannot put it back.
     """
     received = Signals()
     if threading.current_thread() is not threading.main_thread():
-        yield received
+        _elsewhere.add(received)
+        try:
+            yield received
+        finally:
+            _elsewhere.discard(received)
         return
     before = len(_installed)
     _install(received.arrive)
@@ -135,6 +155,21 @@ def _install(handler: Callable[[int, Any], None], instead: Any = None) -> None:
         if present is not None and present != signal.SIG_IGN:
             _installed.append((number, handler, present if instead is None else instead))
             signal.signal(number, handler)
+
+
+def _arrive_elsewhere(number: int, frame: Any) -> None:
+    for received in list(_elsewhere):
+        received.arrive(number)
+    if not _elsewhere:
+        _restore(0)
+        os.kill(os.getpid(), number)
+
+
+def _has_default_handlers() -> bool:
+    return all(
+        signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
+        for number in _NUMBERS
+    )
 
 
 def _restore(count: int) -> None:
@@ -154,7 +189,9 @@ def _before_fork() -> None:
 
 
 def _after_fork(is_child: bool) -> None:
+    global _main_thread_has_ended
     if is_child:
+        _main_thread_has_ended = False
         with contextlib.suppress(ValueError):  # the forking thread does not count as a main thread here
             _restore(0)
     if _at_fork.mask is not None:
@@ -193,12 +230,15 @@ def end_process(number: int) -> None:
 # --- exit and fork --------------------------------------------------------------------------------
 
 
-def at_exit(callback: Callable[[], None]) -> None:
-    """Calls `callback` at the interpreter's end, before it waits for the threads of pools.
+def at_exit(callback: Callable[[], None]) -> bool:
+    """Call `callback` when the main thread has ended, before other hooks that are registered already.
 
-    `concurrent.futures` waits for its threads before anything of `atexit` runs. The private hook used here
-    runs before that, in reverse order of registration, and `concurrent.futures.thread` has registered its own
-    when it was imported. Where the hook is gone, `atexit` has to do.
+    `concurrent.futures` shuts its pools down before anything of `atexit` runs. The private hook of
+    `threading` that is used here runs before that, in reverse order of registration, and
+    `concurrent.futures.thread` registers its own when it is imported. Without the hook, `atexit` has to do.
+
+    Returns:
+        Whether it will be called; False if the main thread has ended already.
     """
     import concurrent.futures.thread  # noqa: F401 - its hook has to be there before ours
 
@@ -207,8 +247,73 @@ def at_exit(callback: Callable[[], None]) -> None:
         import atexit
 
         register = atexit.register
-    with contextlib.suppress(RuntimeError):  # the interpreter is ending already
+    try:
         register(callback)
+    except RuntimeError:
+        return False
+    return True
+
+
+def main_thread_has_ended() -> bool:
+    """Return whether the exit hooks are running: from then on Python 3.12 starts no more threads."""
+    return _main_thread_has_ended
+
+
+def wait_for_threads(is_needed: Callable[[], bool]) -> None:
+    """Wait until no thread of the application keeps the program going, or `is_needed` is False.
+
+    For an exit hook, on the main thread. Signals reach `signals` blocks of other threads meanwhile, unless
+    the application handles them.
+
+    Raises:
+        KeyboardInterrupt: SIGINT, if it reaches no such block.
+    """
+    global _main_thread_has_ended
+    _main_thread_has_ended = True
+    before = len(_installed)
+    has_logged = False
+    try:
+        while is_needed():
+            threads = _threads_of_application()
+            if not threads:
+                return
+            if not has_logged:
+                has_logged = True
+                logger.info(
+                    "The main thread has ended. The runner goes on until these threads end: %s",
+                    ", ".join(thread.name for thread in threads),
+                )
+                if _has_default_handlers():
+                    _install(_arrive_elsewhere)
+            threads[0].join(_THREADS_TURN)
+    finally:
+        _restore(before)
+
+
+def _threads_of_application() -> List[threading.Thread]:
+    """Return the threads for which the interpreter would wait, without those that wait for its own end."""
+    pools = sys.modules.get("concurrent.futures.thread")
+    workers = list(getattr(pools, "_threads_queues", ()))
+    frames = sys._current_frames()
+    return [
+        thread
+        for thread in threading.enumerate()
+        if not thread.daemon
+        and thread is not threading.main_thread()
+        and thread is not threading.current_thread()
+        and thread not in workers
+        and not type(thread).__module__.startswith("concurrent.futures.")
+        and not _waits_for_main_thread(frames.get(thread.ident or 0))
+    ]
+
+
+def _waits_for_main_thread(frame: Optional[FrameType]) -> bool:
+    """Return whether the thread is in ``threading.main_thread().join()``, which the exit hooks hold up."""
+    while frame is not None:
+        if frame.f_code is threading.Thread.join.__code__:
+            return frame.f_locals.get("self") is threading.main_thread()
+        frame = frame.f_back
+    return False
 
 
 def after_fork_in_child(callback: Callable[[], None]) -> None:

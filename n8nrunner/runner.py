@@ -24,7 +24,7 @@ from n8nrunner.errors import (
 )
 from n8nrunner.execution.executors import ExecutorOrFactory, is_factory
 from n8nrunner.execution.invoke import Handler, TaskContext
-from n8nrunner.running import STOP_MARGIN, OnUndelivered, Run
+from n8nrunner.running import STOP_MARGIN, OnUndelivered, Run, note_runner
 from n8nrunner.snapshot import Counts, Snapshot
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ class Runner:
         self._starting: Optional[Run] = None
         self._forked = False
         _runners.add(self)
+        note_runner(self)
 
     def __repr__(self) -> str:
         return f"<Runner {self.config.name!r} for {', '.join(self.config.broker)}, {self.state}>"
@@ -490,9 +491,11 @@ class Runner:
             if number is not None:
                 # First the stop: to log may mean to wait, for a lock or for a pipe that has no reader.
                 run.request_stop(run.grace)
-                process.aside(lambda: _log_stop(run, number))
+                if not process.aside(lambda: _log_stop(run, number)):
+                    _log_stop(run, number)
                 signals.wait(Deadline(run.grace + STOP_MARGIN))
             run.join(Deadline(STOP_MARGIN))
+            process.wait_for_asides()
         if run.error is not None:
             raise run.error
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set, Tuple
+import weakref
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Protocol, Set, Tuple
 
 from n8nrunner import logs, process
 from n8nrunner.config import RunnerConfig
@@ -42,6 +44,9 @@ STOP_MARGIN = 0.45
 
 #: Seconds after the end of the grace period within which a run has ended. Closing a connection takes less.
 _STOP_LIMIT = 10.0
+
+#: Seconds below which the life of a runner at the program's end looks like a mistake.
+_SHORT_LIFE = 10.0
 
 #: How many running tasks a line of the log names.
 _NAMED_TASKS = 5
@@ -90,6 +95,7 @@ class Run:
         self._ever_registered = False
         self._refused: Dict[int, N8nRunnerError] = {}
         self._when_finished: List[Callable[[], None]] = []
+        self._started_at = time.monotonic()
         self._slots = Slots(config.capacity, len(config.urls))
         self._pool = TaskPool(executor, config.capacity, task_context, config.max_payload, self)
         self._health: Optional[HealthServer] = None
@@ -110,6 +116,7 @@ class Run:
         """
         with contextlib.ExitStack() as undo:
             undo.callback(self._finish)
+            _register_exit_hook()
             undo.callback(self._serving.cancel_start)
             self._serving.open()
             undo.callback(self._pool.shut_down)
@@ -146,6 +153,7 @@ class Run:
                     "The runner %r has no handler yet, so n8n can send it nothing", self._config.name
                 )
             self._refuse_when_stopping()
+            _register_exit_hook()  # again: the executor may have been imported since
             _running.add(self)
             undo.callback(self._end_serving)
             self._serving.start()
@@ -277,6 +285,23 @@ class Run:
                 ", ".join(running),
             )
 
+    def log_exit(self) -> None:
+        """Log that the end of the program stops the run, and what it waits for."""
+        if time.monotonic() - self._started_at < _SHORT_LIFE:
+            logger.warning(
+                "The program has ended, and the runner %r with it. To keep it going, end the program with "
+                "runner.run() or runner.join()",
+                self._config.name,
+            )
+        running = self.describe_tasks()
+        if running:
+            logger.warning(
+                "The program has ended: the runner %r waits at most %g s for %s",
+                self._config.name,
+                self.grace,
+                running,
+            )
+
     def describe_tasks(self) -> str:
         """Return the running tasks for a line of the log; an empty string if there are none."""
         tasks = [task.describe() for task in list(self._pool.active)]
@@ -371,6 +396,15 @@ class Run:
             logger.error("The runner ends: %s", error)
         self.request_stop(0)
         return True
+
+    def link_cannot_connect(self, error: Exception) -> None:
+        if process.main_thread_has_ended():
+            failed = RunnerFailed(f"{error}, so the runner cannot connect. Keep the main thread running")
+            with self._changed:
+                self.error = self.error or failed
+                self._changed.notify_all()
+            self.request_stop(self.grace)
+            logger.error("The runner has failed: %s", failed)
 
     def link_idle(self) -> None:
         if not self.stopping:
@@ -537,15 +571,67 @@ def _warn(message: str, *args: Any) -> None:
 
 _running: Set[Run] = set()
 
+#: Whether `concurrent.futures.process` was there when the exit hook was registered; None before that.
+_hook_is_after_processes: Optional[bool] = None
+_is_ending = False
+
+#: The runners of this process. If one is new or runs, the threads of the application end first.
+_runners: weakref.WeakSet[HasState] = weakref.WeakSet()
+
+
+class HasState(Protocol):
+    """A runner, for the exit hook."""
+
+    @property
+    def state(self) -> str:
+        """As in `Snapshot.state`."""
+
+
+def note_runner(runner: HasState) -> None:
+    """Register the exit hook for a runner that has been built."""
+    _runners.add(runner)
+    with contextlib.suppress(RunnerStopped):
+        _register_exit_hook()
+
+
+def _is_any_needed() -> bool:
+    return bool(_running) or any(runner.state in ("new", "running") for runner in list(_runners))
+
+
+def _register_exit_hook() -> None:
+    """See to it that runs are stopped before the executors that their handlers may use.
+
+    Raises:
+        RunnerStopped: the main thread has ended, and what needs the program's end is no longer told.
+    """
+    global _hook_is_after_processes
+    has_processes = "concurrent.futures.process" in sys.modules
+    is_new = _hook_is_after_processes is not has_processes
+    if _is_ending or (is_new and not process.at_exit(_stop_at_exit)):
+        raise RunnerStopped("the program is ending, so the runner cannot be started")
+    _hook_is_after_processes = has_processes
+
 
 def _stop_at_exit() -> None:
-    """At the interpreter's end: n8n gets its answers, and handlers are told."""
-    runs = list(_running)
-    for run in runs:
-        run.request_stop(run.grace)
-    for run in runs:
-        run.join(Deadline(run.grace + STOP_MARGIN))
+    """Stop all runs when the main thread and the application's other threads have ended."""
+    global _is_ending
+    try:
+        process.wait_for_threads(_is_any_needed)
+    finally:
+        _is_ending = True
+        runs = list(_running)
+        for run in runs:
+            run.request_stop(run.grace)
+        for run in runs:
+            run.log_exit()
+        for run in runs:
+            run.join(Deadline(run.grace + STOP_MARGIN))
 
 
-process.at_exit(_stop_at_exit)
-process.after_fork_in_child(_running.clear)
+def _after_fork_in_child() -> None:
+    global _is_ending
+    _is_ending = False
+    _running.clear()
+
+
+process.after_fork_in_child(_after_fork_in_child)

@@ -15,7 +15,8 @@ from tests.conftest import LIMIT, TOKEN
 from tests.processes import python
 
 HEAD = """
-import os, sys, threading, time
+import logging, multiprocessing, os, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor, ProcessPoolExecutor
 from n8nrunner import Runner, RunnerForked
 runner = Runner(graceful_shutdown_timeout=1)
 
@@ -63,6 +64,189 @@ def test_a_script_that_dies_stops_its_runner(broker: Broker, tmp_path: Path) -> 
     with python(str(script), env=env(broker)) as program:
         assert program.wait() == 1
         assert "the script itself" in program.output
+
+
+# --- the main thread ends before the program ----------------------------------------------------------
+
+#: A thread of the application that lives until the task "end".
+THREAD = """
+logging.basicConfig(level=logging.INFO)
+ended = threading.Event()
+
+@runner.task("end")
+def end(task):
+    ended.set()
+
+threading.Thread(target=ended.wait, name="of the application").start()
+"""
+
+
+def test_a_runner_goes_on_while_a_thread_of_the_application_lives(broker: Broker, tmp_path: Path) -> None:
+    """The main thread is at its end, and the executor that the runner was given still takes tasks."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        HEAD.replace("Runner(", "Runner(executor=ThreadPoolExecutor(1), ") + THREAD + "runner.start()\n"
+    )
+    with python(str(script), env=env(broker)) as program:
+        program.wait_for("The runner goes on until these threads end: of the application")
+        assert broker.run_task("echo", 1, timeout=LIMIT)[1] == 1
+        assert broker.run_task("echo", 2, timeout=LIMIT)[1] == 2
+        broker.run_task("end", {}, timeout=LIMIT)
+        assert program.wait() == 0
+        assert "The program has ended" in program.output
+
+
+@pytest.mark.parametrize("wait", ["", "while not runner.is_registered: time.sleep(0.01)"])
+def test_run_in_a_thread_outlives_the_main_thread_and_stops_at_a_signal(
+    broker: Broker, tmp_path: Path, wait: str
+) -> None:
+    """Also if the main thread ends before `run` has begun."""
+    if sys.version_info[:2] == (3, 12) and not wait:
+        pytest.skip("Python 3.12 starts no thread any more")
+    script = tmp_path / "script.py"
+    code = f"logging.basicConfig(level=20)\nthreading.Thread(target=runner.run).start()\n{wait}\n"
+    script.write_text(HEAD + code)
+    with python(str(script), env=env(broker)) as program:
+        program.wait_for("The runner goes on until")
+        assert broker.run_task("echo", 1, timeout=LIMIT)[1] == 1
+        if sys.platform != "win32":
+            program.signal(signal.SIGTERM)
+            program.wait_for("Stopping after SIGTERM")
+            assert program.wait() == 0
+            broker.wait_for(lambda counts: counts.runners == 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_after_the_main_thread_stops_the_runner(broker: Broker, tmp_path: Path) -> None:
+    """As without a runner, it ends the wait for the application's threads."""
+    script = tmp_path / "script.py"
+    script.write_text(HEAD + THREAD + "runner.start()\n")
+    with python(str(script), env=env(broker)) as program:
+        program.wait_for("The runner goes on until")
+        program.signal(signal.SIGINT)
+        broker.wait_for(lambda counts: counts.runners == 0)
+
+
+def test_workers_of_executors_do_not_keep_the_runner(broker: Broker, tmp_path: Path) -> None:
+    """Neither does a process pool's thread, nor a thread that waits for the end of the main thread."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        HEAD
+        + """
+if __name__ == "__main__":
+    threads = ThreadPoolExecutor(1)
+    processes = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    processes.submit(os.getpid).result()
+    threads.submit(lambda: runner.join(20))
+    threading.Thread(target=threading.main_thread().join).start()
+    runner.start()
+    print("end of the main thread", flush=True)
+"""
+    )
+    with python(str(script), env=env(broker)) as program:
+        program.wait_for("end of the main thread")
+        assert program.wait() == 0
+        assert "goes on until" not in program.output
+
+
+def test_an_outage_after_the_main_thread_s_end(broker: Broker, tmp_path: Path) -> None:
+    """The runner comes back; on Python 3.12, which starts no thread for that, it fails and says so."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        HEAD
+        + THREAD
+        + """
+def watch():
+    try:
+        runner.join()
+    except Exception as error:
+        print("failed:", error, flush=True)
+        ended.set()
+
+runner.start()
+threading.Thread(target=watch, daemon=True).start()
+"""
+    )
+    with python(str(script), env=env(broker)) as program:
+        program.wait_for("The runner goes on until")
+        broker.kill()
+        if sys.version_info[:2] == (3, 12):
+            program.wait_for("failed: can't create new thread")
+            assert program.wait() == 0
+            assert "ERROR:n8nrunner:The runner has failed: can't create new thread" in program.output
+            return
+        with Broker(auth_token=TOKEN, port=broker.port) as restarted:
+            assert restarted.run_task("echo", 1, timeout=LIMIT)[1] == 1
+            restarted.run_task("end", {}, timeout=LIMIT)
+            assert program.wait() == 0
+
+
+def test_a_process_pool_that_is_imported_later_is_not_shut_down_first(broker: Broker, tmp_path: Path) -> None:
+    """A second start registers the exit hook after the pool's."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        HEAD.replace(", ProcessPoolExecutor", "")
+        + """
+if __name__ == "__main__":
+    logging.basicConfig(level=20)
+    ended = threading.Event()
+
+    @runner.task("end")
+    def end(task):
+        ended.set()
+
+    runner.start()
+    runner.stop()
+    from concurrent.futures import ProcessPoolExecutor
+    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    pool.submit(abs, 1).result()
+
+    @runner.task("elsewhere")
+    def elsewhere(task):
+        return pool.submit(abs, -5).result()
+
+    runner.start()
+    threading.Thread(target=ended.wait).start()
+"""
+    )
+    with python(str(script), env=env(broker)) as program:
+        program.wait_for("The runner goes on until")
+        assert broker.run_task("elsewhere", {}, timeout=LIMIT) == 5
+        broker.run_task("end", {}, timeout=LIMIT)
+        assert program.wait() == 0
+
+
+def test_no_runner_starts_when_the_program_is_ending(broker: Broker, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        HEAD
+        + """
+def late():
+    threading.main_thread().join()
+    try:
+        runner.start()
+    except Exception as error:
+        print(type(error).__name__, error, runner.state, flush=True)
+
+runner.start()
+runner.stop()
+threading.Thread(target=late).start()
+"""
+    )
+    with python(str(script), env=env(broker)) as program:
+        program.wait_for("RunnerStopped the program is ending, so the runner cannot be started stopped")
+        assert program.wait() == 0
+
+
+def test_a_script_that_ends_right_after_its_start_says_so(broker: Broker, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(HEAD + "runner.start()\n")
+    with python(str(script), env=env(broker)) as program:
+        assert "runner.run() or runner.join()" in program.wait_for("The program has ended")
+        assert program.wait() == 0
+
+
+# --- fork ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -68,6 +68,9 @@ class LinkOwner(Protocol):
     def link_refused(self, link: BrokerLink, error: N8nRunnerError) -> bool:
         """The token was refused before any registration, or is used up; whether the link should give up."""
 
+    def link_cannot_connect(self, error: Exception) -> None:
+        """No thread could be started for an attempt to connect."""
+
     def link_idle(self) -> None:
         """The runner has had nothing to do for `auto_shutdown_timeout`."""
 
@@ -348,6 +351,7 @@ class BrokerLink:
             start()
         except RuntimeError as error:  # no more threads, or the interpreter is ending
             self._attempting = False
+            self._owner.link_cannot_connect(error)
             self._failed(
                 Unreachable(f"{self.url.base} was not tried: {error}"), self._grant, time.monotonic()
             )
