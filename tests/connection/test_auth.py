@@ -402,6 +402,32 @@ def test_an_answer_that_comes_byte_by_byte_has_the_time_of_one_answer(begin: byt
         assert time.monotonic() - began < 2.0
 
 
+@pytest.mark.usefixtures("quick", "names")
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_slow_peer_holds_neither_the_thread_nor_the_socket(scheme: str) -> None:
+    """With TLS it is the handshake that does not end."""
+    ended = threading.Event()
+
+    def script(connection: socket.socket) -> None:
+        connection.recv(65536)
+        with contextlib.suppress(OSError):
+            for byte in b"\x16\x03\x03\x40\x00" + bytes(1000) if scheme == "https" else b"a" * 1000:
+                connection.sendall(bytes([byte]))
+                threading.Event().wait(0.02)  # the slowness is what is tested
+        with contextlib.suppress(ConnectionError):
+            while connection.recv(65536):
+                pass
+        ended.set()
+
+    with Server(script) as server:
+        url = parse_broker(f"{scheme}://n8n.test:{server.port}")
+        thread = threading.Thread(target=is_healthy, args=(url,))
+        thread.start()
+        assert ended.wait(5.0)
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+
+
 @pytest.mark.usefixtures("quick")
 def test_silence_has_the_time_of_one_answer() -> None:
     with HttpServer(b"", hold=True) as server:

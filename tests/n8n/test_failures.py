@@ -9,6 +9,10 @@ from typing import Callable
 import pytest
 import requests
 
+from n8nrunner.config import parse_broker
+from n8nrunner.connection.auth import fetch_grant
+from n8nrunner.connection.failures import AuthRefused, LinkFailure, NotABroker
+
 from .n8n import N8n, job_node, webhook_node
 from .runners import RunnerProcess
 
@@ -156,3 +160,28 @@ def test_n8n_is_there_for_the_runner_that_knows_the_token(n8n: N8n) -> None:
     right = requests.post(f"{n8n.broker_url}/runners/auth", json={"token": n8n.auth_token}, timeout=10)
     wrong = requests.post(f"{n8n.broker_url}/runners/auth", json={"token": "another"}, timeout=10)
     assert (right.status_code, wrong.status_code) == (200, 403)
+
+
+def refusal(url: str, token: str) -> LinkFailure:
+    with pytest.raises(LinkFailure) as caught:
+        fetch_grant(parse_broker(url), token)
+    return caught.value
+
+
+def test_n8ns_own_refusal_is_told_apart_from_others(n8n: N8n) -> None:
+    refused = refusal(n8n.broker_url, "not-the-token")
+    assert type(refused) is AuthRefused, refused
+
+
+def test_the_port_of_the_editor_and_a_wrong_base_path_are_recognised(n8n: N8n) -> None:
+    editor = refusal(n8n.url, n8n.auth_token)
+    assert type(editor) is NotABroker
+    assert "this is the port of n8n's editor" in str(editor)
+    path = refusal(f"{n8n.broker_url}/other", n8n.auth_token)
+    assert type(path) is NotABroker
+    assert "not below the path '/other'" in str(path)
+
+
+def test_tls_on_the_brokers_port_names_the_right_scheme(n8n: N8n) -> None:
+    secure = refusal(n8n.broker_url.replace("http:", "https:"), n8n.auth_token)
+    assert "use http://" in str(secure)
