@@ -3,12 +3,16 @@
 A logging handler or filter is the application's code, and a log call runs it on the calling thread. It may
 raise anything, `SystemExit` included. No log call of n8nrunner may end a thread or change what the code after
 it does, so all of them go through `get_logger`.
+
+What n8n, a workflow or a handler has said can stand in a record. It must not pass for a record of its own or
+steer a terminal, so control characters are escaped, and the lines of a record after its first are indented.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
 import threading
 import traceback
@@ -16,6 +20,61 @@ from typing import Any
 
 #: Frames between the caller of a method of `Logger` and `logging`: the method and `Logger._log`.
 _STACK_LEVEL = 3
+
+
+#: Characters of one argument that a record shows at most.
+LONGEST_ARGUMENT = 60_000
+
+#: What a terminal or a reader of the log may take for something else: control characters but the tab, line
+#: separators, marks that reverse the direction of a text, and halves of surrogate pairs.
+_UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return a text with unsafe characters as escape sequences and all lines but the first indented."""
+    if len(text) > LONGEST_ARGUMENT:
+        text = f"{text[:LONGEST_ARGUMENT]} ... ({len(text)} characters)"
+    return _UNSAFE.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    character = match[0]
+    if character == "\n":
+        return "\n    "
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+class _Printable:
+    """An argument of a record whose text is made when the record is formatted."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __str__(self) -> str:
+        return printable(str(self._value))
+
+    def __repr__(self) -> str:
+        return printable(repr(self._value))
+
+
+def _as_printable(argument: Any) -> Any:
+    if isinstance(argument, str):
+        return printable(argument)
+    return argument if argument is None or isinstance(argument, (int, float)) else _Printable(argument)
+
+
+class _TracebackFilter(logging.Filter):
+    """Writes the traceback of a record before a formatter does, which would leave it as it is."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
+            record.exc_text = "    " + printable(
+                "".join(traceback.format_exception(*record.exc_info)).rstrip()
+            )
+        return True
 
 
 class Logger:
@@ -32,6 +91,8 @@ class Logger:
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
+        if not any(isinstance(known, _TracebackFilter) for known in self._logger.filters):
+            self._logger.filters.insert(0, _TracebackFilter())
 
     @property
     def level(self) -> int:
@@ -73,6 +134,7 @@ class Logger:
     def _log(self, level: int, message: str, args: Any, exc_info: Any) -> None:
         try:
             if self._logger.isEnabledFor(level):
+                args = [_as_printable(argument) for argument in args]
                 self._logger.log(level, message, *args, exc_info=exc_info, stacklevel=_STACK_LEVEL)
         except Exception:  # noqa: BLE001 - the application's handlers may raise anything
             _report()

@@ -32,6 +32,11 @@ logger = logs.get_logger("n8nrunner.tasks")
 
 #: Lines that one task may log to n8n; what is beyond is counted and left out.
 LOG_LINES = 1000
+#: Lines about failures of one task in the runner's own log; each 200 characters count as a line.
+OWN_LOG_LINES = 200
+_LINE = 200
+#: Characters of a text of progress in the runner's own log.
+_PROGRESS_TEXT = 1000
 #: Seconds between two lines of progress in our own log.
 PROGRESS_INTERVAL = 1.0
 #: A call answered by nothing at all ends this long after the task's own time limit, in seconds.
@@ -92,6 +97,7 @@ class Task:
         "_cancel_event",
         "_cancel_reason",
         "_lines",
+        "_log_lines",
         "_on_cancel",
         "_port",
         "_progress_logged_at",
@@ -101,6 +107,7 @@ class Task:
         "generation",
         "has_ended",
         "id",
+        "left_out",
         "progress_fraction",
         "progress_text",
         "started_at",
@@ -136,6 +143,9 @@ class Task:
         #: Whether its slot has been given back. The links' thread alone reads and sets it.
         self.has_ended = False
         self._lines = 0
+        self._log_lines = 0
+        #: Records about the task that the runner's own log has not taken.
+        self.left_out = 0
         self._progress_logged_at = 0.0
 
     def __repr__(self) -> str:
@@ -257,7 +267,19 @@ class Task:
         if now - self._progress_logged_at >= PROGRESS_INTERVAL:
             self._progress_logged_at = now
             share = "" if self.progress_fraction is None else f" {self.progress_fraction:.0%}"
-            logger.info("Task %s (%s):%s %s", self.id, self.type, share, text)
+            shown = text if len(text) <= _PROGRESS_TEXT else text[:_PROGRESS_TEXT] + " ..."
+            logger.info("Task %s (%s):%s %s", self.id, self.type, share, shown)
+
+    def has_room_in_log(self, text: str) -> bool:
+        """Return whether the runner's own log takes another text about this task. If not, it is left out.
+
+        Each item of a task can fail with a traceback of its own. The first one is always taken.
+        """
+        if self._log_lines >= OWN_LOG_LINES:
+            self.left_out += 1
+            return False
+        self._log_lines += 1 + text.count("\n") + len(text) // _LINE
+        return True
 
     # --- calls to n8n ---------------------------------------------------------------------------
 

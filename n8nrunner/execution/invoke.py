@@ -58,6 +58,19 @@ def invoke(
         max_payload: bytes that the answer may have.
         in_other_process: whether Ctrl-C can raise `KeyboardInterrupt` in the handler.
     """
+    try:
+        return _invoke(handler, task, context, max_payload, in_other_process)
+    finally:
+        _log_left_out(task)
+
+
+def _invoke(
+    handler: Handler,
+    task: Task,
+    context: Optional[TaskContext],
+    max_payload: int,
+    in_other_process: bool,
+) -> Answer:
     result = None  # what a context leaves that swallows the handler's exception
     try:
         if context is None:
@@ -120,13 +133,21 @@ def _interrupted(task: Task, max_payload: int) -> Answer:
 
 
 def log_error(task: Task, error: BaseException) -> None:
-    """What a handler raised, for whoever runs it."""
+    """Log what a handler raised, as long as the log has room for the task."""
     if isinstance(error, TaskError):
-        logger.info("Task %s (%s) failed with %s", task.id, task.type, type(error).__name__)
-    else:
-        # Half of a surrogate pair is a fault of the handler, and none that should break a log.
-        printable = _stack_of(error).encode("utf-8", "backslashreplace").decode()
-        logger.error("Task %s (%s) failed\n%s", task.id, task.type, printable)
+        if task.has_room_in_log(""):
+            logger.info("Task %s (%s) failed with %s", task.id, task.type, type(error).__name__)
+        return
+    stack = _stack_of(error)
+    if task.has_room_in_log(stack):
+        logger.error("Task %s (%s) failed\n    %s", task.id, task.type, stack)
+
+
+def _log_left_out(task: Task) -> None:
+    if task.left_out:
+        logger.error(
+            "Task %s (%s): %d more failures are left out of the log", task.id, task.type, task.left_out
+        )
 
 
 def describe_error(error: BaseException) -> Dict[str, str]:

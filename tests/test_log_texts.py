@@ -1,0 +1,133 @@
+"""What a workflow, n8n or a handler has said stands in the log as text, and takes a bounded part of it."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from typing import Any, Callable, Iterator, List
+
+import pytest
+
+from n8nrunner import Runner, Task, TaskError, logs
+from n8nrunner.broker import Broker, BrokerTaskError
+from n8nrunner.execution.invoke import invoke
+from n8nrunner.task import OWN_LOG_LINES
+from tests.conftest import LIMIT, wait_until
+
+NewRunner = Callable[..., Runner]
+
+FORGED = "x\n12:00:00 ERROR   forged\r\x1b[31mred\x9b1m\u202etfel\u2028next\ud800"
+
+
+@pytest.fixture
+def output() -> Iterator[io.StringIO]:
+    """The log as a terminal gets it."""
+    text = io.StringIO()
+    handler = logging.StreamHandler(text)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    logger = logging.getLogger("n8nrunner")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    yield text
+    logger.removeHandler(handler)
+
+
+def lines_of(output: io.StringIO) -> List[str]:
+    """The lines, after a check that none is forged and none steers the terminal."""
+    lines = output.getvalue().split("\n")[:-1]
+    for line in lines:
+        assert line.startswith(("    ", "DEBUG ", "INFO ", "WARNING ", "ERROR ")), line
+        assert line.replace("\t", "").isprintable(), line
+    assert lines
+    return lines
+
+
+class Said:
+    """An object whose texts come from a workflow."""
+
+    def __str__(self) -> str:
+        return FORGED
+
+    def __repr__(self) -> str:
+        return f"<{FORGED}>"
+
+
+@pytest.mark.parametrize("argument", [FORGED, Said(), ValueError(FORGED)])
+@pytest.mark.parametrize("message", ["said: %s", "said: %r", "said: %.200s"])
+def test_arguments_of_a_record_are_escaped_and_indented(
+    message: str, argument: Any, output: io.StringIO
+) -> None:
+    logs.get_logger("n8nrunner").error(message, argument)
+    assert "forged" in "".join(lines_of(output))
+
+
+def test_the_traceback_of_a_record_is_escaped_and_indented(output: io.StringIO) -> None:
+    try:
+        raise ValueError(FORGED)
+    except ValueError:
+        logs.get_logger("n8nrunner.tasks").exception("on_undelivered raised")
+    lines = lines_of(output)
+    assert lines[0] == "ERROR on_undelivered raised"
+    assert lines[1] == "    Traceback (most recent call last):"
+    assert "ValueError: x" in output.getvalue()
+
+
+def test_plain_records_stay_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    logs.get_logger("n8nrunner").warning("%d of %s (%s, %.1f)\tready", 3, "ünïcødé ✓", None, 0.5)
+    assert caplog.records[-1].getMessage() == "3 of ünïcødé ✓ (None, 0.5)\tready"
+    assert caplog.records[-1].msg == "%d of %s (%s, %.1f)\tready"  # what groups records
+
+
+def test_a_long_argument_is_cut(output: io.StringIO) -> None:
+    logs.get_logger("n8nrunner").error("%s", "x" * 1_000_000)
+    assert len(output.getvalue()) < logs.LONGEST_ARGUMENT + 100
+    assert "(1000000 characters)" in output.getvalue()
+
+
+def test_what_a_handler_says_is_escaped(broker: Broker, new_runner: NewRunner, output: io.StringIO) -> None:
+    runner = new_runner()
+
+    @runner.task("says")
+    def says(task: Task) -> None:
+        task.progress(0.5, task.settings["text"])
+        task.progress(0.5, "not logged again so soon")
+        raise ValueError(task.settings["text"])
+
+    with runner, pytest.raises(BrokerTaskError):
+        broker.run_task("says", {"text": FORGED.replace("\ud800", "")}, timeout=LIMIT)
+    assert "forged" in "".join(lines_of(output))
+
+
+@pytest.mark.parametrize("error", [ValueError, TaskError])
+def test_a_task_with_many_failing_items_takes_a_bounded_part_of_the_log(
+    error: Any, broker: Broker, new_runner: NewRunner, output: io.StringIO
+) -> None:
+    runner = new_runner(name="many")
+
+    @runner.function
+    def fails(number: int) -> None:
+        raise error(f"no {number}\n" * 100)
+
+    calls = [{"item": item, "arguments": {"number": item}} for item in range(2000)]
+    settings = {"version": 1, "function": "fails", "calls": calls, "continueOnFail": True}
+    with runner:
+        answer = broker.run_task("n8nrunner.many", settings, timeout=LIMIT)
+        assert len(answer["errors"]) == 2000
+        wait_until(lambda: runner.snapshot().taken == 0)
+    lines = lines_of(output)
+    assert len(lines) < 2 * OWN_LOG_LINES + 50
+    assert len(output.getvalue()) < 100_000
+    (left_out,) = [line for line in lines if "more failures are left out of the log" in line]
+    shown = sum("failed" in line and "Task " in line for line in lines)
+    assert f": {2000 - shown} more failures" in left_out
+
+
+def test_the_first_failure_of_a_task_is_logged_whatever_its_length(output: io.StringIO) -> None:
+    def fails(task: Task) -> None:
+        raise ValueError("x" * 49_000)
+
+    for _ in range(2):
+        invoke(fails, Task("abcd1234", "tests", None, time.monotonic() + 60), None, 100_000)
+    assert output.getvalue().count("x" * 1000) >= 2
+    assert "left out" not in output.getvalue()
