@@ -450,6 +450,10 @@ class Model(Kind):
             problems = getattr(error, "errors", None)
             if not callable(problems):
                 raise Mismatch("", f"{self.expected} ({error})", value) from None
+            count = getattr(error, "error_count", None)  # pydantic 2
+            if callable(count) and count() > _MOST_PROBLEMS:
+                # All of them would be made, at once and at 10 us each, while no other thread runs.
+                raise Mismatch("", f"{self.expected} ({count()} parts of it do not fit)", value) from None
             first = problems()[0]
             path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
             if first.get("type") in _MISSING:
@@ -486,6 +490,8 @@ def _key_of(name: str, field: Any) -> str:
     return name
 
 
+#: As many problems as pydantic may have with a value for the first to be looked up.
+_MOST_PROBLEMS = 1000
 #: What pydantic 2 and 1 call a field that is not there.
 _MISSING = ("missing", "value_error.missing")
 

@@ -198,6 +198,10 @@ def _hash(parameters: Sequence[Dict[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
+#: Differences between a call and its function that an error names.
+_MOST_DIFFERENCES = 20
+
+
 class Changed(Exception):
     """A call does not fit the function: the node was written for another version of it."""
 
@@ -226,6 +230,8 @@ def check_names(signature: Signature, names: Sequence[str], is_same: bool) -> Op
     if unknown or missing:
         parts = [f"it has no parameter {name!r}" for name in unknown]
         parts += [f"its parameter {parameter.name!r} is missing" for parameter in missing]
+        if len(parts) > _MOST_DIFFERENCES:
+            parts[_MOST_DIFFERENCES:] = [f"and {len(parts) - _MOST_DIFFERENCES} more"]
         raise Changed(f"the call does not fit the function {signature.name!r}: {', '.join(parts)}")
     return None
 

@@ -361,6 +361,18 @@ class TestConversation:
                 task.result(LIMIT)
             assert runner.expect("broker:taskcancel")["reason"] == "Task execution timed out"
 
+    @pytest.mark.parametrize("more", ["", "x" * 100_000])
+    def test_large_integers_are_rounded_both_ways(self, shared: Broker, more: str) -> None:
+        with RawRunner(shared, ["rounds"]) as runner:
+            task = shared.submit("rounds", {"id": 7615917337495251231, "more": more})
+            sent = runner.take("rounds")
+            assert sent["settings"] == {"id": 7615917337495251000, "more": more}
+            result = f'{{"id":7615917337495251231,"more":"{more}"}}'
+            runner.send_text(
+                f'{{"type":"runner:taskdone","taskId":"{sent["taskId"]}","data":{{"result":{result}}}}}'
+            )
+            assert task.result(LIMIT) == {"id": 7615917337495251000, "more": more}
+
     def test_a_ping_is_answered(self, shared: Broker) -> None:
         with RawRunner(shared) as runner:
             runner.socket.ping("payload")

@@ -301,6 +301,16 @@ def test_an_integer_that_n8n_would_round_is_returned_as_text(runner: Runner, cal
     }
 
 
+def test_a_call_to_n8n_with_an_integer_that_it_would_round_is_not_made(runner: Runner, call: Caller) -> None:
+    @runner.function
+    def ask(task: Task) -> Any:
+        return task.rpc("helpers.httpRequest", {"body": {"id": 2**60}})
+
+    (error,) = call("ask", {})["errors"]
+    said = "params[0]['body']['id'] is an integer beyond 2**53 - 1, which n8n would round: make it a string"
+    assert error["message"] == f"a call to n8n was not made: {said}"
+
+
 def test_a_good_batch_is_encoded_once(runner: Runner, call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     runner.function(double)
     looked_at: List[Any] = []
@@ -620,6 +630,12 @@ def test_other_names_are_a_change(runner: Runner, call: Caller) -> None:
     assert "has no parameter 'value'" in answer["error"]["message"]
     assert "'number' is missing" in answer["error"]["message"]
     assert answer["error"]["function"]["parameters"][0]["name"] == "number"
+
+
+def test_a_change_of_many_names_is_cut(runner: Runner, call: Caller) -> None:
+    runner.function(double)
+    answer = call("double", {f"value{number}": 1 for number in range(1000)})
+    assert "no parameter 'value19', and 981 more" in answer["error"]["message"]
 
 
 def test_a_value_that_does_not_fit_is_a_change_if_the_signature_is_another(

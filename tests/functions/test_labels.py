@@ -86,11 +86,11 @@ def test_descriptions_of_switches(text: str, description: str) -> None:
 class Region(enum.Enum):
     EU = "eu"
     NORTH_AMERICA = "na"
-    Asia = 3
+    OpenSea = 3
 
 
 def test_titles_of_choices() -> None:
-    assert kind_of(Region).choices == [("EU", "eu"), ("North America", "na"), ("Asia", 3)]
+    assert kind_of(Region).choices == [("EU", "eu"), ("North America", "na"), ("OpenSea", 3)]
     assert kind_of(Literal["EU", "us", "dark-blue", 2]).choices == [
         ("EU", "EU"),
         ("US", "us"),
