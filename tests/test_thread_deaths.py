@@ -54,14 +54,16 @@ class Fault:
 
 @pytest.fixture
 def raising_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Type[BaseException]], None]]:
-    """Adds a log handler and a filter that raise on the runner's threads."""
+    """Adds a log handler and a filter that raise on the runner's threads, whichever library logs there."""
     added: List[logging.Handler] = []
-    loggers = [logging.getLogger(name) for name in ("n8nrunner", "n8nrunner.tasks")]
+    loggers = [logging.getLogger(name) for name in (None, "n8nrunner", "n8nrunner.tasks")]
+    levels = [logger.level for logger in loggers]
 
     def add(error: Type[BaseException]) -> None:
         class Raising(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
-                if threading.current_thread().name.startswith("n8nrunner"):
+                name = threading.current_thread().name
+                if name.startswith("n8nrunner") and name != "n8nrunner-broker":
                     raise error("of the application's log handler")
 
         added.append(Raising())
@@ -72,8 +74,8 @@ def raising_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Type
 
     monkeypatch.setattr(logging, "raiseExceptions", False)  # its report on stderr would be long
     yield add
-    for logger in loggers:
-        logger.setLevel(logging.NOTSET)
+    for logger, level in zip(loggers, levels):
+        logger.setLevel(level)
         logger.filters[:] = []
         for handler in added:
             logger.removeHandler(handler)
