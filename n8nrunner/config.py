@@ -50,7 +50,7 @@ def parse_broker(url: str) -> BrokerUrl:
     """Reads a broker's URL; a path in it replaces ``/runners``.
 
     Raises:
-        ValueError: it is no URL of a broker; the message says why.
+        ValueError: it is not the URL of a broker; the message says why.
     """
     text = url.strip()
     if not text.isascii() or not text.isprintable() or " " in text:
@@ -115,7 +115,7 @@ class RunnerConfig:
             machine's addresses.
 
     Raises:
-        ConfigurationError: with everything that is wrong. That there is no token is wrong only at the start.
+        ConfigurationError: with all mistakes. A missing token is an error only when the runner starts.
     """
 
     broker: Tuple[str, ...] = (DEFAULT_BROKER,)

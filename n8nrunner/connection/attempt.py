@@ -33,7 +33,7 @@ _looked_at: Set[str] = set()
 
 
 class Opened(NamedTuple):
-    """A WebSocket is open; whoever takes this owns it."""
+    """A WebSocket is open. The thread that takes this event owns it."""
 
     connection: Connection
 
@@ -55,7 +55,7 @@ class Probed(NamedTuple):
 def start_attempt(
     index: int, config: RunnerConfig, grant: Optional[str], post: Callable[[Any], None]
 ) -> threading.Thread:
-    """Try to connect to the broker with that index; post `Opened` or `Failed`, whatever happens.
+    """Try to connect to the broker with that index; post `Opened` or `Failed` in every case.
 
     Args:
         grant: a grant token that has not been used; None to fetch one.
@@ -68,7 +68,7 @@ def start_attempt(
 
 
 def start_probe(index: int, config: RunnerConfig, post: Callable[[Any], None]) -> threading.Thread:
-    """Look whether a broker answers; post `Probed`, whatever happens."""
+    """Look whether a broker answers; post `Probed` in every case."""
 
     def failed(error: BaseException) -> Probed:
         return Probed(False, _unexpected(index, config, error))

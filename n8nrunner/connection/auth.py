@@ -1,4 +1,4 @@
-"""What is asked of a broker over HTTP: a grant token, and whether n8n is up.
+"""Requests to a broker over HTTP: the log-in, which returns a grant token, and the probe.
 
 The requests are made by the transport of `requests`, without a session: a session adds credentials of a
 netrc file, reads the bodies of redirects, and is what other packages patch. An answer has a limited time and
@@ -161,7 +161,11 @@ def _request(
     body: Optional[Dict[str, str]] = None,
     read_body: bool = True,
 ) -> _Answer:
-    """Make a request. Raises `Unreachable` for everything that is not an answer."""
+    """Make a request.
+
+    Raises:
+        Unreachable: there is no answer, or it is not HTTP, too long or too slow.
+    """
     proxy: Optional[Proxy] = None
     try:
         try:
@@ -258,7 +262,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
 
 class _Limited(io.RawIOBase):
-    """What comes from a socket, until the time or the bytes for one answer are used up.
+    """Read from a socket until the time or the bytes for one answer are used up.
 
     `requests` limits the time of each read, and nothing else: a byte now and then would go on without end.
     """

@@ -1,4 +1,4 @@
-"""What a connection takes from the environment: a proxy and certificates, as users of `requests` set them.
+"""The environment's settings for a connection: a proxy and certificates, as users of `requests` set them.
 
 Nothing else is taken: no netrc file, no cookies, no hooks. The HTTP requests (`auth.py`) and the WebSocket
 (`dial.py`) use the same proxy and the same TLS settings.
@@ -128,7 +128,7 @@ def reason_of(error: Optional[BaseException]) -> str:
     if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _STRICT_CODES:
         text += (
             "; Python 3.13 and newer verify certificates strictly (ssl.VERIFY_X509_STRICT): issue the "
-            "certificate again with what is missing, such as the extension authorityKeyIdentifier"
+            "certificate again with the missing extension, such as authorityKeyIdentifier"
         )
     elif isinstance(error, ssl.SSLError) and error.reason in _NOT_TLS:
         text += "; this port does not speak TLS: use http:// in the broker's URL if it is n8n's own port"

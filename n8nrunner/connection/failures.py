@@ -10,11 +10,11 @@ class LinkFailure(Exception):
 
 
 class Unreachable(LinkFailure):
-    """Nobody answers, or somebody who says that n8n is not there: n8n is down, or starting."""
+    """No answer, or a server's answer that n8n is unavailable: n8n is down or starting."""
 
 
 class NotABroker(LinkFailure):
-    """Somebody answers, but not as a task broker does: a wrong address, or n8n is not in external mode."""
+    """An answer that a task broker does not give: a wrong address, a proxy in between, or internal mode."""
 
 
 class AuthRefused(LinkFailure):

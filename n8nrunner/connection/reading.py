@@ -10,6 +10,7 @@ Memory grows with what has arrived, never with what a header announces.
 from __future__ import annotations
 
 import enum
+import re
 import ssl
 import struct
 from collections import deque
@@ -35,6 +36,9 @@ FRAGMENTS_LIMIT = 256 * 1024
 _HEAD_KEPT = 4096
 #: Bytes that the answer to the upgrade may have.
 _UPGRADE_LIMIT = 16 * 1024
+
+#: Lines with cookies. The library keeps those of all its connections in one jar for the whole program.
+_COOKIE = re.compile(rb"^[ \t]*(?:set-)?cookie[ \t]*:.*\n", re.IGNORECASE | re.MULTILINE)
 
 #: What a socket that does not block raises when it would have to.
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -112,7 +116,7 @@ class Reader:
             return len(data)
         try:
             self.raw.settimeout(_time_left(deadline, self._url))
-            self.raw.sendall(data)
+            self.raw.sendall(_COOKIE.sub(b"", bytes(data)))
         except OSError as error:
             raise Unreachable(f"{self._url} did not take the upgrade: {type(error).__name__}") from None
         return len(data)
@@ -171,6 +175,7 @@ class Reader:
             is_n8ns = head.count(b"\r\n") == 2
             by = "" if is_n8ns else "; a proxy or gateway before n8n has answered, or another server"
             raise UpgradeRefused(f"{self._url} refused the upgrade (HTTP {status}){by}", status, is_n8ns)
+        head = _COOKIE.sub(b"", head)
         # The library reads a head one byte at a time.
         self._ready.extend(head[index : index + 1] for index in range(len(head)))
 

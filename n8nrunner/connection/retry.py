@@ -19,7 +19,7 @@ from n8nrunner.connection.failures import (
     UpgradeRefused,
 )
 
-#: While nobody answers, a probe comes every so often: full jitter up to this share of the outage so far ...
+#: Interval of the probes during an outage: full jitter up to this share of the outage so far ...
 OUTAGE_SHARE = 0.05
 #: ... within these limits, in seconds. A short outage is noticed at once, a long one costs n8n nothing.
 PROBE_LEAST = 1.0
@@ -28,11 +28,11 @@ PROBE_MOST = 30.0
 HEALTHY_JITTER = 0.5
 #: n8n takes five log-ins and five upgrades a second; who is refused waits at least this long.
 RATE_LIMIT_WAIT = 1.0
-#: A token is refused that was good before, or is good for other brokers: somebody has to change it.
+#: After a refused token that was good before, or is good for other brokers: it has to be changed at one end.
 REFUSED_WAIT = 30.0
 #: The largest delay after other failures, in seconds.
 MOST = 30.0
-#: A connection that has lived so long was a good one, so the delays begin anew, in seconds.
+#: A connection that lasted this long resets the delays, in seconds.
 GOOD_CONNECTION = 1.0
 #: n8n's close code when it shuts down, which says nothing against the connection either.
 SHUTDOWN_CODE = 1001
@@ -41,11 +41,11 @@ LOG_INTERVAL = 60.0
 
 
 class Decision(NamedTuple):
-    """What to do after a failure."""
+    """The next step after a failure."""
 
     #: Seconds to wait; None to give up.
     delay: Optional[float]
-    #: Whether the next attempt only looks whether somebody answers.
+    #: Whether the next step is a probe.
     probe: bool = False
     #: Whether the grant token has not been used and is good for the next attempt.
     keep_grant: bool = False
@@ -127,7 +127,7 @@ class Retry:
         if isinstance(failure, (Unreachable, NotABroker)):
             outage = now - self._outage_since
             interval = min(PROBE_MOST, max(PROBE_LEAST, OUTAGE_SHARE * outage))
-            # Nothing has consumed a one-shot grant yet; any other is fetched anew, as n8n may have restarted.
+            # A one-shot grant is still unused. Any other is fetched again, because n8n may have restarted.
             return Decision(
                 backoff.full_jitter(interval), probe=isinstance(failure, Unreachable), keep_grant=one_shot
             )

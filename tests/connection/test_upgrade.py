@@ -10,6 +10,7 @@ import time
 from typing import Any, Callable, Iterator, List, Optional
 
 import pytest
+from websocket import _handshake
 
 from n8nrunner.connection.failures import LinkFailure, RateLimited, Unreachable, UpgradeRefused
 from n8nrunner.connection.transport import Connection
@@ -113,6 +114,27 @@ def test_the_request_for_an_ipv6_address_and_another_path() -> None:
     request = request_of("r", "ws://[::1]:7000/some/path/_ws")
     assert request.line == "GET /some/path/_ws?id=r HTTP/1.1"
     assert request.headers["host"] == "[::1]:7000"
+
+
+@pytest.mark.parametrize("name", ["Set-Cookie", "set-cookie ", " Set-Cookie"])
+def test_cookies_are_neither_kept_nor_sent(name: str) -> None:
+    """The library has one jar for all connections of the program, those of the application included."""
+    jar = _handshake.CookieJar
+    sent: List[Request] = []
+
+    def answer(raw: socket.socket, request: Request) -> None:
+        sent.append(request)
+        line = f"{name}: session=broker; domain=broker.test\r\n\r\n"
+        raw.sendall(upgrade_answer(request)[:-2] + line.encode())
+
+    jar.add("session=application; domain=broker.test")
+    try:
+        with upgrading(answer) as connection:
+            connection.open(URL, "runner", GRANT, Deadline(LIMIT))
+        assert "cookie" not in sent[0].headers
+        assert jar.get("broker.test") == "session=application"
+    finally:
+        jar.jar.clear()
 
 
 # --- the right answer ------------------------------------------------------------------------------------
