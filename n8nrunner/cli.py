@@ -275,7 +275,7 @@ def _node(options: argparse.Namespace) -> int:
 def _report_of(written: Written) -> str:
     if not written.changed:
         return f"{written.folder} is current. Nothing was written."
-    if written.is_new:
+    if written.is_new or written.added is None:
         return f"Wrote {written.folder}."
     changes = [
         f"{word}: {', '.join(names)}"

@@ -254,12 +254,12 @@ class Runner:
     def _write_node(self, directory: Union[str, os.PathLike[str], None], docs_url: Optional[str]) -> Written:
         """As `write_node`, which returns a part of this."""
         from n8nrunner.functions.node import make_package  # imported only where a node is written
-        from n8nrunner.functions.package import custom_folder
+        from n8nrunner.functions.package import custom_folder, folder_of
 
         functions = [] if self._functions is None else list(self._functions.by_name.values())
         self._check_name()
         package = make_package(self.config.name, functions, docs_url)
-        where = custom_folder(os.environ) if directory is None else Path(directory).expanduser()
+        where = custom_folder(os.environ) if directory is None else folder_of(directory)
         return package.write(where, os.environ)
 
     def _check_startable(self) -> None:

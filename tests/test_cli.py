@@ -325,6 +325,8 @@ class TestNode:
         assert f"{folder} is current. Nothing was written." in self.run(tmp_path, *install)[1]
         more = LEADS + "\n@runner.function\ndef rate(email: str) -> int: ...\n"
         assert f"Wrote {folder} (new: rate)." in self.run(tmp_path, *install, module=more)[1]
+        (folder / "package.json").write_text('{"n8nrunner": "an older one"}')
+        assert f"Wrote {folder}." in self.run(tmp_path, *install, module=more)[1]
         reworded = LEADS.replace("Score one lead", "Rate one lead")
         _, output = self.run(tmp_path, *install, module=reworded)
         assert f"Wrote {folder} (changed: score; removed: rate)." in output

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Union
 
 from n8nrunner.errors import ConfigurationError
 
@@ -105,6 +105,16 @@ def custom_folder(environment: Mapping[str, str]) -> Path:
     """
     listed = [part for part in environment.get(CUSTOM_EXTENSIONS, "").split(";") if part.strip()]
     return Path(listed[-1].strip()) if listed else n8n_folder(environment) / "custom"
+
+
+def folder_of(directory: Union[str, os.PathLike[str]]) -> Path:
+    """Return a folder that the user has named, with "~" as the home folder. Raises `ConfigurationError`."""
+    try:
+        return Path(directory).expanduser()
+    except RuntimeError:
+        raise ConfigurationError(
+            [f"{os.fspath(directory)}: there is no such home folder; name the folder from its root"]
+        ) from None
 
 
 def n8n_folder(environment: Mapping[str, str]) -> Path:

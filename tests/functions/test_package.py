@@ -172,6 +172,11 @@ def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch: pytest.Mo
     assert custom_folder({"N8N_CUSTOM_EXTENSIONS": "/nodes"}) == Path("/nodes")
 
 
+def test_a_home_folder_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="~nobody-of-this-name/nodes: there is no such home folder"):
+        runner_with("shop").write_node("~nobody-of-this-name/nodes")
+
+
 # --- two nodes of one type --------------------------------------------------------------------------------
 
 
