@@ -15,6 +15,7 @@ import pytest
 
 from n8nrunner import Runner, Task
 from n8nrunner.connection import transport
+from n8nrunner.connection.serving import LinkThread
 from n8nrunner.connection.sockets import Delivery
 from n8nrunner.protocol import liveness, session
 from tests.conftest import LIMIT, wait_until
@@ -217,6 +218,9 @@ def test_a_peer_that_sends_and_does_not_read_fills_no_memory(
     """Reading pauses; the peer's silence does not count meanwhile, and the pause has a limit of its own."""
     monkeypatch.setattr(session, "BACKLOG_LIMIT", 64 * 1024)
     monkeypatch.setattr(liveness, "STALL_LIMIT", 2.0)
+    turns: List[None] = []
+    turn = LinkThread._turn
+    monkeypatch.setattr(LinkThread, "_turn", lambda *arguments: turns.append(None) or turn(*arguments))
     case = Case(raw, new_runner, "idle")
     link = case.runner._run.links[0]  # type: ignore[union-attr]
     connection = link.connection
@@ -230,17 +234,17 @@ def test_a_peer_that_sends_and_does_not_read_fills_no_memory(
     )
     thread.start()
     wait_until(lambda: link.paused)
+    turns_before = len(turns)
     began = time.monotonic()
     most = 0
-    turns = 0
     while link.connection is connection:
         most = max(most, connection.writer.backlog)
-        turns += 1
         threading.Event().wait(0.01)
         assert time.monotonic() - began < LIMIT
     ended.set()
     thread.join(LIMIT)
     assert time.monotonic() - began > 1.5, "the pause counted as the peer's silence"
+    assert len(turns) - turns_before < 500, "the links' thread did not sleep while reading was paused"
     # What one turn reads comes on top.
     assert 64 * 1024 < most < 8 * MEGABYTE
     case.runner.stop(0)

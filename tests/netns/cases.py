@@ -55,7 +55,7 @@ class Cable:
     """
 
     def __init__(self, rate: int = RATE, delay: int = 0) -> None:
-        number = os.getpid() * 16 + next(_numbers) % 16
+        number = os.getpid() * 1024 + next(_numbers) % 1024
         self.name = f"nr{number}"
         # A /30 of the range for benchmarks of networks, 198.18.0.0/15.
         base = number % 32768 * 4

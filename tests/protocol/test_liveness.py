@@ -266,3 +266,58 @@ def test_a_peer_with_a_byte_every_24_s_is_never_given_up(gaps: List[float], know
         answered_at=lambda now: now if known else None,
     )
     assert run(network, at)[1] == "alive"
+
+
+# --- single rules -----------------------------------------------------------------------------------
+
+
+def begun(at: float = 100.0) -> Liveness:
+    liveness = Liveness()
+    liveness.begin(at)
+    return liveness
+
+
+def quiet(written: int = 0, unacknowledged: int = 0, silent_for: Optional[float] = None) -> Measured:
+    return Measured(written, unacknowledged, 0.0, silent_for)
+
+
+def test_a_pause_ends_the_wait_for_the_answer_to_a_ping() -> None:
+    """The answer may have come, and has not been read."""
+    liveness = begun()
+    assert liveness.look(110.0).ping
+    liveness.set_waiting(True, 111.0)
+    liveness.set_paused(True, 111.0)
+    assert liveness.judge(quiet(written=1), 139.0) is None
+    liveness.set_waiting(False, 139.0)
+    liveness.set_paused(False, 139.0)
+    assert liveness.judge(quiet(written=1), 141.0) is None
+    assert not liveness.look(148.9).ping
+    assert liveness.look(149.0).ping
+
+
+def test_no_ping_is_sent_while_reading_is_paused() -> None:
+    liveness = begun()
+    liveness.set_paused(True, 101.0)
+    assert liveness.look(150.0) == (False, False)
+    assert liveness.due == float("inf")
+    liveness.set_paused(False, 150.0)
+    assert liveness.due == 150.0 + PING_INTERVAL
+
+
+def test_an_old_acknowledgement_says_nothing_while_nothing_is_on_its_way() -> None:
+    liveness = begun()
+    liveness.look(110.0)
+    assert liveness.judge(quiet(written=10, unacknowledged=0, silent_for=1000.0), 112.0) is None
+    assert liveness.judge(quiet(written=10, unacknowledged=1, silent_for=1000.0), 112.0) is not None
+
+
+def test_a_stall_begins_when_bytes_begin_to_wait_and_is_measured_soon() -> None:
+    liveness = begun()
+    for now in range(110, 200, 10):
+        liveness.received(float(now))
+        liveness.look(float(now))
+    liveness.set_waiting(True, 195.0)
+    assert liveness.due == 195.0 + MEASURE_INTERVAL
+    assert liveness.look(197.0).measure
+    assert liveness.judge(quiet(), 195.0 + STALL_LIMIT - 0.1) is None
+    assert liveness.judge(quiet(), 195.0 + STALL_LIMIT) is not None
