@@ -23,6 +23,7 @@ from n8nrunner.errors import (
     RunnerFailed,
     RunnerStopped,
 )
+from n8nrunner.execution.contexts import StartContext
 from n8nrunner.execution.executors import ExecutorOrFactory
 from n8nrunner.execution.invoke import Handler, TaskContext
 from n8nrunner.execution.pools import TaskPool
@@ -513,6 +514,7 @@ class Callbacks:
 
     def __init__(self, callback: OnUndelivered, failed: Callable[[BaseException], None]) -> None:
         self._callback = callback
+        self._start_context = StartContext()
         #: Whether the thread has ended because of an unexpected error.
         self.has_failed = False
         self._failed = failed
@@ -557,7 +559,7 @@ class Callbacks:
 
     def _call(self, result: Undelivered) -> None:
         try:
-            self._callback(result)
+            self._start_context.run(self._callback, result)
         except BaseException as error:
             # The text is the application's, so it goes to the logger of tasks.
             task_logger.error("on_undelivered raised for %r", result, exc_info=error)

@@ -7,9 +7,7 @@ caller counts the first call.
 
 from __future__ import annotations
 
-import contextvars
 import platform
-import sys
 import threading
 import time
 from collections import deque
@@ -19,6 +17,7 @@ from typing import Any, Callable, Deque, Dict, List, Optional
 from n8nrunner import logs
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import ExecutorBroken
+from n8nrunner.execution.contexts import StartContext
 from n8nrunner.execution.executors import ExecutorHolder, ExecutorOrFactory, Listener
 from n8nrunner.execution.invoke import Answer, Handler, TaskContext, failure, invoke, text_of
 from n8nrunner.execution.threads import Threads
@@ -100,11 +99,7 @@ class TaskPool:
         self.active: Dict[Task, None] = {}
         self._task_context = context
         self._max_payload = max_payload
-        self._base = contextvars.copy_context()
-        # A copied context still shares the object that holds the precision. Where `decimal` has not been
-        # imported, there is none.
-        decimal = sys.modules.get("decimal")
-        self._decimal: Any = None if decimal is None else decimal.getcontext().copy()
+        self._start_context = StartContext()
         self._is_shut_down = False
         self._clock = ""
         # Tasks that wait in an executor's queue, or for an executor. The thread that removes one decides what
@@ -165,14 +160,12 @@ class TaskPool:
                 answer = _not_run(task)
             else:
                 job.started = True
-                answer = self._base.copy().run(self._invoke, job)
+                answer = self._start_context.run(self._invoke, job)
             job.answer = answer
         self._end(job, answer)
 
     def _invoke(self, job: _Job) -> Answer:
         try:
-            if self._decimal is not None:
-                sys.modules["decimal"].setcontext(self._decimal.copy())
             return invoke(job.handler, job.task, self._task_context, self._max_payload)
         except BaseException as error:  # noqa: BLE001 - such as MemoryError: n8n must be told
             return failure(job.task, f"The runner could not finish the task: {type(error).__name__}")
@@ -211,16 +204,21 @@ class TaskPool:
                     _invoke_elsewhere, job.handler, task, self._task_context, self._max_payload, self._clock
                 )
             holder.accepted()
-            task.on_cancel(lambda: self._cancel(job, future, here))
-            future.add_done_callback(lambda future: self._check(job, future, here, executor))
+            self._follow(job, future, here, executor)
         except BaseException as error:  # noqa: BLE001 - a broken or shut-down executor of any library
             if holder.refused(executor, error):
                 self._hold(job, holder)
+                return
+            # An executor may queue the task and raise afterwards, such as for lack of threads.
+            queued = None if here else _future_of(executor, task)
+            if queued is not None and not queued.cancel():
+                self._follow(job, queued, here, executor)  # a process has it already
             elif self._claim(job):
-                # An executor may queue the task and raise afterwards, such as for lack of threads.
-                if not here:
-                    _withdraw(executor, task)
                 self._end(job, _broken(task, _reason(error)))
+
+    def _follow(self, job: _Job, future: Future[Any], here: bool, executor: Executor) -> None:
+        job.task.on_cancel(lambda: self._cancel(job, future, here))
+        future.add_done_callback(lambda future: self._check(job, future, here, executor))
 
     def _hold(self, job: _Job, holder: ExecutorHolder) -> None:
         """Keep a job until there is an executor again."""
@@ -316,12 +314,14 @@ class TaskPool:
         return [f"{task.id} ({task.type})" for task in list(self.active)]
 
 
-def _withdraw(executor: Executor, task: Task) -> None:
-    """Cancel a task that a `ProcessPoolExecutor` has queued although its `submit` raised."""
+def _future_of(executor: Executor, task: Task) -> Optional[Future[Any]]:
+    """Return the future of a task that a `ProcessPoolExecutor` has queued although its `submit` raised."""
     pending = getattr(executor, "_pending_work_items", None)
     for item in list(pending.values()) if isinstance(pending, dict) else ():
-        if any(argument is task for argument in getattr(item, "args", ())):
-            item.future.cancel()
+        future = getattr(item, "future", None)
+        if isinstance(future, Future) and any(argument is task for argument in getattr(item, "args", ())):
+            return future
+    return None
 
 
 def _reason(error: Optional[BaseException]) -> str:

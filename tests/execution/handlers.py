@@ -94,6 +94,7 @@ def sleeps(task: Task) -> None:
 
 
 def touch(task: Task) -> None:
-    """Leaves a trace of the run: a file."""
+    """Leaves a trace of the run, a file, and may take its time afterwards."""
     with open(task.settings["path"], "w", encoding="ascii"):
         pass
+    threading.Event().wait(task.settings.get("seconds", 0))

@@ -28,6 +28,8 @@ from n8nrunner.connection.inbox import Inbox
 from n8nrunner.deadline import Deadline
 from n8nrunner.execution.invoke import Answer, failure
 from n8nrunner.execution.pools import TaskPool
+from n8nrunner.running import Callbacks
+from n8nrunner.task import Undelivered
 from tests.conftest import LIMIT, new_processes, wait_until
 from tests.execution import handlers
 from tests.execution.test_pools import Custom, Ends, new_task, pool_of, run
@@ -259,22 +261,33 @@ def test_a_task_that_was_answered_for_lack_of_threads_never_runs(monkeypatch: py
     assert ran == []
 
 
+@pytest.mark.parametrize("taken", [True, False])
 def test_a_task_that_was_answered_for_lack_of_processes_never_runs(
-    tmp_path: Path, tracker: None, monkeypatch: pytest.MonkeyPatch
+    taken: bool, tmp_path: Path, tracker: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`ProcessPoolExecutor.submit` does the same."""
+    """`ProcessPoolExecutor.submit` does the same. A task that a process has already is not answered."""
     trace = tmp_path / "trace"
     with new_processes() as executor, pool_of(executor, capacity=1) as pool:
         with monkeypatch.context() as context:
+            wake = executor._executor_manager_thread_wakeup.wakeup  # type: ignore[attr-defined]
 
             def refuse() -> None:
+                if taken:
+                    wake()
+                    wait_until(lambda: any(item.future.running() for item in list(pending.values())))
                 raise OSError("no more processes")
 
+            pending = executor._pending_work_items  # type: ignore[attr-defined]
+            if not taken:  # the thread that gives tasks to processes does not hear of it
+                context.setattr(executor._executor_manager_thread_wakeup, "wakeup", lambda: None)  # type: ignore[attr-defined]
             context.setattr(executor, "_start_executor_manager_thread", refuse)
-            error = run(pool, handlers.touch, {"path": str(trace)})
-            assert error["description"] == "OSError: no more processes"
+            answer = run(pool, handlers.touch, {"path": str(trace), "seconds": 0.5})
         assert run(pool, handlers.echo, 5) == 5  # on the one process, after what was queued before
-    assert not trace.exists()
+    assert trace.exists() is taken
+    if taken:
+        assert answer is None  # its result
+    else:
+        assert answer["description"] == "OSError: no more processes"
 
 
 def test_an_executor_whose_error_has_no_text_costs_no_slot() -> None:
@@ -471,6 +484,28 @@ def test_each_task_runs_in_a_fresh_copy_of_the_context_of_the_start(own: bool) -
         finally:
             pool.shut_down()
             assert pool.join(Deadline(LIMIT)) == []
+
+
+def test_each_callback_runs_in_a_fresh_copy_of_the_context_of_the_start() -> None:
+    found: List[Any] = []
+
+    def callback(result: Any) -> None:
+        found.append((variable.get(), decimal.getcontext().prec))
+        variable.set("left by a callback")
+        decimal.getcontext().prec = 3
+
+    def in_context() -> Callbacks:
+        variable.set("set before the start")
+        decimal.setcontext(decimal.Context(prec=50))
+        return Callbacks(callback, lambda error: None)
+
+    callbacks = contextvars.copy_context().run(in_context)
+    callbacks.thread.start()
+    for number in range(2):
+        callbacks.put(Undelivered(str(number), "tests", "http://n8n", None, False, True))
+    callbacks.end()
+    callbacks.thread.join(LIMIT)
+    assert found == [("set before the start", 50)] * 2
 
 
 def test_a_runner_takes_the_context_of_its_start(broker: Broker, new_runner: NewRunner) -> None:
