@@ -9,6 +9,7 @@ noted or still in the queue.
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 import weakref
@@ -17,6 +18,9 @@ from typing import Any, Callable, Generic, Iterator, List, Optional, TypeVar
 from n8nrunner import process
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import ExecutorBroken
+
+#: Loops around the work of a thread. An exception passes one only right behind another exception.
+_LAYERS = 4
 
 _Job = TypeVar("_Job")
 
@@ -83,18 +87,20 @@ class Threads(Generic[_Job]):
         taken: List[_Job] = []
         # One C call takes a job and appends it to `taken`. None ends the iterator for good.
         feed = map(taken.append, iter(self._queue.get, None))
-        try:
-            self._keep_serving(taken, feed)
-        except BaseException:  # noqa: BLE001 - it came between two turns of the loop in there
-            self._keep_serving(taken, feed)
+        step = functools.partial(self._serve, taken, feed)
+        # An exception can come between two turns of a loop too, where its own `try` does not reach.
+        for _ in range(_LAYERS):
+            step = functools.partial(self._retry, step)
+        step()
 
-    def _keep_serving(self, taken: List[_Job], feed: Iterator[None]) -> None:
+    def _retry(self, step: Callable[[], None]) -> None:
+        """Call `step` until it returns, whatever comes from outside."""
         while True:
             try:
                 self._prepare()
-                self._serve(taken, feed)
+                step()
                 return
-            except BaseException:  # noqa: BLE001 - from outside; `taken` says what is left to do
+            except BaseException:  # noqa: BLE001 - `taken` says what is left to do
                 continue
 
     def _serve(self, taken: List[_Job], feed: Iterator[None]) -> None:
