@@ -12,8 +12,10 @@ import importlib
 import io
 import logging
 import os
+import re
 import secrets
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any, List, Optional, Union
 from urllib.parse import urljoin
 
@@ -69,6 +71,10 @@ _OUTPUT_WAIT = 0.5
 _WATCH_TURN = 1000
 
 
+class _ImportFailed(Exception):
+    """The module of a command raises when it is imported; the text has its traceback."""
+
+
 class _Usage(Exception):
     """What the user asked for cannot be done; the text says why."""
 
@@ -87,13 +93,17 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
-    _configure_logging(options.verbose)
+    if options.command not in (_run, _node):  # these import a module first, which may configure the log
+        _configure_logging(options.verbose)
     try:
         code: int = options.command(options)
         return code
     except _Usage as error:
         print(f"n8nrunner: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except _ImportFailed as error:
+        print(f"n8nrunner: {error}", file=sys.stderr)
+        return EXIT_ERROR
     except BrokenPipeError:
         # Whoever read our output has gone, as `head` does; nothing more can be said.
         with contextlib.suppress(OSError):
@@ -160,9 +170,7 @@ def _add(
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "-v", "--verbose", action="count", default=0, help="more of the log; twice for all of it"
-    )
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="more of the log; twice for most")
     parser.set_defaults(command=command)
     return parser
 
@@ -195,11 +203,9 @@ def _demo(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from n8nrunner import errors
 
-    logs.get_logger("n8nrunner").setLevel(
-        min(logging.INFO, logs.get_logger("n8nrunner").level)
-    )  # a service's log says that it has registered
     try:
         runner = find_runner(options.target)
+        logs.show(logging.INFO, options.verbose)  # a service's log says that it has registered
         runner.run()
     except errors.ConfigurationError as error:
         raise _Usage("\n  ".join(["the settings cannot work:", *error.problems])) from None
@@ -254,6 +260,7 @@ def _node(options: argparse.Namespace) -> int:
         return _watch_node(options)
     try:
         runner = find_runner(options.target)
+        logs.show(logging.WARNING, options.verbose)
         written = runner._write_node(options.out, options.docs)
     except errors.ConfigurationError as error:
         raise _Usage("\n  ".join(["the node cannot be written:", *error.problems])) from None
@@ -372,25 +379,21 @@ def find_runner(target: str) -> Runner:
     Raises:
         ConfigurationError: the module's Runner has wrong settings.
     """
-    from n8nrunner import reimports
     from n8nrunner.runner import Runner
 
     module_name, _, attribute = target.partition(":")
-    if not all(part.isidentifier() for part in module_name.split(".")):
-        raise _Usage(f"expected a module, such as jobs or shop.jobs, and no file or path; got {target!r}")
-    if module_name.endswith(".py"):
-        raise _Usage(f"expected a module and no file: did you mean {module_name[:-3]!r}?")
+    _check_module_name(module_name, attribute)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    try:
-        with reimports.importing():
-            module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise  # the module is there, and imports something that is not
-        raise _Usage(f"there is no module {module_name!r} here or on Python's path") from None
+    module = _import(module_name)
     if attribute:
-        found = getattr(module, attribute, None)
+        if not hasattr(module, attribute):
+            runners_there = [name for name, value in vars(module).items() if isinstance(value, Runner)]
+            raise _Usage(
+                f"there is no {attribute!r} in {module_name!r}; its runners are: "
+                f"{', '.join(runners_there) or 'none'}"
+            )
+        found = getattr(module, attribute)
         if not isinstance(found, Runner):
             raise _Usage(f"{target!r}: expected a Runner, got {type(found).__name__}")
         found.use_name(module_name.rpartition(".")[2])
@@ -402,3 +405,43 @@ def find_runner(target: str) -> Runner:
     ((_, runner),) = runners.values()
     runner.use_name(module_name.rpartition(".")[2])
     return runner
+
+
+def _check_module_name(module_name: str, attribute: str) -> None:
+    if all(part.isidentifier() for part in module_name.split(".")) and not module_name.endswith(".py"):
+        return
+    # A path, as a shell completes it: ./leads.py, pkg/jobs.py, pkg\\jobs.py
+    parts = re.sub(r"\.py$", "", module_name).replace("\\", "/").split("/")
+    guess = ".".join(part for part in parts if part not in ("", "."))
+    if guess and all(part.isidentifier() for part in guess.split(".")):
+        guess = f"{guess}:{attribute}" if attribute else guess
+        raise _Usage(f"expected a module, and no file or path; got {module_name!r}. Did you mean {guess!r}?")
+    raise _Usage(f"expected a module, such as jobs or shop.jobs, and no file or path; got {module_name!r}")
+
+
+def _import(module_name: str) -> Any:
+    from n8nrunner import reimports
+    from n8nrunner.errors import N8nRunnerError
+
+    try:
+        with reimports.importing():
+            return importlib.import_module(module_name)
+    except N8nRunnerError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the module may raise anything
+        name = error.name if isinstance(error, ModuleNotFoundError) else None
+        if name is not None and (module_name == name or module_name.startswith(f"{name}.")):
+            raise _Usage(f"there is no module {module_name!r} here or on Python's path") from None
+        raise _ImportFailed(f"the module {module_name!r} cannot be imported\n{_frames_of(error)}") from None
+
+
+def _frames_of(error: BaseException) -> str:
+    """Return the traceback from the module's first line on, without the frames of its import."""
+    trace = error.__traceback__
+    while trace is not None and (
+        trace.tb_frame.f_code.co_filename == __file__
+        or trace.tb_frame.f_code.co_filename.startswith("<frozen importlib")
+        or trace.tb_frame.f_globals.get("__name__") == "importlib"
+    ):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import platform
 import re
 import sys
 import threading
 import traceback
-from typing import Any
+from typing import Any, Iterator
 
 #: Frames between the caller of a method of `Logger` and `logging`: the method and `Logger._log`.
 _STACK_LEVEL = 3
@@ -147,6 +149,56 @@ class Logger:
 def get_logger(name: str) -> Logger:
     """Return the guarded logger with this name in `logging`."""
     return Logger(name)
+
+
+def this_process() -> str:
+    """Return the name of this process for people who look for it, such as ``process 4711 on host``."""
+    return f"process {os.getpid()} on {platform.node()}"
+
+
+_FORMAT = ("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+
+
+def show(level: int, verbose: int = 0) -> None:
+    """Let a command show what n8nrunner logs, and leave alone what its module has configured.
+
+    Args:
+        level: the level for the loggers of n8nrunner, if neither they nor the root logger have another one.
+        verbose: 1 for all of n8nrunner's log, 2 for the other libraries' from INFO on as well.
+    """
+    for name, found in list(logging.root.manager.loggerDict.items()):
+        # `dictConfig` and `fileConfig` disable all loggers that exist, unless they are told otherwise.
+        if name.split(".")[0] == "n8nrunner" and isinstance(found, logging.Logger):
+            found.disabled = False
+    logger = logging.getLogger("n8nrunner")
+    if not logger.hasHandlers():
+        logging.basicConfig(format=_FORMAT[0], datefmt=_FORMAT[1], stream=sys.stderr)
+    if verbose:
+        logger.setLevel(logging.DEBUG)
+        if verbose > 1 and not logging.root.isEnabledFor(logging.INFO):
+            logging.root.setLevel(logging.INFO)
+    elif logger.level == logging.NOTSET and logging.root.level == logging.WARNING:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def shown() -> Iterator[None]:
+    """Show what n8nrunner logs from INFO on in the block, in a program without any logging configuration."""
+    logger = logging.getLogger("n8nrunner")
+    if logger.hasHandlers() or sys.stderr is None:
+        yield
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(*_FORMAT))
+    before = logger.level
+    logger.addHandler(handler)
+    if before == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def drop_records_of_threads(name: str, prefixes: tuple[str, ...]) -> None:

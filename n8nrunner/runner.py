@@ -477,14 +477,15 @@ class Runner:
         """Starts the runner and returns when it has stopped: by SIGINT, SIGTERM, `stop`, or by itself.
 
         A second signal ends the process at once. Signals are handled in the main thread only, and not if they
-        are ignored or handled by C code.
+        are ignored or handled by C code. In a program that has not configured logging, the log from INFO on
+        is shown on stderr meanwhile.
 
         Raises:
             N8nRunnerError: as `start` and `join`.
         """
         if not reimports.may_start():
             return
-        with process.signals() as signals:
+        with logs.shown(), process.signals() as signals:
             run = self._start(wait=0, gives_up=True)
             run.on_finished(signals.end)
             number = signals.wait()

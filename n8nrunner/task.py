@@ -43,6 +43,9 @@ PROGRESS_INTERVAL = 1.0
 _CALL_MARGIN = 5.0
 
 # Cancelling is rare and short, so one lock for all tasks spares each of them a lock of its own.
+#: Characters of an execution's id; a longer one is none.
+_ID_LIMIT = 64
+
 _cancel_lock = threading.Lock()
 
 
@@ -150,6 +153,13 @@ class Task:
 
     def __repr__(self) -> str:
         return f"<Task {self.id} of type {self.type!r}>"
+
+    @property
+    def execution_id(self) -> Optional[str]:
+        """The id of the execution in n8n, if the node has sent it; None for settings not decoded yet."""
+        settings = self._settings
+        found = settings.get("executionId") if isinstance(settings, dict) else None
+        return found if isinstance(found, str) and found.isalnum() and len(found) <= _ID_LIMIT else None
 
     def describe(self) -> str:
         """Return what runs and the task's id, for a line of the log: ``score_lead (task 4711)``."""

@@ -48,7 +48,6 @@ def jobs(tmp_path: Path) -> Path:
         "from jobs import runner\nfrom n8nrunner import Runner\nother = Runner()\n"
     )
     (tmp_path / "none.py").write_text("value = 5\n")
-    (tmp_path / "broken.py").write_text("import a_module_that_is_not_there\n")
     return tmp_path
 
 
@@ -142,7 +141,7 @@ class TestRun:
         ("none", "found none"),
         ("two", "found runner, other; say which: two:NAME"),
         ("none:value", "expected a Runner, got int"),
-        ("jobs:missing", "expected a Runner, got NoneType"),
+        ("jobs:missing", "there is no 'missing' in 'jobs'; its runners are: runner"),
     ],
 )
 def test_targets_that_are_none(
@@ -157,10 +156,75 @@ def test_targets_that_are_none(
     assert says in capsys.readouterr().err
 
 
-def test_an_import_error_of_the_module_itself_is_shown(jobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(jobs))
-    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
-        cli.main(["run", "broken"])
+@pytest.mark.parametrize("command", ["run", "node"])
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import a_module_that_is_not_there\n", "ModuleNotFoundError: No module named"),
+        ("def fail():\n    raise ValueError('of the user')\nfail()\n", "ValueError: of the user"),
+        ("def f(:\n", "SyntaxError"),
+    ],
+)
+def test_a_module_that_raises_shows_its_own_frames(jobs: Path, command: str, code: str, said: str) -> None:
+    (jobs / "raises.py").write_text(code)
+    more = ["--install"] if command == "node" else []
+    with python("-m", "n8nrunner", command, "raises", *more, cwd=jobs) as program:
+        assert program.wait() == 1
+    assert said in program.output
+    assert "raises.py" in program.output
+    assert "importlib" not in program.output
+    assert "cli.py" not in program.output
+
+
+LOGGING = {
+    "basicConfig": "logging.basicConfig(format='MINE %(message)s', level=logging.INFO)",
+    "dictConfig": """logging.config.dictConfig({"version": 1,
+        "formatters": {"mine": {"format": "MINE %(message)s"}},
+        "handlers": {"mine": {"class": "logging.StreamHandler", "formatter": "mine"}},
+        "root": {"level": "INFO", "handlers": ["mine"]}})""",
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("configuration", LOGGING)
+def test_the_module_s_logging_configuration_stays(broker: Broker, jobs: Path, configuration: str) -> None:
+    """`dictConfig` disables the loggers that exist, which are those of n8nrunner."""
+    code = "import logging, logging.config\nimport n8nrunner.runner\n" + LOGGING[configuration] + "\n"
+    (jobs / "configured.py").write_text(code + JOBS)
+    with run_jobs(jobs, "configured", environment(broker)) as program:
+        assert program.wait_for("Registered").startswith("MINE Registered")
+        program.signal(signal.SIGTERM)
+        assert program.wait() == 0
+    assert "INFO " not in program.output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_run_in_a_script_says_that_it_has_registered(broker: Broker, jobs: Path) -> None:
+    """The script has not configured logging."""
+    (jobs / "script.py").write_text(JOBS + "\nrunner.run()\n")
+    with python(str(jobs / "script.py"), env=environment(broker), cwd=jobs) as program:
+        assert f"(process {program.process.pid} on " in program.wait_for("Registered with the broker")
+        program.signal(signal.SIGTERM)
+        assert program.wait() == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_verbose_shows_more(broker: Broker, jobs: Path) -> None:
+    code = (
+        "import logging\n"
+        "logging.getLogger('n8nrunner').debug('not yet')\n" + JOBS + "\n@runner.task('say')\ndef say(task):\n"
+        "    logging.getLogger('n8nrunner.tasks').debug('of n8nrunner')\n"
+        "    logging.getLogger('another').info('of another')\n"
+    )
+    (jobs / "verbose.py").write_text(code)
+    for option, shown in (("-v", (True, False)), ("-vv", (True, True))):
+        with python(
+            "-m", "n8nrunner", "run", option, "verbose", env=environment(broker), cwd=jobs
+        ) as program:
+            broker.run_task("say", {}, timeout=LIMIT)
+            program.signal(signal.SIGTERM)
+            assert program.wait() == 0
+        assert ("of n8nrunner" in program.output, "of another" in program.output) == shown
 
 
 def test_wrong_arguments_are_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,10 +316,14 @@ class TestDemo:
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("./jobs.py", "no file or path"),
+        ("./jobs.py", "Did you mean 'jobs'?"),
+        ("pkg/jobs.py", "Did you mean 'pkg.jobs'?"),
+        (r"pkg\jobs.py", "Did you mean 'pkg.jobs'?"),
+        ("pkg/jobs.py:runner", "Did you mean 'pkg.jobs:runner'?"),
+        ("my jobs.py", "expected a module"),
         ("", "expected a module"),
         (".jobs", "expected a module"),
-        ("jobs.py", "did you mean 'jobs'"),
+        ("jobs.py", "Did you mean 'jobs'?"),
     ],
 )
 def test_a_target_that_is_no_module(jobs: Path, target: str, said: str) -> None:

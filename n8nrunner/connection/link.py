@@ -130,6 +130,7 @@ class BrokerLink:
         self._retry = Retry()
         self._registrations = 0
         self._last_error: Optional[str] = None
+        self._trouble_level = logging.INFO
         self._grant = config.grant_token
         self._opened_at = 0.0
         self._accepted_before = 0
@@ -406,6 +407,7 @@ class BrokerLink:
             delay = decision.delay or 0.0
             about = "" if self.url.base in str(reason) else f"{self.url.base}: "
             logger.log(level, "%s%s. Trying again in %.1f s, and so on until it works", about, reason, delay)
+            self._trouble_level = max(level, self._trouble_level)
 
     # --- serving ----------------------------------------------------------------------------------
 
@@ -500,7 +502,15 @@ class BrokerLink:
         self._registrations += 1
         self._retry.registered()
         self._last_error = None
-        logger.info("Registered with the broker at %s as %r", self.url.base, self._config.name)
+        # At the level of the trouble that this ends: a log without INFO would not show the recovery.
+        level, self._trouble_level = self._trouble_level, logging.INFO
+        logger.log(
+            level,
+            "Registered with the broker at %s as %r (%s)",
+            self.url.base,
+            self._config.name,
+            logs.this_process(),
+        )
         self._owner.link_registered(self)
 
     # --- actions --------------------------------------------------------------------------------

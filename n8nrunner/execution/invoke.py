@@ -132,15 +132,20 @@ def _interrupted(task: Task, max_payload: int) -> Answer:
     return answer._replace(interrupted=True)
 
 
-def log_error(task: Task, error: BaseException) -> None:
-    """Log what a handler raised, as long as the log has room for the task."""
+def log_error(task: Task, error: BaseException, where: str = "") -> None:
+    """Log what a handler raised, as long as the log has room for the task.
+
+    Args:
+        where: the function and the item, if the handler calls functions.
+    """
+    message = describe_error(error)["message"]
     if isinstance(error, TaskError):
-        if task.has_room_in_log(""):
-            logger.info("Task %s (%s) failed with %s", task.id, task.type, type(error).__name__)
+        if task.has_room_in_log(message):
+            logger.info("%s failed: %s: %s", about(task, where), type(error).__name__, message)
         return
     stack = _stack_of(error)
     if task.has_room_in_log(stack):
-        logger.error("Task %s (%s) failed\n    %s", task.id, task.type, stack)
+        logger.error("%s failed: %s\n    %s", about(task, where), message, stack)
 
 
 def _log_left_out(task: Task) -> None:
@@ -148,6 +153,13 @@ def _log_left_out(task: Task) -> None:
         logger.error(
             "Task %s (%s): %d more failures are left out of the log", task.id, task.type, task.left_out
         )
+
+
+def about(task: Task, where: str = "") -> str:
+    """Return what a line of the log says first: the task, where in it, and the execution, if it is known."""
+    execution = task.execution_id
+    parts = [f"Task {task.id} ({task.type})", where, f"execution {execution}" if execution else ""]
+    return ", ".join(part for part in parts if part)
 
 
 def describe_error(error: BaseException) -> Dict[str, str]:

@@ -13,8 +13,9 @@ import re
 import threading
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
+from n8nrunner import logs
 from n8nrunner.errors import ConfigurationError, TaskCancelled, TaskError
-from n8nrunner.execution.invoke import describe_error, log_error
+from n8nrunner.execution.invoke import about, describe_error, log_error, logger
 from n8nrunner.functions.conversion import NOTHING, Conversion, Mismatch, UnknownZone
 from n8nrunner.functions.files import File
 from n8nrunner.functions.kinds import Perhaps
@@ -174,18 +175,30 @@ class Functions:
         again = settings.get("lastTry") is False
         if not isinstance(version, int) or version > VERSION:
             task.tally = Tally("", 0, 1)
-            return _refused("newer_node", f"the node is newer than this runner (version {version!r})", None)
+            return _refused(
+                task, "newer_node", f"the node is newer than {_this_runner(task)} (version {version!r:.20})"
+            )
         function = self.by_name.get(name)
         if function is None:
             task.tally = Tally("", 0, 1, again)
             known = ", ".join(sorted(self.by_name)) or "none"
-            return _refused("unknown_function", f"this runner has no function {name!r}; it has {known}", None)
+            return _refused(
+                task,
+                "unknown_function",
+                f"{_this_runner(task)} has no function {name!r:.100}; it has {known}",
+            )
         calls = _calls_of(settings)
         try:
             return _Work(task, function, settings).run(calls)
         except Changed as error:
             task.tally = Tally(name, 0, len(calls), again)
-            return _refused("changed", str(error), function)
+            return _refused(
+                task,
+                "changed",
+                f"{error} ({_this_runner(task)})",
+                function,
+                "the call does not fit the function",
+            )
 
 
 def task_type(runner_name: str, function_name: Optional[str] = None) -> str:
@@ -194,7 +207,17 @@ def task_type(runner_name: str, function_name: Optional[str] = None) -> str:
     return f"{TYPE_PREFIX}{runner_name}{own}"
 
 
-def _refused(code: str, message: str, function: Optional[Function]) -> Dict[str, Any]:
+def _this_runner(task: Task) -> str:
+    """Return which runner answers: there may be a forgotten one of the same name elsewhere."""
+    name = task.type[len(TYPE_PREFIX) :].partition(".")[0]
+    return f"the runner {name} ({logs.this_process()})"
+
+
+def _refused(
+    task: Task, code: str, message: str, function: Optional[Function] = None, shown: Optional[str] = None
+) -> Dict[str, Any]:
+    """Return the answer to a task whose calls cannot be made; log it with `shown`, which holds no item."""
+    logger.warning("%s was refused (%s): %s", about(task), code, shown or message)
     error: Dict[str, Any] = {"code": code, "message": message}
     if function is not None:
         error["function"] = function.describe()
@@ -409,7 +432,11 @@ class _Work:
 
     def _misfit(self, call: _Call, mismatch: Mismatch) -> None:
         self._failures += 1
-        self._note(call.item, {"message": str(mismatch), "description": self._about(call, mismatch)})
+        described = self._about(call, mismatch)
+        # The message shows the value, which belongs into no log.
+        if self._task.has_room_in_log(described):
+            logger.warning("%s: an argument does not fit. %s", about(self._task), described)
+        self._note(call.item, {"message": str(mismatch), "description": described})
 
     def _about(self, call: _Call, mismatch: Mismatch) -> str:
         name = mismatch.where.split(".")[0].split("[")[0]
@@ -423,8 +450,11 @@ class _Work:
 
     def _failed(self, error: BaseException, sources: Sequence[int]) -> None:
         self._failures += len(sources)
-        log_error(self._task, error)
+        items = f"item {sources[0]}" if len(sources) == 1 else f"{len(sources)} items from {sources[0]} on"
+        log_error(self._task, error, f"function {self._function.signature.name}, {items}")
         described = describe_error(error)
+        if "stack" in described:
+            described["stack"] += f"\n{_this_runner(self._task)}"
         self._note(sources[0], described)
         if self._goes_on:
             for source in sources[1:]:

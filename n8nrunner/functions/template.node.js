@@ -208,6 +208,7 @@ async function run(context, definition, calls) {
 		inlineFiles: INLINE_BYTES,
 		timezone: context.getTimezone?.(),
 		nodeName: context.getNode().name,
+		executionId: context.getExecutionId?.(),
 	};
 	for (let tries = 0; ; tries++) {
 		settings.lastTry = tries >= PAUSES.length;

@@ -1,0 +1,103 @@
+"""What the log says about calls that fail, and what it never says."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any, Callable, Dict, List
+
+import pytest
+
+from n8nrunner import Runner, TaskError
+from n8nrunner.broker import Broker
+from tests.conftest import LIMIT, TOKEN
+
+NewRunner = Callable[..., Runner]
+VALUE = "a value of an item"
+
+
+def answer(broker: Broker, function: str, *arguments: Dict[str, Any], **more: Any) -> Any:
+    calls = [{"item": item, "arguments": each} for item, each in enumerate(arguments)]
+    settings = {"version": 1, "function": function, "calls": calls, "executionId": "4711", **more}
+    return broker.run_task("n8nrunner.leads", settings, timeout=LIMIT)
+
+
+@pytest.fixture
+def runner(new_runner: NewRunner) -> Runner:
+    runner = new_runner(name="leads")
+
+    @runner.function
+    def score(budget: float) -> float:
+        if budget > 10:
+            raise TaskError("too much", "of it")
+        return 1 / budget
+
+    runner.start()
+    return runner
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> List[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "n8nrunner.tasks"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"), [(0, "ZeroDivisionError: float division by zero"), (11, "TaskError: too much")]
+)
+def test_a_failure_names_function_item_execution_and_message(
+    broker: Broker, runner: Runner, caplog: pytest.LogCaptureFixture, budget: float, message: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    answer(broker, "score", {"budget": 1}, {"budget": budget})
+    (line,) = lines(caplog)
+    assert "(n8nrunner.leads), function score, item 1, execution 4711 failed: " in line
+    assert message in line.splitlines()[0]
+
+
+def test_a_misfit_is_logged_without_the_value(
+    broker: Broker, runner: Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    signature = runner._functions.by_name["score"].signature.hash  # type: ignore[union-attr]
+    result = answer(broker, "score", {"budget": VALUE}, signature=signature)
+    assert VALUE in result["errors"][0]["message"]
+    (line,) = lines(caplog)
+    assert "execution 4711: an argument does not fit. Item 0, parameter 'budget' of score: it takes" in line
+    assert VALUE not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("function", "code"), [("rate", "unknown_function"), ("score", "changed"), ("score", "newer_node")]
+)
+def test_a_refusal_is_logged_and_names_the_process(
+    broker: Broker, runner: Runner, caplog: pytest.LogCaptureFixture, function: str, code: str
+) -> None:
+    """A forgotten runner of the same name may answer, in a kernel that its owner has to find."""
+    more = {"version": 99} if code == "newer_node" else {}
+    result = answer(broker, function, {"budget": VALUE}, **more)
+    assert result["error"]["code"] == code
+    assert f"the runner leads (process {os.getpid()} on " in result["error"]["message"]
+    (line,) = lines(caplog)
+    assert f"was refused ({code})" in line
+    assert VALUE not in caplog.text
+
+
+def test_the_stack_of_an_exception_names_the_process(broker: Broker, runner: Runner) -> None:
+    (error,) = answer(broker, "score", {"budget": 0})["errors"]
+    assert error["stack"].splitlines()[-1].startswith(f"the runner leads (process {os.getpid()} on ")
+
+
+def test_an_id_of_an_execution_that_is_none_stays_out_of_the_log(
+    broker: Broker, runner: Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer(broker, "score", {"budget": 0}, executionId="47\n11")
+    assert "execution" not in caplog.text
+
+
+def test_a_recovery_is_logged_at_the_level_of_the_trouble(
+    broker: Broker, runner: Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker.kill()
+    with Broker(auth_token=TOKEN, port=broker.port) as restarted:
+        restarted.wait_for(lambda counts: counts.runners == 1)
+        assert answer(restarted, "score", {"budget": 1})["errors"] == []
+    registered = [record for record in caplog.records if "Registered with" in record.getMessage()]
+    assert [record.levelname for record in registered if record.levelno > logging.INFO] == ["WARNING"]
