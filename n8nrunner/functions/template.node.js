@@ -135,7 +135,7 @@ async function storeFiles(context, items) {
 			const stored = await context.helpers.prepareBinaryData(bytes, fileName, mimeType);
 			// n8n takes a name with a slash for a path, and keeps its last part only.
 			if (fileName !== undefined) Object.assign(stored, { fileName, directory: undefined });
-			Object.defineProperty(binary, name, { value: stored, enumerable: true, configurable: true, writable: true });
+			binary[name] = stored;
 		}
 	}
 }
