@@ -8,6 +8,7 @@ have no other way to delay packets.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -50,7 +51,8 @@ class Direction:
         """Passes on what is due, and returns when there is more to do."""
         while self._packets and self._packets[0][0] <= now:
             _, packet = self._packets.popleft()
-            os.write(self._target, packet)
+            with contextlib.suppress(OSError):  # the device is not up yet
+                os.write(self._target, packet)
         return self._packets[0][0] if self._packets else now + 60.0
 
 
