@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 #: Names of modules whose package is called differently.
 PACKAGES = {"websocket": "websocket-client", "docstring_parser": "docstring-parser"}
 #: What functions may take and return if the program has it; n8nrunner does without.
-IF_PRESENT = {"numpy", "pandas", "pydantic"}
+IF_PRESENT = {"PyInstaller", "numpy", "pandas", "pydantic"}
 
 
 def declared() -> Set[str]:
