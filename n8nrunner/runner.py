@@ -79,6 +79,9 @@ class Runner:
             ``app.app_context`` of Flask.
         on_undelivered: called with an `Undelivered` for each result whose connection was lost, on a thread of
             its own.
+        shared: whether another runner of this process with functions and the same name may run beside this
+            one, if it is shared as well. Otherwise the one that is started last takes over, and the other one
+            finishes its tasks and stops.
 
     Raises:
         ConfigurationError: with everything that is wrong. That there is no token is wrong only at the start.
@@ -105,6 +108,7 @@ class Runner:
         executor: Optional[ExecutorOrFactory] = None,
         task_context: Optional[TaskContext] = None,
         on_undelivered: Optional[OnUndelivered] = None,
+        shared: bool = False,
     ) -> None:
         self.config = RunnerConfig.from_env(
             broker=broker,
@@ -125,6 +129,7 @@ class Runner:
         )
         _check_extras(executor, task_context, on_undelivered)
         self.on_undelivered = on_undelivered
+        self._shared = shared
         self._executor = executor
         self._task_context = task_context
         self._lock = threading.Lock()
@@ -221,6 +226,7 @@ class Runner:
 
         made = make_function(function, name, batch, limit)
         with self._lock:
+            is_first = self._functions is None
             if self._functions is None:
                 self._functions = Functions()
             run = self._current_run()
@@ -228,6 +234,8 @@ class Runner:
                 self._check_name()
             self._functions.add(made)
             self._post_types()
+        if is_first and run is not None:
+            run.on_registered(lambda: self._take_over(run))
         return function
 
     def write_node(
@@ -268,23 +276,30 @@ class Runner:
             raise ConfigurationError(missing)
         self._check_name()
 
-    def _warn_of_twin(self) -> None:
-        """A cell of a notebook that builds a runner, run again, leaves the earlier one at work."""
+    def _take_over(self, run: Run) -> None:
+        """Stop earlier runners with functions and this name, when `run` has registered.
+
+        A cell of a notebook that builds a runner, run again, would leave one that no variable refers to.
+        """
         for other in list(_runners):
+            older = other._run
             if (
                 other is not self
+                and older is not None
+                and older.state == "running"
+                and older.started_at < run.started_at
                 and other._functions is not None
                 and self._functions is not None
-                and other.state == "running"
+                and not (other._shared and self._shared)
                 and other.config.name == self.config.name
                 and set(other.config.broker) & set(self.config.broker)
             ):
+                older.request_stop(older.grace)
                 logger.warning(
-                    "Another runner named %r runs in this process and answers a share of the calls, with its "
-                    "own functions; if it is of an earlier run of this code, stop it, or restart the process",
+                    "A newer runner %r in this process takes over. The earlier one finishes its running "
+                    "tasks and stops. To keep both, build both with shared=True",
                     self.config.name,
                 )
-                return
 
     def _check_name(self) -> None:
         """Functions need a runner with a name of its own: two people's would answer each other's calls."""
@@ -364,7 +379,7 @@ class Runner:
             run = self._begin(begun, gives_up)
             if begun:
                 reimports.note_start()
-                self._warn_of_twin()
+                run.on_registered(lambda: self._take_over(run))
             elif gives_up and wait <= 0:
                 run.give_up_when_refused()
             if wait > 0 and not run.wait_registered(Deadline(wait), until_refused=True):

@@ -96,7 +96,9 @@ class Run:
         self._ever_registered = False
         self._refused: Dict[int, N8nRunnerError] = {}
         self._when_finished: List[Callable[[], None]] = []
-        self._started_at = time.monotonic()
+        self._when_registered: List[Callable[[], None]] = []
+        #: The moment of `time.monotonic()` at which the run was made.
+        self.started_at = time.monotonic()
         self._slots = Slots(config.capacity, len(config.urls))
         self._pool = TaskPool(executor, config.capacity, task_context, config.max_payload, self)
         self._health: Optional[HealthServer] = None
@@ -288,7 +290,7 @@ class Run:
 
     def log_exit(self) -> None:
         """Log that the end of the program stops the run, and what it waits for."""
-        if time.monotonic() - self._started_at < _SHORT_LIFE:
+        if time.monotonic() - self.started_at < _SHORT_LIFE:
             logger.warning(
                 "The program has ended, and the runner %r with it. To keep it going, end the program with "
                 "runner.run() or runner.join()",
@@ -310,6 +312,14 @@ class Run:
             return ""
         more = f" and {len(tasks) - _NAMED_TASKS} more" if len(tasks) > _NAMED_TASKS else ""
         return f"{len(tasks)} running task{'s'[: len(tasks) > 1]}: {', '.join(tasks[:_NAMED_TASKS])}{more}"
+
+    def on_registered(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, at the first registration, on the links' thread, or now. It must not wait."""
+        with self._changed:
+            if not self._ever_registered:
+                self._when_registered.append(callback)
+                return
+        callback()
 
     def on_finished(self, callback: Callable[[], None]) -> None:
         """Calls `callback` when the last link has ended, on the links' thread, or now."""
@@ -379,7 +389,10 @@ class Run:
         with self._changed:
             self._ever_registered = True
             self._refused.pop(link.index, None)
+            callbacks, self._when_registered = self._when_registered, []
             self._changed.notify_all()
+        for callback in callbacks:
+            callback()
 
     def link_refused(self, link: BrokerLink, error: N8nRunnerError) -> bool:
         with self._changed:

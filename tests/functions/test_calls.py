@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Annotated, Any, Callable, Dict, Iterator, List, Optional, Union
+from typing import TYPE_CHECKING, Annotated, Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 import pytest
 
@@ -927,17 +927,55 @@ def test_functions_need_a_name_of_their_runners_own(broker: Broker, name: str) -
     assert runner.state == "new"
 
 
-def test_a_second_runner_of_a_name_is_told_of(
-    broker: Broker, runner: Runner, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("name", "shared"), [("elsewhere", False), (NAME, True)])
+def test_two_runners_run_beside_each_other(
+    new_runner: Callable[..., Runner], caplog: pytest.LogCaptureFixture, name: str, shared: bool
 ) -> None:
-    runner.function(double)
-    runner.start(wait=LIMIT)
-    assert "Another runner" not in caplog.text
-    for name, told in (("elsewhere", False), (NAME, True)):
-        other = Runner(broker.url, auth_token=TOKEN, name=name)
-        other.function(double)
-        with other:
-            assert ("Another runner named" in caplog.text) is told
+    runners = [new_runner(name=each, shared=shared) for each in (NAME, name)]
+    for runner in runners:
+        runner.function(double)
+        runner.start(wait=LIMIT)
+    assert [runner.state for runner in runners] == ["running", "running"]
+    assert "takes over" not in caplog.text
+
+
+@pytest.mark.parametrize("shared", [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_newer_runner_of_a_name_takes_over(
+    broker: Broker,
+    new_runner: Callable[..., Runner],
+    caplog: pytest.LogCaptureFixture,
+    shared: Tuple[bool, bool],
+    is_late: bool,
+) -> None:
+    """As when a notebook's cell that builds a runner is run again. The earlier one finishes its calls."""
+    go_on, called = threading.Event(), threading.Event()
+    older = new_runner(name=NAME, shared=shared[0])
+
+    @older.function
+    def version() -> str:
+        called.set()
+        go_on.wait(LIMIT)
+        return "older"
+
+    older.start(wait=LIMIT)
+    settings = {"version": 1, "function": "version", "calls": [{"item": 0, "arguments": {}}]}
+    under_way = broker.submit(f"n8nrunner.{NAME}", settings)
+    assert called.wait(LIMIT)
+
+    newer = new_runner(name=NAME, shared=shared[1])
+    if is_late:
+        newer.start(wait=LIMIT)
+    newer.function(name="version")(lambda: "newer")
+    newer.start(wait=LIMIT)
+    wait_until(lambda: older.state == "stopping")
+    go_on.set()
+    assert under_way.result(LIMIT)["items"][0]["json"] == {"result": "older"}
+    assert older.join(LIMIT)
+    for _ in range(5):
+        answer = broker.run_task(f"n8nrunner.{NAME}", settings, timeout=LIMIT)
+        assert answer["items"][0]["json"] == {"result": "newer"}
+    assert caplog.text.count("takes over") == 1
 
 
 def test_a_runner_without_a_name_takes_one() -> None:
