@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -225,6 +226,7 @@ def test_verbose_shows_more(broker: Broker, jobs: Path) -> None:
             program.signal(signal.SIGTERM)
             assert program.wait() == 0
         assert ("of n8nrunner" in program.output, "of another" in program.output) == shown
+        assert re.search(r"say \(task \S+\) finished after \d", program.output)
 
 
 def test_wrong_arguments_are_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:

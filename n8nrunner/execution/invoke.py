@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 import traceback
 from typing import Any, Callable, ContextManager, Dict, NamedTuple, Optional
 
@@ -96,6 +98,8 @@ def _invoke(
             f"The result is too large: {len(payload)} bytes, and {max_payload} are allowed",
             "Raise N8N_RUNNERS_MAX_PAYLOAD for n8n and for the runner, or return less, such as a file.",
         )
+    if logger.isEnabledFor(logging.DEBUG):
+        logger.debug("%s finished after %.3f s", task.describe(), time.monotonic() - task.started_at)
     return Answer(payload, False, False, task.tally)
 
 
