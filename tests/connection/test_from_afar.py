@@ -111,9 +111,11 @@ def test_a_broker_on_this_machine_is_reached_without_the_proxy(
 def failing(new_runner: NewRunner, url: str) -> str:
     runner = new_runner(url)
     runner.task("any")(lambda task: None)
+    runner.start(wait=0)
+    wait_until(lambda: runner.snapshot().links[0].last_error)
     with pytest.raises(BrokerConnectionError) as caught:
-        runner.start(wait=0.6)
-    assert runner.state == "stopped"
+        runner.start(wait=0.01)
+    runner.stop(0)
     return str(caught.value)
 
 

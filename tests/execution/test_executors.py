@@ -55,7 +55,8 @@ def status_of(url: str) -> int:
         with urllib.request.urlopen(url, timeout=LIMIT) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
-        return error.code
+        with error:
+            return error.code
 
 
 # --- the caller's -------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from typing import Any, Callable, Dict, List
 
 import pytest
@@ -41,7 +42,8 @@ def lines(caplog: pytest.LogCaptureFixture) -> List[str]:
 
 
 @pytest.mark.parametrize(
-    ("budget", "message"), [(0, "ZeroDivisionError: float division by zero"), (11, "TaskError: too much")]
+    ("budget", "message"),
+    [(0, "ZeroDivisionError: (float )?division by zero"), (11, "TaskError: too much")],  # 3.14 says less
 )
 def test_a_failure_names_function_item_execution_and_message(
     broker: Broker, runner: Runner, caplog: pytest.LogCaptureFixture, budget: float, message: str
@@ -50,7 +52,7 @@ def test_a_failure_names_function_item_execution_and_message(
     answer(broker, "score", {"budget": 1}, {"budget": budget})
     (line,) = lines(caplog)
     assert "(n8nrunner.leads), function score, item 1, execution 4711 failed: " in line
-    assert message in line.splitlines()[0]
+    assert re.search(message, line.splitlines()[0])
 
 
 def test_a_misfit_is_logged_without_the_value(
