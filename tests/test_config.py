@@ -700,10 +700,11 @@ def test_settings_can_be_copied_with_a_change() -> None:
 
 def test_the_fields_are_the_keywords_of_runner() -> None:
     parameters = inspect.signature(Runner).parameters
-    extras = {"executor", "task_context", "on_undelivered"}
+    extras = {"executor", "task_context", "on_undelivered", "shared"}  # of this program, not of its settings
     assert set(parameters) - extras == {field.name for field in dataclasses.fields(RunnerConfig)}
     assert parameters["broker"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-    assert {parameter.default for parameter in parameters.values()} == {None}
+    assert parameters["shared"].default is False
+    assert {parameters[name].default for name in set(parameters) - {"shared"}} == {None}
     for name, parameter in parameters.items():
         assert name == "broker" or parameter.kind is inspect.Parameter.KEYWORD_ONLY
 
