@@ -538,7 +538,7 @@ def test_the_text_of_a_wrong_file_is_not_shown(variable: str, secret: str, tmp_p
         config(environment)
     except ConfigurationError:
         text = traceback.format_exc()
-    assert secret not in text
+    assert secret not in text.replace(str(tmp_path), "")
     assert repr(secret) not in text
     assert not text or "the text of" in text or str(path) in text or "printable ASCII" in text
 
