@@ -372,11 +372,12 @@ def test_a_dead_peer_is_noticed_and_replaced(
 
 
 def test_a_lost_connection_is_noticed_at_once(raw: RawBroker, new_runner: NewRunner) -> None:
-    cancelled = threading.Event()
+    began, cancelled = threading.Event(), threading.Event()
     runner = new_runner(raw.url)
 
     @runner.task("wait")
     def wait(task: Task) -> None:
+        began.set()
         task.wait_for_cancel(LIMIT)
         cancelled.set()
 
@@ -384,7 +385,7 @@ def test_a_lost_connection_is_noticed_at_once(raw: RawBroker, new_runner: NewRun
     peer = raw.next_peer()
     peer.register()
     peer.give("task", {})
-    wait_until(lambda: runner.snapshot().tasks)
+    assert began.wait(LIMIT)  # a task that is cancelled before never runs
     peer.reset()
     assert cancelled.wait(LIMIT / 2)  # a silent peer is noticed much later
     raw.next_peer().register()
