@@ -14,6 +14,7 @@ from n8nrunner import logs, process
 from n8nrunner.config import RunnerConfig
 from n8nrunner.connection.link import BrokerLink
 from n8nrunner.connection.serving import LinkThread
+from n8nrunner.connection.sockets import close_copies
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import (
     ConfigurationError,
@@ -29,7 +30,7 @@ from n8nrunner.execution.invoke import Handler, TaskContext
 from n8nrunner.execution.pools import TaskPool
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.snapshot import Counts, FunctionSnapshot, LinkSnapshot, Snapshot, TaskSnapshot
-from n8nrunner.task import Undelivered
+from n8nrunner.task import Undelivered, renew_lock_after_fork
 
 if TYPE_CHECKING:
     from n8nrunner.health import HealthServer
@@ -647,6 +648,8 @@ def _after_fork_in_child() -> None:
     global _is_ending
     _is_ending = False
     _running.clear()
+    renew_lock_after_fork()
+    close_copies()
 
 
 process.after_fork_in_child(_after_fork_in_child)

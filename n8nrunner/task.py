@@ -42,11 +42,17 @@ PROGRESS_INTERVAL = 1.0
 #: A call answered by nothing at all ends this long after the task's own time limit, in seconds.
 _CALL_MARGIN = 5.0
 
-# Cancelling is rare and short, so one lock for all tasks spares each of them a lock of its own.
 #: Characters of an execution's id; a longer one is none.
 _ID_LIMIT = 64
 
+# Cancelling is rare and short, so one lock for all tasks spares each of them a lock of its own.
 _cancel_lock = threading.Lock()
+
+
+def renew_lock_after_fork() -> None:
+    """Replace the lock in a child process: a thread that is not there may have held it."""
+    global _cancel_lock
+    _cancel_lock = threading.Lock()
 
 
 class Call:

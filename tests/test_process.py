@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Dict
 
@@ -12,6 +15,7 @@ import pytest
 
 from n8nrunner.broker import Broker, BrokerTaskError
 from tests.conftest import LIMIT, TOKEN
+from tests.connection.servers import Server
 from tests.processes import python
 
 HEAD = """
@@ -313,6 +317,90 @@ os.waitpid(child, 0)
         broker.wait_for(lambda counts: counts.runners == 2)
         pids = {broker.run_task("echo", n, timeout=LIMIT)[0] for n in range(12)}
         assert len(pids) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("step", ["log-in", "upgrade", "handshake"])
+def test_a_fork_during_an_attempt_to_connect_leaves_the_socket_to_the_parent(
+    step: str, tmp_path: Path
+) -> None:
+    """The peer sees the connection end with the parent, although the child lives on."""
+    waiting, ended = threading.Event(), threading.Event()
+
+    def script(accepted: socket.socket) -> None:
+        accepted.settimeout(LIMIT)
+        if step == "upgrade" and accepted.recv(10_000).startswith(b"POST "):
+            body = b'{"data":{"token":"grant"}}'
+            accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            return
+        if step != "upgrade":
+            assert accepted.recv(10_000)
+        waiting.set()
+        while accepted.recv(10_000):
+            pass
+        ended.set()
+
+    path = tmp_path / "script.py"
+    path.write_text(
+        """
+import os, sys
+from n8nrunner import Runner
+token = "grant_token" if sys.argv[2] == "handshake" else "auth_token"
+runner = Runner(sys.argv[1], **{token: "secret"})
+runner.task("any")(lambda task: None)
+runner.start(wait=0)
+input()
+if os.fork() == 0:
+    print("the child runs", flush=True)
+    os.read(0, 1)
+    os._exit(0)
+os.read(0, 1)
+"""
+    )
+    with Server(script) as server:
+        url = server.url.replace("http:", "https:") if step == "handshake" else server.url
+        process = subprocess.Popen(
+            [sys.executable, str(path), url, step],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONWARNINGS": "ignore::DeprecationWarning"},
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            assert waiting.wait(LIMIT)
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"the child runs\n"
+            assert not ended.is_set()
+            process.kill()
+            assert ended.wait(LIMIT)
+        finally:
+            process.kill()
+            process.stdin.close()  # ends the child
+            process.stdout.read()
+            process.stdout.close()
+            process.wait(LIMIT)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_task_of_a_forked_child_can_be_cancelled(tmp_path: Path) -> None:
+    """A thread of the parent may hold the lock of all cancellations at the moment of the fork."""
+    path = tmp_path / "script.py"
+    path.write_text(
+        """
+import os
+import n8nrunner.running
+from n8nrunner import task
+with task._cancel_lock:
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if task._cancel_lock.acquire(timeout=0) else 1)
+os._exit(os.WEXITSTATUS(os.waitpid(child, 0)[1]))
+"""
+    )
+    with python(str(path)) as program:
+        assert program.wait() == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

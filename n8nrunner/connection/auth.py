@@ -29,6 +29,7 @@ from n8nrunner.connection.environment import (
     tls_context,
 )
 from n8nrunner.connection.failures import AuthRefused, NotABroker, RateLimited, Unreachable
+from n8nrunner.connection.sockets import note
 from n8nrunner.deadline import Deadline
 from n8nrunner.logs import drop_records_of_threads
 
@@ -297,6 +298,7 @@ class _Response(http.client.HTTPResponse):
 
     def __init__(self, connection: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(connection, *args, **options)
+        note(connection)
         self.fp = io.BufferedReader(_Limited(self.fp.detach(), connection))
 
 

@@ -16,7 +16,7 @@ from n8nrunner.connection.environment import (
     tls_context,
 )
 from n8nrunner.connection.failures import NotABroker, Unreachable
-from n8nrunner.connection.sockets import keep_alive
+from n8nrunner.connection.sockets import keep_alive, note
 from n8nrunner.deadline import Deadline
 
 #: What `dial` returns.
@@ -77,6 +77,7 @@ def _tcp(host: str, port: int, deadline: Deadline, what: str) -> socket.socket:
         except OSError as error:
             reason = error
             continue
+        note(connection)
         try:
             connection.settimeout(share)
             connection.connect(address)
@@ -130,7 +131,15 @@ def _tls(raw: socket.socket, url: BrokerUrl, deadline: Deadline, directory: Opti
         raise Unreachable(f"{url.base}: {error}") from None
     raw.settimeout(_time_left(deadline, url.base))
     try:
-        return context.wrap_socket(raw, server_hostname=url.host)
+        # The handshake comes afterwards, because a child of a fork during it has to know the socket.
+        secure = context.wrap_socket(raw, server_hostname=url.host, do_handshake_on_connect=False)
+        note(secure)
+        try:
+            secure.do_handshake()
+        except BaseException:
+            secure.close()
+            raise
+        return secure
     except (OSError, ValueError) as error:
         raise Unreachable(f"{url.base}: the TLS handshake failed: {reason_of(error)}") from None
 

@@ -1,11 +1,16 @@
-"""What the operating system offers for noticing a dead peer: keep-alive, and the numbers of a socket."""
+"""What the operating system offers for sockets: keep-alive, numbers, and copies in a child process.
+
+Keep-alive and the numbers serve to notice a dead peer.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import sys
+import weakref
 from typing import NamedTuple, Optional
 
 #: An idle connection is probed after this many seconds, then at this interval; this many probes without an
@@ -32,6 +37,29 @@ class Delivery(NamedTuple):
 
 
 _UNKNOWN = Delivery(0, None)
+
+
+#: All sockets to brokers and proxies that this process has opened and still uses.
+_opened: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def note(raw: socket.socket) -> None:
+    """Remember an open socket, for `close_copies`."""
+    _opened.add(raw)
+
+
+def close_copies() -> None:
+    """Close this process's copies of the noted sockets, in a child process.
+
+    An attempt to connect that is under way is on a thread of the parent's, so nothing else in the child knows
+    its socket. The parent and the peer do not notice: nothing is shut down, and TLS says no goodbye.
+    """
+    for raw in list(_opened):
+        # `close` would wait for the files made of the socket, whose locks a thread of the parent's may hold.
+        descriptor = raw.detach()
+        if descriptor >= 0:
+            os.close(descriptor)
+    _opened.clear()
 
 
 def keep_alive(raw: socket.socket) -> None:
