@@ -323,7 +323,7 @@ def test_a_flood_of_tiny_frames_has_few_log_lines_and_delays_no_other_broker(
             ended.set()
             peer.raw.shutdown(socket.SHUT_RDWR)
             thread.join(LIMIT)
-    assert statistics.median(delays) < 0.5
+    assert statistics.median(delays) < 3.0  # it was 7 s and more without a bound on the frames of a turn
     lines = [record for record in caplog.records if "Skipped a message" in record.getMessage()]
     assert len(lines) <= 5
     assert bool(lines) is (opcode == TEXT)

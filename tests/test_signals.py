@@ -110,10 +110,16 @@ def test_the_command_ends_although_its_log_stands_still(
     broker: Broker, tmp_path: Path, level: str, code: int
 ) -> None:
     """With INFO the links' thread waits for the log as well, so the runner cannot stop."""
-    silence = f"logging.getLogger('n8nrunner').addFilter(lambda record: record.levelno >= logging.{level})\n"
+    silence = f"""
+def passes(record):
+    print("to be logged:", record.getMessage(), flush=True)
+    return record.levelno >= logging.{level}
+
+logging.getLogger("n8nrunner").addFilter(passes)
+"""
     (tmp_path / "jobs.py").write_text(HEAD + STUCK + silence)
     with python("-m", "n8nrunner", "run", "jobs", env=env(broker), cwd=tmp_path) as program:
-        broker.wait_for(lambda counts: counts.runners == 1)
+        program.wait_for("to be logged: Registered")  # on the links' thread
         if level == "WARNING":
             for _ in range(6):
                 broker.submit("fail", {})
