@@ -234,7 +234,7 @@ def test_an_exception_shows_its_traceback(open_workflow: OpenWorkflow, leads_run
     expect(editor.get("node-error-message")).to_have_text("IndexError: list index out of range")
     description = editor.get("node-error-description")
     expect(description.locator("code")).to_have_count(1)  # where characters are of one width
-    lines = [line.strip() for line in description.inner_text().splitlines()]
+    lines = [line.strip() for line in description.inner_text().splitlines() if line.strip()]
     assert lines[0] == "Traceback (most recent call last):"
     assert lines[1].endswith("in remind_lead")
     assert lines[2] == 'return f"Please pay invoice {number_of(invoice)} & soon"'
