@@ -279,12 +279,12 @@ def wait_for_threads(is_needed: Callable[[], bool]) -> None:
                 return
             if not has_logged:
                 has_logged = True
+                if _has_default_handlers():
+                    _install(_arrive_elsewhere)
                 logger.info(
                     "The main thread has ended. The runner goes on until these threads end: %s",
                     ", ".join(thread.name for thread in threads),
                 )
-                if _has_default_handlers():
-                    _install(_arrive_elsewhere)
             threads[0].join(_THREADS_TURN)
     finally:
         _restore(before)
