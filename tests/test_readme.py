@@ -76,6 +76,9 @@ def test_the_page_about_functions(broker: Broker, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     (stock,) = code("What is bound to one thread", broker, FUNCTIONS)
     assert call(monkeypatch, broker, stock, "pieces", *[{"name": "pear"}] * 8) == [{"result": 0}] * 8
+    page = sys.modules["block"]
+    page.thread.submit(page.database.close).result(LIMIT)
+    page.thread.shutdown()
     assert len(blocks(FUNCTIONS, "python")) == 3
 
 
