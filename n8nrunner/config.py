@@ -5,6 +5,7 @@ Every mistake is reported, all of them in one `ConfigurationError`.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 import re
@@ -88,6 +89,16 @@ def parse_broker(url: str) -> BrokerUrl:
         port=port,
         is_secure=is_secure,
     )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any, Callable, Collection, Optional, Tuple
 from urllib.parse import urlsplit
 
 from n8nrunner import logs
+from n8nrunner.config import is_loopback
 from n8nrunner.errors import ConfigurationError
 from n8nrunner.snapshot import Snapshot
 
@@ -139,21 +140,15 @@ def is_allowed_host(header: Optional[str], bound: str, allowed: Collection[str])
         return False
     if name in {item.lower() for item in allowed}:
         return True
-    if _is_loopback(bound):
-        return _is_loopback(name)
-    return name == "localhost" or _address(name) is not None
+    return is_loopback(name) or (not is_loopback(bound) and _is_address(name))
 
 
-def _is_loopback(host: str) -> bool:
-    address = _address(host)
-    return host == "localhost" if address is None else address.is_loopback
-
-
-def _address(host: str) -> Any:
+def _is_address(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host)
+        ipaddress.ip_address(host)
     except ValueError:
-        return None
+        return False
+    return True
 
 
 class _Server(socketserver.ThreadingTCPServer):

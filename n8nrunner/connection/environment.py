@@ -17,6 +17,8 @@ from urllib.parse import unquote, urlsplit
 
 import requests.utils
 
+from n8nrunner.config import is_loopback
+
 #: OpenSSL's codes for certificates that only strict verification refuses.
 _STRICT_CODES = range(80, 94)
 #: What OpenSSL calls the answer of a peer that does not speak TLS; the name depends on its version.
@@ -34,16 +36,6 @@ class Proxy(NamedTuple):
     port: int
     #: The value of `Proxy-Authorization`; None without credentials.
     authorization: Optional[str]
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine itself."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def public_address(host: str, port: int) -> Optional[str]:

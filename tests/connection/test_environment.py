@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from n8nrunner.config import BrokerUrl, parse_broker
+from n8nrunner.config import BrokerUrl, is_loopback, parse_broker
 from n8nrunner.connection.auth import fetch_grant
 from n8nrunner.connection.dial import dial
-from n8nrunner.connection.environment import certificates, is_loopback, proxy_for, public_address
+from n8nrunner.connection.environment import certificates, proxy_for, public_address
 from n8nrunner.connection.failures import NotABroker, Unreachable
 from n8nrunner.deadline import Deadline
 from tests.conftest import LIMIT

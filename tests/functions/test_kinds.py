@@ -37,6 +37,7 @@ from n8nrunner.functions.kinds import Mapping as Mapping_
 from n8nrunner.functions.signature import Signature
 from tests.functions import fuzz_conversion
 from tests.functions.converting import convert
+from tests.functions.fuzz_conversion import Left, Right
 
 UTC = datetime.timezone.utc
 
@@ -85,18 +86,6 @@ class Options(Depth, total=False):
 class Point(NamedTuple):
     x: float
     y: float = 0.0
-
-
-@dataclasses.dataclass
-class Left:
-    next: Optional[Union[Left, Right]] = None
-    x: int = 0
-
-
-@dataclasses.dataclass
-class Right:
-    next: Optional[Union[Left, Right]] = None
-    x: str = ""
 
 
 class Between:
