@@ -16,7 +16,7 @@ import re
 import secrets
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any, List, Optional, Union
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 from n8nrunner import logs
@@ -79,7 +79,7 @@ class _Usage(Exception):
     """What the user asked for cannot be done; the text says why."""
 
 
-def main(arguments: Optional[List[str]] = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Runs the command.
 
     Args:
@@ -161,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add(
-    commands: Any, name: str, command: Any, text: str, epilog: Optional[str] = None
+    commands: Any, name: str, command: Any, text: str, epilog: str | None = None
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -360,7 +360,7 @@ def _broker_token() -> tuple[str, bool]:
     return token, False
 
 
-def _say(error: Union[Exception, str], code: int) -> int:
+def _say(error: Exception | str, code: int) -> int:
     """Show why the command ends, if stderr takes it; return the exit code."""
     from n8nrunner import process
 

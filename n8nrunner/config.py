@@ -9,8 +9,9 @@ import ipaddress
 import math
 import os
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from n8nrunner.errors import ConfigurationError
@@ -129,11 +130,11 @@ class RunnerConfig:
         ConfigurationError: with all mistakes. A missing token is an error only when the runner starts.
     """
 
-    broker: Tuple[str, ...] = (DEFAULT_BROKER,)
-    auth_token: Optional[str] = field(default=None, repr=False)
-    auth_token_file: Optional[str] = None
-    grant_token: Optional[str] = field(default=None, repr=False)
-    runner_id: Optional[str] = None
+    broker: tuple[str, ...] = (DEFAULT_BROKER,)
+    auth_token: str | None = field(default=None, repr=False)
+    auth_token_file: str | None = None
+    grant_token: str | None = field(default=None, repr=False)
+    runner_id: str | None = None
     name: str = DEFAULT_NAME
     capacity: int = 5
     task_timeout: float = 300.0
@@ -143,7 +144,7 @@ class RunnerConfig:
     health_check_enabled: bool = False
     health_check_host: str = "127.0.0.1"
     health_check_port: int = 5681
-    health_check_allowed_hosts: Tuple[str, ...] = ()
+    health_check_allowed_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_directory", _current_directory())
@@ -161,7 +162,7 @@ class RunnerConfig:
         if problems:
             raise ConfigurationError([*problems, *self.missing()])
 
-    def missing(self) -> List[str]:
+    def missing(self) -> list[str]:
         """What a runner cannot start without: the problems, none if there is a token.
 
         Settings without one are no error before that, because a program that has a runner in it is also
@@ -181,7 +182,7 @@ class RunnerConfig:
         return directory
 
     @property
-    def urls(self) -> Tuple[BrokerUrl, ...]:
+    def urls(self) -> tuple[BrokerUrl, ...]:
         """The addresses of all brokers."""
         return tuple(parse_broker(url) for url in self.broker)
 
@@ -190,7 +191,7 @@ class RunnerConfig:
         """Whether there is a grant token only, which is good for one connection."""
         return self.grant_token is not None and self.auth_token is None and self.auth_token_file is None
 
-    def read_auth_token(self) -> Optional[str]:
+    def read_auth_token(self) -> str | None:
         """The shared secret as it is now: a file is read again each time.
 
         Raises:
@@ -207,7 +208,7 @@ class RunnerConfig:
         return token
 
     @classmethod
-    def from_env(cls, environment: Optional[Mapping[str, str]] = None, **given: Any) -> RunnerConfig:
+    def from_env(cls, environment: Mapping[str, str] | None = None, **given: Any) -> RunnerConfig:
         """Settings from environment variables, over which the arguments win.
 
         Args:
@@ -218,10 +219,10 @@ class RunnerConfig:
             ConfigurationError: with everything that is wrong, in variables and arguments.
         """
         environment = os.environ if environment is None else environment
-        problems: List[str] = []
+        problems: list[str] = []
         #: Fields whose value is the text of a file, which may be the wrong file and hold a secret.
-        from_files: Dict[str, str] = {}
-        values: Dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        from_files: dict[str, str] = {}
+        values: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         unknown = set(values) - {item.name for item in fields(cls)}
         if unknown:
             raise TypeError(f"RunnerConfig has no field {', '.join(sorted(unknown))}")
@@ -263,8 +264,8 @@ class RunnerConfig:
 
     # --- checks ---------------------------------------------------------------------------------
 
-    def _problems(self) -> List[str]:
-        problems: List[str] = []
+    def _problems(self) -> list[str]:
+        problems: list[str] = []
         self._check_brokers(problems)
         self._check_tokens(problems)
         self._check_number(problems, "capacity", int, 1, 100_000)
@@ -298,7 +299,7 @@ class RunnerConfig:
             problems.append(f"runner_id: expected a text, got {self.runner_id!r}")
         return problems
 
-    def _check_brokers(self, problems: List[str]) -> None:
+    def _check_brokers(self, problems: list[str]) -> None:
         if not isinstance(self.broker, tuple) or not self.broker:
             problems.append(f"broker: expected one URL or several, got {_shown(self.broker)}")
             return
@@ -317,7 +318,7 @@ class RunnerConfig:
                 problems.append(f"broker: {parsed.base} is named more than once")
             seen.add(address)
 
-    def _check_tokens(self, problems: List[str]) -> None:
+    def _check_tokens(self, problems: list[str]) -> None:
         given = [
             name
             for name in ("auth_token", "auth_token_file", "grant_token")
@@ -338,7 +339,7 @@ class RunnerConfig:
             problems.append("grant_token: expected one broker, because a grant is for one connection")
 
     def _check_number(
-        self, problems: List[str], name: str, kind: type, least: float, most: float = math.inf
+        self, problems: list[str], name: str, kind: type, least: float, most: float = math.inf
     ) -> None:
         value = getattr(self, name)
         allowed = (int,) if kind is int else (int, float)
@@ -348,7 +349,7 @@ class RunnerConfig:
             problems.append(f"{name}: expected {what}, {limit}, got {value!r} ({VARIABLES[name][0]})")
 
 
-def _parse_list(text: str) -> Tuple[str, ...]:
+def _parse_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
@@ -382,7 +383,7 @@ def _plain(text: str) -> str:
 
 
 #: Field, its environment variable (each also as NAME_FILE; the direct one wins), and how its text is read.
-VARIABLES: Dict[str, Tuple[str, Callable[[str], Any]]] = {
+VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "broker": ("N8N_RUNNERS_TASK_BROKER_URI", _parse_list),
     "auth_token": ("N8N_RUNNERS_AUTH_TOKEN", str),
     "grant_token": ("N8N_RUNNERS_GRANT_TOKEN", str),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Optional
 
 
 class Deadline:
@@ -15,10 +14,10 @@ class Deadline:
 
     __slots__ = ("at",)
 
-    def __init__(self, seconds: Optional[float]) -> None:
+    def __init__(self, seconds: float | None) -> None:
         self.at = None if seconds is None else time.monotonic() + seconds
 
-    def remaining(self) -> Optional[float]:
+    def remaining(self) -> float | None:
         """Seconds that are left, never below 0; None if there is no limit."""
         return None if self.at is None else max(0.0, self.at - time.monotonic())
 

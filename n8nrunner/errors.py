@@ -19,7 +19,7 @@ The tree::
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 
 class N8nRunnerError(Exception):
@@ -65,12 +65,12 @@ class TaskError(N8nRunnerError):
         description: a longer text below the headline.
     """
 
-    def __init__(self, message: str, description: Optional[str] = None) -> None:
+    def __init__(self, message: str, description: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.description = description
 
-    def __reduce__(self) -> tuple[type, tuple[str, Optional[str]]]:
+    def __reduce__(self) -> tuple[type, tuple[str, str | None]]:
         return type(self), (self.message, self.description)
 
 

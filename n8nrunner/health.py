@@ -13,8 +13,9 @@ import socket
 import socketserver
 import threading
 from collections import OrderedDict
+from collections.abc import Collection
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Callable, Collection, Optional, Tuple
+from typing import Any, Callable
 from urllib.parse import urlsplit
 
 from n8nrunner import logs
@@ -94,7 +95,7 @@ class HealthServer:
             raise ConfigurationError(
                 [f"health_check_port: cannot listen on {host}, port {port}: {reason}"]
             ) from None
-        self.address: Tuple[str, int] = (host, self._server.server_address[1])
+        self.address: tuple[str, int] = (host, self._server.server_address[1])
         self._failed = failed
         self.thread = threading.Thread(target=self._serve, name="n8nrunner-health", daemon=True)
 
@@ -123,7 +124,7 @@ class HealthServer:
         self._server.socket.close()
 
 
-def is_allowed_host(header: Optional[str], bound: str, allowed: Collection[str]) -> bool:
+def is_allowed_host(header: str | None, bound: str, allowed: Collection[str]) -> bool:
     """Return whether a request with this Host header may read data.
 
     A server on a loopback address answers to ``localhost`` and loopback addresses. Any other server answers

@@ -18,7 +18,8 @@ import re
 import sys
 import threading
 import traceback
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 #: Frames between the caller of a method of `Logger` and `logging`: the method and `Logger._log`.
 _STACK_LEVEL = 3

@@ -10,8 +10,9 @@ import queue
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
-from typing import Any, Callable, Iterator, List, Optional, Set, Tuple
+from typing import Any, Callable
 
 from n8nrunner.deadline import Deadline
 from n8nrunner.logs import get_logger
@@ -30,7 +31,7 @@ _LAST_OUTPUT = 0.5
 # --- output that may block ------------------------------------------------------------------------
 
 #: A lock for each call of `aside`, released when its work is done.
-_asides: List[_thread.LockType] = []
+_asides: list[_thread.LockType] = []
 
 
 def aside(work: Callable[[], Any], wait: float = 0.0) -> bool:
@@ -89,19 +90,19 @@ def leave_if_stuck(code: int) -> None:
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 #: Those of `run()` in other threads than the main thread.
-_elsewhere: Set[Signals] = set()
+_elsewhere: set[Signals] = set()
 
 _main_thread_has_ended = False
 
 #: Handlers that are installed: the signal's number, our handler, and the one to put back.
-_installed: List[Tuple[int, Any, Any]] = []
+_installed: list[tuple[int, Any, Any]] = []
 
 
 class Signals:
     """The signals that arrive while `signals` is in force. The second one ends the process at once."""
 
     def __init__(self) -> None:
-        self._received: queue.SimpleQueue[Optional[int]] = queue.SimpleQueue()
+        self._received: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._count = 0
 
     def arrive(self, number: int, frame: Any = None) -> None:
@@ -115,7 +116,7 @@ class Signals:
         """End a `wait` without a signal: what the signals were to stop has stopped. For any thread."""
         self._received.put(None)
 
-    def wait(self, deadline: Optional[Deadline] = None) -> Optional[int]:
+    def wait(self, deadline: Deadline | None = None) -> int | None:
         """Wait for a signal's number, or for None after `end` and after the deadline."""
         # In turns, because a signal right before a wait begins does not end it; on Windows, none does.
         deadline = deadline or Deadline(None)
@@ -290,7 +291,7 @@ def wait_for_threads(is_needed: Callable[[], bool]) -> None:
         _restore(before)
 
 
-def _threads_of_application() -> List[threading.Thread]:
+def _threads_of_application() -> list[threading.Thread]:
     """Return the threads for which the interpreter would wait, without those that wait for its own end."""
     pools = sys.modules.get("concurrent.futures.thread")
     workers = list(getattr(pools, "_threads_queues", ()))
@@ -307,7 +308,7 @@ def _threads_of_application() -> List[threading.Thread]:
     ]
 
 
-def _waits_for_main_thread(frame: Optional[FrameType]) -> bool:
+def _waits_for_main_thread(frame: FrameType | None) -> bool:
     """Return whether the thread is in ``threading.main_thread().join()``, which the exit hooks hold up."""
     while frame is not None:
         if frame.f_code is threading.Thread.join.__code__:

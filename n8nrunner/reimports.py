@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import sys
-from typing import Iterator, Optional
+from collections.abc import Iterator
 
 from n8nrunner.logs import get_logger
 
@@ -109,7 +109,7 @@ def _is_reloaded() -> bool:
     return any(os.environ.get(name) == "true" for name in _SERVING)
 
 
-def _reloader() -> Optional[str]:
+def _reloader() -> str | None:
     """Return the command whose reloader this process is, if another process serves."""
     if _is_reloaded():
         return None

@@ -8,9 +8,10 @@ import re
 import signal
 import threading
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, TypeVar, overload
 
 from n8nrunner import logs, process, reimports
 from n8nrunner.config import DEFAULT_NAME, RunnerConfig
@@ -45,7 +46,7 @@ class _Registered:
 
     __slots__ = ("handler", "limit")
 
-    def __init__(self, handler: Handler, limit: Optional[int]) -> None:
+    def __init__(self, handler: Handler, limit: int | None) -> None:
         self.handler = handler
         self.limit = limit
 
@@ -89,25 +90,25 @@ class Runner:
 
     def __init__(
         self,
-        broker: Union[str, Sequence[str], None] = None,
+        broker: str | Sequence[str] | None = None,
         *,
-        auth_token: Optional[str] = None,
-        auth_token_file: Optional[str] = None,
-        grant_token: Optional[str] = None,
-        runner_id: Optional[str] = None,
-        name: Optional[str] = None,
-        capacity: Optional[int] = None,
-        task_timeout: Optional[float] = None,
-        max_payload: Optional[int] = None,
-        graceful_shutdown_timeout: Optional[float] = None,
-        auto_shutdown_timeout: Optional[float] = None,
-        health_check_enabled: Optional[bool] = None,
-        health_check_host: Optional[str] = None,
-        health_check_port: Optional[int] = None,
-        health_check_allowed_hosts: Optional[Sequence[str]] = None,
-        executor: Optional[ExecutorOrFactory] = None,
-        task_context: Optional[TaskContext] = None,
-        on_undelivered: Optional[OnUndelivered] = None,
+        auth_token: str | None = None,
+        auth_token_file: str | None = None,
+        grant_token: str | None = None,
+        runner_id: str | None = None,
+        name: str | None = None,
+        capacity: int | None = None,
+        task_timeout: float | None = None,
+        max_payload: int | None = None,
+        graceful_shutdown_timeout: float | None = None,
+        auto_shutdown_timeout: float | None = None,
+        health_check_enabled: bool | None = None,
+        health_check_host: str | None = None,
+        health_check_port: int | None = None,
+        health_check_allowed_hosts: Sequence[str] | None = None,
+        executor: ExecutorOrFactory | None = None,
+        task_context: TaskContext | None = None,
+        on_undelivered: OnUndelivered | None = None,
         shared: bool = False,
     ) -> None:
         self.config = RunnerConfig.from_env(
@@ -133,11 +134,11 @@ class Runner:
         self._executor = executor
         self._task_context = task_context
         self._lock = threading.Lock()
-        self._handlers: Dict[str, _Registered] = {}
-        self._functions: Optional[Functions] = None
-        self._run: Optional[Run] = None
+        self._handlers: dict[str, _Registered] = {}
+        self._functions: Functions | None = None
+        self._run: Run | None = None
         # A run whose threads are being started; it becomes `_run` when all of them run.
-        self._starting: Optional[Run] = None
+        self._starting: Run | None = None
         self._forked = False
         _runners.add(self)
         note_runner(self)
@@ -147,7 +148,7 @@ class Runner:
 
     # --- handlers -------------------------------------------------------------------------------
 
-    def task(self, type: str, *, limit: Optional[int] = None) -> Callable[[_HandlerType], _HandlerType]:
+    def task(self, type: str, *, limit: int | None = None) -> Callable[[_HandlerType], _HandlerType]:
         """Registers the decorated function for tasks of a type. It takes a `Task` and returns any JSON.
 
         Registering a type again replaces its handler from the next task on. A handler that is registered
@@ -187,16 +188,16 @@ class Runner:
 
     @overload
     def function(
-        self, *, name: Optional[str] = None, batch: bool = False, limit: Optional[int] = None
+        self, *, name: str | None = None, batch: bool = False, limit: int | None = None
     ) -> Callable[[_FunctionType], _FunctionType]: ...
 
     def function(
         self,
-        function: Optional[Callable[..., Any]] = None,
+        function: Callable[..., Any] | None = None,
         *,
-        name: Optional[str] = None,
+        name: str | None = None,
         batch: bool = False,
-        limit: Optional[int] = None,
+        limit: int | None = None,
     ) -> Any:
         """Makes the decorated function an operation of this runner's node in n8n.
 
@@ -220,7 +221,7 @@ class Runner:
         return self._add_function(function, name, batch, limit)
 
     def _add_function(
-        self, function: _FunctionType, name: Optional[str], batch: bool, limit: Optional[int]
+        self, function: _FunctionType, name: str | None, batch: bool, limit: int | None
     ) -> _FunctionType:
         from n8nrunner.functions.calls import Functions, make_function  # needed by who has functions
 
@@ -239,7 +240,7 @@ class Runner:
         return function
 
     def write_node(
-        self, directory: Union[str, os.PathLike[str], None] = None, *, docs_url: Optional[str] = None
+        self, directory: str | os.PathLike[str] | None = None, *, docs_url: str | None = None
     ) -> Path:
         """Write the node package of this runner's functions, which n8n loads as it is.
 
@@ -259,7 +260,7 @@ class Runner:
         """
         return self._write_node(directory, docs_url).folder
 
-    def _write_node(self, directory: Union[str, os.PathLike[str], None], docs_url: Optional[str]) -> Written:
+    def _write_node(self, directory: str | os.PathLike[str] | None, docs_url: str | None) -> Written:
         """As `write_node`, which returns a part of this."""
         from n8nrunner.functions.node import make_package  # imported only where a node is written
         from n8nrunner.functions.package import custom_folder, folder_of
@@ -331,11 +332,11 @@ class Runner:
         if run is not None:
             run.change_types(self._types())
 
-    def _types(self) -> Dict[str, Optional[int]]:
+    def _types(self) -> dict[str, int | None]:
         types = {name: registered.limit for name, registered in self._handlers.items()}
         return types if self._functions is None else {**self._functions.types(self.config.name), **types}
 
-    def _handler_of(self, task_type: str) -> Optional[Handler]:
+    def _handler_of(self, task_type: str) -> Handler | None:
         registered = self._handlers.get(task_type)
         if registered is not None:
             return registered.handler
@@ -374,7 +375,7 @@ class Runner:
         Args:
             gives_up: whether the runner ends when every broker refuses the token before a registration.
         """
-        begun: List[Run] = []  # filled before anything is started, so that an interrupt cannot lose the run
+        begun: list[Run] = []  # filled before anything is started, so that an interrupt cannot lose the run
         try:
             run = self._begin(begun, gives_up)
             if begun:
@@ -391,7 +392,7 @@ class Runner:
                 self._start_has_ended(mine)
             raise
 
-    def _begin(self, begun: List[Run], gives_up: bool) -> Run:
+    def _begin(self, begun: list[Run], gives_up: bool) -> Run:
         """Return the run under way; begin one, and append it to `begun`, if there is none."""
         while True:
             with self._lock:
@@ -443,11 +444,11 @@ class Runner:
             "Check that n8n runs with N8N_RUNNERS_MODE=external and that its broker listens there"
         )
 
-    def _current_run(self) -> Optional[Run]:
+    def _current_run(self) -> Run | None:
         """Return the run that is being started, or else the last one that was."""
         return self._starting or self._run
 
-    def stop(self, timeout: Optional[float] = None) -> None:
+    def stop(self, timeout: float | None = None) -> None:
         """Stops the runner: no new tasks, running ones get time to finish, then they are cancelled.
 
         Works in every state, any number of times. From within a handler or `on_undelivered` it asks and
@@ -465,7 +466,7 @@ class Runner:
             return  # in the last case, called by a log handler or a signal handler, inside of `start`
         run.join(Deadline(grace + STOP_MARGIN))
 
-    def join(self, timeout: Optional[float] = None) -> bool:
+    def join(self, timeout: float | None = None) -> bool:
         """Waits until the runner has stopped.
 
         Args:
@@ -541,7 +542,7 @@ class Runner:
         return "new" if run is None else run.state
 
     @property
-    def error(self) -> Optional[N8nRunnerError]:
+    def error(self) -> N8nRunnerError | None:
         """Why the runner ended by itself; None if it did not."""
         run = self._run
         return None if run is None else run.error
@@ -552,7 +553,7 @@ class Runner:
         run = self._run
         return run is not None and any(link.is_registered for link in run.links)
 
-    def wait_registered(self, timeout: Optional[float] = None) -> bool:
+    def wait_registered(self, timeout: float | None = None) -> bool:
         """Waits until a broker knows the runner.
 
         Args:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Protocol, Set, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from n8nrunner import logs, process
 from n8nrunner.config import RunnerConfig
@@ -71,14 +71,14 @@ class Run:
     def __init__(
         self,
         config: RunnerConfig,
-        types: Dict[str, Optional[int]],
-        handler_of: Callable[[str], Optional[Handler]],
-        executor: Optional[ExecutorOrFactory],
-        task_context: Optional[TaskContext],
-        on_undelivered: Optional[OnUndelivered],
+        types: dict[str, int | None],
+        handler_of: Callable[[str], Handler | None],
+        executor: ExecutorOrFactory | None,
+        task_context: TaskContext | None,
+        on_undelivered: OnUndelivered | None,
         gives_up: bool = True,
     ) -> None:
-        self.error: Optional[N8nRunnerError] = None
+        self.error: N8nRunnerError | None = None
         self.finished = threading.Event()
         #: Whether `start` has returned or raised, and the runner knows of it.
         self.start_ended = threading.Event()
@@ -95,17 +95,17 @@ class Run:
         # Guards what follows, and announces registrations and ends. Nothing is called under it.
         self._changed = threading.Condition(threading.Lock())
         self._ever_registered = False
-        self._refused: Dict[int, N8nRunnerError] = {}
-        self._when_finished: List[Callable[[], None]] = []
-        self._when_registered: List[Callable[[], None]] = []
+        self._refused: dict[int, N8nRunnerError] = {}
+        self._when_finished: list[Callable[[], None]] = []
+        self._when_registered: list[Callable[[], None]] = []
         #: The moment of `time.monotonic()` at which the run was made.
         self.started_at = time.monotonic()
         self._slots = Slots(config.capacity, len(config.urls))
         self._pool = TaskPool(executor, config.capacity, task_context, config.max_payload, self)
-        self._health: Optional[HealthServer] = None
-        self._callbacks: Optional[Callbacks] = None
+        self._health: HealthServer | None = None
+        self._callbacks: Callbacks | None = None
         self._serving = LinkThread(config, types, self._slots, self._pool, self, self._links_ended)
-        self.links: List[BrokerLink] = self._serving.links
+        self.links: list[BrokerLink] = self._serving.links
 
     # --- for the runner, on any thread ------------------------------------------------
 
@@ -201,7 +201,7 @@ class Run:
         return "stopping" if self.stopping else "running"
 
     @property
-    def refusal(self) -> Optional[N8nRunnerError]:
+    def refusal(self) -> N8nRunnerError | None:
         """Why every broker refused the token before any registration; None if one did not."""
         if self._ever_registered or len(self._refused) < len(self.links):
             return None
@@ -330,7 +330,7 @@ class Run:
                 return
         callback()
 
-    def change_types(self, types: Dict[str, Optional[int]]) -> None:
+    def change_types(self, types: dict[str, int | None]) -> None:
         """Handlers have been registered: their types are offered at once."""
         self._serving.change_types(types)
 
@@ -345,7 +345,7 @@ class Run:
     def snapshot(self) -> Snapshot:
         """All of it as it is now."""
         now = time.monotonic()
-        links: List[LinkSnapshot] = [link.snapshot() for link in self.links]
+        links: list[LinkSnapshot] = [link.snapshot() for link in self.links]
         tasks = tuple(
             TaskSnapshot(
                 task.id,
@@ -370,8 +370,8 @@ class Run:
             self._functions(),
         )
 
-    def _functions(self) -> Tuple[FunctionSnapshot, ...]:
-        calls: Dict[str, Tuple[int, int]] = {}
+    def _functions(self) -> tuple[FunctionSnapshot, ...]:
+        calls: dict[str, tuple[int, int]] = {}
         for link in self.links:
             for name, (done, failed) in list(link.calls.items()):
                 before = calls.get(name, (0, 0))
@@ -429,7 +429,7 @@ class Run:
             )
             self.request_stop(self.grace)
 
-    def _links_ended(self, failure: Optional[BaseException]) -> None:
+    def _links_ended(self, failure: BaseException | None) -> None:
         # Stopping waits for this, so nothing in it may wait for a handler or a callback.
         if failure is not None:
             self._fail("n8nrunner-links", failure)
@@ -532,7 +532,7 @@ class Callbacks:
         #: Whether the thread has ended because of an unexpected error.
         self.has_failed = False
         self._failed = failed
-        self._queue: queue.SimpleQueue[Optional[Undelivered]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Undelivered | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._run, name="n8nrunner-callbacks", daemon=True)
 
     def cancel_start(self) -> None:
@@ -561,9 +561,9 @@ class Callbacks:
             self._queue.put(result)
             self._failed(error)
 
-    def take_rest(self) -> List[Undelivered]:
+    def take_rest(self) -> list[Undelivered]:
         """Remove and return what the thread has not called the function with, after it has failed."""
-        rest: List[Undelivered] = []
+        rest: list[Undelivered] = []
         with contextlib.suppress(queue.Empty):
             while True:
                 result = self._queue.get_nowait()
@@ -585,10 +585,10 @@ def _warn(message: str, *args: Any) -> None:
         logger.warning(message, *args)
 
 
-_running: Set[Run] = set()
+_running: set[Run] = set()
 
 #: Whether `concurrent.futures.process` was there when the exit hook was registered; None before that.
-_hook_is_after_processes: Optional[bool] = None
+_hook_is_after_processes: bool | None = None
 _is_ending = False
 
 #: The runners of this process. If one is new or runs, the threads of the application end first.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 
 class LinkSnapshot(NamedTuple):
@@ -18,7 +18,7 @@ class LinkSnapshot(NamedTuple):
     #: Attempts to connect since the last registration.
     attempts: int
     #: Why the last attempt failed or the last connection ended; None if nothing has.
-    last_error: Optional[str]
+    last_error: str | None
 
 
 class TaskSnapshot(NamedTuple):
@@ -29,10 +29,10 @@ class TaskSnapshot(NamedTuple):
     #: Seconds since it was handed to the pool.
     age: float
     #: From 0 to 1, as the handler says; None if it does not.
-    progress: Optional[float]
+    progress: float | None
     progress_text: str
     #: Why no result is wanted any more; None while one is. Its slot stays taken until the handler returns.
-    cancel_reason: Optional[str]
+    cancel_reason: str | None
 
 
 class Counts(NamedTuple):
@@ -69,11 +69,11 @@ class Snapshot(NamedTuple):
     capacity: int
     #: Slots in which a task sits, tasks of lost connections included.
     taken: int
-    links: Tuple[LinkSnapshot, ...]
-    tasks: Tuple[TaskSnapshot, ...]
+    links: tuple[LinkSnapshot, ...]
+    tasks: tuple[TaskSnapshot, ...]
     counts: Counts
     #: Functions that have been called, by name.
-    functions: Tuple[FunctionSnapshot, ...] = ()
+    functions: tuple[FunctionSnapshot, ...] = ()
 
     @property
     def is_registered(self) -> bool:

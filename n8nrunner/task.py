@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from n8nrunner import logs
 from n8nrunner.errors import TaskCancelled, TaskError, TaskTimeout
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
         def new_id(self) -> str:
             """An id that no other call of the connection has."""
 
-        def call(self, task: Task, call_id: str, payload: bytes, call: Optional[Call]) -> None:
+        def call(self, task: Task, call_id: str, payload: bytes, call: Call | None) -> None:
             """Posts the text of a call; its answer ends `call`."""
 
 
@@ -131,24 +132,24 @@ class Task:
         settings: Any,
         deadline: float,
         generation: int = 0,
-        port: Optional[CallPort] = None,
+        port: CallPort | None = None,
     ) -> None:
         self.id = id
         self.type = type
         self.deadline = deadline
-        self.progress_fraction: Optional[float] = None
+        self.progress_fraction: float | None = None
         self.progress_text = ""
         self.started_at = time.monotonic()
         self._settings = settings
         #: Which connection of its link the task came over.
         self.generation = generation
         self._port = port
-        self._cancel_reason: Optional[str] = None
-        self._cancel_event: Optional[threading.Event] = None
-        self._on_cancel: Optional[Callable[[], None]] = None
+        self._cancel_reason: str | None = None
+        self._cancel_event: threading.Event | None = None
+        self._on_cancel: Callable[[], None] | None = None
         self._timed_out = False
         #: What became of its calls to a function; None if its handler is not a function's.
-        self.tally: Optional[Tally] = None
+        self.tally: Tally | None = None
         #: Whether its slot has been given back. The links' thread alone reads and sets it.
         self.has_ended = False
         self._lines = 0
@@ -161,7 +162,7 @@ class Task:
         return f"<Task {self.id} of type {self.type!r}>"
 
     @property
-    def execution_id(self) -> Optional[str]:
+    def execution_id(self) -> str | None:
         """The id of the execution in n8n, if the node has sent it; None for settings not decoded yet."""
         settings = self._settings
         found = settings.get("executionId") if isinstance(settings, dict) else None
@@ -188,7 +189,7 @@ class Task:
         return self._settings
 
     @property
-    def items(self) -> List[Dict[str, Any]]:
+    def items(self) -> list[dict[str, Any]]:
         """The input items in n8n's form, ``[{"json": {...}, "binary": {...}}, ...]``; empty if none came."""
         settings = self.settings
         items = settings.get("items") if isinstance(settings, dict) else None
@@ -205,11 +206,11 @@ class Task:
         return self._cancel_reason is not None
 
     @property
-    def cancel_reason(self) -> Optional[str]:
+    def cancel_reason(self) -> str | None:
         """Why the task was cancelled; None if it was not."""
         return self._cancel_reason
 
-    def wait_for_cancel(self, timeout: Optional[float] = None) -> bool:
+    def wait_for_cancel(self, timeout: float | None = None) -> bool:
         """Waits until the task is cancelled, at most `timeout` seconds. A `time.sleep` that can be ended.
 
         Returns:
@@ -267,7 +268,7 @@ class Task:
             params = [_format(value) for value in args]
         self._send(lambda call_id: m.RpcCall(call_id, self.id, "logNodeOutput", None), params, None)
 
-    def progress(self, fraction: Optional[float] = None, text: str = "") -> None:
+    def progress(self, fraction: float | None = None, text: str = "") -> None:
         """Says how far the task is.
 
         It shows in `Runner.snapshot` and in the runner's log (level INFO, once a second at most). n8n has no
@@ -314,13 +315,13 @@ class Task:
 
     def request_data(
         self,
-        nodes: Union[str, Sequence[str]] = "all",
+        nodes: str | Sequence[str] = "all",
         *,
         previous_node: bool = True,
         env: bool = True,
         input: bool = True,
-        chunk: Optional[Mapping[str, int]] = None,
-    ) -> Dict[str, Any]:
+        chunk: Mapping[str, int] | None = None,
+    ) -> dict[str, Any]:
         """The data of the execution that this task belongs to (docs/protocol.md, "Data of the execution").
 
         Args:
@@ -332,7 +333,7 @@ class Task:
 
         Raises: as `rpc`.
         """
-        wanted_input: Dict[str, Any] = {"include": input}
+        wanted_input: dict[str, Any] = {"include": input}
         if chunk is not None:
             wanted_input["chunk"] = dict(chunk)
         wanted = {
@@ -344,7 +345,7 @@ class Task:
         answer = self._ask("request_data", lambda call_id: m.TaskDataRequest(self.id, call_id, {}), wanted)
         return answer if isinstance(answer, dict) else {}
 
-    def request_node_types(self, node_types: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:
+    def request_node_types(self, node_types: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Descriptions of node types.
 
         Args:
@@ -372,9 +373,7 @@ class Task:
         """
         return _from_buffer(self.rpc("helpers.getBinaryDataBuffer", item_index, name))
 
-    def save_file(
-        self, data: bytes, filename: Optional[str] = None, mime: Optional[str] = None
-    ) -> Dict[str, Any]:
+    def save_file(self, data: bytes, filename: str | None = None, mime: str | None = None) -> dict[str, Any]:
         """Stores a file in n8n, whose need of memory is that of `read_file`.
 
         Args:
@@ -386,7 +385,7 @@ class Task:
 
         Raises: as `rpc`.
         """
-        arguments: List[Any] = [to_buffer(data)]
+        arguments: list[Any] = [to_buffer(data)]
         if filename is not None or mime is not None:
             arguments.append(filename)
         if mime is not None:
@@ -410,7 +409,7 @@ class Task:
 
     # --- the way to the link --------------------------------------------------------------------
 
-    def _send(self, build: Callable[[str], Any], params: Any, call: Optional[Call]) -> None:
+    def _send(self, build: Callable[[str], Any], params: Any, call: Call | None) -> None:
         port = self._port
         if port is None:
             raise RuntimeError(
@@ -459,7 +458,7 @@ class Undelivered:
     __slots__ = ("_payload", "broker", "certain", "failed", "task_id", "task_type")
 
     def __init__(
-        self, task_id: str, task_type: str, broker: str, payload: Optional[bytes], failed: bool, certain: bool
+        self, task_id: str, task_type: str, broker: str, payload: bytes | None, failed: bool, certain: bool
     ) -> None:
         self.task_id = task_id
         self.task_type = task_type
@@ -484,7 +483,7 @@ class Undelivered:
         return json.loads(self._payload)["data"]["result"]
 
     @property
-    def error(self) -> Optional[Dict[str, Any]]:
+    def error(self) -> dict[str, Any] | None:
         """What the handler raised, with "message" and more; None if it returned."""
         if self._payload is None or not self.failed:
             return None
@@ -492,7 +491,7 @@ class Undelivered:
         return error if isinstance(error, dict) else None
 
 
-def to_buffer(data: bytes) -> Dict[str, Any]:
+def to_buffer(data: bytes) -> dict[str, Any]:
     """n8n's form of bytes in a call."""
     return {"type": "Buffer", "data": list(data)}
 

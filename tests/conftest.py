@@ -10,9 +10,10 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import resource_tracker
-from typing import Any, Callable, Iterator, List, Set
+from typing import Any, Callable
 
 import pytest
 
@@ -63,11 +64,11 @@ def logging_as_it_was() -> Iterator[None]:
         logger.handlers[:] = handlers
 
 
-def _threads() -> Set[threading.Thread]:
+def _threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name.startswith("n8nrunner")}
 
 
-def _descriptors() -> Set[str]:
+def _descriptors() -> set[str]:
     found = set()
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -89,7 +90,7 @@ def nothing_left_behind() -> Iterator[None]:
     wait_until(lambda: not (_threads() - threads))
     if linux and _descriptors() - descriptors:
         gc.collect()  # slow, and needed only where something waits for it
-        left: List[str] = []
+        left: list[str] = []
 
         def gone() -> bool:
             left[:] = sorted(_descriptors() - descriptors)
@@ -112,7 +113,7 @@ def broker() -> Iterator[Broker]:
 @pytest.fixture
 def new_runner(broker: Broker) -> Iterator[Callable[..., Runner]]:
     """Makes runners for the broker; all are stopped in the end."""
-    runners: List[Runner] = []
+    runners: list[Runner] = []
 
     def new(url: Any = None, **settings: Any) -> Runner:
         settings.setdefault("auth_token", TOKEN)

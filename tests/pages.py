@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import List, NamedTuple, Optional
+from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,7 +23,7 @@ def read(page: str) -> str:
     return (ROOT / page).read_text(encoding="utf-8")
 
 
-def blocks(page: str, language: Optional[str] = None) -> List[Block]:
+def blocks(page: str, language: str | None = None) -> list[Block]:
     """The fenced blocks of a page, in its order; only those of a language, if one is given."""
     found, heading = [], ""
     for match in re.finditer(r"^## ([^\n]+)$|^```(\w*)\n(.*?)^```$", read(page), re.MULTILINE | re.DOTALL):
@@ -34,7 +34,7 @@ def blocks(page: str, language: Optional[str] = None) -> List[Block]:
     return found
 
 
-def pages() -> List[str]:
+def pages() -> list[str]:
     """All pages that users read."""
     return [
         "README.md",
@@ -44,7 +44,7 @@ def pages() -> List[str]:
     ]
 
 
-def links(page: str) -> List[Path]:
+def links(page: str) -> list[Path]:
     """The files of this repository that a page links to."""
     folder = (ROOT / page).parent
     return [folder / link for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", read(page))]

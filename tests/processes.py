@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import IO, Any, Dict, List, Optional
+from typing import IO, Any
 
 #: Seconds after which a process that should have ended or said something has failed its test.
 LIMIT = 30.0
@@ -17,11 +17,11 @@ LIMIT = 30.0
 class Program:
     """A running program. Use it as a context manager: it is gone afterwards, whatever happens."""
 
-    def __init__(self, arguments: List[str], env: Optional[Dict[str, str]] = None, cwd: Any = None) -> None:
+    def __init__(self, arguments: list[str], env: dict[str, str] | None = None, cwd: Any = None) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("N8N")}
         environment.update(env or {}, PYTHONUNBUFFERED="1")
-        self.lines: List[str] = []
-        self._queue: queue.SimpleQueue[Optional[str]] = queue.SimpleQueue()
+        self.lines: list[str] = []
+        self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.process = subprocess.Popen(
             arguments,
             env=environment,
@@ -66,7 +66,7 @@ class Program:
             pass
         return self.process.wait(LIMIT)
 
-    def _next(self) -> Optional[str]:
+    def _next(self) -> str | None:
         try:
             line = self._queue.get(timeout=LIMIT)
         except queue.Empty:
@@ -84,6 +84,6 @@ class Program:
         self.process.send_signal(number)
 
 
-def python(*arguments: str, env: Optional[Dict[str, str]] = None, cwd: Any = None) -> Program:
+def python(*arguments: str, env: dict[str, str] | None = None, cwd: Any = None) -> Program:
     """This Python with the given arguments."""
     return Program([sys.executable, *arguments], env, cwd)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, List, Set, Tuple
 
 import pytest
 
@@ -15,7 +15,7 @@ import n8nrunner
 PACKAGE = Path(n8nrunner.__file__).parent
 
 #: From the ground up; imports go down, or sideways within one layer's folder.
-LAYERS: Dict[str, int] = {
+LAYERS: dict[str, int] = {
     "_version": 0,
     "_pyinstaller": 0,
     "errors": 0,
@@ -58,13 +58,13 @@ IMPURE = {
 }  # fmt: skip
 
 
-def _modules() -> Iterator[Tuple[str, Path]]:
+def _modules() -> Iterator[tuple[str, Path]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         yield path.relative_to(PACKAGE).with_suffix("").as_posix(), path
 
 
-def _imports(path: Path) -> Set[str]:
-    found: Set[str] = set()
+def _imports(path: Path) -> set[str]:
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -82,7 +82,7 @@ def _part(module: str) -> str:
 @pytest.mark.parametrize(("module", "path"), [m for m in _modules() if m[0] not in ("__init__", "__main__")])
 def test_imports_go_down(module: str, path: Path) -> None:
     part = _part(module)
-    wrong: List[str] = []
+    wrong: list[str] = []
     for name in _imports(path):
         words = name.split(".")
         if words[0] != "n8nrunner" or len(words) == 1:
@@ -145,7 +145,7 @@ def test_the_public_names_are_the_documented_ones() -> None:
         assert getattr(n8nrunner, name) is not None
     assert set(n8nrunner.__all__) == {*n8nrunner._MODULES, "__version__"}
     assert n8nrunner.__all__ == sorted(n8nrunner.__all__)
-    namespace: Dict[str, object] = {}
+    namespace: dict[str, object] = {}
     exec("from n8nrunner import *", namespace)
     assert set(n8nrunner.__all__) - {"__version__"} <= set(namespace)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

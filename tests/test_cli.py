@@ -8,7 +8,6 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import Dict, List, Tuple
 
 import pytest
 
@@ -52,11 +51,11 @@ def jobs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def environment(broker: Broker, **more: str) -> Dict[str, str]:
+def environment(broker: Broker, **more: str) -> dict[str, str]:
     return {"N8N_RUNNERS_TASK_BROKER_URI": broker.url, "N8N_RUNNERS_AUTH_TOKEN": TOKEN, **more}
 
 
-def run_jobs(jobs: Path, target: str, env: Dict[str, str]) -> Program:
+def run_jobs(jobs: Path, target: str, env: dict[str, str]) -> Program:
     return python("-m", "n8nrunner", "run", target, env=env, cwd=jobs)
 
 
@@ -342,7 +341,7 @@ def test_a_target_that_is_no_module(jobs: Path, target: str, said: str) -> None:
         (["--port", "0", "--path", "/foo/"], "n8nrunner: path must not end in a slash"),
     ],
 )
-def test_a_broker_that_cannot_be(arguments: List[str], said: str) -> None:
+def test_a_broker_that_cannot_be(arguments: list[str], said: str) -> None:
     with python("-m", "n8nrunner", "broker", *arguments) as program:
         assert program.wait() == 2
         assert said in program.output
@@ -372,7 +371,7 @@ LEADS_NODE = Path("n8n-nodes-leads", "dist", "nodes", "Leads", "Leads.node.js")
 class TestNode:
     """`n8nrunner node`"""
 
-    def run(self, tmp_path: Path, *arguments: str, module: str = LEADS, **variables: str) -> Tuple[int, str]:
+    def run(self, tmp_path: Path, *arguments: str, module: str = LEADS, **variables: str) -> tuple[int, str]:
         (tmp_path / "leads.py").write_text(module)
         env = {"N8N_USER_FOLDER": str(tmp_path / "n8n"), **variables}
         with python("-m", "n8nrunner", "node", *arguments, cwd=tmp_path, env=env) as program:
@@ -443,7 +442,7 @@ class TestNode:
             ),
         ],
     )
-    def test_what_cannot_be_done(self, tmp_path: Path, arguments: List[str], module: str, said: str) -> None:
+    def test_what_cannot_be_done(self, tmp_path: Path, arguments: list[str], module: str, said: str) -> None:
         code, output = self.run(tmp_path, *arguments, module=module)
         assert code == 2
         assert said in output

@@ -7,7 +7,7 @@ import inspect
 import pickle
 import traceback
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import pytest
 
@@ -22,14 +22,14 @@ def nothing_left_behind() -> None:
     """Nothing here opens anything, and the look at what is left takes longer than these tests."""
 
 
-def config(environment: Dict[str, str], **given: Any) -> RunnerConfig:
+def config(environment: dict[str, str], **given: Any) -> RunnerConfig:
     """Settings with a token, if nothing else is said about it."""
     if not {"auth_token", "auth_token_file", "grant_token"} & set(given):
         environment = {"N8N_RUNNERS_AUTH_TOKEN": SECRET, **environment}
     return RunnerConfig.from_env(environment, **given)
 
 
-def problems(environment: Dict[str, str], **given: Any) -> List[str]:
+def problems(environment: dict[str, str], **given: Any) -> list[str]:
     with pytest.raises(ConfigurationError) as caught:
         config(environment, **given)
     assert str(caught.value) == "; ".join(caught.value.problems)
@@ -39,7 +39,7 @@ def problems(environment: Dict[str, str], **given: Any) -> List[str]:
 # --- where settings come from -----------------------------------------------------------------------------
 
 #: Field, its variable, a text for it and what that means, and another value.
-FIELDS: List[Tuple[str, str, str, Any, Any]] = [
+FIELDS: list[tuple[str, str, str, Any, Any]] = [
     ("broker", "N8N_RUNNERS_TASK_BROKER_URI", "http://n8n:5679", ("http://n8n:5679",), ("http://other",)),
     ("auth_token", "N8N_RUNNERS_AUTH_TOKEN", "some-token", "some-token", "other-token"),
     ("grant_token", "N8N_RUNNERS_GRANT_TOKEN", "some-grant", "some-grant", "other-grant"),
@@ -584,7 +584,7 @@ def test_no_token_at_all() -> None:
 
 
 @pytest.mark.parametrize("token", [{"auth_token": SECRET}, {"grant_token": SECRET}])
-def test_with_a_token_nothing_is_missing(token: Dict[str, str]) -> None:
+def test_with_a_token_nothing_is_missing(token: dict[str, str]) -> None:
     assert RunnerConfig(**token).missing() == []  # type: ignore[arg-type]
 
 

@@ -9,7 +9,8 @@ import contextlib
 import socket
 import threading
 import time
-from typing import Callable, Iterator, List
+from collections.abc import Iterator
+from typing import Callable
 
 import pytest
 
@@ -69,7 +70,7 @@ class Case:
 
     def __init__(self, raw: RawBroker, new_runner: NewRunner, situation: str) -> None:
         self.cancelled = threading.Event()
-        self.lost: List[str] = []
+        self.lost: list[str] = []
         self.runner: Runner = new_runner(
             raw.url, capacity=2, on_undelivered=lambda r: self.lost.append(r.task_id)
         )
@@ -181,7 +182,7 @@ def test_the_peer_is_asked_for_a_sign_of_life_between_the_fragments_of_a_large_a
     for name in ("SILENCE_LIMIT", "STALL_LIMIT"):  # the connection has to last, on a busy machine too
         monkeypatch.setattr(liveness, name, LIMIT)
     case = Case(raw, new_runner, "a large answer on its way")
-    order: List[str] = []
+    order: list[str] = []
     while not order or order[-1] != "end":
         if not order:
             threading.Event().wait(0.02)  # reads slowly, so that a ping is due before the end
@@ -218,7 +219,7 @@ def test_a_peer_that_sends_and_does_not_read_fills_no_memory(
     """Reading pauses; the peer's silence does not count meanwhile, and the pause has a limit of its own."""
     monkeypatch.setattr(session, "BACKLOG_LIMIT", 64 * 1024)
     monkeypatch.setattr(liveness, "STALL_LIMIT", 2.0)
-    turns: List[None] = []
+    turns: list[None] = []
     turn = LinkThread._turn
     monkeypatch.setattr(LinkThread, "_turn", lambda *arguments: turns.append(None) or turn(*arguments))
     case = Case(raw, new_runner, "idle")

@@ -7,7 +7,6 @@ import configparser
 import re
 import sys
 from pathlib import Path
-from typing import Set
 
 import pytest
 
@@ -22,7 +21,7 @@ PACKAGES = {"websocket": "websocket-client", "docstring_parser": "docstring-pars
 IF_PRESENT = {"PyInstaller", "numpy", "pandas", "pydantic"}
 
 
-def declared() -> Set[str]:
+def declared() -> set[str]:
     """Return the packages that n8nrunner, or an extra of it for users, needs."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
@@ -31,7 +30,7 @@ def declared() -> Set[str]:
     return set(re.findall(r"^([a-z-]+)>=", "\n".join(texts), re.MULTILINE))
 
 
-def imported() -> Set[str]:
+def imported() -> set[str]:
     found = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

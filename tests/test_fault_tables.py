@@ -6,7 +6,6 @@ import ast
 import re
 from functools import cache
 from pathlib import Path
-from typing import FrozenSet, List
 
 import pytest
 
@@ -15,14 +14,14 @@ from tests.benchmarks.processes import ROOT
 HEADER = ["fault", "what the runner does", "how soon", "test"]
 
 
-def rows() -> List[List[str]]:
+def rows() -> list[list[str]]:
     lines = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8").splitlines()
     cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
     return [[cell.strip() for cell in row] for row in cells if not set("".join(row)) <= set("-: ")]
 
 
 @cache
-def names_in(path: Path) -> FrozenSet[str]:
+def names_in(path: Path) -> frozenset[str]:
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return frozenset(node.name for node in ast.walk(tree) if isinstance(node, functions))
@@ -35,7 +34,7 @@ def test_every_table_has_the_same_columns() -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in rows() if row != HEADER], ids=lambda row: row[0][:60])
-def test_every_fault_has_a_test_that_exists(row: List[str]) -> None:
+def test_every_fault_has_a_test_that_exists(row: list[str]) -> None:
     fault, does, soon, tests = row
     assert fault
     assert does

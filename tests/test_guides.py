@@ -9,7 +9,6 @@ import sys
 import threading
 import types
 from pathlib import Path
-from typing import List
 
 import pytest
 
@@ -23,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOK, APPLICATION = GUIDES = ("docs/guide-notebook.md", "docs/guide-application.md")
 
 
-def python_blocks(page: str, *headings: str) -> List[str]:
+def python_blocks(page: str, *headings: str) -> list[str]:
     return [block.text for block in blocks(page, "python") if block.heading in headings]
 
 
@@ -193,7 +192,7 @@ def test_database_connections(
     pytest.importorskip("django")
     import django.db
 
-    closed: List[str] = []
+    closed: list[str] = []
     monkeypatch.setattr(
         django.db, "close_old_connections", lambda: closed.append(threading.current_thread().name)
     )

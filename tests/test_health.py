@@ -12,7 +12,8 @@ import socket
 import socketserver
 import threading
 import time
-from typing import Any, Callable, Iterator, List, Optional, Tuple
+from collections.abc import Iterator
+from typing import Any, Callable
 
 import pytest
 
@@ -42,8 +43,8 @@ def serving(state: str = "registered", host: str = "127.0.0.1", port: int = 0) -
 
 
 def ask(
-    address: Tuple[str, int], method: str, path: str, body: Any = None, headers: Any = None
-) -> Tuple[int, bytes, Any]:
+    address: tuple[str, int], method: str, path: str, body: Any = None, headers: Any = None
+) -> tuple[int, bytes, Any]:
     connection = http.client.HTTPConnection(*address, timeout=LIMIT)
     try:
         connection.request(method, path, body, headers or {})
@@ -116,7 +117,7 @@ def test_readiness_and_status_follow_the_connections(state: str, status: int) ->
     ],
 )
 def test_only_a_host_of_this_server_may_read_data(
-    header: Optional[str], bound: str, allowed: Tuple[str, ...], is_allowed: bool
+    header: str | None, bound: str, allowed: tuple[str, ...], is_allowed: bool
 ) -> None:
     assert health_module.is_allowed_host(header, bound, allowed) is is_allowed
 
@@ -174,7 +175,7 @@ def test_a_server_that_cannot_accept_does_not_spin(monkeypatch: pytest.MonkeyPat
         return accept(server)
 
     monkeypatch.setattr(socketserver.TCPServer, "get_request", refuse)
-    waits: List[float] = []
+    waits: list[float] = []
     with serving() as server:
         monkeypatch.setattr(server._server.stopping, "wait", waits.append)
         assert ask(server.address, "GET", "/healthz")[0] == 200
@@ -279,7 +280,7 @@ def test_stop_before_start() -> None:
 # --- as a part of a runner ----------------------------------------------------------------------------------
 
 
-def address_of(caplog: pytest.LogCaptureFixture) -> Tuple[str, int]:
+def address_of(caplog: pytest.LogCaptureFixture) -> tuple[str, int]:
     """The address as the log has it: with port 0 there is no other way to know."""
     (found,) = re.findall(r"Health check server listening on (\S+), port (\d+)", caplog.text)
     return found[0], int(found[1])
@@ -344,7 +345,7 @@ def test_without_the_setting_nothing_listens(new_runner: NewRunner, caplog: pyte
     runner = new_runner(health_check_port=port)
     runner.task("any")(lambda task: None)
     with runner:
-        names: List[str] = [thread.name for thread in threading.enumerate()]
+        names: list[str] = [thread.name for thread in threading.enumerate()]
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), LIMIT)
     assert "n8nrunner-health" not in names

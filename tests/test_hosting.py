@@ -14,8 +14,9 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -55,23 +56,23 @@ class ComposeFile:
     def __init__(self, name: str) -> None:
         self.path = COMPOSE / name
         self.text = self.path.read_text(encoding="utf-8")
-        self.content: Dict[str, Any] = YAML(typ="safe", pure=True).load(self.text)
-        self.services: Dict[str, Dict[str, Any]] = self.content["services"]
+        self.content: dict[str, Any] = YAML(typ="safe", pure=True).load(self.text)
+        self.services: dict[str, dict[str, Any]] = self.content["services"]
         self.n8n = self._of_image("n8nio/n8n:")
         self.javascript_runners = self._of_image("n8nio/runners:")
         self.application = self.services["application"]
         self.brokers = {f"http://{name}:5679" for name in self.n8n}
 
-    def _of_image(self, image: str) -> Dict[str, Dict[str, Any]]:
+    def _of_image(self, image: str) -> dict[str, dict[str, Any]]:
         return {
             name: service
             for name, service in self.services.items()
             if service.get("image", "").startswith(image)
         }
 
-    def environment(self, service: Dict[str, Any]) -> Dict[str, str]:
+    def environment(self, service: dict[str, Any]) -> dict[str, str]:
         """Return the variables of a container of the service, with its files of secrets read."""
-        found: Dict[str, str] = {}
+        found: dict[str, str] = {}
         for name, value in service["environment"].items():
             text = str(value)
             if name.endswith("_FILE"):
@@ -82,7 +83,7 @@ class ComposeFile:
             found[name] = re.sub(r"\$\{(\w+)[^}]*\}", lambda variable: SECRETS[variable[1]], text)
         return found
 
-    def needs(self, service: Dict[str, Any]) -> Dict[str, str]:
+    def needs(self, service: dict[str, Any]) -> dict[str, str]:
         """The services that it depends on, each with the condition."""
         found = service.get("depends_on", {})
         if isinstance(found, list):
@@ -185,7 +186,7 @@ def test_the_application_s_settings_are_known(compose: ComposeFile) -> None:
 def test_every_variable_is_in_the_example() -> None:
     lines = (COMPOSE / ".env.example").read_text().splitlines()
     example = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    used: List[Tuple[str, str]] = []
+    used: list[tuple[str, str]] = []
     for compose in FILES:
         found = re.findall(r"\$\{(\w+):([?-][^}]+)\}", compose.text)
         assert len(found) == compose.text.count("$"), "each variable has a default or is required"
@@ -297,9 +298,9 @@ def test_runners_do_not_reach_the_database() -> None:
         assert all(set(runner["networks"]) & set(service["networks"]) for service in QUEUE.n8n.values())
 
 
-def dockerfile() -> Dict[str, List[str]]:
+def dockerfile() -> dict[str, list[str]]:
     """The instructions of the Dockerfile, each with its arguments."""
-    found: Dict[str, List[str]] = {}
+    found: dict[str, list[str]] = {}
     for line in (COMPOSE / "Dockerfile").read_text().splitlines():
         if line and not line.startswith("#"):
             instruction, argument = line.split(" ", 1)
@@ -330,14 +331,14 @@ def test_the_dockerfile() -> None:
 # --- what runs in the containers --------------------------------------------------------------------
 
 
-def command_of(arguments: List[str]) -> List[str]:
+def command_of(arguments: list[str]) -> list[str]:
     """Arguments for this Python that do what the program n8nrunner does."""
     assert arguments[0] == "n8nrunner"
     return ["-m", *arguments]
 
 
 @contextlib.contextmanager
-def embedded_brokers(number: int) -> Iterator[List[Broker]]:
+def embedded_brokers(number: int) -> Iterator[list[Broker]]:
     with contextlib.ExitStack() as stack:
         brokers = [stack.enter_context(Broker(auth_token=TOKEN)) for _ in range(number)]
         for broker in brokers:
@@ -345,7 +346,7 @@ def embedded_brokers(number: int) -> Iterator[List[Broker]]:
         yield brokers
 
 
-def call(broker: Broker, runner: str, function: str, *arguments: Dict[str, Any]) -> List[Any]:
+def call(broker: Broker, runner: str, function: str, *arguments: dict[str, Any]) -> list[Any]:
     """The JSON of the items that a function makes of the arguments of each item."""
     calls = [{"item": item, "arguments": each} for item, each in enumerate(arguments)]
     settings = {"version": 1, "function": function, "calls": calls}
@@ -426,7 +427,7 @@ def test_the_application_s_node(compose: ComposeFile, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
 @each_file
 def test_the_health_check_of_n8n(compose: ComposeFile, status: int, code: int) -> None:
-    asked: List[str] = []
+    asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -460,9 +461,9 @@ def test_the_health_check_of_n8n(compose: ComposeFile, status: int, code: int) -
 # --- systemd ----------------------------------------------------------------------------------------
 
 
-def unit() -> Dict[str, List[str]]:
+def unit() -> dict[str, list[str]]:
     """The settings of the unit, over all its sections; many may be there more than once."""
-    found: Dict[str, List[str]] = {}
+    found: dict[str, list[str]] = {}
     for line in UNIT.read_text().splitlines():
         if line and not line.startswith(("#", "[")):
             name, value = line.split("=", 1)
@@ -470,7 +471,7 @@ def unit() -> Dict[str, List[str]]:
     return found
 
 
-def what_systemd_says(text: str, folder: Path) -> List[str]:
+def what_systemd_says(text: str, folder: Path) -> list[str]:
     """What `systemd-analyze verify` finds in a unit whose program is there."""
     (start,) = unit()["ExecStart"]
     path = folder / UNIT.name
@@ -604,7 +605,7 @@ COMPOSE_COMMANDS = {
 }
 
 
-def check_docker(arguments: List[str]) -> None:
+def check_docker(arguments: list[str]) -> None:
     assert arguments.pop(0) == "compose"
     compose = FILES[0]
     if arguments[0] == "-f":
@@ -629,7 +630,7 @@ def test_the_commands_of_the_table(command: str) -> None:
     check_docker(command.split())
 
 
-def check_install(arguments: List[str], folder: Path) -> None:
+def check_install(arguments: list[str], folder: Path) -> None:
     """Copies come from files that are there, and go where the unit looks for them."""
     settings = unit()
     places = {
@@ -646,7 +647,7 @@ def check_install(arguments: List[str], folder: Path) -> None:
         assert (folder / source).is_file()
 
 
-def check_sudo(arguments: List[str], folder: Path) -> None:
+def check_sudo(arguments: list[str], folder: Path) -> None:
     if arguments[:3] == ["-H", "-u", "n8n"]:
         program, *arguments = arguments[3:]
         with python(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import time
-from typing import Any, Callable, Iterator, List
+from collections.abc import Iterator
+from typing import Any, Callable
 
 import pytest
 
@@ -33,7 +34,7 @@ def output() -> Iterator[io.StringIO]:
     logger.removeHandler(handler)
 
 
-def lines_of(output: io.StringIO) -> List[str]:
+def lines_of(output: io.StringIO) -> list[str]:
     """The lines, after a check that none is forged and none steers the terminal."""
     lines = output.getvalue().split("\n")[:-1]
     for line in lines:

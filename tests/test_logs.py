@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any, Callable, Iterator, List
+from collections.abc import Iterator
+from typing import Any, Callable
 
 import pytest
 
@@ -31,7 +32,7 @@ class Raising(logging.Handler):
 class Keeping(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
-        self.records: List[logging.LogRecord] = []
+        self.records: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append(record)
@@ -47,9 +48,9 @@ def plain() -> Iterator[logging.Logger]:
     logger.filters[:] = []
 
 
-def on_a_thread(call: Callable[[], Any]) -> List[BaseException]:
+def on_a_thread(call: Callable[[], Any]) -> list[BaseException]:
     """Run `call` on a thread of its own; return what it raised."""
-    raised: List[BaseException] = []
+    raised: list[BaseException] = []
 
     def work() -> None:
         try:
@@ -151,7 +152,7 @@ def test_websocket_client_runs_no_handler_or_filter_on_threads_of_ours(
     raising = Raising(SystemExit)
     library.addHandler(raising)
     library.addFilter(raising)
-    raised: List[BaseException] = []
+    raised: list[BaseException] = []
 
     def work() -> None:
         try:

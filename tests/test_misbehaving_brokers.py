@@ -11,8 +11,9 @@ import statistics
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable
 
 import pytest
 
@@ -43,12 +44,12 @@ class RawPeer(Peer):
     def __init__(self, raw: socket.socket) -> None:
         super().__init__(raw)
         self.gives_receipts = True
-        self._offers: List[Dict[str, Any]] = []
+        self._offers: list[dict[str, Any]] = []
 
     def tell(self, kind: str, **fields: Any) -> None:
         self.send(frame(TEXT, json.dumps({"type": f"broker:{kind}", **fields}).encode()))
 
-    def hear(self, kind: str) -> Dict[str, Any]:
+    def hear(self, kind: str) -> dict[str, Any]:
         """The next message of a kind; pings are answered on the way, and offers that are good are kept."""
         if kind == "taskoffer" and self._offers:
             return self._offers.pop(0)
@@ -62,7 +63,7 @@ class RawPeer(Peer):
                 assert sent.opcode != CLOSE, "the runner closes"
                 text += sent.payload
                 if sent.final:
-                    message: Dict[str, Any] = json.loads(text)
+                    message: dict[str, Any] = json.loads(text)
                     if message.get("validFor") == 0:
                         pass  # has lapsed on arrival: it is there for n8n to look at its requests again
                     elif message["type"] == f"runner:{kind}":
@@ -141,7 +142,7 @@ def test_a_broker_that_stalls_delays_nobody(
     raw: RawBroker, broker: Broker, new_runner: NewRunner, how: str
 ) -> None:
     """Its own tasks time out on time, other brokers' tasks run, and stop() keeps to its grace period."""
-    cancelled_after: List[float] = []
+    cancelled_after: list[float] = []
     running = threading.Event()
     runner = new_runner([raw.url, broker.url], capacity=4, task_timeout=1.0)
 
@@ -233,7 +234,7 @@ def test_what_a_large_answer_held_back_leaves_right_behind_it(
 
 
 def test_late_repeated_and_unknown_messages_change_nothing(raw: RawBroker, new_runner: NewRunner) -> None:
-    calls: List[Any] = []
+    calls: list[Any] = []
     runner = new_runner(raw.url, capacity=1)
     runner.task("count")(lambda task: calls.append(task.id))
     runner.start(wait=0)

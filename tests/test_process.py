@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Dict
 
 import pytest
 
@@ -30,7 +29,7 @@ def echo(task):
 """
 
 
-def env(broker: Broker) -> Dict[str, str]:
+def env(broker: Broker) -> dict[str, str]:
     return {
         "N8N_RUNNERS_TASK_BROKER_URI": broker.url,
         "N8N_RUNNERS_AUTH_TOKEN": TOKEN,

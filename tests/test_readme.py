@@ -8,7 +8,7 @@ import signal
 import sys
 import types
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 
@@ -24,7 +24,7 @@ README = "README.md"
 FUNCTIONS = "docs/functions.md"
 
 
-def code(heading: str, broker: Broker, page: str = README) -> List[str]:
+def code(heading: str, broker: Broker, page: str = README) -> list[str]:
     """The Python blocks under a heading, for this broker."""
     return [
         block.text.replace("http://127.0.0.1:5679", broker.url).replace('"secret"', f'"{TOKEN}"')
@@ -34,7 +34,7 @@ def code(heading: str, broker: Broker, page: str = README) -> List[str]:
 
 
 def call(
-    monkeypatch: pytest.MonkeyPatch, broker: Broker, block: str, name: str, *arguments: Dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch, broker: Broker, block: str, name: str, *arguments: dict[str, Any]
 ) -> Any:
     """The JSON of the items that the functions of a block make of the arguments of each item."""
     # A module of its own, where type hints and dataclasses look their names up.
@@ -117,7 +117,7 @@ def test_five_lines_of_python(broker: Broker, tmp_path: Path) -> None:
 
 def test_in_a_notebook(broker: Broker) -> None:
     start, stop = code("In a notebook", broker)
-    kernel: Dict[str, Any] = {}
+    kernel: dict[str, Any] = {}
     exec(start, kernel)
     try:
         task = broker.submit("price", {"fruit": "pear"})
@@ -133,7 +133,7 @@ def test_in_a_notebook(broker: Broker) -> None:
 
 
 def test_in_a_flask_application(broker: Broker) -> None:
-    application: Dict[str, Any] = {"__name__": "shop"}
+    application: dict[str, Any] = {"__name__": "shop"}
     exec(code("In a Flask or Django application", broker)[0], application)
     try:
         assert broker.run_task("greet", {"name": "Ada"}, timeout=LIMIT) == {"text": "Hello Ada"}

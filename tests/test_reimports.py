@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Dict
 
 import pytest
 
@@ -30,7 +29,7 @@ def double(number):
 """
 
 
-def env(broker: Broker) -> Dict[str, str]:
+def env(broker: Broker) -> dict[str, str]:
     return {"N8N_RUNNERS_TASK_BROKER_URI": broker.url, "N8N_RUNNERS_AUTH_TOKEN": TOKEN}
 
 

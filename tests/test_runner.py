@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from typing import Any, Callable, List
+from typing import Any, Callable
 
 import pytest
 
@@ -41,7 +41,7 @@ class Gate:
     def __init__(self) -> None:
         self.running = threading.Semaphore(0)
         self.open = threading.Event()
-        self.tasks: List[Task] = []
+        self.tasks: list[Task] = []
 
     def __call__(self, task: Task) -> Any:
         self.tasks.append(task)
@@ -106,7 +106,7 @@ def test_cycles_and_depths_are_refused_and_the_runner_goes_on(broker: Broker, ne
 
     @runner.task("cycle")
     def cycle(task: Task) -> Any:
-        value: List[Any] = [1]
+        value: list[Any] = [1]
         value.append({"back": value})
         return value
 
@@ -376,7 +376,7 @@ def test_one_broker_may_be_down(broker: Broker, new_runner: NewRunner) -> None:
 
 
 def test_a_cancelled_task_is_told_and_its_slot_comes_back(broker: Broker, new_runner: NewRunner) -> None:
-    ended: List[Any] = []
+    ended: list[Any] = []
     running = threading.Event()
     runner = new_runner(capacity=1)
 
@@ -414,7 +414,7 @@ def test_a_stubborn_handler_keeps_its_slot_visibly(broker: Broker, new_runner: N
 
 
 def test_our_own_timeout_uses_n8ns_sentence_and_is_on_time(broker: Broker, new_runner: NewRunner) -> None:
-    seen: List[Any] = []
+    seen: list[Any] = []
     runner = new_runner(task_timeout=0.3)
 
     @runner.task("slow")
@@ -437,7 +437,7 @@ def test_our_own_timeout_uses_n8ns_sentence_and_is_on_time(broker: Broker, new_r
 
 
 def test_n8ns_timeout_cancels(broker: Broker, new_runner: NewRunner) -> None:
-    reasons: List[Any] = []
+    reasons: list[Any] = []
     runner = new_runner()
 
     @runner.task("slow")
@@ -478,7 +478,7 @@ def test_waits_in_a_task_end_with_it(broker: Broker, new_runner: NewRunner) -> N
 
 
 def test_a_lost_connection_cancels_reports_and_reconnects(broker: Broker, new_runner: NewRunner) -> None:
-    undelivered: List[Undelivered] = []
+    undelivered: list[Undelivered] = []
     reported = threading.Event()
     running = threading.Event()
 
@@ -745,7 +745,7 @@ def test_idle_shutdown(broker: Broker, new_runner: NewRunner) -> None:
 
 def test_orphans_finish_before_the_end(broker: Broker, new_runner: NewRunner) -> None:
     """A task whose connection was lost still runs when the runner is stopped: its result is accounted for."""
-    undelivered: List[Undelivered] = []
+    undelivered: list[Undelivered] = []
     gate = Gate()
     runner = new_runner(on_undelivered=undelivered.append)
     runner.task("gate")(gate)
@@ -767,10 +767,10 @@ def test_orphans_finish_before_the_end(broker: Broker, new_runner: NewRunner) ->
 
 
 def test_the_task_context_is_entered_around_every_handler(broker: Broker, new_runner: NewRunner) -> None:
+    from collections.abc import Iterator
     from contextlib import contextmanager
-    from typing import Iterator
 
-    steps: List[str] = []
+    steps: list[str] = []
 
     @contextmanager
     def context() -> Iterator[None]:

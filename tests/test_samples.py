@@ -13,8 +13,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ DJANGO = ROOT / "samples" / "django_orders"
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 
-def variables(broker: Broker) -> Dict[str, str]:
+def variables(broker: Broker) -> dict[str, str]:
     return {"N8N_RUNNERS_TASK_BROKER_URI": broker.url, "N8N_RUNNERS_AUTH_TOKEN": TOKEN}
 
 
@@ -43,12 +44,12 @@ def call(broker: Broker, runner_name: str, function: str, **more: Any) -> Any:
     return answer["items"]
 
 
-def json_of(items: List[Dict[str, Any]]) -> List[Any]:
+def json_of(items: list[dict[str, Any]]) -> list[Any]:
     return [item["json"] for item in items]
 
 
 @contextlib.contextmanager
-def running(*arguments: str, env: Dict[str, str], cwd: Any = ROOT) -> Iterator[Program]:
+def running(*arguments: str, env: dict[str, str], cwd: Any = ROOT) -> Iterator[Program]:
     """A sample that ends as it should at SIGTERM."""
     with python(*arguments, env=env, cwd=cwd) as program:
         yield program
@@ -180,7 +181,7 @@ def test_flask_shop(broker: Broker, monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     assert flask_shop.runner.state == "new"  # no command of flask's starts it
 
-    opened: List[sqlite3.Connection] = []
+    opened: list[sqlite3.Connection] = []
 
     class Noted(sqlite3.Connection):
         def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -228,7 +229,7 @@ def test_flask_shop_with_the_reloader(broker: Broker, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def django_variables(broker: Broker, tmp_path: Path) -> Dict[str, str]:
+def django_variables(broker: Broker, tmp_path: Path) -> dict[str, str]:
     """The settings of a Django application whose database has its tables."""
     pytest.importorskip("django")
     env = {**variables(broker), "ORDERS_DATABASE": str(tmp_path / "orders.sqlite3")}
@@ -247,7 +248,7 @@ server.serve_forever()
 """
 
 
-def test_django_beside_the_web_server(broker: Broker, django_variables: Dict[str, str]) -> None:
+def test_django_beside_the_web_server(broker: Broker, django_variables: dict[str, str]) -> None:
     requests = pytest.importorskip("requests")
     with python("-c", SERVE, env=django_variables, cwd=DJANGO) as program:
         port = program.wait_for("serves").split()[1]
@@ -259,7 +260,7 @@ def test_django_beside_the_web_server(broker: Broker, django_variables: Dict[str
 
 
 @needs_signals
-def test_django_in_a_process_of_its_own(broker: Broker, django_variables: Dict[str, str]) -> None:
+def test_django_in_a_process_of_its_own(broker: Broker, django_variables: dict[str, str]) -> None:
     with running("manage.py", "runner", env=django_variables, cwd=DJANGO):
         for total in (1, 2):
             call(broker, "orders", "place_order", email=f"{total}@example.com", total=total)
@@ -276,7 +277,7 @@ def test_django_in_a_process_of_its_own(broker: Broker, django_variables: Dict[s
         assert [order["number"] for order in mine] == [2]
 
 
-def test_the_node_of_the_django_application(django_variables: Dict[str, str], tmp_path: Path) -> None:
+def test_the_node_of_the_django_application(django_variables: dict[str, str], tmp_path: Path) -> None:
     pytest.importorskip("docstring_parser")
     arguments = ["-m", "n8nrunner", "node", "orders.wsgi", "--out", str(tmp_path)]
     with python(*arguments, env=django_variables, cwd=DJANGO) as program:

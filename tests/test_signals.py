@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, List
 
 import pytest
 
@@ -25,7 +24,7 @@ runner = Runner(graceful_shutdown_timeout=1, capacity=6)
 """
 
 
-def env(broker: Broker, **more: str) -> Dict[str, str]:
+def env(broker: Broker, **more: str) -> dict[str, str]:
     return {"N8N_RUNNERS_TASK_BROKER_URI": broker.url, "N8N_RUNNERS_AUTH_TOKEN": TOKEN, **more}
 
 
@@ -268,7 +267,7 @@ while True:
 def can_unshare() -> bool:
     if shutil.which("unshare") is None:
         return False
-    command: List[str] = ["unshare", "--pid", "--fork", "true"]
+    command: list[str] = ["unshare", "--pid", "--fork", "true"]
     return subprocess.run(command, capture_output=True).returncode == 0
 
 

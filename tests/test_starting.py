@@ -12,11 +12,12 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from linecache import getline
 from pathlib import Path
 from types import FrameType
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable
 
 import pytest
 
@@ -44,13 +45,13 @@ NewRunner = Callable[..., Runner]
 PACKAGE = os.path.dirname(n8nrunner.__file__)
 
 
-def threads_of_ours() -> List[str]:
+def threads_of_ours() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("n8nrunner-")]
 
 
-def in_background(call: Callable[[], Any]) -> Tuple[threading.Thread, List[Any]]:
+def in_background(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     """Run `call` on a thread; its result or its exception comes into the list."""
-    outcome: List[Any] = []
+    outcome: list[Any] = []
 
     def work() -> None:
         try:
@@ -104,7 +105,7 @@ def raising(where: Any, name: str, error: BaseException) -> Callable[[pytest.Mon
 
 NO_DESCRIPTORS = OSError(errno.EMFILE, "Too many open files")
 
-STEPS: Dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+STEPS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "no descriptors for the inbox": raising(socket, "socketpair", NO_DESCRIPTORS),
     "no descriptor for the selector": raising(selectors, "DefaultSelector", NO_DESCRIPTORS),
     "the selector takes nothing": raising(selectors.DefaultSelector, "register", NO_DESCRIPTORS),
@@ -391,7 +392,7 @@ def test_a_start_during_a_long_stop_starts_after_it(
 
 def test_a_start_on_the_thread_that_stops_the_runner_says_so(broker: Broker, new_runner: NewRunner) -> None:
     runner = new_runner()
-    raised: List[BaseException] = []
+    raised: list[BaseException] = []
 
     class Restarting(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -484,7 +485,7 @@ def test_an_executor_that_warms_up_holds_up_no_registration_and_no_stop(
 def test_log_handlers_may_use_the_runner_that_logs(broker: Broker, new_runner: NewRunner) -> None:
     """They register a task, start and look at the runner; a lock held while logging would end it here."""
     runner = new_runner(health_check_enabled=True, health_check_port=0)
-    messages: List[str] = []
+    messages: list[str] = []
 
     class Using(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -533,11 +534,11 @@ def test_types_registered_by_two_threads_are_posted_in_their_order(
     """A link offers what it was told last, so the last must not lack a type."""
     runner = new_runner()
     runner.start()
-    posted: List[int] = []
+    posted: list[int] = []
     entered, overtaken = threading.Event(), threading.Event()
     change_types = LinkThread.change_types
 
-    def note(self: LinkThread, types: Dict[str, Optional[int]]) -> None:
+    def note(self: LinkThread, types: dict[str, int | None]) -> None:
         if entered.is_set():
             overtaken.set()
         else:

@@ -7,8 +7,9 @@ import errno
 import logging
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Type
+from typing import Any, Callable
 
 import pytest
 
@@ -53,13 +54,13 @@ class Fault:
 
 
 @pytest.fixture
-def raising_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Type[BaseException]], None]]:
+def raising_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type[BaseException]], None]]:
     """Adds a log handler and a filter that raise on the runner's threads, whichever library logs there."""
-    added: List[logging.Handler] = []
+    added: list[logging.Handler] = []
     loggers = [logging.getLogger(name) for name in (None, "n8nrunner", "n8nrunner.tasks")]
     levels = [logger.level for logger in loggers]
 
-    def add(error: Type[BaseException]) -> None:
+    def add(error: type[BaseException]) -> None:
         class Raising(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
                 name = threading.current_thread().name
@@ -100,8 +101,8 @@ def wake(runner: Runner) -> None:
 def test_log_handlers_that_raise_end_no_thread(
     broker: Broker,
     new_runner: NewRunner,
-    raising_handlers: Callable[[Type[BaseException]], None],
-    error: Type[BaseException],
+    raising_handlers: Callable[[type[BaseException]], None],
+    error: type[BaseException],
 ) -> None:
     runner = new_runner()
     waiting = Waiting()
@@ -259,7 +260,7 @@ def test_an_executor_that_raises_anything_fails_one_task(broker: Broker, new_run
 def test_nothing_that_on_undelivered_raises_ends_its_thread(
     broker: Broker, new_runner: NewRunner, error: BaseException
 ) -> None:
-    results: List[Undelivered] = []
+    results: list[Undelivered] = []
 
     def report(result: Undelivered) -> None:
         results.append(result)
@@ -346,7 +347,7 @@ def test_a_handler_in_a_call_is_told_when_the_links_thread_dies(
     broker: Broker, new_runner: NewRunner
 ) -> None:
     runner = new_runner()
-    raised: List[BaseException] = []
+    raised: list[BaseException] = []
     ended = threading.Event()
 
     @runner.task("ask")
@@ -450,7 +451,7 @@ def test_the_links_thread_rests_while_one_of_two_links_is_still_closing(
     new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other broker is down, so its link is closed at once, and the stop's deadline is in the past."""
-    turns: List[None] = []
+    turns: list[None] = []
     turn = LinkThread._turn
 
     def counted(self: LinkThread, selector: Any) -> None:

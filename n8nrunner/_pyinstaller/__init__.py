@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import List
 
 
-def get_hook_dirs() -> List[str]:
+def get_hook_dirs() -> list[str]:
     """Return the folders with hooks; PyInstaller calls this by the entry point ``pyinstaller40``."""
     return [os.path.dirname(__file__)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 
 class BrokerEvent(NamedTuple):
@@ -19,10 +19,10 @@ class BrokerEvent(NamedTuple):
 
     kind: str
     at: float
-    runner_id: Optional[str] = None
-    request_id: Optional[str] = None
-    task_id: Optional[str] = None
-    detail: Optional[str] = None
+    runner_id: str | None = None
+    request_id: str | None = None
+    task_id: str | None = None
+    detail: str | None = None
 
 
 class Counts(NamedTuple):

@@ -12,7 +12,8 @@ import math
 import struct
 import time
 from collections import deque
-from typing import Any, Awaitable, Callable, Deque, Dict, Optional, Sequence, Set, Tuple, Union
+from collections.abc import Awaitable, Sequence
+from typing import Any, Callable
 from urllib.parse import parse_qs, parse_qsl
 
 from aiohttp import WSMsgType, web
@@ -70,7 +71,7 @@ class Endpoints:
         self._auth_limit = FixedWindow(constants.auth_limit, constants.auth_window)
         self._upgrade_limit = SlidingWindow(constants.upgrade_limit, constants.upgrade_window)
         self._loop = asyncio.get_running_loop()
-        self.channels: Set[WebSocketChannel] = set()
+        self.channels: set[WebSocketChannel] = set()
         #: Set while no runner is connected.
         self.idle = asyncio.Event()
         self.idle.set()
@@ -122,7 +123,7 @@ class Endpoints:
     def _is_secret(self, token: str) -> bool:
         return hmac.compare_digest(token.encode(errors="surrogatepass"), self._auth_token)
 
-    async def _read(self, request: web.BaseRequest, limit: int) -> Optional[bytes]:
+    async def _read(self, request: web.BaseRequest, limit: int) -> bytes | None:
         """Return the body; None if it has more than `limit` bytes."""
         if request.content_length is not None and request.content_length > limit:
             return None
@@ -276,7 +277,7 @@ class BareStatus(web.Response):
             request.transport.write(line.encode("ascii"))
             request.transport.close()
 
-    async def write_eof(self, data: Union[bytes, bytearray, memoryview] = b"") -> None:
+    async def write_eof(self, data: bytes | bytearray | memoryview = b"") -> None:
         pass
 
 
@@ -304,7 +305,7 @@ class RunnerSocket(web.WebSocketResponse):
         )
         #: Called when a message has been refused: for everybody else the connection has ended then.
         self.on_refusal: Callable[[], None] = lambda: None
-        self.transport: Optional[asyncio.Transport] = None
+        self.transport: asyncio.Transport | None = None
         self._patience = timeout
         self._told = False
 
@@ -362,7 +363,7 @@ class _Discard(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._real.resume_writing()
 
-    def connection_lost(self, error: Optional[BaseException]) -> None:
+    def connection_lost(self, error: BaseException | None) -> None:
         self.ended.set()
         self._real.connection_lost(error if isinstance(error, Exception) else None)
 
@@ -375,10 +376,10 @@ class WebSocketChannel:
         self._socket = runner_socket
         self._close_timeout = close_timeout
         self._loop = asyncio.get_running_loop()
-        self._queue: Deque[Callable[[], Awaitable[None]]] = deque()
+        self._queue: deque[Callable[[], Awaitable[None]]] = deque()
         self._more = asyncio.Event()
         self._closing = False
-        self._timer: Optional[asyncio.TimerHandle] = None
+        self._timer: asyncio.TimerHandle | None = None
         self._writer = self._loop.create_task(self._write())
 
     def send(self, text: str) -> None:
@@ -443,7 +444,7 @@ def _wants_upgrade(request: web.BaseRequest) -> bool:
     return "upgrade" in [part.strip() for part in connection.split(",")] and "Upgrade" in request.headers
 
 
-def _members(content_type: str, body: bytes) -> Dict[str, Any]:
+def _members(content_type: str, body: bytes) -> dict[str, Any]:
     """The members of a body; none if it is of a type that n8n does not read."""
     if content_type == "application/json" and body:
         value = json.loads(body)
@@ -456,14 +457,14 @@ def _members(content_type: str, body: bytes) -> Dict[str, Any]:
     return {}
 
 
-_TASK_MEMBERS: Dict[str, Tuple[str, Tuple[type, ...]]] = {
+_TASK_MEMBERS: dict[str, tuple[str, tuple[type, ...]]] = {
     "settings": ("settings", (object,)),
     "items": ("items", (list,)),
     "timeout": ("timeout", (int, float)),
 }
 
 
-def _task_arguments(body: bytes) -> Dict[str, Any]:
+def _task_arguments(body: bytes) -> dict[str, Any]:
     try:
         value = pieces.loads(body.decode())
     except (ValueError, RecursionError) as error:
@@ -476,7 +477,7 @@ def _task_arguments(body: bytes) -> Dict[str, Any]:
     unknown = sorted(set(value) - set(_TASK_MEMBERS) - {"taskType"})
     if unknown:
         raise ValueError(f"unknown: {', '.join(unknown)}; known are taskType, settings, items and timeout")
-    arguments: Dict[str, Any] = {"task_type": task_type, "settings": {}}
+    arguments: dict[str, Any] = {"task_type": task_type, "settings": {}}
     for member, (argument, kinds) in _TASK_MEMBERS.items():
         item = value.get(member)
         if item is None:

@@ -13,7 +13,8 @@ The tree::
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Optional, Tuple, Type
+from collections.abc import Mapping
+from typing import Any
 
 from n8nrunner.errors import N8nRunnerError
 
@@ -33,13 +34,13 @@ class BrokerTaskError(N8nRunnerError):
     """
 
     def __init__(self, error: Mapping[str, Any]) -> None:
-        self.error: Dict[str, Any] = dict(error)
+        self.error: dict[str, Any] = dict(error)
         self.message: str = str(error.get("message"))
-        self.description: Optional[str] = _text(error.get("description"))
-        self.stack: Optional[str] = _text(error.get("stack"))
+        self.description: str | None = _text(error.get("description"))
+        self.stack: str | None = _text(error.get("stack"))
         super().__init__(self.message)
 
-    def __reduce__(self) -> Tuple[Type[BrokerTaskError], Tuple[Dict[str, Any]]]:
+    def __reduce__(self) -> tuple[type[BrokerTaskError], tuple[dict[str, Any]]]:
         return type(self), (self.error,)
 
 
@@ -59,5 +60,5 @@ class BrokerTaskLost(BrokerTaskError):
     """The runner's connection ended before the task did, or the broker was stopped or killed."""
 
 
-def _text(value: Any) -> Optional[str]:
+def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None

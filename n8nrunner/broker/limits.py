@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import Callable, Deque, Dict, NamedTuple, Tuple
+from typing import Callable, NamedTuple
 
 
 class GrantTokens:
@@ -53,7 +53,7 @@ class FixedWindow:
     def __init__(self, limit: int, window: float) -> None:
         self.limit = limit
         self._window = window
-        self._clients: Dict[str, Tuple[float, int]] = {}
+        self._clients: dict[str, tuple[float, int]] = {}
 
     def ask(self, client: str, now: float) -> Allowance:
         """Counts one request of this client."""
@@ -73,7 +73,7 @@ class SlidingWindow:
     def __init__(self, limit: int, window: float) -> None:
         self._limit = limit
         self._window = window
-        self._times: Deque[float] = deque()
+        self._times: deque[float] = deque()
 
     def ask(self, now: float) -> bool:
         """Whether one more request may go on; counts it if so."""

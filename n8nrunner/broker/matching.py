@@ -33,7 +33,8 @@ from __future__ import annotations
 import heapq
 import json
 from collections import Counter, OrderedDict
-from typing import Any, Callable, Dict, List, Mapping, MutableMapping, NamedTuple, Optional, Set, Tuple, Union
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Callable, NamedTuple, Union
 
 from n8nrunner.broker.constants import PROFILES, BrokerConstants
 from n8nrunner.broker.counts import TOTALS, BrokerEvent, Counts
@@ -87,7 +88,7 @@ class TaskRequested(NamedTuple):
 
     request_id: str
     task_type: str
-    timeout: Optional[float] = None
+    timeout: float | None = None
 
 
 class RequestWithdrawn(NamedTuple):
@@ -115,7 +116,7 @@ class Answered(NamedTuple):
     """A requester answers a `Relay`."""
 
     task_id: str
-    message: Union[m.RpcResponse, m.TaskDataResponse, m.NodeTypes]
+    message: m.RpcResponse | m.TaskDataResponse | m.NodeTypes
 
 
 class DrainStarted(NamedTuple):
@@ -203,7 +204,7 @@ class Relay(NamedTuple):
 
     request_id: str
     task_id: str
-    message: Union[m.RpcCall, m.TaskDataRequest, m.NodeTypesRequest]
+    message: m.RpcCall | m.TaskDataRequest | m.NodeTypesRequest
 
 
 class Drained(NamedTuple):
@@ -228,7 +229,7 @@ class _Timers:
     """Deadlines, soonest first; the one that was set first goes first among equals."""
 
     def __init__(self) -> None:
-        self._heap: List[Tuple[float, int, _Timer]] = []
+        self._heap: list[tuple[float, int, _Timer]] = []
         self._sequence = 0
         self._cancelled = 0
 
@@ -238,7 +239,7 @@ class _Timers:
         heapq.heappush(self._heap, (at, self._sequence, timer))
         return timer
 
-    def cancel(self, timer: Optional[_Timer]) -> None:
+    def cancel(self, timer: _Timer | None) -> None:
         if timer is not None and timer.live:
             timer.live = False
             self._cancelled += 1
@@ -248,13 +249,13 @@ class _Timers:
                 heapq.heapify(self._heap)
                 self._cancelled = 0
 
-    def next(self) -> Optional[float]:
+    def next(self) -> float | None:
         while self._heap and not self._heap[0][2].live:
             heapq.heappop(self._heap)
             self._cancelled -= 1
         return self._heap[0][0] if self._heap else None
 
-    def pop_due(self, now: float) -> Optional[_Timer]:
+    def pop_due(self, now: float) -> _Timer | None:
         at = self.next()
         if at is None or at > now:
             return None
@@ -283,17 +284,17 @@ class _Connection:
     def __init__(self, key: int, runner_id: str) -> None:
         self.key = key
         self.runner_id = runner_id
-        self.types: Tuple[str, ...] = ()
+        self.types: tuple[str, ...] = ()
         self.registered = False
         self.closed = False
         self.reachable = True
         self.ponged = True
         self.missed = 0
-        self.missed_at: Optional[float] = None
-        self.silent_since: Optional[float] = None
-        self.offers: Dict[int, _Offer] = {}
-        self.acceptances: Dict[str, _Acceptance] = {}
-        self.tasks: Dict[str, _Task] = {}
+        self.missed_at: float | None = None
+        self.silent_since: float | None = None
+        self.offers: dict[int, _Offer] = {}
+        self.acceptances: dict[str, _Acceptance] = {}
+        self.tasks: dict[str, _Task] = {}
 
 
 class _Offer:
@@ -320,7 +321,7 @@ class _Request:
     )
 
     def __init__(
-        self, sequence: int, request_id: str, task_type: str, timeout: Optional[float], since: float
+        self, sequence: int, request_id: str, task_type: str, timeout: float | None, since: float
     ) -> None:
         self.sequence = sequence
         self.request_id = request_id
@@ -328,8 +329,8 @@ class _Request:
         self.timeout = timeout
         self.since = since
         self.restarts = 0
-        self.acceptance: Optional[_Acceptance] = None
-        self.timer: Optional[_Timer] = None
+        self.acceptance: _Acceptance | None = None
+        self.timer: _Timer | None = None
         self.ended = False
 
 
@@ -341,7 +342,7 @@ class _Acceptance:
         self.request = request
         self.connection = connection
         self.since = since
-        self.timer: Optional[_Timer] = None
+        self.timer: _Timer | None = None
 
 
 class _Task:
@@ -355,7 +356,7 @@ class _Task:
         self.forgotten = forgotten
         self.running = False
         self.shutting_down = False
-        self.timer: Optional[_Timer] = None
+        self.timer: _Timer | None = None
 
 
 class Matching:
@@ -376,9 +377,9 @@ class Matching:
         new_task_id: Callable[[], str],
         *,
         profile: str = "2.40",
-        constants: Optional[BrokerConstants] = None,
-        totals: Optional[MutableMapping[str, int]] = None,
-        on_event: Optional[Callable[[BrokerEvent], None]] = None,
+        constants: BrokerConstants | None = None,
+        totals: MutableMapping[str, int] | None = None,
+        on_event: Callable[[BrokerEvent], None] | None = None,
     ) -> None:
         if profile not in PROFILES:
             raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
@@ -389,21 +390,21 @@ class Matching:
         self._on_event = on_event
         self._now = now
         self._sequence = 0
-        self._actions: List[Action] = []
+        self._actions: list[Action] = []
         self._timers = _Timers()
 
-        self._connections: Dict[int, _Connection] = {}
-        self._runners: Dict[str, _Connection] = {}
-        self._offers: Dict[str, OrderedDict[int, _Offer]] = {}
-        self._lapsing: List[Tuple[float, int, _Offer]] = []
+        self._connections: dict[int, _Connection] = {}
+        self._runners: dict[str, _Connection] = {}
+        self._offers: dict[str, OrderedDict[int, _Offer]] = {}
+        self._lapsing: list[tuple[float, int, _Offer]] = []
         self._offer_count = 0
-        self._requests: Dict[str, _Request] = {}
+        self._requests: dict[str, _Request] = {}
         # Requests to be matched, oldest first: heaps, because a rejected one goes back to its old place.
-        self._waiting: Dict[str, List[Tuple[int, _Request]]] = {}
+        self._waiting: dict[str, list[tuple[int, _Request]]] = {}
         # Types with requests that a match pass has not looked at since something changed for them.
-        self._unmatched: Set[str] = set()
-        self._acceptances: Dict[str, _Acceptance] = {}
-        self._tasks: Dict[str, _Task] = {}
+        self._unmatched: set[str] = set()
+        self._acceptances: dict[str, _Acceptance] = {}
+        self._tasks: dict[str, _Task] = {}
         self._running = 0
         self._draining = False
         self._drained = False
@@ -411,7 +412,7 @@ class Matching:
 
     # --- what the owner calls -------------------------------------------------------------------
 
-    def handle(self, event: Event, now: float) -> List[Action]:
+    def handle(self, event: Event, now: float) -> list[Action]:
         """Takes one event; returns what is to be done, in order.
 
         A deadline takes effect with `TimePassed` only: an answer that is handed in before counts as in time,
@@ -422,7 +423,7 @@ class Matching:
         actions, self._actions = self._actions, []
         return actions
 
-    def next_deadline(self) -> Optional[float]:
+    def next_deadline(self) -> float | None:
         """The time at which `TimePassed` is wanted; None once the drain is over."""
         return None if self._drained else self._timers.next()
 
@@ -440,7 +441,7 @@ class Matching:
             *[totals.get(kind, 0) for kind in TOTALS],
         )
 
-    def note(self, kind: str, connection: int, now: float, detail: Optional[str] = None) -> None:
+    def note(self, kind: str, connection: int, now: float, detail: str | None = None) -> None:
         """Counts something that only the owner can see, such as a malformed message."""
         self._now = now
         known = self._connections.get(connection)
@@ -508,7 +509,7 @@ class Matching:
                 self._tell("evicted", holder)
                 self._leave(holder, NORMAL_CLOSURE)
 
-    def _leave(self, connection: _Connection, code: Optional[int], error: str = RUNNER_GONE) -> None:
+    def _leave(self, connection: _Connection, code: int | None, error: str = RUNNER_GONE) -> None:
         """Forgets a connection and all that depends on it; closes it if there is a `code`."""
         connection.closed = True
         if code is not None:
@@ -695,7 +696,7 @@ class Matching:
             if waiting is not None and not waiting:
                 del self._waiting[task_type]
 
-    def _first_offer(self, task_type: str) -> Optional[_Offer]:
+    def _first_offer(self, task_type: str) -> _Offer | None:
         while True:
             of_type = self._offers.get(task_type)
             if not of_type:
@@ -720,9 +721,7 @@ class Matching:
         self._tell("acceptances", connection, request, acceptance.task_id)
         self._send(connection, m.TaskOfferAccept(offer.offer_id, acceptance.task_id))
 
-    def _answer_to_acceptance(
-        self, connection: _Connection, task_id: str, kind: str
-    ) -> Optional[_Acceptance]:
+    def _answer_to_acceptance(self, connection: _Connection, task_id: str, kind: str) -> _Acceptance | None:
         acceptance = self._acceptances.get(task_id)
         if acceptance is None or acceptance.connection is not connection:
             self._tell("late", connection, task_id=task_id, detail=kind)
@@ -853,7 +852,7 @@ class Matching:
         error = {"message": f"Task execution timed out after {limit}", "description": description}
         self._fail(task, "timed_out", error)
 
-    def _task_of(self, connection: _Connection, task_id: str, what: str) -> Optional[_Task]:
+    def _task_of(self, connection: _Connection, task_id: str, what: str) -> _Task | None:
         # n8n does not check whose task it is; an answer on another connection is a runner's bug.
         task = self._tasks.get(task_id)
         if task is None or task.connection is not connection:
@@ -893,7 +892,7 @@ class Matching:
         self._running -= task.running
 
     def _relayed(
-        self, connection: _Connection, message: Union[m.RpcCall, m.TaskDataRequest, m.NodeTypesRequest]
+        self, connection: _Connection, message: m.RpcCall | m.TaskDataRequest | m.NodeTypesRequest
     ) -> None:
         task = self._task_of(connection, message.task_id, _WIRE_NAMES[type(message)])
         if task is not None and not task.forgotten:
@@ -955,11 +954,11 @@ class Matching:
     def _tell(
         self,
         kind: str,
-        connection: Optional[_Connection] = None,
-        request: Optional[_Request] = None,
-        task_id: Optional[str] = None,
-        detail: Optional[str] = None,
-        runner_id: Optional[str] = None,
+        connection: _Connection | None = None,
+        request: _Request | None = None,
+        task_id: str | None = None,
+        detail: str | None = None,
+        runner_id: str | None = None,
     ) -> None:
         self._totals[kind] = self._totals.get(kind, 0) + 1
         if self._on_event is not None:
@@ -968,7 +967,7 @@ class Matching:
             request_id = request.request_id if request is not None else None
             self._on_event(BrokerEvent(kind, self._now, runner_id, request_id, task_id, detail))
 
-    _HANDLERS: Dict[type, Callable[[Matching, Any], None]] = {
+    _HANDLERS: dict[type, Callable[[Matching, Any], None]] = {
         Connected: _connected,
         Received: _received,
         PongReceived: _pong_received,
@@ -983,7 +982,7 @@ class Matching:
         TimePassed: _time_passed,
     }
 
-    _MESSAGE_HANDLERS: Dict[type, Callable[[Matching, _Connection, Any], None]] = {
+    _MESSAGE_HANDLERS: dict[type, Callable[[Matching, _Connection, Any], None]] = {
         m.RunnerInfo: _registered_again,
         m.TaskOffer: _offered,
         m.TaskAccepted: _accepted,
@@ -1009,7 +1008,7 @@ def _seconds(number: float) -> str:
     return f"{number:g} second{'' if number == 1 else 's'}"
 
 
-def runner_error(error: Any) -> Dict[str, Any]:
+def runner_error(error: Any) -> dict[str, Any]:
     """The error object that n8n's user sees for what a runner put into ``runner:taskerror``."""
     if not isinstance(error, dict):
         return {"message": f"Unknown error: {json.dumps(error)}"}

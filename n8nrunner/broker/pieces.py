@@ -11,7 +11,7 @@ from __future__ import annotations
 import decimal
 import json
 import re
-from typing import Any, Dict, List, NoReturn, Optional, Tuple
+from typing import Any, NoReturn
 
 from n8nrunner.protocol.values import LARGEST_INTEGER, may_have_large_integer
 
@@ -91,7 +91,7 @@ def _space(text: str, at: int) -> int:
     return match.end()
 
 
-def _load(text: str, at: int, depth: int) -> Tuple[Any, int]:
+def _load(text: str, at: int, depth: int) -> tuple[Any, int]:
     opening = text[at : at + 1]
     if depth and opening == "{":
         return _load_object(text, at, depth)
@@ -100,8 +100,8 @@ def _load(text: str, at: int, depth: int) -> Tuple[Any, int]:
     return _decoder.raw_decode(text, at)
 
 
-def _load_object(text: str, at: int, depth: int) -> Tuple[Dict[str, Any], int]:
-    found: Dict[str, Any] = {}
+def _load_object(text: str, at: int, depth: int) -> tuple[dict[str, Any], int]:
+    found: dict[str, Any] = {}
     at = _space(text, at + 1)
     if text[at : at + 1] == "}":
         return found, at + 1
@@ -122,8 +122,8 @@ def _load_object(text: str, at: int, depth: int) -> Tuple[Dict[str, Any], int]:
         at = _space(text, at + 1)
 
 
-def _load_array(text: str, at: int, depth: int) -> Tuple[List[Any], int]:
-    found: List[Any] = []
+def _load_array(text: str, at: int, depth: int) -> tuple[list[Any], int]:
+    found: list[Any] = []
     beginning = at
     at = _space(text, at + 1)
     if text[at : at + 1] == "]":
@@ -164,7 +164,7 @@ def _boundary(text: str, start: int, end: int) -> str:
     return f"{text[first:end]},"
 
 
-def _load_group(text: str, start: int, limit: int, boundary: str, found: List[Any]) -> Optional[int]:
+def _load_group(text: str, start: int, limit: int, boundary: str, found: list[Any]) -> int | None:
     """Reads all elements up to the last boundary before `limit`; returns where they end.
 
     None if there is no boundary, or if it was none after all: then what is before it is not a list of values.
@@ -193,12 +193,12 @@ def dumps(value: Any) -> str:
 
 
 def _dumps(value: Any) -> str:
-    parts: List[str] = []
+    parts: list[str] = []
     _dump(value, parts, _DEPTH)
     return "".join(parts)
 
 
-def _dump(value: Any, parts: List[str], depth: int) -> None:
+def _dump(value: Any, parts: list[str], depth: int) -> None:
     if depth and type(value) is list and value:
         _dump_list(value, parts, depth)
     elif depth and type(value) is dict and value and all(type(key) is str for key in value):
@@ -216,14 +216,14 @@ def _dump(value: Any, parts: List[str], depth: int) -> None:
         parts.append(_encode(value))
 
 
-def _dump_list(value: Any, parts: List[str], depth: int) -> None:
+def _dump_list(value: Any, parts: list[str], depth: int) -> None:
     # Elements are written in groups of about one piece; one that is larger than that is taken apart itself.
     opening = "["
     at, step = 0, 1
     while at < len(value):
         group = value[at : at + step]
         if depth and step == 1:
-            inner: List[str] = []
+            inner: list[str] = []
             _dump(group[0], inner, depth - 1)
             size = sum(map(len, inner))
             parts.append(opening)

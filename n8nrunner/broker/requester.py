@@ -9,7 +9,8 @@ import base64
 import mimetypes
 import os
 import posixpath
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable, Union
 from urllib.parse import urlsplit
 
 import requests
@@ -40,7 +41,7 @@ NULL = Encoded("null")
 
 def encode_message(message: m.FromBroker) -> str:
     """The text of a message whose last field, its payload, may be `Encoded`."""
-    values: Tuple[Any, ...] = message
+    values: tuple[Any, ...] = message
     payload = values[-1] if values else None
     if not isinstance(payload, Encoded):
         return encode(message)
@@ -82,7 +83,7 @@ class RpcRefused(Exception):
 
 def call(task: BrokerTask, name: str, params: Sequence[Any]) -> Any:
     """What the named helper returns; the caller's own functions come first."""
-    function: Optional[Callable[..., Any]] = task._rpc.get(name)
+    function: Callable[..., Any] | None = task._rpc.get(name)
     if function is not None:
         return function(*[_from_buffer(param) for param in params])
     helper = _HELPERS.get(name)
@@ -128,15 +129,15 @@ def _binary_of_item(task: BrokerTask, item_index: Any, property_name: Any) -> Ma
 
 
 def _save_file(
-    task: BrokerTask, data: Any, file_name: Optional[str] = None, mime_type: Optional[str] = None, *_: Any
-) -> Dict[str, Any]:
+    task: BrokerTask, data: Any, file_name: str | None = None, mime_type: str | None = None, *_: Any
+) -> dict[str, Any]:
     content = _bytes(data)
     described = binary_data(content, file_name, mime_type)
     task.saved_files.append(SavedFile(content, file_name, described["mimeType"], described))
     return described
 
 
-def _set_file(task: BrokerTask, described: Any, data: Any, *_: Any) -> Dict[str, Any]:
+def _set_file(task: BrokerTask, described: Any, data: Any, *_: Any) -> dict[str, Any]:
     content = _bytes(data)
     given = described if isinstance(described, dict) else {}
     changed = {**given, **binary_data(content, given.get("fileName"), given.get("mimeType"))}
@@ -156,11 +157,11 @@ def _binary_to_string(_: BrokerTask, data: Any, encoding: str = "utf8", *__: Any
     return _bytes(data).decode(encoding, errors="replace")
 
 
-def binary_data(data: bytes, file_name: Optional[str], mime_type: Optional[str]) -> Dict[str, Any]:
+def binary_data(data: bytes, file_name: str | None, mime_type: str | None) -> dict[str, Any]:
     """The object that n8n keeps of a file: type, name, size for people, and the content in base64."""
     if not mime_type:
         mime_type = (mimetypes.guess_type(file_name)[0] if file_name else None) or "text/plain"
-    described: Dict[str, Any] = {"mimeType": mime_type}
+    described: dict[str, Any] = {"mimeType": mime_type}
     file_type = _file_type(mime_type)
     if file_type is not None:
         described["fileType"] = file_type
@@ -178,7 +179,7 @@ def binary_data(data: bytes, file_name: Optional[str], mime_type: Optional[str])
     return described
 
 
-def _file_type(mime_type: str) -> Optional[str]:
+def _file_type(mime_type: str) -> str | None:
     """What n8n's screen shows the file as."""
     main, _, sub = mime_type.partition(";")[0].strip().partition("/")
     if mime_type.startswith("application/json"):
@@ -211,7 +212,7 @@ def _http_request(_: BrokerTask, options: Any, *__: Any) -> Any:
     if urlsplit(url).scheme not in ("http", "https"):
         raise ValueError(f"only http and https can be requested, not {urlsplit(url).scheme!r}")
     body = options.get("body")
-    arguments: Dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     if isinstance(body, (dict, list)):
         buffer = _from_buffer(body)
         arguments["data" if isinstance(buffer, bytes) else "json"] = buffer
@@ -253,7 +254,7 @@ def _body(response: requests.Response) -> Any:
         return response.text
 
 
-_HELPERS: Dict[str, Callable[..., Any]] = {
+_HELPERS: dict[str, Callable[..., Any]] = {
     "helpers.getBinaryDataBuffer": _read_file,
     "helpers.assertBinaryData": _assert_file,
     "helpers.prepareBinaryData": _save_file,
@@ -272,7 +273,7 @@ _NODE = "Code"
 
 def matching_node_types(
     node_types: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]
-) -> List[Mapping[str, Any]]:
+) -> list[Mapping[str, Any]]:
     """Those of the known node types whose name and version are asked for."""
 
     def is_wanted(node_type: Mapping[str, Any], name: Any, version: Any) -> bool:
@@ -287,7 +288,7 @@ def matching_node_types(
     ]
 
 
-def task_data(task: BrokerTask, params: Mapping[str, Any]) -> Dict[str, Any]:
+def task_data(task: BrokerTask, params: Mapping[str, Any]) -> dict[str, Any]:
     """What n8n tells about an execution: two nodes, of which the first gave its items to the second."""
     items = list(task._items)
     run = {
@@ -358,7 +359,7 @@ def task_data(task: BrokerTask, params: Mapping[str, Any]) -> Dict[str, Any]:
     }
 
 
-def _node(name: str, node_type: str, version: int) -> Dict[str, Any]:
+def _node(name: str, node_type: str, version: int) -> dict[str, Any]:
     return {
         "id": name,
         "name": name,
@@ -369,7 +370,7 @@ def _node(name: str, node_type: str, version: int) -> Dict[str, Any]:
     }
 
 
-def _input_data(items: List[Any], wanted: Any) -> Dict[str, Any]:
+def _input_data(items: list[Any], wanted: Any) -> dict[str, Any]:
     if not isinstance(wanted, dict) or not wanted.get("include"):
         return {}
     chunk = wanted.get("chunk")
@@ -379,6 +380,6 @@ def _input_data(items: List[Any], wanted: Any) -> Dict[str, Any]:
     return {"main": [items]}
 
 
-def _chunk(chunk: Mapping[str, Any]) -> Tuple[int, int]:
+def _chunk(chunk: Mapping[str, Any]) -> tuple[int, int]:
     start, count = chunk.get("startIndex", 0), chunk.get("count", 0)
     return (start, count) if isinstance(start, int) and isinstance(count, int) else (0, 0)

@@ -12,20 +12,11 @@ import socket
 import struct
 import threading
 from collections import Counter, deque
+from collections.abc import Coroutine, Mapping, MutableMapping, Sequence
 from types import TracebackType
 from typing import (
     Any,
     Callable,
-    Coroutine,
-    Deque,
-    List,
-    Mapping,
-    MutableMapping,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-    Type,
 )
 
 from aiohttp import web
@@ -81,7 +72,7 @@ class Broker:
         port: int = 0,
         path: str = "/runners",
         profile: str = "2.40",
-        constants: Optional[BrokerConstants] = None,
+        constants: BrokerConstants | None = None,
     ) -> None:
         if not isinstance(auth_token, str) or not auth_token:
             raise ValueError("auth_token must be a text that is not empty")
@@ -101,11 +92,11 @@ class Broker:
         self._lifecycle = threading.Lock()
         self._changed = threading.Condition()
         self._totals: MutableMapping[str, int] = Counter()
-        self._events: Deque[BrokerEvent] = deque(maxlen=_EVENTS_KEPT)
+        self._events: deque[BrokerEvent] = deque(maxlen=_EVENTS_KEPT)
         # Level, kind and text of events that are not logged yet; only the run's thread uses it.
-        self._to_log: Deque[Tuple[int, str, str]] = deque()
-        self._matching: Optional[Matching] = None
-        self._run: Optional[_Run] = None
+        self._to_log: deque[tuple[int, str, str]] = deque()
+        self._matching: Matching | None = None
+        self._run: _Run | None = None
 
     def __repr__(self) -> str:
         state = self.url if self.is_running else "not running"
@@ -117,9 +108,9 @@ class Broker:
 
     def __exit__(
         self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         # After an error nobody is left who would want the running tasks.
         self.stop(None if error is None else 0)
@@ -166,7 +157,7 @@ class Broker:
             self._run = run
         logger.info("n8nrunner broker ready on %s, port %d", self._host, self._port)
 
-    def stop(self, timeout: Optional[float] = None) -> None:
+    def stop(self, timeout: float | None = None) -> None:
         """Shuts down as n8n does: runners are told to drain, running tasks may end, then all is closed.
 
         Args:
@@ -195,10 +186,10 @@ class Broker:
         settings: Any,
         *,
         items: Sequence[Any] = (),
-        files: Optional[Mapping[Tuple[int, str], bytes]] = None,
+        files: Mapping[tuple[int, str], bytes] | None = None,
         node_types: Sequence[Mapping[str, Any]] = (),
-        rpc: Optional[Mapping[str, Callable[..., Any]]] = None,
-        timeout: Optional[float] = None,
+        rpc: Mapping[str, Callable[..., Any]] | None = None,
+        timeout: float | None = None,
     ) -> BrokerTask:
         """Gives a task to the first runner that offers to take it.
 
@@ -252,7 +243,7 @@ class Broker:
             return self._counts()
 
     @property
-    def events(self) -> List[BrokerEvent]:
+    def events(self) -> list[BrokerEvent]:
         """What has happened, oldest first; the latest ten thousand."""
         with self._changed:
             return list(self._events)
@@ -332,14 +323,14 @@ class _Run:
         self._broker = broker
         self._lock = threading.Lock()
         self._open = False
-        self._tasks: Set[BrokerTask] = set()
+        self._tasks: set[BrokerTask] = set()
         self._ready = threading.Event()
-        self._failure: Optional[BaseException] = None
+        self._failure: BaseException | None = None
         self._how = "stop"
         self._drain_timeout = 0.0
         self._thread = threading.Thread(target=self._main, name="n8nrunner-broker", daemon=True)
-        self._loop: Optional[asyncio.AbstractEventLoop] = None
-        self._switchboard: Optional[Switchboard] = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._switchboard: Switchboard | None = None
 
     # --- from any thread ------------------------------------------------------------------------
 
@@ -467,7 +458,7 @@ class _Run:
         self._stop_asked.set()
 
 
-async def _first_of(*waits: Coroutine[Any, Any, Any], timeout: Optional[float] = None) -> None:
+async def _first_of(*waits: Coroutine[Any, Any, Any], timeout: float | None = None) -> None:
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
@@ -475,7 +466,7 @@ async def _first_of(*waits: Coroutine[Any, Any, Any], timeout: Optional[float] =
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _reset(transport: Optional[asyncio.BaseTransport]) -> None:
+def _reset(transport: asyncio.BaseTransport | None) -> None:
     """Ends a connection as the end of its process would, without any goodbye."""
     if not isinstance(transport, asyncio.Transport):
         return

@@ -7,7 +7,8 @@ import concurrent.futures
 import json
 import threading
 from collections import deque
-from typing import Any, Callable, Coroutine, Deque, Dict, Optional, Protocol, Set
+from collections.abc import Coroutine
+from typing import Any, Callable, Protocol
 
 from n8nrunner import logs
 from n8nrunner.broker import matching as b
@@ -53,7 +54,7 @@ class Channel(Protocol):
         """Closes the connection, after what has been sent before."""
 
 
-def decode(text: str) -> Optional[m.FromRunner]:
+def decode(text: str) -> m.FromRunner | None:
     """A runner's message, or None if its type is not known; large ones without holding the interpreter lock.
 
     Raises:
@@ -74,7 +75,7 @@ def decode(text: str) -> Optional[m.FromRunner]:
         raise ProtocolError(f"a message of {len(text)} characters is not JSON: {error}") from None
 
 
-def _decode_large(text: str) -> Optional[m.FromRunner]:
+def _decode_large(text: str) -> m.FromRunner | None:
     value = pieces.loads(text)
     key = _PAYLOADS.get(str(value.get("type"))) if isinstance(value, dict) else None
     if key is None or not isinstance(value.get(key), (dict, list)):
@@ -86,7 +87,7 @@ def _decode_large(text: str) -> Optional[m.FromRunner]:
     return message._replace(**{key: payload})  # type: ignore[no-any-return]
 
 
-def _tolerate(text: str) -> Optional[m.FromRunner]:
+def _tolerate(text: str) -> m.FromRunner | None:
     """n8n does not check messages: a result without data fails the task, a call without parameters fails."""
     try:
         value = pieces.loads(text)
@@ -130,17 +131,17 @@ class Switchboard:
         self._json_pool = json_pool
         self._rpc_pool = rpc_pool
         self._loop = asyncio.get_running_loop()
-        self._events: Deque[b.Event] = deque()
+        self._events: deque[b.Event] = deque()
         self._stepping = False
-        self._timer: Optional[asyncio.TimerHandle] = None
+        self._timer: asyncio.TimerHandle | None = None
         self._catching_up = False
         self._last_key = 0
-        self._channels: Dict[int, Channel] = {}
-        self._tasks: Dict[str, BrokerTask] = {}
-        self._work: Set[asyncio.Task[None]] = set()
+        self._channels: dict[int, Channel] = {}
+        self._tasks: dict[str, BrokerTask] = {}
+        self._work: set[asyncio.Task[None]] = set()
         # By connection and task: messages that wait for a large one of the same task to be decoded.
-        self._decoding: Dict[int, Dict[str, Deque[str]]] = {}
-        self._leaving: Set[int] = set()
+        self._decoding: dict[int, dict[str, deque[str]]] = {}
+        self._leaving: set[int] = set()
         self._arm()
 
     # --- runners --------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ class Switchboard:
         if message is not None:
             self._step(b.Received(key, message))
 
-    async def _decode_in_order(self, key: int, task_id: str, waiting: Deque[str]) -> None:
+    async def _decode_in_order(self, key: int, task_id: str, waiting: deque[str]) -> None:
         while waiting:
             text = waiting[0]
             try:
@@ -365,7 +366,7 @@ class Switchboard:
     def _drained(self, _: b.Drained) -> None:
         self.drained.set()
 
-    _PERFORM: Dict[type, Callable[[Switchboard, Any], None]] = {
+    _PERFORM: dict[type, Callable[[Switchboard, Any], None]] = {
         b.Send: _send,
         b.Ping: _ping,
         b.Close: _close,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable, NamedTuple
 
 from n8nrunner.broker.errors import BrokerTaskError
 
@@ -21,9 +22,9 @@ class SavedFile(NamedTuple):
     """
 
     data: bytes
-    file_name: Optional[str]
+    file_name: str | None
     mime_type: str
-    binary_data: Dict[str, Any]
+    binary_data: dict[str, Any]
 
 
 class BrokerTask:
@@ -42,24 +43,24 @@ class BrokerTask:
         request_id: str,
         settings: str,
         items: Sequence[Any],
-        files: Mapping[Tuple[int, str], bytes],
+        files: Mapping[tuple[int, str], bytes],
         node_types: Sequence[Mapping[str, Any]],
         rpc: Mapping[str, Callable[..., Any]],
-        timeout: Optional[float],
+        timeout: float | None,
         cancel: Callable[[BrokerTask, str], None],
     ) -> None:
         self.task_type = task_type
         self.request_id = request_id
-        self.logs: List[str] = []
-        self.saved_files: List[SavedFile] = []
-        self._settings: Optional[str] = settings
+        self.logs: list[str] = []
+        self.saved_files: list[SavedFile] = []
+        self._settings: str | None = settings
         self._items = items
         self._files = files
         self._node_types = node_types
         self._rpc = rpc
         self._timeout = timeout
         self._cancel = cancel
-        self._task_id: Optional[str] = None
+        self._task_id: str | None = None
         self._future: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
     def __repr__(self) -> str:
@@ -69,7 +70,7 @@ class BrokerTask:
         return f"<BrokerTask {self.task_type!r} {self._task_id or self.request_id}: {state}>"
 
     @property
-    def task_id(self) -> Optional[str]:
+    def task_id(self) -> str | None:
         """The id under which a runner has the task; None until one has accepted it."""
         return self._task_id
 
@@ -77,7 +78,7 @@ class BrokerTask:
         """Whether the task has ended, in whatever way."""
         return self._future.done()
 
-    def result(self, timeout: Optional[float] = None) -> Any:
+    def result(self, timeout: float | None = None) -> Any:
         """Waits for the end of the task and returns what the runner answered: any JSON.
 
         Args:
@@ -92,7 +93,7 @@ class BrokerTask:
             raise error
         return self._future.result(0)
 
-    def error(self, timeout: Optional[float] = None) -> Optional[BrokerTaskError]:
+    def error(self, timeout: float | None = None) -> BrokerTaskError | None:
         """Waits like `result`, but returns the task's error, or None if it ended with a result."""
         try:
             error = self._future.exception(timeout)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from typing import Any, Callable, NamedTuple, Optional, Set
+from typing import Any, Callable, NamedTuple
 
 from n8nrunner import logs
 from n8nrunner.config import BrokerUrl, RunnerConfig
@@ -29,7 +29,7 @@ CONNECT_TIMEOUT = 5.0
 
 
 #: Brokers whose address is known to be public or not.
-_looked_at: Set[str] = set()
+_looked_at: set[str] = set()
 
 
 class Opened(NamedTuple):
@@ -42,18 +42,18 @@ class Failed(NamedTuple):
     """There is none. `grant` is the grant token that was tried, if it came so far."""
 
     reason: LinkFailure
-    grant: Optional[str]
+    grant: str | None
 
 
 class Probed(NamedTuple):
     """The result of a probe. `error` says why the broker is not healthy."""
 
     healthy: bool
-    error: Optional[str] = None
+    error: str | None = None
 
 
 def start_attempt(
-    index: int, config: RunnerConfig, grant: Optional[str], post: Callable[[Any], None]
+    index: int, config: RunnerConfig, grant: str | None, post: Callable[[Any], None]
 ) -> threading.Thread:
     """Try to connect to the broker with that index; post `Opened` or `Failed` in every case.
 
@@ -115,7 +115,7 @@ def _unexpected(index: int, config: RunnerConfig, error: BaseException) -> str:
     return f"connecting to {config.urls[index].base} failed with {logs.describe(error)}"
 
 
-def _attempt(index: int, config: RunnerConfig, grant: Optional[str]) -> Any:
+def _attempt(index: int, config: RunnerConfig, grant: str | None) -> Any:
     url = config.urls[index]
     connection = None
     try:

@@ -12,7 +12,7 @@ import http.client
 import io
 import json
 import socket
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
@@ -46,7 +46,7 @@ for _name in ("connection", "connectionpool", "response", "util.retry"):
     drop_records_of_threads(f"urllib3.{_name}", ("n8nrunner-connect",))
 
 
-def fetch_grant(url: BrokerUrl, auth_token: str, directory: Optional[str] = None) -> str:
+def fetch_grant(url: BrokerUrl, auth_token: str, directory: str | None = None) -> str:
     """Exchange the shared secret for a grant token (docs/protocol.md, "Authentication").
 
     Args:
@@ -93,7 +93,7 @@ def fetch_grant(url: BrokerUrl, auth_token: str, directory: Optional[str] = None
     )
 
 
-def why_unhealthy(url: BrokerUrl, directory: Optional[str] = None) -> Optional[Unreachable]:
+def why_unhealthy(url: BrokerUrl, directory: str | None = None) -> Unreachable | None:
     """Return why nothing answers where the broker should be; None if something does.
 
     A proxy that passes only the runners' path on answers 404 here, and there n8n may be up all the same.
@@ -115,12 +115,12 @@ def _unavailable(url: BrokerUrl, answer: _Answer) -> str:
     return f"{url.base} answered HTTP {answer.status}{answer.way}"
 
 
-def _is_n8ns(value: Any, expected: Dict[str, Any]) -> bool:
+def _is_n8ns(value: Any, expected: dict[str, Any]) -> bool:
     """Return whether an error has the fields of n8n's own; it may have others, such as a stack trace."""
     return isinstance(value, dict) and all(value.get(key) == item for key, item in expected.items())
 
 
-def _who_answers(url: BrokerUrl, directory: Optional[str]) -> str:
+def _who_answers(url: BrokerUrl, directory: str | None) -> str:
     """Find out why there is no log-in at an address where a server answers.
 
     n8n's editor and its task broker answer the same to an unknown path; only the editor knows
@@ -158,8 +158,8 @@ def _request(
     method: str,
     broker: BrokerUrl,
     url: str,
-    directory: Optional[str],
-    body: Optional[Dict[str, str]] = None,
+    directory: str | None,
+    body: dict[str, str] | None = None,
     read_body: bool = True,
 ) -> _Answer:
     """Make a request.
@@ -167,7 +167,7 @@ def _request(
     Raises:
         Unreachable: there is no answer, or it is not HTTP, too long or too slow.
     """
-    proxy: Optional[Proxy] = None
+    proxy: Proxy | None = None
     try:
         try:
             proxy = proxy_for(url)
@@ -197,7 +197,7 @@ def _request(
     return _Answer(status, content, value, encoding.lower() != "identity", _way(proxy, broker.host))
 
 
-def _way(proxy: Optional[Proxy], host: str) -> str:
+def _way(proxy: Proxy | None, host: str) -> str:
     """Return what an error says about the proxy that was used."""
     if proxy is None:
         return ""
@@ -206,7 +206,7 @@ def _way(proxy: Optional[Proxy], host: str) -> str:
 
 def _content(raw: Any) -> bytes:
     """Read a body as it was sent: the server was asked not to compress it."""
-    parts: List[bytes] = []
+    parts: list[bytes] = []
     while True:
         part = raw.read(_ANSWER_LIMIT, decode_content=False)
         if not part:
@@ -217,10 +217,10 @@ def _content(raw: Any) -> bytes:
 class _Adapter(requests.adapters.HTTPAdapter):
     """The transport of `requests` for one request: our TLS settings, and a limited answer."""
 
-    def __init__(self, context: Any, proxy: Optional[Proxy]) -> None:
+    def __init__(self, context: Any, proxy: Proxy | None) -> None:
         self._context = context
         self._proxy = proxy
-        self._opened: List[Any] = []
+        self._opened: list[Any] = []
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
@@ -229,7 +229,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
     def proxy_manager_for(self, proxy: Any, **options: Any) -> Any:
         return super().proxy_manager_for(proxy, ssl_context=self._context, **options)
 
-    def proxy_headers(self, proxy: Any) -> Dict[str, str]:
+    def proxy_headers(self, proxy: Any) -> dict[str, str]:
         authorization = self._proxy.authorization if self._proxy else None
         return {} if authorization is None else {"Proxy-Authorization": authorization}
 
@@ -277,12 +277,12 @@ class _Limited(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> Optional[int]:
+    def readinto(self, buffer: Any) -> int | None:
         remaining = self._deadline.remaining()
         if not remaining:
             raise TimeoutError("the answer takes too long")
         self._connection.settimeout(remaining)
-        count: Optional[int] = self._raw.readinto(buffer)
+        count: int | None = self._raw.readinto(buffer)
         self._left -= count or 0
         if self._left < 0:
             raise OSError("the answer is too long")

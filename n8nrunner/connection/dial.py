@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from typing import Optional, Union
+from typing import Union
 
 from n8nrunner.config import BrokerUrl
 from n8nrunner.connection.environment import (
@@ -26,7 +26,7 @@ Socket = Union[socket.socket, ssl.SSLSocket]
 _HEAD_LIMIT = 16 * 1024
 
 
-def dial(url: BrokerUrl, deadline: Deadline, directory: Optional[str] = None) -> Socket:
+def dial(url: BrokerUrl, deadline: Deadline, directory: str | None = None) -> Socket:
     """Open a socket to the broker.
 
     Args:
@@ -68,7 +68,7 @@ def _tcp(host: str, port: int, deadline: Deadline, what: str) -> socket.socket:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise Unreachable(f"{what}: the host {host!r} has no known address: {reason_of(error)}") from None
-    reason: Optional[OSError] = None
+    reason: OSError | None = None
     for index, (family, kind, protocol, _, address) in enumerate(addresses):
         # An address that swallows everything, such as of a broken IPv6, leaves time for the next one.
         share = _time_left(deadline, what) / (len(addresses) - index)
@@ -124,7 +124,7 @@ def _through_proxy(proxy: Proxy, url: BrokerUrl, deadline: Deadline) -> socket.s
         raise
 
 
-def _tls(raw: socket.socket, url: BrokerUrl, deadline: Deadline, directory: Optional[str]) -> ssl.SSLSocket:
+def _tls(raw: socket.socket, url: BrokerUrl, deadline: Deadline, directory: str | None) -> ssl.SSLSocket:
     try:
         context = tls_context(certificates(directory))
     except OSError as error:

@@ -12,7 +12,7 @@ import ipaddress
 import os
 import socket
 import ssl
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import requests.utils
@@ -35,10 +35,10 @@ class Proxy(NamedTuple):
     host: str
     port: int
     #: The value of `Proxy-Authorization`; None without credentials.
-    authorization: Optional[str]
+    authorization: str | None
 
 
-def public_address(host: str, port: int) -> Optional[str]:
+def public_address(host: str, port: int) -> str | None:
     """Look a host up and return its first address that belongs to the public internet; None if there is none.
 
     Raises:
@@ -52,7 +52,7 @@ def public_address(host: str, port: int) -> Optional[str]:
     return None
 
 
-def proxy_for(url: str) -> Optional[Proxy]:
+def proxy_for(url: str) -> Proxy | None:
     """Return the proxy that the environment sets for a URL; None for a direct connection.
 
     A proxy is never used for this machine itself.
@@ -81,7 +81,7 @@ def proxy_for(url: str) -> Optional[Proxy]:
     return Proxy(parts.geturl(), shown, parts.hostname, port, authorization)
 
 
-def certificates(directory: Optional[str] = None) -> str:
+def certificates(directory: str | None = None) -> str:
     """Return the file or the folder with the certificates to trust.
 
     Args:
@@ -112,7 +112,7 @@ def no_proxy_advice(host: str) -> str:
     return f"if n8n needs no proxy, add {host!r} to the variable NO_PROXY"
 
 
-def reason_of(error: Optional[BaseException]) -> str:
+def reason_of(error: BaseException | None) -> str:
     """Return the reason that the system gave, and for TLS what to do about it."""
     if error is None:
         return "it has no address"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 
 class LinkFailure(Exception):
     """Base of all of them. The text is for people, and holds no token."""
@@ -46,6 +44,6 @@ class ConnectionLost(LinkFailure):
         code: the close code of the broker; None if it sent none.
     """
 
-    def __init__(self, message: str, code: Optional[int] = None) -> None:
+    def __init__(self, message: str, code: int | None = None) -> None:
         super().__init__(message)
         self.code = code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections import deque
-from typing import Any, Deque, Tuple
+from typing import Any
 
 
 class Inbox:
@@ -22,11 +22,11 @@ class Inbox:
     _sender: socket.socket
 
     def __init__(self) -> None:
-        self.events: Deque[Tuple[Any, Any]] = deque()
+        self.events: deque[tuple[Any, Any]] = deque()
         self.asleep = False
         #: Whether the thread has ended, so that nobody takes what is posted.
         self.is_closed = False
-        self._ends: Tuple[socket.socket, ...] = ()
+        self._ends: tuple[socket.socket, ...] = ()
 
     def open(self) -> None:
         """Open the descriptors, before the links' thread starts. Events may be posted before.

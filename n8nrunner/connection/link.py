@@ -11,7 +11,8 @@ import itertools
 import logging
 import random
 import time
-from typing import Any, Callable, Dict, Hashable, List, Mapping, NamedTuple, Optional, Protocol, Tuple
+from collections.abc import Hashable, Mapping
+from typing import Any, Callable, NamedTuple, Protocol
 
 from n8nrunner import logs
 from n8nrunner.config import RunnerConfig
@@ -59,7 +60,7 @@ class Ended(NamedTuple):
 class LinkOwner(Protocol):
     """What a link needs of its runner. All of it is called on the links' thread, and none of it waits."""
 
-    def handler_of(self, task_type: str) -> Optional[Handler]:
+    def handler_of(self, task_type: str) -> Handler | None:
         """The handler of a task type, as it is registered now."""
 
     def link_registered(self, link: BrokerLink) -> None:
@@ -96,20 +97,20 @@ class BrokerLink:
         self,
         index: int,
         config: RunnerConfig,
-        types: Mapping[str, Optional[int]],
+        types: Mapping[str, int | None],
         slots: Slots,
         submit: Callable[[Handler, Task, OnEnd], None],
         inbox: Inbox,
-        wake_links: Callable[[Tuple[Hashable, ...]], None],
+        wake_links: Callable[[tuple[Hashable, ...]], None],
         owner: LinkOwner,
     ) -> None:
         self.index = index
         self.url = config.urls[index]
         self.max_payload = config.max_payload
         #: The open WebSocket; None while there is none.
-        self.connection: Optional[Connection] = None
+        self.connection: Connection | None = None
         #: Of each function that was called: calls that returned and calls that failed.
-        self.calls: Dict[str, Tuple[int, int]] = {}
+        self.calls: dict[str, tuple[int, int]] = {}
         #: When `settle` has to be called at the latest, on the monotonic clock.
         self.due_at = 0.0
         #: Whether more may have come than the last turn read.
@@ -126,10 +127,10 @@ class BrokerLink:
         self._owner = owner
         self._ids = itertools.count(1)
         self._session = s.RunnerSession(index, config.name, types, slots, config.task_timeout, self.new_id)
-        self._tasks: Dict[str, Task] = {}
+        self._tasks: dict[str, Task] = {}
         self._retry = Retry()
         self._registrations = 0
-        self._last_error: Optional[str] = None
+        self._last_error: str | None = None
         self._trouble_level = logging.INFO
         self._grant = config.grant_token
         self._opened_at = 0.0
@@ -137,11 +138,11 @@ class BrokerLink:
         # Whether a thread that connects or probes has yet to post its outcome.
         self._attempting = False
         # What to do next while there is no connection, and when; None while a blocking step is under way.
-        self._next_step: Optional[Callable[[], None]] = self._attempt
+        self._next_step: Callable[[], None] | None = self._attempt
         self._next_at = 0.0
         self._stop_until = 0.0
-        self._close_until: Optional[float] = None
-        self._close_limit: Optional[float] = None
+        self._close_until: float | None = None
+        self._close_limit: float | None = None
 
     # --- for any thread ---------------------------------------------------------------------------
 
@@ -149,7 +150,7 @@ class BrokerLink:
         """An id for an offer or a call, unlike all others of this link."""
         return f"{next(self._ids):x}"
 
-    def call(self, task: Task, call_id: str, payload: bytes, call: Optional[Call]) -> None:
+    def call(self, task: Task, call_id: str, payload: bytes, call: Call | None) -> None:
         """Posts a handler's call to n8n; part of what a `Task` needs of its link."""
         self._inbox.post(self, s.CallMade(task.id, task.generation, call_id, payload, call))
 
@@ -208,7 +209,7 @@ class BrokerLink:
             return
         self._perform(self._session.handle(event, now))
 
-    def _finished(self, task: Task, answer: Answer, now: float) -> Optional[s.Finished]:
+    def _finished(self, task: Task, answer: Answer, now: float) -> s.Finished | None:
         """Give back the task's slot. Return the session's event, or None if the task had ended before."""
         if task.has_ended:
             return None
@@ -376,7 +377,7 @@ class BrokerLink:
         self._grant = None
         self._perform(self._session.handle(s.Connected(random.random()), now))
 
-    def _failed(self, reason: LinkFailure, grant: Optional[str], now: float) -> None:
+    def _failed(self, reason: LinkFailure, grant: str | None, now: float) -> None:
         if self._session.state is not s.State.DISCONNECTED:
             return
         one_shot = self._config.is_one_shot
@@ -426,7 +427,7 @@ class BrokerLink:
             return idle_until if due is None else min(due, idle_until)
         return _NEVER if due is None else due
 
-    def _idle_until(self) -> Optional[float]:
+    def _idle_until(self) -> float | None:
         since = self._slots.idle_since
         if since is None or not self.is_registered:
             return None
@@ -515,7 +516,7 @@ class BrokerLink:
 
     # --- actions --------------------------------------------------------------------------------
 
-    def _perform(self, actions: List[Any]) -> None:
+    def _perform(self, actions: list[Any]) -> None:
         for action in actions:
             perform = _PERFORM.get(type(action))
             if perform is not None:
@@ -604,8 +605,8 @@ def _final_error(reason: LinkFailure, one_shot: bool) -> N8nRunnerError:
     return AuthenticationError(f"{reason}; {advice}")
 
 
-def _meaning(code: Optional[int]) -> str:
-    meanings: Dict[Optional[int], str] = {
+def _meaning(code: int | None) -> str:
+    meanings: dict[int | None, str] = {
         None: "without a code",
         1000: "1000: another runner uses the same id",
         1001: "1001: n8n shuts down",
@@ -620,13 +621,13 @@ def _meaning(code: Optional[int]) -> str:
 _SHOWN = {s.State.OFFERING: "registered", s.State.DRAINING: "draining", s.State.CLOSED: "closed"}
 
 #: What the threads of `attempt.py` post. After one of these, no such thread works for the link.
-_OUTCOMES: Dict[type, Callable[[BrokerLink, Any, float], None]] = {
+_OUTCOMES: dict[type, Callable[[BrokerLink, Any, float], None]] = {
     Opened: lambda link, event, now: link._opened(event.connection, now),
     Failed: lambda link, event, now: link._failed(event.reason, event.grant, now),
     Probed: lambda link, event, now: link._probed(event, now),
 }
 
-_PERFORM: Dict[type, Callable[[BrokerLink, Any], None]] = {
+_PERFORM: dict[type, Callable[[BrokerLink, Any], None]] = {
     s.SendPayload: BrokerLink._send_payload,
     s.StartTask: BrokerLink._start_task,
     s.CancelTask: BrokerLink._cancel_task,

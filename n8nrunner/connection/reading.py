@@ -14,7 +14,7 @@ import re
 import ssl
 import struct
 from collections import deque
-from typing import Callable, Deque, NamedTuple, Optional, Tuple, Union
+from typing import Callable, NamedTuple, Union
 
 from websocket import ABNF
 
@@ -75,7 +75,7 @@ class Reader:
     def __init__(self, raw: Socket, max_payload: int, send_control: Callable[[bytes], None]) -> None:
         self.raw = raw
         self._send_control = send_control
-        self.close_code: Optional[int] = None
+        self.close_code: int | None = None
         self.received_close = False
         self.at_end = False
         self._max_payload = max_payload
@@ -83,7 +83,7 @@ class Reader:
         self._position = 0
         # The message that has begun, and not ended or come whole at once: what has come of its payload, and
         # its frames so far.
-        self._message: Optional[bytearray] = None
+        self._message: bytearray | None = None
         self._fragments = 0
         # Whether the payload of a data frame has begun to come, its first byte, and the bytes still missing.
         self._in_frame = False
@@ -93,13 +93,13 @@ class Reader:
         self._skipping = False
         self._skip_head = b""
         self._skip_size = 0
-        self._scratch: Optional[memoryview] = None
+        self._scratch: memoryview | None = None
         # Frames that this turn may still take.
         self._budget = FRAMES_PER_TURN
-        self._upgrade_deadline: Optional[Deadline] = None
+        self._upgrade_deadline: Deadline | None = None
         self._url = ""
         # What the library's next calls of `recv` get.
-        self._ready: Deque[bytes] = deque()
+        self._ready: deque[bytes] = deque()
 
     # --- what the library calls -----------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class Reader:
     def gettimeout(self) -> float:
         return 0.0
 
-    def settimeout(self, timeout: Optional[float]) -> None:
+    def settimeout(self, timeout: float | None) -> None:
         """The library sets its own default; ours is set on the socket itself."""
 
     def fileno(self) -> int:
@@ -200,7 +200,7 @@ class Reader:
         """Let `next` take the frames of another turn."""
         self._budget = FRAMES_PER_TURN
 
-    def fill(self) -> Tuple[int, bool]:
+    def fill(self) -> tuple[int, bool]:
         """Read what has come.
 
         Returns:
@@ -244,7 +244,7 @@ class Reader:
         self._left -= count
         return count
 
-    def next(self) -> Union[Received, Control, None]:
+    def next(self) -> Received | Control | None:
         """Return the next whole message, or one that was skipped; None if there is none yet in this turn.
 
         Control frames are the library's: `CONTROL` says that its `recv` finds one.
@@ -253,7 +253,7 @@ class Reader:
             ConnectionLost: the peer breaks the rules of WebSocket.
         """
         while self._budget:
-            item: Union[Received, Control, None] = None
+            item: Received | Control | None = None
             if self._in_frame:
                 if not self._take_some():
                     return None
@@ -284,7 +284,7 @@ class Reader:
                 return item
         return None
 
-    def _header(self) -> Optional[Tuple[int, int, int]]:
+    def _header(self) -> tuple[int, int, int] | None:
         """First byte, payload length, and where the payload begins; None if the header is not there yet."""
         buffer, position = self._buffer, self._position
         there = len(buffer) - position
@@ -366,7 +366,7 @@ class Reader:
             self._compact()
         return self._left == 0
 
-    def _end_frame(self) -> Union[bytearray, Skipped, None]:
+    def _end_frame(self) -> bytearray | Skipped | None:
         """Return the message that ends with this frame, if one does."""
         self._in_frame = False
         if not self._first & 0x80:
@@ -387,7 +387,7 @@ def _valid_close(payload: bytes) -> bytes:
     return payload[:2] if 1000 <= code <= 1003 or 1007 <= code <= 1011 or 3000 <= code < 5000 else b""
 
 
-def _time_left(deadline: Optional[Deadline], url: str) -> Optional[float]:
+def _time_left(deadline: Deadline | None, url: str) -> float | None:
     remaining = None if deadline is None else deadline.remaining()
     if remaining is not None and remaining <= 0:
         raise Unreachable(f"{url} did not answer the upgrade in time")

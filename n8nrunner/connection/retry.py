@@ -5,7 +5,8 @@ The delays are `backoff`'s; its decorators cannot be used, because nothing can i
 
 from __future__ import annotations
 
-from typing import Any, Dict, Generator, NamedTuple, Optional
+from collections.abc import Generator
+from typing import Any, NamedTuple
 
 import backoff
 
@@ -44,7 +45,7 @@ class Decision(NamedTuple):
     """The next step after a failure."""
 
     #: Seconds to wait; None to give up.
-    delay: Optional[float]
+    delay: float | None
     #: Whether the next step is a probe.
     probe: bool = False
     #: Whether the grant token has not been used and is good for the next attempt.
@@ -58,9 +59,9 @@ class Retry:
 
     def __init__(self) -> None:
         self.failures = 0
-        self._outage_since: Optional[float] = None
+        self._outage_since: float | None = None
         #: When each reason of this outage was last logged.
-        self._logged: Dict[str, float] = {}
+        self._logged: dict[str, float] = {}
         self._delays = self._new_delays()
 
     def _new_delays(self) -> Generator[float, Any, None]:

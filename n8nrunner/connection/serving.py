@@ -14,7 +14,8 @@ import contextlib
 import selectors
 import threading
 import time
-from typing import Any, Callable, Dict, Hashable, List, Mapping, Optional, Tuple
+from collections.abc import Hashable, Mapping
+from typing import Any, Callable
 
 from n8nrunner import logs
 from n8nrunner.config import RunnerConfig
@@ -57,25 +58,25 @@ class LinkThread:
     def __init__(
         self,
         config: RunnerConfig,
-        types: Mapping[str, Optional[int]],
+        types: Mapping[str, int | None],
         slots: Slots,
         pool: TaskPool,
         owner: LinkOwner,
-        ended: Callable[[Optional[BaseException]], None],
+        ended: Callable[[BaseException | None], None],
     ) -> None:
         self.inbox = Inbox()
-        self._selector: Optional[selectors.BaseSelector] = None
-        self.links: List[BrokerLink] = [
+        self._selector: selectors.BaseSelector | None = None
+        self.links: list[BrokerLink] = [
             BrokerLink(index, config, types, slots, self._submit_later, self.inbox, self._touch, owner)
             for index in range(len(config.broker))
         ]
         self.thread = threading.Thread(target=self._run, name="n8nrunner-links", daemon=True)
         self._ended = ended
         self._pool = pool
-        self._to_submit: List[Tuple[Handler, Task, OnEnd]] = []
-        self._registered: Dict[BrokerLink, Tuple[Connection, int]] = {}
+        self._to_submit: list[tuple[Handler, Task, OnEnd]] = []
+        self._registered: dict[BrokerLink, tuple[Connection, int]] = {}
         # Links that the current turn, or the next one at once, has to do with; and when the next one is due.
-        self._touched: Dict[BrokerLink, None] = {}
+        self._touched: dict[BrokerLink, None] = {}
         self._due_at = 0.0
         self._slow_submits = Throttle(burst=1)
         # The thread takes the one element when it begins; `cancel_start` takes it to keep it from beginning.
@@ -123,7 +124,7 @@ class LinkThread:
         for link in self.links:
             self.inbox.post(link, Stop(until))
 
-    def change_types(self, types: Mapping[str, Optional[int]]) -> None:
+    def change_types(self, types: Mapping[str, int | None]) -> None:
         """Handlers have been registered: their types are offered at once."""
         for link in self.links:
             self.inbox.post(link, TypesChanged(types))
@@ -151,7 +152,7 @@ class LinkThread:
     def _run(self) -> None:
         if not self._take_decision():
             return
-        failure: Optional[BaseException] = None
+        failure: BaseException | None = None
         assert self._selector is not None
         try:
             while not all(link.has_ended for link in self.links):
@@ -249,7 +250,7 @@ class LinkThread:
                 count,
             )
 
-    def _touch(self, indexes: Tuple[Hashable, ...]) -> None:
+    def _touch(self, indexes: tuple[Hashable, ...]) -> None:
         for index in indexes:
             link = self.links[index]  # type: ignore[call-overload]
             self._touched[link] = None

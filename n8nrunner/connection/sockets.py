@@ -11,7 +11,7 @@ import socket
 import struct
 import sys
 import weakref
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 #: An idle connection is probed after this many seconds, then at this interval; this many probes without an
 #: answer end it. A dead host is noticed after 13 s. Windows sends ten probes, which take 34 s.
@@ -33,7 +33,7 @@ class Delivery(NamedTuple):
     """
 
     unacknowledged: int
-    silent_for: Optional[float]
+    silent_for: float | None
 
 
 _UNKNOWN = Delivery(0, None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 
 class Throttle:
     """Let the first of many similar log lines through, and count the others.
@@ -23,7 +21,7 @@ class Throttle:
         self._admitted = 0
         self._until = 0.0
 
-    def admit(self, now: float) -> Optional[int]:
+    def admit(self, now: float) -> int | None:
         """Return how many lines were left out before this one; None if this one is to be left out."""
         if now >= self._until:
             self._until = now + self._interval

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import threading
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable
 from urllib.parse import quote
 
 import websocket
@@ -38,7 +38,7 @@ class _Dispatcher:
     """
 
     def __init__(self, connection: Connection) -> None:
-        self.connection: Optional[Connection] = connection
+        self.connection: Connection | None = connection
 
     def read(self, sock: Any, read_message: Callable[[], bool]) -> None:
         assert self.connection is not None
@@ -70,12 +70,12 @@ class Connection:
         self.raw = raw
         self.writer = Writer()
         self._reader = Reader(raw, max_payload, self.writer.queue_control)
-        self._thread: Optional[int] = None
-        self._received: List[Received] = []
+        self._thread: int | None = None
+        self._received: list[Received] = []
         self._app: Any = None
         self._dispatcher = _Dispatcher(self)
-        self._read_message: Optional[Callable[[], bool]] = None
-        self._failure: Optional[BaseException] = None
+        self._read_message: Callable[[], bool] | None = None
+        self._failure: BaseException | None = None
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -142,11 +142,11 @@ class Connection:
         return self._reader.received_close
 
     @property
-    def close_code(self) -> Optional[int]:
+    def close_code(self) -> int | None:
         """The broker's close code; None if it gave none."""
         return self._reader.close_code
 
-    def read(self) -> Tuple[List[Received], int, bool]:
+    def read(self) -> tuple[list[Received], int, bool]:
         """Reads what has come.
 
         Returns:

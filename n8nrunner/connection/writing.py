@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import struct
 from collections import deque
-from typing import Deque, Dict, List, Optional, Tuple, Union
 
 from websocket import ABNF
 
@@ -42,15 +41,15 @@ class Writer:
         self._randomness = b""
         self._randomness_position = 0
         # (frame or payload, messages that it counts for, whether it goes out in fragments)
-        self._queue: Deque[Tuple[bytes, int, bool]] = deque()
+        self._queue: deque[tuple[bytes, int, bool]] = deque()
         # The latest control frame of each kind that may overtake messages. One pong is enough for several
         # pings (RFC 6455, 5.5.3), so a peer that pings and does not read fills no memory.
-        self._control: Dict[int, bytes] = {}
+        self._control: dict[int, bytes] = {}
         self._closed = False
         self._waiting_large = 0
-        self._large: Optional[bytes] = None
+        self._large: bytes | None = None
         self._large_position = 0
-        self._chunk: Union[bytes, memoryview] = b""
+        self._chunk: bytes | memoryview = b""
 
     @property
     def congested(self) -> bool:
@@ -61,7 +60,7 @@ class Writer:
     def is_empty(self) -> bool:
         return not self._queue and not self._chunk and not self._control and self._large is None
 
-    def queue(self, payload: Union[str, bytes]) -> None:
+    def queue(self, payload: str | bytes) -> None:
         """Queue a message behind those before it."""
         if self._closed:
             return
@@ -130,7 +129,7 @@ class Writer:
             return self._control_frames()
         if self._large is not None:
             return self._next_fragment(self._large)
-        frames: List[bytes] = []
+        frames: list[bytes] = []
         size = 0
         queue = self._queue
         # Not all at once: what is joined counts as started, even if nothing of it leaves any more.

@@ -7,7 +7,7 @@ import os
 import threading
 import uuid
 from concurrent.futures import BrokenExecutor, Executor
-from typing import Any, Callable, Optional, Protocol, Tuple, Union
+from typing import Any, Callable, Protocol, Union
 
 from n8nrunner import logs
 from n8nrunner.errors import ExecutorBroken
@@ -63,13 +63,13 @@ class ExecutorHolder:
         self,
         given: ExecutorOrFactory,
         capacity: int,
-        listener: Optional[Listener],
+        listener: Listener | None,
         replaced: Callable[[], None],
     ) -> None:
-        self.executor: Optional[Executor] = None
+        self.executor: Executor | None = None
         self.is_here = True
-        self._factory: Optional[Callable[[], Executor]] = None
-        self._given: Optional[Executor] = None
+        self._factory: Callable[[], Executor] | None = None
+        self._given: Executor | None = None
         if is_factory(given):
             self._factory = given  # type: ignore[assignment]
         else:
@@ -82,7 +82,7 @@ class ExecutorHolder:
         self._ended = threading.Event()
         # Guards the decision that an executor is broken. Nothing is called under it.
         self._lock = threading.Lock()
-        self._broken: Optional[Executor] = None
+        self._broken: Executor | None = None
 
     def start(self) -> None:
         """Make the executor, if it is a function's, get it going, and find out where it runs tasks.
@@ -105,7 +105,7 @@ class ExecutorHolder:
             )
         return executor
 
-    def _adopt(self, executor: Optional[Executor]) -> None:
+    def _adopt(self, executor: Executor | None) -> None:
         assert executor is not None
         try:
             self.is_here = _runs_here(executor)
@@ -142,7 +142,7 @@ class ExecutorHolder:
         self.broke(executor, error)
         return self._factory is not None and isinstance(error, BrokenExecutor) and not self._ended.is_set()
 
-    def failed(self, executor: Executor, error: Optional[BaseException]) -> None:
+    def failed(self, executor: Executor, error: BaseException | None) -> None:
         """Note the exception of a future of the executor's."""
         if error is not None and _is_final(error):
             self.broke(executor, error)
@@ -207,7 +207,7 @@ class ExecutorHolder:
         """Note that the executor has run a task, so that its replacement waits for the first delay again."""
         self._delay = FIRST_DELAY
 
-    def _dismiss(self, executor: Optional[Executor]) -> None:
+    def _dismiss(self, executor: Executor | None) -> None:
         """Shut an executor down if a function has made it for the runner."""
         if self._factory is None or executor is None:
             return
@@ -233,7 +233,7 @@ def _shown(error: BaseException) -> str:
     return f"{type(error).__name__}: {text_of(error)}"
 
 
-def _where() -> Tuple[str, int, int]:
+def _where() -> tuple[str, int, int]:
     """Return the names of this process and thread. A forked process has our token, but not our number."""
     return _token, os.getpid(), threading.get_ident()
 

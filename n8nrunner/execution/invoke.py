@@ -9,7 +9,8 @@ import logging
 import os
 import time
 import traceback
-from typing import Any, Callable, ContextManager, Dict, NamedTuple, Optional
+from contextlib import AbstractContextManager
+from typing import Any, Callable, NamedTuple
 
 from n8nrunner import logs
 from n8nrunner.errors import TaskError
@@ -22,7 +23,7 @@ logger = logs.get_logger("n8nrunner.tasks")
 #: What runs a task: takes it, returns any JSON.
 Handler = Callable[[Task], Any]
 #: Entered around every handler.
-TaskContext = Callable[[], ContextManager[Any]]
+TaskContext = Callable[[], AbstractContextManager[Any]]
 
 #: Characters of an exception's message or description, and of its traceback, that are shown in n8n.
 _MESSAGE_LIMIT = 10_000
@@ -44,13 +45,13 @@ class Answer(NamedTuple):
     payload: bytes
     failed: bool
     interrupted: bool = False
-    tally: Optional[Tally] = None
+    tally: Tally | None = None
 
 
 def invoke(
     handler: Handler,
     task: Task,
-    context: Optional[TaskContext],
+    context: TaskContext | None,
     max_payload: int,
     in_other_process: bool = False,
 ) -> Answer:
@@ -69,7 +70,7 @@ def invoke(
 def _invoke(
     handler: Handler,
     task: Task,
-    context: Optional[TaskContext],
+    context: TaskContext | None,
     max_payload: int,
     in_other_process: bool,
 ) -> Answer:
@@ -103,12 +104,12 @@ def _invoke(
     return Answer(payload, False, False, task.tally)
 
 
-def failure(task: Task, message: str, description: Optional[str] = None) -> Answer:
+def failure(task: Task, message: str, description: str | None = None) -> Answer:
     """An answer for a task whose handler could not be run at all."""
     return _answer(task, None, message, description=description)
 
 
-def _refused(task: Task, max_payload: int, message: str, description: Optional[str] = None) -> Answer:
+def _refused(task: Task, max_payload: int, message: str, description: str | None = None) -> Answer:
     logger.error("Task %s (%s) failed. %s", task.id, task.type, message)
     return _answer(task, max_payload, message, description=description)
 
@@ -166,7 +167,7 @@ def about(task: Task, where: str = "") -> str:
     return ", ".join(part for part in parts if part)
 
 
-def describe_error(error: BaseException) -> Dict[str, str]:
+def describe_error(error: BaseException) -> dict[str, str]:
     """What a handler raised, for the workflow's author: "message", and "description" or "stack"."""
     if isinstance(error, TaskError):
         # A subclass may have put anything there, or not have called the constructor.
@@ -178,7 +179,7 @@ def describe_error(error: BaseException) -> Dict[str, str]:
     return {"message": _cut(f"{name}: {text}" if text else name), "stack": _stack_of(error)}
 
 
-def _answer(task: Task, max_payload: Optional[int], message: Any, **more: Any) -> Answer:
+def _answer(task: Task, max_payload: int | None, message: Any, **more: Any) -> Answer:
     error = {"message": _cut(text_of(message))}
     for name, value in more.items():
         if value is not None:

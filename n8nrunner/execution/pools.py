@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Executor, Future
-from typing import Any, Callable, Deque, Dict, List, Optional
+from typing import Any, Callable
 
 from n8nrunner import logs
 from n8nrunner.deadline import Deadline
@@ -45,7 +45,7 @@ def _clock() -> str:
 
 
 def _invoke_elsewhere(
-    handler: Handler, task: Task, context: Optional[TaskContext], max_payload: int, clock: str
+    handler: Handler, task: Task, context: TaskContext | None, max_payload: int, clock: str
 ) -> Answer:
     """Run a task in another process, unless its time limit has passed while it waited for the process."""
     if time.monotonic() >= task.deadline and clock == _clock():
@@ -69,7 +69,7 @@ class _Job:
         self.handler = handler
         self.task = task
         self.ended = ended
-        self.answer: Optional[Answer] = None
+        self.answer: Answer | None = None
         self.started = self.has_ended = False
         self.tries = 0
 
@@ -89,14 +89,14 @@ class TaskPool:
 
     def __init__(
         self,
-        executor: Optional[ExecutorOrFactory],
+        executor: ExecutorOrFactory | None,
         capacity: int,
-        context: Optional[TaskContext],
+        context: TaskContext | None,
         max_payload: int,
-        listener: Optional[Listener] = None,
+        listener: Listener | None = None,
     ) -> None:
         #: Tasks whose handler has not returned: they hold their slots.
-        self.active: Dict[Task, None] = {}
+        self.active: dict[Task, None] = {}
         self._task_context = context
         self._max_payload = max_payload
         self._start_context = StartContext()
@@ -104,11 +104,11 @@ class TaskPool:
         self._clock = ""
         # Tasks that wait in an executor's queue, or for an executor. The thread that removes one decides what
         # becomes of it.
-        self._queued: Dict[_Job, None] = {}
+        self._queued: dict[_Job, None] = {}
         # Tasks that wait until a broken executor has been replaced.
-        self._held: Deque[_Job] = deque()
-        self._threads: Optional[Threads[_Job]] = None
-        self._holder: Optional[ExecutorHolder] = None
+        self._held: deque[_Job] = deque()
+        self._threads: Threads[_Job] | None = None
+        self._holder: ExecutorHolder | None = None
         if executor is None:
             self._threads = Threads(capacity, self._run, "n8nrunner-pool", self._enter)
         else:
@@ -303,7 +303,7 @@ class TaskPool:
         while self._held:
             self._cancel_held(self._held.popleft())
 
-    def join(self, deadline: Deadline) -> List[str]:
+    def join(self, deadline: Deadline) -> list[str]:
         """Wait for our own threads.
 
         Returns:
@@ -314,7 +314,7 @@ class TaskPool:
         return [f"{task.id} ({task.type})" for task in list(self.active)]
 
 
-def _future_of(executor: Executor, task: Task) -> Optional[Future[Any]]:
+def _future_of(executor: Executor, task: Task) -> Future[Any] | None:
     """Return the future of a task that a `ProcessPoolExecutor` has queued although its `submit` raised."""
     pending = getattr(executor, "_pending_work_items", None)
     for item in list(pending.values()) if isinstance(pending, dict) else ():
@@ -324,11 +324,11 @@ def _future_of(executor: Executor, task: Task) -> Optional[Future[Any]]:
     return None
 
 
-def _reason(error: Optional[BaseException]) -> str:
+def _reason(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {text_of(error)}"
 
 
-def _not_run(task: Task, reason: Optional[str] = None) -> Answer:
+def _not_run(task: Task, reason: str | None = None) -> Answer:
     """Return the answer for a task that ended before its handler began. n8n no longer waits for it."""
     why = reason or task.cancel_reason
     task_logger.info("Task %s (%s) did not run: %s", task.id, task.type, why)

@@ -13,7 +13,8 @@ import functools
 import queue
 import threading
 import weakref
-from typing import Any, Callable, Generic, Iterator, List, Optional, TypeVar
+from collections.abc import Iterator
+from typing import Any, Callable, Generic, TypeVar
 
 from n8nrunner import process
 from n8nrunner.deadline import Deadline
@@ -41,7 +42,7 @@ class Threads(Generic[_Job]):
     ) -> None:
         self._run = run
         self._prepare = prepare
-        self._queue: queue.SimpleQueue[Optional[_Job]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._count = count
         # Daemons, so that the exit hook below is all that waits for them at the interpreter's end.
         self._threads = [
@@ -84,7 +85,7 @@ class Threads(Generic[_Job]):
                 thread.join(deadline.remaining())
 
     def _work(self) -> None:
-        taken: List[_Job] = []
+        taken: list[_Job] = []
         # One C call takes a job and appends it to `taken`. None ends the iterator for good.
         feed = map(taken.append, iter(self._queue.get, None))
         step = functools.partial(self._serve, taken, feed)
@@ -103,7 +104,7 @@ class Threads(Generic[_Job]):
             except BaseException:  # noqa: BLE001 - `taken` says what is left to do
                 continue
 
-    def _serve(self, taken: List[_Job], feed: Iterator[None]) -> None:
+    def _serve(self, taken: list[_Job], feed: Iterator[None]) -> None:
         if taken:
             self._run(taken[0])
             taken.clear()

@@ -11,7 +11,8 @@ import inspect
 import json
 import re
 import threading
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Callable, NamedTuple
 
 from n8nrunner import logs
 from n8nrunner.errors import ConfigurationError, TaskCancelled, TaskError
@@ -45,23 +46,23 @@ class Function:
         limit: how many calls may run at once; None for as many as there are slots.
     """
 
-    def __init__(self, function: Callable[..., Any], signature: Signature, limit: Optional[int]) -> None:
+    def __init__(self, function: Callable[..., Any], signature: Signature, limit: int | None) -> None:
         self.function = function
         self.signature = signature
         self.limit = limit
         # A node from before the function had a limit sends its calls to the type of all functions.
         self._turns = None if limit is None else threading.BoundedSemaphore(limit)
 
-    def succeed(self, older: Optional[Function]) -> None:
+    def succeed(self, older: Function | None) -> None:
         """Takes over from the function that had its name: calls of both are under one limit."""
         if older is not None and older.limit == self.limit:
             self._turns = older._turns
 
-    def __getstate__(self) -> Dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
         # In another process only the limit of the task type counts.
         return {**self.__dict__, "_turns": None}
 
-    def call(self, task: Task, arguments: Dict[str, Any], use: Callable[[Any], Made]) -> Made:
+    def call(self, task: Task, arguments: dict[str, Any], use: Callable[[Any], Made]) -> Made:
         """Calls it, when it is its turn.
 
         Returns:
@@ -78,7 +79,7 @@ class Function:
         finally:
             self._turns.release()
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """What a node has to know of it: JSON."""
         signature = self.signature
         return {
@@ -89,9 +90,7 @@ class Function:
         }
 
 
-def make_function(
-    function: Callable[..., Any], name: Optional[str], batch: bool, limit: Optional[int]
-) -> Function:
+def make_function(function: Callable[..., Any], name: str | None, batch: bool, limit: int | None) -> Function:
     """A function as it is registered.
 
     Args: as `Runner.function`.
@@ -99,7 +98,7 @@ def make_function(
     Raises:
         ConfigurationError: with everything about it that cannot work.
     """
-    problems: List[str] = []
+    problems: list[str] = []
     if not callable(function) or isinstance(function, type):
         raise ConfigurationError([f"function: expected a function, got {function!r}"])
     own_name = name if name is not None else getattr(function, "__name__", "")
@@ -123,7 +122,7 @@ def make_function(
 
 class _Call(NamedTuple):
     item: int
-    arguments: Dict[str, Any]
+    arguments: dict[str, Any]
 
 
 class Functions:
@@ -131,7 +130,7 @@ class Functions:
 
     def __init__(self) -> None:
         #: Never changed, only replaced: other threads go through it.
-        self.by_name: Dict[str, Function] = {}
+        self.by_name: dict[str, Function] = {}
 
     def add(self, function: Function) -> None:
         """Registers a function, in place of one of its name. Not from two threads at once."""
@@ -139,7 +138,7 @@ class Functions:
         function.succeed(self.by_name.get(name))
         self.by_name = {**self.by_name, name: function}
 
-    def types(self, runner_name: str) -> Dict[str, Optional[int]]:
+    def types(self, runner_name: str) -> dict[str, int | None]:
         """The task types of all functions, with their limits.
 
         A function with a limit has a type of its own, so that its tasks wait in n8n, where other runners see
@@ -147,13 +146,13 @@ class Functions:
         """
         if not self.by_name:
             return {}
-        types: Dict[str, Optional[int]] = {task_type(runner_name): None}
+        types: dict[str, int | None] = {task_type(runner_name): None}
         for name, function in self.by_name.items():
             if function.limit is not None:
                 types[task_type(runner_name, name)] = function.limit
         return types
 
-    def handle(self, task: Task) -> Union[Encoded, Dict[str, Any]]:
+    def handle(self, task: Task) -> Encoded | dict[str, Any]:
         """Runs a task's calls.
 
         Returns:
@@ -201,7 +200,7 @@ class Functions:
             )
 
 
-def task_type(runner_name: str, function_name: Optional[str] = None) -> str:
+def task_type(runner_name: str, function_name: str | None = None) -> str:
     """The task type of a runner's functions, or of one that has a limit."""
     own = "" if function_name is None else f".{function_name}"
     return f"{TYPE_PREFIX}{runner_name}{own}"
@@ -214,17 +213,17 @@ def _this_runner(task: Task) -> str:
 
 
 def _refused(
-    task: Task, code: str, message: str, function: Optional[Function] = None, shown: Optional[str] = None
-) -> Dict[str, Any]:
+    task: Task, code: str, message: str, function: Function | None = None, shown: str | None = None
+) -> dict[str, Any]:
     """Return the answer to a task whose calls cannot be made; log it with `shown`, which holds no item."""
     logger.warning("%s was refused (%s): %s", about(task), code, shown or message)
-    error: Dict[str, Any] = {"code": code, "message": message}
+    error: dict[str, Any] = {"code": code, "message": message}
     if function is not None:
         error["function"] = function.describe()
     return {"version": VERSION, "error": error}
 
 
-def _calls_of(settings: Mapping[str, Any]) -> List[_Call]:
+def _calls_of(settings: Mapping[str, Any]) -> list[_Call]:
     calls = settings.get("calls")
     if isinstance(calls, list):
         found = [
@@ -268,12 +267,12 @@ class _Work:
         #: How many bytes of files the node takes with the result; None if it takes none, and all go by calls.
         self._inline_most = inline if isinstance(inline, int) else None
         self._inline_left = self._inline_most or 0
-        self._items: List[Item] = []
+        self._items: list[Item] = []
         # Of each result: what it was called for, and how many items it has become, or None if it was not a
         # list. Flat, because the garbage collector goes through every container that is kept.
-        self._sources: List[Union[int, Sequence[int]]] = []
-        self._counts: List[Optional[int]] = []
-        self._errors: List[Dict[str, Any]] = []
+        self._sources: list[int | Sequence[int]] = []
+        self._counts: list[int | None] = []
+        self._errors: list[dict[str, Any]] = []
         self._done = self._failures = 0
 
     def run(self, calls: Sequence[_Call]) -> Encoded:
@@ -291,7 +290,7 @@ class _Work:
         # All first: when the function turns out to have changed, nothing may have run, because the node
         # tries again then.
         conversion = Conversion([call.arguments for call in calls], self._zone, self._task.raise_if_cancelled)
-        fitting: List[_Call] = []
+        fitting: list[_Call] = []
         for call in calls:
             arguments = self._convert(call, conversion)
             if arguments is not None:
@@ -310,7 +309,7 @@ class _Work:
     def _encoded(self) -> Encoded:
         return Encoded(encode_value({"version": VERSION, "items": self._items, "errors": self._errors}))
 
-    def _add(self, source: Union[int, Sequence[int]], made: Made) -> None:
+    def _add(self, source: int | Sequence[int], made: Made) -> None:
         items, many = made
         self._items += items
         self._sources.append(source)
@@ -361,7 +360,7 @@ class _Work:
                 raise
             self._failed(error, sources)
 
-    def _columns_of(self, calls: Sequence[_Call]) -> Tuple[Sequence[_Call], Dict[str, Any]]:
+    def _columns_of(self, calls: Sequence[_Call]) -> tuple[Sequence[_Call], dict[str, Any]]:
         """The arguments of all calls at once, and the calls that take part.
 
         A call that lacks what others have cannot: values would no longer stand beside those of their item.
@@ -376,7 +375,7 @@ class _Work:
                     if parameter.name not in call.arguments:
                         self._misfit(call, Mismatch(parameter.name, parameter.kind.expected, NOTHING))
                 calls = [call for call in calls if parameter.name in call.arguments]
-        arguments: Dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         for parameter in given:
             name = parameter.name
             if parameter.each:
@@ -406,11 +405,11 @@ class _Work:
             if close is not None:
                 close()  # what it holds is wanted back now, and not when the exception has been forgotten
 
-    def _convert(self, call: _Call, conversion: Conversion) -> Optional[Dict[str, Any]]:
+    def _convert(self, call: _Call, conversion: Conversion) -> dict[str, Any] | None:
         """The arguments; None if one does not fit, which is noted then."""
         signature = self._function.signature
         mismatch = check_names(signature, list(call.arguments), self._is_same)
-        values: Dict[str, Any] = {}
+        values: dict[str, Any] = {}
         if mismatch is None:
             try:
                 values, mismatch = convert_arguments(
@@ -481,7 +480,7 @@ class _Work:
 
         return File.fetched_by(fetch, value.get("fileName"), value.get("mimeType"))
 
-    def _save(self, file: File) -> Dict[str, Any]:
+    def _save(self, file: File) -> dict[str, Any]:
         content = file.read()
         if len(content) > self._inline_left:
             if self._inline_most is not None and len(content) > _MOST_BY_CALL:

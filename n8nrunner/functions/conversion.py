@@ -9,17 +9,11 @@ import datetime
 import functools
 import json
 import zoneinfo
+from collections.abc import Collection, Iterable, Iterator
 from typing import (
     Any,
     Callable,
-    Collection,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
     NoReturn,
-    Optional,
-    Tuple,
     TypeVar,
 )
 
@@ -115,7 +109,7 @@ class Conversion:
     __slots__ = ("_meter", "_of_text", "_parsed", "_zone", "is_text", "known", "spend")
 
     def __init__(
-        self, raw: Any = None, zone: Optional[str] = None, look: Callable[[], None] = lambda: None
+        self, raw: Any = None, zone: str | None = None, look: Callable[[], None] = lambda: None
     ) -> None:
         self._meter = _Meter(raw, look)
         #: Counts steps. Raises `TooMuchWork` if there have been too many.
@@ -124,13 +118,13 @@ class Conversion:
         #: Whether the values stood in a text. Python has read their numbers then, and none is rounded.
         self.is_text = False
         #: What unions have found out: by union, value and strictness.
-        self.known: Dict[Tuple[int, int, bool], Any] = {}
+        self.known: dict[tuple[int, int, bool], Any] = {}
         # With their texts, so that no identity is used twice.
-        self._parsed: Dict[int, Tuple[str, Any]] = {}
-        self._of_text: Optional[Conversion] = None
+        self._parsed: dict[int, tuple[str, Any]] = {}
+        self._of_text: Conversion | None = None
 
     @property
-    def zone(self) -> Optional[datetime.tzinfo]:
+    def zone(self) -> datetime.tzinfo | None:
         """The workflow's time zone; None if it is not known.
 
         Raises:
@@ -138,7 +132,7 @@ class Conversion:
         """
         return None if self._zone is None else _zone_of(self._zone)
 
-    def parse(self, text: str) -> Tuple[Any, Conversion]:
+    def parse(self, text: str) -> tuple[Any, Conversion]:
         """The value of a JSON text, and the conversion that goes on with it.
 
         Raises:
@@ -169,7 +163,7 @@ class Conversion:
                 self.spend(_LOOK)
             yield value
 
-    def check_hashes(self, values: List[Any]) -> None:
+    def check_hashes(self, values: list[Any]) -> None:
         """Checks that the time to make a set of these values grows with their number, not with its square.
 
         Integers that differ by a multiple of 2**61 - 1 have the same hash, so a caller can choose thousands.
@@ -182,7 +176,7 @@ class Conversion:
         hashes = [hash(value) for value in self.steps(values)]
         if len(set(hashes)) == len(values):
             return
-        different: Dict[int, List[Any]] = {}
+        different: dict[int, list[Any]] = {}
         for number, value in zip(hashes, self.steps(values)):
             same = different.setdefault(number, [])
             if value not in same:
@@ -201,7 +195,7 @@ class _Meter:
         self._look = look
         self._steps = 0
         self._next = _LOOK
-        self._limit: Optional[int] = None
+        self._limit: int | None = None
 
     def spend(self, steps: int) -> None:
         self._steps += steps

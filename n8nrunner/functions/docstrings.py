@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Callable, Dict, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from n8nrunner.errors import ConfigurationError
 
@@ -14,7 +14,7 @@ class Prose(NamedTuple):
     #: Its first paragraph, in one line; "" if there is none.
     summary: str
     #: By parameter.
-    parameters: Dict[str, str]
+    parameters: dict[str, str]
 
 
 def read_docstring(function: Callable[..., Any]) -> Prose:

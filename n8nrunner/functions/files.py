@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 #: Characters that are no part of a name on Linux, macOS or Windows.
 _FORBIDDEN = re.compile(r'[/\\:*?"<>|]')
@@ -13,7 +13,7 @@ _DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)", re.IGNOR
 _LONGEST_NAME = 255
 
 
-def safe_name(name: Optional[str]) -> str:
+def safe_name(name: str | None) -> str:
     """Return a name under which a file can be stored in a folder of one's own, on any system.
 
     It is never empty, names no other folder and no device, and has no control characters. Different names may
@@ -47,11 +47,11 @@ class File:
 
     __slots__ = ("_data", "_fetch", "filename", "mime")
 
-    def __init__(self, data: bytes = b"", filename: Optional[str] = None, mime: Optional[str] = None) -> None:
+    def __init__(self, data: bytes = b"", filename: str | None = None, mime: str | None = None) -> None:
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"File: expected bytes, got {type(data).__name__}")
-        self._data: Optional[bytes] = bytes(data)
-        self._fetch: Optional[Callable[[], bytes]] = None
+        self._data: bytes | None = bytes(data)
+        self._fetch: Callable[[], bytes] | None = None
         self.filename = filename
         self.mime = mime
 

@@ -9,7 +9,8 @@ import enum
 import sys
 import types
 import typing
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type, Union
+from collections.abc import Sequence
+from typing import Any, Callable, NamedTuple, Union
 
 from n8nrunner.functions.files import File
 from n8nrunner.functions.kinds import (
@@ -36,7 +37,7 @@ from n8nrunner.functions.labels import title_of, title_of_constant
 
 _NONE = type(None)
 #: What a hint `X | Y` is made of, since Python 3.10.
-_UNIONS: Tuple[Any, ...] = (Union, *((types.UnionType,) if sys.version_info >= (3, 10) else ()))
+_UNIONS: tuple[Any, ...] = (Union, *((types.UnionType,) if sys.version_info >= (3, 10) else ()))
 
 #: The attributes of `annotated_types` and of pydantic's `Field` that are bounds.
 _BOUNDS = {
@@ -53,7 +54,7 @@ class UnknownHint(Exception):
     """A type hint that cannot become a field; the text says which and what would do."""
 
 
-_PLAIN: Dict[Any, Callable[[], Kind]] = {
+_PLAIN: dict[Any, Callable[[], Kind]] = {
     str: Text,
     int: Whole,
     float: Number,
@@ -70,7 +71,7 @@ _PLAIN: Dict[Any, Callable[[], Kind]] = {
     dict: lambda: Mapping(Kind()),
 }
 
-_LISTS: Dict[Any, Callable[[List[Any]], Any]] = {
+_LISTS: dict[Any, Callable[[list[Any]], Any]] = {
     list: list,
     set: set,
     frozenset: frozenset,
@@ -95,7 +96,7 @@ class Described(NamedTuple):
     text: str
 
 
-def read_hint(hint: Any, seen: Optional[Dict[Any, Record]] = None) -> Described:
+def read_hint(hint: Any, seen: dict[Any, Record] | None = None) -> Described:
     """The kind of a type hint, as `typing.get_type_hints(..., include_extras=True)` gives it.
 
     Args:
@@ -108,7 +109,7 @@ def read_hint(hint: Any, seen: Optional[Dict[Any, Record]] = None) -> Described:
         return Described(kind_of(hint, seen), "")
     inner, *extras = typing.get_args(hint)
     text = next((extra for extra in extras if isinstance(extra, str)), "")
-    bounds: Dict[str, Any] = {}
+    bounds: dict[str, Any] = {}
     for extra in extras:
         text = text or getattr(extra, "description", None) or getattr(extra, "documentation", None) or ""
         for part in (extra, *(getattr(extra, "metadata", None) or ())):
@@ -120,7 +121,7 @@ def read_hint(hint: Any, seen: Optional[Dict[Any, Record]] = None) -> Described:
     return Described(Bounded(kind, bounds) if bounds else kind, text)
 
 
-def kind_of(hint: Any, seen: Optional[Dict[Any, Record]] = None) -> Kind:
+def kind_of(hint: Any, seen: dict[Any, Record] | None = None) -> Kind:
     """The kind of a type hint. Raises `UnknownHint`."""
     seen = {} if seen is None else seen
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -175,7 +176,7 @@ def _choice_of_literal(values: Sequence[Any]) -> Kind:
     return Perhaps(kind) if len(members) < len(values) else kind
 
 
-def _kind_of_union(arguments: Sequence[Any], seen: Dict[Any, Record]) -> Kind:
+def _kind_of_union(arguments: Sequence[Any], seen: dict[Any, Record]) -> Kind:
     hints = [argument for argument in arguments if argument is not _NONE]
     kinds = [kind_of(hint, seen) for hint in hints]
     if any(isinstance(kind, FileKind) for kind in kinds) and len(kinds) > 1:
@@ -184,7 +185,7 @@ def _kind_of_union(arguments: Sequence[Any], seen: Dict[Any, Record]) -> Kind:
     return Perhaps(kind) if len(hints) < len(arguments) else kind
 
 
-def _kind_of_dict(arguments: Sequence[Any], seen: Dict[Any, Record]) -> Kind:
+def _kind_of_dict(arguments: Sequence[Any], seen: dict[Any, Record]) -> Kind:
     if not arguments:
         return Mapping(Kind())
     if arguments[0] not in (str, Any):
@@ -192,7 +193,7 @@ def _kind_of_dict(arguments: Sequence[Any], seen: Dict[Any, Record]) -> Kind:
     return Mapping(kind_of(arguments[1], seen))
 
 
-def _kind_of_class(hint: Type[Any], seen: Dict[Any, Record]) -> Optional[Kind]:
+def _kind_of_class(hint: type[Any], seen: dict[Any, Record]) -> Kind | None:
     if issubclass(hint, enum.Enum):
         members = []
         for member in hint:
@@ -229,7 +230,7 @@ def _kind_of_class(hint: Type[Any], seen: Dict[Any, Record]) -> Optional[Kind]:
     return None
 
 
-def _member(owner: Any, name: str, seen: Dict[Any, Record]) -> Kind:
+def _member(owner: Any, name: str, seen: dict[Any, Record]) -> Kind:
     try:
         hint = typing.get_type_hints(owner, include_extras=True).get(name, Any)
     except Exception as error:  # noqa: BLE001 - whatever evaluating the user's annotations raises

@@ -11,7 +11,8 @@ import enum
 import json
 import math
 import re
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, Callable, NamedTuple
 
 from n8nrunner.functions.conversion import NOTHING, Conversion, Mismatch, shown
 from n8nrunner.functions.files import File
@@ -29,7 +30,7 @@ class Kind:
     """
 
     name = "any"
-    choices: Optional[List[Tuple[str, Any]]] = None
+    choices: list[tuple[str, Any]] | None = None
 
     def read(self, value: Any, conversion: Conversion, exact: bool = False) -> Any:
         """The Python value of a JSON value.
@@ -129,7 +130,7 @@ class Whole(Kind):
         return int(value)
 
 
-def _integer_of(text: str) -> Optional[int]:
+def _integer_of(text: str) -> int | None:
     """The integer that a text is, exactly; None if it is none, or has more digits than Python reads."""
     if _INTEGER.fullmatch(text):
         try:
@@ -165,7 +166,7 @@ class Choice(Kind):
 
     name = "options"
 
-    def __init__(self, members: Sequence[Tuple[str, Any, Any]]) -> None:
+    def __init__(self, members: Sequence[tuple[str, Any, Any]]) -> None:
         self.choices = [(title, sent) for title, sent, _ in members]
         self._members = members
 
@@ -196,7 +197,7 @@ _TIME = re.compile(
 _LONGEST_MOMENT = 64
 
 
-def _moment_of(text: str) -> Optional[datetime.datetime]:
+def _moment_of(text: str) -> datetime.datetime | None:
     """The moment that a text is, as it stands there; None if it is none."""
     if len(text) > _LONGEST_MOMENT:
         return None
@@ -258,7 +259,7 @@ class Day(Kind):
             raise Mismatch("", self.expected, value) from None
 
 
-def _parsed(value: Any, conversion: Conversion, expected: str, exact: bool) -> Tuple[Any, Conversion]:
+def _parsed(value: Any, conversion: Conversion, expected: str, exact: bool) -> tuple[Any, Conversion]:
     """The value of a JSON field, which is text until an expression makes it something else."""
     if isinstance(value, str) and not exact:
         try:
@@ -279,7 +280,7 @@ class Sequences(Kind):
     name = "list"
     expected = "a list"
 
-    def __init__(self, element: Kind, make: Callable[[List[Any]], Any]) -> None:
+    def __init__(self, element: Kind, make: Callable[[list[Any]], Any]) -> None:
         self.element = element
         self._make = make
 
@@ -287,7 +288,7 @@ class Sequences(Kind):
         value, conversion = _parsed(value, conversion, self.expected, exact)
         if not isinstance(value, list):
             raise Mismatch("", self.expected, value)
-        parts: List[Any] = []
+        parts: list[Any] = []
         read = self.element.read
         try:
             for part in conversion.steps(value):
@@ -328,7 +329,7 @@ class Row(Kind):
         if not isinstance(value, list) or len(value) != len(self.elements):
             raise Mismatch("", self.expected, value)
         conversion.spend(len(value))
-        parts: List[Any] = []
+        parts: list[Any] = []
         try:
             for kind, part in zip(self.elements, value):
                 parts.append(kind.read(part, conversion, exact))
@@ -353,7 +354,7 @@ class Mapping(Kind):
         value, conversion = _parsed(value, conversion, self.expected, exact)
         if not isinstance(value, dict):
             raise Mismatch("", self.expected, value)
-        members: Dict[str, Any] = {}
+        members: dict[str, Any] = {}
         key = ""
         try:
             for key in conversion.steps(value):
@@ -388,7 +389,7 @@ class Record(Kind):
         self.title = title
         self._make = make
         self._is_row = is_row
-        self.members: Dict[str, Member] = {}
+        self.members: dict[str, Member] = {}
 
     @property
     def expected(self) -> str:
@@ -496,7 +497,7 @@ _MOST_PROBLEMS = 1000
 _MISSING = ("missing", "value_error.missing")
 
 
-def _large_integer(value: Any, path: str) -> Optional[Tuple[str, Any]]:
+def _large_integer(value: Any, path: str) -> tuple[str, Any] | None:
     """The place and value of an integer that n8n may have rounded; None if there is none."""
     if isinstance(value, int):
         return (path, value) if abs(value) > LARGEST_INTEGER else None
@@ -578,7 +579,7 @@ class Bounded(Kind):
         bounds: from "minimum", "maximum", "above", "below", "shortest" and "longest" to the bound.
     """
 
-    def __init__(self, kind: Kind, bounds: Dict[str, Any]) -> None:
+    def __init__(self, kind: Kind, bounds: dict[str, Any]) -> None:
         self.kind = kind
         self.name = kind.name
         self.choices = kind.choices
@@ -626,7 +627,7 @@ class Bounded(Kind):
         return self.kind.described()  # bounds may change as texts may
 
 
-_IS_WITHIN: Dict[str, Callable[[Any, Any], bool]] = {
+_IS_WITHIN: dict[str, Callable[[Any, Any], bool]] = {
     "minimum": lambda value, at: bool(value >= at),
     "maximum": lambda value, at: bool(value <= at),
     "above": lambda value, at: bool(value > at),

@@ -13,7 +13,8 @@ import importlib.resources
 import json
 import math
 import re
-from typing import AbstractSet, Any, Dict, List, Optional, Sequence
+from collections.abc import Sequence, Set
+from typing import Any
 
 from n8nrunner._version import __version__
 from n8nrunner.errors import ConfigurationError
@@ -67,7 +68,7 @@ text-anchor="middle" fill="{letter}">{initial}</text>
 """
 
 
-def make_package(runner_name: str, functions: Sequence[Function], docs_url: Optional[str] = None) -> Package:
+def make_package(runner_name: str, functions: Sequence[Function], docs_url: str | None = None) -> Package:
     """Return the package of a runner's node, with an operation for each function.
 
     Args:
@@ -151,7 +152,7 @@ def _package_json(
     folder: str,
     docs: str,
     operations: Sequence[_Operation],
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     return {
         "name": package_name,
         "version": "0.1.0",
@@ -177,7 +178,7 @@ def _package_json(
     }
 
 
-def _codex(package_name: str, node_name: str, docs: str, operations: Sequence[_Operation]) -> Dict[str, Any]:
+def _codex(package_name: str, node_name: str, docs: str, operations: Sequence[_Operation]) -> dict[str, Any]:
     """Return what n8n's search knows of the node. n8n ignores the file if it has no `resources`."""
     return {
         "node": f"{package_name}.{node_name}",
@@ -192,9 +193,9 @@ def _codex(package_name: str, node_name: str, docs: str, operations: Sequence[_O
 
 def _node_description(
     runner_name: str, class_name: str, node_name: str, operations: Sequence[_Operation]
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     title = " ".join(re.findall(r"[A-Z0-9]+[a-z]*", class_name)) or class_name
-    properties: List[Dict[str, Any]] = [
+    properties: list[dict[str, Any]] = [
         # n8n tells an agent the action of an operation only if the operation belongs to a resource.
         {
             "displayName": "Resource",
@@ -233,7 +234,7 @@ def _node_description(
     }
 
 
-def _options() -> Dict[str, Any]:
+def _options() -> dict[str, Any]:
     return {
         "displayName": "Options",
         "name": "options",
@@ -286,7 +287,7 @@ class _Operation:
             **_field_names(self._additional, _JAVASCRIPT_NAMES),
         }
 
-    def option(self) -> Dict[str, Any]:
+    def option(self) -> dict[str, Any]:
         """Return its entry in the list of operations. Agents read the action."""
         summary = _sentence(self._prose.summary)
         return {
@@ -301,7 +302,7 @@ class _Operation:
         everything = [self.option(), self.definition(), self.fields()]
         return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:16]
 
-    def definition(self) -> Dict[str, Any]:
+    def definition(self) -> dict[str, Any]:
         """Return what the node's code has to know of it."""
         signature, limit = self._function.signature, self._function.limit
         parameters = []
@@ -320,7 +321,7 @@ class _Operation:
             "parameters": parameters,
         }
 
-    def fields(self) -> List[Dict[str, Any]]:
+    def fields(self) -> list[dict[str, Any]]:
         """Its fields: what it needs, then what may be added."""
         shown = {"displayOptions": {"show": {"operation": [self.name]}}}
         fields = []
@@ -342,7 +343,7 @@ class _Operation:
             )
         return fields
 
-    def _field(self, parameter: Parameter) -> Dict[str, Any]:
+    def _field(self, parameter: Parameter) -> dict[str, Any]:
         text = parameter.text or self._prose.parameters.get(parameter.name, "")
         name = self._field_names[parameter.name]
         field = {"displayName": title_of(parameter.name), "name": name, **_field_of(parameter)}
@@ -398,7 +399,7 @@ def _shown_default(parameter: Parameter) -> Any:
         return None
 
 
-def _field_of(parameter: Parameter) -> Dict[str, Any]:
+def _field_of(parameter: Parameter) -> dict[str, Any]:
     """The type of a parameter's field, with its default."""
     kind = bare(parameter.kind)
     default = _shown_default(parameter)
@@ -441,7 +442,7 @@ def _outline(kind: Kind) -> str:
 
     Their values are null, so that a key which is not filled in is an error, and never a silent empty value.
     """
-    keys: List[str] = []
+    keys: list[str] = []
     if isinstance(kind, Record):
         keys = [key for key, member in kind.members.items() if member.required]
     elif isinstance(kind, Model):
@@ -449,8 +450,8 @@ def _outline(kind: Kind) -> str:
     return json.dumps(dict.fromkeys(keys), indent=2, ensure_ascii=False) if keys else "{}"
 
 
-def _number_options(kind: Kind) -> Dict[str, Any]:
-    options: Dict[str, Any] = {"numberPrecision": 0} if bare(kind).name == "integer" else {}
+def _number_options(kind: Kind) -> dict[str, Any]:
+    options: dict[str, Any] = {"numberPrecision": 0} if bare(kind).name == "integer" else {}
     while isinstance(kind, (Bounded, Perhaps)):
         if isinstance(kind, Bounded):
             for bound, name in (("minimum", "minValue"), ("maximum", "maxValue")):
@@ -461,7 +462,7 @@ def _number_options(kind: Kind) -> Dict[str, Any]:
     return {"typeOptions": options} if options else {}
 
 
-def _field_names(parameters: Sequence[Parameter], taken: AbstractSet[str]) -> Dict[str, str]:
+def _field_names(parameters: Sequence[Parameter], taken: Set[str]) -> dict[str, str]:
     """Return the names of these parameters' fields: their own, with "_" appended until each is unique."""
     names = {parameter.name: parameter.name for parameter in parameters if parameter.name not in taken}
     for parameter in parameters:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Union
+from typing import Any, NamedTuple
 
 from n8nrunner.errors import ConfigurationError
 
@@ -28,9 +29,9 @@ class Written(NamedTuple):
     #: Whether any file was written.
     changed: bool
     #: Operations that the package has now and had not before; None if it is unknown what it had.
-    added: Optional[List[str]]
-    updated: List[str]
-    removed: List[str]
+    added: list[str] | None
+    updated: list[str]
+    removed: list[str]
 
 
 class Package(NamedTuple):
@@ -40,7 +41,7 @@ class Package(NamedTuple):
     name: str
     #: The path of the node's code, whose last part n8n loads the class by.
     code: str
-    files: Dict[str, str]
+    files: dict[str, str]
 
     def write(self, where: Path, environment: Mapping[str, str]) -> Written:
         """Write the package into its folder in `where`. Files that are current already are not written.
@@ -64,7 +65,7 @@ class Package(NamedTuple):
         # The description last: it says what the other files are.
         paths = sorted(self.files, key=lambda name: name == "package.json")
         changed = [_write(folder, name, self.files[name]) for name in paths]
-        now: Dict[str, str] = json.loads(self.files["package.json"])["n8nrunner"]["operations"]
+        now: dict[str, str] = json.loads(self.files["package.json"])["n8nrunner"]["operations"]
         return Written(
             folder,
             before == {},
@@ -107,7 +108,7 @@ def custom_folder(environment: Mapping[str, str]) -> Path:
     return Path(listed[-1].strip()) if listed else n8n_folder(environment) / "custom"
 
 
-def folder_of(directory: Union[str, os.PathLike[str]]) -> Path:
+def folder_of(directory: str | os.PathLike[str]) -> Path:
     """Return a folder that the user has named, with "~" as the home folder. Raises `ConfigurationError`."""
     try:
         return Path(directory).expanduser()
@@ -187,14 +188,14 @@ def _make_folder(folder: Path) -> None:
     os.chmod(folder, _FOLDER_MODE)
 
 
-def _read(path: Path) -> Optional[str]:
+def _read(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         return None
 
 
-def _description(path: Path) -> Dict[str, Any]:
+def _description(path: Path) -> dict[str, Any]:
     """Return the content of a package.json; empty if it has none that can be read."""
     try:
         found = json.loads(path.read_bytes())
@@ -203,7 +204,7 @@ def _description(path: Path) -> Dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _operations(path: Path) -> Optional[Dict[str, str]]:
+def _operations(path: Path) -> dict[str, str] | None:
     """Return the operations that a package had, with their hashes; None if an older n8nrunner wrote it."""
     if not path.exists():
         return {}

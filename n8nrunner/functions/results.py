@@ -11,14 +11,15 @@ import json
 import mimetypes
 import os
 import uuid
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, Callable
 
 from n8nrunner.functions.files import File
 from n8nrunner.protocol.values import NotJson, encode_value, find_loop, integers_as_text
 
 #: Saves a file in n8n, and returns what stands in an item for it.
-Save = Callable[[File], Dict[str, Any]]
-Item = Dict[str, Any]
+Save = Callable[[File], dict[str, Any]]
+Item = dict[str, Any]
 
 #: The key of a result that is no dictionary.
 VALUE = "result"
@@ -31,7 +32,7 @@ _MOST_PAIRS = 1_000_000
 
 
 #: The items of one result, and whether it was a list or the like, so that its parts have numbers.
-Made = Tuple[List[Item], bool]
+Made = tuple[list[Item], bool]
 
 
 def items_of(result: Any, save: Save) -> Made:
@@ -53,7 +54,7 @@ def items_of(result: Any, save: Save) -> Made:
 
 
 def _checked_item(value: Any, save: Save, name: str) -> Item:
-    strangers: List[Any] = []
+    strangers: list[Any] = []
     try:
         item = _item(_unwrapped(value), save, strangers)
     except RecursionError:
@@ -63,7 +64,7 @@ def _checked_item(value: Any, save: Save, name: str) -> Item:
     return item
 
 
-def writable(made: Made) -> List[Item]:
+def writable(made: Made) -> list[Item]:
     """The items of a result with each integer that n8n would round as a string.
 
     Raises:
@@ -85,14 +86,14 @@ def _writable(item: Item, name: str) -> Item:
     return checked
 
 
-def paired(items: List[Item], source: int) -> List[Item]:
+def paired(items: list[Item], source: int) -> list[Item]:
     """All items come from the input item at `source`, unless one says something else."""
     for item in items:
         item.setdefault("pairedItem", {"item": source})
     return items
 
 
-def paired_with_all(items: List[Item], sources: Sequence[int]) -> List[Item]:
+def paired_with_all(items: list[Item], sources: Sequence[int]) -> list[Item]:
     """The items of a batch: one to one if there are as many as sources, else each comes from all of them."""
     if len(items) == len(sources):
         for item, source in zip(items, sources):
@@ -144,7 +145,7 @@ def _is_array(value: Any) -> bool:
     return hasattr(value, "__array__") and hasattr(value, "tolist") and hasattr(value, "dtype")
 
 
-def _item(value: Any, save: Save, strangers: List[Any]) -> Item:
+def _item(value: Any, save: Save, strangers: list[Any]) -> Item:
     if isinstance(value, collections.abc.Mapping) and _is_item(value):
         item: Item = {"json": plain(value["json"], strangers)}
         binary = {key: _file(part, save, strangers) for key, part in (value.get("binary") or {}).items()}
@@ -160,7 +161,7 @@ def _item(value: Any, save: Save, strangers: List[Any]) -> Item:
     fields = _fields(value)
     if fields is None:
         return {"json": {VALUE: plain(value, strangers)}}
-    json_part: Dict[str, Any] = {}
+    json_part: dict[str, Any] = {}
     binary = {}
     for key, part in fields:
         key = _key(key)
@@ -181,18 +182,18 @@ def _as_file(value: Any) -> File:
     return value if isinstance(value, File) else File(bytes(value))
 
 
-def _about(file: File) -> Dict[str, Any]:
+def _about(file: File) -> dict[str, Any]:
     """What an item's JSON says of a file: an AI agent, for one, sees nothing else of it."""
     mime = file.mime or (mimetypes.guess_type(file.filename)[0] if file.filename else None)
     known = {"fileName": file.filename, "mimeType": mime, "size": len(file.read())}
     return {key: value for key, value in known.items() if value is not None}
 
 
-def _with_files(binary: Dict[str, Any]) -> Item:
+def _with_files(binary: dict[str, Any]) -> Item:
     return {"binary": binary} if binary else {}
 
 
-def _file(part: Any, save: Save, strangers: List[Any]) -> Any:
+def _file(part: Any, save: Save, strangers: list[Any]) -> Any:
     """A value of an item's "binary" that is in n8n's form."""
     return save(_as_file(part)) if isinstance(part, _FILES) else plain(part, strangers)
 
@@ -228,7 +229,7 @@ def _fields(value: Any) -> Any:
     return None
 
 
-def _fields_of_model(model: Any) -> List[Tuple[str, Any]]:
+def _fields_of_model(model: Any) -> list[tuple[str, Any]]:
     """A pydantic model as pydantic writes it, but for its files."""
     files = {
         name: getattr(model, name)
@@ -245,12 +246,12 @@ def _key(key: Any) -> str:
     return key if isinstance(key, str) else str(key)  # a number, or a tuple that names a column of pandas
 
 
-_NO_CONVERSION: Tuple[type, ...] = (str, bool, int, float, type(None))
+_NO_CONVERSION: tuple[type, ...] = (str, bool, int, float, type(None))
 #: What most functions return need not be asked for everything that it may be like.
 _ONE_ITEM = (*_NO_CONVERSION, dict)
 
 
-def plain(value: Any, strangers: Optional[List[Any]] = None) -> Any:
+def plain(value: Any, strangers: list[Any] | None = None) -> Any:
     """A value as JSON has it: dates in ISO form, numbers of NumPy as numbers, a Decimal as its text.
 
     Args:
@@ -295,7 +296,7 @@ def _is_missing(value: Any) -> bool:
     return type(value).__name__ in ("NaTType", "NAType")
 
 
-def _plain_array(value: Any, strangers: Optional[List[Any]]) -> Any:
+def _plain_array(value: Any, strangers: list[Any] | None) -> Any:
     # In nanoseconds, as pandas has them, both would become plain numbers.
     for kind in ("datetime64", "timedelta64"):
         if str(value.dtype).startswith(kind):

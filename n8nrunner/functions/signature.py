@@ -8,7 +8,8 @@ import inspect
 import json
 import types
 import typing
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, Callable, Optional
 
 from n8nrunner.errors import ConfigurationError
 from n8nrunner.functions.conversion import NOTHING, Conversion, Mismatch, TooMuchWork
@@ -53,9 +54,9 @@ class Parameter:
         self.each = each
         self.is_file = takes_file(kind)
 
-    def described(self) -> Dict[str, Any]:
+    def described(self) -> dict[str, Any]:
         """As it stands in a function's description: JSON."""
-        described: Dict[str, Any] = {
+        described: dict[str, Any] = {
             "name": self.name,
             "kind": self.kind.name,
             "required": self.required,
@@ -81,10 +82,10 @@ class Signature:
     def __init__(self, function: Callable[..., Any], name: str, batch: bool) -> None:
         self.name = name
         self.batch = batch
-        self.parameters: Dict[str, Parameter] = {}
+        self.parameters: dict[str, Parameter] = {}
         #: The name of the parameter that gets the `Task`; None if there is none.
-        self.task_parameter: Optional[str] = None
-        problems: List[str] = []
+        self.task_parameter: str | None = None
+        problems: list[str] = []
         hints = _hints(function, name, problems)
         for parameter in _parameters(function, name, problems):
             try:
@@ -96,7 +97,7 @@ class Signature:
         #: What a node was written for: names, kinds, what is required and which choices there are.
         self.hash = _hash(self.describe())
 
-    def describe(self) -> List[Dict[str, Any]]:
+    def describe(self) -> list[dict[str, Any]]:
         """All parameters: JSON."""
         return [parameter.described() for parameter in self.parameters.values()]
 
@@ -152,7 +153,7 @@ def takes_file(kind: Kind) -> bool:
     return isinstance(bare(kind), FileKind)
 
 
-def _parameters(function: Callable[..., Any], name: str, problems: List[str]) -> Sequence[inspect.Parameter]:
+def _parameters(function: Callable[..., Any], name: str, problems: list[str]) -> Sequence[inspect.Parameter]:
     try:
         return list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError) as error:
@@ -160,7 +161,7 @@ def _parameters(function: Callable[..., Any], name: str, problems: List[str]) ->
         return []
 
 
-def _hints(function: Callable[..., Any], name: str, problems: List[str]) -> Dict[str, Any]:
+def _hints(function: Callable[..., Any], name: str, problems: list[str]) -> dict[str, Any]:
     target: Any = function
     while hasattr(target, "func") and not inspect.isroutine(target):  # functools.partial
         target = target.func
@@ -193,7 +194,7 @@ def _kind_of_default(default: Any) -> Kind:
         return Kind()
 
 
-def _hash(parameters: Sequence[Dict[str, Any]]) -> str:
+def _hash(parameters: Sequence[dict[str, Any]]) -> str:
     what = sorted((p["name"], p["type"], p["required"]) for p in parameters)
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
@@ -206,7 +207,7 @@ class Changed(Exception):
     """A call does not fit the function: the node was written for another version of it."""
 
 
-def check_names(signature: Signature, names: Sequence[str], is_same: bool) -> Optional[Mismatch]:
+def check_names(signature: Signature, names: Sequence[str], is_same: bool) -> Mismatch | None:
     """Whether a call with arguments of these names is possible.
 
     Args:
@@ -238,10 +239,10 @@ def check_names(signature: Signature, names: Sequence[str], is_same: bool) -> Op
 
 def convert_arguments(
     signature: Signature,
-    arguments: Dict[str, Any],
+    arguments: dict[str, Any],
     file_of: Callable[[str, Any], Any],
     conversion: Conversion,
-) -> Tuple[Dict[str, Any], Optional[Mismatch]]:
+) -> tuple[dict[str, Any], Mismatch | None]:
     """The Python values of a call's arguments.
 
     Args:
@@ -255,7 +256,7 @@ def convert_arguments(
     Raises:
         UnknownZone: the workflow's time zone is needed and is not known here.
     """
-    values: Dict[str, Any] = {}
+    values: dict[str, Any] = {}
     parameters = signature.parameters
     name, value = "", None
     try:

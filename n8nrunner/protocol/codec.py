@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type
+from collections.abc import Mapping
+from typing import Any, Callable, Optional
 
 from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.values import fault_of_text
 
 #: (field of the class, key of the wire, type of the value; None for any value, absent ones included)
-_Fields = Tuple[Tuple[str, str, Optional[type]], ...]
+_Fields = tuple[tuple[str, str, Optional[type]], ...]
 
 _TASK: _Fields = (("task_id", "taskId", str),)
 
-_FROM_BROKER: Dict[str, Tuple[Type[Any], _Fields]] = {
+_FROM_BROKER: dict[str, tuple[type[Any], _Fields]] = {
     "broker:inforequest": (m.InfoRequest, ()),
     "broker:runnerregistered": (m.RunnerRegistered, ()),
     "broker:taskofferaccept": (m.TaskOfferAccept, (("offer_id", "offerId", str), *_TASK)),
@@ -40,7 +41,7 @@ _FROM_BROKER: Dict[str, Tuple[Type[Any], _Fields]] = {
     "broker:drain": (m.Drain, ()),
 }
 
-_FROM_RUNNER: Dict[str, Tuple[Type[Any], _Fields]] = {
+_FROM_RUNNER: dict[str, tuple[type[Any], _Fields]] = {
     "runner:info": (m.RunnerInfo, (("name", "name", str), ("types", "types", list))),
     "runner:taskoffer": (
         m.TaskOffer,
@@ -65,18 +66,18 @@ _FROM_RUNNER: Dict[str, Tuple[Type[Any], _Fields]] = {
     ),
 }
 
-_BY_CLASS: Dict[Type[Any], Tuple[str, _Fields]] = {
+_BY_CLASS: dict[type[Any], tuple[str, _Fields]] = {
     cls: (wire_type, fields)
     for table in (_FROM_BROKER, _FROM_RUNNER)
     for wire_type, (cls, fields) in table.items()
 }
 
 _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-_scan: Callable[[str, int], Tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 _quote = json.encoder.encode_basestring_ascii
 
 
-def decode_from_broker(text: str) -> Optional[m.FromBroker]:
+def decode_from_broker(text: str) -> m.FromBroker | None:
     """One message of the broker; None if its type is not known.
 
     Raises:
@@ -86,13 +87,13 @@ def decode_from_broker(text: str) -> Optional[m.FromBroker]:
         match = _ACCEPT(text)
         if match is not None:
             return m.TaskOfferAccept(*match.groups())
-    message: Optional[m.FromBroker] = _decode(text, _FROM_BROKER)
+    message: m.FromBroker | None = _decode(text, _FROM_BROKER)
     return message
 
 
-def decode_from_runner(text: str) -> Optional[m.FromRunner]:
+def decode_from_runner(text: str) -> m.FromRunner | None:
     """One message of a runner; None if its type is not known. Raises as `decode_from_broker` does."""
-    message: Optional[m.FromRunner] = _decode(text, _FROM_RUNNER)
+    message: m.FromRunner | None = _decode(text, _FROM_RUNNER)
     return message
 
 
@@ -112,7 +113,7 @@ def _loads(text: str) -> Any:
     return value if end == len(text) else json.loads(text)
 
 
-def _decode(text: str, table: Mapping[str, Tuple[Type[Any], _Fields]]) -> Any:
+def _decode(text: str, table: Mapping[str, tuple[type[Any], _Fields]]) -> Any:
     try:
         value = _loads(text)
     except (ValueError, RecursionError) as error:
@@ -126,7 +127,7 @@ def _decode(text: str, table: Mapping[str, Tuple[Type[Any], _Fields]]) -> Any:
     if entry is None:
         return None
     cls, fields = entry
-    values: List[Any] = []
+    values: list[Any] = []
     for _, key, kind in fields:
         item: Any = value.get(key)
         if kind is int and isinstance(item, float) and item.is_integer():
@@ -148,7 +149,7 @@ def encode(message: Any) -> str:
     if encoder is not None:
         return encoder(message)
     wire_type, fields = _BY_CLASS[type(message)]
-    value: Dict[str, Any] = {"type": wire_type}
+    value: dict[str, Any] = {"type": wire_type}
     for (_, key, _), item in zip(fields, message):
         value[key] = item
     text = _to_json(value)
@@ -171,7 +172,7 @@ def _task_offer(message: m.TaskOffer) -> str:
 _LONE_SURROGATES = "backslashreplace"
 
 #: The messages of every task, written out: three times faster than the general way.
-_FAST: Dict[Type[Any], Callable[[Any], str]] = {m.TaskAccepted: _task_accepted, m.TaskOffer: _task_offer}
+_FAST: dict[type[Any], Callable[[Any], str]] = {m.TaskAccepted: _task_accepted, m.TaskOffer: _task_offer}
 
 
 def encode_result(task_id: str, result: str) -> bytes:
@@ -188,7 +189,7 @@ def encode_error(task_id: str, error: Mapping[str, Any]) -> bytes:
 def encode_call(message: Any, last: str) -> bytes:
     """`RpcCall`, `TaskDataRequest` or `NodeTypesRequest` with its last field given as JSON text, as UTF-8."""
     wire_type, fields = _BY_CLASS[type(message)]
-    value: Dict[str, Any] = {"type": wire_type}
+    value: dict[str, Any] = {"type": wire_type}
     for (_, key, _), item in zip(fields[:-1], message):
         value[key] = item
     return f"{_to_json(value)[:-1]},{_quote(fields[-1][1])}:{last}}}".encode("utf-8", _LONE_SURROGATES)
@@ -202,7 +203,7 @@ def peek(text: str) -> m.Head:
 
     n8n writes them first. What stands behind a value that is not a plain string is not found.
     """
-    found: Dict[str, str] = {}
+    found: dict[str, str] = {}
     position = text.find("{") + 1
     while True:
         match = _HEAD.match(text, position)
@@ -219,7 +220,7 @@ def peek(text: str) -> m.Head:
     )
 
 
-def decode_large(text: str) -> Optional[m.FromBroker]:
+def decode_large(text: str) -> m.FromBroker | None:
     """As `decode_from_broker`, but the message's one large value is left as `Undecoded`.
 
     Falls back to decoding the whole where the beginning does not tell enough.

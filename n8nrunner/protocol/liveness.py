@@ -13,7 +13,7 @@ liveness")::
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 #: Seconds without a received byte after which the peer is pinged.
 PING_INTERVAL = 10.0
@@ -44,7 +44,7 @@ class Measured(NamedTuple):
     written: int
     unacknowledged: int
     pinged_to: float
-    silent_for: Optional[float]
+    silent_for: float | None
 
 
 class Step(NamedTuple):
@@ -72,7 +72,7 @@ class Liveness:
         #: The moment at which `look` has to be called at the latest.
         self.due = _NEVER
         #: When the ping was sent that nothing has followed; None without one.
-        self.pinged_at: Optional[float] = None
+        self.pinged_at: float | None = None
         self.begin(0.0)
 
     def begin(self, now: float) -> None:
@@ -80,7 +80,7 @@ class Liveness:
         self._received_at = self._progress_at = self._silent_since = now
         self._acknowledged = 0
         self._paused = False
-        self._waiting_since: Optional[float] = None
+        self._waiting_since: float | None = None
         self.pinged_at = None
         self.due = now + PING_INTERVAL
 
@@ -117,7 +117,7 @@ class Liveness:
             self.due = _NEVER if self._paused else self._received_at + PING_INTERVAL
         return Step(ping, measure)
 
-    def judge(self, measured: Measured, now: float) -> Optional[str]:
+    def judge(self, measured: Measured, now: float) -> str | None:
         """Return why the peer is given up; None if it is not."""
         acknowledged = measured.written - measured.unacknowledged
         if acknowledged > self._acknowledged:

@@ -7,7 +7,8 @@ Names follow the wire: ``broker:taskofferaccept`` is `TaskOfferAccept`. Two mess
 
 from __future__ import annotations
 
-from typing import Any, List, Mapping, NamedTuple, Optional, Tuple, Union
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Union
 
 
 class Undecoded:
@@ -93,7 +94,7 @@ class RunnerInfo(NamedTuple):
     """Who the runner is, and which task types it takes."""
 
     name: str
-    types: Tuple[str, ...]
+    types: tuple[str, ...]
 
 
 class TaskOffer(NamedTuple):
@@ -159,7 +160,7 @@ class NodeTypesRequest(NamedTuple):
 
     task_id: str
     request_id: str
-    request_params: List[Mapping[str, Any]]
+    request_params: list[Mapping[str, Any]]
 
 
 FromBroker = Union[
@@ -191,8 +192,8 @@ FromRunner = Union[
 class Head(NamedTuple):
     """What could be read from the beginning of a message that is not decoded; absent keys are None."""
 
-    type: Optional[str]
-    task_id: Optional[str]
-    call_id: Optional[str]
-    request_id: Optional[str]
-    status: Optional[str]
+    type: str | None
+    task_id: str | None
+    call_id: str | None
+    request_id: str | None
+    status: str | None

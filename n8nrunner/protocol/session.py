@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict, deque
-from typing import Any, Callable, Deque, Dict, Hashable, List, Mapping, NamedTuple, Optional, Set, Tuple
+from collections.abc import Hashable, Mapping
+from typing import Any, Callable, NamedTuple
 
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.liveness import Liveness, Measured
@@ -157,7 +158,7 @@ class SlotFreed(NamedTuple):
 class TypesChanged(NamedTuple):
     """A handler was registered after the start."""
 
-    types: Mapping[str, Optional[int]]
+    types: Mapping[str, int | None]
 
 
 class Offering(NamedTuple):
@@ -249,7 +250,7 @@ class ReportUndelivered(NamedTuple):
 
     task_id: str
     task_type: str
-    payload: Optional[bytes]
+    payload: bytes | None
     failed: bool
     certain: bool
 
@@ -257,7 +258,7 @@ class ReportUndelivered(NamedTuple):
 class WakeLinks(NamedTuple):
     """Other links whose turn it is."""
 
-    links: Tuple[Hashable, ...]
+    links: tuple[Hashable, ...]
 
 
 class CloseConnection(NamedTuple):
@@ -310,14 +311,14 @@ class _Task:
         self.task_type = task_type
         #: Until the settings come: when to give up on them. Then: when the task times out.
         self.deadline = deadline
-        self.calls: Optional[Set[str]] = None
+        self.calls: set[str] | None = None
 
 
 class _Unconfirmed(NamedTuple):
     ordinal: int
     task_id: str
     task_type: str
-    payload: Optional[bytes]
+    payload: bytes | None
     failed: bool
 
 
@@ -337,7 +338,7 @@ class RunnerSession:
         self,
         link: Hashable,
         name: str,
-        types: Mapping[str, Optional[int]],
+        types: Mapping[str, int | None],
         slots: Slots,
         task_timeout: float,
         new_id: Callable[[], str],
@@ -354,31 +355,31 @@ class RunnerSession:
         self._slots = slots
         self._task_timeout = task_timeout
         self._new_id = new_id
-        self._offers: OrderedDict[str, Tuple[str, float]] = OrderedDict()
-        self._lapsed: OrderedDict[str, Tuple[str, float]] = OrderedDict()
+        self._offers: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._lapsed: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._accepted: OrderedDict[str, _Task] = OrderedDict()
         self._running: OrderedDict[str, _Task] = OrderedDict()
-        self._orphans: Dict[Tuple[int, str], str] = {}
-        self._calls: Dict[str, Tuple[str, Any]] = {}
-        self._unconfirmed: Deque[_Unconfirmed] = deque()
+        self._orphans: dict[tuple[int, str], str] = {}
+        self._calls: dict[str, tuple[str, Any]] = {}
+        self._unconfirmed: deque[_Unconfirmed] = deque()
         self._unconfirmed_size = 0
         self._congested = False
         self._receiving = False
-        self._held: Deque[Tuple[Any, float]] = deque()
+        self._held: deque[tuple[Any, float]] = deque()
         self._ordinal = 0
         self._validity = OFFER_VALIDITY
-        self._handshake_until: Optional[float] = None
+        self._handshake_until: float | None = None
         self._last_sent_at = 0.0
-        self._ping: Optional[Tuple[str, int]] = None
+        self._ping: tuple[str, int] | None = None
         self._pinged_at = 0.0
-        self._drained_at: Optional[float] = None
-        self._stop_until: Optional[float] = None
+        self._drained_at: float | None = None
+        self._stop_until: float | None = None
         self._closing = False
         self._rejected = False
         # Whether something has happened that `settle` has to look at, and when it has to in any case.
         self._unsettled = True
         self._due = 0.0
-        self._actions: List[Any] = []
+        self._actions: list[Any] = []
 
     # --- what the link asks ---------------------------------------------------------------------
 
@@ -432,7 +433,7 @@ class RunnerSession:
         """Whether a part of a large message has come, and its end has not."""
         self._receiving = receiving
 
-    def next_deadline(self) -> Optional[float]:
+    def next_deadline(self) -> float | None:
         """The moment at which `settle` has to be called at the latest; None if nothing waits for time."""
         due = self._next_deadline() if self._unsettled else self._due
         return None if due == _NEVER else due
@@ -468,7 +469,7 @@ class RunnerSession:
 
     # --- events ---------------------------------------------------------------------------------
 
-    def handle(self, event: Any, now: float) -> List[Any]:
+    def handle(self, event: Any, now: float) -> list[Any]:
         """Takes in one event: a message of the broker, or one of the events defined in this module.
 
         Returns:
@@ -482,7 +483,7 @@ class RunnerSession:
             self._unsettled = True
         return self._taken_actions()
 
-    def settle(self, now: float) -> List[Any]:
+    def settle(self, now: float) -> list[Any]:
         """Does what time and free slots ask for; to be called after each batch of events.
 
         Returns:
@@ -507,7 +508,7 @@ class RunnerSession:
         self._unsettled = False
         return self._taken_actions()
 
-    def _taken_actions(self) -> List[Any]:
+    def _taken_actions(self) -> list[Any]:
         actions, self._actions = self._actions, []
         return actions
 
@@ -708,7 +709,7 @@ class RunnerSession:
     def _send_answer(self, task: _Task, payload: bytes, failed: bool, now: float) -> None:
         self._send(SendPayload(payload), now)
         size = len(payload)
-        kept: Optional[bytes] = payload
+        kept: bytes | None = payload
         if self._unconfirmed_size + size > UNCONFIRMED_LIMIT:
             kept, size = None, 0
         self._unconfirmed_size += size
@@ -716,14 +717,14 @@ class RunnerSession:
         if self._ping is None:
             self._due = min(self._due, self._pinged_at + PING_SPACING)
 
-    def _fail(self, task: _Task, message: str, description: Optional[str], now: float) -> None:
-        error: Dict[str, Any] = {"message": message}
+    def _fail(self, task: _Task, message: str, description: str | None, now: float) -> None:
+        error: dict[str, Any] = {"message": message}
         if description is not None:
             error["description"] = description
         self._send(m.TaskFailed(task.task_id, error), now)
 
     def _undelivered(
-        self, task_id: str, task_type: str, payload: Optional[bytes], failed: bool, certain: bool
+        self, task_id: str, task_type: str, payload: bytes | None, failed: bool, certain: bool
     ) -> None:
         self.counters.undelivered += 1
         self._actions.append(ReportUndelivered(task_id, task_type, payload, failed, certain))
@@ -867,7 +868,7 @@ class RunnerSession:
             self._close(1000, "the broker drains, but does not close")
 
     def _settle_offers(self, now: float) -> None:
-        lapsed: Dict[str, int] = {}
+        lapsed: dict[str, int] = {}
         while self._offers:
             offer_id, (task_type, until) = next(iter(self._offers.items()))
             if until > now:
@@ -968,7 +969,7 @@ class RunnerSession:
         else:
             self._send(message, now)
 
-    def _wake(self, links: Set[Hashable]) -> None:
+    def _wake(self, links: set[Hashable]) -> None:
         others = tuple(link for link in links if link != self._link)
         if others:
             self._actions.append(WakeLinks(others))
@@ -977,7 +978,7 @@ class RunnerSession:
         """`settle` does the rest."""
 
 
-_HANDLERS: Dict[type, Callable[[RunnerSession, Any, float], None]] = {
+_HANDLERS: dict[type, Callable[[RunnerSession, Any, float], None]] = {
     m.InfoRequest: RunnerSession._info_request,
     m.RunnerRegistered: RunnerSession._runner_registered,
     m.TaskOfferAccept: RunnerSession._task_offer_accept,

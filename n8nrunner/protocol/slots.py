@@ -24,12 +24,12 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from typing import Deque, Dict, Hashable, List, Mapping, Optional, Set, Tuple
+from collections.abc import Hashable, Mapping
 
 #: Seconds for which a freed slot is kept for the pair whose turn it is.
 TURN = 1.0
 
-_NONE: Set[Hashable] = set()
+_NONE: set[Hashable] = set()
 
 
 class _Claim(enum.Enum):
@@ -51,14 +51,14 @@ class _Pair:
         self.refused = 0
         #: How many offers the pair may make when its link asks next.
         self.may_offer = 0
-        self.turn_until: Optional[float] = None
-        self.claim: Optional[_Claim] = None
+        self.turn_until: float | None = None
+        self.claim: _Claim | None = None
 
 
 class _TaskType:
     __slots__ = ("limit", "name", "promised", "taken")
 
-    def __init__(self, name: str, limit: Optional[int]) -> None:
+    def __init__(self, name: str, limit: int | None) -> None:
         self.name = name
         self.limit = limit
         self.taken = 0
@@ -79,13 +79,13 @@ class Slots:
         #: Pairs whose turn it is.
         self.turns = 0
         #: When the last task ended; None while one is held. Set by `join` and `release`.
-        self.idle_since: Optional[float] = None
+        self.idle_since: float | None = None
         self._brokers = brokers
         self._promised = 0
-        self._types: Dict[str, _TaskType] = {}
-        self._links: Dict[Hashable, Dict[str, _Pair]] = {}
+        self._types: dict[str, _TaskType] = {}
+        self._links: dict[Hashable, dict[str, _Pair]] = {}
         self._pairs = 0
-        self._waiting: Deque[_Pair] = deque()
+        self._waiting: deque[_Pair] = deque()
 
     @property
     def can_serve(self) -> bool:
@@ -94,7 +94,7 @@ class Slots:
 
     # --- what links do --------------------------------------------------------------------------
 
-    def join(self, link: Hashable, types: Mapping[str, Optional[int]], now: float) -> Set[Hashable]:
+    def join(self, link: Hashable, types: Mapping[str, int | None], now: float) -> set[Hashable]:
         """A link can offer now, or has more task types than before.
 
         Args:
@@ -119,7 +119,7 @@ class Slots:
             self.idle_since = now
         return self._serve(now, link)
 
-    def leave(self, link: Hashable, now: float) -> Set[Hashable]:
+    def leave(self, link: Hashable, now: float) -> set[Hashable]:
         """A link has lost its connection or drains: its offers are void. Slots that are taken stay taken."""
         for pair in self._links.pop(link, {}).values():
             self._pairs -= 1
@@ -175,7 +175,7 @@ class Slots:
 
     def offers(
         self, link: Hashable, now: float, ready: bool = True
-    ) -> Tuple[List[Tuple[str, int]], Set[Hashable]]:
+    ) -> tuple[list[tuple[str, int]], set[Hashable]]:
         """What this link is to offer now; counted as open from here on.
 
         Args:
@@ -215,14 +215,14 @@ class Slots:
                 wanted.append((pair.task_type.name, count))
         return wanted, others
 
-    def next_deadline(self, link: Hashable) -> Optional[float]:
+    def next_deadline(self, link: Hashable) -> float | None:
         """When a promise to this link lapses, so that `offers` has to be called; None if there is none."""
         turns = [pair.turn_until for pair in self._links.get(link, {}).values() if pair.turn_until]
         return min(turns, default=None)
 
     # --- what the end of a task does ------------------------------------------------------------
 
-    def release(self, type_name: str, now: float) -> Set[Hashable]:
+    def release(self, type_name: str, now: float) -> set[Hashable]:
         """A task's handler has returned: its slot is free.
 
         Returns:
@@ -294,11 +294,11 @@ class Slots:
             pair.claim = None
             self._waiting.remove(pair)
 
-    def _serve(self, now: float, asking: Optional[Hashable]) -> Set[Hashable]:
+    def _serve(self, now: float, asking: Hashable | None) -> set[Hashable]:
         """Lets waiting pairs offer while there is room; which links other than `asking` that concerns."""
         if not self._waiting:
             return _NONE
-        served: Set[Hashable] = set()
+        served: set[Hashable] = set()
         for pair in list(self._waiting):
             if self.capacity - self.taken - self._promised <= 0:
                 break

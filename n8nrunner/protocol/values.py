@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from collections.abc import Iterator
+from typing import Any, Callable, NamedTuple
 
 from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol.messages import Undecoded
@@ -112,7 +113,7 @@ def integers_as_text(value: Any) -> Any:
 def _encode_in_pieces(value: Any, encode: Callable[[Any], str]) -> str:
     if not _is_long(value, _DEPTH):
         return encode(value)
-    parts: List[str] = []
+    parts: list[str] = []
     _append_pieces(value, _DEPTH, parts, encode)
     return "".join(parts)
 
@@ -128,7 +129,7 @@ def _is_long(value: Any, depth: int) -> bool:
     return False
 
 
-def _append_pieces(value: Any, depth: int, parts: List[str], encode: Callable[[Any], str]) -> None:
+def _append_pieces(value: Any, depth: int, parts: list[str], encode: Callable[[Any], str]) -> None:
     if type(value) is list and len(value) > _SHORT:
         count = _SHORT
         start = 0
@@ -174,12 +175,12 @@ def _without_nan(value: Any) -> Any:
 _TOO_DEEP = 900
 
 
-def find_fault(value: Any, name: str) -> Optional[str]:
+def find_fault(value: Any, name: str) -> str | None:
     """Why a value cannot be written, with the place: ``result[2]['json'] is a set``; None if it can."""
     return _find(value, name, _fault_of, _fault_of_key)
 
 
-def find_loop(value: Any, name: str) -> Optional[str]:
+def find_loop(value: Any, name: str) -> str | None:
     """The place where a value contains itself or is nested too deeply; None if there is none."""
     return _find(value, name, lambda part: None, lambda key: None)
 
@@ -187,15 +188,15 @@ def find_loop(value: Any, name: str) -> Optional[str]:
 def _find(
     value: Any,
     name: str,
-    fault_of: Callable[[Any], Optional[str]],
-    fault_of_key: Callable[[Any], Optional[str]],
-) -> Optional[str]:
+    fault_of: Callable[[Any], str | None],
+    fault_of_key: Callable[[Any], str | None],
+) -> str | None:
     """The first fault. Walks with a stack of its own, so that no depth of nesting is too much for it."""
     fault = fault_of(value)
     if fault is not None:
         return f"{name} {fault}"
-    stack: List[Tuple[Any, Iterator[Tuple[Any, Any]]]] = [(value, _members(value))]
-    path: List[Any] = []
+    stack: list[tuple[Any, Iterator[tuple[Any, Any]]]] = [(value, _members(value))]
+    path: list[Any] = []
     above = {id(value)}
     while stack:
         container, members = stack[-1]
@@ -222,7 +223,7 @@ def _find(
     return None
 
 
-def _members(value: Any) -> Iterator[Tuple[Any, Any]]:
+def _members(value: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(value, dict):
         return iter(list(value.items()))
     if isinstance(value, (list, tuple)):
@@ -230,7 +231,7 @@ def _members(value: Any) -> Iterator[Tuple[Any, Any]]:
     return iter(())
 
 
-def _fault_of(value: Any) -> Optional[str]:
+def _fault_of(value: Any) -> str | None:
     if value is None or isinstance(value, (str, bool, float, dict, list, tuple)):
         return None
     if isinstance(value, int):
@@ -246,7 +247,7 @@ def _fault_of(value: Any) -> Optional[str]:
     return f"is {article} {module}{kind.__qualname__}, which JSON cannot represent"
 
 
-def _fault_of_digits(value: int) -> Optional[str]:
+def _fault_of_digits(value: int) -> str | None:
     try:
         int.__repr__(value)
     except ValueError:
@@ -254,7 +255,7 @@ def _fault_of_digits(value: int) -> Optional[str]:
     return None
 
 
-def _fault_of_key(key: Any) -> Optional[str]:
+def _fault_of_key(key: Any) -> str | None:
     if isinstance(key, float) and not math.isfinite(key):
         return "has a key that is not a finite number"
     if isinstance(key, int):
@@ -264,7 +265,7 @@ def _fault_of_key(key: Any) -> Optional[str]:
     return f"has a key of type {type(key).__qualname__}; the keys of JSON are strings"
 
 
-def _place(name: str, path: List[Any]) -> str:
+def _place(name: str, path: list[Any]) -> str:
     shown = [_shown(key) for key in path]
     if len(shown) > 12:
         return name + "".join(f"[{key}]" for key in shown[:6]) + "[...]"
@@ -281,7 +282,7 @@ def _shown(key: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-_scan: Callable[[str, int], Tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 _scan_string = json.decoder.scanstring  # type: ignore[attr-defined]
 #: Containers around a task's items: the message, its settings, the list. An item itself is one piece.
 _LEVELS = 3
@@ -304,7 +305,7 @@ def decode_value(undecoded: Undecoded) -> Any:
         raise ProtocolError(f"a message of {len(text)} characters {fault}") from None
 
 
-def fault_of_text(error: Exception) -> Optional[str]:
+def fault_of_text(error: Exception) -> str | None:
     """Return why Python cannot decode a JSON text, given the exception; None if the text is not JSON."""
     if isinstance(error, RecursionError):
         return "is nested too deeply for Python"
@@ -313,7 +314,7 @@ def fault_of_text(error: Exception) -> Optional[str]:
     return None
 
 
-def _scan_in_pieces(text: str, start: int, levels: int) -> Tuple[Any, int]:
+def _scan_in_pieces(text: str, start: int, levels: int) -> tuple[Any, int]:
     """The value that begins at `start`, and where it ends; the outer levels are walked in Python."""
     if levels and text[start] == "{":
         return _scan_object(text, start, levels)
@@ -322,8 +323,8 @@ def _scan_in_pieces(text: str, start: int, levels: int) -> Tuple[Any, int]:
     return _scan(text, start)
 
 
-def _scan_object(text: str, start: int, levels: int) -> Tuple[Any, int]:
-    members: Dict[str, Any] = {}
+def _scan_object(text: str, start: int, levels: int) -> tuple[Any, int]:
+    members: dict[str, Any] = {}
     position = _skip_space(text, start + 1)
     if text[position] == "}":
         return members, position + 1
@@ -340,8 +341,8 @@ def _scan_object(text: str, start: int, levels: int) -> Tuple[Any, int]:
         position = _skip_space(text, position + 1)
 
 
-def _scan_list(text: str, start: int, levels: int) -> Tuple[Any, int]:
-    items: List[Any] = []
+def _scan_list(text: str, start: int, levels: int) -> tuple[Any, int]:
+    items: list[Any] = []
     position = _skip_space(text, start + 1)
     if text[position] == "]":
         return items, position + 1

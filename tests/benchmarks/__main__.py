@@ -4,20 +4,21 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 from . import __doc__ as description
 from . import against, measures, report
 from .processes import BenchmarkError, Unavailable, require_machine, ws_modules
 
 
-def numbers(text: str) -> Tuple[int, ...]:
+def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
         description=description,
@@ -49,7 +50,7 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     return options
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """0 if all was measured and no task or thread went astray, whether or not the wanted figures are met."""
     options = parse(arguments)
     if options.against:
@@ -92,14 +93,14 @@ def chosen_sizes(options: argparse.Namespace, full: measures.Sizes, quick: measu
     return replace(sizes, **{name: value for name, value in given.items() if name in asdict(sizes)})
 
 
-def prepare_bench(sizes: measures.Sizes, programs: Dict[str, measures.Program]) -> measures.Bench:
+def prepare_bench(sizes: measures.Sizes, programs: dict[str, measures.Program]) -> measures.Bench:
     require_machine()
     return measures.Bench(ws_modules(), sizes, programs, say)
 
 
-def take(names: Sequence[str], known: Dict[str, Any], bench: measures.Bench) -> Tuple[List[Any], List[str]]:
+def take(names: Sequence[str], known: dict[str, Any], bench: measures.Bench) -> tuple[list[Any], list[str]]:
     """Run the named measures, or all of them; returns their rows, and what failed."""
-    rows: List[Any] = []
+    rows: list[Any] = []
     failures = []
     for name in names or known:
         say(name)
@@ -112,7 +113,7 @@ def take(names: Sequence[str], known: Dict[str, Any], bench: measures.Bench) -> 
 
 
 def finish(
-    options: argparse.Namespace, bench: measures.Bench, table: str, rows: Sequence[Any], failures: List[str]
+    options: argparse.Namespace, bench: measures.Bench, table: str, rows: Sequence[Any], failures: list[str]
 ) -> int:
     """Print the table and write the JSON; returns the exit code."""
     ws = json.loads((bench.modules / "ws" / "package.json").read_text())["version"]

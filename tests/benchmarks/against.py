@@ -14,10 +14,11 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable
 
 from . import measures
 from .measures import Bench, Program, Sizes
@@ -35,7 +36,7 @@ FULL = Sizes(repetitions=6, warmup=1.0, seconds=3.0, imports=5, idle_seconds=60.
 QUICK = replace(measures.QUICK, repetitions=2, warmup=0.5, seconds=1.0, idle_seconds=20.0, imports=2)
 
 #: The figures of a round by side.
-Round = Dict[str, float]
+Round = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,12 @@ class Comparison:
         return figure / base if self.more_is_better else base / figure
 
     @property
-    def ratios(self) -> List[float]:
+    def ratios(self) -> list[float]:
         """How much better the new version is in each round: 1.1 is 10 % faster."""
         return [self._gain(one[NEW], math.sqrt(one[OLD] * one[OLD_AGAIN])) for one in self.rounds]
 
     @property
-    def noise_ratios(self) -> List[float]:
+    def noise_ratios(self) -> list[float]:
         """The same for the old version against itself."""
         return [self._gain(one[OLD_AGAIN], one[OLD]) for one in self.rounds]
 
@@ -85,7 +86,7 @@ class Comparison:
     def met(self) -> bool:
         return self.ratio >= WANTED - self.noise
 
-    def cells(self) -> List[str]:
+    def cells(self) -> list[str]:
         old = statistics.median([one[side] for one in self.rounds for side in (OLD, OLD_AGAIN)])
         new = statistics.median([one[NEW] for one in self.rounds])
         span = f"{min(self.ratios):.3f} to {max(self.ratios):.3f}"
@@ -102,7 +103,7 @@ class Comparison:
             verdict,
         ]
 
-    def as_json(self) -> Dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         return {
             "what": self.what,
             "unit": self.unit,
@@ -131,7 +132,7 @@ def table(rows: Sequence[Comparison]) -> str:
     return aligned(lines)
 
 
-def prepare(commit: str, folder: Path) -> Dict[str, Program]:
+def prepare(commit: str, folder: Path) -> dict[str, Program]:
     """Lay out both versions below `folder`.
 
     Args:
@@ -169,7 +170,7 @@ def _run(*command: str) -> None:
         raise BenchmarkError(f"{' '.join(command)} failed:\n{done.stdout.decode('utf-8', 'replace').strip()}")
 
 
-def _rounds(bench: Bench, measure: Callable[[str], Dict[str, float]]) -> Dict[str, List[Round]]:
+def _rounds(bench: Bench, measure: Callable[[str], dict[str, float]]) -> dict[str, list[Round]]:
     """Measure each side by turns.
 
     Args:
@@ -178,7 +179,7 @@ def _rounds(bench: Bench, measure: Callable[[str], Dict[str, float]]) -> Dict[st
     Returns:
         The rounds of each figure.
     """
-    rounds: Dict[str, List[Round]] = {}
+    rounds: dict[str, list[Round]] = {}
     for _ in range(bench.sizes.repetitions):
         taken = {side: measure(side) for side in SIDES}
         for name in taken[OLD]:
@@ -186,23 +187,23 @@ def _rounds(bench: Bench, measure: Callable[[str], Dict[str, float]]) -> Dict[st
     return rounds
 
 
-def _rate_and_cpu(result: Dict[str, Any]) -> Dict[str, float]:
+def _rate_and_cpu(result: dict[str, Any]) -> dict[str, float]:
     rate = result["tasks_per_second"]
     return {"rate": rate, "cpu": result["runner_cpu"] / rate * 1e6}
 
 
-def _rate_rows(what: str, rounds: Dict[str, List[Round]]) -> List[Comparison]:
+def _rate_rows(what: str, rounds: dict[str, list[Round]]) -> list[Comparison]:
     return [
         Comparison(what, "tasks/s", rounds["rate"]),
         Comparison(f"{what}: CPU of a task", "us", rounds["cpu"], more_is_better=False, is_counted=False),
     ]
 
 
-def throughput(bench: Bench) -> List[Comparison]:
-    rows: List[Comparison] = []
+def throughput(bench: Bench) -> list[Comparison]:
+    rows: list[Comparison] = []
     for capacity in bench.sizes.capacities:
 
-        def measure(side: str, capacity: int = capacity) -> Dict[str, float]:
+        def measure(side: str, capacity: int = capacity) -> dict[str, float]:
             result = measures.under_load(bench, side, capacity)
             bench.note("throughput", side, capacity=capacity, **result)
             return {**_rate_and_cpu(result), "p50": result["p50"] * 1000}
@@ -214,12 +215,12 @@ def throughput(bench: Bench) -> List[Comparison]:
     return rows
 
 
-def brokers(bench: Bench) -> List[Comparison]:
-    rows: List[Comparison] = []
+def brokers(bench: Bench) -> list[Comparison]:
+    rows: list[Comparison] = []
     count = bench.sizes.brokers
     for capacity in bench.sizes.brokers_capacities:
 
-        def measure(side: str, capacity: int = capacity) -> Dict[str, float]:
+        def measure(side: str, capacity: int = capacity) -> dict[str, float]:
             result = measures.under_load(bench, side, capacity, count)
             bench.note("brokers", side, capacity=capacity, brokers=count, **result)
             return _rate_and_cpu(result)
@@ -228,10 +229,10 @@ def brokers(bench: Bench) -> List[Comparison]:
     return rows
 
 
-def payload(bench: Bench) -> List[Comparison]:
+def payload(bench: Bench) -> list[Comparison]:
     size = bench.sizes.payload
 
-    def measure(side: str) -> Dict[str, float]:
+    def measure(side: str) -> dict[str, float]:
         seconds, result = measures.echo_payload(bench, side)
         bench.note("payload", side, **result)
         return {"seconds": seconds}
@@ -240,12 +241,12 @@ def payload(bench: Bench) -> List[Comparison]:
     return [Comparison(f"{size / 1e6:.0f} MB echoed", "s", rounds["seconds"], more_is_better=False)]
 
 
-def imports(bench: Bench) -> List[Comparison]:
+def imports(bench: Bench) -> list[Comparison]:
     statement = "import n8nrunner; n8nrunner.Runner('http://127.0.0.1:5679', auth_token='secret')"
     for side in SIDES:
         measures.seconds_to_run(statement, bench.programs[side].folder)  # fills the file cache
 
-    def measure(side: str) -> Dict[str, float]:
+    def measure(side: str) -> dict[str, float]:
         folder = bench.programs[side].folder
         taken = [measures.seconds_to_run(statement, folder) for _ in range(bench.sizes.imports)]
         bench.note("imports", side, seconds=taken)
@@ -258,10 +259,10 @@ def imports(bench: Bench) -> List[Comparison]:
     ]
 
 
-def idle(bench: Bench) -> List[Comparison]:
+def idle(bench: Bench) -> list[Comparison]:
     """All rounds side by side: idle runners do not disturb each other."""
     seconds = bench.sizes.idle_seconds
-    rounds: List[Round] = []
+    rounds: list[Round] = []
     with ExitStack() as stack:
         all_rounds = [
             {side: stack.enter_context(bench.at_work(side, 100))[1] for side in SIDES}
@@ -281,6 +282,6 @@ def idle(bench: Bench) -> List[Comparison]:
     ]
 
 
-MEASURES: Dict[str, Callable[[Bench], List[Comparison]]] = {
+MEASURES: dict[str, Callable[[Bench], list[Comparison]]] = {
     measure.__name__: measure for measure in (throughput, payload, brokers, idle, imports)
 }

@@ -6,10 +6,11 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, NamedTuple
 
 from .processes import ROOT, BenchmarkError, Contestant, LoadBroker, wait_registered
 from .report import Row
@@ -26,7 +27,7 @@ class Program(NamedTuple):
         takes_notes: whether it is stopped by a line, and then says what it saw, as `package` does.
     """
 
-    arguments: Tuple[str, ...]
+    arguments: tuple[str, ...]
     folder: Path = ROOT
     takes_notes: bool = False
 
@@ -47,13 +48,13 @@ class Sizes:
     """How long and how much. The defaults are what the wanted figures are meant for."""
 
     repetitions: int = 3
-    capacities: Tuple[int, ...] = (1, 5, 50, 1000)
+    capacities: tuple[int, ...] = (1, 5, 50, 1000)
     warmup: float = 1.5  # seconds under load before the clock starts
     seconds: float = 4.0  # of a window
     payload: int = 20_000_000  # bytes
     echoes: int = 3  # of the payload, after one that is not counted
     brokers: int = 20
-    brokers_capacities: Tuple[int, ...] = (20, 200)
+    brokers_capacities: tuple[int, ...] = (20, 200)
     task_timeout: float = 3.0  # seconds, of the tasks on the broker that misbehaves
     idle_seconds: float = 60.0
     imports: int = 9  # fresh processes of each kind
@@ -86,16 +87,16 @@ class Bench:
 
     modules: Path
     sizes: Sizes
-    programs: Dict[str, Program]
+    programs: dict[str, Program]
     say: Callable[[str], None]
-    runs: List[Dict[str, Any]] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
     unaccounted: int = 0
     left_behind: int = 0
 
     @contextmanager
     def at_work(
         self, name: str, capacity: int, brokers: int = 1, **settings: Any
-    ) -> Iterator[Tuple[LoadBroker, Contestant]]:
+    ) -> Iterator[tuple[LoadBroker, Contestant]]:
         """A contestant that is registered at a broker, or several, of its own."""
         with ExitStack() as stack:
             broker = stack.enter_context(LoadBroker(self.modules, brokers))
@@ -115,7 +116,7 @@ class Bench:
         """Keeps what one run gave, for the JSON."""
         self.runs.append(dict(values, measure=measure, contestant=contestant))
 
-    def soundness(self) -> List[Row]:
+    def soundness(self) -> list[Row]:
         """Whether the figures are worth anything: a broker with time to spare, nothing else at work."""
         rows = []
         for who, key, limit in (("the load broker", "broker_cpu", 95), ("other programs", "other_cpu", 15)):
@@ -153,10 +154,10 @@ class Bench:
         return notes
 
 
-def throughput(bench: Bench) -> List[Row]:
+def throughput(bench: Bench) -> list[Row]:
     """Tasks a second of an empty task, and their latency, at several capacities."""
-    rates: Dict[Tuple[str, int], List[float]] = {}
-    latencies: Dict[str, List[float]] = {}
+    rates: dict[tuple[str, int], list[float]] = {}
+    latencies: dict[str, list[float]] = {}
     for repetition in range(bench.sizes.repetitions):
         for capacity in bench.sizes.capacities:
             for name in bench.programs:
@@ -186,7 +187,7 @@ def throughput(bench: Bench) -> List[Row]:
     return rows
 
 
-def wanted_rate(other: str, capacity: int) -> Tuple[Any, Any]:
+def wanted_rate(other: str, capacity: int) -> tuple[Any, Any]:
     if other == FLOOR:
         return AGAINST_FLOOR.get(capacity, (None, None))
     if other == CALLBACKS:
@@ -194,12 +195,12 @@ def wanted_rate(other: str, capacity: int) -> Tuple[Any, Any]:
     return AGAINST_PROTOTYPE, None
 
 
-def under_load(bench: Bench, name: str, capacity: int, brokers: int = 1) -> Dict[str, Any]:
+def under_load(bench: Bench, name: str, capacity: int, brokers: int = 1) -> dict[str, Any]:
     """One contestant on brokers that always have work waiting: what `broker.js` found."""
     sizes = bench.sizes
     with bench.at_work(name, capacity, brokers) as (broker, contestant):
         limit = sizes.warmup + sizes.seconds + 30
-        result: Dict[str, Any] = broker.ask(
+        result: dict[str, Any] = broker.ask(
             "load", limit, warmup=sizes.warmup, seconds=sizes.seconds, pid=contestant.pid
         )
         bench.settle(contestant, broker)
@@ -213,9 +214,9 @@ def under_load(bench: Bench, name: str, capacity: int, brokers: int = 1) -> Dict
     return result
 
 
-def payload(bench: Bench) -> List[Row]:
+def payload(bench: Bench) -> list[Row]:
     """A big list of items there and back: what the pieces of a big answer cost."""
-    times: Dict[str, List[float]] = {}
+    times: dict[str, list[float]] = {}
     for repetition in range(bench.sizes.repetitions):
         for name in bench.programs:
             seconds, result = echo_payload(bench, name)
@@ -231,11 +232,11 @@ def payload(bench: Bench) -> List[Row]:
     return rows
 
 
-def echo_payload(bench: Bench, name: str) -> Tuple[float, Dict[str, Any]]:
+def echo_payload(bench: Bench, name: str) -> tuple[float, dict[str, Any]]:
     """Seconds of one contestant's echo, the median, and all that `broker.js` found."""
     with bench.at_work(name, 5) as (broker, contestant):
         echoes = 1 + bench.sizes.echoes
-        result: Dict[str, Any] = broker.ask(
+        result: dict[str, Any] = broker.ask(
             "echo", 60 * echoes, broker=0, bytes=bench.sizes.payload, times=echoes, pid=contestant.pid
         )
         bench.settle(contestant, broker)
@@ -244,13 +245,13 @@ def echo_payload(bench: Bench, name: str) -> Tuple[float, Dict[str, Any]]:
     return seconds, result
 
 
-def brokers(bench: Bench) -> List[Row]:
+def brokers(bench: Bench) -> list[Row]:
     """One runner on many brokers that all have work waiting, against the same runner on one."""
     bench.require_package()
     many = bench.sizes.brokers
     rows = []
     for capacity in bench.sizes.brokers_capacities:
-        rates: Dict[int, List[float]] = {1: [], many: []}
+        rates: dict[int, list[float]] = {1: [], many: []}
         shares = []
         for repetition in range(bench.sizes.repetitions):
             for count, values in rates.items():
@@ -270,12 +271,12 @@ def brokers(bench: Bench) -> List[Row]:
 UNDISTURBED, IN_FRAME, NOT_READING = "undisturbed", "stopped in mid-frame", "not reading"
 
 
-def stalled(bench: Bench) -> List[Row]:
+def stalled(bench: Bench) -> list[Row]:
     """Broker A misbehaves while a big answer waits for it: what of broker B, of A's timeouts, of stop()?"""
     bench.require_package()
-    p99: Dict[str, List[float]] = {}
-    late: Dict[str, List[float]] = {}
-    beyond: Dict[str, List[float]] = {}
+    p99: dict[str, list[float]] = {}
+    late: dict[str, list[float]] = {}
+    beyond: dict[str, list[float]] = {}
     for repetition in range(bench.sizes.repetitions):
         for behaviour in (UNDISTURBED, IN_FRAME, NOT_READING):
             result = beside_stalled_broker(bench, behaviour)
@@ -294,7 +295,7 @@ def stalled(bench: Bench) -> List[Row]:
     return rows
 
 
-def beside_stalled_broker(bench: Bench, behaviour: str) -> Dict[str, Any]:
+def beside_stalled_broker(bench: Bench, behaviour: str) -> dict[str, Any]:
     grace, waiting = 1.0, 4
     timeout = bench.sizes.task_timeout
     settings = {"task_timeout": timeout, "graceful_shutdown_timeout": grace}
@@ -305,7 +306,7 @@ def beside_stalled_broker(bench: Bench, behaviour: str) -> Dict[str, Any]:
             answer = {"do": "big answer", "bytes": 20_000_000}
             broker.ask("stall", broker=0, settings=answer, in_frame=behaviour == IN_FRAME)
         # A's tasks time out within this window.
-        paced: Dict[str, Any] = broker.ask(
+        paced: dict[str, Any] = broker.ask(
             "pace", timeout + 30, broker=1, every=1 / 300, seconds=timeout + 1, pid=contestant.pid
         )
         # This one makes stop() use its grace; once a later task is answered it has begun.
@@ -331,7 +332,7 @@ def beside_stalled_broker(bench: Bench, behaviour: str) -> Dict[str, Any]:
     return dict(paced, timeouts_late=late, stop_beyond_grace=beyond, waits=notes["waits"])
 
 
-def idle(bench: Bench) -> List[Row]:
+def idle(bench: Bench) -> list[Row]:
     """CPU of a registered runner that has nothing to do; the repetitions run side by side."""
     bench.require_package()
     with ExitStack() as stack:
@@ -350,7 +351,7 @@ def idle(bench: Bench) -> List[Row]:
     return [Row(what, share, "% of a core", at_most=0.1)]
 
 
-def imports(bench: Bench) -> List[Row]:
+def imports(bench: Bench) -> list[Row]:
     """`import n8nrunner` and building a `Runner`, against importing the three packages it stands on."""
     bench.require_package()
     statements = {
@@ -361,9 +362,9 @@ def imports(bench: Bench) -> List[Row]:
     subprocess.run([sys.executable, "-m", "compileall", "-q", str(ROOT / "n8nrunner")], check=True)
     for statement in statements.values():
         seconds_to_run(statement)  # so that everything is in the file cache
-    times: Dict[str, List[float]] = {name: [] for name in statements}
+    times: dict[str, list[float]] = {name: [] for name in statements}
     for _ in range(bench.sizes.repetitions):
-        once: Dict[str, List[float]] = {name: [] for name in statements}
+        once: dict[str, list[float]] = {name: [] for name in statements}
         for _ in range(bench.sizes.imports):
             for name, statement in statements.items():
                 once[name].append(seconds_to_run(statement))
@@ -384,7 +385,7 @@ def seconds_to_run(statement: str, folder: Path = ROOT) -> float:
     return float(done.stdout)
 
 
-def reconnect(bench: Bench) -> List[Row]:
+def reconnect(bench: Bench) -> list[Row]:
     """Broker back up to runner registered again, for runners that have each a broker of their own."""
     bench.require_package()
     count, pause = bench.sizes.reconnections, bench.sizes.pause
@@ -399,7 +400,7 @@ def reconnect(bench: Bench) -> List[Row]:
     ]
 
 
-def crowd(bench: Bench) -> List[Row]:
+def crowd(bench: Bench) -> list[Row]:
     """Many runners on one broker that restarts and, as n8n does, lets five a second in."""
     bench.require_package()
     runners = bench.sizes.crowd
@@ -412,7 +413,7 @@ def crowd(bench: Bench) -> List[Row]:
     return [Row(f"{runners} runners after one restart, all registered", values, "s", at_most=15)]
 
 
-def after_restart(bench: Bench, brokers: int, runners: int, limited: bool, stagger: float) -> List[float]:
+def after_restart(bench: Bench, brokers: int, runners: int, limited: bool, stagger: float) -> list[float]:
     """Seconds from a broker's return to each registration there."""
     pause = bench.sizes.pause
     with ExitStack() as stack:
@@ -432,7 +433,7 @@ def after_restart(bench: Bench, brokers: int, runners: int, limited: bool, stagg
     return [seconds for of_broker in times for seconds in of_broker]
 
 
-def ratios(values: Sequence[float], others: Sequence[float]) -> List[float]:
+def ratios(values: Sequence[float], others: Sequence[float]) -> list[float]:
     return [value / other for value, other in zip(values, others)]
 
 
@@ -440,7 +441,7 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.2f} ms"
 
 
-MEASURES: Dict[str, Callable[[Bench], List[Row]]] = {
+MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     measure.__name__: measure
     for measure in (throughput, payload, brokers, stalled, idle, imports, reconnect, crowd)
 }

@@ -14,9 +14,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Dict, List, Optional, Sequence, Type
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 WS_PACKAGE = "ws@8"
@@ -64,7 +65,7 @@ class LineProcess:
     """A process that hears and speaks lines of JSON; killed when its `with` ends."""
 
     def __init__(
-        self, name: str, command: Sequence[str], env: Optional[Dict[str, str]] = None, folder: Path = ROOT
+        self, name: str, command: Sequence[str], env: dict[str, str] | None = None, folder: Path = ROOT
     ) -> None:
         self.name = name
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
@@ -77,7 +78,7 @@ class LineProcess:
             stderr=self._errors,
             text=True,
         )
-        self._lines: queue.SimpleQueue[Optional[str]] = queue.SimpleQueue()
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, name=f"reads {name}", daemon=True)
         self._reader.start()
 
@@ -133,9 +134,9 @@ class LineProcess:
 
     def __exit__(
         self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -146,7 +147,7 @@ class LoadBroker(LineProcess):
     def __init__(self, modules: Path, count: int = 1) -> None:
         program = Path(__file__).with_name("broker.js")
         super().__init__("the load broker", ["node", str(program)], {"NODE_PATH": str(modules)})
-        self.urls: List[str] = self.ask("open", count=count)
+        self.urls: list[str] = self.ask("open", count=count)
 
     def ask(self, command: str, limit: float = ANSWERED_WITHIN, **arguments: Any) -> Any:
         self.tell(dict(arguments, do=command))

@@ -9,9 +9,10 @@ import platform
 import statistics
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Protocol, Sequence
+from typing import Any, Protocol
 
 COLUMNS = ("what", "wanted", "median", "lowest to highest", "")
 
@@ -23,23 +24,23 @@ class Row:
     what: str
     values: Sequence[float]
     unit: str = ""
-    at_least: Optional[float] = None
-    at_most: Optional[float] = None
-    hoped: Optional[float] = None
+    at_least: float | None = None
+    at_most: float | None = None
+    hoped: float | None = None
 
     @property
     def median(self) -> float:
         return statistics.median(self.values)
 
     @property
-    def met(self) -> Optional[bool]:
+    def met(self) -> bool | None:
         if self.at_least is not None:
             return self.median >= self.at_least
         if self.at_most is not None:
             return self.median <= self.at_most
         return None
 
-    def cells(self) -> List[str]:
+    def cells(self) -> list[str]:
         wanted = ""
         if self.at_least is not None:
             wanted = f"at least {figure(self.at_least, self.unit)}"
@@ -53,7 +54,7 @@ class Row:
         verdict = {None: "", True: "met", False: "MISSED"}[self.met]
         return [self.what, wanted, figure(self.median, self.unit), span, verdict]
 
-    def as_json(self) -> Dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         return dict(asdict(self), median=self.median, met=self.met)
 
 
@@ -71,7 +72,7 @@ def table(rows: Sequence[Row]) -> str:
     return aligned([list(COLUMNS)] + [row.cells() for row in rows])
 
 
-def aligned(lines: List[List[str]]) -> str:
+def aligned(lines: list[list[str]]) -> str:
     """Cells in columns; the first line is the head of the table."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     lines.insert(1, ["-" * width for width in widths])
@@ -79,7 +80,7 @@ def aligned(lines: List[List[str]]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
-def machine() -> Dict[str, Any]:
+def machine() -> dict[str, Any]:
     """What the figures depend on."""
     packages = {}
     for name in ("n8nrunner", "websocket-client", "requests", "backoff"):
@@ -101,10 +102,10 @@ def machine() -> Dict[str, Any]:
 class Measured(Protocol):
     """A row of any table."""
 
-    def as_json(self) -> Dict[str, Any]: ...
+    def as_json(self) -> dict[str, Any]: ...
 
 
-def write_json(path: Path, rows: Sequence[Measured], runs: Sequence[Any], about: Dict[str, Any]) -> None:
+def write_json(path: Path, rows: Sequence[Measured], runs: Sequence[Any], about: dict[str, Any]) -> None:
     """The rows, what each single run gave, and what `about` tells of the circumstances."""
     path.parent.mkdir(parents=True, exist_ok=True)
     document = dict(about, rows=[row.as_json() for row in rows], runs=runs)

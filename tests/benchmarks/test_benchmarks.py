@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 import pytest
 import websocket
@@ -45,13 +45,13 @@ def modules() -> Path:
     return ws_modules()
 
 
-def run(json_path: Path, *arguments: str) -> Dict[str, Any]:
+def run(json_path: Path, *arguments: str) -> dict[str, Any]:
     """What `python -m tests.benchmarks` writes, once it ended well."""
     command = [sys.executable, "-m", "tests.benchmarks", "--json", str(json_path), *arguments]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
     printed = done.stdout.decode("utf-8", "replace")
     assert done.returncode == 0, printed
-    document: Dict[str, Any] = json.loads(json_path.read_text())
+    document: dict[str, Any] = json.loads(json_path.read_text())
     for row in document["rows"]:
         assert row["what"] in printed
     return document
@@ -207,10 +207,10 @@ def test_a_stalled_broker_neither_reads_on_nor_completes_its_frame(modules: Path
         runner.shutdown()
 
 
-def read_up_to(runner: websocket.WebSocket, kind: str) -> Dict[str, Any]:
+def read_up_to(runner: websocket.WebSocket, kind: str) -> dict[str, Any]:
     """Reads up to a message of that type."""
     while True:
-        message: Dict[str, Any] = json.loads(runner.recv())
+        message: dict[str, Any] = json.loads(runner.recv())
         if message["type"] == kind:
             return message
 

@@ -20,11 +20,12 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable
 
 import requests
 
@@ -84,7 +85,7 @@ class Bench:
         self.n8n = n8n
         self.sizes = sizes
         self.say = say
-        self.runs: List[Dict[str, Any]] = []
+        self.runs: list[dict[str, Any]] = []
         self._folder = folder
         self._started = 0
         self._endpoint = f"http://127.0.0.1:{free_port()}"
@@ -117,7 +118,7 @@ class Bench:
             ENDPOINT: self._workflow("file-request", _file_request(f"{self._endpoint}/copy"), **respond),
         }
 
-    def _workflow(self, name: str, *nodes: Dict[str, Any], **webhook: Any) -> Workflow:
+    def _workflow(self, name: str, *nodes: dict[str, Any], **webhook: Any) -> Workflow:
         return self.n8n.create_workflow(name, [webhook_node(name, **webhook), *nodes])
 
     @contextmanager
@@ -147,10 +148,10 @@ class Bench:
             process.kill()
 
     def medians(
-        self, measure: str, repetition: Callable[[], Dict[str, List[float]]]
-    ) -> Dict[str, List[float]]:
+        self, measure: str, repetition: Callable[[], dict[str, list[float]]]
+    ) -> dict[str, list[float]]:
         """The median of what a repetition gave for each contestant, for every repetition."""
-        found: Dict[str, List[float]] = {}
+        found: dict[str, list[float]] = {}
         for _ in range(self.sizes.repetitions):
             for name, values in repetition().items():
                 found.setdefault(name, []).append(statistics.median(values))
@@ -163,11 +164,11 @@ class Bench:
         measure: str,
         contestants: Sequence[str],
         turn: Callable[[str], float],
-    ) -> Dict[str, List[float]]:
+    ) -> dict[str, list[float]]:
         """What `turn` gave for each contestant: a median over its turns, for every repetition."""
 
-        def repetition() -> Dict[str, List[float]]:
-            values: Dict[str, List[float]] = {name: [] for name in contestants}
+        def repetition() -> dict[str, list[float]]:
+            values: dict[str, list[float]] = {name: [] for name in contestants}
             for number in range(self.sizes.turns):
                 # A B, B A, ...: what drifts in n8n falls on both.
                 for name in contestants if number % 2 == 0 else contestants[::-1]:
@@ -181,7 +182,7 @@ class Bench:
 # --- measures -----------------------------------------------------------------------------------
 
 
-def one_caller(bench: Bench) -> List[Row]:
+def one_caller(bench: Bench) -> list[Row]:
     """From the webhook to the function and back, with one caller.
 
     Twice, because n8n has work of its own for 20 ms after each answer: a caller that calls again at once
@@ -190,19 +191,19 @@ def one_caller(bench: Bench) -> List[Row]:
     names, chance = list(bench.number), random.Random(0)
     sizes = bench.sizes
 
-    def at_once(name: str) -> List[float]:
+    def at_once(name: str) -> list[float]:
         # The first two meet what n8n has left to do for others.
         return [milliseconds(name) for _ in range(2 + sizes.calls_of_a_run)][2:]
 
-    def at_rest(name: str) -> List[float]:
+    def at_rest(name: str) -> list[float]:
         time.sleep(chance.uniform(0.025, 0.05))
         return [milliseconds(name)]
 
     def milliseconds(name: str) -> float:
         return _seconds(lambda: _call(bench.number[name])) * 1000
 
-    def by_turns(run: Callable[[str], List[float]], runs: int) -> Dict[str, List[float]]:
-        values: Dict[str, List[float]] = {name: [] for name in names}
+    def by_turns(run: Callable[[str], list[float]], runs: int) -> dict[str, list[float]]:
+        values: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(runs):
             # In an order of chance: in a fixed one, who is called after whom would count.
             for name in chance.sample(names, len(names)):
@@ -220,7 +221,7 @@ def one_caller(bench: Bench) -> List[Row]:
         return rows + _rows_of_one_caller(what, rest)
 
 
-def _rows_of_one_caller(what: str, found: Dict[str, List[float]]) -> List[Row]:
+def _rows_of_one_caller(what: str, found: dict[str, list[float]]) -> list[Row]:
     differences = [ours - floor for ours, floor in zip(found[OURS], found[FLOOR])]
     return [
         *(Row(f"{what}, p50: {name}", values, "ms") for name, values in found.items()),
@@ -230,7 +231,7 @@ def _rows_of_one_caller(what: str, found: Dict[str, List[float]]) -> List[Row]:
     ]
 
 
-def ten_callers(bench: Bench) -> List[Row]:
+def ten_callers(bench: Bench) -> list[Row]:
     """Calls a second, with ten callers."""
 
     def turn(name: str) -> float:
@@ -248,13 +249,13 @@ def ten_callers(bench: Bench) -> List[Row]:
     ]
 
 
-def many_items(bench: Bench) -> List[Row]:
+def many_items(bench: Bench) -> list[Row]:
     """Ten thousand items through a function: the whole call, and the node alone as n8n has timed it."""
     numbers = list(range(bench.sizes.items))
-    node_seconds: Dict[str, List[float]] = {OURS: [], FLOOR: []}
+    node_seconds: dict[str, list[float]] = {OURS: [], FLOOR: []}
 
     def turn(name: str) -> float:
-        answers: List[Any] = []
+        answers: list[Any] = []
         seconds = _seconds(lambda: answers.append(bench.items[name].call({"numbers": numbers}).json()))
         assert answers == [[{"result": 0}]], answers
         node = bench.items[name].wait_for_execution("success").data["resultData"]["runData"]["Function"][-1]
@@ -275,7 +276,7 @@ def many_items(bench: Bench) -> List[Row]:
     ]
 
 
-def files(bench: Bench) -> List[Row]:
+def files(bench: Bench) -> list[Row]:
     """A file of 1 MB in and out."""
     content = bytes(range(256)) * (FILE_BYTES // 256)
 
@@ -296,7 +297,7 @@ def files(bench: Bench) -> List[Row]:
     ]
 
 
-def restarts(bench: Bench) -> List[Row]:
+def restarts(bench: Bench) -> list[Row]:
     """n8n ends and starts again under load, by turns gently and by force; then a call has to be answered."""
     survived, waits = 0, []
 
@@ -328,7 +329,7 @@ def restarts(bench: Bench) -> List[Row]:
     ]
 
 
-MEASURES: Dict[str, Callable[[Bench], List[Row]]] = {
+MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "one-caller": one_caller,
     "ten-callers": ten_callers,
     "items": many_items,
@@ -343,7 +344,7 @@ def _seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - begun
 
 
-def _ratios(ours: Sequence[float], theirs: Sequence[float]) -> List[float]:
+def _ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     return [one / other for one, other in zip(ours, theirs)]
 
 
@@ -355,42 +356,42 @@ def _call(workflow: Workflow) -> None:
 # --- nodes and processes ------------------------------------------------------------------------
 
 
-def _function(operation: str, runner: str = OURS, **parameters: Any) -> Dict[str, Any]:
+def _function(operation: str, runner: str = OURS, **parameters: Any) -> dict[str, Any]:
     parameters["operation"] = operation
     return {"name": "Function", "type": f"CUSTOM.{NAMES[runner]}", "typeVersion": 1, "parameters": parameters}
 
 
-def _request(url: str, number: str) -> Dict[str, Any]:
+def _request(url: str, number: str) -> dict[str, Any]:
     field = f"{{{{ JSON.stringify({{ number: {number.strip('={} ')} }}) }}}}"
     body = {"sendBody": True, "contentType": "json", "specifyBody": "json", "jsonBody": f"={field}"}
     return _http("Request", url, **body)
 
 
-def _file_request(url: str) -> Dict[str, Any]:
+def _file_request(url: str) -> dict[str, Any]:
     body = {"sendBody": True, "contentType": "binaryData", "inputDataFieldName": "upload0"}
     as_file = {"response": {"response": {"responseFormat": "file", "outputPropertyName": "copy"}}}
     return _http("Request", url, **body, options=as_file)
 
 
-def _http(name: str, url: str, **parameters: Any) -> Dict[str, Any]:
+def _http(name: str, url: str, **parameters: Any) -> dict[str, Any]:
     parameters.update(method="POST", url=url)
     return {"name": name, "type": "n8n-nodes-base.httpRequest", "typeVersion": 4.2, "parameters": parameters}
 
 
-def _python(name: str, arguments: Sequence[str], variables: Dict[str, str], log_path: Path) -> ChildProcess:
+def _python(name: str, arguments: Sequence[str], variables: dict[str, str], log_path: Path) -> ChildProcess:
     environment = {key: os.environ[key] for key in PLAIN_ENVIRONMENT if key in os.environ}
     command = [sys.executable, "-m", *arguments]
     return ChildProcess(name, command, {**environment, **variables}, log_path, cwd=ROOT)
 
 
-def _answers(url: str) -> Optional[bool]:
+def _answers(url: str) -> bool | None:
     try:
         return requests.get(url, timeout=5.0).ok or None
     except requests.ConnectionError:
         return None
 
 
-def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.workflows", description=__doc__)
     known = ", ".join(MEASURES)
     parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"all if none is named: {known}")
@@ -405,14 +406,14 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     return options
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """0 if all was measured, whether or not the wanted figures are met."""
     options = parse(arguments)
     sizes = QUICK if options.quick else Sizes()
     for name in ("repetitions", "restarts"):
         if getattr(options, name) is not None:
             sizes = replace(sizes, **{name: getattr(options, name)})
-    rows: List[Row] = []
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         n8n = N8n(install(), Path(folder))
         for name in NAMES.values():

@@ -6,8 +6,9 @@ import itertools
 import json
 import socket
 import struct
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Dict, Optional, Sequence, Type
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import requests
@@ -48,9 +49,9 @@ class RawRunner:
         self,
         broker: Broker,
         types: Sequence[str] = ("t",),
-        runner_id: Optional[str] = None,
+        runner_id: str | None = None,
         register: bool = True,
-        token: Optional[str] = None,
+        token: str | None = None,
     ) -> None:
         self.runner_id = runner_id or f"runner{next(_numbers)}"
         url = f"{base_of(broker).replace('http', 'ws', 1)}/_ws?id={quote(self.runner_id)}"
@@ -70,9 +71,9 @@ class RawRunner:
 
     def __exit__(
         self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.socket.shutdown()
 
@@ -82,27 +83,27 @@ class RawRunner:
     def send_text(self, text: str) -> None:
         self.socket.send(text)
 
-    def receive(self) -> Dict[str, Any]:
-        message: Dict[str, Any] = json.loads(self.socket.recv())
+    def receive(self) -> dict[str, Any]:
+        message: dict[str, Any] = json.loads(self.socket.recv())
         return message
 
-    def expect(self, message_type: str) -> Dict[str, Any]:
+    def expect(self, message_type: str) -> dict[str, Any]:
         message = self.receive()
         assert message["type"] == message_type, message
         return message
 
-    def offer(self, task_type: str = "t", valid_for: int = -1, offer_id: Optional[str] = None) -> str:
+    def offer(self, task_type: str = "t", valid_for: int = -1, offer_id: str | None = None) -> str:
         offer_id = offer_id or f"offer{next(_numbers)}"
         self.send("runner:taskoffer", offerId=offer_id, taskType=task_type, validFor=valid_for)
         return offer_id
 
-    def accept(self) -> Dict[str, Any]:
+    def accept(self) -> dict[str, Any]:
         """Accepts the next task; returns its settings message."""
         task_id = self.expect("broker:taskofferaccept")["taskId"]
         self.send("runner:taskaccepted", taskId=task_id)
         return self.expect("broker:tasksettings")
 
-    def take(self, task_type: str = "t") -> Dict[str, Any]:
+    def take(self, task_type: str = "t") -> dict[str, Any]:
         """Offers, and accepts what comes."""
         self.offer(task_type)
         return self.accept()
@@ -110,7 +111,7 @@ class RawRunner:
     def done(self, task_id: str, result: Any) -> None:
         self.send("runner:taskdone", taskId=task_id, data={"result": result})
 
-    def close_code(self) -> Optional[int]:
+    def close_code(self) -> int | None:
         """Waits for the broker to close; the code of its close frame, or None if there was none."""
         try:
             while True:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, Dict, List, Optional, Tuple, Type, TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +23,7 @@ class Table:
 
     def __init__(self, profile: str = "2.40", **constants: Any) -> None:
         self.now = 1000.0
-        self.events: List[BrokerEvent] = []
+        self.events: list[BrokerEvent] = []
         numbers = itertools.count(1)
         # Heartbeats would get into the way of everything that waits longer than 30 seconds.
         constants.setdefault("heartbeat_interval", 1e6)
@@ -36,13 +36,13 @@ class Table:
         )
         self.offers = itertools.count(1)
 
-    def step(self, event: Any) -> List[Any]:
+    def step(self, event: Any) -> list[Any]:
         return list(self.matching.handle(event, self.now))
 
-    def pass_time(self, seconds: float) -> List[Any]:
+    def pass_time(self, seconds: float) -> list[Any]:
         """Moves the clock, and stops at every deadline on the way."""
         end = self.now + seconds
-        actions: List[Any] = []
+        actions: list[Any] = []
         while True:
             at = self.matching.next_deadline()
             if at is None or at > end:
@@ -57,15 +57,13 @@ class Table:
         actions = self.step(b.Received(key, m.RunnerInfo("name", tuple(types))))
         assert b.Send(key, m.RunnerRegistered()) in actions
 
-    def offer(self, key: int, task_type: str = "t", valid_for: int = -1, offer_id: str = "") -> List[Any]:
+    def offer(self, key: int, task_type: str = "t", valid_for: int = -1, offer_id: str = "") -> list[Any]:
         return self.receive(key, m.TaskOffer(offer_id or f"offer{next(self.offers)}", task_type, valid_for))
 
-    def receive(self, key: int, message: Any) -> List[Any]:
+    def receive(self, key: int, message: Any) -> list[Any]:
         return self.step(b.Received(key, message))
 
-    def request(
-        self, request_id: str = "q", task_type: str = "t", timeout: Optional[float] = None
-    ) -> List[Any]:
+    def request(self, request_id: str = "q", task_type: str = "t", timeout: float | None = None) -> list[Any]:
         return self.step(b.TaskRequested(request_id, task_type, timeout))
 
     def accepted(self, key: int = 1, request_id: str = "q") -> str:
@@ -87,13 +85,13 @@ class Table:
         return self.matching.counts()
 
 
-def only(kind: Type[ActionT], actions: List[Any]) -> ActionT:
+def only(kind: type[ActionT], actions: list[Any]) -> ActionT:
     found = [action for action in actions if isinstance(action, kind)]
     assert len(found) == 1, actions
     return found[0]
 
 
-def acceptance(actions: List[Any]) -> m.TaskOfferAccept:
+def acceptance(actions: list[Any]) -> m.TaskOfferAccept:
     found = [a.message for a in actions if isinstance(a, b.Send) and isinstance(a.message, m.TaskOfferAccept)]
     assert len(found) == 1, actions
     return found[0]
@@ -618,7 +616,7 @@ class TestTasks:
     @pytest.mark.parametrize(
         ("timeout", "text"), [(None, "300 seconds"), (1.0, "1 second"), (0.5, "0.5 seconds")]
     )
-    def test_task_timeout(self, profile: str, timeout: Optional[float], text: str) -> None:
+    def test_task_timeout(self, profile: str, timeout: float | None, text: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.request(timeout=timeout)
@@ -672,7 +670,7 @@ class TestTasks:
         table = Table(profile)
         table.connect(1)
         task_id = table.running()
-        pairs: List[Any] = [
+        pairs: list[Any] = [
             (m.RpcCall("c", task_id, "name", [1]), m.RpcResponse(task_id, "c", "success", 2)),
             (m.TaskDataRequest(task_id, "r", {}), m.TaskDataResponse(task_id, "r", {})),
             (m.NodeTypesRequest(task_id, "n", []), m.NodeTypes(task_id, "n", [])),
@@ -762,7 +760,7 @@ class TestRequestExpiry:
 class TestUnresponsive:
     """2.40 closes runners that do not answer, or say nothing at all. 2.27 has nothing of the kind."""
 
-    def miss(self, table: Table, request_id: str = "q") -> List[Any]:
+    def miss(self, table: Table, request_id: str = "q") -> list[Any]:
         acceptance(table.offer(1))
         return table.pass_time(2.0)
 
@@ -808,7 +806,7 @@ class TestUnresponsive:
             table.receive(1, m.TaskFailed(running, {}))
         else:
             task_id = acceptance(table.offer(1)).task_id
-            replies: Dict[str, Any] = {
+            replies: dict[str, Any] = {
                 "accepted": m.TaskAccepted(task_id),
                 "rejected": m.TaskRejected(task_id, "full"),
                 "deferred": m.TaskDeferred(task_id),
@@ -942,7 +940,7 @@ class TestHeartbeat:
         assert table.pass_time(30.0) == [b.Ping(1)]
 
     @pytest.mark.parametrize(("profile", "rest"), [("2.27", []), ("2.40", [b.Close(2, 1002), b.Ping(3)])])
-    def test_after_a_dead_runner(self, profile: str, rest: List[Any]) -> None:
+    def test_after_a_dead_runner(self, profile: str, rest: list[Any]) -> None:
         table = Table(profile, heartbeat_interval=30.0)
         for key in (1, 2, 3):
             table.connect(key)
@@ -1105,7 +1103,7 @@ class TestTheRest:
 
     @settings(deadline=None)
     @given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), max_size=300), st.integers(0, 25))
-    def test_timers_come_in_order(self, entries: List[Tuple[int, bool]], now: int) -> None:
+    def test_timers_come_in_order(self, entries: list[tuple[int, bool]], now: int) -> None:
         timers = b._Timers()
         kept = []
         for number, (at, cancelled) in enumerate(entries):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -24,7 +24,7 @@ class Connection:
         self.runner_id = runner_id
         self.registered = False
         self.usable = True
-        self.offers: Dict[str, Tuple[str, Optional[float]]] = {}
+        self.offers: dict[str, tuple[str, float | None]] = {}
 
 
 class MatchingMachine(RuleBasedStateMachine):
@@ -39,23 +39,23 @@ class MatchingMachine(RuleBasedStateMachine):
             0.0, lambda: f"task{next(numbers)}", profile=self.profile, constants=self.constants
         )
         self.numbers = itertools.count(1)
-        self.open: Dict[int, Connection] = {}
-        self.closing: List[int] = []
-        self.requests: Set[str] = set()
-        self.ended: Set[str] = set()
-        self.asked: Dict[str, int] = {}
-        self.ready: Dict[str, str] = {}
-        self.running: Dict[str, str] = {}
-        self.owners: Dict[str, int] = {}
-        self.task_types: Dict[str, str] = {}
-        self.wanted: Dict[str, str] = {}
-        self.cancelled: Set[str] = set()
-        self.used: Set[str] = set()
+        self.open: dict[int, Connection] = {}
+        self.closing: list[int] = []
+        self.requests: set[str] = set()
+        self.ended: set[str] = set()
+        self.asked: dict[str, int] = {}
+        self.ready: dict[str, str] = {}
+        self.running: dict[str, str] = {}
+        self.owners: dict[str, int] = {}
+        self.task_types: dict[str, str] = {}
+        self.wanted: dict[str, str] = {}
+        self.cancelled: set[str] = set()
+        self.used: set[str] = set()
         self.drained = False
 
     # --- what the broker wants done -------------------------------------------------------------
 
-    def step(self, event: Any) -> List[Any]:
+    def step(self, event: Any) -> list[Any]:
         actions = self.matching.handle(event, self.now)
         for action in actions:
             getattr(self, f"on_{type(action).__name__}")(action)
@@ -145,7 +145,7 @@ class MatchingMachine(RuleBasedStateMachine):
         self.step(b.Connected(key, runner_id))
 
     @rule(number=any_of, types=st.sampled_from([("t",), ("u",), TYPES, ()]))
-    def register(self, number: int, types: Tuple[str, ...]) -> None:
+    def register(self, number: int, types: tuple[str, ...]) -> None:
         key = self.pick(self.open, number)
         if key is not None:
             self.step(b.Received(key, m.RunnerInfo("name", types)))
@@ -177,7 +177,7 @@ class MatchingMachine(RuleBasedStateMachine):
             self.check_all_matched()
 
     @rule(task_type=st.sampled_from(TYPES), timeout=st.sampled_from([None, 1.0, 5.0]))
-    def request(self, task_type: str, timeout: Optional[float]) -> None:
+    def request(self, task_type: str, timeout: float | None) -> None:
         request_id = f"request{next(self.numbers)}"
         self.requests.add(request_id)
         self.wanted[request_id] = task_type

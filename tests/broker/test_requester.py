@@ -8,7 +8,8 @@ import json
 import pickle
 import socket
 import threading
-from typing import Any, Dict, Iterator, List, Tuple
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import requests
@@ -41,7 +42,7 @@ def runner(broker: Broker) -> Iterator[RawRunner]:
         yield connected
 
 
-def ask(runner: RawRunner, task_id: str, name: str, *params: Any) -> Tuple[str, Any]:
+def ask(runner: RawRunner, task_id: str, name: str, *params: Any) -> tuple[str, Any]:
     """Calls a helper; returns the status and the data of the answer."""
     runner.send("runner:rpc", callId="call", taskId=task_id, name=name, params=list(params))
     answer = runner.expect("broker:rpcresponse")
@@ -49,7 +50,7 @@ def ask(runner: RawRunner, task_id: str, name: str, *params: Any) -> Tuple[str, 
     return answer["status"], answer["data"]
 
 
-def given(broker: Broker, runner: RawRunner, **options: Any) -> Tuple[BrokerTask, str]:
+def given(broker: Broker, runner: RawRunner, **options: Any) -> tuple[BrokerTask, str]:
     task = broker.submit("t", {}, **options)
     return task, runner.take()["taskId"]
 
@@ -117,7 +118,7 @@ class TestResults:
         assert task.result(LIMIT) == 1
 
     def test_callback(self, broker: Broker, runner: RawRunner) -> None:
-        called: List[BrokerTask] = []
+        called: list[BrokerTask] = []
         task, task_id = given(broker, runner)
         task.add_done_callback(called.append)
         runner.done(task_id, 1)
@@ -161,7 +162,7 @@ class TestSettings:
         assert runner.take()["settings"] == sent
 
     def test_the_callers_settings_stay_as_they_are(self, broker: Broker) -> None:
-        settings: Dict[str, Any] = {}
+        settings: dict[str, Any] = {}
         broker.submit("t", settings, items=[{"json": {}}])
         assert settings == {}
 
@@ -242,7 +243,7 @@ class TestCalls:
         assert ask(runner, task_id, name) == ("error", answer)
 
     def test_the_callers_own_functions(self, broker: Broker, runner: RawRunner) -> None:
-        called: List[Any] = []
+        called: list[Any] = []
 
         def function(*params: Any) -> Any:
             called.append((params, threading.current_thread().name))
@@ -398,7 +399,7 @@ class TestFiles:
 class TestHttpRequest:
     """The broker's own endpoints serve as the outside world."""
 
-    def request(self, runner: RawRunner, task_id: str, **options: Any) -> Tuple[str, Any]:
+    def request(self, runner: RawRunner, task_id: str, **options: Any) -> tuple[str, Any]:
         return ask(runner, task_id, "helpers.httpRequest", options)
 
     def test_json(self, broker: Broker, runner: RawRunner) -> None:
@@ -408,7 +409,7 @@ class TestHttpRequest:
 
     def test_method_body_and_base(self, broker: Broker, runner: RawRunner) -> None:
         _, task_id = given(broker, runner)
-        options: Dict[str, Any] = {"baseURL": f"{broker.url}/", "url": "/runners/auth", "method": "post"}
+        options: dict[str, Any] = {"baseURL": f"{broker.url}/", "url": "/runners/auth", "method": "post"}
         for body, headers in (
             ({"token": TOKEN}, {}),
             (json.dumps({"token": TOKEN}), {"Content-Type": "application/json"}),
@@ -447,11 +448,11 @@ class TestHttpRequest:
 class TestTaskData:
     ITEMS = [{"json": {"n": n}} for n in range(10)]
 
-    def data(self, runner: RawRunner, task_id: str, **params: Any) -> Dict[str, Any]:
+    def data(self, runner: RawRunner, task_id: str, **params: Any) -> dict[str, Any]:
         runner.send("runner:taskdatarequest", taskId=task_id, requestId="r", requestParams=params)
         answer = runner.expect("broker:taskdataresponse")
         assert (answer["taskId"], answer["requestId"]) == (task_id, "r")
-        data: Dict[str, Any] = answer["data"]
+        data: dict[str, Any] = answer["data"]
         return data
 
     @pytest.mark.parametrize(
@@ -507,16 +508,16 @@ class TestTaskData:
         assert ask(runner, task_id, "logNodeOutput", "x") == ("success", None)
 
     def test_node_types(self, broker: Broker, runner: RawRunner) -> None:
-        one: Dict[str, Any] = {"name": "a", "version": 1, "displayName": "A"}
-        many: Dict[str, Any] = {"name": "a", "version": [2, 2.1]}
-        other: Dict[str, Any] = {"name": "b"}
+        one: dict[str, Any] = {"name": "a", "version": 1, "displayName": "A"}
+        many: dict[str, Any] = {"name": "a", "version": [2, 2.1]}
+        other: dict[str, Any] = {"name": "b"}
         _, task_id = given(broker, runner, node_types=[one, many, other])
 
-        def found(*wanted: Dict[str, Any]) -> List[Dict[str, Any]]:
+        def found(*wanted: dict[str, Any]) -> list[dict[str, Any]]:
             runner.send("runner:nodetypesrequest", taskId=task_id, requestId="n", requestParams=list(wanted))
             answer = runner.expect("broker:nodetypes")
             assert (answer["taskId"], answer["requestId"]) == (task_id, "n")
-            node_types: List[Dict[str, Any]] = answer["nodeTypes"]
+            node_types: list[dict[str, Any]] = answer["nodeTypes"]
             return node_types
 
         assert found({"name": "a", "version": 1}) == [one]
@@ -583,7 +584,7 @@ class TestPostTasks:
 
     @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN},
                                          {"Authorization": f"Basic {TOKEN}"}])  # fmt: skip
-    def test_the_token(self, broker: Broker, headers: Dict[str, str]) -> None:
+    def test_the_token(self, broker: Broker, headers: dict[str, str]) -> None:
         response = self.post(broker, {"taskType": "t"}, headers=headers)
         assert response.status_code == 401
         assert "message" in response.json()["error"]

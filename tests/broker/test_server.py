@@ -13,7 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, Dict, Iterator, List, Optional
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import requests
@@ -62,7 +63,7 @@ class TestAuthentication:
         ],
         ids=["charset", "form", "slash"],
     )
-    def test_other_ways_to_ask(self, shared: Broker, arguments: Dict[str, Any]) -> None:
+    def test_other_ways_to_ask(self, shared: Broker, arguments: dict[str, Any]) -> None:
         assert post_auth(shared, **arguments).status_code == 200
 
     @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ class TestAuthentication:
         ],
     )
     def test_refused(
-        self, shared: Broker, arguments: Dict[str, Any], status: int, body: Dict[str, Any]
+        self, shared: Broker, arguments: dict[str, Any], status: int, body: dict[str, Any]
     ) -> None:
         response = post_auth(shared, **arguments)
         assert (response.status_code, response.json()) == (status, body)
@@ -154,7 +155,7 @@ class TestAuthentication:
 
 
 class TestUpgrade:
-    def upgrade(self, broker: Broker, path: Optional[str] = None, authorization: Optional[str] = None,
+    def upgrade(self, broker: Broker, path: str | None = None, authorization: str | None = None,
                 method: str = "GET", version: str = "13") -> bytes:  # fmt: skip
         lines = [
             f"{method} {'/runners/_ws?id=x' if path is None else path} HTTP/1.1",
@@ -188,7 +189,7 @@ class TestUpgrade:
             pass
 
     @pytest.mark.parametrize("authorization", [None, "", "Basic abc", "Bearer", "Bearer "])
-    def test_no_bearer(self, shared: Broker, authorization: Optional[str]) -> None:
+    def test_no_bearer(self, shared: Broker, authorization: str | None) -> None:
         assert self.upgrade(shared, authorization=authorization) == b"HTTP/1.1 401 Unauthorized\r\n\r\n"
 
     def test_a_token_in_the_query_does_not_count(self, shared: Broker) -> None:
@@ -210,7 +211,7 @@ class TestUpgrade:
             assert answer == b"HTTP/1.1 403 Forbidden\r\n\r\n"
 
     @pytest.mark.parametrize("defect", [{"version": "12"}, {"method": "POST"}])
-    def test_defects_of_the_handshake_use_up_the_token(self, shared: Broker, defect: Dict[str, str]) -> None:
+    def test_defects_of_the_handshake_use_up_the_token(self, shared: Broker, defect: dict[str, str]) -> None:
         token = grant(shared)
         answer = self.upgrade(shared, authorization=f"Bearer {token}", **defect)
         assert re.match(rb"HTTP/1\.1 4\d\d .*\r\n", answer)
@@ -311,7 +312,7 @@ class TestPaths:
             assert broker.counts.runners == 1
 
     @pytest.mark.parametrize("wrong", [{"auth_token": ""}, {"auth_token": "x", "profile": "1"}])
-    def test_what_cannot_work(self, wrong: Dict[str, Any]) -> None:
+    def test_what_cannot_work(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=r"auth_token|profile"):
             Broker(**wrong)
 
@@ -790,7 +791,7 @@ class TestCounts:
 
     def test_a_log_handler_may_ask_the_broker(self) -> None:
         """No line is logged with a lock held: another thread that asks the broker gets its answer."""
-        blocked: List[bool] = []
+        blocked: list[bool] = []
 
         class Asking(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:

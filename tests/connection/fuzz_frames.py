@@ -13,7 +13,7 @@ import selectors
 import struct
 import time
 import tracemalloc
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, NamedTuple
 
 from n8nrunner.connection.failures import ConnectionLost
 from n8nrunner.connection.reading import Ponged, Skipped
@@ -35,10 +35,10 @@ class Case(NamedTuple):
     """What the broker sends, and what has to be read of it; None if anything may be."""
 
     data: bytes
-    expected: Optional[List[Any]] = None
+    expected: list[Any] | None = None
 
 
-def run(seconds: float, seed: int) -> Dict[str, int]:
+def run(seconds: float, seed: int) -> dict[str, int]:
     """Read random bytes for so many seconds.
 
     Returns:
@@ -48,7 +48,7 @@ def run(seconds: float, seed: int) -> Dict[str, int]:
         AssertionError: something was read wrongly, another exception escaped, or memory or time were beyond
             their bounds.
     """
-    seen: Dict[str, int] = {}
+    seen: dict[str, int] = {}
     end = time.monotonic() + seconds
     number = 0
     while time.monotonic() < end:
@@ -90,10 +90,10 @@ def _run_one(draw: random.Random, traces: bool, about: str) -> str:
 
 
 def _read_all(
-    connection: Connection, peer: Peer, pieces: List[bytes], about: str
-) -> Tuple[List[Any], Optional[ConnectionLost]]:
+    connection: Connection, peer: Peer, pieces: list[bytes], about: str
+) -> tuple[list[Any], ConnectionLost | None]:
     """Send each piece when the one before it has been read, and then end the connection."""
-    read: List[Any] = []
+    read: list[Any] = []
     deadline = Deadline(LIMIT)
     try:
         for piece in pieces:
@@ -114,7 +114,7 @@ def _read_all(
         return read, lost
 
 
-def _turns(connection: Connection, read: List[Any], about: str) -> int:
+def _turns(connection: Connection, read: list[Any], about: str) -> int:
     """Read until no more is there; returns how many bytes that was."""
     total, more = 0, True
     while more:
@@ -130,7 +130,7 @@ def _turns(connection: Connection, read: List[Any], about: str) -> int:
     return total
 
 
-def _pieces(draw: random.Random, data: bytes) -> List[bytes]:
+def _pieces(draw: random.Random, data: bytes) -> list[bytes]:
     """Cut the data as a network may, into some hundred pieces at most that fit into a socket's buffers."""
     smallest = max(1, len(data) // 200)
     longest = draw.choice((1, 2, 10, 1000, 100_000))
@@ -150,10 +150,10 @@ def _payload(draw: random.Random) -> bytes:
     return bytes([draw.randrange(256)]) * draw.choice(SIZES)
 
 
-def _messages(draw: random.Random, max_payload: int) -> Tuple[List[bytes], List[Any]]:
+def _messages(draw: random.Random, max_payload: int) -> tuple[list[bytes], list[Any]]:
     """Return frames that keep the rules, and what has to be read of them."""
-    frames: List[bytes] = []
-    expected: List[Any] = []
+    frames: list[bytes] = []
+    expected: list[Any] = []
     for _ in range(draw.randint(0, 12)):
         payload = _payload(draw)
         parts = [payload]
@@ -240,6 +240,6 @@ def flood(draw: random.Random, max_payload: int) -> Case:
     return Case(data, [Skipped(message[:4096], len(message)) if is_too_large else message])
 
 
-MAKERS: List[Tuple[str, Callable[[random.Random, int], Case]]] = [
+MAKERS: list[tuple[str, Callable[[random.Random, int], Case]]] = [
     (make.__name__, make) for make in (valid, valid, closed, mutated, mutated, noise, announced, flood)
 ]

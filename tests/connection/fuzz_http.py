@@ -20,7 +20,7 @@ import time
 import tracemalloc
 import zlib
 from collections import Counter
-from typing import Callable, Dict, List
+from typing import Callable
 
 from n8nrunner.config import BrokerUrl, parse_broker
 from n8nrunner.connection import auth, dial
@@ -58,7 +58,7 @@ _STATUS = [
     "HTTP/1.1 407 Proxy Authentication Required", "HTTP/1.1 400 HTTPS", "HTTP/1.1 999", "HTTP/1.1 -1 x",
     "HTTP/1.1 2e2 x", "HTTP/9.9 200 OK", "HTTP/2 200", "ICY 200 OK", "\x15\x03\x01\x00\x02\x02\x16", "",
 ]  # fmt: skip
-_HEADERS: Dict[str, List[str]] = {
+_HEADERS: dict[str, list[str]] = {
     "Content-Length": [
         "0",
         "5",
@@ -147,7 +147,7 @@ def _change(data: bytearray, choice: random.Random) -> None:
         del data[at:]
 
 
-def run(seconds: float, seed: int, at_most: int = sys.maxsize) -> Dict[str, int]:
+def run(seconds: float, seed: int, at_most: int = sys.maxsize) -> dict[str, int]:
     """Ask for random answers, and check each outcome.
 
     Args:
@@ -202,7 +202,7 @@ def run(seconds: float, seed: int, at_most: int = sys.maxsize) -> Dict[str, int]
     return dict(outcomes)
 
 
-def _targets(url: BrokerUrl, port: int) -> List[Callable[[], None]]:
+def _targets(url: BrokerUrl, port: int) -> list[Callable[[], None]]:
     """Return what is asked for: a grant, a probe, the upgrade, and a proxy's CONNECT."""
     proxy = Proxy(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}", "127.0.0.1", port, None)
 

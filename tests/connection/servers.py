@@ -11,7 +11,7 @@ import ssl
 import struct
 import threading
 from types import TracebackType
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Type
+from typing import Any, Callable, NamedTuple
 from urllib.parse import urlsplit
 
 from n8nrunner.connection.reading import Received
@@ -41,7 +41,7 @@ class Server:
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self._lock = threading.Lock()
-        self._open: Dict[socket.socket, threading.Thread] = {}
+        self._open: dict[socket.socket, threading.Thread] = {}
         self._thread = threading.Thread(target=self._accept, name="test-server")
         self._thread.start()
 
@@ -54,9 +54,9 @@ class Server:
 
     def __exit__(
         self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -102,7 +102,7 @@ class Request(NamedTuple):
     """A request as it came."""
 
     line: str
-    headers: Dict[str, str]
+    headers: dict[str, str]
     body: bytes
 
 
@@ -126,7 +126,7 @@ class HttpServer(Server):
     """Answers every request with the same bytes, and remembers the requests."""
 
     def __init__(self, answer: bytes, hold: bool = False) -> None:
-        self.requests: List[Request] = []
+        self.requests: list[Request] = []
         self._answer = answer
         self._hold = hold
         super().__init__(self._respond)
@@ -212,7 +212,7 @@ class Peer:
         key = self._take(4)
         return Sent(first & 0x0F, bool(first & 0x80), unmasked(self._take(length), key))
 
-    def frames(self) -> List[Sent]:
+    def frames(self) -> list[Sent]:
         """All frames until the end of the connection; a frame that is cut off is left out."""
         found = []
         with contextlib.suppress(EOFError):
@@ -264,7 +264,7 @@ def upgrade_answer(request: Request) -> bytes:
     ).encode()
 
 
-def socket_pair() -> Tuple[socket.socket, socket.socket]:
+def socket_pair() -> tuple[socket.socket, socket.socket]:
     """Both ends of a TCP connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = socket.create_connection(listener.getsockname(), LIMIT)
@@ -299,10 +299,10 @@ def wait_for(raw: Any, event: int, deadline: Deadline) -> None:
         assert selector.select(deadline.remaining()), f"nothing came within {LIMIT:g} s"
 
 
-def read_until(connection: Connection, enough: Callable[[List[Received]], bool]) -> List[Received]:
+def read_until(connection: Connection, enough: Callable[[list[Received]], bool]) -> list[Received]:
     """What the connection reads, until it is enough."""
     deadline = Deadline(LIMIT)
-    received: List[Received] = []
+    received: list[Received] = []
     more = True
     while not enough(received):
         if not more:
@@ -312,17 +312,17 @@ def read_until(connection: Connection, enough: Callable[[List[Received]], bool])
     return received
 
 
-def read_count(connection: Connection, count: int) -> List[Received]:
+def read_count(connection: Connection, count: int) -> list[Received]:
     """As many things as that, and no more."""
     received = read_until(connection, lambda received: len(received) >= count)
     assert len(received) == count
     return received
 
 
-def read_bytes(connection: Connection, count: int) -> List[Received]:
+def read_bytes(connection: Connection, count: int) -> list[Received]:
     """What is in that many bytes, whole messages or not."""
     deadline = Deadline(LIMIT)
-    received: List[Received] = []
+    received: list[Received] = []
     total = 0
     while total < count:
         wait_for(connection.raw, selectors.EVENT_READ, deadline)
@@ -401,11 +401,11 @@ class Proxy(Server):
         behaviour: "serve", "refuse", "hang" or "close".
     """
 
-    def __init__(self, authorization: Optional[str] = None, behaviour: str = "serve") -> None:
+    def __init__(self, authorization: str | None = None, behaviour: str = "serve") -> None:
         #: Request lines, in the order in which they came.
-        self.lines: List[str] = []
+        self.lines: list[str] = []
         #: What each of them had as `Proxy-Authorization`.
-        self.authorizations: List[Optional[str]] = []
+        self.authorizations: list[str | None] = []
         self._authorization = authorization
         self._behaviour = behaviour
         super().__init__(self._handle)

@@ -10,8 +10,9 @@ import socket
 import threading
 import time
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Tuple, Type
+from typing import Any, Callable
 
 import pytest
 import requests
@@ -128,7 +129,7 @@ HTML = b"<!DOCTYPE html><html><body>Error</body></html>"
         (http_answer(200, '{"data":{"token":"ü"}}'.encode()), NotABroker, "without a grant token"),
     ],
 )
-def test_the_table_of_answers(answer: bytes, kind: Type[LinkFailure], says: str) -> None:
+def test_the_table_of_answers(answer: bytes, kind: type[LinkFailure], says: str) -> None:
     with HttpServer(answer) as server:
         failure = refused(server.url)
     assert type(failure) is kind
@@ -292,7 +293,7 @@ def test_an_error_of_a_library_is_a_failure_to_connect(monkeypatch: pytest.Monke
 
 def test_the_text_of_a_peer_does_not_reach_the_log(caplog: pytest.LogCaptureFixture) -> None:
     answer = b"HTTP/1.1 403 Forbidden\r\nX: y\r\nno colon \x1b[31m\r\n\r\n"
-    failures: List[LinkFailure] = []
+    failures: list[LinkFailure] = []
     with HttpServer(answer) as server, caplog.at_level(logging.DEBUG):
         thread = threading.Thread(
             target=lambda: failures.append(refused(server.url)), name="n8nrunner-connect-0"
@@ -553,7 +554,7 @@ def test_a_proxy_that_cannot_be_used(proxy: str, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def secure(authority: Authority) -> Iterator[Tuple[HttpServer, BrokerUrl]]:
+def secure(authority: Authority) -> Iterator[tuple[HttpServer, BrokerUrl]]:
     with HttpServer(GRANTED) as server, TlsTerminator(authority.server("n8n.test"), server.port) as front:
         yield server, parse_broker(f"https://n8n.test:{front.port}")
 
@@ -626,7 +627,7 @@ def test_https_where_there_is_only_http() -> None:
 
 def test_nothing_is_left_open_by_any_of_it() -> None:
     """Sockets that the garbage collector closes would show as warnings, which are errors here."""
-    answers: List[bytes] = [
+    answers: list[bytes] = [
         GRANTED,
         http_answer(403),
         b"",

@@ -9,8 +9,9 @@ import ssl
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any
 
 import pytest
 
@@ -75,10 +76,10 @@ def test_a_host_name_that_cannot_be_one() -> None:
     assert "has no known address" in str(failure)
 
 
-Address = Tuple[Any, Any, int, str, Any]
+Address = tuple[Any, Any, int, str, Any]
 
 
-def answer_with(addresses: List[Address], monkeypatch: pytest.MonkeyPatch) -> None:
+def answer_with(addresses: list[Address], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: addresses)
 
 
@@ -385,7 +386,7 @@ def test_over_tls_through_a_proxy(
     ],
 )
 def test_certificates_that_do_not_fit(
-    bundle: Optional[str], host: str, says: str, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    bundle: str | None, host: str, says: str, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if bundle is not None:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle) if bundle == "known" else bundle)

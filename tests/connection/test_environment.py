@@ -7,7 +7,7 @@ import os
 import socket
 import ssl
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import pytest
 import requests
@@ -62,7 +62,7 @@ def test_loopback(host: str, expected: bool) -> None:
     ],
 )
 def test_public_addresses(
-    addresses: List[str], expected: Optional[str], monkeypatch: pytest.MonkeyPatch
+    addresses: list[str], expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 5679)) for address in addresses]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
@@ -93,7 +93,7 @@ def test_public_addresses(
     ],
 )
 def test_which_proxy_is_used(
-    url: str, variables: Dict[str, str], expected: Optional[str], monkeypatch: pytest.MonkeyPatch
+    url: str, variables: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -119,7 +119,7 @@ def test_without_variables_the_bundle_is_that_of_requests() -> None:
 # --- TLS: the log-in and the WebSocket are refused for the same reason -------------------------------------
 
 
-def both_refused(url: BrokerUrl) -> List[str]:
+def both_refused(url: BrokerUrl) -> list[str]:
     """Return why the log-in and the WebSocket's connection fail."""
     texts = []
     for connect in (lambda: fetch_grant(url, "secret"), lambda: dial(url, Deadline(LIMIT))):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from typing import Any, Callable, List
+from typing import Any, Callable
 
 import pytest
 
@@ -182,7 +182,7 @@ def test_a_proxy_that_dies_is_an_outage_like_any_other(
 def test_the_secret_and_the_grant_reach_no_log(
     broker: Broker, new_runner: NewRunner, caplog: pytest.LogCaptureFixture
 ) -> None:
-    grants: List[str] = []
+    grants: list[str] = []
     with caplog.at_level(logging.DEBUG):
         runner = new_runner()
         runner.task("echo")(lambda task: task.settings)
@@ -203,7 +203,7 @@ def test_a_process_with_more_files_than_select_can_take(broker: Broker, new_runn
         if hard != resource.RLIM_INFINITY and hard < 1500:
             pytest.skip("this process may not open so many files")
         resource.setrlimit(resource.RLIMIT_NOFILE, (1500, hard))
-    opened: List[int] = []
+    opened: list[int] = []
     try:
         while not opened or opened[-1] < 1100:
             opened.append(os.open(os.devnull, os.O_RDONLY))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import selectors
 import threading
-from typing import Any, Iterator, List
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,7 @@ def test_posting_to_an_inbox_that_is_closed_raises_nothing() -> None:
 def test_no_event_of_many_threads_is_slept_through(inbox: Inbox) -> None:
     """The reader sleeps after every event, so that each post races with its going to sleep."""
     count, threads = 500, 4
-    taken: List[Any] = []
+    taken: list[Any] = []
 
     def post(link: int) -> None:
         for number in range(count):

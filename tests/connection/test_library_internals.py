@@ -15,7 +15,7 @@ import logging
 import ssl
 import struct
 from collections import deque
-from typing import Any, Callable, Deque, List, Optional
+from typing import Any, Callable
 
 import backoff
 import pytest
@@ -34,10 +34,10 @@ class Socket:
     """No more than what the library is known to use of a socket that is handed in."""
 
     def __init__(self) -> None:
-        self.sent: List[bytes] = []
-        self.ready: Deque[bytes] = deque()
-        self.asked: List[int] = []
-        self.failure: Optional[Exception] = None
+        self.sent: list[bytes] = []
+        self.ready: deque[bytes] = deque()
+        self.asked: list[int] = []
+        self.failure: Exception | None = None
         self.closed = False
 
     def recv(self, size: int) -> bytes:
@@ -55,7 +55,7 @@ class Socket:
     def gettimeout(self) -> float:
         return 0.0
 
-    def settimeout(self, timeout: Optional[float]) -> None:
+    def settimeout(self, timeout: float | None) -> None:
         pass
 
     def fileno(self) -> int:
@@ -85,8 +85,8 @@ class Dispatcher:
     """No more than what the library is known to use of a dispatcher that is handed in."""
 
     def __init__(self) -> None:
-        self.reads: List[Any] = []
-        self.written: List[bytes] = []
+        self.reads: list[Any] = []
+        self.written: list[bytes] = []
 
     def read(self, sock: Any, read_message: Callable[[], bool]) -> None:
         self.reads.append((sock, read_message))
@@ -107,12 +107,12 @@ class Dispatcher:
 class App:
     """A WebSocketApp as the connection uses it."""
 
-    def __init__(self, failure: Optional[Exception] = None) -> None:
+    def __init__(self, failure: Exception | None = None) -> None:
         self.socket = Socket()
         self.socket.failure = failure
         self.dispatcher = Dispatcher()
-        self.pongs: List[Any] = []
-        self.errors: List[Any] = []
+        self.pongs: list[Any] = []
+        self.errors: list[Any] = []
         # A name that cannot be looked up: whoever opens a socket of his own fails.
         self.app = websocket.WebSocketApp(
             "ws://nowhere.invalid:1/runners/_ws?id=x",
@@ -129,12 +129,12 @@ class App:
         self.socket.ready.extend(chunks)
         return self.dispatcher.reads[0][1]()
 
-    def answers(self) -> List[bytes]:
+    def answers(self) -> list[bytes]:
         """What the library sent after the upgrade, whichever way it took."""
         return [*self.socket.sent[1:], *self.dispatcher.written]
 
 
-def split(data: bytes) -> List[bytes]:
+def split(data: bytes) -> list[bytes]:
     """A frame as the connection lays it out for the library: header, length, payload."""
     length = data[1] & 0x7F
     size = {126: 2, 127: 8}.get(length, 0)

@@ -8,7 +8,8 @@ import selectors
 import struct
 import tracemalloc
 import weakref
-from typing import Any, Callable, Iterator, List, Tuple
+from collections.abc import Iterator
+from typing import Any, Callable
 
 import pytest
 
@@ -38,7 +39,7 @@ from tests.connection.servers import (
 MEGABYTE = 1024 * 1024
 
 # Every form of a header, an empty message, control frames between messages and within one.
-PIECES: List[Tuple[bytes, List[Any]]] = [
+PIECES: list[tuple[bytes, list[Any]]] = [
     (frame(TEXT, b"short"), [b"short"]),
     (frame(PING, b"p"), []),
     (frame(TEXT, b""), [b""]),
@@ -140,7 +141,7 @@ def test_a_message_of_twenty_megabytes_in_fragments_with_pings_between() -> None
 def test_a_turn_reads_no_more_than_a_megabyte() -> None:
     with websocket() as (connection, peer):
         sending = peer.send_in_background(frame(TEXT, b"x" * (8 * MEGABYTE)))
-        received: List[Any] = []
+        received: list[Any] = []
         while not received:
             received, count, _ = connection.read()
             assert count <= 2 * MEGABYTE  # a megabyte, and what one more look brings
@@ -292,7 +293,7 @@ def test_frames_that_are_left_for_the_next_turn_come_before_the_end_of_the_conne
     with websocket() as (connection, peer):
         peer.send(frame(TEXT, b"x") * count)
         peer.close()
-        received: List[Any] = []
+        received: list[Any] = []
         with pytest.raises(ConnectionLost, match="without a word"):
             read_until(connection, lambda now: received.extend(now) or False)
         assert received[-1] == b"x"
@@ -319,7 +320,7 @@ def test_what_is_skipped_is_not_kept() -> None:
     most = 0
     with websocket(LIMIT_OF_MESSAGES) as (connection, peer):
         sending = peer.send_in_background(frame(TEXT, b"x" * (10 * MEGABYTE)))
-        received: List[Any] = []
+        received: list[Any] = []
         while not received:
             received, _, _ = connection.read()
             most = max(most, len(connection._reader._buffer))
@@ -349,7 +350,7 @@ def test_a_message_of_the_limit_itself_is_taken() -> None:
         (100, 200_000, 5, 300_000),
     ],
 )
-def test_fragments_above_the_limit_are_skipped(lengths: Tuple[int, ...]) -> None:
+def test_fragments_above_the_limit_are_skipped(lengths: tuple[int, ...]) -> None:
     parts = [bytes([97 + index]) * length for index, length in enumerate(lengths)]
     data = b""
     for index, part in enumerate(parts):
@@ -429,7 +430,7 @@ def test_a_frame_against_the_rules_ends_the_connection(data: bytes, what: str) -
         ((0, 1, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65535), b""),
     ],
 )
-def test_a_close_frame_gives_its_code_and_is_answered(codes: Tuple[int, ...], rest: bytes) -> None:
+def test_a_close_frame_gives_its_code_and_is_answered(codes: tuple[int, ...], rest: bytes) -> None:
     for code in codes:
         with websocket() as (connection, peer):
             peer.send(frame(TEXT, b"last") + frame(CLOSE, struct.pack("!H", code) + rest))
@@ -468,7 +469,7 @@ def test_an_end_in_the_middle_of_a_frame() -> None:
         with websocket() as (connection, peer):
             peer.send(frame(TEXT, b"whole") + data[:cut])
             peer.close()
-            received: List[Any] = []
+            received: list[Any] = []
             with pytest.raises(ConnectionLost, match="without a word") as caught:
                 read_until(connection, lambda now, all=received: all.extend(now))
         assert b"whole" in received

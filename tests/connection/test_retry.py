@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import backoff
 import pytest
@@ -39,7 +39,7 @@ class Row(NamedTuple):
     failure: LinkFailure
     one_shot: bool
     registered: bool
-    delay: Optional[Tuple[float, float]]
+    delay: tuple[float, float] | None
     probe: bool = False
     keep_grant: bool = False
     loud: bool = False
@@ -98,7 +98,7 @@ def test_what_follows_a_first_failure(row: Row, jitter: str) -> None:
 
 
 def test_every_failure_has_a_row() -> None:
-    kinds: List[Any] = LinkFailure.__subclasses__()
+    kinds: list[Any] = LinkFailure.__subclasses__()
     assert {type(row.failure) for row in ROWS} == set(kinds)
 
 
@@ -195,7 +195,7 @@ def test_the_delays_begin_anew_after_a_good_connection(
     monkeypatch.setattr(backoff, "full_jitter", lambda value: value)
     memory = Retry()
 
-    def next_delay() -> Optional[float]:
+    def next_delay() -> float | None:
         return memory.decide(ConnectionLost(""), 0.0, False, True).delay
 
     assert [next_delay(), next_delay(), next_delay()] == [0.5, 1, 2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import time
-from typing import Any, List, Tuple
+from typing import Any
 
 import pytest
 
@@ -20,8 +20,8 @@ from tests.connection.servers import Proxy, Server, socket_pair
 class Options:
     """A socket that takes down what is set on it, and refuses some of it."""
 
-    def __init__(self, refused: Tuple[Any, ...] = ()) -> None:
-        self.set: List[Tuple[Any, ...]] = []
+    def __init__(self, refused: tuple[Any, ...] = ()) -> None:
+        self.set: list[tuple[Any, ...]] = []
         self._refused = refused
 
     def setsockopt(self, *option: Any) -> None:
@@ -29,7 +29,7 @@ class Options:
             raise OSError("not supported")
         self.set.append(option)
 
-    def ioctl(self, control: int, values: Tuple[int, int, int]) -> None:
+    def ioctl(self, control: int, values: tuple[int, int, int]) -> None:
         self.set.append((control, values))
 
 

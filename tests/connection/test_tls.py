@@ -7,7 +7,8 @@ import selectors
 import socket
 import ssl
 import threading
-from typing import Any, Iterator, List, Tuple
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -94,7 +95,7 @@ class TlsEnd:
 
 
 @contextlib.contextmanager
-def secure(authority: Authority, tail: bytes = b"") -> Iterator[Tuple[Connection, Peer, TlsEnd]]:
+def secure(authority: Authority, tail: bytes = b"") -> Iterator[tuple[Connection, Peer, TlsEnd]]:
     client, server = socket_pair()
     end = TlsEnd(server, authority.server("broker.test"))
     peer: Any = Peer(end)  # type: ignore[arg-type]
@@ -189,7 +190,7 @@ def test_a_peer_that_does_not_read_blocks_nothing_and_gets_every_byte_later(auth
         peer.send(frame(PING, b"ping"))
         read_until(connection, lambda _: bool(connection.writer._control))
         flushing = flush_in_background(connection)
-        frames: List[Sent] = []
+        frames: list[Sent] = []
         while not frames or not frames[-1].final or frames[-1].opcode == PONG:
             frames.append(peer.next_frame())
         flushing.join()
@@ -202,7 +203,7 @@ def test_the_end_of_the_connection(authority: Authority, politely: bool) -> None
     with secure(authority) as (connection, _, end):
         end.wire.sendall(end.records(frame(TEXT, b"last")) + (end.farewell() if politely else b""))
         end.wire.shutdown(socket.SHUT_WR)
-        received: List[Any] = []
+        received: list[Any] = []
         with pytest.raises(ConnectionLost):
             read_until(connection, lambda now: received.extend(now))
         assert b"last" in received

@@ -7,7 +7,8 @@ import logging
 import socket
 import threading
 import time
-from typing import Any, Callable, Iterator, List, Optional
+from collections.abc import Iterator
+from typing import Any, Callable
 
 import pytest
 from websocket import _handshake
@@ -79,7 +80,7 @@ def sends(data: bytes, end: bool = True) -> Answer:
 
 
 def request_of(runner_id: str, url: str = URL) -> Request:
-    requests: List[Request] = []
+    requests: list[Request] = []
 
     def answer(raw: socket.socket, request: Request) -> None:
         requests.append(request)
@@ -120,7 +121,7 @@ def test_the_request_for_an_ipv6_address_and_another_path() -> None:
 def test_cookies_are_neither_kept_nor_sent(name: str) -> None:
     """The library has one jar for all connections of the program, those of the application included."""
     jar = _handshake.CookieJar
-    sent: List[Request] = []
+    sent: list[Request] = []
 
     def answer(raw: socket.socket, request: Request) -> None:
         sent.append(request)
@@ -178,7 +179,7 @@ def test_an_open_connection_does_not_block() -> None:
 
 @pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 500, 503])
 @pytest.mark.parametrize("body", [None, b"<html>no</html>"])
-def test_a_refusal_gives_its_status(status: int, body: Optional[bytes]) -> None:
+def test_a_refusal_gives_its_status(status: int, body: bytes | None) -> None:
     # n8n answers with the bare line; its WebSocket library, and proxies, with a page.
     data = f"HTTP/1.1 {status} Text\r\n\r\n".encode() if body is None else http_answer(status, body)
     failure = refused(sends(data))
@@ -287,7 +288,7 @@ def test_nothing_of_a_refusal_reaches_the_log_of_a_runners_threads(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The library writes an ERROR for each, with what the peer sent. It is no news to our users."""
-    failures: List[LinkFailure] = []
+    failures: list[LinkFailure] = []
     thread = threading.Thread(
         target=lambda: failures.append(refused(sends(http_answer(403, b"x")))), name="n8nrunner-connect-0"
     )

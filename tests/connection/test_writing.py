@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 import time
-from typing import Any, List
+from typing import Any
 
 import pytest
 
@@ -42,9 +42,9 @@ def stall(connection: Any, peer: Peer) -> None:
     peer.raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
 
 
-def joined(frames: List[Sent]) -> List[bytes]:
+def joined(frames: list[Sent]) -> list[bytes]:
     """The messages in frames; control frames are left out."""
-    messages: List[bytes] = []
+    messages: list[bytes] = []
     for sent in frames:
         if sent.opcode == TEXT:
             messages.append(sent.payload)
@@ -103,7 +103,7 @@ def test_large_messages_leave_in_fragments(length: int) -> None:
         connection.writer.queue(payload)
         connection.writer.queue("after")
         flushing = flush_in_background(connection)
-        frames: List[Sent] = []
+        frames: list[Sent] = []
         while not frames or frames[-1].payload != b"after":
             frames.append(peer.next_frame())
         flushing.join()
@@ -117,7 +117,7 @@ def test_large_messages_leave_in_fragments(length: int) -> None:
 
 def test_a_peer_that_does_not_read_blocks_nothing_and_gets_every_byte_later() -> None:
     payload = bytes(range(256)) * (20 * MEGABYTE // 256)
-    messages: List[bytes] = [b"first", payload, b"second", b"third" * 10_000]
+    messages: list[bytes] = [b"first", payload, b"second", b"third" * 10_000]
     with websocket() as (connection, peer):
         stall(connection, peer)
         for message in messages:
@@ -131,7 +131,7 @@ def test_a_peer_that_does_not_read_blocks_nothing_and_gets_every_byte_later() ->
         peer.send(frame(TEXT, b"hello"))
         assert read_until(connection, bool) == [b"hello"]
 
-        frames: List[Sent] = []
+        frames: list[Sent] = []
         reading = threading.Thread(target=lambda: frames.extend(peer.next_frame() for _ in range(163)))
         reading.start()
         flush_all(connection)
@@ -386,7 +386,7 @@ def test_close_ends_the_connection_at_once_whatever_is_queued() -> None:
 
 def test_only_the_thread_that_a_connection_is_bound_to_may_use_it() -> None:
     with websocket() as (connection, _):
-        failures: List[BaseException] = []
+        failures: list[BaseException] = []
 
         def use() -> None:
             for step in (connection.read, connection.flush):

@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import threading
-from typing import Any, Callable, Dict, Iterator
+from collections.abc import Iterator
+from typing import Any, Callable
 
 from n8nrunner import Task, TaskError
 
@@ -28,7 +29,7 @@ def process(task: Task) -> Any:
 
 def links(task: Task) -> Any:
     """What each way to n8n says in a process that has none."""
-    calls: Dict[str, Callable[[], Any]] = {
+    calls: dict[str, Callable[[], Any]] = {
         "log": lambda: task.log("x"),
         "rpc": lambda: task.rpc("helpers.httpRequest", {}),
         "request_data": task.request_data,

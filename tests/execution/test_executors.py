@@ -8,7 +8,7 @@ import threading
 import urllib.error
 import urllib.request
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
-from typing import Any, Callable, List
+from typing import Any, Callable
 
 import pytest
 
@@ -70,7 +70,7 @@ def test_a_broken_executor_of_the_callers_ends_the_runner_and_another_one_gets_t
         runner.task("echo")(handlers.echo)
         other = new_runner()
         other.task("echo")(handlers.echo)
-        ended: List[BaseException] = []
+        ended: list[BaseException] = []
 
         def serve() -> None:
             try:
@@ -164,7 +164,7 @@ def test_an_executor_that_refuses_three_tasks_in_a_row_is_broken(
 def test_an_executor_of_a_function_is_replaced_when_it_breaks_and_shut_down_at_the_end(
     broker: Broker, new_runner: NewRunner
 ) -> None:
-    made: List[Breakable] = []
+    made: list[Breakable] = []
     may_go_on = threading.Event()
 
     def make() -> Executor:
@@ -206,9 +206,9 @@ def test_an_executor_of_a_function_is_replaced_when_it_breaks_and_shut_down_at_t
 def test_a_task_that_waits_for_the_next_executor_can_be_cancelled(
     broker: Broker, new_runner: NewRunner
 ) -> None:
-    made: List[Breakable] = []
+    made: list[Breakable] = []
     may_go_on = threading.Event()
-    ran: List[Task] = []
+    ran: list[Task] = []
 
     def make() -> Executor:
         if made:
@@ -233,7 +233,7 @@ def test_a_task_that_waits_for_the_next_executor_can_be_cancelled(
 def test_a_replacement_that_fails_is_tried_again(
     broker: Broker, new_runner: NewRunner, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made: List[Any] = []
+    made: list[Any] = []
 
     def make() -> Any:
         made.append(Breakable())
@@ -258,7 +258,7 @@ def test_a_replacement_that_fails_is_tried_again(
 
 
 def test_a_stop_while_an_executor_is_replaced_ends_everything(broker: Broker, new_runner: NewRunner) -> None:
-    made: List[Breakable] = []
+    made: list[Breakable] = []
     making, may_go_on = threading.Event(), threading.Event()
 
     def make() -> Executor:

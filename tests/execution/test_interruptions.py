@@ -17,7 +17,7 @@ import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable
 
 import pytest
 
@@ -52,7 +52,7 @@ class Interrupter:
 
     def begin(self) -> None:
         """In a handler: from here on the package's opcodes on this thread count."""
-        frame: Optional[FrameType] = sys._getframe()
+        frame: FrameType | None = sys._getframe()
         while frame is not None:
             if frame.f_code.co_filename.startswith(PACKAGE):
                 frame.f_trace = self._trace
@@ -73,15 +73,15 @@ class Interrupter:
         return self._trace
 
 
-def interrupted_run(number: int) -> Optional[str]:
+def interrupted_run(number: int) -> str | None:
     """Run tasks on one thread, and interrupt the second one at an opcode. Return the place, or None."""
     inbox = Inbox()
     inbox.open()
     inbox.asleep = True  # one wake-up is due, and no more
     over = threading.Event()
     interrupter = Interrupter(number)
-    answers: Dict[str, Answer] = {}
-    runs: List[str] = []
+    answers: dict[str, Answer] = {}
+    runs: list[str] = []
 
     def ended(task: Task, answer: Answer) -> None:
         inbox.post(task, answer)
@@ -142,7 +142,7 @@ def test_a_runner_keeps_its_slots_when_exceptions_come_from_outside(
 ) -> None:
     runner = new_runner(capacity=2)
     raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    idents: List[int] = []
+    idents: list[int] = []
     over = threading.Event()
 
     def note(task: Task) -> None:
@@ -248,7 +248,7 @@ def test_threads_that_cannot_be_started_fail_the_start_and_nothing_stays(
 
 def test_a_task_that_was_answered_for_lack_of_threads_never_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """`ThreadPoolExecutor.submit` queues the task, and raises afterwards."""
-    ran: List[Task] = []
+    ran: list[Task] = []
     with ThreadPoolExecutor(2, thread_name_prefix="few") as executor, pool_of(executor, capacity=2) as pool:
         go_on, busy = threading.Event(), threading.Event()
         executor.submit(lambda: busy.set() or go_on.wait(LIMIT))
@@ -310,7 +310,7 @@ def test_an_executor_whose_error_has_no_text_costs_no_slot() -> None:
 def test_a_task_cancelled_in_an_executors_queue_never_runs_and_frees_its_slot(
     broker: Broker, new_runner: NewRunner
 ) -> None:
-    ran: List[Task] = []
+    ran: list[Task] = []
     go_on, busy = threading.Event(), threading.Event()
 
     def hold(task: Task) -> None:
@@ -339,7 +339,7 @@ def test_a_task_cancelled_in_an_executors_queue_never_runs_and_frees_its_slot(
 def test_a_task_that_ended_in_an_executors_queue_never_runs(
     stop: str, broker: Broker, new_runner: NewRunner
 ) -> None:
-    ran: List[Task] = []
+    ran: list[Task] = []
     go_on, busy = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -365,7 +365,7 @@ def test_a_task_that_ended_in_an_executors_queue_never_runs(
 
 
 def test_a_task_cancelled_before_it_is_submitted_never_runs() -> None:
-    ran: List[Task] = []
+    ran: list[Task] = []
     task = new_task()
     task.cancel("n8n said so")
     with ThreadPoolExecutor(1) as executor:
@@ -390,8 +390,8 @@ def test_an_executor_that_cannot_cancel_does_not_run_a_cancelled_task() -> None:
             kept.append(lambda: fn(*args, **options))
             return Stubborn()
 
-    kept: List[Callable[[], Any]] = []
-    ran: List[Task] = []
+    kept: list[Callable[[], Any]] = []
+    ran: list[Task] = []
     ends = Ends()
     with pool_of(Queueing(lambda *dropped: None)) as pool:
         task = new_task()
@@ -467,7 +467,7 @@ def test_each_task_runs_in_a_fresh_copy_of_the_context_of_the_start(own: bool) -
         decimal.getcontext().prec = 3
         return found
 
-    def in_context() -> Tuple[TaskPool, contextvars.Context]:
+    def in_context() -> tuple[TaskPool, contextvars.Context]:
         variable.set("set before the start")
         decimal.setcontext(decimal.Context(prec=50))
         pool = TaskPool(None if own else executor, 1, None, 1000)
@@ -487,7 +487,7 @@ def test_each_task_runs_in_a_fresh_copy_of_the_context_of_the_start(own: bool) -
 
 
 def test_each_callback_runs_in_a_fresh_copy_of_the_context_of_the_start() -> None:
-    found: List[Any] = []
+    found: list[Any] = []
 
     def callback(result: Any) -> None:
         found.append((variable.get(), decimal.getcontext().prec))
@@ -534,7 +534,7 @@ class Large:
 
 @pytest.mark.parametrize("wrap", [lambda value: value, lambda value: [{"json": {"x": value}}] * 100])
 def test_a_result_that_is_not_json_is_freed_with_its_answer(wrap: Callable[[Any], Any]) -> None:
-    alive: List[weakref.ref[Large]] = []
+    alive: list[weakref.ref[Large]] = []
 
     def handler(task: Task) -> Any:
         value = Large()

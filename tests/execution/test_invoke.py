@@ -8,7 +8,8 @@ import json
 import logging
 import math
 import time
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Type
+from collections.abc import Iterator
+from typing import Any, Callable
 
 import pytest
 
@@ -43,13 +44,13 @@ def result_of(handler: Callable[[Task], Any], context: Any = None) -> Any:
     return message["data"]["result"]
 
 
-def error_of(handler: Callable[[Task], Any], max_payload: int = LARGE, context: Any = None) -> Dict[str, Any]:
+def error_of(handler: Callable[[Task], Any], max_payload: int = LARGE, context: Any = None) -> dict[str, Any]:
     answer = answer_of(handler, max_payload, context)
     message = json.loads(answer.payload)
     assert message["type"] == "runner:taskerror"
     assert answer.failed
     assert message["taskId"] == "abcd1234"
-    error: Dict[str, Any] = message["error"]
+    error: dict[str, Any] = message["error"]
     assert error["message"]
     return error
 
@@ -86,7 +87,7 @@ def test_results(value: Any, expected: Any) -> None:
 
 
 def test_the_handler_gets_the_task_itself() -> None:
-    seen: List[Task] = []
+    seen: list[Task] = []
     task = new_task({"x": 1})
     answer = invoke(lambda given: seen.append(given), task, None, LARGE)
     assert seen == [task]
@@ -101,7 +102,7 @@ def nested(levels: int) -> Any:
 
 
 def cycle() -> Any:
-    value: Dict[str, Any] = {"rows": []}
+    value: dict[str, Any] = {"rows": []}
     value["rows"].append({"all": value})
     return value
 
@@ -153,7 +154,7 @@ def test_a_shared_value_is_no_cycle() -> None:
     assert result_of(lambda task: [shared, {"again": shared}]) == [shared, {"again": shared}]
 
 
-class Hostile(Dict[str, Any]):
+class Hostile(dict[str, Any]):
     """A result that raises as soon as it is looked at."""
 
     error: BaseException = ZeroDivisionError("in the result's own class")
@@ -302,7 +303,7 @@ class Mixed(TaskError):
         pytest.param(TaskError("\ud800 half"), {"message": "\ud800 half"}, id="half of a surrogate pair"),
     ],
 )
-def test_a_task_error_is_shown_as_it_is(error: TaskError, expected: Dict[str, str]) -> None:
+def test_a_task_error_is_shown_as_it_is(error: TaskError, expected: dict[str, str]) -> None:
     assert error_of(raising(error)) == expected
 
 
@@ -356,12 +357,12 @@ class Context:
 
     def __init__(
         self,
-        make: Optional[BaseException] = None,
-        enter: Optional[BaseException] = None,
-        leave: Optional[BaseException] = None,
+        make: BaseException | None = None,
+        enter: BaseException | None = None,
+        leave: BaseException | None = None,
         swallow: bool = False,
     ) -> None:
-        self.diary: List[Any] = []
+        self.diary: list[Any] = []
         self._make, self._enter, self._leave, self._swallow = make, enter, leave, swallow
 
     def __call__(self) -> Context:
@@ -374,7 +375,7 @@ class Context:
         if self._enter is not None:
             raise self._enter
 
-    def __exit__(self, kind: Optional[Type[BaseException]], error: Any, trace: Any) -> bool:
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> bool:
         self.diary.append(kind.__name__ if kind else "left")
         if self._leave is not None:
             raise self._leave
@@ -389,7 +390,7 @@ def test_the_handler_runs_within_the_context() -> None:
 
 
 def test_the_context_is_made_anew_for_every_task() -> None:
-    made: List[int] = []
+    made: list[int] = []
 
     @contextlib.contextmanager
     def context() -> Iterator[None]:
@@ -411,7 +412,7 @@ def test_the_context_is_left_whatever_the_handler_raises(error: BaseException) -
 @pytest.mark.parametrize("error", [RuntimeError("of the context"), SystemExit("of the context")])
 @pytest.mark.parametrize("where", ["make", "enter", "leave"])
 def test_what_the_context_raises_is_reported(where: str, error: BaseException) -> None:
-    handled: List[Task] = []
+    handled: list[Task] = []
     found = error_of(handled.append, context=Context(**{where: error}))  # type: ignore[arg-type]
     assert found["message"] == f"{type(error).__name__}: of the context"
     assert "test_invoke.py" in found["stack"]
@@ -438,7 +439,7 @@ def test_a_context_that_is_none(context: Any) -> None:
 # --- the log --------------------------------------------------------------------------------------------
 
 
-def log_of(handler: Callable[[Task], Any], caplog: pytest.LogCaptureFixture) -> List[Tuple[str, int, str]]:
+def log_of(handler: Callable[[Task], Any], caplog: pytest.LogCaptureFixture) -> list[tuple[str, int, str]]:
     caplog.set_level(logging.DEBUG)
     answer_of(handler, 3000)
     return caplog.record_tuples

@@ -10,8 +10,9 @@ import pickle
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable
 
 import pytest
 
@@ -35,7 +36,7 @@ class Ends:
     """Collects what a pool says of the tasks that ended."""
 
     def __init__(self) -> None:
-        self.all: List[Tuple[Task, Answer]] = []
+        self.all: list[tuple[Task, Answer]] = []
         self._came = threading.Semaphore(0)
 
     def __call__(self, task: Task, answer: Answer) -> None:
@@ -46,7 +47,7 @@ class Ends:
         for _ in range(count):
             assert self._came.acquire(timeout=LIMIT)
 
-    def messages(self) -> List[Any]:
+    def messages(self) -> list[Any]:
         found = []
         for _, answer in self.all:
             message = json.loads(answer.payload)
@@ -55,7 +56,7 @@ class Ends:
 
 
 @contextlib.contextmanager
-def pool_of(executor: Optional[Executor] = None, capacity: int = 3) -> Iterator[TaskPool]:
+def pool_of(executor: Executor | None = None, capacity: int = 3) -> Iterator[TaskPool]:
     pool = TaskPool(executor, capacity, None, 1_000_000)
     pool.warm_up()
     try:
@@ -171,7 +172,7 @@ def test_a_task_that_comes_after_the_end_is_answered() -> None:
 
 
 def test_the_context_is_entered_around_every_handler() -> None:
-    entered: List[str] = []
+    entered: list[str] = []
 
     @contextlib.contextmanager
     def context() -> Iterator[None]:
@@ -199,7 +200,7 @@ def test_a_thread_pool_that_was_passed_is_used_and_never_shut_down() -> None:
             assert current
             # In this process, so the task is the very same.
             task, ends = new_task(), Ends()
-            seen: List[Task] = []
+            seen: list[Task] = []
             pool.submit(seen.append, task, ends)
             ends.wait()
             assert seen == [task]
@@ -342,9 +343,9 @@ def test_a_runner_with_an_executor_that_drops_tasks_answers_them_in_time(
     broker: Broker, new_runner: NewRunner
 ) -> None:
     """It gives no sign, so all that is left is the task's own time limit."""
-    kept: List[Any] = []
+    kept: list[Any] = []
     runner = new_runner(executor=Custom(lambda *dropped: kept.append(dropped)), capacity=2, task_timeout=0.2)
-    ran: List[Task] = []
+    ran: list[Task] = []
     runner.task("any")(ran.append)
     with runner:
         with pytest.raises(BrokerTaskError, match="timed out"):
@@ -423,7 +424,7 @@ def test_what_needs_n8n_says_why_it_does_not_work_there(
     runner = new_runner(executor=processes)
     runner.task("links")(handlers.links)
     with runner:
-        found: Dict[str, str] = broker.run_task("links", {}, timeout=LIMIT)
+        found: dict[str, str] = broker.run_task("links", {}, timeout=LIMIT)
     assert found.pop("progress") == "0.5 half"
     assert len(found) == 7
     for name, text in found.items():

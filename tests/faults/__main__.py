@@ -5,8 +5,8 @@ import importlib
 import json
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, Optional, Sequence
 
 from . import __doc__ as description
 from . import plan, soak
@@ -19,7 +19,7 @@ FUZZES = {
 }
 
 
-def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.faults", description=description, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -42,7 +42,7 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     return options
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     print(f"seed {options.seed}", flush=True)
     if options.fuzz:
@@ -60,7 +60,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 def fuzz(name: str, seconds: float, seed: int) -> int:
     """Run a fuzz, and print how many of each outcome there were; returns the exit code."""
-    seen: Dict[str, int] = importlib.import_module(FUZZES[name]).run(seconds, seed)
+    seen: dict[str, int] = importlib.import_module(FUZZES[name]).run(seconds, seed)
     for outcome, count in sorted(seen.items()):
         print(f"{count:8,} {outcome}")
     print(f"{sum(seen.values()):,} inputs, and every one had its right end")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
 
 #: What a caller can be told. "done" and "failed" are the runner's answers, the rest is the broker's word.
 DONE, FAILED = "done", "failed"
@@ -29,8 +29,8 @@ class Request:
     """
 
     number: int
-    task_id: Optional[str] = None
-    outcome: Optional[str] = None
+    task_id: str | None = None
+    outcome: str | None = None
     detail: str = ""
 
 
@@ -41,7 +41,7 @@ class Work:
     begun: int = 0
     ended: int = 0
     #: For each call of `on_undelivered`, whether it was certain.
-    undelivered: List[bool] = field(default_factory=list)
+    undelivered: list[bool] = field(default_factory=list)
 
 
 @dataclass
@@ -50,24 +50,24 @@ class Verdict:
 
     outcomes: Counter[str] = field(default_factory=Counter)
     #: The caller was told nothing; or the handler's answer went nowhere and `on_undelivered` was not called.
-    lost: List[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
     #: The handler was called twice for one task, or `on_undelivered` was.
-    doubled: List[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
     #: An answer that is not the right one, or that no handler has given; or a report that is not true.
-    wrong: List[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
 
     @property
     def is_good(self) -> bool:
         return not (self.lost or self.doubled or self.wrong)
 
 
-def read_book(path: Path) -> List[Dict[str, object]]:
+def read_book(path: Path) -> list[dict[str, object]]:
     """Return the lines of a runner's book."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def compare(
-    requests: Sequence[Request], book: Sequence[Dict[str, object]], was_killed: bool = False
+    requests: Sequence[Request], book: Sequence[dict[str, object]], was_killed: bool = False
 ) -> Verdict:
     """Compare both books.
 
@@ -78,8 +78,8 @@ def compare(
             book: the broker's word to the caller is the account.
     """
     verdict = Verdict()
-    by_task: Dict[str, Work] = {}
-    by_number: Dict[int, Work] = {}
+    by_task: dict[str, Work] = {}
+    by_number: dict[int, Work] = {}
     for line in book:
         task_id = str(line.get("task", line.get("undelivered")))
         work = by_task.setdefault(task_id, Work())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Type
+from typing import Any
 
 from n8nrunner.broker import (
     Broker,
@@ -40,13 +41,13 @@ class Load:
 
     def __init__(self, brokers: Sequence[Broker], seed: int, callers: int, large: float = plan.LARGE) -> None:
         #: What became of each task that a broker took.
-        self.book: List[Request] = []
+        self.book: list[Request] = []
         self._seed = seed
         self._large = large
         self._numbers = itertools.count()
         self._stopping = threading.Event()
         self._changed = threading.Condition()
-        self._waiting: Dict[int, BrokerTask] = {}
+        self._waiting: dict[int, BrokerTask] = {}
         self._answered = 0
         self._threads = [
             threading.Thread(target=self._call, args=(broker,), name=f"caller {number} of {broker.port}")
@@ -61,9 +62,9 @@ class Load:
 
     def __exit__(
         self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self._stopping.set()
         with self._changed:
@@ -113,7 +114,7 @@ class Load:
         while not self._stopping.is_set():
             yield next(self._numbers)
 
-    def _note(self, request: Request, settings: Dict[str, Any], task: BrokerTask) -> None:
+    def _note(self, request: Request, settings: dict[str, Any], task: BrokerTask) -> None:
         try:
             error = task.error(PATIENCE)
         except TimeoutError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, NamedTuple
 
 from . import proxy
 from .proxy import Fault
@@ -39,14 +39,14 @@ class Event(NamedTuple):
     fault: Fault
 
 
-def faults(seed: int, seconds: float, brokers: int, kinds: Tuple[str, ...] = ALL_KINDS) -> List[Event]:
+def faults(seed: int, seconds: float, brokers: int, kinds: tuple[str, ...] = ALL_KINDS) -> list[Event]:
     """Choose the faults of a run. The same arguments give the same faults.
 
     Every kind comes once before any comes a second time.
     """
     chooser = random.Random(f"faults {seed}")
-    events: List[Event] = []
-    waiting: List[str] = []
+    events: list[Event] = []
+    waiting: list[str] = []
     at = 1.0
     while at < max(2.0, seconds - QUIET):
         if not waiting:
@@ -71,14 +71,14 @@ def _fault(chooser: random.Random, kind: str, is_long: bool) -> Fault:
     return Fault(kind, seconds, amount, chooser.choice((proxy.TO_BROKER, proxy.TO_RUNNER)))
 
 
-def settings(seed: int, number: int, large: float = LARGE) -> Dict[str, Any]:
+def settings(seed: int, number: int, large: float = LARGE) -> dict[str, Any]:
     """Return the settings of a task: what its handler is to do, see `work.py`.
 
     Args:
         large: the share of tasks whose input or answer has up to 5 MB; with 0 all are small and short.
     """
     chooser = random.Random(f"task {seed} {number}")
-    chosen: Dict[str, Any] = {"n": number, "seconds": 0.0, "out": 10, "text": "x" * 10, "do": "return"}
+    chosen: dict[str, Any] = {"n": number, "seconds": 0.0, "out": 10, "text": "x" * 10, "do": "return"}
     if not large:
         chosen["seconds"] = chooser.uniform(0.0, 0.1)
         return chosen

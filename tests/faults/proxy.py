@@ -9,7 +9,7 @@ import struct
 import threading
 from collections import deque
 from types import TracebackType
-from typing import Any, Deque, List, NamedTuple, Optional, Set, Tuple, Type
+from typing import Any, NamedTuple
 
 #: Bytes of one direction that the proxy keeps before it stops reading. Linux's own buffers take some MB more.
 KEPT = 256 * 1024
@@ -75,9 +75,9 @@ class FaultProxy:
         self.port = 0
         self._target = target
         self._loop = asyncio.new_event_loop()
-        self._listener: Optional[socket.socket] = None
-        self._steps: Set[asyncio.Task[Any]] = set()
-        self._connections: Set[_Passage] = set()
+        self._listener: socket.socket | None = None
+        self._steps: set[asyncio.Task[Any]] = set()
+        self._connections: set[_Passage] = set()
         self._fault = Fault("")
         self._until = 0.0
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy")
@@ -107,9 +107,9 @@ class FaultProxy:
 
     def __exit__(
         self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -202,10 +202,10 @@ class _Passage(asyncio.Protocol):
         self.proxy = proxy
         self.loop = asyncio.get_running_loop()
         self._target = target
-        self._ways: Tuple[_Way, _Way] = (_Way(self), _Way(self))
-        self._ends: List[asyncio.Transport] = []
+        self._ways: tuple[_Way, _Way] = (_Way(self), _Way(self))
+        self._ends: list[asyncio.Transport] = []
         self._open = 0
-        self._partial: Optional[int] = None
+        self._partial: int | None = None
         self._is_connecting = False
 
     # the runner's end
@@ -243,7 +243,7 @@ class _Passage(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._ways[TO_RUNNER].resume()
 
-    def connection_lost(self, error: Optional[Exception]) -> None:
+    def connection_lost(self, error: Exception | None) -> None:
         self.end_lost(error)
 
     # the broker's end
@@ -260,14 +260,14 @@ class _Passage(asyncio.Protocol):
             way.suffer(self.proxy.current())
             way.pass_on()
 
-    def broker_sent(self, data: Optional[bytes]) -> None:
+    def broker_sent(self, data: bytes | None) -> None:
         self._ways[TO_RUNNER].receive(data)
 
     def broker_full(self, full: bool) -> None:
         way = self._ways[TO_BROKER]
         way.pause() if full else way.resume()
 
-    def end_lost(self, error: Optional[Exception]) -> None:
+    def end_lost(self, error: Exception | None) -> None:
         self._open -= 1
         if error is not None:
             self.reset()
@@ -351,7 +351,7 @@ class _End(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._passage.broker_full(False)
 
-    def connection_lost(self, error: Optional[Exception]) -> None:
+    def connection_lost(self, error: Exception | None) -> None:
         self._passage.end_lost(error)
 
 
@@ -359,18 +359,18 @@ class _Way:
     """One direction of a connection: what has come, when it may go on, and how much of it at once."""
 
     def __init__(self, passage: _Passage) -> None:
-        self.source: Optional[asyncio.Transport] = None
-        self.target: Optional[asyncio.Transport] = None
+        self.source: asyncio.Transport | None = None
+        self.target: asyncio.Transport | None = None
         self._passage = passage
         # (when it may go on, bytes; None for the end)
-        self._kept: Deque[Tuple[float, Optional[bytes]]] = deque()
+        self._kept: deque[tuple[float, bytes | None]] = deque()
         self._size = 0
         self._full = False
         #: Whether the target has been told that no more comes.
         self.has_ended = False
-        self._timer: Optional[asyncio.TimerHandle] = None
+        self._timer: asyncio.TimerHandle | None = None
 
-    def receive(self, data: Optional[bytes]) -> None:
+    def receive(self, data: bytes | None) -> None:
         loop, fault = self._passage.loop, self._passage.proxy.current()
         due = loop.time() + (fault.amount / 1000 if fault.kind == DELAY else 0.0)
         if self._kept:

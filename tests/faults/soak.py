@@ -7,10 +7,11 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable
 
 from n8nrunner.broker import Broker, BrokerConstants
 from tests.benchmarks.processes import LineProcess
@@ -40,8 +41,8 @@ class Result:
     """What a run has shown."""
 
     verdict: ledger.Verdict
-    problems: List[str] = field(default_factory=list)
-    facts: Dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_good(self) -> bool:
@@ -56,10 +57,10 @@ class RunnerProcess(LineProcess):
         super().__init__("the runner", command)
         self.hear(STARTED_WITHIN)
 
-    def stop(self) -> Dict[str, Any]:
+    def stop(self) -> dict[str, Any]:
         """Stop the runner and end the process; returns its notes."""
         self.tell("stop")
-        notes: Dict[str, Any] = self.hear(ENDED_WITHIN)
+        notes: dict[str, Any] = self.hear(ENDED_WITHIN)
         assert self.process.stdin is not None
         self.process.stdin.close()
         status = self.process.wait(ENDED_WITHIN)
@@ -72,7 +73,7 @@ def soak(
     seconds: float,
     seed: int,
     say: Say,
-    kinds: Tuple[str, ...] = plan.ALL_KINDS,
+    kinds: tuple[str, ...] = plan.ALL_KINDS,
     brokers: int = BROKERS,
     large: float = plan.LARGE,
 ) -> Result:
@@ -206,7 +207,7 @@ def _has_runner(broker: Broker) -> bool:
     return True
 
 
-def _problems(notes: Dict[str, Any]) -> List[str]:
+def _problems(notes: dict[str, Any]) -> list[str]:
     problems = []
     if notes["state"] != "stopped" or notes["error"]:
         problems.append(f"the runner's state is {notes['state']!r}, its error {notes['error']!r}")
@@ -230,7 +231,7 @@ class _Restarts:
 
     def __init__(self, brokers: Sequence[Broker]) -> None:
         self._brokers = brokers
-        self._back: Dict[int, float] = {}
+        self._back: dict[int, float] = {}
 
     def down(self, index: int, fault: Any) -> None:
         if index in self._back:

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ class Broker(Server):
 
     def __init__(self) -> None:
         self.received = b""
-        self.ends: List[str] = []
+        self.ends: list[str] = []
         super().__init__(self._echo)
 
     def _echo(self, connection: socket.socket) -> None:
@@ -257,7 +258,7 @@ UNCERTAIN = {"undelivered": "a", "certain": False}
         ("cancelled", [BEGUN, ENDED]),
     ],
 )
-def test_accounts_that_agree(outcome: str, book: List[Dict[str, Any]]) -> None:
+def test_accounts_that_agree(outcome: str, book: list[dict[str, Any]]) -> None:
     assert ledger.compare([Request(1, "a", outcome)], book).is_good
 
 
@@ -275,7 +276,7 @@ def test_accounts_that_agree(outcome: str, book: List[Dict[str, Any]]) -> None:
         (LOST, [{"begun": 2, "task": "b"}, {"ended": 2, "task": "b"}], "wrong"),
     ],
 )
-def test_accounts_that_do_not_agree(outcome: str, book: List[Dict[str, Any]], what: str) -> None:
+def test_accounts_that_do_not_agree(outcome: str, book: list[dict[str, Any]], what: str) -> None:
     verdict = ledger.compare([Request(1, "a", outcome)], book)
     assert len(getattr(verdict, what)) == 1, verdict
     assert not verdict.is_good
@@ -296,14 +297,14 @@ def test_the_word_of_the_broker_is_the_account_of_a_killed_runner() -> None:
 # --- the command ----------------------------------------------------------------------------------------
 
 
-def run(tmp_path: Path, *arguments: str) -> Dict[str, Any]:
+def run(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     path = tmp_path / "facts.json"
     command = [sys.executable, "-m", "tests.faults", "--json", str(path), *arguments]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
     printed = done.stdout.decode("utf-8", "replace")
     assert done.returncode == 0, printed
     assert printed.startswith("seed 5\n")
-    facts: Dict[str, Any] = json.loads(path.read_text())
+    facts: dict[str, Any] = json.loads(path.read_text())
     return facts
 
 

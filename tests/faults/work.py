@@ -29,7 +29,7 @@ import sys
 import threading
 import time
 import zlib
-from typing import Any, Dict, List, Union
+from typing import Any
 
 from n8nrunner import Runner, Task, TaskError, Undelivered
 
@@ -57,14 +57,14 @@ class Complaints(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
-        self.lines: List[str] = []
+        self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name != "n8nrunner.tasks":
             self.lines.append(logging.Formatter().format(record)[:3000])
 
 
-def answer(settings: Dict[str, Any]) -> Dict[str, Any]:
+def answer(settings: dict[str, Any]) -> dict[str, Any]:
     """Return what the handler returns for these settings; the caller compares it."""
     return {"n": settings["n"], "crc": zlib.crc32(settings["text"].encode()), "text": "o" * settings["out"]}
 
@@ -82,7 +82,7 @@ def handle(task: Task) -> Any:
     return answer(settings)
 
 
-def megabytes(process: Union[int, str] = "self") -> float:
+def megabytes(process: int | str = "self") -> float:
     """Return the memory that a process occupies."""
     with open(f"/proc/{process}/status") as status:
         for line in status:
@@ -101,7 +101,7 @@ def megabytes_of_objects() -> float:
     return sum(seen.values()) / 1024 / 1024
 
 
-def memory_at_end() -> Dict[str, float]:
+def memory_at_end() -> dict[str, float]:
     memory = {"end": megabytes(), "objects": megabytes_of_objects()}
     gc.collect()
     memory["collected"] = megabytes()
@@ -113,7 +113,7 @@ def memory_at_end() -> Dict[str, float]:
     return memory
 
 
-def main(urls: List[str], book_path: str, capacity: int) -> None:
+def main(urls: list[str], book_path: str, capacity: int) -> None:
     complaints = Complaints()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("n8nrunner").addHandler(complaints)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Sequence
+from typing import Any, Callable, NoReturn
 
 import pytest
 
@@ -69,16 +70,16 @@ def n8n(n8n_of_the_session: N8n) -> N8n:
 @pytest.fixture
 def start_runner(n8n: N8n, tmp_path: Path) -> Iterator[Callable[..., RunnerProcess]]:
     """Starts one of our runners, by default until it is registered; all of them end with the test."""
-    runners: List[RunnerProcess] = []
+    runners: list[RunnerProcess] = []
 
     def start(
         name: str = "tests",
         arguments: Sequence[str] = (),
-        command: Optional[Sequence[str]] = None,
+        command: Sequence[str] | None = None,
         registered: bool = True,
         **variables: str,
     ) -> RunnerProcess:
-        settings: Dict[str, str] = {"N8NRUNNER_NAME": name, **variables}
+        settings: dict[str, str] = {"N8NRUNNER_NAME": name, **variables}
         runner = RunnerProcess(n8n, tmp_path / f"{name}-{len(runners)}.log", arguments, settings, command)
         runners.append(runner)
         if registered:

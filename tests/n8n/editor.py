@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import shutil
 from pathlib import Path
-from typing import Dict, List
 
 from .n8n import OWNER, N8n
 
@@ -28,7 +27,7 @@ LIMIT = 60_000.0
 """Milliseconds that anything in the editor may take to appear; pages take long on a busy machine."""
 
 
-def missing() -> List[str]:
+def missing() -> list[str]:
     """What the editor's tests need and this machine lacks."""
     lacking = [] if shutil.which("chromium") else ["Debian's package chromium"]
     return lacking if importlib.util.find_spec("playwright") else [*lacking, "the Python package playwright"]
@@ -94,7 +93,7 @@ class Editor:
         # Behind its other tab there are more, some of the same name, such as "notes".
         return self._labels().and_(self.page.locator(f"[for={name}]"))
 
-    def titles(self) -> List[str]:
+    def titles(self) -> list[str]:
         """What the fields are called, from top to bottom."""
         # What else is there shows beside a title that the mouse is over.
         return [label.splitlines()[0].strip() for label in self._labels().all_inner_texts()]
@@ -153,7 +152,7 @@ class Editor:
         self.get(f"node-run-status-{status}").wait_for()
         expect(button).to_have_text("Execute step")
 
-    def output(self) -> List[Dict[str, str]]:
+    def output(self) -> list[dict[str, str]]:
         """The items of the output's table."""
         panel = self.get("output-panel")
         panel.locator("tbody tr").first.wait_for()  # the editor loads its table when it is first needed

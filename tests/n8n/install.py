@@ -18,8 +18,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional
+from typing import NamedTuple
 
 N8N_VERSION = "2.40.7"
 NODE_MAJOR = "24"
@@ -80,7 +81,7 @@ class Installation(NamedTuple):
     def is_complete(self) -> bool:
         return self.stamp.is_file()
 
-    def environment(self) -> Dict[str, str]:
+    def environment(self) -> dict[str, str]:
         """This process's environment with Node 24 first on PATH and without any setting of n8n."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("N8N_")}
         environment["PATH"] = f"{self.node.parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
@@ -194,9 +195,9 @@ def _step(
     place: Installation,
     lock: int,
     title: str,
-    command: List[str],
+    command: list[str],
     cwd: Path,
-    extra_environment: Optional[Dict[str, str]] = None,
+    extra_environment: dict[str, str] | None = None,
 ) -> None:
     """Runs one command, its output in the log; says now and then that it is alive, raises if it fails."""
     _say(f"{title} ...")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import collections
 import threading
-from typing import Any, Callable, Counter, List
+from collections import Counter
+from typing import Any, Callable
 
 import requests
 
@@ -29,7 +30,7 @@ class Load:
         self._next_number = 0
         self.outcomes: Counter[str] = collections.Counter()
         self.answered: set[int] = set()
-        self.wrong: List[str] = []
+        self.wrong: list[str] = []
         self._threads = [
             threading.Thread(target=self._call, name=f"caller {n}", daemon=True) for n in range(CALLERS)
         ]

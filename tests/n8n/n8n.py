@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Set
+from typing import Any
 
 import requests
 
@@ -53,7 +54,7 @@ class N8n:
         folder: Path,
         auth_token: str = "secret-of-the-tests",
         command: str = "start",
-        variables: Optional[Dict[str, str]] = None,
+        variables: dict[str, str] | None = None,
     ) -> None:
         self.installation = installation
         self.auth_token = auth_token
@@ -65,7 +66,7 @@ class N8n:
         self.broker_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.broker_url = f"http://127.0.0.1:{self.broker_port}"
-        self._process: Optional[ChildProcess] = None
+        self._process: ChildProcess | None = None
         self._session = requests.Session()
         # n8n ties a login to the browser that sent it.
         self._session.headers["browser-id"] = "n8nrunner-tests"
@@ -180,9 +181,9 @@ class N8n:
     def create_workflow(
         self,
         name: str,
-        nodes: Sequence[Dict[str, Any]],
-        settings: Optional[Dict[str, Any]] = None,
-        **attached: Sequence[Dict[str, Any]],
+        nodes: Sequence[dict[str, Any]],
+        settings: dict[str, Any] | None = None,
+        **attached: Sequence[dict[str, Any]],
     ) -> Workflow:
         """Creates a workflow of nodes in a row, the first a webhook; returns it once that is active.
 
@@ -197,10 +198,10 @@ class N8n:
     def save_workflow(
         self,
         name: str,
-        nodes: Sequence[Dict[str, Any]],
-        settings: Optional[Dict[str, Any]] = None,
-        **attached: Sequence[Dict[str, Any]],
-    ) -> Dict[str, Any]:
+        nodes: Sequence[dict[str, Any]],
+        settings: dict[str, Any] | None = None,
+        **attached: Sequence[dict[str, Any]],
+    ) -> dict[str, Any]:
         """Saves a workflow that is not active, as `create_workflow` does; returns what n8n has saved."""
         others = [node for kind in attached.values() for node in kind]
         placed = [
@@ -214,7 +215,7 @@ class N8n:
         for kind, there in attached.items():
             for node in there:
                 connections[node["name"]] = {kind: [[{"node": nodes[-1]["name"], "type": kind, "index": 0}]]}
-        saved: Dict[str, Any] = self.rest(
+        saved: dict[str, Any] = self.rest(
             "POST",
             "/rest/workflows",
             {
@@ -229,7 +230,7 @@ class N8n:
 
     # -- REST
 
-    def rest(self, method: str, path: str, body: Optional[Dict[str, Any]] = None, **query: str) -> Any:
+    def rest(self, method: str, path: str, body: dict[str, Any] | None = None, **query: str) -> Any:
         """The `data` that n8n's REST interface answers. Raises `AssertionError` with any other answer."""
         response = self._session.request(
             method, f"{self.url}{path}", json=body, params=query or None, timeout=REQUEST_LIMIT
@@ -237,7 +238,7 @@ class N8n:
         assert response.ok, f"{method} {path}: {response.status_code} {response.text[:2000]}"
         return response.json()["data"]
 
-    def custom_nodes(self) -> Set[str]:
+    def custom_nodes(self) -> set[str]:
         """The types of the nodes of one's own that are on its canvas."""
         response = self._session.get(f"{self.url}/types/nodes.json", timeout=REQUEST_LIMIT)
         response.raise_for_status()
@@ -247,7 +248,7 @@ class N8n:
         self.rest("POST", "/rest/owner/setup", OWNER)
 
     def _poll(self, check: Any, what: str, limit: float) -> None:
-        def checked() -> Optional[bool]:
+        def checked() -> bool | None:
             process = self._process
             assert process is not None, "n8n does not run"
             assert process.exit_code is None, f"n8n ended with {process.exit_code}.\n{process.tail()}"
@@ -295,22 +296,22 @@ class Workflow:
         Nothing runs by asking: a method that is not the webhook's own is refused.
         """
 
-        def is_known() -> Optional[bool]:
+        def is_known() -> bool | None:
             response = requests.get(self.url, timeout=REQUEST_LIMIT)
             return True if "not registered for GET" in response.text else None
 
         poll(is_known, f"the webhook {self.url} is active", limit)
 
-    def executions(self) -> List[Dict[str, Any]]:
+    def executions(self) -> list[dict[str, Any]]:
         """Its executions, newest first: id, status and times, without data."""
         found = self.n8n.rest("GET", "/rest/executions", filter=json.dumps({"workflowId": self.id}))
-        results: List[Dict[str, Any]] = found["results"]
+        results: list[dict[str, Any]] = found["results"]
         return results
 
     def wait_for_execution(self, *statuses: str, limit: float = 20.0) -> Execution:
         """Its newest execution, once that has one of these statuses."""
 
-        def newest() -> Optional[str]:
+        def newest() -> str | None:
             found = self.executions()
             return str(found[0]["id"]) if found and found[0]["status"] in statuses else None
 
@@ -329,14 +330,14 @@ class Execution:
         self.data: Any = unflatten(stored["data"]) if isinstance(stored["data"], str) else stored["data"]
 
     @property
-    def error(self) -> Dict[str, Any]:
+    def error(self) -> dict[str, Any]:
         """What n8n shows for the node that failed: at least `message`."""
-        error: Dict[str, Any] = self.data["resultData"]["error"]
+        error: dict[str, Any] = self.data["resultData"]["error"]
         return error
 
-    def output_of(self, node_name: str) -> List[Dict[str, Any]]:
+    def output_of(self, node_name: str) -> list[dict[str, Any]]:
         """The items that a node put out in its last run."""
-        items: List[Dict[str, Any]] = self.data["resultData"]["runData"][node_name][-1]["data"]["main"][0]
+        items: list[dict[str, Any]] = self.data["resultData"]["runData"][node_name][-1]["data"]["main"][0]
         return items
 
     def stop(self) -> None:
@@ -374,7 +375,7 @@ class JavaScriptRunner:
         self._process.kill()
 
 
-def webhook_node(path: str, **parameters: Any) -> Dict[str, Any]:
+def webhook_node(path: str, **parameters: Any) -> dict[str, Any]:
     """The first node of a workflow: a POST to /webhook/<path> runs it, and gets the last node's items."""
     return {
         "name": "Webhook",
@@ -392,8 +393,8 @@ def webhook_node(path: str, **parameters: Any) -> Dict[str, Any]:
 
 
 def job_node(
-    task_type: str, name: str = "Job", settings: Optional[Dict[str, Any]] = None, **parameters: Any
-) -> Dict[str, Any]:
+    task_type: str, name: str = "Job", settings: dict[str, Any] | None = None, **parameters: Any
+) -> dict[str, Any]:
     """The tests' own node: one job of a raw task type with the input items and these settings."""
     return {
         "name": name,
@@ -404,8 +405,8 @@ def job_node(
 
 
 def function_node(
-    operation: str, name: str = "Functions", options: Optional[Dict[str, Any]] = None, **parameters: Any
-) -> Dict[str, Any]:
+    operation: str, name: str = "Functions", options: dict[str, Any] | None = None, **parameters: Any
+) -> dict[str, Any]:
     """The node of `functions_script.py`; what is no parameter of it goes into the node's settings."""
     settings = {key: parameters.pop(key) for key in NODE_SETTINGS if key in parameters}
     return {
@@ -417,7 +418,7 @@ def function_node(
     }
 
 
-def javascript_node(code: str, name: str = "Code") -> Dict[str, Any]:
+def javascript_node(code: str, name: str = "Code") -> dict[str, Any]:
     """n8n's own Code node, which needs n8n's own JavaScript runner."""
     return {
         "name": name,
@@ -429,8 +430,8 @@ def javascript_node(code: str, name: str = "Code") -> Dict[str, Any]:
 
 def unflatten(text: str) -> Any:
     """What n8n stored of an execution: a list of values; a string inside a value is the number of another."""
-    table: List[Any] = json.loads(text)
-    built: Dict[int, Any] = {}
+    table: list[Any] = json.loads(text)
+    built: dict[int, Any] = {}
 
     def build(index: int) -> Any:
         if index in built:
@@ -438,12 +439,12 @@ def unflatten(text: str) -> Any:
         value = table[index]
         if isinstance(value, dict):
             # Known before it is filled, because a value may contain itself.
-            target: Dict[str, Any] = {}
+            target: dict[str, Any] = {}
             built[index] = target
             target.update((key, part(inner)) for key, inner in value.items())
             return target
         if isinstance(value, list):
-            entries: List[Any] = []
+            entries: list[Any] = []
             built[index] = entries
             entries.extend(part(inner) for inner in value)
             return entries

@@ -10,12 +10,13 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, TypeVar
+from typing import Callable, TypeVar
 
 T = TypeVar("T")
 
-_running: List[ChildProcess] = []
+_running: list[ChildProcess] = []
 
 
 class ChildProcess:
@@ -29,14 +30,14 @@ class ChildProcess:
         self,
         name: str,
         command: Sequence[str],
-        environment: Dict[str, str],
+        environment: dict[str, str],
         log_path: Path,
-        cwd: Optional[Path] = None,
+        cwd: Path | None = None,
         merge_output: bool = True,
     ) -> None:
         self.name = name
         self.log_path = log_path
-        self.lines: List[str] = []
+        self.lines: list[str] = []
         self._changed = threading.Condition()
         self._output_ended = False
         self._log = log_path.open("ab")
@@ -58,7 +59,7 @@ class ChildProcess:
         return self._process.pid
 
     @property
-    def exit_code(self) -> Optional[int]:
+    def exit_code(self) -> int | None:
         """None while it runs; minus the number of the signal that ended it."""
         return self._process.poll()
 
@@ -148,7 +149,7 @@ def free_port() -> int:
     return port
 
 
-def poll(check: Callable[[], Optional[T]], what: str, limit: float, interval: float = 0.05) -> T:
+def poll(check: Callable[[], T | None], what: str, limit: float, interval: float = 0.05) -> T:
     """What `check` returns once it is not None; for what another process cannot tell us by itself.
 
     Raises `AssertionError` after `limit` seconds.

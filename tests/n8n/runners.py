@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable
 
 from .n8n import N8n
 from .processes import ChildProcess, poll
@@ -31,8 +32,8 @@ class RunnerProcess:
         n8n: N8n,
         log_path: Path,
         arguments: Sequence[str] = (),
-        variables: Optional[Dict[str, str]] = None,
-        command: Optional[Sequence[str]] = None,
+        variables: dict[str, str] | None = None,
+        command: Sequence[str] | None = None,
     ) -> None:
         environment = {name: os.environ[name] for name in PLAIN_ENVIRONMENT if name in os.environ}
         environment["N8N_RUNNERS_TASK_BROKER_URI"] = n8n.broker_url
@@ -53,29 +54,29 @@ class RunnerProcess:
         return self._process.pid
 
     @property
-    def exit_code(self) -> Optional[int]:
+    def exit_code(self) -> int | None:
         return self._process.exit_code
 
     def wait_for(
         self,
         event: str,
         limit: float = EVENT_LIMIT,
-        matches: Callable[[Dict[str, Any]], bool] = lambda told: True,
-    ) -> Dict[str, Any]:
+        matches: Callable[[dict[str, Any]], bool] = lambda told: True,
+    ) -> dict[str, Any]:
         """The first event of this kind that `matches`, told already or within `limit` seconds."""
 
         def is_it(line: str) -> bool:
             told = json.loads(line)
             return told["event"] == event and matches(told)
 
-        found: Dict[str, Any] = json.loads(self._process.wait_for_line(is_it, limit))
+        found: dict[str, Any] = json.loads(self._process.wait_for_line(is_it, limit))
         return found
 
     def wait_for_events(self, event: str, count: int) -> None:
         """Waits until it has told this many events of a kind."""
         poll(lambda: len(self.events(event)) >= count or None, f"{count} events {event!r}", EVENT_LIMIT)
 
-    def events(self, event: str) -> List[Dict[str, Any]]:
+    def events(self, event: str) -> list[dict[str, Any]]:
         """All events of this kind that were told so far."""
         told = [json.loads(line) for line in list(self._process.lines)]
         return [each for each in told if each["event"] == event]

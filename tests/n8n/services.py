@@ -8,7 +8,6 @@ import socket
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Dict, List, Optional
 
 from .processes import ChildProcess, free_port, poll
 
@@ -17,7 +16,7 @@ READY_LIMIT = 60.0
 ACCOUNT = "postgres"
 
 
-def postgres_programs() -> Optional[Path]:
+def postgres_programs() -> Path | None:
     """The folder with `initdb` and `postgres`; None if PostgreSQL is not installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     if found:
@@ -26,7 +25,7 @@ def postgres_programs() -> Optional[Path]:
     return Path(program).parent if program else None
 
 
-def missing() -> List[str]:
+def missing() -> list[str]:
     """What queue mode needs and this machine lacks."""
     lacking = [] if postgres_programs() else ["postgresql"]
     return lacking if shutil.which("redis-server") else [*lacking, "redis-server"]
@@ -39,7 +38,7 @@ class Postgres:
         self.port = free_port()
         # Below the tests' own folder, nobody but its owner may look.
         self._data = Path(tempfile.mkdtemp(prefix="n8nrunner-postgres-"))
-        self._process: Optional[ChildProcess] = None
+        self._process: ChildProcess | None = None
         try:
             self._start(folder)
         except BaseException:
@@ -49,7 +48,7 @@ class Postgres:
     def _start(self, folder: Path) -> None:
         programs = postgres_programs()
         assert programs is not None
-        as_account: List[str] = []
+        as_account: list[str] = []
         if os.geteuid() == 0:
             shutil.chown(self._data, ACCOUNT)
             as_account = ["runuser", "-u", ACCOUNT, "--"]
@@ -101,7 +100,7 @@ class Services:
 
     def __init__(self, folder: Path) -> None:
         self._redis_port = free_port()
-        self._redis: Optional[ChildProcess] = None
+        self._redis: ChildProcess | None = None
         self._postgres = Postgres(folder)
         try:
             command = ["redis-server", "--port", str(self._redis_port), "--bind", "127.0.0.1", "--save", ""]
@@ -113,7 +112,7 @@ class Services:
             raise
 
     @property
-    def variables(self) -> Dict[str, str]:
+    def variables(self) -> dict[str, str]:
         return {
             "EXECUTIONS_MODE": "queue",
             "DB_TYPE": "postgresdb",

@@ -6,7 +6,8 @@ import http.server
 import json
 import sys
 import threading
-from typing import Any, Dict, Iterator, List
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,8 @@ pytestmark = pytest.mark.n8n
 class Model:
     """Asks for the first tool it is offered, with `arguments`; then says what the tool answered."""
 
-    def __init__(self, arguments: Dict[str, Any]) -> None:
-        self.requests: List[Dict[str, Any]] = []
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self.requests: list[dict[str, Any]] = []
         self.arguments = arguments
         model = self
 
@@ -43,9 +44,9 @@ class Model:
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
-    def answer(self, request: Dict[str, Any], arguments: Dict[str, Any]) -> Dict[str, Any]:
+    def answer(self, request: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
         last = request["messages"][-1]
-        message: Dict[str, Any] = {"role": "assistant", "content": None}
+        message: dict[str, Any] = {"role": "assistant", "content": None}
         if last["role"] == "tool":
             message["content"] = f"The tool says: {last['content']}"
         else:
@@ -74,7 +75,7 @@ def model() -> Iterator[Model]:
     model.close()
 
 
-def agent_with(n8n: N8n, model: Model, name: str, tool: Dict[str, Any]) -> Workflow:
+def agent_with(n8n: N8n, model: Model, name: str, tool: dict[str, Any]) -> Workflow:
     """Creates a workflow whose agent has this tool."""
     credential = n8n.rest(
         "POST",

@@ -9,8 +9,9 @@ import contextlib
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator
+from typing import Any, Callable
 
 import pytest
 
@@ -32,7 +33,7 @@ SCREENSHOTS = "N8NRUNNER_SCREENSHOTS"
 TRIGGER = {"name": "Start", "type": "n8n-nodes-base.manualTrigger", "typeVersion": 1, "parameters": {}}
 
 
-def leads_node(operation: str, name: str = "Leads") -> Dict[str, Any]:
+def leads_node(operation: str, name: str = "Leads") -> dict[str, Any]:
     return {
         "name": name,
         "type": "CUSTOM.leads",
@@ -71,7 +72,7 @@ def open_workflow(context: BrowserContext, n8n: N8n, screenshots: Path) -> Itera
     """Opens a workflow of these nodes behind a trigger."""
     page = context.new_page()
 
-    def open_workflow(*nodes: Dict[str, Any]) -> Editor:
+    def open_workflow(*nodes: dict[str, Any]) -> Editor:
         opened = Editor(page, n8n.url, screenshots)
         opened.open(n8n.save_workflow("Leads of the week", [TRIGGER, *nodes])["id"])
         return opened

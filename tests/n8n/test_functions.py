@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple
 
 import pytest
 
@@ -36,13 +36,13 @@ class Row(NamedTuple):
 
     what: str
     operation: str
-    fields: Dict[str, Any]
+    fields: dict[str, Any]
     #: The JSON of the items that come out, or the beginning of the error's message.
     expected: Any
     body: Any = None
 
 
-def got(text: str) -> List[Dict[str, str]]:
+def got(text: str) -> list[dict[str, str]]:
     return [{"got": text}]
 
 
@@ -290,19 +290,19 @@ CONVERSIONS = [
 ]
 
 
-def run(n8n: N8n, name: str, *nodes: Dict[str, Any], **settings: Any) -> Workflow:
+def run(n8n: N8n, name: str, *nodes: dict[str, Any], **settings: Any) -> Workflow:
     path = f"functions-{name}"  # other tests' workflows are in the same n8n
     return n8n.create_workflow(path, [webhook_node(path), *nodes], settings)
 
 
-def error_of(workflow: Workflow) -> Dict[str, Any]:
+def error_of(workflow: Workflow) -> dict[str, Any]:
     return workflow.wait_for_execution("error").error
 
 
-def wrong_rows(n8n: N8n, name: str, rows: List[Row], **settings: Any) -> List[str]:
+def wrong_rows(n8n: N8n, name: str, rows: list[Row], **settings: Any) -> list[str]:
     """What has come out of rows that is not what they expect."""
 
-    def outcome(number: int, row: Row) -> Optional[str]:
+    def outcome(number: int, row: Row) -> str | None:
         workflow = run(n8n, f"{name}-{number}", function_node(row.operation, **row.fields), **settings)
         response = workflow.call(row.body)
         if isinstance(row.expected, str):
@@ -352,7 +352,7 @@ def test_a_file_keeps_a_name_with_a_slash(n8n: N8n, start_functions: StartRunner
     assert item["binary"]["data"]["mimeType"] == "application/pdf"
 
 
-def numbers(count: int) -> Dict[str, Any]:
+def numbers(count: int) -> dict[str, Any]:
     """A node that puts out numbered items."""
     return function_node("gives_rows", name="Rows", count=count)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Counter, Dict, List
+from typing import Any, Callable
 
 import pytest
 import requests
@@ -107,7 +108,7 @@ def test_two_runners_share_the_load(n8n: N8n, start_runner: StartRunner) -> None
     workflow.call({"number": -1})
     together = threading.Barrier(200)
 
-    def call(number: int) -> Dict[str, Any]:
+    def call(number: int) -> dict[str, Any]:
         together.wait(60.0)
         response = workflow.call({"number": number}, limit=120)
         assert response.status_code == 200, response.text
@@ -140,7 +141,7 @@ def test_n8n_is_restarted_ten_times_under_load(
         return bool(answer == [{"number": number, "runner": "tests"}])
 
     load = Load(call, is_right)
-    next_answers: List[float] = []
+    next_answers: list[float] = []
     with load:
         for restart in range(RESTARTS):
             load.wait_for_answers(10)

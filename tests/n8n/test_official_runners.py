@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any
 
 import pytest
 import requests
@@ -30,7 +31,7 @@ TOKEN = "the shared secret"
 #: How long a Node program may take to start on a busy machine, in seconds.
 START_LIMIT = 60.0
 LIMIT = 20.0
-ITEMS: List[Dict[str, Any]] = [{"json": {"n": n}} for n in range(5)]
+ITEMS: list[dict[str, Any]] = [{"json": {"n": n}} for n in range(5)]
 
 
 @pytest.fixture(params=["2.27", "2.40"])
@@ -75,7 +76,7 @@ def start_runner(broker: Broker, place: Installation, tmp_path: Path) -> ChildPr
 
 def submit(broker: Broker, code: str, each_item: bool = False, **options: Any) -> BrokerTask:
     """A task as n8n's Code node makes it."""
-    settings: Dict[str, Any] = {
+    settings: dict[str, Any] = {
         "code": code,
         "nodeMode": "runOnceForEachItem" if each_item else "runOnceForAllItems",
         "workflowMode": "manual",

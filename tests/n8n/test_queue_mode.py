@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import sys
-from typing import Any, Iterator, List, NamedTuple, Optional, Set
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import pytest
 import requests
@@ -25,18 +26,18 @@ CALLS = 40
 
 class Queue(NamedTuple):
     main: N8n
-    workers: List[N8n]
+    workers: list[N8n]
     runner: RunnerProcess
     workflow: Workflow
 
-    def call(self, times: int) -> Set[Any]:
+    def call(self, times: int) -> set[Any]:
         """What so many calls came to, eight at a time: status codes, or None where n8n gave no answer.
 
         n8n's main misses the end of an execution now and then, with any node: its worker has finished it, and
         whoever called the webhook waits in vain. So what counts is what the workers say.
         """
 
-        def status(_: int) -> Optional[int]:
+        def status(_: int) -> int | None:
             try:
                 return self.workflow.call(limit=15.0).status_code
             except requests.Timeout:
@@ -53,8 +54,8 @@ def queue(place: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iter
         skip_or_fail(f"queue mode needs {' and '.join(lacking)} of Debian's packages")
     folder = tmp_path_factory.mktemp("queue")
     behind = Services(folder)
-    instances: List[N8n] = []
-    runners: List[RunnerProcess] = []
+    instances: list[N8n] = []
+    runners: list[RunnerProcess] = []
     try:
         for name, command in (("main", "start"), ("one", "worker"), ("two", "worker")):
             place_of = folder / name
@@ -81,10 +82,10 @@ def queue(place: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iter
         behind.close()
 
 
-def finished(workers: List[N8n], starts: List[int], least: int) -> List[int]:
+def finished(workers: list[N8n], starts: list[int], least: int) -> list[int]:
     """How many executions each worker has finished, from that line of its output on: so many in all."""
 
-    def shares() -> Optional[List[int]]:
+    def shares() -> list[int] | None:
         found = []
         for worker, start in zip(workers, starts):
             assert worker._process is not None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Sequence
+from typing import Any, Callable
 
 import nbclient
 import nbformat
@@ -45,7 +46,7 @@ def n8n_with_nodes(n8n_of_the_session: N8n) -> N8n:
 @pytest.fixture
 def start(n8n_with_nodes: N8n, tmp_path: Path) -> Iterator[Start]:
     """Starts a sample, until n8n knows its runner."""
-    started: List[ChildProcess] = []
+    started: list[ChildProcess] = []
 
     def start(name: str, arguments: Sequence[str], cwd: Path = ROOT, **variables: str) -> ChildProcess:
         environment = {key: os.environ[key] for key in PLAIN_ENVIRONMENT if key in os.environ}
@@ -66,7 +67,7 @@ def start(n8n_with_nodes: N8n, tmp_path: Path) -> Iterator[Start]:
 
 def workflow(n8n: N8n, node_type: str, operation: str, path: str, **parameters: Any) -> Workflow:
     webhook = webhook_node(path, **parameters.pop("webhook", {}))
-    node: Dict[str, Any] = {"name": "Sample", "type": f"CUSTOM.{node_type}", "typeVersion": 1}
+    node: dict[str, Any] = {"name": "Sample", "type": f"CUSTOM.{node_type}", "typeVersion": 1}
     node["parameters"] = {"operation": operation, **parameters}
     return n8n.create_workflow(path, [webhook, node])
 
@@ -151,8 +152,8 @@ def test_notebook(n8n_with_nodes: N8n, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = nbformat.read(ROOT / "samples" / "iris.ipynb", as_version=4)
     client = nbclient.NotebookClient(notebook, timeout=60)
     fields = {"sepal_length": 5.9, "sepal_width": 3.0, "petal_length": 5.1, "petal_width": 1.8}
-    answers: List[Any] = []
-    asked: List[Workflow] = []
+    answers: list[Any] = []
+    asked: list[Workflow] = []
     with client.setup_kernel():
         for index, cell in enumerate(notebook.cells):
             if cell.source == "runner.stop()":

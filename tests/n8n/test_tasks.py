@@ -6,7 +6,8 @@ import hashlib
 import http.server
 import json
 import threading
-from typing import Any, Callable, Dict, Iterator, List
+from collections.abc import Iterator
+from typing import Any, Callable
 
 import pytest
 
@@ -192,7 +193,7 @@ class WebServer:
     """Answers every POST with a list of leads, and remembers what was asked."""
 
     def __init__(self) -> None:
-        self.requests: List[Dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
         seen = self.requests
 
         class Handler(http.server.BaseHTTPRequestHandler):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import List, Tuple
 
 from tests.netns import cases
 
@@ -22,7 +21,7 @@ def main() -> None:
         raise SystemExit(lacking)
     # The broker's records go to a place of their own; what is lost here is lost on purpose.
     logging.getLogger("n8nrunner").addHandler(logging.NullHandler())
-    rows: List[Tuple[str, str, float, List[Future[float]]]] = []
+    rows: list[tuple[str, str, float, list[Future[float]]]] = []
     with ThreadPoolExecutor(AT_ONCE) as executor:
         for name, (case, situations, limit) in cases.CASES.items():
             for situation in situations:

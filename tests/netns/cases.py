@@ -15,7 +15,8 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from collections.abc import Iterator
+from typing import Any, Callable
 
 from n8nrunner import Runner, Task
 from n8nrunner.config import parse_broker
@@ -34,7 +35,7 @@ def run(*words: str) -> None:
     subprocess.run(words, check=True, capture_output=True)
 
 
-def why_not() -> Optional[str]:
+def why_not() -> str | None:
     """Why namespaces cannot be used here; None if they can."""
     if sys.platform != "linux":
         return "network namespaces are Linux's"
@@ -64,7 +65,7 @@ class Cable:
         )
         self._rate = rate
         self._delay = delay
-        self._line: Optional[subprocess.Popen[str]] = None
+        self._line: subprocess.Popen[str] | None = None
         self._inside = ("ip", "netns", "exec", self.name)
 
     def __enter__(self) -> Cable:
@@ -172,8 +173,8 @@ class Proxy:
         self._ended = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._sockets: List[socket.socket] = []
-        self._threads: List[threading.Thread] = []
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
         self._begin(self._accept)
 
     def _begin(self, target: Callable[..., None], *arguments: Any) -> None:
@@ -230,7 +231,7 @@ class End:
     """A runner that is "idle", "busy" with all its slots, or has a "large" answer on its way."""
 
     def __init__(self, url: str) -> None:
-        self._cancelled: List[threading.Event] = []
+        self._cancelled: list[threading.Event] = []
         self._running = threading.Semaphore(0)
         self._ended = threading.Event()
         self.runner = Runner(url, auth_token=TOKEN, capacity=2)
@@ -285,7 +286,7 @@ def until(condition: Callable[[], bool], limit: float = LIMIT) -> float:
 
 
 @contextlib.contextmanager
-def ends(rate: int = RATE, delay: int = 0) -> Iterator[Tuple[Cable, Peer, End]]:
+def ends(rate: int = RATE, delay: int = 0) -> Iterator[tuple[Cable, Peer, End]]:
     with Cable(rate, delay) as cable, Peer(cable) as peer, End(peer.url) as end:
         yield cable, peer, end
 
@@ -347,7 +348,7 @@ def slow_line(situation: str = "large", phase: float = 0.0) -> float:
         return time.monotonic() - began
 
 
-CASES: Dict[str, Tuple[Callable[[str, float], float], Tuple[str, ...], float]] = {
+CASES: dict[str, tuple[Callable[[str, float], float], tuple[str, ...], float]] = {
     "cable pulled": (cable_pulled, ("idle", "busy", "large"), 20.0),
     "silent proxy": (silent_proxy, ("idle", "busy", "large"), 45.0),
     "stopped broker": (stopped_broker, ("idle", "busy", "large"), 45.0),

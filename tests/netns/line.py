@@ -16,7 +16,6 @@ import struct
 import sys
 import time
 from collections import deque
-from typing import Deque, Tuple
 
 _TUNSETIFF = 0x400454CA
 _IFF_TUN = 0x0001
@@ -38,7 +37,7 @@ class Direction:
         self._rate = rate
         self._delay = delay
         self._free_at = 0.0  # when the last packet that waits has gone on the line
-        self._packets: Deque[Tuple[float, bytes]] = deque()
+        self._packets: deque[tuple[float, bytes]] = deque()
 
     def take(self, now: float) -> None:
         packet = os.read(self.source, 65536)

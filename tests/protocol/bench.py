@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, Dict, List, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any
 
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol import session as s
@@ -24,9 +25,9 @@ class Bench:
     def __init__(
         self,
         capacity: int = 2,
-        types: Optional[Mapping[str, Optional[int]]] = None,
+        types: Mapping[str, int | None] | None = None,
         brokers: int = 1,
-        slots: Optional[Slots] = None,
+        slots: Slots | None = None,
         link: str = "a",
         task_timeout: float = 300.0,
     ) -> None:
@@ -45,11 +46,11 @@ class Bench:
 
     # --- steps ----------------------------------------------------------------------------------
 
-    def handle(self, event: Any) -> List[Any]:
+    def handle(self, event: Any) -> list[Any]:
         """One event, without what `settle` makes of it."""
         return self.checked(self.session.handle(event, self.now))
 
-    def settle(self) -> List[Any]:
+    def settle(self) -> list[Any]:
         """What time and free slots ask for. Afterwards nothing may be due, or the link would never sleep."""
         actions = self.checked(self.session.settle(self.now))
         if any(isinstance(action, s.Measure) for action in actions):
@@ -58,17 +59,17 @@ class Bench:
         assert due is None or due > self.now, f"settled, and at {due - self.now:+g} s there is more to settle"
         return actions
 
-    def do(self, *events: Any) -> List[Any]:
+    def do(self, *events: Any) -> list[Any]:
         """A turn of the link: the events, then `settle`."""
-        actions: List[Any] = []
+        actions: list[Any] = []
         for event in events:
             actions += self.handle(event)
         return actions + self.settle()
 
-    def pass_time(self, seconds: float, until_something: bool = False) -> List[Any]:
+    def pass_time(self, seconds: float, until_something: bool = False) -> list[Any]:
         """Moves the clock, and settles whenever `next_deadline` says so."""
         end = self.now + seconds
-        actions: List[Any] = []
+        actions: list[Any] = []
         turns = 0
         while True:
             due = self.session.next_deadline()
@@ -83,11 +84,11 @@ class Bench:
         self.now = end
         return actions + self.settle()
 
-    def checked(self, actions: List[Any]) -> List[Any]:
+    def checked(self, actions: list[Any]) -> list[Any]:
         """What must hold after every step."""
         session, slots = self.session, self.slots
         self.sent += sum(isinstance(action, (s.SendPayload, *SENT)) for action in actions)
-        offers: Dict[str, int] = {}
+        offers: dict[str, int] = {}
         for task_type, _ in session._offers.values():
             offers[task_type] = offers.get(task_type, 0) + 1
         counted = {name: pair.open for name, pair in slots._links.get(self.link, {}).items()}
@@ -115,7 +116,7 @@ class Bench:
 
     # --- ways into a state ----------------------------------------------------------------------
 
-    def connect(self, jitter: float = 0.0) -> List[Any]:
+    def connect(self, jitter: float = 0.0) -> list[Any]:
         """Up to the registration; returns the offers."""
         assert self.do(s.Connected(jitter)) == []
         info = self.do(m.InfoRequest())
@@ -123,42 +124,42 @@ class Bench:
         self.sent = 1
         return self.do(m.RunnerRegistered())
 
-    def offers(self) -> List[str]:
+    def offers(self) -> list[str]:
         """The ids of the offers that are open, in their order."""
         return list(self.session._offers)
 
-    def accept(self, offer_id: Optional[str] = None) -> str:
+    def accept(self, offer_id: str | None = None) -> str:
         """An acceptance that is granted; returns the task's id."""
         task_id = f"task{next(self.task_numbers)}"
         actions = self.do(m.TaskOfferAccept(offer_id or self.offers()[0], task_id))
         assert actions[0] == m.TaskAccepted(task_id)
         return task_id
 
-    def start(self, settings: Any = None, offer_id: Optional[str] = None) -> str:
+    def start(self, settings: Any = None, offer_id: str | None = None) -> str:
         """A task that runs; returns its id."""
         task_id = self.accept(offer_id)
         (started,) = self.do(m.TaskSettings(task_id, settings))
         assert isinstance(started, s.StartTask)
         return task_id
 
-    def finish(self, task_id: str, payload: bytes = b"answer", failed: bool = False) -> List[Any]:
+    def finish(self, task_id: str, payload: bytes = b"answer", failed: bool = False) -> list[Any]:
         """The handler returns: its slot is released first, as the pool's thread does."""
         self.slots.release("t", self.now)
         return self.do(s.Finished(task_id, self.session.generation, payload, failed))
 
-    def call(self, task_id: str, call_id: str, payload: bytes = b"call") -> List[Any]:
+    def call(self, task_id: str, call_id: str, payload: bytes = b"call") -> list[Any]:
         return self.do(s.CallMade(task_id, self.session.generation, call_id, payload, f"call {call_id}"))
 
-    def lose(self, written: int = 0, farewell: bool = False) -> List[Any]:
+    def lose(self, written: int = 0, farewell: bool = False) -> list[Any]:
         return self.do(s.Lost(written, farewell))
 
 
 SENT = (m.RunnerInfo, m.TaskOffer, m.TaskAccepted, m.TaskRejected, m.TaskFailed)
 
 
-def of(kind: Any, actions: List[Any]) -> List[Any]:
+def of(kind: Any, actions: list[Any]) -> list[Any]:
     return [action for action in actions if isinstance(action, kind)]
 
 
-def without(kind: Any, actions: List[Any]) -> List[Any]:
+def without(kind: Any, actions: list[Any]) -> list[Any]:
     return [action for action in actions if not isinstance(action, kind)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,7 +18,7 @@ from n8nrunner.protocol.values import decode_value
 from tests.protocol.effort import examples
 
 #: What stands on the wire, and what it means.
-FROM_BROKER: List[Tuple[Dict[str, Any], Any]] = [
+FROM_BROKER: list[tuple[dict[str, Any], Any]] = [
     ({"type": "broker:inforequest"}, m.InfoRequest()),
     ({"type": "broker:runnerregistered"}, m.RunnerRegistered()),
     (
@@ -42,7 +42,7 @@ FROM_BROKER: List[Tuple[Dict[str, Any], Any]] = [
     ({"type": "broker:drain"}, m.Drain()),
 ]
 
-FROM_RUNNER: List[Tuple[Dict[str, Any], Any]] = [
+FROM_RUNNER: list[tuple[dict[str, Any], Any]] = [
     ({"type": "runner:info", "name": "n", "types": ["a", "b"]}, m.RunnerInfo("n", ("a", "b"))),
     ({"type": "runner:info", "name": "n", "types": []}, m.RunnerInfo("n", ())),
     (

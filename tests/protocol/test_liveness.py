@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, List, NamedTuple, Optional, Tuple
+from typing import Callable, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -32,7 +32,7 @@ class Network(NamedTuple):
     written: Callable[[float], int] = lambda now: 0
     acknowledged: Callable[[float], int] = lambda now: 0
     #: The moment of the last acknowledgement.
-    answered_at: Callable[[float], Optional[float]] = lambda now: now
+    answered_at: Callable[[float], float | None] = lambda now: now
     #: Whether bytes wait that the local kernel does not take, and whether reading is paused.
     waiting: Callable[[float], bool] = lambda now: False
     paused: Callable[[float], bool] = lambda now: False
@@ -40,7 +40,7 @@ class Network(NamedTuple):
     pinged_to: Callable[[float], float] = lambda now: 0.0
 
 
-def run(network: Network, limit: float = 300.0, step: float = 0.25) -> Tuple[float, str]:
+def run(network: Network, limit: float = 300.0, step: float = 0.25) -> tuple[float, str]:
     """Return when the peer is given up, and why; "alive" at the limit."""
     liveness = Liveness()
     liveness.begin(0.0)
@@ -168,7 +168,7 @@ CUT = 100.0
     ],
 )
 def test_a_dead_peer_is_given_up_in_time_and_no_other(
-    name: str, network: Network, ends: Optional[float], known: bool
+    name: str, network: Network, ends: float | None, known: bool
 ) -> None:
     """`known` is whether the system tells the time since the last acknowledgement."""
     if not known:
@@ -255,7 +255,7 @@ def test_a_peer_that_is_gone_is_always_given_up(network: Network) -> None:
 
 
 @given(st.lists(st.floats(0.1, 24.0), min_size=1, max_size=20), st.booleans())
-def test_a_peer_with_a_byte_every_24_s_is_never_given_up(gaps: List[float], known: bool) -> None:
+def test_a_peer_with_a_byte_every_24_s_is_never_given_up(gaps: list[float], known: bool) -> None:
     moments = []
     at = 0.0
     for gap in gaps:
@@ -277,7 +277,7 @@ def begun(at: float = 100.0) -> Liveness:
     return liveness
 
 
-def quiet(written: int = 0, unacknowledged: int = 0, silent_for: Optional[float] = None) -> Measured:
+def quiet(written: int = 0, unacknowledged: int = 0, silent_for: float | None = None) -> Measured:
     return Measured(written, unacknowledged, 0.0, silent_for)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import pytest
 from hypothesis import strategies as st
@@ -27,7 +27,7 @@ class CalmMachine(RuleBasedStateMachine):
         super().__init__()
         self.world = World([], [], {})
 
-    def pick(self, things: List[Any], number: int) -> Any:
+    def pick(self, things: list[Any], number: int) -> Any:
         return things[number % len(things)] if things else None
 
     @initialize(
@@ -38,10 +38,10 @@ class CalmMachine(RuleBasedStateMachine):
     )
     def begin(
         self,
-        profiles: List[str],
-        capacities: List[int],
-        types: Dict[str, Optional[int]],
-        jitters: List[float],
+        profiles: list[str],
+        capacities: list[int],
+        types: dict[str, int | None],
+        jitters: list[float],
     ) -> None:
         self.world = World(profiles, capacities, types)
         for link, jitter in zip(self.world.links, jitters):
@@ -80,7 +80,7 @@ class CalmMachine(RuleBasedStateMachine):
 
     # --- handlers -------------------------------------------------------------------------------
 
-    def running(self) -> List[Any]:
+    def running(self) -> list[Any]:
         return [handler for runner in self.world.runners for handler in runner.running]
 
     @rule(number=any_of, failed=st.booleans())
@@ -158,10 +158,10 @@ class StormyMachine(CalmMachine):
     )
     def begin(
         self,
-        profiles: List[str],
-        capacities: List[int],
-        types: Dict[str, Optional[int]],
-        jitters: List[float],
+        profiles: list[str],
+        capacities: list[int],
+        types: dict[str, int | None],
+        jitters: list[float],
     ) -> None:
         super().begin(profiles, capacities, types, jitters)
 
@@ -232,7 +232,7 @@ class TestInTheLongRun:
         for link in world.links:
             link.connect(chance.random())
         world.settle()
-        ends: List[Any] = []
+        ends: list[Any] = []
         until = world.now + seconds
         while world.now < until:
             for broker in world.brokers:

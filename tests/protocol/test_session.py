@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, List
+from typing import Any
 
 import pytest
 
@@ -375,7 +375,7 @@ class TestOffers:
 class TestOtherLinks:
     """Whose turn it is is said to the link, which wakes them."""
 
-    def two(self, capacity: int = 1) -> List[Bench]:
+    def two(self, capacity: int = 1) -> list[Bench]:
         slots = Slots(capacity, brokers=2)
         return [Bench(slots=slots, link="a"), Bench(slots=slots, link="b")]
 
@@ -1347,7 +1347,7 @@ class TestLiveness:
     def test_offers_that_the_kernel_takes_are_no_sign_of_life(self) -> None:
         bench = Bench()
         bench.connect()
-        offers: List[Any] = []
+        offers: list[Any] = []
         ended_after = 0.0
         while bench.session.is_registered:
             ended_after += 0.5
@@ -1621,7 +1621,7 @@ class TestDrain:
             s.CloseConnection(1000, "the broker drains, but does not close")
         ]
 
-    def passing(self, bench: Bench, seconds: float) -> List[Any]:
+    def passing(self, bench: Bench, seconds: float) -> list[Any]:
         """The peer is alive meanwhile."""
         actions = []
         end = bench.now + seconds
@@ -1691,7 +1691,7 @@ class TestStop:
         assert bench.session.state is s.State.CLOSED
 
     @pytest.mark.parametrize("events", [[], [m.InfoRequest()]])
-    def test_during_the_handshake_the_connection_is_closed(self, events: List[Any]) -> None:
+    def test_during_the_handshake_the_connection_is_closed(self, events: list[Any]) -> None:
         bench = Bench()
         bench.do(s.Connected(0.0), *events)
         assert bench.do(s.Stop(START + 10)) == [s.CloseConnection(1000, "the runner stops")]

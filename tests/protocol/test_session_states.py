@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Optional
 
 import pytest
 
@@ -54,7 +54,7 @@ def bench_in(state: str) -> Bench:
     return bench
 
 
-EVENTS: Dict[str, Callable[[Bench], Any]] = {
+EVENTS: dict[str, Callable[[Bench], Any]] = {
     "InfoRequest": lambda bench: m.InfoRequest(),
     "RunnerRegistered": lambda bench: m.RunnerRegistered(),
     "TaskOfferAccept, offer open": lambda bench: m.TaskOfferAccept((bench.offers() or ["a3"])[0], "new"),
@@ -107,19 +107,19 @@ EVENTS: Dict[str, Callable[[Bench], Any]] = {
 }
 
 #: State afterwards, actions, and how the number of taken slots changes. None: nothing happens.
-Outcome = Optional[Tuple[str, List[type], int]]
+Outcome = Optional[tuple[str, list[type], int]]
 
 
 def to(state: str, *actions: type, slots: int = 0) -> Outcome:
     return state, list(actions), slots
 
 
-def nowhere() -> Tuple[Outcome, ...]:
+def nowhere() -> tuple[Outcome, ...]:
     """Nothing happens, whatever the state."""
     return (None,) * len(STATES)
 
 
-def with_tasks(*actions: type, slots: int = 0, closing: Any = True) -> Tuple[Outcome, ...]:
+def with_tasks(*actions: type, slots: int = 0, closing: Any = True) -> tuple[Outcome, ...]:
     """The same in all states that can have tasks; what happens in CLOSING if that is something else."""
     if closing is True:
         closing = to("CLOSING", *actions, slots=slots)
@@ -127,12 +127,12 @@ def with_tasks(*actions: type, slots: int = 0, closing: Any = True) -> Tuple[Out
     return None, None, None, offering, draining, closing, None
 
 
-def everywhere(*actions: type) -> Tuple[Outcome, ...]:
+def everywhere(*actions: type) -> tuple[Outcome, ...]:
     return tuple(to(state, *actions) for state in STATES)
 
 
 #: In the order of `STATES`.
-ROWS: Dict[str, Tuple[Outcome, ...]] = {
+ROWS: dict[str, tuple[Outcome, ...]] = {
     "InfoRequest": (None, to("REGISTRATION", m.RunnerInfo), None, None, None, None, None),
     "RunnerRegistered": (None, None, to("OFFERING"), None, None, None, None),
     "TaskOfferAccept, offer open": (

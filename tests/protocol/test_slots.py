@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any
 
 import pytest
 
@@ -11,7 +11,7 @@ from n8nrunner.protocol.slots import TURN, Slots
 A, B, C = "a", "b", "c"
 
 
-def offered(slots: Slots, link: Any, now: float = 0.0, ready: bool = True) -> Dict[str, int]:
+def offered(slots: Slots, link: Any, now: float = 0.0, ready: bool = True) -> dict[str, int]:
     """What a link is to offer now, by task type."""
     wanted, _ = slots.offers(link, now, ready)
     assert len(dict(wanted)) == len(wanted)
@@ -19,11 +19,11 @@ def offered(slots: Slots, link: Any, now: float = 0.0, ready: bool = True) -> Di
     return dict(wanted)
 
 
-def woken(slots: Slots, link: Any, now: float = 0.0) -> Set[Any]:
+def woken(slots: Slots, link: Any, now: float = 0.0) -> set[Any]:
     return slots.offers(link, now)[1]
 
 
-def full(capacity: int, types: Optional[Dict[str, Optional[int]]] = None, links: Any = (A, B)) -> Slots:
+def full(capacity: int, types: dict[str, int | None] | None = None, links: Any = (A, B)) -> Slots:
     """Slots whose links have joined and offered, and whose slots are all taken by tasks of the first link."""
     slots = Slots(capacity, brokers=len(links))
     for link in links:
@@ -284,7 +284,7 @@ class TestSeveralPairs:
 class TestPlenty:
     """A pair whose offers were all accepted, while there is plenty of room, makes several at once."""
 
-    def slots(self, capacity: int, limit: Optional[int] = None) -> Slots:
+    def slots(self, capacity: int, limit: int | None = None) -> Slots:
         slots = Slots(capacity, brokers=2)
         for link in (A, B):
             slots.join(link, {"t": limit}, 0.0)
@@ -295,7 +295,7 @@ class TestPlenty:
     @pytest.mark.parametrize(
         ("capacity", "limit", "count"), [(2, None, 1), (8, None, 1), (9, None, 2), (41, None, 10), (41, 9, 2)]
     )
-    def test_its_share_of_half_the_room(self, capacity: int, limit: Optional[int], count: int) -> None:
+    def test_its_share_of_half_the_room(self, capacity: int, limit: int | None, count: int) -> None:
         slots = self.slots(capacity, limit)
         assert offered(slots, A) == {"t": count}
         assert offered(slots, A) == {}
@@ -507,7 +507,7 @@ class TestRefusal:
 class TestTurns:
     """When slots are scarce they go round."""
 
-    def busy(self, count: int, capacity: int = 1) -> Tuple[Slots, List[str]]:
+    def busy(self, count: int, capacity: int = 1) -> tuple[Slots, list[str]]:
         """All slots taken, and `count` pairs wait in order, because their offers were accepted."""
         links = [f"link{number}" for number in range(count)]
         slots = Slots(count, brokers=count)
@@ -615,13 +615,13 @@ class TestTurns:
             served = self.served_with_endless_work(capacity, links=7, tasks=700)
             assert max(served.values()) <= 1.2 * min(served.values())
 
-    def served_with_endless_work(self, capacity: int, links: int, tasks: int) -> Dict[int, int]:
+    def served_with_endless_work(self, capacity: int, links: int, tasks: int) -> dict[int, int]:
         slots = Slots(capacity, brokers=links)
         for link in range(links):
             slots.join(link, {"t": None}, 0.0)
-        running: List[int] = []
+        running: list[int] = []
         served = dict.fromkeys(range(links), 0)
-        open_offers: List[int] = []
+        open_offers: list[int] = []
         now = 0.0
         while sum(served.values()) < tasks:
             now += 0.01

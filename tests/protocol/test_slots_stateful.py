@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Deque, Dict, Hashable, List, Optional, Set, Tuple
+from collections import deque
+from collections.abc import Hashable
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -14,7 +16,7 @@ LINKS = ("a", "b", "c")
 TYPES = ("t", "u", "v")
 #: Any of the things that exist, by number: taken modulo how many there are.
 any_of = st.integers(0, 100)
-Pair = Tuple[str, str]
+Pair = tuple[str, str]
 
 
 def pick(things: Any, number: int) -> Any:
@@ -27,20 +29,20 @@ class SlotsMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.slots = Slots(1)
-        self.links: Tuple[str, ...] = LINKS[:1]
-        self.limits: Dict[str, Optional[int]] = {}
+        self.links: tuple[str, ...] = LINKS[:1]
+        self.limits: dict[str, int | None] = {}
         #: Open offers of the pairs of joined links, as the links count them.
-        self.open: Dict[Pair, int] = {}
+        self.open: dict[Pair, int] = {}
         #: Offers that a broker may still accept although they have lapsed, until when.
-        self.lapsed: List[Tuple[float, Pair]] = []
+        self.lapsed: list[tuple[float, Pair]] = []
         #: Task types of the tasks that hold a slot.
-        self.tasks: List[str] = []
+        self.tasks: list[str] = []
         #: Links that have to look at `offers`: they were named, or something happened to them.
-        self.due: Set[Hashable] = set()
+        self.due: set[Hashable] = set()
         #: For each waiting pair: how often others were let to offer since, and what bounds that.
-        self.overtaken: Dict[Pair, int] = {}
+        self.overtaken: dict[Pair, int] = {}
         self.refusals = 0
-        self.refusals_before: Dict[Pair, int] = {}
+        self.refusals_before: dict[Pair, int] = {}
 
     @initialize(
         capacity=st.sampled_from([1, 1, 2, 3, 4, 20]),
@@ -48,7 +50,7 @@ class SlotsMachine(RuleBasedStateMachine):
         limits=st.dictionaries(st.sampled_from(TYPES), st.sampled_from([None, 1, 2]), min_size=1),
         first=st.booleans(),
     )
-    def begin(self, capacity: int, brokers: int, limits: Dict[str, Optional[int]], first: bool) -> None:
+    def begin(self, capacity: int, brokers: int, limits: dict[str, int | None], first: bool) -> None:
         self.slots = Slots(capacity, brokers)
         self.links = LINKS[:brokers]
         self.limits = limits
@@ -61,7 +63,7 @@ class SlotsMachine(RuleBasedStateMachine):
     def pair(self, pair: Pair) -> Any:
         return self.slots._links[pair[0]][pair[1]]
 
-    def pairs(self) -> Dict[Pair, Any]:
+    def pairs(self) -> dict[Pair, Any]:
         return {
             (str(link), name): pair
             for link, pairs in self.slots._links.items()
@@ -85,7 +87,7 @@ class SlotsMachine(RuleBasedStateMachine):
     def is_single(self) -> bool:
         return len(self.links) == 1 and len(self.pairs()) == 1
 
-    def noting(self, before: List[Any]) -> None:
+    def noting(self, before: list[Any]) -> None:
         """Compares who waited before a call and who waits after it."""
         after = list(self.slots._waiting)
         served = [pair for pair in before if pair not in after and pair in self.pairs().values()]
@@ -280,7 +282,7 @@ class SlotsMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_pair_is_somewhere(self) -> None:
-        waiting: Deque[Any] = self.slots._waiting
+        waiting: deque[Any] = self.slots._waiting
         pairs = self.pairs()
         assert len(set(map(id, waiting))) == len(waiting)
         assert set(map(id, waiting)) == {id(pair) for pair in pairs.values() if pair.claim is not None}

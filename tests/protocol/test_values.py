@@ -7,7 +7,7 @@ import enum
 import json
 import math
 import sys
-from typing import Any, List
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -102,7 +102,7 @@ class TestEncode:
         assert json.loads(encode_value({"a": {"b": value}})) == {"a": {"b": value}}
 
     def test_a_long_list_is_encoded_piece_by_piece(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        sizes: List[int] = []
+        sizes: list[int] = []
         encode = values._encode
 
         def noting(value: Any) -> str:
@@ -195,7 +195,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("around", [lambda v: v, lambda v: {"a": v}, lambda v: [0] * 50 + [v]])
     def test_a_value_that_contains_itself(self, around: Any) -> None:
-        loop: List[Any] = [1]
+        loop: list[Any] = [1]
         loop.append(loop)
         with pytest.raises(NotJson, match=r"^result.*\[1\] contains itself$"):
             encode_value(around(loop))
@@ -203,7 +203,7 @@ class TestRefused:
         ring["in"]["out"] = (ring,)
         with pytest.raises(NotJson, match=r"^result.*\['in'\]\['out'\]\[0\] contains itself$"):
             encode_value(around(ring))
-        long: List[Any] = [0] * 50
+        long: list[Any] = [0] * 50
         long.append(long)
         with pytest.raises(NotJson, match=r"^result.*\[50\] contains itself$"):
             encode_value(around(long))
@@ -332,7 +332,7 @@ class TestRefused:
             encode_value(value)
 
     def _put(self, value: Any, fault: Any, data: st.DataObject) -> None:
-        containers: List[Any] = []
+        containers: list[Any] = []
 
         def collect(part: Any) -> None:
             if isinstance(part, (list, dict)):
@@ -458,7 +458,7 @@ class TestDecode:
             assert decode_value(Undecoded(damaged, "k")) == parsed.get("k")
 
     def test_a_large_message_is_read_item_by_item(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        lengths: List[int] = []
+        lengths: list[int] = []
         scan = values._scan
 
         def noting(text: str, start: int) -> Any:

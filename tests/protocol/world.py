@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from typing import Any, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from n8nrunner.broker import matching as b
 from n8nrunner.broker.constants import BrokerConstants
@@ -42,17 +43,17 @@ class Connection:
         self.broker = broker
         #: The broker's state at its other end: a restarted broker has another one.
         self.matching = matching
-        self.to_broker: Deque[Packet] = deque()
-        self.to_runner: Deque[Packet] = deque()
+        self.to_broker: deque[Packet] = deque()
+        self.to_runner: deque[Packet] = deque()
         #: What the runner's socket has not taken yet.
-        self.unwritten: Deque[Packet] = deque()
+        self.unwritten: deque[Packet] = deque()
         #: Messages whose first byte has left.
         self.written = 0
         self.closed_by_runner = False
         #: Nothing that is sent from now on arrives.
         self.is_broken = False
         #: The offers that the broker holds, with their task types and ends.
-        self.offers: Dict[str, Tuple[str, float]] = {}
+        self.offers: dict[str, tuple[str, float]] = {}
 
 
 class Handler:
@@ -66,17 +67,17 @@ class Handler:
         self.generation = started.generation
         self.returned = False
         self.failed = False
-        self.cancelled: Optional[s.CancelTask] = None
+        self.cancelled: s.CancelTask | None = None
         self.payload = b""
         self.sent = 0
-        self.reports: List[s.ReportUndelivered] = []
+        self.reports: list[s.ReportUndelivered] = []
 
 
 class Call:
     def __init__(self, call_id: str, handler: Handler) -> None:
         self.call_id = call_id
         self.handler = handler
-        self.ends: List[s.AnswerCall] = []
+        self.ends: list[s.AnswerCall] = []
 
 
 class Link:
@@ -87,10 +88,10 @@ class Link:
         self.runner = runner
         self.index = index
         self.broker = broker
-        self.connection: Optional[Connection] = None
-        self.inbox: Deque[Tuple[float, Any]] = deque()
+        self.connection: Connection | None = None
+        self.inbox: deque[tuple[float, Any]] = deque()
         self.stalled = False
-        self.handlers: Dict[str, Handler] = {}
+        self.handlers: dict[str, Handler] = {}
         self.session = s.RunnerSession(
             index, f"runner{runner.number}", runner.types, runner.slots, world.task_timeout, world.new_id
         )
@@ -211,12 +212,12 @@ class Link:
 class Runner:
     """One capacity, and a link to each broker."""
 
-    def __init__(self, world: World, number: int, capacity: int, types: Mapping[str, Optional[int]]) -> None:
+    def __init__(self, world: World, number: int, capacity: int, types: Mapping[str, int | None]) -> None:
         self.number = number
         self.types = dict(types)
         self.capacity = capacity
         self.slots = Slots(capacity, len(world.brokers))
-        self.running: List[Handler] = []
+        self.running: list[Handler] = []
         self.links = [Link(world, self, index, broker) for index, broker in enumerate(world.brokers)]
 
     def wake(self, links: Any) -> None:
@@ -230,9 +231,9 @@ class Request:
         self.task_type = task_type
         #: Its requester gives the settings when it is told to, not at once.
         self.is_slow = is_slow
-        self.task_id: Optional[str] = None
-        self.end: Optional[str] = None
-        self.refusals: Dict[int, int] = {}
+        self.task_id: str | None = None
+        self.end: str | None = None
+        self.refusals: dict[int, int] = {}
 
 
 class Broker:
@@ -244,11 +245,11 @@ class Broker:
         self.profile = profile
         self.matching = self.begin()
         self.is_draining = False
-        self.connections: Dict[int, Tuple[Connection, Link]] = {}
-        self.requests: Dict[str, Request] = {}
-        self.waiting_for_settings: Dict[str, str] = {}
+        self.connections: dict[int, tuple[Connection, Link]] = {}
+        self.requests: dict[str, Request] = {}
+        self.waiting_for_settings: dict[str, str] = {}
         #: Requests whose acceptance a runner has not answered, by the id of the task to be.
-        self.accepting: Dict[str, Request] = {}
+        self.accepting: dict[str, Request] = {}
 
     def begin(self) -> b.Matching:
         constants = BrokerConstants(task_timeout=8.0, request_timeout=6.0, heartbeat_interval=20.0)
@@ -273,7 +274,7 @@ class Broker:
             key = int(str(event.runner_id).rsplit("-", 1)[1])
             self.connections[key][0].offers.clear()
 
-    def waiting_types(self) -> Set[str]:
+    def waiting_types(self) -> set[str]:
         """The types of requests that wait for an offer."""
         accepting = set(map(id, self.accepting.values()))
         return {
@@ -377,19 +378,19 @@ class World:
     task_timeout = 5.0
 
     def __init__(
-        self, profiles: Sequence[str], capacities: Sequence[int], types: Mapping[str, Optional[int]]
+        self, profiles: Sequence[str], capacities: Sequence[int], types: Mapping[str, int | None]
     ) -> None:
         self.now = 100.0
         self.keys = itertools.count(1)
         self.numbers = itertools.count(1)
         self.types = dict(types)
-        self.calls: List[Call] = []
-        self.handlers: List[Handler] = []
+        self.calls: list[Call] = []
+        self.handlers: list[Handler] = []
         #: Connection and request of each task of which a runner has been asked.
-        self.owners: Dict[str, Connection] = {}
-        self.asked: Dict[str, Request] = {}
-        self.started: Set[str] = set()
-        self.answers: Dict[str, int] = {}
+        self.owners: dict[str, Connection] = {}
+        self.asked: dict[str, Request] = {}
+        self.started: set[str] = set()
+        self.answers: dict[str, int] = {}
         #: Whether a request may be refused once more by the same runner: if a connection was lost, say.
         self.is_calm = True
         self.brokers = [Broker(self, number, profile) for number, profile in enumerate(profiles)]
@@ -545,7 +546,7 @@ class World:
 
     # --- time -----------------------------------------------------------------------------------
 
-    def connections(self) -> List[Tuple[Connection, Link]]:
+    def connections(self) -> list[tuple[Connection, Link]]:
         return [entry for broker in self.brokers for entry in list(broker.connections.values())]
 
     def pass_time(self, seconds: float) -> None:
@@ -559,10 +560,10 @@ class World:
             step()
         self.now = end
 
-    def next_step(self) -> Tuple[float, Any]:
-        best: Tuple[float, Any] = (float("inf"), None)
+    def next_step(self) -> tuple[float, Any]:
+        best: tuple[float, Any] = (float("inf"), None)
 
-        def consider(due: Optional[float], step: Any) -> None:
+        def consider(due: float | None, step: Any) -> None:
             nonlocal best
             if due is not None and due < best[0]:
                 best = (due, step)
@@ -647,7 +648,7 @@ class World:
                 ):
                     continue
                 at_broker = {name for name, until in connection.offers.values() if until > self.now}
-                waiting: Set[str] = set()
+                waiting: set[str] = set()
                 # n8n 2.27 leaves a request alone after an acceptance that nobody answered, until some offer
                 # or request comes: that no other runner can know.
                 if connection.matching is link.broker.matching and (
