@@ -28,6 +28,32 @@ from n8nrunner.execution.invoke import Answer, Handler, failure
 from n8nrunner.execution.pools import OnEnd
 from n8nrunner.protocol import codec
 from n8nrunner.protocol import session as s
+from n8nrunner.protocol.actions import (
+    AbortConnection,
+    Action,
+    CancelTask,
+    CloseConnection,
+    EndCall,
+    MeasureSocket,
+    ReportUndelivered,
+    SendPayload,
+    SendPing,
+    SendUrgentPing,
+    StartTask,
+    WakeLinks,
+)
+from n8nrunner.protocol.events import (
+    CallMade,
+    Connected,
+    Disconnected,
+    Event,
+    FunctionCalls,
+    HandlerFinished,
+    OversizedMessage,
+    Pong,
+    StopRequested,
+    UnreadableMessage,
+)
 from n8nrunner.protocol.messages import RunnerRegistered
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.snapshot import LinkSnapshot
@@ -152,7 +178,7 @@ class BrokerLink:
 
     def call(self, task: Task, call_id: str, payload: bytes, call: Call | None) -> None:
         """Posts a handler's call to n8n; part of what a `Task` needs of its link."""
-        self._inbox.post(self, s.CallMade(task.id, task.generation, call_id, payload, call))
+        self._inbox.post(self, CallMade(task.id, task.generation, call_id, payload, call))
 
     def snapshot(self) -> LinkSnapshot:
         """The link as it is now."""
@@ -195,7 +221,7 @@ class BrokerLink:
             event = self._finished(event.task, event.answer, now)
             if event is None:
                 return
-        elif kind is s.Stop:
+        elif kind is StopRequested:
             # As in the session: a second stop may shorten the grace period, and never prolongs it.
             self._stop_until = min(self._stop_until or event.until, event.until)
         elif kind in _OUTCOMES:
@@ -209,7 +235,7 @@ class BrokerLink:
             return
         self._perform(self._session.handle(event, now))
 
-    def _finished(self, task: Task, answer: Answer, now: float) -> s.Finished | None:
+    def _finished(self, task: Task, answer: Answer, now: float) -> HandlerFinished | None:
         """Give back the task's slot. Return the session's event, or None if the task had ended before."""
         if task.has_ended:
             return None
@@ -220,14 +246,14 @@ class BrokerLink:
         freed = self.index in links
         if len(links) > freed:
             self._wake_links(tuple(link for link in links if link != self.index))
-        calls = s.Calls.DONE if answer.tally is None else self._count_calls(answer.tally, answer.failed)
-        return s.Finished(
+        calls = FunctionCalls.DONE if answer.tally is None else self._count_calls(answer.tally, answer.failed)
+        return HandlerFinished(
             task.id, task.generation, answer.payload, answer.failed, freed, answer.interrupted, calls
         )
 
-    def _count_calls(self, tally: Tally, failed: bool) -> s.Calls:
+    def _count_calls(self, tally: Tally, failed: bool) -> FunctionCalls:
         if tally.again:
-            return s.Calls.AGAIN
+            return FunctionCalls.AGAIN
         if tally.function:
             done, failures = self.calls.get(tally.function, (0, 0))
             if failed:  # no result of theirs is sent
@@ -235,7 +261,7 @@ class BrokerLink:
             else:
                 counted = (done + tally.done, failures + tally.failed)
             self.calls[tally.function] = counted
-        return s.Calls.FAILED if tally.failed else s.Calls.DONE
+        return FunctionCalls.FAILED if tally.failed else FunctionCalls.DONE
 
     def read(self, now: float) -> None:
         """Reads what has come and does what it asks for. Raises `ConnectionLost`."""
@@ -284,10 +310,10 @@ class BrokerLink:
         assert connection is not None
         self.more = self.paused = self._waiting = False
         writer = connection.writer
-        farewell = writer.closed_in_order and writer.is_empty and connection.received_close
+        clean = writer.closed_in_order and writer.is_empty and connection.received_close
         self._close_until = self._close_limit = None
         try:
-            self._perform(self._session.handle(s.Lost(connection.writer.started, farewell), now))
+            self._perform(self._session.handle(Disconnected(connection.writer.started, clean), now))
         finally:
             self._cancel_tasks()
             connection.close()
@@ -312,7 +338,7 @@ class BrokerLink:
         """End at once, because the links' thread ends: cancel the tasks and close the socket."""
         self._stop_until = now
         try:
-            self._session.handle(s.Stop(now), now)
+            self._session.handle(StopRequested(now), now)
             if self.connection is not None:
                 self.lose(reason, now)
         finally:
@@ -375,7 +401,7 @@ class BrokerLink:
         self._accepted_before = self._session.counters.accepted
         self.more = True  # the broker's first message may have come with the answer to the upgrade
         self._grant = None
-        self._perform(self._session.handle(s.Connected(random.random()), now))
+        self._perform(self._session.handle(Connected(random.random()), now))
 
     def _failed(self, reason: LinkFailure, grant: str | None, now: float) -> None:
         if self._session.state is not s.State.DISCONNECTED:
@@ -388,7 +414,7 @@ class BrokerLink:
         if decision.delay is None:
             shown = error = _final_error(reason, one_shot)
             if self._owner.link_refused(self, error):
-                self._perform(self._session.handle(s.Stop(now), now))
+                self._perform(self._session.handle(StopRequested(now), now))
                 return
             decision = Decision(REFUSED_WAIT, loud=True)
         self._log(shown, decision, now)
@@ -453,7 +479,7 @@ class BrokerLink:
 
     def _receive(self, item: Any, now: float) -> None:
         if type(item) is Ponged:
-            self._perform(self._session.handle(s.Pong(item.payload.decode("latin-1")), now))
+            self._perform(self._session.handle(Pong(item.payload.decode("latin-1")), now))
             return
         start = b""  # of a large message
         try:
@@ -466,7 +492,7 @@ class BrokerLink:
                     item.size,
                     self.max_payload,
                 )
-                event: Any = s.Oversized(head, item.size, self.max_payload)
+                event: Event | None = OversizedMessage(head, item.size, self.max_payload)
             elif len(item) > LARGE_MESSAGE:
                 start = bytes(item[:_HEAD_SIZE])
                 text = item.decode()
@@ -479,7 +505,7 @@ class BrokerLink:
             not_utf8 = f"a message of {len(item)} bytes is not UTF-8"
             problem = str(error) if isinstance(error, ProtocolError) else not_utf8
             self._log_skipped(now, "Skipped a message from %s: %s", self.url.base, problem)
-            event = s.Unreadable(
+            event = UnreadableMessage(
                 codec.peek((start or item[:_HEAD_SIZE]).decode("utf-8", "ignore")),
                 f"It came in a message that was skipped: {problem}.",
             )
@@ -516,7 +542,7 @@ class BrokerLink:
 
     # --- actions --------------------------------------------------------------------------------
 
-    def _perform(self, actions: list[Any]) -> None:
+    def _perform(self, actions: list[Action]) -> None:
         for action in actions:
             perform = _PERFORM.get(type(action))
             if perform is not None:
@@ -524,11 +550,11 @@ class BrokerLink:
             elif self.connection is not None:
                 self.connection.writer.queue(codec.encode(action))
 
-    def _send_payload(self, action: s.SendPayload) -> None:
+    def _send_payload(self, action: SendPayload) -> None:
         if self.connection is not None:
             self.connection.writer.queue(action.payload)
 
-    def _start_task(self, action: s.StartTask) -> None:
+    def _start_task(self, action: StartTask) -> None:
         task = Task(
             action.task_id, action.task_type, action.settings, action.deadline, action.generation, self
         )
@@ -548,40 +574,40 @@ class BrokerLink:
         """
         self._inbox.post(self, Ended(task, answer))
 
-    def _cancel_task(self, action: s.CancelTask) -> None:
+    def _cancel_task(self, action: CancelTask) -> None:
         task = self._tasks.pop(action.task_id, None)
         if task is not None:
             task.cancel(action.reason, action.timed_out)
 
-    def _answer_call(self, action: s.AnswerCall) -> None:
+    def _answer_call(self, action: EndCall) -> None:
         action.call.end(action.value, action.error)
 
-    def _send_ping(self, action: s.SendPing) -> None:
+    def _send_ping(self, action: SendPing) -> None:
         if self.connection is not None:
             self.connection.queue_ping(action.payload)
 
-    def _send_urgent_ping(self, action: s.SendUrgentPing) -> None:
+    def _send_urgent_ping(self, action: SendUrgentPing) -> None:
         if self.connection is not None:
             self.connection.writer.queue_urgent_ping(action.payload.encode())
 
-    def _measure(self, action: s.Measure) -> None:
+    def _measure(self, action: MeasureSocket) -> None:
         if self.connection is not None:
             self._perform(self._session.handle(self.connection.measure(), time.monotonic()))
 
-    def _end_connection(self, action: s.EndConnection) -> None:
+    def _end_connection(self, action: AbortConnection) -> None:
         raise ConnectionLost(action.reason)
 
-    def _report(self, action: s.ReportUndelivered) -> None:
+    def _report(self, action: ReportUndelivered) -> None:
         self._owner.undelivered(
             Undelivered(
                 action.task_id, action.task_type, self.url.base, action.payload, action.failed, action.certain
             )
         )
 
-    def _wake(self, action: s.WakeLinks) -> None:
+    def _wake(self, action: WakeLinks) -> None:
         self._wake_links(action.links)
 
-    def _close_connection(self, action: s.CloseConnection) -> None:
+    def _close_connection(self, action: CloseConnection) -> None:
         if self.connection is not None:
             self._last_error = action.reason
             self.connection.queue_close(action.code)
@@ -627,16 +653,16 @@ _OUTCOMES: dict[type, Callable[[BrokerLink, Any, float], None]] = {
     Probed: lambda link, event, now: link._probed(event, now),
 }
 
-_PERFORM: dict[type, Callable[[BrokerLink, Any], None]] = {
-    s.SendPayload: BrokerLink._send_payload,
-    s.StartTask: BrokerLink._start_task,
-    s.CancelTask: BrokerLink._cancel_task,
-    s.AnswerCall: BrokerLink._answer_call,
-    s.SendPing: BrokerLink._send_ping,
-    s.SendUrgentPing: BrokerLink._send_urgent_ping,
-    s.Measure: BrokerLink._measure,
-    s.EndConnection: BrokerLink._end_connection,
-    s.ReportUndelivered: BrokerLink._report,
-    s.WakeLinks: BrokerLink._wake,
-    s.CloseConnection: BrokerLink._close_connection,
+_PERFORM: dict[type[Action], Callable[..., None]] = {
+    SendPayload: BrokerLink._send_payload,
+    StartTask: BrokerLink._start_task,
+    CancelTask: BrokerLink._cancel_task,
+    EndCall: BrokerLink._answer_call,
+    SendPing: BrokerLink._send_ping,
+    SendUrgentPing: BrokerLink._send_urgent_ping,
+    MeasureSocket: BrokerLink._measure,
+    AbortConnection: BrokerLink._end_connection,
+    ReportUndelivered: BrokerLink._report,
+    WakeLinks: BrokerLink._wake,
+    CloseConnection: BrokerLink._close_connection,
 }

@@ -28,7 +28,7 @@ from n8nrunner.connection.transport import Connection
 from n8nrunner.execution.invoke import Handler
 from n8nrunner.execution.invoke import failure as failure_of
 from n8nrunner.execution.pools import OnEnd, TaskPool
-from n8nrunner.protocol.session import Offering, SlotFreed, Stop, TypesChanged
+from n8nrunner.protocol.events import OfferingChanged, SlotFreed, StopRequested, TypesChanged
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.task import Task
 
@@ -122,7 +122,7 @@ class LinkThread:
     def stop(self, until: float) -> None:
         """Asks all links to finish their tasks, at most until that moment of the monotonic clock, and end."""
         for link in self.links:
-            self.inbox.post(link, Stop(until))
+            self.inbox.post(link, StopRequested(until))
 
     def change_types(self, types: Mapping[str, int | None]) -> None:
         """Handlers have been registered: their types are offered at once."""
@@ -132,7 +132,7 @@ class LinkThread:
     def set_offering(self, wanted: bool) -> None:
         """Offer tasks, or stop that for a while."""
         for link in self.links:
-            self.inbox.post(link, Offering(wanted))
+            self.inbox.post(link, OfferingChanged(wanted))
 
     def forked(self) -> None:
         """In a child process: closes its copies of the descriptors; the parent notices nothing."""
@@ -317,7 +317,7 @@ class LinkThread:
             self._registered[link] = (connection, wanted)
 
     def _forget(self, link: BrokerLink) -> None:
-        """Stop watching a link's socket, before it is closed."""
+        """StopRequested watching a link's socket, before it is closed."""
         if self._registered.pop(link, None) is not None and link.connection is not None:
             try:
                 assert self._selector is not None

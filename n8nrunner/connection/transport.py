@@ -25,7 +25,7 @@ from n8nrunner.connection.reading import CONTROL, Ponged, Reader, Received
 from n8nrunner.connection.sockets import delivery
 from n8nrunner.connection.writing import Writer
 from n8nrunner.deadline import Deadline
-from n8nrunner.protocol.liveness import Measured
+from n8nrunner.protocol.events import SocketMeasured
 
 # websocket-client logs an ERROR at every disconnect. Users do not need it, and their handlers may raise.
 logs.drop_records_of_threads("websocket", ("n8nrunner-links", "n8nrunner-connect"))
@@ -188,10 +188,10 @@ class Connection:
         assert threading.get_ident() == self._thread
         return self.writer.flush(self.raw)
 
-    def measure(self) -> Measured:
+    def measure(self) -> SocketMeasured:
         """Return what the socket and the writer know of the delivery of what was written."""
         unacknowledged, silent_for = delivery(self.raw)
-        return Measured(self.writer.written, unacknowledged, self.writer.pinged_to, silent_for)
+        return SocketMeasured(self.writer.written, unacknowledged, self.writer.pinged_to, silent_for)
 
     def queue_ping(self, payload: str) -> None:
         """A ping behind the messages before it: it must not be answered before they have arrived."""

@@ -8,12 +8,14 @@ liveness")::
     SILENCE_LIMIT          its kernel answers, and the peer does not: it is stopped, or a proxy swallows all
     STALL_LIMIT            it takes none of the bytes that wait, whatever it sends: it has stopped reading
 
-`Liveness` has no clock and does no I/O. The numbers of the socket come as `Measured`.
+`Liveness` has no clock and does no I/O. The numbers of the socket come as `SocketMeasured`.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from n8nrunner.protocol.events import SocketMeasured
 
 #: Seconds without a received byte after which the peer is pinged.
 PING_INTERVAL = 10.0
@@ -29,22 +31,6 @@ STALL_LIMIT = 30.0
 MEASURE_INTERVAL = 2.0
 
 _NEVER = float("inf")
-
-
-class Measured(NamedTuple):
-    """What the socket and the writer know, as counts of bytes since the connection was opened.
-
-    Args:
-        written: bytes that the local kernel has taken.
-        unacknowledged: those of them that the peer's kernel has not acknowledged; 0 where that is unknown.
-        pinged_to: value of `written` at the end of the last liveness ping; infinite while the ping waits.
-        silent_for: seconds since the last acknowledgement; None where that is unknown.
-    """
-
-    written: int
-    unacknowledged: int
-    pinged_to: float
-    silent_for: float | None
 
 
 class Step(NamedTuple):
@@ -117,7 +103,7 @@ class Liveness:
             self.due = _NEVER if self._paused else self._received_at + PING_INTERVAL
         return Step(ping, measure)
 
-    def judge(self, measured: Measured, now: float) -> str | None:
+    def judge(self, measured: SocketMeasured, now: float) -> str | None:
         """Return why the peer is given up; None if it is not."""
         acknowledged = measured.written - measured.unacknowledged
         if acknowledged > self._acknowledged:

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Union
 
+#: Any JSON value, as the json module represents it, or `Undecoded`.
+Json = Any
+
 
 class Undecoded:
     """The text of a message too large to be decoded by the thread that serves the connection.

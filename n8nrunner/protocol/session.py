@@ -3,16 +3,16 @@
 States and what moves between them (docs/protocol.md, "States of a connection")::
 
     DISCONNECTED --Connected--> AWAITING_INFO_REQUEST --InfoRequest--> AWAITING_REGISTRATION
-    AWAITING_REGISTRATION --RunnerRegistered--> OFFERING --Drain or Stop--> DRAINING
-    any connected state --Lost--> DISCONNECTED, or CLOSED after a Stop
-    DISCONNECTED --Stop--> CLOSED
+    AWAITING_REGISTRATION --RunnerRegistered--> OFFERING --Drain or StopRequested--> DRAINING
+    any connected state --Disconnected--> DISCONNECTED, or CLOSED after StopRequested
+    DISCONNECTED --StopRequested--> CLOSED
 
 A session lives as long as its link, over all its connections. Each connection has a generation, and nothing
 that belongs to an older one has an effect on a newer one.
 
 `handle` takes one event at a time; `settle` then does what free slots and passed time ask for, and
-`next_deadline` says when `settle` has to be called at the latest. Messages to the broker are actions
-themselves (the classes of `messages`); the other actions are defined here.
+`next_deadline` says when `settle` has to be called at the latest. Events and actions are defined in `events`,
+`actions` and `messages`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,41 @@ from __future__ import annotations
 import enum
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Mapping
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
 from n8nrunner.protocol import messages as m
-from n8nrunner.protocol.liveness import Liveness, Measured
+from n8nrunner.protocol.actions import (
+    AbortConnection,
+    Action,
+    CancelTask,
+    CloseConnection,
+    EndCall,
+    MeasureSocket,
+    ReportUndelivered,
+    SendPayload,
+    SendPing,
+    SendUrgentPing,
+    StartTask,
+    WakeLinks,
+)
+from n8nrunner.protocol.events import (
+    CallMade,
+    Connected,
+    Disconnected,
+    Event,
+    FunctionCalls,
+    HandlerFinished,
+    OfferingChanged,
+    OversizedMessage,
+    PendingCall,
+    Pong,
+    SlotFreed,
+    SocketMeasured,
+    StopRequested,
+    TypesChanged,
+    UnreadableMessage,
+)
+from n8nrunner.protocol.liveness import Liveness
 from n8nrunner.protocol.slots import Slots
 
 # --- times, in seconds --------------------------------------------------------------------------
@@ -97,182 +128,6 @@ CONNECTED_STATES = frozenset(
     {State.AWAITING_INFO_REQUEST, State.AWAITING_REGISTRATION, State.OFFERING, State.DRAINING}
 )
 
-# --- events besides the broker's messages -------------------------------------------------------
-
-
-class Connected(NamedTuple):
-    """A WebSocket is open. `jitter` is a random number in [0, 1) that spreads this connection's offers."""
-
-    jitter: float
-
-
-class Lost(NamedTuple):
-    """The connection is gone.
-
-    `written` counts the messages whose first byte, at least, has left; the others certainly never arrive.
-    `farewell` says that the broker answered our close frame, so that it has read all that came before.
-    """
-
-    written: int
-    farewell: bool = False
-
-
-class Calls(enum.Enum):
-    """What a result says of the calls in it, if it is the result of a function."""
-
-    DONE = "all returned"
-    FAILED = "at least one failed"
-    AGAIN = "none ran, and the node tries again"
-
-
-class Finished(NamedTuple):
-    """A handler has returned or raised, and its slot has been released; `payload` is the answer's text.
-
-    `freed` says whether the slots have something for this link now. `interrupted` says that the task did not
-    fail by itself, but was cut short.
-    """
-
-    task_id: str
-    generation: int
-    payload: bytes
-    failed: bool
-    freed: bool = True
-    interrupted: bool = False
-    calls: Calls = Calls.DONE
-
-
-class CallMade(NamedTuple):
-    """A handler calls n8n with the text `payload`. The answer ends `call`, unless that is None."""
-
-    task_id: str
-    generation: int
-    call_id: str
-    payload: bytes
-    call: Any
-
-
-class SlotFreed(NamedTuple):
-    """The slots have something for this link; `settle` will ask them."""
-
-
-class TypesChanged(NamedTuple):
-    """A handler was registered after the start."""
-
-    types: Mapping[str, int | None]
-
-
-class Offering(NamedTuple):
-    """Whether tasks can be run now. While they cannot, nothing is offered and acceptances are rejected."""
-
-    wanted: bool
-
-
-class Oversized(NamedTuple):
-    """A message of `size` bytes was skipped because it is above the limit; `head` is how it began."""
-
-    head: m.Head
-    size: int
-    limit: int
-
-
-class Unreadable(NamedTuple):
-    """A message that cannot be decoded; `head` is how it began, and `problem` a sentence about it."""
-
-    head: m.Head
-    problem: str
-
-
-class Pong(NamedTuple):
-    """The broker answered a ping."""
-
-    payload: str
-
-
-class Stop(NamedTuple):
-    """Finish what runs, at most until `until`, then close."""
-
-    until: float
-
-
-# --- actions besides the messages to the broker -------------------------------------------------
-
-
-class StartTask(NamedTuple):
-    """Run the handler. `deadline` is the moment of the task's timeout."""
-
-    task_id: str
-    task_type: str
-    generation: int
-    settings: Any
-    deadline: float
-
-
-class CancelTask(NamedTuple):
-    """No result is wanted any more: tell the handler, if it still runs."""
-
-    task_id: str
-    reason: str
-    timed_out: bool = False
-
-
-class AnswerCall(NamedTuple):
-    """The end of a `CallMade`: `error` is None, or says why there is no `value`."""
-
-    call: Any
-    value: Any
-    error: Any
-
-
-class SendPayload(NamedTuple):
-    """The UTF-8 text of a message that was encoded elsewhere: an answer, or a handler's call."""
-
-    payload: bytes
-
-
-class SendPing(NamedTuple):
-    """A ping that must not overtake the messages before it."""
-
-    payload: str
-
-
-class SendUrgentPing(NamedTuple):
-    """A ping that may pass between the fragments of a large message."""
-
-    payload: str
-
-
-class Measure(NamedTuple):
-    """Read the numbers of the socket, and handle them as `Measured` at once."""
-
-
-class ReportUndelivered(NamedTuple):
-    """A result that n8n did not get (`certain`), or may not have got; `payload` is None if not kept."""
-
-    task_id: str
-    task_type: str
-    payload: bytes | None
-    failed: bool
-    certain: bool
-
-
-class WakeLinks(NamedTuple):
-    """Other links whose turn it is."""
-
-    links: tuple[Hashable, ...]
-
-
-class CloseConnection(NamedTuple):
-    """Send what is to be sent, then a close frame with `code`; `reason` goes to our own log."""
-
-    code: int
-    reason: str
-
-
-class EndConnection(NamedTuple):
-    """The peer is gone: end the connection at once, without a close frame."""
-
-    reason: str
-
 
 class Counters:
     """What a session has counted, over all its connections."""
@@ -344,7 +199,7 @@ class RunnerSession:
         new_id: Callable[[], str],
     ) -> None:
         self.state = State.DISCONNECTED
-        #: Whether the runner can run tasks, as the last `Offering` says.
+        #: Whether the runner can run tasks, as the last `OfferingChanged` says.
         self.offers_wanted = True
         self.generation = 0
         self.counters = Counters()
@@ -360,12 +215,12 @@ class RunnerSession:
         self._accepted: OrderedDict[str, _Task] = OrderedDict()
         self._running: OrderedDict[str, _Task] = OrderedDict()
         self._orphans: dict[tuple[int, str], str] = {}
-        self._calls: dict[str, tuple[str, Any]] = {}
+        self._calls: dict[str, tuple[str, PendingCall]] = {}
         self._unconfirmed: deque[_Unconfirmed] = deque()
         self._unconfirmed_size = 0
         self._congested = False
         self._receiving = False
-        self._held: deque[tuple[Any, float]] = deque()
+        self._held: deque[tuple[m.TaskAccepted | m.TaskRejected, float]] = deque()
         self._ordinal = 0
         self._validity = OFFER_VALIDITY
         self._handshake_until: float | None = None
@@ -379,7 +234,7 @@ class RunnerSession:
         # Whether something has happened that `settle` has to look at, and when it has to in any case.
         self._unsettled = True
         self._due = 0.0
-        self._actions: list[Any] = []
+        self._actions: list[Action] = []
 
     # --- what the link asks ---------------------------------------------------------------------
 
@@ -400,7 +255,7 @@ class RunnerSession:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether a `Stop` has been handled."""
+        """Whether a `StopRequested` has been handled."""
         return self._stop_until is not None
 
     def note_received(self, now: float) -> None:
@@ -469,8 +324,8 @@ class RunnerSession:
 
     # --- events ---------------------------------------------------------------------------------
 
-    def handle(self, event: Any, now: float) -> list[Any]:
-        """Takes in one event: a message of the broker, or one of the events defined in this module.
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Handle one event.
 
         Returns:
             The actions it asks for, in order.
@@ -483,7 +338,7 @@ class RunnerSession:
             self._unsettled = True
         return self._taken_actions()
 
-    def settle(self, now: float) -> list[Any]:
+    def settle(self, now: float) -> list[Action]:
         """Does what time and free slots ask for; to be called after each batch of events.
 
         Returns:
@@ -508,7 +363,7 @@ class RunnerSession:
         self._unsettled = False
         return self._taken_actions()
 
-    def _taken_actions(self) -> list[Any]:
+    def _taken_actions(self) -> list[Action]:
         actions, self._actions = self._actions, []
         return actions
 
@@ -545,7 +400,7 @@ class RunnerSession:
         self._types = dict(event.types)
         self._join(now)
 
-    def _offering(self, event: Offering, now: float) -> None:
+    def _offering(self, event: OfferingChanged, now: float) -> None:
         self.offers_wanted = event.wanted
         if event.wanted:
             self._join(now)
@@ -561,7 +416,7 @@ class RunnerSession:
             self._stop_offering(now)
             self._drained_at = now
 
-    def _stop(self, event: Stop, now: float) -> None:
+    def _stop(self, event: StopRequested, now: float) -> None:
         if self.state is State.CLOSED:
             return
         if self._stop_until is None or event.until < self._stop_until:
@@ -582,7 +437,7 @@ class RunnerSession:
         self._lapsed.clear()
         self._wake(self._slots.leave(self._link, now))
 
-    def _lost(self, event: Lost, now: float) -> None:
+    def _lost(self, event: Disconnected, now: float) -> None:
         if self.state not in CONNECTED_STATES:
             return
         # First of all: others may be waiting for what this link was promised.
@@ -600,7 +455,7 @@ class RunnerSession:
             self._end_calls(task, REASON_LOST)
             self._actions.append(CancelTask(task.task_id, REASON_LOST))
         self._running.clear()
-        for entry in () if event.farewell else self._unconfirmed:
+        for entry in () if event.clean else self._unconfirmed:
             certain = entry.ordinal > event.written
             self._undelivered(entry.task_id, entry.task_type, entry.payload, entry.failed, certain)
         self._unconfirmed.clear()
@@ -618,7 +473,7 @@ class RunnerSession:
     def _end(self, reason: str) -> None:
         if not self._closing:
             self._closing = True
-            self._actions.append(EndConnection(reason))
+            self._actions.append(AbortConnection(reason))
 
     # --- tasks ----------------------------------------------------------------------------------
 
@@ -679,7 +534,7 @@ class RunnerSession:
             # The broker has thrown away every offer of this connection with the one we were late for.
             self._void_offers()
 
-    def _finished(self, event: Finished, now: float) -> None:
+    def _finished(self, event: HandlerFinished, now: float) -> None:
         if event.freed or not self._offers:  # without offers, a drain may be over, or a keep-alive be due
             self._unsettled = True
         if event.generation == self.generation and self.state in CONNECTED_STATES:
@@ -694,9 +549,9 @@ class RunnerSession:
                 return
             if event.interrupted:
                 self.counters.unfinished += 1
-            elif event.failed or event.calls is Calls.FAILED:
+            elif event.failed or event.calls is FunctionCalls.FAILED:
                 self.counters.failed += 1
-            elif event.calls is Calls.AGAIN:
+            elif event.calls is FunctionCalls.AGAIN:
                 self.counters.retried += 1
             else:
                 self.counters.done += 1
@@ -718,7 +573,7 @@ class RunnerSession:
             self._due = min(self._due, self._pinged_at + PING_SPACING)
 
     def _fail(self, task: _Task, message: str, description: str | None, now: float) -> None:
-        error: dict[str, Any] = {"message": message}
+        error = {"message": message}
         if description is not None:
             error["description"] = description
         self._send(m.TaskFailed(task.task_id, error), now)
@@ -729,11 +584,11 @@ class RunnerSession:
         self.counters.undelivered += 1
         self._actions.append(ReportUndelivered(task_id, task_type, payload, failed, certain))
 
-    def _oversized(self, event: Oversized, now: float) -> None:
+    def _oversized(self, event: OversizedMessage, now: float) -> None:
         what = f"{event.size} bytes, and the runner takes {event.limit} (N8N_RUNNERS_MAX_PAYLOAD)"
         self._skipped(event.head, "is too large for the runner", f"It has {what}.", now)
 
-    def _unreadable(self, event: Unreadable, now: float) -> None:
+    def _unreadable(self, event: UnreadableMessage, now: float) -> None:
         self._skipped(event.head, "cannot be read by the runner", event.problem, now)
 
     def _skipped(self, head: m.Head, why: str, description: str, now: float) -> None:
@@ -755,7 +610,7 @@ class RunnerSession:
         task = self._running.get(event.task_id) if event.generation == self.generation else None
         if task is None or self._closing:
             if event.call is not None:
-                self._actions.append(AnswerCall(event.call, None, "the task has ended"))
+                self._actions.append(EndCall(event.call, None, "the task has ended"))
             return
         if event.call is not None:
             self._calls[event.call_id] = (task.task_id, event.call)
@@ -776,19 +631,19 @@ class RunnerSession:
     def _node_types(self, event: m.NodeTypes, now: float) -> None:
         self._answer(event.request_id, event.node_types, None)
 
-    def _answer(self, call_id: str, value: Any, error: Any) -> None:
+    def _answer(self, call_id: str, value: m.Json, error: m.Json) -> None:
         entry = self._calls.pop(call_id, None)
         if entry is not None:
             task_id, call = entry
             task = self._running.get(task_id)
             if task is not None and task.calls is not None:
                 task.calls.discard(call_id)
-            self._actions.append(AnswerCall(call, value, error))
+            self._actions.append(EndCall(call, value, error))
 
     def _end_calls(self, task: _Task, reason: str) -> None:
         for call_id in task.calls or ():
             _, call = self._calls.pop(call_id)
-            self._actions.append(AnswerCall(call, None, reason))
+            self._actions.append(EndCall(call, None, reason))
         task.calls = None
 
     # --- time and slots -------------------------------------------------------------------------
@@ -838,9 +693,9 @@ class RunnerSession:
             else:
                 break
 
-    def _drop_held(self, message: Any, now: float) -> None:
+    def _drop_held(self, message: m.TaskAccepted | m.TaskRejected, now: float) -> None:
         """An answer to an acceptance can no longer arrive in its window: as if it had never been asked."""
-        task = self._accepted.pop(message.task_id, None) if type(message) is m.TaskAccepted else None
+        task = self._accepted.pop(message.task_id, None) if isinstance(message, m.TaskAccepted) else None
         if task is not None:
             self.counters.accepted -= 1
             self.counters.rejected += 1
@@ -926,14 +781,14 @@ class RunnerSession:
             if step.ping:
                 self._actions.append(SendUrgentPing(LIVENESS_PING))
             if step.measure:
-                self._actions.append(Measure())
+                self._actions.append(MeasureSocket())
         if self._unconfirmed and now >= self._proof_due():
             payload = str(self._ordinal)
             self._ping = (payload, self._ordinal)
             self._pinged_at = now
             self._actions.append(SendPing(payload))
 
-    def _measured(self, event: Measured, now: float) -> None:
+    def _measured(self, event: SocketMeasured, now: float) -> None:
         if self.state in CONNECTED_STATES:
             reason = self._liveness.judge(event, now)
             if reason is not None:
@@ -958,12 +813,12 @@ class RunnerSession:
 
     # --- small things ---------------------------------------------------------------------------
 
-    def _send(self, message: Any, now: float) -> None:
+    def _send(self, message: m.FromRunner | SendPayload, now: float) -> None:
         self._ordinal += 1
         self._last_sent_at = now
         self._actions.append(message)
 
-    def _send_in_window(self, message: Any, now: float) -> None:
+    def _send_in_window(self, message: m.TaskAccepted | m.TaskRejected, now: float) -> None:
         if self._congested:
             self._held.append((message, now + ACCEPT_WINDOW))
         else:
@@ -978,7 +833,7 @@ class RunnerSession:
         """`settle` does the rest."""
 
 
-_HANDLERS: dict[type, Callable[[RunnerSession, Any, float], None]] = {
+_HANDLERS: dict[type[Event], Callable[..., None]] = {
     m.InfoRequest: RunnerSession._info_request,
     m.RunnerRegistered: RunnerSession._runner_registered,
     m.TaskOfferAccept: RunnerSession._task_offer_accept,
@@ -989,21 +844,21 @@ _HANDLERS: dict[type, Callable[[RunnerSession, Any, float], None]] = {
     m.NodeTypes: RunnerSession._node_types,
     m.Drain: RunnerSession._drain,
     Connected: RunnerSession._connected,
-    Lost: RunnerSession._lost,
-    Finished: RunnerSession._finished,
+    Disconnected: RunnerSession._lost,
+    HandlerFinished: RunnerSession._finished,
     CallMade: RunnerSession._call_made,
     SlotFreed: RunnerSession._nothing,
     TypesChanged: RunnerSession._types_changed,
-    Offering: RunnerSession._offering,
-    Oversized: RunnerSession._oversized,
-    Unreadable: RunnerSession._unreadable,
+    OfferingChanged: RunnerSession._offering,
+    OversizedMessage: RunnerSession._oversized,
+    UnreadableMessage: RunnerSession._unreadable,
     Pong: RunnerSession._pong,
-    Measured: RunnerSession._measured,
-    Stop: RunnerSession._stop,
+    SocketMeasured: RunnerSession._measured,
+    StopRequested: RunnerSession._stop,
 }
 
 #: What every task brings. These tell their deadlines themselves, and whether there is more to settle.
-_SETTLED = frozenset({m.TaskOfferAccept, m.TaskSettings, Finished})
+_SETTLED = frozenset({m.TaskOfferAccept, m.TaskSettings, HandlerFinished})
 
 #: Nothing may follow a close frame, and what would begin has no time left to.
 _NOT_WHEN_CLOSING = frozenset(

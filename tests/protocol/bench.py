@@ -8,7 +8,8 @@ from typing import Any
 
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol import session as s
-from n8nrunner.protocol.liveness import Measured
+from n8nrunner.protocol.actions import MeasureSocket, SendPayload, StartTask
+from n8nrunner.protocol.events import CallMade, Connected, Disconnected, HandlerFinished, SocketMeasured
 from n8nrunner.protocol.slots import Slots
 
 START = 1000.0
@@ -42,7 +43,7 @@ class Bench:
         self.task_numbers = itertools.count(1)
         self.sent = 0
         #: What the socket says when the session asks for it.
-        self.measured = Measured(0, 0, 0.0, None)
+        self.measured = SocketMeasured(0, 0, 0.0, None)
 
     # --- steps ----------------------------------------------------------------------------------
 
@@ -53,7 +54,7 @@ class Bench:
     def settle(self) -> list[Any]:
         """What time and free slots ask for. Afterwards nothing may be due, or the link would never sleep."""
         actions = self.checked(self.session.settle(self.now))
-        if any(isinstance(action, s.Measure) for action in actions):
+        if any(isinstance(action, MeasureSocket) for action in actions):
             actions += self.checked(self.session.handle(self.measured, self.now))
         due = self.session.next_deadline()
         assert due is None or due > self.now, f"settled, and at {due - self.now:+g} s there is more to settle"
@@ -87,7 +88,7 @@ class Bench:
     def checked(self, actions: list[Any]) -> list[Any]:
         """What must hold after every step."""
         session, slots = self.session, self.slots
-        self.sent += sum(isinstance(action, (s.SendPayload, *SENT)) for action in actions)
+        self.sent += sum(isinstance(action, (SendPayload, *SENT)) for action in actions)
         offers: dict[str, int] = {}
         for task_type, _ in session._offers.values():
             offers[task_type] = offers.get(task_type, 0) + 1
@@ -118,7 +119,7 @@ class Bench:
 
     def connect(self, jitter: float = 0.0) -> list[Any]:
         """Up to the registration; returns the offers."""
-        assert self.do(s.Connected(jitter)) == []
+        assert self.do(Connected(jitter)) == []
         info = self.do(m.InfoRequest())
         assert info == [m.RunnerInfo("name", tuple(self.types))]
         self.sent = 1
@@ -139,19 +140,19 @@ class Bench:
         """A task that runs; returns its id."""
         task_id = self.accept(offer_id)
         (started,) = self.do(m.TaskSettings(task_id, settings))
-        assert isinstance(started, s.StartTask)
+        assert isinstance(started, StartTask)
         return task_id
 
     def finish(self, task_id: str, payload: bytes = b"answer", failed: bool = False) -> list[Any]:
         """The handler returns: its slot is released first, as the pool's thread does."""
         self.slots.release("t", self.now)
-        return self.do(s.Finished(task_id, self.session.generation, payload, failed))
+        return self.do(HandlerFinished(task_id, self.session.generation, payload, failed))
 
     def call(self, task_id: str, call_id: str, payload: bytes = b"call") -> list[Any]:
-        return self.do(s.CallMade(task_id, self.session.generation, call_id, payload, f"call {call_id}"))
+        return self.do(CallMade(task_id, self.session.generation, call_id, payload, f"call {call_id}"))
 
-    def lose(self, written: int = 0, farewell: bool = False) -> list[Any]:
-        return self.do(s.Lost(written, farewell))
+    def lose(self, written: int = 0, clean: bool = False) -> list[Any]:
+        return self.do(Disconnected(written, clean))
 
 
 SENT = (m.RunnerInfo, m.TaskOffer, m.TaskAccepted, m.TaskRejected, m.TaskFailed)

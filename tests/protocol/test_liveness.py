@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from n8nrunner.protocol.events import SocketMeasured
 from n8nrunner.protocol.liveness import (
     ACKNOWLEDGEMENT_LIMIT,
     MEASURE_INTERVAL,
@@ -15,7 +16,6 @@ from n8nrunner.protocol.liveness import (
     SILENCE_LIMIT,
     STALL_LIMIT,
     Liveness,
-    Measured,
 )
 
 #: Seconds within which a dead host and a dead peer have to be noticed (docs/protocol.md).
@@ -58,7 +58,7 @@ def run(network: Network, limit: float = 300.0, step: float = 0.25) -> tuple[flo
             pinged_to = network.pinged_to(now)
         if look.measure:
             written, answered_at = network.written(now), network.answered_at(now)
-            measured = Measured(
+            measured = SocketMeasured(
                 written,
                 written - network.acknowledged(now),
                 pinged_to,
@@ -277,8 +277,8 @@ def begun(at: float = 100.0) -> Liveness:
     return liveness
 
 
-def quiet(written: int = 0, unacknowledged: int = 0, silent_for: float | None = None) -> Measured:
-    return Measured(written, unacknowledged, 0.0, silent_for)
+def quiet(written: int = 0, unacknowledged: int = 0, silent_for: float | None = None) -> SocketMeasured:
+    return SocketMeasured(written, unacknowledged, 0.0, silent_for)
 
 
 def test_a_pause_ends_the_wait_for_the_answer_to_a_ping() -> None:

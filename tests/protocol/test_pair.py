@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from n8nrunner.protocol import session as s
+from n8nrunner.protocol.events import StopRequested
 from tests.protocol.effort import EFFORT, runs
 from tests.protocol.world import DELAY, World
 
@@ -205,7 +205,7 @@ class StormyMachine(CalmMachine):
     @precondition(lambda self: len(self.world.handlers) > 5)
     def stop(self, number: int, grace: float) -> None:
         link = self.pick(self.world.links, number)
-        link.post(s.Stop(self.world.now + grace))
+        link.post(StopRequested(self.world.now + grace))
 
     @rule(number=any_of)
     def say_it_again(self, number: int) -> None:

@@ -10,10 +10,36 @@ import pytest
 from n8nrunner.protocol import liveness
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol import session as s
+from n8nrunner.protocol.actions import (
+    AbortConnection,
+    CancelTask,
+    CloseConnection,
+    EndCall,
+    MeasureSocket,
+    ReportUndelivered,
+    SendPayload,
+    SendPing,
+    SendUrgentPing,
+    StartTask,
+    WakeLinks,
+)
+from n8nrunner.protocol.events import (
+    CallMade,
+    Connected,
+    Disconnected,
+    HandlerFinished,
+    OfferingChanged,
+    OversizedMessage,
+    Pong,
+    SlotFreed,
+    StopRequested,
+    TypesChanged,
+    UnreadableMessage,
+)
 from n8nrunner.protocol.slots import TURN, Slots
 from tests.protocol.bench import START, Bench, of, without
 
-PING = (s.SendPing, s.SendUrgentPing, s.Measure)
+PING = (SendPing, SendUrgentPing, MeasureSocket)
 
 
 def account(bench: Bench, **counts: int) -> None:
@@ -57,7 +83,7 @@ class TestConnecting:
         assert session.state is s.State.DISCONNECTED
         assert session.next_deadline() is None
         assert not session.is_registered
-        assert bench.do(s.Connected(0.0)) == []
+        assert bench.do(Connected(0.0)) == []
         assert session.generation == 1
         assert session.state is s.State.AWAITING_INFO_REQUEST
         assert bench.do(m.InfoRequest()) == [m.RunnerInfo("name", ("t",))]
@@ -73,7 +99,7 @@ class TestConnecting:
 
     def test_types_are_named_even_if_there_are_none(self) -> None:
         bench = Bench(types={})
-        bench.do(s.Connected(0.0))
+        bench.do(Connected(0.0))
         assert bench.do(m.InfoRequest()) == [m.RunnerInfo("name", ())]
         assert bench.do(m.RunnerRegistered()) == []
         # Nothing to offer, and nothing to say either: n8n counts silence only against runners of a type.
@@ -92,11 +118,11 @@ class TestConnecting:
 
     def test_the_greeting_has_a_time_limit(self) -> None:
         bench = Bench()
-        bench.do(s.Connected(0.0))
+        bench.do(Connected(0.0))
         assert bench.session.next_deadline() == START + s.HANDSHAKE_TIMEOUT
         assert bench.pass_time(s.HANDSHAKE_TIMEOUT - 0.01) == []
         assert bench.pass_time(0.01) == [
-            s.CloseConnection(1000, "the broker did not send its greeting within 10 s")
+            CloseConnection(1000, "the broker did not send its greeting within 10 s")
         ]
         assert bench.session.next_deadline() is None
         assert bench.pass_time(100) == []
@@ -107,12 +133,12 @@ class TestConnecting:
 
     def test_the_registration_has_a_time_limit_of_its_own(self) -> None:
         bench = Bench()
-        bench.do(s.Connected(0.0))
+        bench.do(Connected(0.0))
         bench.pass_time(9)
         bench.do(m.InfoRequest())
         assert bench.session.next_deadline() == START + 9 + s.HANDSHAKE_TIMEOUT
-        assert of(s.CloseConnection, bench.pass_time(9.99)) == []
-        closing = s.CloseConnection(1000, "the broker did not send the registration within 10 s")
+        assert of(CloseConnection, bench.pass_time(9.99)) == []
+        closing = CloseConnection(1000, "the broker did not send the registration within 10 s")
         assert bench.pass_time(0.01)[-1] == closing
         assert bench.do(m.RunnerRegistered()) == []
         assert not bench.session.is_registered
@@ -121,7 +147,7 @@ class TestConnecting:
     def test_once_registered_there_is_no_such_limit(self) -> None:
         bench = Bench()
         bench.connect()
-        assert of(s.CloseConnection, bench.pass_time(s.HANDSHAKE_TIMEOUT * 2)) == []
+        assert of(CloseConnection, bench.pass_time(s.HANDSHAKE_TIMEOUT * 2)) == []
 
     def test_the_next_connection_begins_afresh(self) -> None:
         bench = Bench(capacity=2)
@@ -135,21 +161,21 @@ class TestConnecting:
         bench.pass_time(500)
         assert bench.connect(0.0) == [m.TaskOffer("a3", "t", 10_000), m.TaskOffer("a4", "t", 10_000)]
         assert bench.session.generation == 2
-        assert of(s.CloseConnection, bench.pass_time(liveness.SILENCE_LIMIT - 1)) == []
+        assert of(CloseConnection, bench.pass_time(liveness.SILENCE_LIMIT - 1)) == []
 
     def test_lost_before_the_registration(self) -> None:
         bench = Bench()
-        bench.do(s.Connected(0.0))
+        bench.do(Connected(0.0))
         assert bench.lose() == []
         assert bench.session.state is s.State.DISCONNECTED
         assert bench.session.next_deadline() is None
-        bench.do(s.Connected(0.0), m.InfoRequest())
+        bench.do(Connected(0.0), m.InfoRequest())
         assert bench.lose() == []
         assert bench.connect()
 
     def test_a_close_that_ended_a_connection_does_not_end_the_next_one(self) -> None:
         bench = Bench()
-        bench.do(s.Connected(0.0))
+        bench.do(Connected(0.0))
         bench.pass_time(s.HANDSHAKE_TIMEOUT)
         bench.lose()
         assert bench.connect() != []
@@ -163,7 +189,7 @@ class TestOffers:
         task_id = bench.start()
         assert bench.offers() == ["a2"]
         actions = bench.finish(task_id)
-        assert without(PING, actions) == [s.SendPayload(b"answer"), m.TaskOffer("a3", "t", 10_000)]
+        assert without(PING, actions) == [SendPayload(b"answer"), m.TaskOffer("a3", "t", 10_000)]
         assert bench.offers() == ["a2", "a3"]
 
     def test_they_are_replaced_when_they_lapse_and_not_before(self) -> None:
@@ -243,8 +269,8 @@ class TestOffers:
         assert bench.do(m.TaskOfferAccept("a1", "x"))[0] == m.TaskRejected("x", s.REASON_FULL)
         account(bench, rejected=1)
         assert bench.slots.release("t", bench.now) == {"a"}
-        assert bench.do(s.SlotFreed()) == [m.TaskOffer("a3", "t", 10_000)]
-        assert other.do(s.Finished(running, 1, b"", False))[0] == s.SendPayload(b"")
+        assert bench.do(SlotFreed()) == [m.TaskOffer("a3", "t", 10_000)]
+        assert other.do(HandlerFinished(running, 1, b"", False))[0] == SendPayload(b"")
         assert other.offers() == []
         assert bench.do(m.TaskOfferAccept("a3", "x")) == [m.TaskAccepted("x")]
 
@@ -261,14 +287,14 @@ class TestOffers:
         refused = m.TaskRejected("x", s.REASON_EXPIRED)
         assert bench.do(m.TaskOfferAccept("nonsense", "x")) == [refused, m.TaskOffer("a3", "t", 0)]
         assert bench.offers() == ["a1", "a2"]
-        assert bench.do(s.SlotFreed()) == []  # once
+        assert bench.do(SlotFreed()) == []  # once
         # A new offer does as well.
         task_id = bench.start()
         bench.slots.release("t", bench.now)
-        finished = s.Finished(task_id, 1, b"", False)
+        finished = HandlerFinished(task_id, 1, b"", False)
         assert bench.do(m.TaskOfferAccept("nonsense", "x"), finished) == [
             refused,
-            s.SendPayload(b""),
+            SendPayload(b""),
             m.TaskOffer("a4", "t", 10_000),
         ]
         # Without an open offer of ours, there may be one of another runner.
@@ -283,7 +309,7 @@ class TestOffers:
         bench.do(m.TaskOfferAccept("nonsense", "x"))
         bench.lose()
         assert [offer.valid_for for offer in bench.connect()] == [10_000]
-        assert bench.do(s.SlotFreed()) == []
+        assert bench.do(SlotFreed()) == []
 
     def test_an_acceptance_while_draining_is_refused_and_that_is_all(self) -> None:
         bench = Bench(capacity=1)
@@ -339,24 +365,24 @@ class TestOffers:
     def test_a_handler_that_is_registered_later_is_offered_at_once(self) -> None:
         bench = Bench(capacity=3)
         bench.connect()
-        assert bench.do(s.TypesChanged({"t": None, "u": None})) == [m.TaskOffer("a4", "u", 10_000)]
-        assert bench.do(s.TypesChanged({"t": None, "u": None})) == []
+        assert bench.do(TypesChanged({"t": None, "u": None})) == [m.TaskOffer("a4", "u", 10_000)]
+        assert bench.do(TypesChanged({"t": None, "u": None})) == []
         bench.lose()
-        bench.do(s.Connected(0.0))
+        bench.do(Connected(0.0))
         assert bench.do(m.InfoRequest()) == [m.RunnerInfo("name", ("t", "u"))]
 
     def test_a_handler_that_is_registered_during_the_handshake_is_offered_after_it(self) -> None:
         bench = Bench(capacity=1)
-        bench.do(s.TypesChanged({"t": None, "u": None}))
-        bench.do(s.Connected(0.0))
+        bench.do(TypesChanged({"t": None, "u": None}))
+        bench.do(Connected(0.0))
         assert bench.do(m.InfoRequest()) == [m.RunnerInfo("name", ("t", "u"))]
-        bench.do(s.TypesChanged({"t": None, "u": None, "v": None}))
+        bench.do(TypesChanged({"t": None, "u": None, "v": None}))
         assert [offer.task_type for offer in bench.do(m.RunnerRegistered())] == ["t", "u", "v"]
 
     def test_a_changed_limit_counts_from_then_on(self) -> None:
         bench = Bench(capacity=3, types={"t": 1})
         assert len(bench.connect()) == 1
-        assert len(bench.do(s.TypesChanged({"t": 2}))) == 1
+        assert len(bench.do(TypesChanged({"t": 2}))) == 1
 
     def test_the_types_given_are_not_kept_but_copied(self) -> None:
         types = {"t": None}
@@ -365,10 +391,10 @@ class TestOffers:
         types["u"] = None
         assert {offer.task_type for offer in bench.connect()} == {"t"}
         later = {"t": None, "u": None}
-        bench.do(s.TypesChanged(later))
+        bench.do(TypesChanged(later))
         later["v"] = None
         bench.lose()
-        bench.do(s.Connected(0.0))
+        bench.do(Connected(0.0))
         assert bench.do(m.InfoRequest()) == [m.RunnerInfo("name", ("t", "u"))]
 
 
@@ -385,25 +411,25 @@ class TestOtherLinks:
         b.connect()
         a.accept()
         assert b.do(m.TaskOfferAccept("b1", "x"))[0] == m.TaskRejected("x", s.REASON_FULL)
-        assert a.lose() == [s.WakeLinks(("b",))]
-        assert b.do(s.SlotFreed()) == [m.TaskOffer("b3", "t", 10_000)]
+        assert a.lose() == [WakeLinks(("b",))]
+        assert b.do(SlotFreed()) == [m.TaskOffer("b3", "t", 10_000)]
 
     def test_so_does_one_that_drains_and_one_that_stops(self) -> None:
-        for event in (m.Drain(), s.Stop(START + 10)):
+        for event in (m.Drain(), StopRequested(START + 10)):
             a, b = self.two()
             a.connect()
             b.connect()
             task_id = a.start()
             assert b.do(m.TaskOfferAccept("b1", "x"))[0] == m.TaskRejected("x", s.REASON_FULL)
-            assert a.finish(task_id)[0] == s.SendPayload(b"answer")
-            assert b.do(s.SlotFreed()) == [m.TaskOffer("b3", "t", 10_000)]
+            assert a.finish(task_id)[0] == SendPayload(b"answer")
+            assert b.do(SlotFreed()) == [m.TaskOffer("b3", "t", 10_000)]
             b.accept()
             a.do(m.TaskOfferAccept("unknown", "y"))
             # The pair of `a` has waited; now it leaves, and nobody else waits.
-            assert of(s.WakeLinks, a.do(event)) == []
+            assert of(WakeLinks, a.do(event)) == []
 
     def test_promised_slots_of_a_leaving_link_are_passed_on(self) -> None:
-        for event in (m.Drain(), s.Stop(START + 10), s.Lost(0)):
+        for event in (m.Drain(), StopRequested(START + 10), Disconnected(0)):
             slots = Slots(1, brokers=3)
             a, b, c = (Bench(slots=slots, link=name) for name in "abc")
             for bench in (a, b, c):
@@ -412,7 +438,7 @@ class TestOtherLinks:
             for bench in (a, b):
                 bench.do(m.TaskOfferAccept(bench.offers()[0], "x"))
             slots.release("t", a.now)  # promised to `a`
-            assert of(s.WakeLinks, a.do(event)) == [s.WakeLinks(("b",))]
+            assert of(WakeLinks, a.do(event)) == [WakeLinks(("b",))]
 
     @pytest.mark.parametrize("end", ["cancel", "watchdog", "oversized", "held too long"])
     def test_a_slot_that_is_free_without_a_handler_is_said_at_once(self, end: str) -> None:
@@ -433,10 +459,10 @@ class TestOtherLinks:
             a.session.note_received(a.now)
             actions = a.pass_time(1)
         elif end == "oversized":
-            actions = a.do(s.Oversized(m.Head("broker:tasksettings", "x", None, None, None), 2, 1))
+            actions = a.do(OversizedMessage(m.Head("broker:tasksettings", "x", None, None, None), 2, 1))
         else:
             actions = a.pass_time(s.ACCEPT_WINDOW)
-        assert s.WakeLinks(("b",)) in actions
+        assert WakeLinks(("b",)) in actions
         assert a.slots.taken == 0
 
     def test_a_turn_that_lapses_wakes_the_next(self) -> None:
@@ -448,9 +474,9 @@ class TestOtherLinks:
         for bench in (a, b):
             bench.do(m.TaskOfferAccept(bench.offers()[0], "x"))
         slots.release("t", a.now)
-        assert a.do(s.SlotFreed()) == [m.TaskOffer("a3", "t", 10_000)]
+        assert a.do(SlotFreed()) == [m.TaskOffer("a3", "t", 10_000)]
         assert a.session.next_deadline() == START + TURN
-        assert a.pass_time(TURN) == [s.WakeLinks(("b",))]
+        assert a.pass_time(TURN) == [WakeLinks(("b",))]
 
     def test_itself_it_need_not_wake(self) -> None:
         a, b = self.two(2)
@@ -458,7 +484,7 @@ class TestOtherLinks:
         b.connect()
         a.accept()
         a.accept()
-        assert of(s.WakeLinks, a.do(m.TaskCancel("task1", "why"))) == []
+        assert of(WakeLinks, a.do(m.TaskCancel("task1", "why"))) == []
 
 
 class TestKeepAlive:
@@ -506,7 +532,7 @@ class TestKeepAlive:
         a.now += 1
         a.session.set_congested(False)
         assert a.settle() == [m.TaskAccepted("x")]
-        assert a.do(m.TaskCancel("x", "why")) == [s.WakeLinks(("b",))]
+        assert a.do(m.TaskCancel("x", "why")) == [WakeLinks(("b",))]
         assert a.session.next_deadline() == a.now + s.KEEP_ALIVE
 
     def test_it_is_no_offer(self) -> None:
@@ -539,7 +565,7 @@ class TestKeepAlive:
     def test_nor_before_the_registration(self) -> None:
         bench = self.full()
         bench.lose()
-        bench.do(s.Connected(0.0))
+        bench.do(Connected(0.0))
         assert bench.pass_time(9) == []
 
 
@@ -554,7 +580,7 @@ class TestTasks:
         bench.now += 5
         settings = {"any": "settings"}
         (started,) = bench.do(m.TaskSettings(task_id, settings))
-        assert started == s.StartTask(task_id, "t", 1, settings, bench.now + 60)
+        assert started == StartTask(task_id, "t", 1, settings, bench.now + 60)
         assert started.settings is settings
         assert bench.do(m.TaskSettings(task_id, settings)) == []
         assert bench.session.held_tasks == 1
@@ -564,7 +590,7 @@ class TestTasks:
         bench = Bench(capacity=1)
         bench.connect()
         actions = bench.finish(bench.start(), b"the answer", failed)
-        assert without(PING, actions) == [s.SendPayload(b"the answer"), m.TaskOffer("a2", "t", 10_000)]
+        assert without(PING, actions) == [SendPayload(b"the answer"), m.TaskOffer("a2", "t", 10_000)]
         account(bench, accepted=1, **{"failed" if failed else "done": 1})
         assert bench.session.held_tasks == 0
 
@@ -573,7 +599,7 @@ class TestTasks:
         bench.connect()
         task_id = bench.start()
         bench.finish(task_id)
-        assert without(PING, bench.do(s.Finished(task_id, 1, b"again", False))) == []
+        assert without(PING, bench.do(HandlerFinished(task_id, 1, b"again", False))) == []
         account(bench, accepted=1, done=1)
 
     def test_the_broker_cancels_it(self) -> None:
@@ -581,7 +607,7 @@ class TestTasks:
         bench.connect()
         task_id = bench.start()
         assert bench.do(m.TaskCancel(task_id, "Task cancelled by user")) == [
-            s.CancelTask(task_id, "Task cancelled by user", False)
+            CancelTask(task_id, "Task cancelled by user", False)
         ]
         # Its slot is free when the handler has returned, and nothing is sent for it.
         assert bench.slots.taken == 1
@@ -596,7 +622,7 @@ class TestTasks:
             bench.connect()
             task_id = bench.start()
             assert bench.do(m.TaskCancel(task_id, reason)) == [  # type: ignore[arg-type]
-                s.CancelTask(task_id, "The task was cancelled")
+                CancelTask(task_id, "The task was cancelled")
             ]
 
     def test_the_broker_cancels_it_before_its_settings(self) -> None:
@@ -630,7 +656,7 @@ class TestTasks:
                 "started).",
             },
         )
-        assert cancel == s.CancelTask(task_id, text, True)
+        assert cancel == CancelTask(task_id, text, True)
         assert bench.slots.taken == 1
         assert without(PING, bench.finish(task_id)) == [m.TaskOffer("a2", "t", 10_000)]
         account(bench, accepted=1, timed_out=1)
@@ -643,23 +669,23 @@ class TestTasks:
         second = bench.start()
         bench.now += 1
         third = bench.start()
-        assert of(s.CancelTask, bench.pass_time(4))[0].task_id == first
-        assert [cancel.task_id for cancel in of(s.CancelTask, bench.pass_time(3))] == [second, third]
+        assert of(CancelTask, bench.pass_time(4))[0].task_id == first
+        assert [cancel.task_id for cancel in of(CancelTask, bench.pass_time(3))] == [second, third]
         account(bench, accepted=3, timed_out=3)
 
     def test_its_connection_is_lost(self) -> None:
         bench = Bench(capacity=1)
         bench.connect()
         task_id = bench.start()
-        assert bench.lose() == [s.CancelTask(task_id, "The connection to n8n was lost", False)]
+        assert bench.lose() == [CancelTask(task_id, "The connection to n8n was lost", False)]
         assert bench.session.orphans == 1
         assert bench.slots.taken == 1
         # Its slot is not offered to anybody before the handler returns, and its result is reported.
         assert bench.connect() == []
-        assert bench.do(s.CallMade(task_id, 1, "c", b"", "call"))[0].call == "call"
+        assert bench.do(CallMade(task_id, 1, "c", b"", "call"))[0].call == "call"
         bench.slots.release("t", bench.now)
-        assert bench.do(s.Finished(task_id, 1, b"late", True)) == [
-            s.ReportUndelivered(task_id, "t", b"late", True, True),
+        assert bench.do(HandlerFinished(task_id, 1, b"late", True)) == [
+            ReportUndelivered(task_id, "t", b"late", True, True),
             m.TaskOffer("a2", "t", 10_000),
         ]
         assert bench.session.orphans == 0
@@ -674,10 +700,10 @@ class TestTasks:
         bench.do(m.TaskOfferAccept(bench.offers()[0], "same"), m.TaskSettings("same", 2))
         assert bench.session.generation == 2
         bench.slots.release("t", bench.now)
-        (report,) = of(s.ReportUndelivered, bench.do(s.Finished("same", 1, b"old", False)))
-        assert report == s.ReportUndelivered("same", "t", b"old", False, True)
+        (report,) = of(ReportUndelivered, bench.do(HandlerFinished("same", 1, b"old", False)))
+        assert report == ReportUndelivered("same", "t", b"old", False, True)
         bench.slots.release("t", bench.now)
-        assert s.SendPayload(b"new") in bench.do(s.Finished("same", 2, b"new", False))
+        assert SendPayload(b"new") in bench.do(HandlerFinished("same", 2, b"new", False))
         account(bench, accepted=2, lost=1, undelivered=1, done=1)
 
     def test_a_result_that_returns_while_there_is_no_connection(self) -> None:
@@ -685,7 +711,7 @@ class TestTasks:
         bench.connect()
         task_id = bench.start()
         bench.lose()
-        assert bench.finish(task_id) == [s.ReportUndelivered(task_id, "t", b"answer", False, True)]
+        assert bench.finish(task_id) == [ReportUndelivered(task_id, "t", b"answer", False, True)]
         assert bench.finish("other") == []
 
     def test_its_connection_is_lost_before_its_settings(self) -> None:
@@ -753,7 +779,7 @@ class TestTasks:
         bench = Bench(capacity=1)
         bench.connect()
         task_id = bench.accept()
-        event = s.Oversized(m.Head("broker:tasksettings", task_id, None, None, None), 2000, 1000)
+        event = OversizedMessage(m.Head("broker:tasksettings", task_id, None, None, None), 2000, 1000)
         assert bench.do(event) == [
             m.TaskFailed(
                 task_id,
@@ -773,21 +799,21 @@ class TestTasks:
         bench.connect()
         offer = bench.offers()[0]
         running = bench.start()
-        assert of(m.TaskOffer, bench.do(s.Offering(False))) == []
+        assert of(m.TaskOffer, bench.do(OfferingChanged(False))) == []
         assert m.TaskRejected("late", s.REASON_EXPIRED) in bench.do(m.TaskOfferAccept(offer, "late"))
-        assert of(s.SendPayload, bench.finish(running))
-        bench.do(s.TypesChanged({"t": None}))
-        bench.do(s.Lost(0))
+        assert of(SendPayload, bench.finish(running))
+        bench.do(TypesChanged({"t": None}))
+        bench.do(Disconnected(0))
         bench.connect()
         assert bench.offers() == []
         assert bench.slots.taken == 0
-        assert len(of(m.TaskOffer, bench.do(s.Offering(True)))) == 2
+        assert len(of(m.TaskOffer, bench.do(OfferingChanged(True)))) == 2
 
     def test_settings_that_cannot_be_decoded_fail_their_task_at_once(self) -> None:
         bench = Bench(capacity=1)
         bench.connect()
         task_id = bench.accept()
-        event = s.Unreadable(
+        event = UnreadableMessage(
             m.Head("broker:tasksettings", task_id, None, None, None), "It is nested too deeply."
         )
         assert bench.do(event) == [
@@ -809,7 +835,9 @@ class TestTasks:
         bench = Bench()
         bench.connect()
         bench.start()
-        assert bench.do(s.Unreadable(m.Head(head or None, None, None, None, None), "It is not JSON.")) == []
+        assert (
+            bench.do(UnreadableMessage(m.Head(head or None, None, None, None, None), "It is not JSON.")) == []
+        )
         assert bench.session.held_tasks == 1
 
     def test_an_answer_that_cannot_be_decoded_ends_its_call(self) -> None:
@@ -820,18 +848,22 @@ class TestTasks:
         error = "the answer of n8n cannot be read by the runner. It is not JSON."
         for _ in range(2):
             actions = bench.do(
-                s.Unreadable(m.Head("broker:rpcresponse", task_id, "c", None, None), "It is not JSON.")
+                UnreadableMessage(m.Head("broker:rpcresponse", task_id, "c", None, None), "It is not JSON.")
             )
-            assert actions == ([s.AnswerCall("call c", None, error)] if error else [])
+            assert actions == ([EndCall("call c", None, error)] if error else [])
             error = ""
 
     def test_settings_that_are_too_large_for_a_task_that_runs_or_never_was_are_nothing(self) -> None:
         bench = Bench()
         bench.connect()
         task_id = bench.start()
-        assert bench.do(s.Oversized(m.Head("broker:tasksettings", task_id, None, None, None), 2, 1)) == []
-        assert bench.do(s.Oversized(m.Head("broker:tasksettings", "unknown", "c", None, None), 2, 1)) == []
-        assert bench.do(s.Oversized(m.Head("broker:tasksettings", None, None, None, None), 2, 1)) == []
+        assert (
+            bench.do(OversizedMessage(m.Head("broker:tasksettings", task_id, None, None, None), 2, 1)) == []
+        )
+        assert (
+            bench.do(OversizedMessage(m.Head("broker:tasksettings", "unknown", "c", None, None), 2, 1)) == []
+        )
+        assert bench.do(OversizedMessage(m.Head("broker:tasksettings", None, None, None, None), 2, 1)) == []
         assert bench.session.held_tasks == 1
 
     def test_the_grace_period_of_a_stop_is_over(self) -> None:
@@ -839,7 +871,7 @@ class TestTasks:
         bench.connect()
         running, accepted = bench.start(), bench.accept()
         bench.call(running, "c")
-        assert bench.do(s.Stop(START + 10)) == []
+        assert bench.do(StopRequested(START + 10)) == []
         assert bench.session.is_stopping
         bench.pass_time(9.99)
         assert bench.session.held_tasks == 2
@@ -851,9 +883,9 @@ class TestTasks:
         assert actions == [
             m.TaskFailed(accepted, error),
             m.TaskFailed(running, error),
-            s.AnswerCall("call c", None, "The runner was stopped"),
-            s.CancelTask(running, "The runner was stopped", False),
-            s.CloseConnection(1000, "the runner stops"),
+            EndCall("call c", None, "The runner was stopped"),
+            CancelTask(running, "The runner was stopped", False),
+            CloseConnection(1000, "the runner stops"),
         ]
         assert bench.slots.taken == 1
         assert bench.finish(running) == []
@@ -877,7 +909,7 @@ class TestWhatNeedsNoSettling:
         bench = self.busy()
         pinged = bench.session._pinged_at
         bench.slots.release("t", bench.now)
-        bench.handle(s.Finished("task1", 1, b"answer", False, freed=False))
+        bench.handle(HandlerFinished("task1", 1, b"answer", False, freed=False))
         assert bench.session.next_deadline() == pinged + s.PING_SPACING
 
     def test_a_result_that_leaves_a_link_without_offers_brings_its_keep_alive(self) -> None:
@@ -888,25 +920,25 @@ class TestWhatNeedsNoSettling:
         task_id = bench.start()
         other.do(m.TaskOfferAccept(other.offers()[0], "refused"))
         assert slots.release("t", bench.now) == {"b"}
-        bench.do(s.Finished(task_id, 1, b"answer", False, freed=False))
+        bench.do(HandlerFinished(task_id, 1, b"answer", False, freed=False))
         due = bench.session.next_deadline()
         assert due is not None
         assert due <= bench.now + s.KEEP_ALIVE
 
     def test_the_last_result_of_a_stop_ends_the_connection_at_once(self) -> None:
         bench = self.busy()
-        assert of(s.SendUrgentPing, bench.pass_time(liveness.PING_INTERVAL)), "a ping would settle as well"
-        bench.do(s.Stop(bench.now + 60))
+        assert of(SendUrgentPing, bench.pass_time(liveness.PING_INTERVAL)), "a ping would settle as well"
+        bench.do(StopRequested(bench.now + 60))
         assert bench.slots.release("t", bench.now) == set()
-        bench.handle(s.Finished("task1", 1, b"answer", False, freed=False))
-        assert of(s.CloseConnection, bench.settle()) != []
+        bench.handle(HandlerFinished("task1", 1, b"answer", False, freed=False))
+        assert of(CloseConnection, bench.settle()) != []
 
     def test_an_acceptance_settles_nothing_of_what_came_before_it(self) -> None:
         bench = Bench(capacity=3)
         bench.connect()
         task_id = bench.start()
         bench.slots.release("t", bench.now)
-        bench.handle(s.Finished(task_id, 1, b"answer", False))
+        bench.handle(HandlerFinished(task_id, 1, b"answer", False))
         bench.handle(m.TaskOfferAccept(bench.offers()[0], "x"))
         assert len(of(m.TaskOffer, bench.settle())) == 1
 
@@ -944,7 +976,7 @@ class TestCounters:
             bench.finish(bench.start(), failed=True)
             bench.do(m.TaskCancel(bench.accept(), "why"))
             bench.do(m.TaskCancel(bench.start(), "why"))
-            bench.do(s.Oversized(m.Head("broker:tasksettings", bench.accept(), None, None, None), 2, 1))
+            bench.do(OversizedMessage(m.Head("broker:tasksettings", bench.accept(), None, None, None), 2, 1))
         account(bench, accepted=12 - 2, rejected=2, done=2, failed=4, cancelled=4)
         bench.start()
         bench.start()
@@ -966,7 +998,7 @@ class TestCounters:
         account(bench, accepted=4, lost=4)
         for task_id in tasks:
             bench.slots.release("t", bench.now)
-            bench.do(s.Finished(task_id, 1, b"late", False))
+            bench.do(HandlerFinished(task_id, 1, b"late", False))
         account(bench, accepted=4, lost=4, undelivered=2)
 
     def test_and_those_after_our_close_frame(self) -> None:
@@ -983,7 +1015,7 @@ class TestCounters:
         bench.connect()
         for begin in (bench.start, bench.start, bench.accept, bench.accept):
             begin()
-        bench.do(s.Stop(bench.now))
+        bench.do(StopRequested(bench.now))
         account(bench, accepted=4, unfinished=4)
 
 
@@ -996,14 +1028,14 @@ class TestIdle:
         bench.connect()
         assert bench.slots.idle_since == START + 3
         bench.now += 1
-        bench.do(s.TypesChanged({"t": None}))
+        bench.do(TypesChanged({"t": None}))
         assert bench.slots.idle_since == START + 4
         for end in (
             lambda task_id: bench.do(m.TaskCancel(task_id, "why")),
             lambda task_id: bench.do(
-                s.Oversized(m.Head("broker:tasksettings", task_id, None, None, None), 2, 1)
+                OversizedMessage(m.Head("broker:tasksettings", task_id, None, None, None), 2, 1)
             ),
-            lambda task_id: bench.do(s.Stop(bench.now)),
+            lambda task_id: bench.do(StopRequested(bench.now)),
         ):
             task_id = bench.accept()
             assert bench.slots.idle_since is None
@@ -1021,38 +1053,36 @@ class TestCalls:
 
     def test_a_call_is_sent_and_its_answer_ends_it_once(self) -> None:
         bench = self.bench()
-        assert bench.call("task1", "c", b"the call") == [s.SendPayload(b"the call")]
-        assert bench.do(m.RpcResponse("task1", "c", "success", [1])) == [s.AnswerCall("call c", [1], None)]
+        assert bench.call("task1", "c", b"the call") == [SendPayload(b"the call")]
+        assert bench.do(m.RpcResponse("task1", "c", "success", [1])) == [EndCall("call c", [1], None)]
         assert bench.do(m.RpcResponse("task1", "c", "success", [1])) == []
 
     @pytest.mark.parametrize("data", [None, 0, "", [], False])
     def test_an_answer_may_be_anything(self, data: Any) -> None:
         bench = self.bench()
         bench.call("task1", "c")
-        assert bench.do(m.RpcResponse("task1", "c", "success", data)) == [s.AnswerCall("call c", data, None)]
+        assert bench.do(m.RpcResponse("task1", "c", "success", data)) == [EndCall("call c", data, None)]
 
     @pytest.mark.parametrize("data", ["Method not allowed", {"message": "no"}])
     def test_an_error_has_its_reason(self, data: Any) -> None:
         bench = self.bench()
         bench.call("task1", "c")
-        assert bench.do(m.RpcResponse("task1", "c", "error", data)) == [s.AnswerCall("call c", None, data)]
+        assert bench.do(m.RpcResponse("task1", "c", "error", data)) == [EndCall("call c", None, data)]
 
     @pytest.mark.parametrize("data", [None, {}, "", []])
     def test_an_error_without_a_reason_is_an_error(self, data: Any) -> None:
         bench = self.bench()
         bench.call("task1", "c")
         assert bench.do(m.RpcResponse("task1", "c", "error", data)) == [
-            s.AnswerCall("call c", None, "n8n gave no reason")
+            EndCall("call c", None, "n8n gave no reason")
         ]
 
     def test_task_data_and_node_types_are_answers_too(self) -> None:
         bench = self.bench()
         bench.call("task1", "c")
         bench.call("task1", "d")
-        assert bench.do(m.NodeTypes("task1", "d", [{}])) == [s.AnswerCall("call d", [{}], None)]
-        assert bench.do(m.TaskDataResponse("task1", "c", {"a": 1})) == [
-            s.AnswerCall("call c", {"a": 1}, None)
-        ]
+        assert bench.do(m.NodeTypes("task1", "d", [{}])) == [EndCall("call d", [{}], None)]
+        assert bench.do(m.TaskDataResponse("task1", "c", {"a": 1})) == [EndCall("call c", {"a": 1}, None)]
 
     def test_answers_in_any_order_find_their_calls(self) -> None:
         bench = self.bench()
@@ -1061,12 +1091,12 @@ class TestCalls:
             bench.call(task_id, call_id)
         for call_id, task_id in [("e", other), ("c", "task1"), ("d", "task1")]:
             assert bench.do(m.RpcResponse(task_id, call_id, "success", call_id)) == [
-                s.AnswerCall(f"call {call_id}", call_id, None)
+                EndCall(f"call {call_id}", call_id, None)
             ]
 
     def test_a_call_that_wants_no_answer_waits_for_none(self) -> None:
         bench = self.bench()
-        assert bench.do(s.CallMade("task1", 1, "c", b"log", None)) == [s.SendPayload(b"log")]
+        assert bench.do(CallMade("task1", 1, "c", b"log", None)) == [SendPayload(b"log")]
         assert bench.do(m.RpcResponse("task1", "c", "success", None)) == []
 
     @pytest.mark.parametrize("end", ["finished", "cancel", "timeout", "lost"])
@@ -1083,22 +1113,22 @@ class TestCalls:
             actions, reason = bench.pass_time(5), s.timeout_message(5)
         else:
             actions, reason = bench.lose(), "The connection to n8n was lost"
-        assert of(s.AnswerCall, actions)[0] == s.AnswerCall("call c", None, reason)
+        assert of(EndCall, actions)[0] == EndCall("call c", None, reason)
         assert bench.do(m.RpcResponse("task1", "c", "success", 1)) == []
         if end in ("finished", "cancel"):
-            assert bench.do(m.RpcResponse(other, "d", "success", 1)) == [s.AnswerCall("call d", 1, None)]
+            assert bench.do(m.RpcResponse(other, "d", "success", 1)) == [EndCall("call d", 1, None)]
 
     def test_a_call_of_a_task_that_has_ended_ends_at_once(self) -> None:
         bench = self.bench()
         bench.finish("task1")
-        assert bench.call("task1", "c") == [s.AnswerCall("call c", None, "the task has ended")]
-        assert bench.do(s.CallMade("task1", 1, "c", b"log", None)) == []
-        assert bench.call("unknown", "c") == [s.AnswerCall("call c", None, "the task has ended")]
+        assert bench.call("task1", "c") == [EndCall("call c", None, "the task has ended")]
+        assert bench.do(CallMade("task1", 1, "c", b"log", None)) == []
+        assert bench.call("unknown", "c") == [EndCall("call c", None, "the task has ended")]
 
     def test_a_call_before_the_settings_belongs_to_no_task_that_runs(self) -> None:
         bench = self.bench()
         accepted = bench.accept()
-        assert of(s.SendPayload, bench.call(accepted, "c")) == []
+        assert of(SendPayload, bench.call(accepted, "c")) == []
 
     def test_an_answer_that_is_too_large_is_an_error(self) -> None:
         for head in (
@@ -1108,9 +1138,9 @@ class TestCalls:
         ):
             bench = self.bench()
             bench.call("task1", "c")
-            event = s.Oversized(head, 2000, 1000)
+            event = OversizedMessage(head, 2000, 1000)
             assert bench.do(event) == [
-                s.AnswerCall(
+                EndCall(
                     "call c",
                     None,
                     "the answer of n8n is too large for the runner. It has 2000 bytes, and the runner "
@@ -1122,7 +1152,7 @@ class TestCalls:
     def test_a_message_that_is_too_large_and_says_not_what_it_is(self) -> None:
         bench = self.bench()
         bench.call("task1", "c")
-        assert bench.do(s.Oversized(m.Head(None, None, None, None, None), 2, 1)) == []
+        assert bench.do(OversizedMessage(m.Head(None, None, None, None, None), 2, 1)) == []
 
     def test_no_answer_crosses_connections(self) -> None:
         bench = self.bench()
@@ -1131,8 +1161,8 @@ class TestCalls:
         bench.connect()
         bench.do(m.TaskOfferAccept(bench.offers()[0], "task1"), m.TaskSettings("task1", 1))
         assert bench.do(m.RpcResponse("task1", "c", "success", 1)) == []
-        assert bench.do(s.CallMade("task1", 1, "d", b"old", "old call")) == [
-            s.AnswerCall("old call", None, "the task has ended")
+        assert bench.do(CallMade("task1", 1, "d", b"old", "old call")) == [
+            EndCall("old call", None, "the task has ended")
         ]
 
 
@@ -1240,8 +1270,8 @@ class TestCongestion:
         bench.connect()
         first, second = bench.start(), bench.start()
         bench.session.set_congested(True)
-        assert bench.call(first, "c") == [s.SendPayload(b"call")]
-        assert s.SendPayload(b"answer") in bench.finish(first)
+        assert bench.call(first, "c") == [SendPayload(b"call")]
+        assert SendPayload(b"answer") in bench.finish(first)
         assert of(m.TaskFailed, bench.pass_time(5))[0].task_id == second
 
     def test_a_link_that_cannot_offer_keeps_no_slot_from_the_others(self) -> None:
@@ -1254,12 +1284,12 @@ class TestCongestion:
         a.session.set_congested(True)
         a.settle()
         slots.release("t", a.now)  # it is the turn of `a`
-        assert a.do(s.SlotFreed()) == []
-        assert s.SendPayload(b"answer") in b.do(s.Finished(task_id, 1, b"answer", False))
+        assert a.do(SlotFreed()) == []
+        assert SendPayload(b"answer") in b.do(HandlerFinished(task_id, 1, b"answer", False))
         assert b.offers() == []
         assert a.session.next_deadline() == START + TURN
-        assert without(PING, a.pass_time(TURN)) == [s.WakeLinks(("b",))]
-        assert without(PING, b.do(s.SlotFreed())) == [m.TaskOffer("b2", "t", 10_000)]
+        assert without(PING, a.pass_time(TURN)) == [WakeLinks(("b",))]
+        assert without(PING, b.do(SlotFreed())) == [m.TaskOffer("b2", "t", 10_000)]
         assert b.accept()
         # The link sleeps until something happens, however long its answer takes.
         turns = 0
@@ -1316,8 +1346,8 @@ class TestLiveness:
         bench = Bench(capacity=1)
         bench.connect(0.99)
         assert bench.pass_time(liveness.PING_INTERVAL - 0.01) == []
-        assert bench.pass_time(0.01) == [s.SendUrgentPing(s.LIVENESS_PING)]
-        assert of((s.SendPing, s.SendUrgentPing), bench.pass_time(liveness.SILENCE_LIMIT - 1)) == []
+        assert bench.pass_time(0.01) == [SendUrgentPing(s.LIVENESS_PING)]
+        assert of((SendPing, SendUrgentPing), bench.pass_time(liveness.SILENCE_LIMIT - 1)) == []
 
     def test_the_answer_to_it_is_a_sign_of_life_and_no_receipt(self) -> None:
         bench = Bench(capacity=1)
@@ -1327,9 +1357,9 @@ class TestLiveness:
         assert bench.session._unconfirmed
         bench.pass_time(liveness.PING_INTERVAL)
         bench.session.note_received(bench.now)
-        assert bench.do(s.Pong(s.LIVENESS_PING)) == []
+        assert bench.do(Pong(s.LIVENESS_PING)) == []
         assert bench.session._unconfirmed
-        assert of(s.EndConnection, bench.pass_time(liveness.SILENCE_LIMIT)) == []
+        assert of(AbortConnection, bench.pass_time(liveness.SILENCE_LIMIT)) == []
 
     def test_a_peer_that_says_nothing_is_gone(self) -> None:
         bench = Bench()
@@ -1337,7 +1367,7 @@ class TestLiveness:
         bench.pass_time(liveness.PING_INTERVAL + liveness.SILENCE_LIMIT - 0.01)
         assert bench.session.is_registered
         reason = "the broker has been silent for 30 s after a ping"
-        assert bench.pass_time(0.01)[-1] == s.EndConnection(reason)
+        assert bench.pass_time(0.01)[-1] == AbortConnection(reason)
         assert not bench.session.is_registered
         assert bench.session.next_deadline() is None
         assert bench.pass_time(100) == []
@@ -1364,13 +1394,13 @@ class TestLiveness:
         bench.pass_time(liveness.MEASURE_INTERVAL)
         assert bench.session.is_registered
         bench.measured = bench.measured._replace(silent_for=15.0)
-        assert isinstance(bench.pass_time(0.1)[-1], s.EndConnection)
+        assert isinstance(bench.pass_time(0.1)[-1], AbortConnection)
 
     def test_a_peer_whose_bytes_come_slowly_is_alive(self) -> None:
         bench = Bench()
         bench.connect()
         for _ in range(10):
-            assert of(s.EndConnection, bench.pass_time(liveness.SILENCE_LIMIT - 1)) == []
+            assert of(AbortConnection, bench.pass_time(liveness.SILENCE_LIMIT - 1)) == []
             bench.session.note_received(bench.now)
 
     def test_reading_pauses_while_too_much_waits(self) -> None:
@@ -1398,8 +1428,8 @@ class TestLiveness:
         for _ in range(20):
             assert bench.session.set_waiting(True, s.BACKLOG_LIMIT + 1, bench.now)
             bench.measured = bench.measured._replace(written=bench.measured.written + 1)
-            assert of(s.EndConnection, bench.pass_time(5)) == []
-        (end,) = of(s.EndConnection, bench.pass_time(liveness.STALL_LIMIT))
+            assert of(AbortConnection, bench.pass_time(5)) == []
+        (end,) = of(AbortConnection, bench.pass_time(liveness.STALL_LIMIT))
         assert end.reason == "the broker has stopped reading: it has taken nothing for 30 s"
 
     def test_an_acceptance_with_an_id_of_any_length_is_not_answered(self) -> None:
@@ -1416,21 +1446,21 @@ class TestLiveness:
         bench.pass_time(liveness.PING_INTERVAL + liveness.SILENCE_LIMIT)
         assert not bench.session.is_registered
         assert bench.finish(task_id, b"late", True) == [
-            s.AnswerCall("call c", None, "the task has ended"),
-            s.ReportUndelivered(task_id, "t", b"late", True, True),
+            EndCall("call c", None, "the task has ended"),
+            ReportUndelivered(task_id, "t", b"late", True, True),
         ]
         account(bench, accepted=1, lost=1, undelivered=1)
         assert bench.lose() == []
 
     def test_nothing_follows_a_close_frame(self) -> None:
         bench = Bench()
-        bench.do(s.Connected(0.0))
+        bench.do(Connected(0.0))
         bench.now += 1000  # a ping and the end of the handshake are both due
-        assert [type(action) for action in bench.settle()] == [s.CloseConnection]
+        assert [type(action) for action in bench.settle()] == [CloseConnection]
         bench = Bench()
         bench.connect()
         bench.now += liveness.PING_INTERVAL
-        assert [type(action) for action in bench.do(s.Stop(bench.now))] == [s.CloseConnection]
+        assert [type(action) for action in bench.do(StopRequested(bench.now))] == [CloseConnection]
 
 
 class TestDelivery:
@@ -1449,8 +1479,8 @@ class TestDelivery:
         bench.connect()
         bench.now += 1
         actions = bench.finish(bench.start())
-        assert actions[-1] == s.SendPing(str(bench.sent))
-        assert actions.index(s.SendPayload(b"answer")) < len(actions) - 1
+        assert actions[-1] == SendPing(str(bench.sent))
+        assert actions.index(SendPayload(b"answer")) < len(actions) - 1
 
     def test_pings_are_apart_from_each_other(self) -> None:
         bench = self.answered()
@@ -1458,35 +1488,35 @@ class TestDelivery:
         assert ping is not None
         bench.finish(bench.start())
         assert bench.session._ping == ping  # the first one is not answered yet
-        assert of(PING, bench.do(s.Pong(ping[0]))) == []
+        assert of(PING, bench.do(Pong(ping[0]))) == []
         assert bench.session.next_deadline() == START + 1 + s.PING_SPACING
         (second,) = of(PING, bench.pass_time(s.PING_SPACING))
         assert bench.session._unconfirmed
-        bench.do(s.Pong(second.payload))
+        bench.do(Pong(second.payload))
         assert not bench.session._unconfirmed
-        assert of(s.SendPing, bench.pass_time(60)) == []
+        assert of(SendPing, bench.pass_time(60)) == []
 
     def test_a_ping_without_an_answer_is_repeated_with_what_came_since(self) -> None:
         """A peer may answer only the latest of several pings."""
         bench = self.answered()
-        assert of(s.SendPing, bench.pass_time(s.PING_REPEAT - 0.01)) == []
-        (again,) = of(s.SendPing, bench.pass_time(0.01))
-        bench.do(s.Pong(again.payload))
+        assert of(SendPing, bench.pass_time(s.PING_REPEAT - 0.01)) == []
+        (again,) = of(SendPing, bench.pass_time(0.01))
+        bench.do(Pong(again.payload))
         assert not bench.session._unconfirmed
 
     def test_but_not_while_it_waits_behind_a_large_answer(self) -> None:
         bench = self.answered()
         bench.session.set_congested(True)
-        assert of(s.SendPing, bench.pass_time(2 * s.PING_REPEAT)) == []
+        assert of(SendPing, bench.pass_time(2 * s.PING_REPEAT)) == []
         bench.session.set_congested(False)
-        assert len(of(s.SendPing, bench.settle())) == 1
+        assert len(of(SendPing, bench.settle())) == 1
 
     def test_what_a_pong_covers_is_not_reported(self) -> None:
         bench = self.answered(3)
-        (ping,) = [s.SendPing(bench.session._ping[0])] if bench.session._ping else []
-        bench.do(s.Pong(ping.payload))
+        (ping,) = [SendPing(bench.session._ping[0])] if bench.session._ping else []
+        bench.do(Pong(ping.payload))
         # The first result was sent with the ping, the others after it.
-        reports = of(s.ReportUndelivered, bench.lose(written=1000))
+        reports = of(ReportUndelivered, bench.lose(written=1000))
         assert [report.task_id for report in reports] == ["task2", "task3"]
 
     def test_a_pong_covers_the_last_message_before_its_ping(self) -> None:
@@ -1496,9 +1526,9 @@ class TestDelivery:
         bench.do(m.Drain())  # so that no offer follows the answer
         bench.now += 1
         actions = bench.finish(first)
-        assert [type(action) for action in actions] == [s.SendPayload, s.SendPing]
-        bench.do(s.Pong(actions[1].payload))
-        assert of(s.ReportUndelivered, bench.lose(written=1000)) == []
+        assert [type(action) for action in actions] == [SendPayload, SendPing]
+        bench.do(Pong(actions[1].payload))
+        assert of(ReportUndelivered, bench.lose(written=1000)) == []
 
     def test_what_is_lost_may_have_arrived_if_it_was_written(self) -> None:
         bench = self.answered(2)
@@ -1506,8 +1536,8 @@ class TestDelivery:
         assert ordinals == sorted(ordinals)
         first, second = ordinals
         assert bench.lose(written=second - 1) == [
-            s.ReportUndelivered("task1", "t", b"answer 1", False, False),
-            s.ReportUndelivered("task2", "t", b"answer 2", False, True),
+            ReportUndelivered("task1", "t", b"answer 1", False, False),
+            ReportUndelivered("task2", "t", b"answer 2", False, True),
         ]
         account(bench, accepted=2, done=2, undelivered=2)
         assert first < second
@@ -1533,11 +1563,11 @@ class TestDelivery:
         bench = Bench()
         bench.connect()
         bench.finish(bench.start(), b"error", failed=True)
-        assert bench.lose(written=1000) == [s.ReportUndelivered("task1", "t", b"error", True, False)]
+        assert bench.lose(written=1000) == [ReportUndelivered("task1", "t", b"error", True, False)]
 
     def test_the_brokers_close_frame_proves_everything(self) -> None:
         bench = self.answered(2)
-        assert bench.lose(written=0, farewell=True) == []
+        assert bench.lose(written=0, clean=True) == []
         account(bench, accepted=2, done=2)
 
     def test_nothing_is_reported_twice(self) -> None:
@@ -1554,7 +1584,7 @@ class TestDelivery:
         bench.connect()
         bench.now += 0.05
         bench.finish(bench.start())
-        bench.do(s.Pong(ping[0]))
+        bench.do(Pong(ping[0]))
         assert len(bench.lose(written=1000)) == 1
 
     def test_texts_are_kept_up_to_a_limit(self) -> None:
@@ -1568,12 +1598,12 @@ class TestDelivery:
         assert ping is None
         bench.pass_time(s.PING_SPACING)
         assert bench.session._ping is not None
-        bench.do(s.Pong(bench.session._ping[0]))
+        bench.do(Pong(bench.session._ping[0]))
         # Room again, all of it.
         bench.finish(bench.start(), half)
         bench.finish(bench.start(), half)
         bench.finish(bench.start(), b"z")
-        reports = of(s.ReportUndelivered, bench.lose(written=0))
+        reports = of(ReportUndelivered, bench.lose(written=0))
         assert [report.payload for report in reports] == [half, half, None]
         assert [report.certain for report in reports] == [True] * 3
         # And on the next connection.
@@ -1602,11 +1632,11 @@ class TestDrain:
         # An acceptance that was under way.
         assert bench.do(m.TaskOfferAccept("a3", "x")) == [m.TaskRejected("x", s.REASON_STOPPING)]
         assert bench.do(m.TaskSettings(accepted, 1))[0].task_id == accepted
-        assert without(PING, bench.finish(running)) == [s.SendPayload(b"answer")]
-        assert without(PING, bench.finish(accepted)) == [s.SendPayload(b"answer")]
+        assert without(PING, bench.finish(running)) == [SendPayload(b"answer")]
+        assert without(PING, bench.finish(accepted)) == [SendPayload(b"answer")]
         account(bench, accepted=2, done=2, rejected=1)
         # Now the broker closes, and the link connects again.
-        assert bench.lose(1000, farewell=True) == []
+        assert bench.lose(1000, clean=True) == []
         assert bench.session.state is s.State.DISCONNECTED
         assert len(bench.connect()) == 3
 
@@ -1616,9 +1646,9 @@ class TestDrain:
         bench.do(m.Drain())
         self.passing(bench, s.DRAIN_LIMIT - 1)
         assert bench.session.is_registered
-        assert of(s.CloseConnection, bench.pass_time(0.99)) == []
-        assert of(s.CloseConnection, bench.pass_time(0.01)) == [
-            s.CloseConnection(1000, "the broker drains, but does not close")
+        assert of(CloseConnection, bench.pass_time(0.99)) == []
+        assert of(CloseConnection, bench.pass_time(0.01)) == [
+            CloseConnection(1000, "the broker drains, but does not close")
         ]
 
     def passing(self, bench: Bench, seconds: float) -> list[Any]:
@@ -1635,10 +1665,10 @@ class TestDrain:
         bench.connect()
         task_id = bench.start()
         bench.do(m.Drain())
-        assert of(s.CloseConnection, self.passing(bench, s.DRAIN_LIMIT + 50)) == []
+        assert of(CloseConnection, self.passing(bench, s.DRAIN_LIMIT + 50)) == []
         actions = bench.finish(task_id)
-        assert s.SendPayload(b"answer") in actions
-        assert of(s.CloseConnection, actions) != []
+        assert SendPayload(b"answer") in actions
+        assert of(CloseConnection, actions) != []
 
     def test_a_task_that_has_no_settings_holds_it_up_as_well(self) -> None:
         bench = Bench()
@@ -1647,7 +1677,7 @@ class TestDrain:
         bench.now += 1
         bench.do(m.Drain())
         bench.session._drained_at = bench.now - s.DRAIN_LIMIT
-        assert of(s.CloseConnection, bench.pass_time(5)) == []
+        assert of(CloseConnection, bench.pass_time(5)) == []
 
     def test_a_stop_during_a_drain_is_a_stop(self) -> None:
         bench = Bench(task_timeout=1000.0)
@@ -1655,11 +1685,11 @@ class TestDrain:
         task_id = bench.start()
         bench.do(m.Drain())
         self.passing(bench, s.DRAIN_LIMIT - 1)
-        assert bench.do(s.Stop(bench.now + 30)) == []
-        assert of(s.CloseConnection, self.passing(bench, 20)) == []
+        assert bench.do(StopRequested(bench.now + 30)) == []
+        assert of(CloseConnection, self.passing(bench, 20)) == []
         actions = self.passing(bench, 10)
-        assert s.CancelTask(task_id, s.REASON_STOPPED) in actions
-        assert of(s.CloseConnection, actions) == [s.CloseConnection(1000, "the runner stops")]
+        assert CancelTask(task_id, s.REASON_STOPPED) in actions
+        assert of(CloseConnection, actions) == [CloseConnection(1000, "the runner stops")]
 
     def test_said_twice_it_does_not_begin_anew(self) -> None:
         bench = Bench()
@@ -1667,7 +1697,7 @@ class TestDrain:
         bench.do(m.Drain())
         self.passing(bench, s.DRAIN_LIMIT - 1)
         bench.do(m.Drain())
-        assert of(s.CloseConnection, bench.pass_time(1)) != []
+        assert of(CloseConnection, bench.pass_time(1)) != []
 
     def test_the_answer_to_an_acceptance_may_wait_through_it(self) -> None:
         bench = Bench()
@@ -1683,26 +1713,26 @@ class TestDrain:
 class TestStop:
     def test_without_a_connection_it_is_closed_at_once(self) -> None:
         bench = Bench()
-        assert bench.do(s.Stop(START + 10)) == []
+        assert bench.do(StopRequested(START + 10)) == []
         assert bench.session.state is s.State.CLOSED
         assert bench.session.is_stopping
         assert bench.session.next_deadline() is None
-        assert bench.do(s.Connected(0.0), s.Stop(START), s.Lost(0)) == []
+        assert bench.do(Connected(0.0), StopRequested(START), Disconnected(0)) == []
         assert bench.session.state is s.State.CLOSED
 
     @pytest.mark.parametrize("events", [[], [m.InfoRequest()]])
     def test_during_the_handshake_the_connection_is_closed(self, events: list[Any]) -> None:
         bench = Bench()
-        bench.do(s.Connected(0.0), *events)
-        assert bench.do(s.Stop(START + 10)) == [s.CloseConnection(1000, "the runner stops")]
-        assert bench.do(s.Stop(START + 10)) == []
+        bench.do(Connected(0.0), *events)
+        assert bench.do(StopRequested(START + 10)) == [CloseConnection(1000, "the runner stops")]
+        assert bench.do(StopRequested(START + 10)) == []
         bench.lose()
         assert bench.session.state is s.State.CLOSED
 
     def test_without_tasks_the_connection_is_closed_at_once(self) -> None:
         bench = Bench()
         bench.connect()
-        assert bench.do(s.Stop(START + 10)) == [s.CloseConnection(1000, "the runner stops")]
+        assert bench.do(StopRequested(START + 10)) == [CloseConnection(1000, "the runner stops")]
         assert bench.session.state is s.State.DRAINING
         assert not bench.session.is_registered
         bench.lose()
@@ -1712,19 +1742,19 @@ class TestStop:
         bench = Bench(capacity=3)
         bench.connect()
         running, accepted = bench.start(), bench.accept()
-        assert bench.do(s.Stop(START + 10)) == []
+        assert bench.do(StopRequested(START + 10)) == []
         assert bench.offers() == []
         assert bench.do(m.TaskOfferAccept("a3", "x")) == [m.TaskRejected("x", s.REASON_STOPPING)]
         # It is alive meanwhile: calls are answered, settings are taken.
-        assert bench.call(running, "c") == [s.SendPayload(b"call")]
-        assert bench.do(m.RpcResponse(running, "c", "success", 1)) == [s.AnswerCall("call c", 1, None)]
+        assert bench.call(running, "c") == [SendPayload(b"call")]
+        assert bench.do(m.RpcResponse(running, "c", "success", 1)) == [EndCall("call c", 1, None)]
         assert bench.do(m.TaskSettings(accepted, 1))[0].task_id == accepted
-        assert without(PING, bench.finish(running)) == [s.SendPayload(b"answer")]
+        assert without(PING, bench.finish(running)) == [SendPayload(b"answer")]
         assert without(PING, bench.finish(accepted)) == [
-            s.SendPayload(b"answer"),
-            s.CloseConnection(1000, "the runner stops"),
+            SendPayload(b"answer"),
+            CloseConnection(1000, "the runner stops"),
         ]
-        assert bench.lose(1000, farewell=True) == []
+        assert bench.lose(1000, clean=True) == []
         assert bench.session.state is s.State.CLOSED
         account(bench, accepted=2, done=2, rejected=1)
 
@@ -1732,10 +1762,10 @@ class TestStop:
         bench = Bench()
         bench.connect()
         task_id = bench.start()
-        bench.do(s.Stop(START + 10))
+        bench.do(StopRequested(START + 10))
         assert bench.do(m.TaskCancel(task_id, "why")) == [
-            s.CancelTask(task_id, "why"),
-            s.CloseConnection(1000, "the runner stops"),
+            CancelTask(task_id, "why"),
+            CloseConnection(1000, "the runner stops"),
         ]
 
     def test_the_shorter_of_two_grace_periods_counts(self) -> None:
@@ -1743,36 +1773,36 @@ class TestStop:
             bench = Bench()
             bench.connect()
             bench.start()
-            bench.do(s.Stop(START + first))
-            bench.do(s.Stop(START + second))
+            bench.do(StopRequested(START + first))
+            bench.do(StopRequested(START + second))
             assert bench.session.next_deadline() == START + 5
-            assert of(s.CancelTask, bench.pass_time(4.99)) == []
-            assert of(s.CancelTask, bench.pass_time(0.01)) != []
+            assert of(CancelTask, bench.pass_time(4.99)) == []
+            assert of(CancelTask, bench.pass_time(0.01)) != []
 
     def test_with_no_grace_at_all(self) -> None:
         bench = Bench()
         bench.connect()
         task_id = bench.start()
-        actions = bench.do(s.Stop(START))
-        assert [type(action) for action in actions] == [m.TaskFailed, s.CancelTask, s.CloseConnection]
-        assert actions[1] == s.CancelTask(task_id, "The runner was stopped", False)
+        actions = bench.do(StopRequested(START))
+        assert [type(action) for action in actions] == [m.TaskFailed, CancelTask, CloseConnection]
+        assert actions[1] == CancelTask(task_id, "The runner was stopped", False)
 
     def test_a_loss_meanwhile_ends_it(self) -> None:
         bench = Bench()
         bench.connect()
         task_id = bench.start()
-        bench.do(s.Stop(START + 10))
-        assert bench.lose() == [s.CancelTask(task_id, s.REASON_LOST)]
+        bench.do(StopRequested(START + 10))
+        assert bench.lose() == [CancelTask(task_id, s.REASON_LOST)]
         assert bench.session.state is s.State.CLOSED
         assert bench.session.orphans == 1
-        assert bench.finish(task_id) == [s.ReportUndelivered(task_id, "t", b"answer", False, True)]
+        assert bench.finish(task_id) == [ReportUndelivered(task_id, "t", b"answer", False, True)]
         assert bench.session.orphans == 0
 
     def test_while_our_close_frame_is_under_way(self) -> None:
         bench = Bench()
         bench.connect()
         bench.pass_time(liveness.PING_INTERVAL + liveness.SILENCE_LIMIT)
-        assert bench.do(s.Stop(bench.now)) == []
+        assert bench.do(StopRequested(bench.now)) == []
         bench.lose()
         assert bench.session.state is s.State.CLOSED
 
@@ -1803,6 +1833,6 @@ def test_a_task_that_was_interrupted_counts_as_unfinished() -> None:
     bench = Bench()
     bench.connect()
     task_id = bench.start()
-    event = s.Finished(task_id, bench.session.generation, b"error", True, interrupted=True)
-    assert s.SendPayload(b"error") in bench.do(event)
+    event = HandlerFinished(task_id, bench.session.generation, b"error", True, interrupted=True)
+    assert SendPayload(b"error") in bench.do(event)
     account(bench, accepted=1, unfinished=1)

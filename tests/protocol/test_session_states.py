@@ -9,6 +9,30 @@ import pytest
 from n8nrunner.protocol import liveness
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol import session as s
+from n8nrunner.protocol.actions import (
+    AbortConnection,
+    CancelTask,
+    CloseConnection,
+    EndCall,
+    ReportUndelivered,
+    SendPayload,
+    SendPing,
+    StartTask,
+)
+from n8nrunner.protocol.events import (
+    CallMade,
+    Connected,
+    Disconnected,
+    HandlerFinished,
+    OfferingChanged,
+    OversizedMessage,
+    Pong,
+    SlotFreed,
+    SocketMeasured,
+    StopRequested,
+    TypesChanged,
+    UnreadableMessage,
+)
 from tests.protocol.bench import Bench
 
 #: The states, and OFFERING after our own close frame, when nothing may be sent and nothing may begin.
@@ -30,10 +54,10 @@ def bench_in(state: str) -> Bench:
     no settings, and a task "running" that waits for the answer to the call "c"."""
     bench = Bench(capacity=3)
     if state == "CLOSED":
-        bench.do(s.Stop(bench.now))
+        bench.do(StopRequested(bench.now))
     if state in ("DISCONNECTED", "CLOSED"):
         return bench
-    bench.do(s.Connected(0.0))
+    bench.do(Connected(0.0))
     if state == "INFO":
         return bench
     bench.do(m.InfoRequest())
@@ -45,12 +69,12 @@ def bench_in(state: str) -> Bench:
     for task_id in ("accepted", "running"):
         bench.do(m.TaskOfferAccept(bench.offers()[0], task_id))
     bench.do(m.TaskSettings("running", {}))
-    bench.do(s.CallMade("running", 1, "c", b"", "call"))
+    bench.do(CallMade("running", 1, "c", b"", "call"))
     assert len(bench.offers()) == 1
     if state == "DRAINING":
         bench.do(m.Drain())
     if state == "CLOSING":
-        assert isinstance(bench.pass_time(1)[-1], s.EndConnection)
+        assert isinstance(bench.pass_time(1)[-1], AbortConnection)
     return bench
 
 
@@ -72,38 +96,38 @@ EVENTS: dict[str, Callable[[Bench], Any]] = {
     "TaskDataResponse": lambda bench: m.TaskDataResponse("running", "c", 1),
     "NodeTypes": lambda bench: m.NodeTypes("running", "c", 1),
     "Drain": lambda bench: m.Drain(),
-    "Connected": lambda bench: s.Connected(0.0),
-    "Lost": lambda bench: s.Lost(0),
-    "Finished": lambda bench: s.Finished("running", 1, b"answer", False),
-    "Finished, task unknown": lambda bench: s.Finished("unknown", 1, b"answer", False),
-    "Finished, other connection": lambda bench: s.Finished("running", 0, b"answer", False),
-    "CallMade": lambda bench: s.CallMade("running", 1, "d", b"", "other call"),
-    "CallMade, no answer wanted": lambda bench: s.CallMade("running", 1, "d", b"", None),
-    "CallMade, other connection": lambda bench: s.CallMade("running", 0, "d", b"", "other call"),
-    "SlotFreed": lambda bench: s.SlotFreed(),
-    "TypesChanged": lambda bench: s.TypesChanged({"t": None, "u": None}),
-    "Oversized, settings": lambda bench: s.Oversized(
+    "Connected": lambda bench: Connected(0.0),
+    "Disconnected": lambda bench: Disconnected(0),
+    "HandlerFinished": lambda bench: HandlerFinished("running", 1, b"answer", False),
+    "HandlerFinished, task unknown": lambda bench: HandlerFinished("unknown", 1, b"answer", False),
+    "HandlerFinished, other connection": lambda bench: HandlerFinished("running", 0, b"answer", False),
+    "CallMade": lambda bench: CallMade("running", 1, "d", b"", "other call"),
+    "CallMade, no answer wanted": lambda bench: CallMade("running", 1, "d", b"", None),
+    "CallMade, other connection": lambda bench: CallMade("running", 0, "d", b"", "other call"),
+    "SlotFreed": lambda bench: SlotFreed(),
+    "TypesChanged": lambda bench: TypesChanged({"t": None, "u": None}),
+    "OversizedMessage, settings": lambda bench: OversizedMessage(
         m.Head("broker:tasksettings", "accepted", None, None, None), 9, 8
     ),
-    "Oversized, answer": lambda bench: s.Oversized(
+    "OversizedMessage, answer": lambda bench: OversizedMessage(
         m.Head("broker:rpcresponse", "running", "c", None, "success"), 9, 8
     ),
-    "Offering": lambda bench: s.Offering(True),
-    "Offering, not wanted": lambda bench: s.Offering(False),
-    "Unreadable, settings": lambda bench: s.Unreadable(
+    "OfferingChanged": lambda bench: OfferingChanged(True),
+    "OfferingChanged, not wanted": lambda bench: OfferingChanged(False),
+    "UnreadableMessage, settings": lambda bench: UnreadableMessage(
         m.Head("broker:tasksettings", "accepted", None, None, None), "It is not JSON."
     ),
-    "Unreadable, answer": lambda bench: s.Unreadable(
+    "UnreadableMessage, answer": lambda bench: UnreadableMessage(
         m.Head("broker:rpcresponse", "running", "c", None, "success"), "It is not JSON."
     ),
-    "Unreadable, unknown": lambda bench: s.Unreadable(
+    "UnreadableMessage, unknown": lambda bench: UnreadableMessage(
         m.Head(None, None, None, None, None), "It is not JSON."
     ),
-    "Oversized, unknown": lambda bench: s.Oversized(m.Head(None, None, None, None, None), 9, 8),
-    "Pong": lambda bench: s.Pong("0"),
-    "Measured": lambda bench: liveness.Measured(0, 0, 0.0, None),
-    "Measured, nothing acknowledged": lambda bench: liveness.Measured(1, 1, 0.0, 15.0),
-    "Stop": lambda bench: s.Stop(bench.now + 10),
+    "OversizedMessage, unknown": lambda bench: OversizedMessage(m.Head(None, None, None, None, None), 9, 8),
+    "Pong": lambda bench: Pong("0"),
+    "SocketMeasured": lambda bench: SocketMeasured(0, 0, 0.0, None),
+    "SocketMeasured, nothing acknowledged": lambda bench: SocketMeasured(1, 1, 0.0, 15.0),
+    "StopRequested": lambda bench: StopRequested(bench.now + 10),
 }
 
 #: State afterwards, actions, and how the number of taken slots changes. None: nothing happens.
@@ -144,60 +168,58 @@ ROWS: dict[str, tuple[Outcome, ...]] = {
     "TaskOfferAccept, offer unknown": with_tasks(m.TaskRejected, closing=None),
     "TaskOfferAccept, task accepted": nowhere(),
     "TaskOfferAccept, task running": nowhere(),
-    "TaskSettings, task accepted": with_tasks(s.StartTask, closing=None),
+    "TaskSettings, task accepted": with_tasks(StartTask, closing=None),
     "TaskSettings, task running": nowhere(),
     "TaskSettings, task unknown": nowhere(),
     "TaskCancel, task accepted": with_tasks(slots=-1),
-    "TaskCancel, task running": with_tasks(s.AnswerCall, s.CancelTask),
+    "TaskCancel, task running": with_tasks(EndCall, CancelTask),
     "TaskCancel, task unknown": nowhere(),
-    "RpcResponse": with_tasks(s.AnswerCall),
+    "RpcResponse": with_tasks(EndCall),
     "RpcResponse, call unknown": nowhere(),
-    "TaskDataResponse": with_tasks(s.AnswerCall),
-    "NodeTypes": with_tasks(s.AnswerCall),
+    "TaskDataResponse": with_tasks(EndCall),
+    "NodeTypes": with_tasks(EndCall),
     "Drain": (None, None, None, to("DRAINING"), None, to("DRAINING"), None),
     "Connected": (to("INFO"), None, None, None, None, None, None),
-    "Lost": (
+    "Disconnected": (
         None,
         *(to("DISCONNECTED"),) * 2,
-        *(to("DISCONNECTED", s.AnswerCall, s.CancelTask, slots=-1),) * 3,
+        *(to("DISCONNECTED", EndCall, CancelTask, slots=-1),) * 3,
         None,
     ),
-    "Finished": with_tasks(
-        s.AnswerCall, s.SendPayload, closing=to("CLOSING", s.AnswerCall, s.ReportUndelivered)
-    ),
-    "Finished, task unknown": nowhere(),
-    "Finished, other connection": nowhere(),
+    "HandlerFinished": with_tasks(EndCall, SendPayload, closing=to("CLOSING", EndCall, ReportUndelivered)),
+    "HandlerFinished, task unknown": nowhere(),
+    "HandlerFinished, other connection": nowhere(),
     "CallMade": (
-        *everywhere(s.AnswerCall)[:3],
-        *with_tasks(s.SendPayload)[3:5],
-        *everywhere(s.AnswerCall)[5:],
+        *everywhere(EndCall)[:3],
+        *with_tasks(SendPayload)[3:5],
+        *everywhere(EndCall)[5:],
     ),
-    "CallMade, no answer wanted": with_tasks(s.SendPayload, closing=None),
-    "CallMade, other connection": everywhere(s.AnswerCall),
+    "CallMade, no answer wanted": with_tasks(SendPayload, closing=None),
+    "CallMade, other connection": everywhere(EndCall),
     "SlotFreed": nowhere(),
     "TypesChanged": nowhere(),
-    "Offering": nowhere(),
-    "Offering, not wanted": nowhere(),
-    "Oversized, settings": with_tasks(m.TaskFailed, slots=-1, closing=None),
-    "Oversized, answer": with_tasks(s.AnswerCall, closing=None),
-    "Oversized, unknown": nowhere(),
-    "Unreadable, settings": with_tasks(m.TaskFailed, slots=-1, closing=None),
-    "Unreadable, answer": with_tasks(s.AnswerCall, closing=None),
-    "Unreadable, unknown": nowhere(),
+    "OfferingChanged": nowhere(),
+    "OfferingChanged, not wanted": nowhere(),
+    "OversizedMessage, settings": with_tasks(m.TaskFailed, slots=-1, closing=None),
+    "OversizedMessage, answer": with_tasks(EndCall, closing=None),
+    "OversizedMessage, unknown": nowhere(),
+    "UnreadableMessage, settings": with_tasks(m.TaskFailed, slots=-1, closing=None),
+    "UnreadableMessage, answer": with_tasks(EndCall, closing=None),
+    "UnreadableMessage, unknown": nowhere(),
     "Pong": nowhere(),
-    "Measured": nowhere(),
-    "Measured, nothing acknowledged": (
+    "SocketMeasured": nowhere(),
+    "SocketMeasured, nothing acknowledged": (
         None,
-        to("INFO", s.EndConnection),
-        to("REGISTRATION", s.EndConnection),
-        to("OFFERING", s.EndConnection),
-        to("DRAINING", s.EndConnection),
+        to("INFO", AbortConnection),
+        to("REGISTRATION", AbortConnection),
+        to("OFFERING", AbortConnection),
+        to("DRAINING", AbortConnection),
         *(None, None),
     ),
-    "Stop": (
+    "StopRequested": (
         to("CLOSED"),
-        to("INFO", s.CloseConnection),
-        to("REGISTRATION", s.CloseConnection),
+        to("INFO", CloseConnection),
+        to("REGISTRATION", CloseConnection),
         to("DRAINING"),
         None,
         to("DRAINING"),
@@ -222,7 +244,7 @@ def test_what_an_event_does_in_a_state(event: str, state: str) -> None:
     bench = bench_in(state)
     assert bench.session.state is IS[state]
     taken = bench.slots.taken
-    if event == "Finished" and state in ("OFFERING", "DRAINING", "CLOSING"):
+    if event == "HandlerFinished" and state in ("OFFERING", "DRAINING", "CLOSING"):
         bench.slots.release("t", bench.now)  # as the thread does whose handler has returned
         taken -= 1
     actions = bench.handle(EVENTS[event](bench))
@@ -232,11 +254,11 @@ def test_what_an_event_does_in_a_state(event: str, state: str) -> None:
     assert bench.slots.taken == taken + slots
     if state == "CLOSING" and bench.session.state is s.State.OFFERING:
         assert set(bench.slots._links["a"]) == {"t"}
-    has_ended = state == "CLOSING" or s.EndConnection in kinds
+    has_ended = state == "CLOSING" or AbortConnection in kinds
     assert bench.session.is_registered is (after in ("OFFERING", "DRAINING") and not has_ended)
     if state == "CLOSING":
         # Nothing may follow the close frame, whatever comes.
-        sent = (s.SendPayload, s.SendPing, s.CloseConnection, m.TaskOffer, m.TaskAccepted, m.TaskRejected)
+        sent = (SendPayload, SendPing, CloseConnection, m.TaskOffer, m.TaskAccepted, m.TaskRejected)
         bench.now += 1000
         assert not [action for action in [*actions, *bench.settle()] if isinstance(action, sent)]
 

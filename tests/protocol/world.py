@@ -18,7 +18,29 @@ from n8nrunner.broker.counts import BrokerEvent
 from n8nrunner.protocol import codec
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol import session as s
-from n8nrunner.protocol.liveness import Measured
+from n8nrunner.protocol.actions import (
+    AbortConnection,
+    CancelTask,
+    CloseConnection,
+    EndCall,
+    MeasureSocket,
+    ReportUndelivered,
+    SendPayload,
+    SendPing,
+    SendUrgentPing,
+    StartTask,
+    WakeLinks,
+)
+from n8nrunner.protocol.events import (
+    CallMade,
+    Connected,
+    Disconnected,
+    HandlerFinished,
+    Pong,
+    SlotFreed,
+    SocketMeasured,
+    StopRequested,
+)
 from n8nrunner.protocol.slots import Slots
 
 #: Seconds that a message is under way at most, and that an event waits in a link's inbox at most. A slot's
@@ -59,7 +81,7 @@ class Connection:
 class Handler:
     """A handler that runs, or has run."""
 
-    def __init__(self, link: Link, connection: Connection, started: s.StartTask) -> None:
+    def __init__(self, link: Link, connection: Connection, started: StartTask) -> None:
         self.link = link
         self.connection = connection
         self.task_id = started.task_id
@@ -67,17 +89,17 @@ class Handler:
         self.generation = started.generation
         self.returned = False
         self.failed = False
-        self.cancelled: s.CancelTask | None = None
+        self.cancelled: CancelTask | None = None
         self.payload = b""
         self.sent = 0
-        self.reports: list[s.ReportUndelivered] = []
+        self.reports: list[ReportUndelivered] = []
 
 
 class Call:
     def __init__(self, call_id: str, handler: Handler) -> None:
         self.call_id = call_id
         self.handler = handler
-        self.ends: list[s.AnswerCall] = []
+        self.ends: list[EndCall] = []
 
 
 class Link:
@@ -118,7 +140,7 @@ class Link:
     def connect(self, jitter: float) -> None:
         if self.connection is None and self.session.state is s.State.DISCONNECTED:
             self.connection = self.broker.connected(self)
-            self.perform(self.session.handle(s.Connected(jitter), self.world.now))
+            self.perform(self.session.handle(Connected(jitter), self.world.now))
             self.settle()
 
     def receive(self) -> None:
@@ -132,21 +154,21 @@ class Link:
             self.world.note_message_to_runner(self, connection, message)
             self.perform(self.session.handle(message, self.world.now))
         elif kind == "pong":
-            self.perform(self.session.handle(s.Pong(content), self.world.now))
+            self.perform(self.session.handle(Pong(content), self.world.now))
         elif kind == "ping":
             self.send("pong", "")
         else:
-            self.lost(farewell=kind == "close" and connection.closed_by_runner)
+            self.lost(clean=kind == "close" and connection.closed_by_runner)
         self.settle()
 
-    def lost(self, farewell: bool) -> None:
+    def lost(self, clean: bool) -> None:
         connection, self.connection = self.connection, None
         assert connection is not None
         connection.to_runner.clear()
         connection.unwritten.clear()
         self.world.break_off(connection)
         self.stalled = False
-        self.perform(self.session.handle(s.Lost(connection.written, farewell), self.world.now))
+        self.perform(self.session.handle(Disconnected(connection.written, clean), self.world.now))
         self.handlers.clear()
 
     def send(self, kind: str, content: str, urgent: bool = False) -> None:
@@ -173,36 +195,36 @@ class Link:
     def perform(self, actions: Sequence[Any]) -> None:
         for action in actions:
             kind = type(action)
-            if kind is s.SendPayload:
+            if kind is SendPayload:
                 self.world.note_payload(self, action.payload)
                 self.send("message", action.payload.decode())
-            elif kind is s.SendPing:
+            elif kind is SendPing:
                 self.send("ping", action.payload)
-            elif kind is s.SendUrgentPing:
+            elif kind is SendUrgentPing:
                 self.send("ping", action.payload, urgent=True)
-            elif kind is s.Measure:
+            elif kind is MeasureSocket:
                 assert self.connection is not None
-                measured = Measured(self.connection.written, 0, 0.0, None)
+                measured = SocketMeasured(self.connection.written, 0, 0.0, None)
                 self.perform(self.session.handle(measured, self.world.now))
-            elif kind is s.EndConnection:
-                self.lost(farewell=False)
-            elif kind is s.CloseConnection:
+            elif kind is AbortConnection:
+                self.lost(clean=False)
+            elif kind is CloseConnection:
                 self.send("close", str(action.code))
-            elif kind is s.StartTask:
+            elif kind is StartTask:
                 assert self.connection is not None
                 handler = Handler(self, self.connection, action)
                 self.handlers[action.task_id] = handler
                 self.world.note_start(handler, action)
-            elif kind is s.CancelTask:
+            elif kind is CancelTask:
                 handler = self.handlers.pop(action.task_id)
                 assert handler.cancelled is None
                 assert not handler.sent, "a task was cancelled after its answer"
                 handler.cancelled = action
-            elif kind is s.AnswerCall:
+            elif kind is EndCall:
                 action.call.ends.append(action)
-            elif kind is s.ReportUndelivered:
+            elif kind is ReportUndelivered:
                 self.world.note_report(self, action)
-            elif kind is s.WakeLinks:
+            elif kind is WakeLinks:
                 self.runner.wake(action.links)
             else:
                 self.world.note_message_to_broker(self, action)
@@ -222,7 +244,7 @@ class Runner:
 
     def wake(self, links: Any) -> None:
         for index in links:
-            self.links[index].post(s.SlotFreed())
+            self.links[index].post(SlotFreed())
 
 
 class Request:
@@ -431,7 +453,7 @@ class World:
             self.answers[task_id] = self.answers.get(task_id, 0) + 1
             assert self.answers[task_id] == 1, "a task was answered twice"
 
-    def note_start(self, handler: Handler, started: s.StartTask) -> None:
+    def note_start(self, handler: Handler, started: StartTask) -> None:
         assert started.task_id not in self.started, "a task was started twice"
         assert started.settings == {"for": started.task_id}, "somebody else's settings"
         assert started.task_type == self.asked[started.task_id].task_type
@@ -453,7 +475,7 @@ class World:
                 assert handler.sent == 1
                 handler.link.handlers.pop(handler.task_id)
 
-    def note_report(self, link: Link, report: s.ReportUndelivered) -> None:
+    def note_report(self, link: Link, report: ReportUndelivered) -> None:
         (handler,) = [h for h in self.handlers if h.returned and h.task_id == report.task_id]
         assert handler.link is link
         assert report.payload == handler.payload
@@ -494,14 +516,14 @@ class World:
         runner.running.remove(handler)
         woken = runner.slots.release(handler.task_type, self.now)
         freed = link.index in woken
-        link.post(s.Finished(handler.task_id, handler.generation, handler.payload, failed, freed))
+        link.post(HandlerFinished(handler.task_id, handler.generation, handler.payload, failed, freed))
         runner.wake([index for index in woken if index != link.index])
 
     def call(self, handler: Handler) -> None:
         call = Call(self.new_id(), handler)
         self.calls.append(call)
         payload = codec.encode_call(m.RpcCall(call.call_id, handler.task_id, "name", None), "[]")
-        handler.link.post(s.CallMade(handler.task_id, handler.generation, call.call_id, payload, call))
+        handler.link.post(CallMade(handler.task_id, handler.generation, call.call_id, payload, call))
 
     def cut(self, link: Link, arriving: int, runner_notices: bool) -> None:
         """The connection breaks: `arriving` of the packets under way to the broker still arrive."""
@@ -513,7 +535,7 @@ class World:
             connection.to_broker.pop()
         connection.to_runner.clear()
         if runner_notices:
-            link.lost(farewell=False)
+            link.lost(clean=False)
             link.settle()
         else:
             self.break_off(connection)
@@ -669,7 +691,7 @@ class World:
         self.settle()
         self.check()
         for link in self.links:
-            link.post(s.Stop(self.now + 1.0))
+            link.post(StopRequested(self.now + 1.0))
             link.turn()
         self.pass_time(2.0)
         for handler in self.handlers:
@@ -679,7 +701,7 @@ class World:
         self.check()
         for link in self.links:
             if link.connection is not None:  # the broker's close frame, say, was lost
-                link.lost(farewell=False)
+                link.lost(clean=False)
                 link.turn()
             assert link.session.state is s.State.CLOSED
             assert link.session.held_tasks == link.session.orphans == 0

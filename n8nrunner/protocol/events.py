@@ -1,0 +1,152 @@
+"""Events that a session handles, besides the broker's messages (docs/protocol.md, "States of a connection").
+
+Moments are in seconds of one monotonic clock.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, Union
+
+from n8nrunner.protocol.messages import FromBroker, Head, Json
+
+
+class PendingCall(Protocol):
+    """A handler's call to n8n. A session only passes it on."""
+
+    def end(self, value: Json, error: Json) -> None:
+        """Give the waiting handler the value, or the error if that is not None."""
+
+
+class Connected(NamedTuple):
+    """A WebSocket is open. `jitter` is a random number in [0, 1) that spreads this connection's offers."""
+
+    jitter: float
+
+
+class Disconnected(NamedTuple):
+    """The connection is closed or lost.
+
+    Attributes:
+        written: messages of which at least one byte was sent. The other messages have not arrived.
+        clean: whether the broker answered our close frame. It has then read every message before it.
+    """
+
+    written: int
+    clean: bool = False
+
+
+class FunctionCalls(enum.Enum):
+    """Summary of the function calls in a result. The result of another task type counts as `DONE`."""
+
+    DONE = "all returned"
+    FAILED = "at least one failed"
+    AGAIN = "none ran, and the node tries again"
+
+
+class HandlerFinished(NamedTuple):
+    """A handler has returned or raised, and its slot is free.
+
+    Attributes:
+        task_id, generation: as in `StartTask`.
+        payload: the encoded answer.
+        failed: whether the answer is an error.
+        freed: whether the slots can have an offer for this link now.
+        interrupted: whether the task was cut short, rather than failed by itself.
+        calls: what the answer says about function calls.
+    """
+
+    task_id: str
+    generation: int
+    payload: bytes
+    failed: bool
+    freed: bool = True
+    interrupted: bool = False
+    calls: FunctionCalls = FunctionCalls.DONE
+
+
+class CallMade(NamedTuple):
+    """A handler calls n8n with the encoded message `payload`. `call` is None if no answer is wanted."""
+
+    task_id: str
+    generation: int
+    call_id: str
+    payload: bytes
+    call: PendingCall | None
+
+
+class SlotFreed(NamedTuple):
+    """The slots can have an offer for this link."""
+
+
+class TypesChanged(NamedTuple):
+    """A handler was registered after the start. `types` has every task type with its limit."""
+
+    types: Mapping[str, int | None]
+
+
+class OfferingChanged(NamedTuple):
+    """Tasks can be run from now on, or cannot. While they cannot, the session offers and accepts none."""
+
+    wanted: bool
+
+
+class OversizedMessage(NamedTuple):
+    """A message of `size` bytes was skipped, because it is above `limit`. `head` is its beginning."""
+
+    head: Head
+    size: int
+    limit: int
+
+
+class UnreadableMessage(NamedTuple):
+    """A message could not be decoded. `head` is its beginning, `problem` a sentence for the task's error."""
+
+    head: Head
+    problem: str
+
+
+class Pong(NamedTuple):
+    """The broker has answered a ping."""
+
+    payload: str
+
+
+class SocketMeasured(NamedTuple):
+    """Counts of bytes since the connection was opened, the answer to `MeasureSocket`.
+
+    Attributes:
+        written: bytes that the local kernel has taken.
+        unacknowledged: those of them that the peer's kernel has not acknowledged; 0 where that is unknown.
+        pinged_to: value of `written` at the end of the last liveness ping; infinite while the ping waits.
+        silent_for: seconds since the last acknowledgement; None where that is unknown.
+    """
+
+    written: int
+    unacknowledged: int
+    pinged_to: float
+    silent_for: float | None
+
+
+class StopRequested(NamedTuple):
+    """Finish the running tasks until the moment `until` at the latest, then close."""
+
+    until: float
+
+
+Event = Union[
+    FromBroker,
+    Connected,
+    Disconnected,
+    HandlerFinished,
+    CallMade,
+    SlotFreed,
+    TypesChanged,
+    OfferingChanged,
+    OversizedMessage,
+    UnreadableMessage,
+    Pong,
+    SocketMeasured,
+    StopRequested,
+]
