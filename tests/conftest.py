@@ -16,6 +16,7 @@ from multiprocessing import resource_tracker
 from typing import Any, Callable
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from n8nrunner import Runner
 from n8nrunner.broker import Broker
@@ -23,6 +24,23 @@ from n8nrunner.broker import Broker
 #: Seconds after which a test that waits for something has failed.
 LIMIT = 10.0
 TOKEN = "secret-of-the-tests"
+
+# How many examples hypothesis draws; pytest's option `--hypothesis-profile` chooses another profile.
+_common = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# The same examples in every run, so that a failure is a failure of the change at hand.
+settings.register_profile("default", _common, max_examples=100, derandomize=True)
+# Other examples in every run. `.ci/run` uses this profile with a seed that it prints.
+settings.register_profile("explore", _common, max_examples=500, derandomize=False, print_blob=True)
+# The same as `explore`, for hours.
+settings.register_profile(
+    "thorough", _common, max_examples=5000, stateful_step_count=100, derandomize=False, print_blob=True
+)
+# Few examples, always the same. The mutation tool runs the tests several times in one process, which a health
+# check of hypothesis reports.
+settings.register_profile(
+    "mutation", _common, max_examples=50, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+settings.load_profile("default")
 
 # A background job of a shell ignores SIGINT, and programs that tests start would inherit that.
 if (

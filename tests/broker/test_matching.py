@@ -6,7 +6,7 @@ import itertools
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from n8nrunner.broker import BrokerConstants, BrokerEvent, Counts
@@ -1101,7 +1101,6 @@ class TestTheRest:
         assert len(table.matching._timers._heap) < 200
         assert table.matching.next_deadline() == 1000.0 + 1e6
 
-    @settings(deadline=None)
     @given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), max_size=300), st.integers(0, 25))
     def test_timers_come_in_order(self, entries: list[tuple[int, bool]], now: int) -> None:
         timers = b._Timers()

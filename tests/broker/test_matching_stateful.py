@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -347,10 +347,7 @@ class Machine227(MatchingMachine):
     profile = "2.27"
 
 
-limits = settings(
-    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
 TestMatching240 = pytest.mark.filterwarnings("default")(MatchingMachine.TestCase)
-TestMatching240.settings = limits
+TestMatching240.settings = settings()
 TestMatching227 = pytest.mark.filterwarnings("default")(Machine227.TestCase)
-TestMatching227.settings = limits
+TestMatching227.settings = settings()

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from n8nrunner.broker import pieces
@@ -32,7 +32,6 @@ def large(value: Any) -> Any:
     return {"first": value, "long": LONG, "last": [value, LONG, value]}
 
 
-@settings(max_examples=60, deadline=None)
 @given(json_values)
 def test_there_and_back(value: Any) -> None:
     for whole in (value, [value] * 50, large(value)):
@@ -42,7 +41,6 @@ def test_there_and_back(value: Any) -> None:
         assert pieces.loads(json.dumps(whole, indent=1)) == whole
 
 
-@settings(max_examples=150, deadline=None)
 @given(json_values, st.data())
 def test_what_is_no_json_is_refused_as_the_standard_library_does(value: Any, data: st.DataObject) -> None:
     text = pieces.dumps(large(value))

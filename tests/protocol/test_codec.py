@@ -15,7 +15,6 @@ from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol import codec
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.values import decode_value
-from tests.protocol.effort import examples
 
 #: What stands on the wire, and what it means.
 FROM_BROKER: list[tuple[dict[str, Any], Any]] = [
@@ -168,7 +167,6 @@ class TestSending:
             '{"type":"runner:taskrejected","taskId":"t","reason":"é"}'
         )
 
-    @examples
     @given(offer_id=st.text(), task_type=st.text(), valid_for=st.integers(-1, 10**6))
     def test_the_fast_way_writes_what_the_general_one_would(
         self, offer_id: str, task_type: str, valid_for: int
@@ -183,7 +181,6 @@ class TestSending:
         accepted = {"type": "runner:taskaccepted", "taskId": offer_id}
         assert json.loads(codec.encode(m.TaskAccepted(offer_id))) == accepted
 
-    @examples
     @given(task_id=ids, result=json_values)
     def test_a_result_that_is_text_already(self, task_id: str, result: Any) -> None:
         payload = codec.encode_result(task_id, json.dumps(result, ensure_ascii=False))
@@ -205,7 +202,6 @@ class TestSending:
         assert payload.isascii()
         assert codec.decode_from_runner(payload.decode()) == m.TaskFailed("t", {"message": "\ud800 é"})
 
-    @examples
     @given(task_id=ids, call_id=ids, name=st.text(), last=json_values)
     def test_a_call_whose_last_field_is_text_already(
         self, task_id: str, call_id: str, name: str, last: Any
@@ -336,7 +332,6 @@ class TestReceiving:
     def test_an_acceptance_in_every_spelling(self, text: str) -> None:
         assert codec.decode_from_broker(text) == m.TaskOfferAccept("o-1_", "t")
 
-    @examples
     @given(offer_id=st.text(), task_id=st.text())
     def test_the_fast_way_reads_what_the_general_one_would(self, offer_id: str, task_id: str) -> None:
         text = json.dumps(
@@ -352,7 +347,6 @@ class TestReceiving:
         with pytest.raises(ProtocolError):
             codec.decode_from_broker('{"type":"broker:taskofferaccept","offerId":"o","taskId":5}')
 
-    @examples
     @given(text=st.text() | json_values.map(json.dumps))
     def test_whatever_comes_is_a_message_or_nothing_or_a_protocol_error(self, text: str) -> None:
         for decode in (codec.decode_from_broker, codec.decode_from_runner, codec.decode_large):

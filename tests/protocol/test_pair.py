@@ -6,11 +6,11 @@ import random
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from n8nrunner.protocol.events import StopRequested
-from tests.protocol.effort import EFFORT, runs
 from tests.protocol.world import DELAY, World
 
 PROFILES = ("2.27", "2.40")
@@ -217,9 +217,9 @@ class StormyMachine(CalmMachine):
 
 
 TestCalm = CalmMachine.TestCase
-TestCalm.settings = runs
+TestCalm.settings = settings()
 TestStormy = StormyMachine.TestCase
-TestStormy.settings = runs
+TestStormy.settings = settings()
 
 
 class TestInTheLongRun:
@@ -267,7 +267,7 @@ class TestInTheLongRun:
     @pytest.mark.parametrize("profile", PROFILES)
     @pytest.mark.parametrize(("brokers", "capacity"), [(5, 1), (5, 4), (8, 8), (4, 20)])
     def test_every_broker_gets_its_share(self, brokers: int, capacity: int, profile: str) -> None:
-        world = self.serve(brokers, capacity, 40 if EFFORT == "thorough" else 12, profile)
+        world = self.serve(brokers, capacity, 12, profile)
         served = [link.session.counters.done for link in world.links]
         assert min(served) > 0
         assert max(served) <= 1.5 * min(served)

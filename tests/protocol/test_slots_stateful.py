@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import Hashable
 from typing import Any
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from n8nrunner.protocol.slots import TURN, Slots
-from tests.protocol.effort import runs
 
 LINKS = ("a", "b", "c")
 TYPES = ("t", "u", "v")
@@ -328,4 +328,4 @@ class SlotsMachine(RuleBasedStateMachine):
 
 
 TestSlots = SlotsMachine.TestCase
-TestSlots.settings = runs
+TestSlots.settings = settings()

@@ -17,7 +17,6 @@ from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol import values
 from n8nrunner.protocol.messages import Undecoded
 from n8nrunner.protocol.values import NotJson, decode_value, encode_value, find_fault, integers_as_text
-from tests.protocol.effort import examples
 
 needs_digit_limit = pytest.mark.skipif(
     not hasattr(sys, "get_int_max_str_digits"), reason="this Python writes integers of any length"
@@ -56,7 +55,6 @@ class Text(str):
 
 
 class TestEncode:
-    @examples
     @given(value=json_values | long_lists)
     def test_pieces_add_up_to_what_json_writes(self, value: Any) -> None:
         assert encode_value(value) == whole(value)
@@ -307,12 +305,10 @@ class TestRefused:
         assert "hunter2" not in str(caught.value)
         assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
-    @examples
     @given(value=json_values)
     def test_json_has_no_fault(self, value: Any) -> None:
         assert find_fault(value, "r") is None
 
-    @examples
     @given(value=json_values, number=st.integers(2**53), sign=st.sampled_from([1, -1]), data=st.data())
     def test_a_rounded_integer_is_found_wherever_it_is_put(
         self, value: Any, number: int, sign: int, data: st.DataObject
@@ -323,7 +319,6 @@ class TestRefused:
             encode_value(value)
         assert json.loads(encode_value(integers_as_text(value))) == integers_as_text(value)
 
-    @examples
     @given(value=json_values, data=st.data())
     def test_a_fault_is_found_wherever_it_is_put(self, value: Any, data: st.DataObject) -> None:
         value = json.loads(json.dumps([value]))
@@ -349,7 +344,6 @@ class TestRefused:
 
 
 class TestDecode:
-    @examples
     @given(
         value=json_values,
         before=json_values,
@@ -438,7 +432,6 @@ class TestDecode:
         assert str(caught.value) == f"a message of {len(text)} characters {fault}"
         assert caught.value.__suppress_context__
 
-    @examples
     @given(value=json_values, data=st.data())
     def test_damaged_text_is_an_error_where_json_says_so(self, value: Any, data: st.DataObject) -> None:
         text = json.dumps({"k": value, "settings": {"items": [value]}})
