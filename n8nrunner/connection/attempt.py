@@ -16,11 +16,11 @@ from n8nrunner.config import BrokerUrl, RunnerConfig
 from n8nrunner.connection import auth
 from n8nrunner.connection.dial import dial
 from n8nrunner.connection.environment import public_address
-from n8nrunner.connection.failures import AuthRefused, LinkFailure, Unreachable
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.transport import Connection
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import ConfigurationError
+from n8nrunner.protocol.failures import AuthRefused, LinkFailure, Unreachable
 
 logger = logs.get_logger("n8nrunner")
 

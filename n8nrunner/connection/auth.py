@@ -28,10 +28,10 @@ from n8nrunner.connection.environment import (
     reason_of,
     tls_context,
 )
-from n8nrunner.connection.failures import AuthRefused, NotABroker, RateLimited, Unreachable
 from n8nrunner.connection.sockets import note
 from n8nrunner.deadline import Deadline
 from n8nrunner.logs import drop_records_of_threads
+from n8nrunner.protocol.failures import AuthRefused, NotABroker, RateLimited, Unreachable
 
 #: Seconds to connect to one address, and again for the whole answer.
 HTTP_TIMEOUT = 5.0

@@ -15,9 +15,9 @@ from n8nrunner.connection.environment import (
     reason_of,
     tls_context,
 )
-from n8nrunner.connection.failures import NotABroker, Unreachable
 from n8nrunner.connection.sockets import keep_alive, note
 from n8nrunner.deadline import Deadline
+from n8nrunner.protocol.failures import NotABroker, Unreachable
 
 #: What `dial` returns.
 Socket = Union[socket.socket, ssl.SSLSocket]

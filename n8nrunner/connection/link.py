@@ -17,11 +17,9 @@ from typing import Any, Callable, NamedTuple, Protocol
 from n8nrunner import logs
 from n8nrunner.config import RunnerConfig
 from n8nrunner.connection.attempt import Failed, Opened, Probed, close_late_comers, start_attempt, start_probe
-from n8nrunner.connection.failures import ConnectionLost, LinkFailure, Unreachable
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.reading import Ponged, Skipped
 from n8nrunner.connection.retry import REFUSED_WAIT, Decision, Retry
-from n8nrunner.connection.throttle import Throttle
 from n8nrunner.connection.transport import Connection
 from n8nrunner.errors import AuthenticationError, GrantTokenSpent, N8nRunnerError, ProtocolError
 from n8nrunner.execution.invoke import Answer, Handler, failure
@@ -54,8 +52,10 @@ from n8nrunner.protocol.events import (
     StopRequested,
     UnreadableMessage,
 )
+from n8nrunner.protocol.failures import ConnectionLost, LinkFailure, Unreachable
 from n8nrunner.protocol.messages import RunnerRegistered
 from n8nrunner.protocol.slots import Slots
+from n8nrunner.protocol.throttle import Throttle
 from n8nrunner.snapshot import LinkSnapshot
 from n8nrunner.task import Call, Tally, Task, Undelivered
 

@@ -19,8 +19,8 @@ from typing import Callable, NamedTuple, Union
 from websocket import ABNF
 
 from n8nrunner.connection.dial import Socket
-from n8nrunner.connection.failures import ConnectionLost, RateLimited, Unreachable, UpgradeRefused
 from n8nrunner.deadline import Deadline
+from n8nrunner.protocol.failures import ConnectionLost, RateLimited, Unreachable, UpgradeRefused
 
 #: Bytes that one `recv` asks for. Larger buffers are slower: each call allocates one.
 _RECEIVE = 64 * 1024

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import backoff
 
-from n8nrunner.connection.failures import (
+from n8nrunner.protocol.failures import (
     AuthRefused,
     ConnectionLost,
     LinkFailure,

@@ -20,16 +20,16 @@ from typing import Any, Callable
 from n8nrunner import logs
 from n8nrunner.config import RunnerConfig
 from n8nrunner.connection.attempt import close_late_comers
-from n8nrunner.connection.failures import ConnectionLost, LinkFailure
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.link import BrokerLink, LinkOwner
-from n8nrunner.connection.throttle import Throttle
 from n8nrunner.connection.transport import Connection
 from n8nrunner.execution.invoke import Handler
 from n8nrunner.execution.invoke import failure as failure_of
 from n8nrunner.execution.pools import OnEnd, TaskPool
 from n8nrunner.protocol.events import OfferingChanged, SlotFreed, StopRequested, TypesChanged
+from n8nrunner.protocol.failures import ConnectionLost, LinkFailure
 from n8nrunner.protocol.slots import Slots
+from n8nrunner.protocol.throttle import Throttle
 from n8nrunner.task import Task
 
 logger = logs.get_logger("n8nrunner")

@@ -20,12 +20,12 @@ from websocket import ABNF
 
 from n8nrunner import logs
 from n8nrunner.connection.dial import Socket
-from n8nrunner.connection.failures import ConnectionLost, LinkFailure, UpgradeRefused
 from n8nrunner.connection.reading import CONTROL, Ponged, Reader, Received
 from n8nrunner.connection.sockets import delivery
 from n8nrunner.connection.writing import Writer
 from n8nrunner.deadline import Deadline
 from n8nrunner.protocol.events import SocketMeasured
+from n8nrunner.protocol.failures import ConnectionLost, LinkFailure, UpgradeRefused
 
 # websocket-client logs an ERROR at every disconnect. Users do not need it, and their handlers may raise.
 logs.drop_records_of_threads("websocket", ("n8nrunner-links", "n8nrunner-connect"))

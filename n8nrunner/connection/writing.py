@@ -9,8 +9,8 @@ from collections import deque
 from websocket import ABNF
 
 from n8nrunner.connection.dial import Socket
-from n8nrunner.connection.failures import ConnectionLost
 from n8nrunner.connection.reading import TURN_LIMIT, WOULD_BLOCK
+from n8nrunner.protocol.failures import ConnectionLost
 
 #: Messages above this many bytes are sent in fragments of this size, between which pongs may pass.
 FRAGMENT = 128 * 1024

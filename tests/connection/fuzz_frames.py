@@ -15,10 +15,10 @@ import time
 import tracemalloc
 from typing import Any, Callable, NamedTuple
 
-from n8nrunner.connection.failures import ConnectionLost
 from n8nrunner.connection.reading import Ponged, Skipped
 from n8nrunner.connection.transport import Connection
 from n8nrunner.deadline import Deadline
+from n8nrunner.protocol.failures import ConnectionLost
 from tests.conftest import LIMIT
 from tests.connection.servers import BINARY, CLOSE, CONT, PING, PONG, TEXT, Peer, frame, wait_for, websocket
 

@@ -25,9 +25,9 @@ from typing import Callable
 from n8nrunner.config import BrokerUrl, parse_broker
 from n8nrunner.connection import auth, dial
 from n8nrunner.connection.environment import Proxy
-from n8nrunner.connection.failures import LinkFailure
 from n8nrunner.connection.transport import Connection
 from n8nrunner.deadline import Deadline
+from n8nrunner.protocol.failures import LinkFailure
 from tests.connection.servers import Server, read_request
 
 #: Bytes that one request may allocate, whatever the answer is.

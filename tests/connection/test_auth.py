@@ -20,7 +20,7 @@ import requests
 from n8nrunner.config import BrokerUrl, parse_broker
 from n8nrunner.connection import auth
 from n8nrunner.connection.auth import fetch_grant, is_healthy
-from n8nrunner.connection.failures import AuthRefused, LinkFailure, NotABroker, RateLimited, Unreachable
+from n8nrunner.protocol.failures import AuthRefused, LinkFailure, NotABroker, RateLimited, Unreachable
 from tests.conftest import LIMIT
 from tests.connection.conftest import Authority
 from tests.connection.servers import (

@@ -17,8 +17,8 @@ import pytest
 
 from n8nrunner.config import BrokerUrl, parse_broker
 from n8nrunner.connection.dial import dial
-from n8nrunner.connection.failures import LinkFailure, NotABroker, Unreachable
 from n8nrunner.deadline import Deadline
+from n8nrunner.protocol.failures import LinkFailure, NotABroker, Unreachable
 from tests.conftest import LIMIT
 from tests.connection.conftest import Authority
 from tests.connection.servers import Proxy, Server, TlsTerminator, http_answer, read_request

@@ -20,8 +20,8 @@ from n8nrunner.config import BrokerUrl, is_loopback, parse_broker
 from n8nrunner.connection.auth import fetch_grant
 from n8nrunner.connection.dial import dial
 from n8nrunner.connection.environment import certificates, proxy_for, public_address
-from n8nrunner.connection.failures import NotABroker, Unreachable
 from n8nrunner.deadline import Deadline
+from n8nrunner.protocol.failures import NotABroker, Unreachable
 from tests.conftest import LIMIT
 from tests.connection.conftest import Authority
 from tests.connection.servers import HttpServer, Proxy, Server, TlsTerminator, http_answer

@@ -14,9 +14,9 @@ from typing import Any, Callable
 import pytest
 
 from n8nrunner.connection import reading
-from n8nrunner.connection.failures import ConnectionLost
 from n8nrunner.connection.reading import Ponged, Skipped
 from n8nrunner.deadline import Deadline
+from n8nrunner.protocol.failures import ConnectionLost
 from tests.conftest import LIMIT
 from tests.connection import fuzz_frames
 from tests.connection.servers import (

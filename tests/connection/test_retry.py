@@ -8,7 +8,8 @@ import backoff
 import pytest
 
 from n8nrunner.connection import retry
-from n8nrunner.connection.failures import (
+from n8nrunner.connection.retry import Decision, Retry
+from n8nrunner.protocol.failures import (
     AuthRefused,
     ConnectionLost,
     LinkFailure,
@@ -17,7 +18,6 @@ from n8nrunner.connection.failures import (
     Unreachable,
     UpgradeRefused,
 )
-from n8nrunner.connection.retry import Decision, Retry
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from n8nrunner.connection.failures import ConnectionLost
 from n8nrunner.connection.transport import Connection
 from n8nrunner.deadline import Deadline
+from n8nrunner.protocol.failures import ConnectionLost
 from tests.conftest import LIMIT
 from tests.connection.conftest import Authority
 from tests.connection.servers import (

@@ -13,9 +13,9 @@ from typing import Any, Callable
 import pytest
 from websocket import _handshake
 
-from n8nrunner.connection.failures import LinkFailure, RateLimited, Unreachable, UpgradeRefused
 from n8nrunner.connection.transport import Connection
 from n8nrunner.deadline import Deadline
+from n8nrunner.protocol.failures import LinkFailure, RateLimited, Unreachable, UpgradeRefused
 from tests.conftest import LIMIT
 from tests.connection.servers import (
     TEXT,

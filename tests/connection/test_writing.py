@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from n8nrunner.connection.failures import ConnectionLost
 from n8nrunner.connection.sockets import delivery
 from n8nrunner.connection.writing import FRAGMENT
 from n8nrunner.deadline import Deadline
+from n8nrunner.protocol.failures import ConnectionLost
 from tests.conftest import LIMIT
 from tests.connection.servers import (
     CLOSE,

@@ -11,7 +11,7 @@ import requests
 
 from n8nrunner.config import parse_broker
 from n8nrunner.connection.auth import fetch_grant
-from n8nrunner.connection.failures import AuthRefused, LinkFailure, NotABroker, RateLimited
+from n8nrunner.protocol.failures import AuthRefused, LinkFailure, NotABroker, RateLimited
 
 from .n8n import N8n, job_node, webhook_node
 from .runners import RunnerProcess

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 
 class Throttle:
-    """Let the first of many similar log lines through, and count the others.
+    """Admit the first of many similar log lines, and count the others.
 
     Args:
-        burst: lines that an interval may have.
+        burst: lines admitted in an interval.
         interval: its length in seconds.
     """
 
     __slots__ = ("_admitted", "_burst", "_interval", "_until", "left_out")
 
     def __init__(self, burst: int = 5, interval: float = 60.0) -> None:
-        #: Lines left out since the last one that was let through.
+        #: Lines left out since the last one that was admitted.
         self.left_out = 0
         self._burst = burst
         self._interval = interval
@@ -22,7 +22,7 @@ class Throttle:
         self._until = 0.0
 
     def admit(self, now: float) -> int | None:
-        """Return how many lines were left out before this one; None if this one is to be left out."""
+        """Return the number of lines left out before this one, or None to leave this one out."""
         if now >= self._until:
             self._until = now + self._interval
             self._admitted = 0

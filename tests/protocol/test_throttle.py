@@ -1,11 +1,11 @@
-"""How many similar log lines are let through."""
+"""Bound how many similar log lines are admitted."""
 
 from __future__ import annotations
 
-from n8nrunner.connection.throttle import Throttle
+from n8nrunner.protocol.throttle import Throttle
 
 
-def test_the_first_lines_of_an_interval_are_let_through_and_the_others_counted() -> None:
+def test_admits_the_first_lines_of_an_interval_and_counts_the_others() -> None:
     throttle = Throttle(burst=2, interval=60.0)
     answers: list[int | None] = [throttle.admit(10.0) for _ in range(5)]
     assert answers == [0, 0, None, None, None]

@@ -1,10 +1,10 @@
-"""Why an attempt to connect failed, or a connection ended: one class for each way to go on (`retry.py`)."""
+"""Why an attempt to connect failed or a connection ended: one class for each way to go on (`retry.py`)."""
 
 from __future__ import annotations
 
 
 class LinkFailure(Exception):
-    """Base of all of them. The text is for people, and holds no token."""
+    """Base of these classes. The text is for people and contains no token."""
 
 
 class Unreachable(LinkFailure):
@@ -20,7 +20,7 @@ class AuthRefused(LinkFailure):
 
 
 class RateLimited(LinkFailure):
-    """The broker takes only so many log-ins or upgrades a second."""
+    """The broker accepts a limited number of log-ins and upgrades a second."""
 
 
 class UpgradeRefused(LinkFailure):
@@ -41,7 +41,7 @@ class ConnectionLost(LinkFailure):
     """An open WebSocket ended.
 
     Attributes:
-        code: the close code of the broker; None if it sent none.
+        code: the broker's close code; None if it sent none.
     """
 
     def __init__(self, message: str, code: int | None = None) -> None:
