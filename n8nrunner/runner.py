@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import signal
@@ -25,30 +24,17 @@ from n8nrunner.errors import (
 )
 from n8nrunner.execution.executors import ExecutorOrFactory, is_factory
 from n8nrunner.execution.invoke import Handler, TaskContext
+from n8nrunner.registry import Registry, check_task_type
 from n8nrunner.running import STOP_MARGIN, OnUndelivered, Run, note_runner
 from n8nrunner.snapshot import Counts, Snapshot
 
 if TYPE_CHECKING:
-    from n8nrunner.functions.calls import Functions
     from n8nrunner.functions.package import Written
 
 logger = logs.get_logger("n8nrunner")
 
 _HandlerType = TypeVar("_HandlerType", bound=Handler)
 _FunctionType = TypeVar("_FunctionType", bound=Callable[..., Any])
-
-#: A runner's name as a part of a task type, of a package's name and of a file's.
-_FUNCTIONS_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-
-
-class _Registered:
-    """A handler with the limit of its task type."""
-
-    __slots__ = ("handler", "limit")
-
-    def __init__(self, handler: Handler, limit: int | None) -> None:
-        self.handler = handler
-        self.limit = limit
 
 
 class Runner:
@@ -134,8 +120,7 @@ class Runner:
         self._executor = executor
         self._task_context = task_context
         self._lock = threading.Lock()
-        self._handlers: dict[str, _Registered] = {}
-        self._functions: Functions | None = None
+        self._registry = Registry(self.config.name)
         self._run: Run | None = None
         # A run whose threads are being started; it becomes `_run` when all of them run.
         self._starting: Run | None = None
@@ -161,24 +146,10 @@ class Runner:
         Raises:
             ConfigurationError: the type, the limit or the function cannot work.
         """
-        problems = []
-        if not isinstance(type, str) or not type:
-            problems.append(f"task type: expected a text that is not empty, got {type!r}")
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-            problems.append(f"limit of {type!r}: expected a whole number, 1 or more, got {limit!r}")
-        if problems:
-            raise ConfigurationError(problems)
+        check_task_type(type, limit)
 
         def register(handler: _HandlerType) -> _HandlerType:
-            if not callable(handler):
-                raise ConfigurationError([f"handler of {type!r}: expected a function, got {handler!r}"])
-            if inspect.iscoroutinefunction(handler) or inspect.isgeneratorfunction(handler):
-                raise ConfigurationError(
-                    [f"handler of {type!r}: expected a plain function, without async and without yield"]
-                )
-            with self._lock:
-                self._handlers[type] = _Registered(handler, limit)
-                self._post_types()
+            self._registry.add_task(type, handler, limit)
             return handler
 
         return register
@@ -223,18 +194,8 @@ class Runner:
     def _add_function(
         self, function: _FunctionType, name: str | None, batch: bool, limit: int | None
     ) -> _FunctionType:
-        from n8nrunner.functions.calls import Functions, make_function  # needed by who has functions
-
-        made = make_function(function, name, batch, limit)
-        with self._lock:
-            is_first = self._functions is None
-            if self._functions is None:
-                self._functions = Functions()
-            run = self._current_run()
-            if run is not None and not run.finished.is_set():
-                self._check_name()
-            self._functions.add(made)
-            self._post_types()
+        is_first = self._registry.add_function(function, name, batch, limit)
+        run = self._current_run()
         if is_first and run is not None:
             run.on_registered(lambda: self._take_over(run))
         return function
@@ -265,9 +226,10 @@ class Runner:
         from n8nrunner.functions.node import make_package  # imported only where a node is written
         from n8nrunner.functions.package import custom_folder, folder_of
 
-        functions = [] if self._functions is None else list(self._functions.by_name.values())
-        self._check_name()
-        package = make_package(self.config.name, functions, docs_url)
+        functions = self._registry.functions
+        self._registry.check_name()
+        known = [] if functions is None else list(functions.by_name.values())
+        package = make_package(self.config.name, known, docs_url)
         where = custom_folder(os.environ) if directory is None else folder_of(directory)
         return package.write(where, os.environ)
 
@@ -275,7 +237,7 @@ class Runner:
         missing = self.config.missing()
         if missing:
             raise ConfigurationError(missing)
-        self._check_name()
+        self._registry.check_name()
 
     def _take_over(self, run: Run) -> None:
         """Stop earlier runners with functions and this name, when `run` has registered.
@@ -289,8 +251,8 @@ class Runner:
                 and older is not None
                 and older.state == "running"
                 and older.started_at < run.started_at
-                and other._functions is not None
-                and self._functions is not None
+                and other._registry.functions is not None
+                and self._registry.functions is not None
                 and not (other._shared and self._shared)
                 and other.config.name == self.config.name
                 and set(other.config.broker) & set(self.config.broker)
@@ -302,19 +264,6 @@ class Runner:
                     self.config.name,
                 )
 
-    def _check_name(self) -> None:
-        """Functions need a runner with a name of its own: two people's would answer each other's calls."""
-        if self._functions is None:
-            return
-        name = self.config.name
-        if name == DEFAULT_NAME or not _FUNCTIONS_NAME.fullmatch(name):
-            raise ConfigurationError(
-                [
-                    "name: functions need a runner with a name of its own, of small letters, digits, '_' "
-                    f"and '-', such as Runner(name='sales') or N8NRUNNER_NAME=sales; got {name!r}"
-                ]
-            )
-
     def use_name(self, name: str) -> None:
         """Gives a runner that has no name of its own yet this one; what starts a module's runner names it so.
 
@@ -323,26 +272,7 @@ class Runner:
         """
         if self.config.name == DEFAULT_NAME and self._current_run() is None:
             self.config = replace(self.config, name=re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_-"))
-
-    def _post_types(self) -> None:
-        # Under the lock, so that registrations of several threads are posted in their order. Posting does not
-        # wait, and calls nothing of the application's.
-        assert self._lock.locked()
-        run = self._current_run()
-        if run is not None:
-            run.change_types(self._types())
-
-    def _types(self) -> dict[str, int | None]:
-        types = {name: registered.limit for name, registered in self._handlers.items()}
-        return types if self._functions is None else {**self._functions.types(self.config.name), **types}
-
-    def _handler_of(self, task_type: str) -> Handler | None:
-        registered = self._handlers.get(task_type)
-        if registered is not None:
-            return registered.handler
-        # Only what this runner has offered comes: what is no registered type is one of its functions'.
-        functions = self._functions
-        return None if functions is None else functions.handle
+            self._registry.runner_name = self.config.name
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -401,8 +331,7 @@ class Runner:
                     self._check_startable()
                     run = Run(
                         self.config,
-                        self._types(),
-                        self._handler_of,
+                        self._registry,
                         self._executor,
                         self._task_context,
                         self.on_undelivered,
@@ -594,6 +523,7 @@ class Runner:
     def _after_fork(self) -> None:
         """In a child process: the threads are the parent's, and so is what they hold."""
         self._lock = threading.Lock()
+        self._registry.renew_lock_after_fork()
         run, self._run = self._run, None
         starting, self._starting = self._starting, None
         if starting is not None:

@@ -26,9 +26,10 @@ from n8nrunner.errors import (
 )
 from n8nrunner.execution.contexts import StartContext
 from n8nrunner.execution.executors import ExecutorOrFactory
-from n8nrunner.execution.invoke import Handler, TaskContext
+from n8nrunner.execution.invoke import TaskContext
 from n8nrunner.execution.pools import TaskPool
 from n8nrunner.protocol.slots import Slots
+from n8nrunner.registry import Registry, Types
 from n8nrunner.snapshot import Counts, FunctionSnapshot, LinkSnapshot, Snapshot, TaskSnapshot
 from n8nrunner.task import Undelivered, renew_lock_after_fork
 
@@ -62,8 +63,7 @@ class Run:
 
     Args:
         config: the runner's settings.
-        types: the task types with their limits, as they are now.
-        handler_of: the handler of a task type, as it is registered when it is asked for.
+        registry: the runner's handlers.
         executor, task_context, on_undelivered: as `Runner` has them.
         gives_up: whether the run ends when every broker refuses the token before the first registration.
     """
@@ -71,8 +71,7 @@ class Run:
     def __init__(
         self,
         config: RunnerConfig,
-        types: dict[str, int | None],
-        handler_of: Callable[[str], Handler | None],
+        registry: Registry,
         executor: ExecutorOrFactory | None,
         task_context: TaskContext | None,
         on_undelivered: OnUndelivered | None,
@@ -83,12 +82,12 @@ class Run:
         #: Whether `start` has returned or raised, and the runner knows of it.
         self.start_ended = threading.Event()
         self.stopping = False
-        #: The handler of a task type, as it is registered now.
-        self.handler_of = handler_of
+        self.handler_of = registry.handler_of
+        self._registry = registry
+        self._has_handlers = not registry.is_empty
         self._config = config
         self._on_undelivered = on_undelivered
         self._gives_up = gives_up
-        self._has_types = bool(types)
         # When the last stop that was asked for ends at the latest, on the monotonic clock.
         self._stop_until = 0.0
         self._starter = threading.get_ident()
@@ -104,7 +103,7 @@ class Run:
         self._pool = TaskPool(executor, config.capacity, task_context, config.max_payload, self)
         self._health: HealthServer | None = None
         self._callbacks: Callbacks | None = None
-        self._serving = LinkThread(config, types, self._slots, self._pool, self, self._links_ended)
+        self._serving = LinkThread(config, {}, self._slots, self._pool, self, self._links_ended)
         self.links: list[BrokerLink] = self._serving.links
 
     # --- for the runner, on any thread ------------------------------------------------
@@ -120,6 +119,7 @@ class Run:
         """
         with contextlib.ExitStack() as undo:
             undo.callback(self._finish)
+            self._registry.connect(self._change_types)
             _register_exit_hook()
             undo.callback(self._serving.cancel_start)
             self._serving.open()
@@ -152,7 +152,7 @@ class Run:
                 self._callbacks = Callbacks(self._on_undelivered, self._callbacks_failed)
                 undo.callback(self._callbacks.cancel_start)
                 self._callbacks.thread.start()
-            if not self._has_types:
+            if not self._has_handlers:
                 logger.warning(
                     "The runner %r has no handler yet, so n8n can send it nothing", self._config.name
                 )
@@ -330,8 +330,8 @@ class Run:
                 return
         callback()
 
-    def change_types(self, types: dict[str, int | None]) -> None:
-        """Handlers have been registered: their types are offered at once."""
+    def _change_types(self, types: Types) -> None:
+        """Let the links offer the types that are registered now."""
         self._serving.change_types(types)
 
     def describe_links(self) -> str:
@@ -443,6 +443,7 @@ class Run:
     def _finish(self) -> None:
         """Tell all who wait for the end."""
         _running.discard(self)
+        self._registry.disconnect(self._change_types)
         with self._changed:
             self.finished.set()
             callbacks, self._when_finished = self._when_finished, []

@@ -58,7 +58,7 @@ def test_a_failure_names_function_item_execution_and_message(
 def test_a_misfit_is_logged_without_the_value(
     broker: Broker, runner: Runner, caplog: pytest.LogCaptureFixture
 ) -> None:
-    signature = runner._functions.by_name["score"].signature.hash  # type: ignore[union-attr]
+    signature = runner._registry.functions.by_name["score"].signature.hash  # type: ignore[union-attr]
     result = answer(broker, "score", {"budget": VALUE}, signature=signature)
     assert VALUE in result["errors"][0]["message"]
     (line,) = lines(caplog)

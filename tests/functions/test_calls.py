@@ -38,7 +38,7 @@ class Caller:
         self.runner = runner
 
     def settings(self, function: str, *arguments: Dict[str, Any], **more: Any) -> Dict[str, Any]:
-        functions = self.runner._functions
+        functions = self.runner._registry.functions
         assert functions is not None
         known = functions.by_name.get(function)
         calls = [{"item": item, "arguments": each} for item, each in enumerate(arguments)]
@@ -717,7 +717,7 @@ def test_a_function_that_is_registered_again_serves_the_next_task(runner: Runner
 
 def test_registering_changes_nothing_under_the_hands_of_other_threads(runner: Runner) -> None:
     runner.function(double)
-    functions = runner._functions
+    functions = runner._registry.functions
     assert functions is not None
     before = functions.by_name
     runner.function(fails_for_two)

@@ -361,8 +361,8 @@ elif VARIANT == "reworded":
         return 2 * number
 
 elif VARIANT == "old":
-    assert runner._functions is not None
-    del runner._functions.by_name["who"]
+    assert runner._registry.functions is not None
+    del runner._registry.functions.by_name["who"]
 
 
 if __name__ == "__main__":

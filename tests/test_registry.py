@@ -1,0 +1,142 @@
+"""`Registry`: what is registered, what it refuses, and what its listener is told."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from n8nrunner import ConfigurationError
+from n8nrunner.registry import Registry, Types, check_task_type
+from tests.conftest import LIMIT
+
+
+def handle(task: Any) -> None:
+    """Do nothing."""
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def test_the_listener_is_told_the_types_at_once_and_after_each_registration() -> None:
+    registry = Registry("sales")
+    registry.add_task("first", handle, None)
+    told: list[Types] = []
+    registry.connect(told.append)
+    registry.add_task("second", handle, 3)
+    registry.add_function(double, None, False, 1)
+    assert told == [
+        {"first": None},
+        {"first": None, "second": 3},
+        {"n8nrunner.sales": None, "n8nrunner.sales.double": 1, "first": None, "second": 3},
+    ]
+
+
+def test_a_listener_is_told_nothing_after_it_was_disconnected() -> None:
+    registry = Registry("sales")
+    told: list[Types] = []
+    registry.connect(told.append)
+    registry.disconnect(told.append)
+    registry.add_task("first", handle, None)
+    assert told == [{}]
+
+
+def test_disconnecting_an_earlier_listener_leaves_its_successor_connected() -> None:
+    registry = Registry("sales")
+    earlier: list[Types] = [{"of the earlier": None}]
+    later: list[Types] = []
+    registry.connect(earlier.append)
+    registry.connect(later.append)
+    registry.disconnect(earlier.append)
+    registry.add_task("first", handle, None)
+    assert later == [{}, {"first": None}]
+
+
+def test_a_handler_of_a_task_type_precedes_the_functions() -> None:
+    registry = Registry("sales")
+    assert registry.is_empty
+    assert registry.handler_of("n8nrunner.sales") is None
+    assert registry.add_function(double, None, False, None) is True
+    assert registry.add_function(double, "again", False, None) is False
+    assert registry.functions is not None
+    assert registry.handler_of("n8nrunner.sales") == registry.functions.handle
+    registry.add_task("n8nrunner.sales", handle, None)
+    assert registry.handler_of("n8nrunner.sales") is handle
+    assert not registry.is_empty
+
+
+@pytest.mark.parametrize("name", ["n8nrunner", "Sales", "sales team", "-sales", ""])
+def test_functions_need_a_runner_with_a_name_of_its_own(name: str) -> None:
+    registry = Registry(name)
+    registry.check_name()  # without a function every name will do
+    registry.add_function(double, None, False, None)
+    with pytest.raises(ConfigurationError, match="functions need a runner with a name of its own"):
+        registry.check_name()
+
+
+def test_a_function_of_a_running_runner_without_a_name_is_refused() -> None:
+    registry = Registry("n8nrunner")
+    registry.connect(lambda types: None)
+    with pytest.raises(ConfigurationError, match="got 'n8nrunner'"):
+        registry.add_function(double, None, False, None)
+    assert registry.is_empty
+
+
+async def coroutine(task: Any) -> None: ...
+
+
+def generator(task: Any) -> Any:
+    yield
+
+
+@pytest.mark.parametrize("handler", [coroutine, generator, "text", None])
+def test_a_handler_is_a_plain_function(handler: Any) -> None:
+    registry = Registry("sales")
+    with pytest.raises(ConfigurationError, match="handler of 'first': expected a"):
+        registry.add_task("first", handler, None)
+    assert registry.is_empty
+
+
+def test_all_problems_with_a_task_type_are_reported_together() -> None:
+    check_task_type("first", None)
+    check_task_type("first", 1)
+    with pytest.raises(ConfigurationError) as caught:
+        check_task_type("", 0)
+    assert caught.value.problems == [
+        "task type: expected a non-empty string, got ''",
+        "limit of '': expected an integer of 1 or more, got 0",
+    ]
+
+
+def test_registrations_of_several_threads_reach_the_listener_in_their_order() -> None:
+    registry = Registry("sales")
+    told: list[int] = []
+    entered, overtaken = threading.Event(), threading.Event()
+
+    def listen(types: Types) -> None:
+        if types and not entered.is_set():
+            entered.set()
+            overtaken.wait(0.1)  # by the other registration, which has to wait instead
+        elif types:
+            overtaken.set()
+        told.append(len(types))
+
+    registry.connect(listen)
+    first = threading.Thread(target=registry.add_task, args=("first", handle, None))
+    second = threading.Thread(target=registry.add_task, args=("second", handle, None))
+    first.start()
+    assert entered.wait(LIMIT)
+    second.start()
+    first.join(LIMIT)
+    second.join(LIMIT)
+    assert told == [0, 1, 2]
+
+
+def test_a_child_process_gets_a_lock_of_its_own() -> None:
+    registry = Registry("sales")
+    with registry._lock:
+        registry.renew_lock_after_fork()
+        registry.add_task("first", handle, None)
+    assert not registry.is_empty
