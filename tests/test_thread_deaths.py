@@ -15,8 +15,9 @@ import pytest
 
 from n8nrunner import Runner, RunnerFailed, Task, Undelivered
 from n8nrunner.broker import Broker
-from n8nrunner.connection import attempt, link, retry
+from n8nrunner.connection import attempt, link
 from n8nrunner.connection.serving import LinkThread
+from n8nrunner.protocol import retry
 from n8nrunner.protocol.events import SlotFreed
 from tests.conftest import LIMIT, TOKEN, wait_until
 from tests.processes import python

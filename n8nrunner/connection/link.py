@@ -11,15 +11,16 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, Callable, NamedTuple, Protocol
+
+import backoff
 
 from n8nrunner import logs
 from n8nrunner.config import RunnerConfig
 from n8nrunner.connection.attempt import Failed, Opened, Probed, close_late_comers, start_attempt, start_probe
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.reading import Ponged, Skipped
-from n8nrunner.connection.retry import REFUSED_WAIT, Decision, Retry
 from n8nrunner.connection.transport import Connection
 from n8nrunner.errors import AuthenticationError, GrantTokenSpent, N8nRunnerError, ProtocolError
 from n8nrunner.execution.invoke import Answer, Handler, failure
@@ -54,6 +55,7 @@ from n8nrunner.protocol.events import (
 )
 from n8nrunner.protocol.failures import ConnectionLost, LinkFailure, Unreachable
 from n8nrunner.protocol.messages import RunnerRegistered
+from n8nrunner.protocol.retry import HEALTHY_JITTER, MOST, REFUSED_WAIT, Decision, Retry
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.protocol.throttle import Throttle
 from n8nrunner.snapshot import LinkSnapshot
@@ -154,7 +156,7 @@ class BrokerLink:
         self._ids = itertools.count(1)
         self._session = s.RunnerSession(index, config.name, types, slots, config.task_timeout, self.new_id)
         self._tasks: dict[str, Task] = {}
-        self._retry = Retry()
+        self._retry = Retry(config.is_one_shot, _new_delays)
         self._registrations = 0
         self._last_error: str | None = None
         self._trouble_level = logging.INFO
@@ -406,13 +408,12 @@ class BrokerLink:
     def _failed(self, reason: LinkFailure, grant: str | None, now: float) -> None:
         if self._session.state is not s.State.DISCONNECTED:
             return
-        one_shot = self._config.is_one_shot
-        decision = self._retry.decide(reason, now, one_shot, self._registrations > 0)
+        decision = self._retry.decide(reason, now, backoff.full_jitter(1.0))
         self._last_error = str(reason)
         self._grant = grant if decision.keep_grant else None
         shown: Exception = reason
         if decision.delay is None:
-            shown = error = _final_error(reason, one_shot)
+            shown = error = _final_error(reason, self._config.is_one_shot)
             if self._owner.link_refused(self, error):
                 self._perform(self._session.handle(StopRequested(now), now))
                 return
@@ -424,7 +425,7 @@ class BrokerLink:
         if self._session.state is not s.State.DISCONNECTED:
             return
         if outcome.healthy:
-            self._wait(self._retry.healthy_delay(), self._attempt, now)
+            self._wait(backoff.full_jitter(HEALTHY_JITTER), self._attempt, now)
         else:
             self._failed(Unreachable(outcome.error or ""), self._grant, now)
 
@@ -617,6 +618,16 @@ class BrokerLink:
                 self._close_limit = max(now, self._stop_until) + CLOSE_WAIT_LATE
             else:
                 self._close_limit = now + CLOSE_WAIT
+
+
+def _new_delays() -> Iterator[float]:
+    """Return the growing limits of the delays between attempts, in seconds.
+
+    The decorators of `backoff` cannot be used, because nothing can interrupt their sleep.
+    """
+    delays: Iterator[float] = backoff.expo(base=2, factor=0.5, max_value=MOST)
+    next(delays)  # the first value is None: `backoff` primes its generators with it
+    return delays
 
 
 def _final_error(reason: LinkFailure, one_shot: bool) -> N8nRunnerError:
