@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import multiprocessing
@@ -61,6 +62,19 @@ def wait_until(condition: Callable[[], Any], limit: float = LIMIT) -> Any:
             return value
         assert time.monotonic() < end, f"not within {limit:g} s"
         threading.Event().wait(0.002)
+
+
+@contextlib.contextmanager
+def promptly() -> Iterator[None]:
+    """Fail if the block takes half of `LIMIT`.
+
+    For calls that must not wait for something that takes `LIMIT` or longer. A tighter limit would fail on a
+    busy machine.
+    """
+    began = time.monotonic()
+    yield
+    took = time.monotonic() - began
+    assert took < LIMIT / 2, f"took {took:.1f} s"
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from n8nrunner import BrokerConnectionError, Runner, Task
 from n8nrunner.broker import Broker, BrokerTaskLost
 from n8nrunner.connection import serving
 from n8nrunner.protocol import liveness, session
-from tests.conftest import LIMIT, wait_until
+from tests.conftest import LIMIT, promptly, wait_until
 from tests.connection.servers import (
     CLOSE,
     PING,
@@ -167,10 +167,9 @@ def test_a_broker_that_stalls_delays_nobody(
     for n in range(50):
         assert broker.run_task("echo", n, timeout=LIMIT) == n
     wait_until(lambda: cancelled_after)
-    assert 0.9 < cancelled_after[0] < 1.3
-    started = time.monotonic()
-    runner.stop(0.3)
-    assert time.monotonic() - started < 0.3 + 0.5
+    assert 0.9 < cancelled_after[0] < LIMIT / 2
+    with promptly():
+        runner.stop(0.3)
     assert runner.state == "stopped"
 
 
@@ -421,10 +420,8 @@ def test_a_host_that_never_answers_is_named(new_runner: NewRunner) -> None:
     quiet = threading.Event()
     with Server(lambda connection: quiet.wait(LIMIT) and None) as silent:
         runner = new_runner(silent.url)
-        started = time.monotonic()
-        with pytest.raises(BrokerConnectionError) as raised:
+        with promptly(), pytest.raises(BrokerConnectionError) as raised:
             runner.start(wait=0.3)
-        assert time.monotonic() - started < 2
         assert silent.url in str(raised.value)
         quiet.set()
 
@@ -503,15 +500,14 @@ def test_settings_that_cannot_be_decoded_fail_their_task_at_once(
     runner.start(wait=0)
     peer = raw.next_peer()
     peer.register()
-    began = time.monotonic()
     offer = peer.hear("taskoffer")
     peer.tell("taskofferaccept", offerId=offer["offerId"], taskId="broken")
     peer.hear("taskaccepted")
     peer.send(frame(TEXT, b'{"type":"broker:tasksettings","taskId":"broken","settings":' + settings + b"}"))
-    answer = peer.hear("taskerror")
+    with promptly():
+        answer = peer.hear("taskerror")
     assert answer["taskId"] == "broken"
     assert says in json.dumps(answer["error"])
-    assert time.monotonic() - began < session.SETTINGS_TIMEOUT / 2
     peer.give("next", 5)  # on the same connection, in the same slot
     assert peer.hear("taskdone")["data"] == {"result": 5}
 

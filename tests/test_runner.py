@@ -6,7 +6,6 @@ import logging
 import math
 import signal
 import threading
-import time
 from typing import Any, Callable
 
 import pytest
@@ -30,7 +29,7 @@ from n8nrunner.broker import (
     BrokerTaskLost,
     BrokerTaskTimeout,
 )
-from tests.conftest import LIMIT, TOKEN, wait_until
+from tests.conftest import LIMIT, TOKEN, promptly, wait_until
 
 NewRunner = Callable[..., Runner]
 
@@ -427,10 +426,8 @@ def test_our_own_timeout_uses_n8ns_sentence_and_is_on_time(broker: Broker, new_r
         return "too late"
 
     with runner:
-        started = time.monotonic()
-        with pytest.raises(BrokerTaskError, match=r"Task execution timed out after 0\.3 seconds"):
+        with promptly(), pytest.raises(BrokerTaskError, match=r"Task execution timed out after 0\.3 seconds"):
             broker.run_task("slow", {})
-        assert time.monotonic() - started < 2
         wait_until(lambda: seen)
     assert seen == ["Task execution timed out after 0.3 seconds"]
     assert runner.snapshot().counts.timed_out == 1
@@ -684,9 +681,8 @@ def test_stop_cuts_tasks_short_after_the_grace_period(broker: Broker, new_runner
     runner.start()
     task = broker.submit("wait", {})
     assert running.wait(LIMIT)
-    started = time.monotonic()
-    runner.stop(0.2)
-    assert time.monotonic() - started < 0.2 + 0.5
+    with promptly():
+        runner.stop(0.2)
     with pytest.raises(BrokerTaskError, match="stopped before the task had finished"):
         task.result(LIMIT)
     assert runner.snapshot().counts.unfinished == 1
@@ -701,10 +697,8 @@ def test_stop_does_not_wait_for_a_stubborn_handler(
     runner.start()
     task = broker.submit("gate", {})
     gate.wait_running()
-    started = time.monotonic()
-    with caplog.at_level(logging.WARNING, "n8nrunner"):
+    with promptly(), caplog.at_level(logging.WARNING, "n8nrunner"):
         runner.stop(0.1)
-    assert time.monotonic() - started < 0.1 + 0.5
     assert f"{task.task_id} (gate)" in caplog.text
     gate.open.set()
 
@@ -728,9 +722,8 @@ def test_stop_while_nobody_answers_is_quick(broker: Broker, new_runner: NewRunne
     runner = new_runner()
     runner.start(wait=0)
     wait_until(lambda: runner.snapshot().links[0].state == "waiting")
-    started = time.monotonic()
-    runner.stop()
-    assert time.monotonic() - started < 1
+    with promptly():
+        runner.stop()
     assert runner.state == "stopped"
 
 

@@ -30,6 +30,7 @@ from n8nrunner.broker import (
     switchboard,
 )
 from tests.broker.raw_runner import LIMIT, TOKEN, RawRunner, base_of, grant, new_broker, raw_http
+from tests.conftest import promptly
 
 
 @pytest.fixture
@@ -426,14 +427,15 @@ class TestHeartbeat:
             broker.wait_for(lambda counts: counts.disconnected == 1)
 
     def test_unsolicited_pongs_are_enough(self) -> None:
-        with new_broker(heartbeat_interval=0.5) as broker, RawRunner(broker) as runner:
+        with new_broker(heartbeat_interval=1.0) as broker, RawRunner(broker) as runner:
             runner.socket.pong = lambda payload="": None
-            deadline = time.monotonic() + 1.2
-            while time.monotonic() < deadline:
+            runner.socket.settimeout(0.02)
+            pings = 0
+            while pings < 2:
                 runner.socket.send(b"", websocket.ABNF.OPCODE_PONG)
                 with contextlib.suppress(websocket.WebSocketTimeoutException):
-                    runner.socket.settimeout(0.02)
-                    runner.socket.recv_data_frame(control_frame=True)
+                    opcode, _ = runner.socket.recv_data_frame(control_frame=True)
+                    pings += opcode == websocket.ABNF.OPCODE_PING
             assert broker.counts.heartbeat_missed == 0
 
 
@@ -559,17 +561,19 @@ class TestOutcomes:
 
     def test_an_answer_that_the_broker_could_not_read_in_time_counts(self) -> None:
         """Somebody else may hold the interpreter: that is no fault of the runner's."""
-        with new_broker(acceptance_timeout=0.2) as broker, RawRunner(broker) as runner:
+        with new_broker(acceptance_timeout=1.0) as broker, RawRunner(broker) as runner:
             task = broker.submit("t", 1)
             runner.offer()
             task_id = runner.expect("broker:taskofferaccept")["taskId"]
             run = broker._run
             assert run is not None
             assert run._loop is not None
-            asleep = threading.Event()
-            run._loop.call_soon_threadsafe(lambda: (asleep.set(), time.sleep(0.5)))
-            assert asleep.wait(LIMIT)
+            is_held, go_on = threading.Event(), threading.Event()
+            run._loop.call_soon_threadsafe(lambda: (is_held.set(), go_on.wait(LIMIT)))
+            assert is_held.wait(LIMIT)
             runner.send("runner:taskaccepted", taskId=task_id)
+            threading.Event().wait(1.1)  # until the acceptance is late
+            go_on.set()
             runner.done(runner.expect("broker:tasksettings")["taskId"], 2)
             assert task.result(LIMIT) == 2
             assert broker.counts.missed == 0
@@ -642,23 +646,18 @@ class TestStop:
             assert isinstance(waiting.error(0), BrokerTaskExpired)
 
     def test_an_error_inside_the_with_block_does_not_wait_for_tasks(self) -> None:
-        started = time.monotonic()
-
         def fail() -> None:
             with new_broker() as broker, RawRunner(broker) as runner:
                 broker.submit("t", 1)
                 runner.take()
                 raise ZeroDivisionError
 
-        with pytest.raises(ZeroDivisionError):
+        with promptly(), pytest.raises(ZeroDivisionError):
             fail()
-        assert time.monotonic() - started < LIMIT
 
     def test_a_peer_that_does_not_close_does_not_hold_it_up(self) -> None:
-        with new_broker() as broker, RawRunner(broker):
-            started = time.monotonic()
+        with new_broker() as broker, RawRunner(broker), promptly():
             broker.stop()
-            assert time.monotonic() - started < 5.0
 
     def test_a_second_stop_does_nothing_and_a_kill_cuts_a_drain_short(self) -> None:
         broker = new_broker()

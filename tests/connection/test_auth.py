@@ -8,7 +8,6 @@ import json
 import logging
 import socket
 import threading
-import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from n8nrunner.config import BrokerUrl, parse_broker
 from n8nrunner.connection import auth
 from n8nrunner.connection.auth import fetch_grant, is_healthy
 from n8nrunner.protocol.failures import AuthRefused, LinkFailure, NotABroker, RateLimited, Unreachable
-from tests.conftest import LIMIT
+from tests.conftest import LIMIT, promptly
 from tests.connection.conftest import Authority
 from tests.connection.servers import (
     HttpServer,
@@ -368,7 +367,7 @@ def drips(begin: bytes) -> Callable[[socket.socket], None]:
     def script(connection: socket.socket) -> None:
         read_request(connection)
         connection.sendall(begin)
-        for _ in range(100):
+        for _ in range(300):
             threading.Event().wait(0.05)  # the slowness is what is tested
             connection.sendall(b"a")
 
@@ -397,10 +396,8 @@ def floods(begin: bytes) -> Callable[[socket.socket], None]:
     ],
 )
 def test_an_answer_that_comes_byte_by_byte_has_the_time_of_one_answer(begin: bytes) -> None:
-    with Server(drips(begin)) as server:
-        began = time.monotonic()
+    with Server(drips(begin)) as server, promptly():
         refused(server.url)
-        assert time.monotonic() - began < 2.0
 
 
 @pytest.mark.usefixtures("quick", "names")
@@ -424,18 +421,16 @@ def test_a_slow_peer_holds_neither_the_thread_nor_the_socket(scheme: str) -> Non
         url = parse_broker(f"{scheme}://n8n.test:{server.port}")
         thread = threading.Thread(target=is_healthy, args=(url,))
         thread.start()
-        assert ended.wait(5.0)
+        assert ended.wait(LIMIT)
         thread.join(LIMIT)
         assert not thread.is_alive()
 
 
 @pytest.mark.usefixtures("quick")
 def test_silence_has_the_time_of_one_answer() -> None:
-    with HttpServer(b"", hold=True) as server:
-        began = time.monotonic()
+    with HttpServer(b"", hold=True) as server, promptly():
         failure = refused(server.url)
         assert not is_healthy(parse_broker(server.url))
-        assert time.monotonic() - began < 4.0
     assert type(failure) is Unreachable
     assert "timed out" in str(failure)
 
@@ -451,10 +446,8 @@ def test_silence_has_the_time_of_one_answer() -> None:
     ],
 )
 def test_an_answer_without_an_end_is_not_read_to_it(begin: bytes) -> None:
-    with Server(floods(begin)) as server:
-        began = time.monotonic()
+    with Server(floods(begin)) as server, promptly():
         refused(server.url)
-        assert time.monotonic() - began < 2.0
 
 
 @pytest.mark.parametrize(
@@ -471,9 +464,8 @@ def test_many_brokers_may_be_asked_at_once() -> None:
     with HttpServer(b"", hold=True) as silent, HttpServer(GRANTED) as server:
         waiting = threading.Thread(target=is_healthy, args=(parse_broker(silent.url),), daemon=True)
         waiting.start()
-        began = time.monotonic()
-        assert [fetch_grant(parse_broker(server.url), SECRET) for _ in range(5)] == [GRANT] * 5
-        assert time.monotonic() - began < 4.0
+        with promptly():
+            assert [fetch_grant(parse_broker(server.url), SECRET) for _ in range(5)] == [GRANT] * 5
         silent.close()
         waiting.join(auth.HTTP_TIMEOUT)
 
@@ -504,9 +496,8 @@ def test_proxies_that_let_nobody_through(
     wanted = "Basic other" if behaviour == "unauthorised" else None
     with Proxy(wanted, "serve" if wanted else behaviour) as proxy:
         monkeypatch.setenv(f"{scheme}_proxy", f"http://user:{password}@127.0.0.1:{proxy.port}")
-        began = time.monotonic()
-        failure = refused(f"{scheme}://n8n.test:5679")
-        assert time.monotonic() - began < 2.0
+        with promptly():
+            failure = refused(f"{scheme}://n8n.test:5679")
     assert isinstance(failure, (Unreachable, NotABroker, AuthRefused))
     assert password not in str(failure)
 
@@ -516,18 +507,17 @@ def test_a_slow_answer_over_tls_is_limited_too(authority: Authority, monkeypatch
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
     context = authority.server("n8n.test")
     with Server(drips(b"HTTP/1.1 200 OK\r\n\r\n")) as server, TlsTerminator(context, server.port) as front:
-        began = time.monotonic()
-        assert type(refused(f"https://n8n.test:{front.port}")) is Unreachable
-        assert time.monotonic() - began < 2.0
+        url = f"https://n8n.test:{front.port}"
+        with promptly():
+            assert type(refused(url)) is Unreachable
 
 
 @pytest.mark.usefixtures("names", "quick")
 def test_a_slow_answer_through_a_proxy_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
     with Server(drips(b"HTTP/1.1 200 OK\r\n\r\n")) as server, Proxy() as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
-        began = time.monotonic()
-        assert type(refused(f"http://n8n.test:{server.port}")) is Unreachable
-        assert time.monotonic() - began < 2.0
+        with promptly():
+            assert type(refused(f"http://n8n.test:{server.port}")) is Unreachable
 
 
 @pytest.mark.usefixtures("names")

@@ -19,7 +19,7 @@ from n8nrunner.config import BrokerUrl, parse_broker
 from n8nrunner.connection.dial import dial
 from n8nrunner.deadline import Deadline
 from n8nrunner.protocol.failures import LinkFailure, NotABroker, Unreachable
-from tests.conftest import LIMIT
+from tests.conftest import LIMIT, promptly
 from tests.connection.conftest import Authority
 from tests.connection.servers import Proxy, Server, TlsTerminator, http_answer, read_request
 
@@ -120,13 +120,12 @@ def test_an_address_that_swallows_everything_leaves_time_for_the_next(
                 filler.connect_ex(full.getsockname())
             answer_with([ipv4(full.getsockname()[1]), ipv4(server.port)], monkeypatch)
             began = time.monotonic()
-            with dial(parse_broker("http://n8n.test"), Deadline(1.0)) as raw:
-                assert 0.3 < time.monotonic() - began < 1.0
+            with dial(parse_broker("http://n8n.test"), Deadline(2.0)) as raw:
+                assert time.monotonic() - began > 0.6
                 assert is_echo(raw)
             answer_with([ipv4(full.getsockname()[1])], monkeypatch)
-            began = time.monotonic()
-            assert type(refused("http://n8n.test", 0.2)) is Unreachable
-            assert time.monotonic() - began < 1.0
+            with promptly():
+                assert type(refused("http://n8n.test", 0.2)) is Unreachable
         finally:
             for filler in fillers:
                 filler.close()
@@ -249,10 +248,8 @@ def test_proxies_that_let_nobody_through(behaviour: str, says: str, monkeypatch:
     wanted = "Basic other" if behaviour == "unauthorised" else None
     with Proxy(wanted, "serve" if wanted else behaviour) as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://user:proxy-password@127.0.0.1:{proxy.port}")
-        began = time.monotonic()
-        with pytest.raises(Unreachable, match=says) as caught:
+        with promptly(), pytest.raises(Unreachable, match=says) as caught:
             dial(parse_broker("http://n8n.test:5679"), Deadline(0.4))
-        assert time.monotonic() - began < 2.0
     assert f"the proxy http://127.0.0.1:{proxy.port}" in str(caught.value)
     assert "proxy-password" not in str(caught.value)
 
@@ -286,15 +283,14 @@ def test_proxies_that_answer_something_else(
 def test_a_proxy_that_answers_byte_by_byte_has_until_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     def script(connection: socket.socket) -> None:
         read_request(connection)
-        for _ in range(200):
+        for _ in range(1000):
             connection.sendall(b"H")
             threading.Event().wait(0.02)  # the slowness is what is tested
 
     with Server(script) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        began = time.monotonic()
-        assert type(refused("http://n8n.test:5679", 0.3)) is Unreachable
-        assert 0.2 < time.monotonic() - began < 2.0
+        with promptly():
+            assert type(refused("http://n8n.test:5679", 0.3)) is Unreachable
 
 
 @pytest.mark.usefixtures("names")
@@ -420,9 +416,7 @@ def test_a_handshake_that_does_not_end(drip: bool) -> None:
             threading.Event().wait(0.02)  # the slowness is what is tested
         connection.recv(65536)
 
-    with Server(script) as server:
-        began = time.monotonic()
+    with Server(script) as server, promptly():
         failure = refused(f"https://n8n.test:{server.port}", 0.4)
-        assert time.monotonic() - began < 2.0
     assert type(failure) is Unreachable
     assert "timed out" in str(failure)

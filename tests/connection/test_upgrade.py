@@ -16,7 +16,7 @@ from websocket import _handshake
 from n8nrunner.connection.transport import Connection
 from n8nrunner.deadline import Deadline
 from n8nrunner.protocol.failures import LinkFailure, RateLimited, Unreachable, UpgradeRefused
-from tests.conftest import LIMIT
+from tests.conftest import LIMIT, promptly
 from tests.connection.servers import (
     TEXT,
     HttpServer,
@@ -246,21 +246,23 @@ def test_an_answer_whose_head_never_ends() -> None:
 
 def test_silence_until_the_deadline() -> None:
     began = time.monotonic()
-    failure = refused(sends(b"", end=False), seconds=0.2)
+    with promptly():
+        failure = refused(sends(b"", end=False), seconds=0.2)
     assert type(failure) is Unreachable
-    assert 0.15 < time.monotonic() - began < 2.0
+    assert time.monotonic() - began > 0.15
 
 
 def test_a_byte_now_and_then_until_the_deadline() -> None:
     def answer(raw: socket.socket, request: Request) -> None:
-        for _ in range(200):
+        for _ in range(1000):
             raw.sendall(b"H")
             threading.Event().wait(0.02)  # the slowness is what is tested
 
     began = time.monotonic()
-    failure = refused(answer, seconds=0.3)
+    with promptly():
+        failure = refused(answer, seconds=0.3)
     assert type(failure) is Unreachable
-    assert 0.25 < time.monotonic() - began < 2.0
+    assert time.monotonic() - began > 0.25
 
 
 def test_a_deadline_that_is_over() -> None:

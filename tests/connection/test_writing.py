@@ -6,7 +6,6 @@ import selectors
 import socket
 import struct
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from n8nrunner.connection.sockets import delivery
 from n8nrunner.connection.writing import FRAGMENT
 from n8nrunner.deadline import Deadline
 from n8nrunner.protocol.failures import ConnectionLost
-from tests.conftest import LIMIT
+from tests.conftest import LIMIT, promptly
 from tests.connection.servers import (
     CLOSE,
     CONT,
@@ -122,9 +121,8 @@ def test_a_peer_that_does_not_read_blocks_nothing_and_gets_every_byte_later() ->
         stall(connection, peer)
         for message in messages:
             connection.writer.queue(message)
-        began = time.monotonic()
-        total = sum(connection.flush() for _ in range(100))
-        assert time.monotonic() - began < 1.0
+        with promptly():
+            total = sum(connection.flush() for _ in range(100))
         assert not connection.writer.is_empty
         assert total < 10 * MEGABYTE
         # The connection can be read meanwhile.
@@ -378,9 +376,8 @@ def test_close_ends_the_connection_at_once_whatever_is_queued() -> None:
         stall(connection, peer)
         connection.writer.queue(b"x" * 20 * MEGABYTE)
         connection.flush()
-        began = time.monotonic()
-        connection.close()
-        assert time.monotonic() - began < 0.5
+        with promptly():
+            connection.close()
         assert sum(len(sent.payload) for sent in peer.frames()) < 20 * MEGABYTE
 
 

@@ -90,8 +90,16 @@ def times_entered(task: Task) -> int:
 
 
 def sleeps(task: Task) -> None:
-    """Holds the process; nothing can tell it that it is cancelled."""
+    """Hold the process; the task's cancellation does not reach it."""
     threading.Event().wait(task.settings["seconds"])
+
+
+def waits_for_a_file(task: Task) -> None:
+    """Hold the process until the file exists, whether or not the task is cancelled."""
+    for _ in range(3000):
+        if os.path.exists(task.settings["path"]):
+            return
+        threading.Event().wait(0.01)
 
 
 def touch(task: Task) -> None:
