@@ -155,7 +155,10 @@ def _parser() -> argparse.ArgumentParser:
     broker.add_argument("--port", type=int, default=5679, help="0 for any free one (default: %(default)s)")
     broker.add_argument("--path", default="/runners", help="as N8N_RUNNERS_PATH (default: %(default)s)")
     broker.add_argument(
-        "--profile", default="2.40", choices=("2.27", "2.40"), help="which n8n it is (default: %(default)s)"
+        "--profile",
+        default="2.40",
+        choices=("1.123", "2.27", "2.40"),
+        help="the version of n8n to behave like (default: %(default)s)",
     )
     return parser
 

@@ -18,7 +18,8 @@ except ImportError as error:
         'the embedded broker needs aiohttp, which is not installed: pip install "n8nrunner[broker]"'
     ) from error
 
-from n8nrunner.broker.constants import PROFILES, BrokerConstants
+from n8nrunner.broker.behaviour import PROFILES
+from n8nrunner.broker.constants import BrokerConstants
 from n8nrunner.broker.counts import BrokerEvent, Counts
 from n8nrunner.broker.errors import (
     BrokerNotRunning,

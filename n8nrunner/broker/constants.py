@@ -1,25 +1,22 @@
-"""Every limit and delay of n8n's broker, and the two versions of its behaviour."""
+"""The limits and delays of n8n's broker."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: n8n's behaviour as of that version; what differs is said in `n8nrunner.broker.matching`.
-PROFILES = ("2.27", "2.40")
-
 
 @dataclass(frozen=True)
 class BrokerConstants:
-    """What n8n's broker counts with, in seconds and bytes; the defaults are n8n's own.
+    """The limits and delays, in seconds and bytes. The defaults are n8n's own.
 
     Attributes:
         acceptance_timeout: from accepting an offer to the runner's answer.
         settings_timeout: from the requester being told of the task to its settings.
         request_timeout: how long a request waits for a runner.
-        request_restarts: how often a deferral or a missed acceptance starts that wait anew (2.40 only).
+        request_restarts: how often a deferral or a missed acceptance restarts that wait (2.40 only).
         task_timeout: from the forwarded settings to the result.
         heartbeat_interval: between two pings; a runner that has not answered the last one is dropped.
-        grant_ttl: how long a grant token can be used.
+        grant_ttl: how long a grant token can be used; None for what the version of n8n has.
         auth_limit: requests for a grant token in one `auth_window` from one address.
         auth_window: length of the fixed window of that limit.
         upgrade_limit: WebSocket upgrades in any `upgrade_window`, over all clients.
@@ -38,7 +35,7 @@ class BrokerConstants:
     request_restarts: int = 3
     task_timeout: float = 300.0
     heartbeat_interval: float = 30.0
-    grant_ttl: float = 30.0
+    grant_ttl: float | None = None
     auth_limit: int = 5
     auth_window: float = 1.0
     upgrade_limit: int = 5

@@ -3,26 +3,7 @@
 `Matching.handle` is given one event and the time, and returns what is to be done, in order. It never waits:
 whoever owns it calls again with `TimePassed` when `Matching.next_deadline` has come.
 
-The two profiles are n8n 2.27 and n8n 2.40. They differ in this:
-
-====================================  ===============================  ===================================
-event                                 2.27                             2.40
-====================================  ===============================  ===================================
-runner rejects                        waits for an offer or request    matched again at once
-runner defers                         request timer starts anew        the same, `request_restarts` times
-acceptance not answered in time       runner is told nothing           told, its offers dropped, counted;
-                                                                       request timer starts anew (as
-                                                                       above); matched again
-several acceptances missed in a row   nothing                          runner closed, if it has no task
-runner disconnects before it answers  noticed when the time is over    matched again at once
-request expires, then is accepted     task stays for ever              runner is told to cancel
-requester sends no settings           reason "Unknown reason"          a reason that says so
-runner stays silent                   nothing                          closed after two expired requests
-same id connects again                old connection closed, and its   old connection closed
-                                      end takes the new one with it
-heartbeat finds a dead runner         looks at no other runner         goes on
-drain                                 tasks keep their time limits     limits shortened to the drain's
-====================================  ===============================  ===================================
+The versions of n8n differ in this algorithm; `n8nrunner.broker.behaviour.Behaviour` says how.
 
 In n8n an answer to a runner can meet a runner that has just gone. Here the end of a connection and the end of
 its tasks are one step, so that only a socket known to be half closed is left of that (`ConnectionFailing`).
@@ -36,7 +17,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Callable, NamedTuple, Union
 
-from n8nrunner.broker.constants import PROFILES, BrokerConstants
+from n8nrunner.broker.behaviour import N8N_2_40, Behaviour
+from n8nrunner.broker.constants import BrokerConstants
 from n8nrunner.broker.counts import TOTALS, BrokerEvent, Counts
 from n8nrunner.protocol import messages as m
 
@@ -47,6 +29,10 @@ PROTOCOL_ERROR = 1002
 RUNNER_GONE = "Node execution failed"
 RUNNER_UNRESPONSIVE = "Task execution aborted because runner became unresponsive"
 SHUT_DOWN = "Task aborted because the n8n instance was shutting down"
+UNKNOWN_REQUEST = (
+    "Request ID not found. In multi-main setup, it is possible for one of the mains to have reported ready "
+    "state already."
+)
 
 # --- events -------------------------------------------------------------------------------------
 
@@ -311,9 +297,9 @@ class _Request:
     __slots__ = (
         "acceptance",
         "ended",
+        "places",
         "request_id",
         "restarts",
-        "sequence",
         "since",
         "task_type",
         "timeout",
@@ -321,9 +307,10 @@ class _Request:
     )
 
     def __init__(
-        self, sequence: int, request_id: str, task_type: str, timeout: float | None, since: float
+        self, place: int, request_id: str, task_type: str, timeout: float | None, since: float
     ) -> None:
-        self.sequence = sequence
+        #: Its places in the queue, the first one first; several only if `Behaviour.queues_deferred_again`.
+        self.places = [place]
         self.request_id = request_id
         self.task_type = task_type
         self.timeout = timeout
@@ -352,7 +339,7 @@ class _Task:
         self.task_id = task_id
         self.request = request
         self.connection = connection
-        #: The request had expired when the runner accepted (2.27): no requester knows of this task.
+        #: The request had expired when the runner accepted: no requester knows of this task.
         self.forgotten = forgotten
         self.running = False
         self.shutting_down = False
@@ -365,7 +352,7 @@ class Matching:
     Args:
         now: seconds on the clock that `handle` is given.
         new_task_id: returns an id that it has never returned before.
-        profile: "2.27" or "2.40", the n8n whose behaviour is wanted.
+        behaviour: the version of n8n.
         constants: the limits and delays.
         totals: continues the totals of an earlier broker; a new set if not given. Changed in place.
         on_event: is told of everything that happens, from within `handle`.
@@ -376,14 +363,12 @@ class Matching:
         now: float,
         new_task_id: Callable[[], str],
         *,
-        profile: str = "2.40",
+        behaviour: Behaviour = N8N_2_40,
         constants: BrokerConstants | None = None,
         totals: MutableMapping[str, int] | None = None,
         on_event: Callable[[BrokerEvent], None] | None = None,
     ) -> None:
-        if profile not in PROFILES:
-            raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
-        self._is_2_40 = profile == "2.40"
+        self._behaviour = behaviour
         self._constants = constants or BrokerConstants()
         self._new_task_id = new_task_id
         self._totals: MutableMapping[str, int] = Counter() if totals is None else totals
@@ -502,8 +487,8 @@ class Matching:
         self._tell("disconnected", connection)
         if not connection.closed:
             self._leave(connection, None)
-        if not self._is_2_40:
-            # n8n 2.27 goes by the id alone: the end of a replaced connection takes the new one with it.
+        if self._behaviour.closes_by_id:
+            # The end of a replaced connection closes the one that replaced it.
             holder = self._runners.get(connection.runner_id)
             if holder is not None:
                 self._tell("evicted", holder)
@@ -519,7 +504,7 @@ class Matching:
         self._drop_offers(connection)
         for task in list(connection.tasks.values()):
             self._fail(task, "lost", {"message": error})
-        if self._is_2_40:
+        if self._behaviour.rematches_abandoned:
             for acceptance in list(connection.acceptances.values()):
                 self._end_acceptance(acceptance)
                 self._tell("abandoned", connection, acceptance.request, acceptance.task_id)
@@ -537,7 +522,7 @@ class Matching:
                 continue
             self._tell("heartbeat_missed", connection)
             self._leave(connection, PROTOCOL_ERROR, RUNNER_UNRESPONSIVE)
-            if not self._is_2_40:
+            if self._behaviour.heartbeat_stops_at_dead:
                 break
 
     def _kick_if_idle(self, connection: _Connection, reason: str) -> None:
@@ -614,7 +599,7 @@ class Matching:
         request.timer = self._timers.set(self._now + timeout, lambda _: self._request_timed_out(request))
 
     def _restart_request_timer(self, request: _Request) -> None:
-        if self._is_2_40:
+        if self._behaviour.limits_restarts:
             if request.restarts >= self._constants.request_restarts:
                 return
             request.restarts += 1
@@ -624,10 +609,15 @@ class Matching:
         return self._constants.request_timeout if request.timeout is None else request.timeout
 
     def _request_timed_out(self, request: _Request) -> None:
-        self._end_request(request)
-        self._tell("expired", request=request, detail=request.task_type)
-        self._actions.append(self._expired(request, "timeout"))
-        if self._is_2_40:
+        places = request.places[1:]
+        if not request.ended:
+            self._end_request(request)
+            self._tell("expired", request=request, detail=request.task_type)
+            self._actions.append(self._expired(request, "timeout"))
+        request.places = places
+        if places and request.acceptance is None:
+            self._wait(request)
+        if self._behaviour.closes_silent:
             self._look_for_silent_runners(request.task_type)
 
     def _look_for_silent_runners(self, task_type: str) -> None:
@@ -647,11 +637,9 @@ class Matching:
                 self._kick_if_idle(connection, "silent while requests expired")
 
     def _expired(self, request: _Request, reason: str) -> RequestExpired:
-        if self._is_2_40:
-            message = "Task request timed out"
-        else:
-            # n8n 2.27 names the configured time, whatever the request really waited.
-            message = f"Task request timed out after {_seconds(self._request_timeout(request))}"
+        message = "Task request timed out"
+        if self._behaviour.names_configured_wait:
+            message = f"{message} after {_seconds(self._request_timeout(request))}"
         waited = round(self._now - request.since, 1)
         description = (
             f"No runner took the task of type {request.task_type!r} within {_seconds(waited)}. Is a runner "
@@ -664,16 +652,17 @@ class Matching:
 
     def _end_request(self, request: _Request) -> None:
         request.ended = True
+        request.places = []
         self._timers.cancel(request.timer)
         del self._requests[request.request_id]
 
     def _wait(self, request: _Request) -> None:
-        heapq.heappush(self._waiting.setdefault(request.task_type, []), (request.sequence, request))
+        heapq.heappush(self._waiting.setdefault(request.task_type, []), (request.places[0], request))
         self._unmatched.add(request.task_type)
 
     def _wait_again(self, request: _Request) -> None:
-        """Back to its old place in the queue, unless it has expired. The match pass is the caller's."""
-        if not request.ended:
+        """Put a request back at its old place in the queue, unless it has left the queue. Match nothing."""
+        if request.places:
             self._wait(request)
 
     def _match(self) -> None:
@@ -683,8 +672,8 @@ class Matching:
             task_type = self._unmatched.pop()
             waiting = self._waiting.get(task_type)
             while waiting:
-                request = waiting[0][1]
-                if request.ended:
+                place, request = waiting[0]
+                if request.places[:1] != [place]:
                     heapq.heappop(waiting)
                     continue
                 offer = self._first_offer(task_type)
@@ -702,7 +691,7 @@ class Matching:
             if not of_type:
                 return None
             offer = next(iter(of_type.values()))
-            if offer.connection.reachable or not self._is_2_40:
+            if offer.connection.reachable or not self._behaviour.notices_unreachable:
                 return offer
             self._take_offer(offer)
             self._tell("offers_dropped", offer.connection, detail=task_type)
@@ -742,8 +731,11 @@ class Matching:
         if acceptance is None:
             return
         request = acceptance.request
-        if request.ended and self._is_2_40:
-            self._send(connection, m.TaskCancel(message.task_id, "Task request expired"))
+        if request.ended and (request.places or self._behaviour.cancels_expired):
+            reason = UNKNOWN_REQUEST if request.places else "Task request expired"
+            self._timers.cancel(request.timer)
+            request.places = []
+            self._send(connection, m.TaskCancel(message.task_id, reason))
             return
         task = _Task(message.task_id, request, connection, forgotten=request.ended)
         self._tasks[task.task_id] = task
@@ -760,33 +752,43 @@ class Matching:
         acceptance = self._answer_to_acceptance(connection, message.task_id, "rejected")
         if acceptance is not None:
             self._wait_again(acceptance.request)
-            if self._is_2_40:
+            if self._behaviour.rematches_rejected:
                 self._match()
 
     def _deferred(self, connection: _Connection, message: m.TaskDeferred) -> None:
         acceptance = self._answer_to_acceptance(connection, message.task_id, "deferred")
-        if acceptance is not None and not acceptance.request.ended:
-            self._restart_request_timer(acceptance.request)
-            self._wait_again(acceptance.request)
+        if acceptance is None:
+            return
+        request = acceptance.request
+        if self._behaviour.queues_deferred_again:
+            self._sequence += 1
+            request.places.append(self._sequence)
+        if request.places:
+            self._restart_request_timer(request)
+            self._wait(request)
 
     def _acceptance_missed(self, acceptance: _Acceptance) -> None:
         connection, request = acceptance.connection, acceptance.request
         self._end_acceptance(acceptance)
         self._tell("missed", connection, request, acceptance.task_id)
         self._wait_again(request)
-        if not self._is_2_40:
-            return
-        if not request.ended:
-            self._restart_request_timer(request)
-        self._send(connection, m.TaskCancel(acceptance.task_id, "Acknowledgement window elapsed"))
-        self._drop_offers(connection)
+        if self._behaviour.cancels_missed:
+            if not request.ended:
+                self._restart_request_timer(request)
+            self._send(connection, m.TaskCancel(acceptance.task_id, "Acknowledgement window elapsed"))
+            self._drop_offers(connection)
+        if self._behaviour.closes_after_misses:
+            self._count_miss(connection, acceptance)
+        if self._behaviour.cancels_missed:
+            self._match()
+
+    def _count_miss(self, connection: _Connection, acceptance: _Acceptance) -> None:
         # Several acceptances of one window are one miss: only one that began after the last miss counts.
         if connection.missed_at is None or acceptance.since >= connection.missed_at:
             connection.missed += 1
             connection.missed_at = self._now
             if connection.missed >= self._constants.missed_limit:
                 self._kick_if_idle(connection, f"{connection.missed} acceptances missed")
-        self._match()
 
     # --- tasks ----------------------------------------------------------------------------------
 
@@ -806,7 +808,9 @@ class Matching:
         self._send(task.connection, m.TaskSettings(event.task_id, event.settings))
 
     def _settings_missed(self, task: _Task) -> None:
-        reason = "Requester took too long to acknowledge the task" if self._is_2_40 else "Unknown reason"
+        reason = "Unknown reason"
+        if self._behaviour.names_settings_timeout:
+            reason = "Requester took too long to acknowledge the task"
         self._send(task.connection, m.TaskCancel(task.task_id, reason))
         self._fail(task, "settings_missed", {"message": reason})
 
@@ -816,9 +820,9 @@ class Matching:
             self._send(task.connection, event.message)
 
     def _can_reach(self, task: _Task) -> bool:
-        """False if what is to be sent would be lost; n8n 2.40 fails the task then, 2.27 does not notice."""
+        """Return whether a message can be sent for a task; fail the task if not."""
         connection = task.connection
-        if connection.reachable or not self._is_2_40:
+        if connection.reachable or not self._behaviour.notices_unreachable:
             return True
         error = f"Runner ({connection.runner_id}) became unreachable while processing task ({task.task_id})"
         self._fail(task, "lost", {"message": error})
@@ -905,9 +909,12 @@ class Matching:
         if self._draining:
             return
         self._draining = True
+        if not self._behaviour.drains:
+            self._end_drain()
+            return
         for connection in self._runners.values():
             self._send(connection, m.Drain())
-        if self._is_2_40:
+        if self._behaviour.shortens_tasks:
             for task in self._tasks.values():
                 self._shorten(task, self._now + event.timeout)
         # Set after the tasks' timers, so that these come first.

@@ -22,7 +22,8 @@ from typing import (
 from aiohttp import web
 
 from n8nrunner.broker import pieces
-from n8nrunner.broker.constants import PROFILES, BrokerConstants
+from n8nrunner.broker.behaviour import BEHAVIOURS, PROFILES, Behaviour
+from n8nrunner.broker.constants import BrokerConstants
 from n8nrunner.broker.counts import BrokerEvent, Counts
 from n8nrunner.broker.endpoints import Endpoints
 from n8nrunner.broker.errors import BrokerNotRunning, BrokerTaskLost
@@ -58,7 +59,7 @@ class Broker:
         host: the address to listen on.
         port: the port to listen on; 0 for any free one, which is then kept over restarts.
         path: what n8n has in ``N8N_RUNNERS_PATH``. A leading slash is added.
-        profile: "2.27" or "2.40", the n8n whose behaviour is wanted.
+        profile: the version of n8n to behave like: "1.123", "2.27" or "2.40".
         constants: limits and delays other than n8n's defaults.
 
     Use it as a context manager, or call `start` and `stop`. Leaving the ``with`` block stops it, and waits
@@ -87,7 +88,7 @@ class Broker:
         self._host = host
         self._port = port
         self._path = path
-        self._profile = profile
+        self._behaviour = BEHAVIOURS[profile]
         self._constants = constants or BrokerConstants()
         self._lifecycle = threading.Lock()
         self._changed = threading.Condition()
@@ -100,7 +101,7 @@ class Broker:
 
     def __repr__(self) -> str:
         state = self.url if self.is_running else "not running"
-        return f"<Broker {state}, profile {self._profile}>"
+        return f"<Broker {state}, profile {self._behaviour.version}>"
 
     def __enter__(self) -> Broker:
         self.start()
@@ -149,7 +150,7 @@ class Broker:
             listener = _listen(self._host, self._port)
             self._port = listener.getsockname()[1]
             try:
-                run = _Run(self._auth_token, self._path, self._profile, self._constants, listener, self)
+                run = _Run(self._auth_token, self._path, self._behaviour, self._constants, listener, self)
                 run.start()
             except BaseException:
                 listener.close()
@@ -275,7 +276,7 @@ class Broker:
         matching = Matching(
             now,
             lambda: _new_id(8),
-            profile=self._profile,
+            behaviour=self._behaviour,
             constants=self._constants,
             totals=self._totals,
             on_event=self._remember,
@@ -311,13 +312,14 @@ class _Run:
         self,
         auth_token: str,
         path: str,
-        profile: str,
+        behaviour: Behaviour,
         constants: BrokerConstants,
         listener: socket.socket,
         broker: Broker,
     ) -> None:
         self._auth_token = auth_token
         self._path = path
+        self._behaviour = behaviour
         self._constants = constants
         self._listener = listener
         self._broker = broker
@@ -414,7 +416,7 @@ class _Run:
             rpc_pool,
         )
         self._switchboard = switchboard
-        grants = GrantTokens(self._constants.grant_ttl, lambda: secrets.token_hex(32))
+        grants = GrantTokens(self._behaviour.grant_lifetime(self._constants), lambda: secrets.token_hex(32))
         endpoints = Endpoints(
             self._auth_token, self._path, self._constants, switchboard, grants, self._broker.submit
         )

@@ -1,4 +1,4 @@
-"""The broker's algorithm stepped by hand, in both profiles, with a clock of our own."""
+"""The broker's algorithm, step by step with a clock under the test's control, as each version of n8n."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from n8nrunner.broker import BrokerConstants, BrokerEvent, Counts
+from n8nrunner.broker import PROFILES, BrokerConstants, BrokerEvent, Counts
 from n8nrunner.broker import matching as b
+from n8nrunner.broker.behaviour import BEHAVIOURS, Behaviour
 from n8nrunner.broker.counts import TOTALS
 from n8nrunner.protocol import messages as m
 
-BOTH = ("2.27", "2.40")
 ActionT = TypeVar("ActionT")
 
 
 class Table:
     """A matching, its clock, and everything that it wanted done."""
 
-    def __init__(self, profile: str = "2.40", **constants: Any) -> None:
+    def __init__(self, version: str | Behaviour = "2.40", **constants: Any) -> None:
         self.now = 1000.0
         self.events: list[BrokerEvent] = []
         numbers = itertools.count(1)
@@ -30,7 +30,7 @@ class Table:
         self.matching = b.Matching(
             self.now,
             lambda: f"task{next(numbers)}",
-            profile=profile,
+            behaviour=BEHAVIOURS[version] if isinstance(version, str) else version,
             constants=BrokerConstants(**constants),
             on_event=self.events.append,
         )
@@ -101,7 +101,7 @@ def cancel(key: int, task_id: str, reason: str) -> b.Send:
     return b.Send(key, m.TaskCancel(task_id, reason))
 
 
-@pytest.fixture(params=BOTH)
+@pytest.fixture(params=PROFILES)
 def profile(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -257,15 +257,6 @@ class TestMatchPass:
         assert acceptance(table.request("q1")).offer_id == "same"
         assert acceptance(table.request("q2")).offer_id == "same"
 
-    def test_a_socket_that_takes_nothing(self) -> None:
-        for profile, used in (("2.27", True), ("2.40", False)):
-            table = Table(profile)
-            table.connect(1)
-            table.offer(1)
-            table.step(b.ConnectionFailing(1))
-            assert bool(table.request()) is used
-            assert table.counts.offers_dropped == (0 if used else 1)
-
 
 class TestAnswerToAcceptance:
     """What a runner may say, or not say, to the acceptance of its offer."""
@@ -291,17 +282,6 @@ class TestAnswerToAcceptance:
         # A request of another type brings a match pass for all.
         accept = acceptance(table.request("q2", "other"))
         assert accept.task_id != task_id
-
-    def test_rejected_240_is_matched_again_at_once(self) -> None:
-        table = Table("2.40")
-        table.connect(1)
-        table.connect(2)
-        table.request("q1")
-        task_id = acceptance(table.offer(1)).task_id
-        table.offer(2)
-        actions = table.receive(1, m.TaskRejected(task_id, "full"))
-        assert actions == [b.Send(2, m.TaskOfferAccept("offer2", "task2"))]
-        assert table.counts.rejected == 1
 
     def test_a_rejected_request_keeps_its_place(self, profile: str) -> None:
         table = Table(profile)
@@ -334,25 +314,6 @@ class TestAnswerToAcceptance:
         assert table.receive(1, m.TaskDeferred(task_id)) == []
         assert acceptance(table.offer(1)).offer_id == "offer2"
 
-    @pytest.mark.parametrize(("profile", "lives"), [("2.27", 1000.0), ("2.40", 3 * 50.0 + 60.0)])
-    def test_deferred_again_and_again(self, profile: str, lives: float) -> None:
-        table = Table(profile)
-        table.connect(1)
-        table.request()
-        start = table.now
-        while table.now - start < 1000.0:
-            table.pass_time(49.0)
-            if not table.counts.requests:
-                break
-            task_id = acceptance(table.offer(1)).task_id
-            table.pass_time(1.0)
-            table.receive(1, m.TaskDeferred(task_id))
-        if table.counts.requests:
-            assert lives == 1000.0
-        else:
-            expired = next(event for event in table.events if event.kind == "expired")
-            assert expired.at - start == pytest.approx(lives)
-
     def test_missed_227_tells_nobody(self) -> None:
         table = Table("2.27")
         table.connect(1)
@@ -364,13 +325,6 @@ class TestAnswerToAcceptance:
         assert table.counts.missed == 1
         assert table.counts.offers == 1, "its other offers stay"
         assert acceptance(table.offer(1)).offer_id == "offer2"
-
-    def test_missed_227_does_not_restart_the_request_timer(self) -> None:
-        table = Table("2.27")
-        table.connect(1)
-        table.request()
-        acceptance(table.offer(1))
-        assert only(b.RequestExpired, table.pass_time(60.0))
 
     def test_missed_240_cancels_drops_the_offers_and_matches_again(self) -> None:
         table = Table("2.40")
@@ -442,18 +396,15 @@ class TestAnswerToAcceptance:
         assert table.pass_time(23.9) == []
         assert table.pass_time(0.2) == [b.Close(1, 1001), b.Drained()]
 
-    def test_expired_then_accepted_240_is_cancelled(self) -> None:
-        table = Table("2.40")
-        table.connect(1)
-        table.request(timeout=1.0)
-        task_id = acceptance(table.offer(1)).task_id
-        table.pass_time(1.5)
-        assert table.receive(1, m.TaskAccepted(task_id)) == [cancel(1, task_id, "Task request expired")]
-        assert table.counts.tasks == 0
-
-    @pytest.mark.parametrize("answer", [m.TaskRejected("task1", "full"), m.TaskDeferred("task1")])
-    def test_expired_then_refused_is_over(self, profile: str, answer: Any) -> None:
-        table = Table(profile)
+    @pytest.mark.parametrize(
+        ("version", "answer"),
+        [
+            *[(version, m.TaskRejected("task1", "full")) for version in PROFILES],
+            *[(version, m.TaskDeferred("task1")) for version in ("2.27", "2.40")],
+        ],
+    )
+    def test_expired_then_refused_is_over(self, version: str, answer: Any) -> None:
+        table = Table(version)
         table.connect(1)
         table.request(timeout=1.0)
         acceptance(table.offer(1))
@@ -513,18 +464,15 @@ class TestAnswerToAcceptance:
 class TestTasks:
     """What can happen to a task once a runner has accepted it."""
 
-    @pytest.mark.parametrize(
-        ("profile", "reason"),
-        [("2.27", "Unknown reason"), ("2.40", "Requester took too long to acknowledge the task")],
-    )
-    def test_no_settings(self, profile: str, reason: str) -> None:
+    def test_no_settings(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         task_id = table.accepted()
         assert table.pass_time(1.9) == []
         actions = table.pass_time(0.2)
-        assert actions[0] == cancel(1, task_id, reason)
-        assert only(b.TaskFailed, actions).cause == "settings_missed"
+        failed = only(b.TaskFailed, actions)
+        assert failed.cause == "settings_missed"
+        assert actions[0] == cancel(1, task_id, failed.error["message"])
         assert table.step(b.SettingsGiven(task_id, 1)) == []
         assert table.counts.tasks == 0
 
@@ -723,13 +671,6 @@ class TestTasks:
 
 
 class TestRequestExpiry:
-    def test_message_227(self) -> None:
-        table = Table("2.27")
-        table.request()
-        assert table.pass_time(59.9) == []
-        expired = only(b.RequestExpired, table.pass_time(0.2))
-        assert expired.error["message"] == "Task request timed out after 60 seconds"
-
     def test_message_227_in_the_singular(self) -> None:
         table = Table("2.27")
         table.request(timeout=1.0)
@@ -773,14 +714,6 @@ class TestUnresponsive:
         assert b.Close(1, 1002) in self.miss(table)
         assert table.counts.kicked == 1
         assert table.counts.runners == 0
-
-    def test_227_never_does(self) -> None:
-        table = Table("2.27")
-        table.connect(1)
-        table.request()
-        for _ in range(10):
-            assert self.miss(table) == []
-        assert table.counts.runners == 1
 
     def test_misses_of_one_window_count_as_one(self) -> None:
         table = Table("2.40")
@@ -904,14 +837,6 @@ class TestUnresponsive:
         assert table.counts.expired == 2
         assert table.counts.kicked == 0
 
-    def test_227_does_not_mind_silence(self) -> None:
-        table = Table("2.27")
-        table.connect(1)
-        for seconds in (1.0, 5.0, 9.0):
-            table.request(f"q{seconds}", timeout=seconds)
-        table.pass_time(10.0)
-        assert table.counts.runners == 1
-
 
 class TestHeartbeat:
     def test_pings_and_pongs(self, profile: str) -> None:
@@ -939,15 +864,6 @@ class TestHeartbeat:
         table.step(b.PongReceived(1))
         assert table.pass_time(30.0) == [b.Ping(1)]
 
-    @pytest.mark.parametrize(("profile", "rest"), [("2.27", []), ("2.40", [b.Close(2, 1002), b.Ping(3)])])
-    def test_after_a_dead_runner(self, profile: str, rest: list[Any]) -> None:
-        table = Table(profile, heartbeat_interval=30.0)
-        for key in (1, 2, 3):
-            table.connect(key)
-        table.pass_time(30.0)
-        table.step(b.PongReceived(3))
-        assert table.pass_time(30.0) == [b.Close(1, 1002), *rest]
-
     def test_a_drop_that_ends_a_drain(self) -> None:
         table = Table("2.40", heartbeat_interval=30.0)
         table.connect(1)
@@ -966,6 +882,12 @@ class TestHeartbeat:
 
 
 class TestDrain:
+    """The versions that drain; 1.123 closes all connections at once (see test_behaviour.py)."""
+
+    @pytest.fixture(params=["2.27", "2.40"])
+    def profile(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
     def test_at_once_without_tasks(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
@@ -1125,10 +1047,6 @@ class TestTheRest:
         table.request("q")
         with pytest.raises(ValueError, match="in use"):
             table.request("q")
-
-    def test_an_unknown_profile(self) -> None:
-        with pytest.raises(ValueError, match="2\\.27, 2\\.40"):
-            b.Matching(0.0, str, profile="2.3")
 
     def test_events_name_what_they_are_about(self) -> None:
         table = Table()

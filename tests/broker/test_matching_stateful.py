@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from n8nrunner.broker import BrokerConstants
 from n8nrunner.broker import matching as b
+from n8nrunner.broker.behaviour import N8N_1_123, N8N_2_27, N8N_2_40
 from n8nrunner.protocol import messages as m
 
 TYPES = ("t", "u")
@@ -28,7 +29,7 @@ class Connection:
 
 
 class MatchingMachine(RuleBasedStateMachine):
-    profile = "2.40"
+    behaviour = N8N_2_40
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +37,7 @@ class MatchingMachine(RuleBasedStateMachine):
         numbers = itertools.count(1)
         self.constants = BrokerConstants(request_timeout=10.0, task_timeout=20.0, heartbeat_interval=25.0)
         self.matching = b.Matching(
-            0.0, lambda: f"task{next(numbers)}", profile=self.profile, constants=self.constants
+            0.0, lambda: f"task{next(numbers)}", behaviour=self.behaviour, constants=self.constants
         )
         self.numbers = itertools.count(1)
         self.open: dict[int, Connection] = {}
@@ -255,7 +256,7 @@ class MatchingMachine(RuleBasedStateMachine):
         key = self.pick(self.open, number)
         if key is not None:
             self.step(b.ConnectionFailing(key))
-            if self.profile == "2.40":
+            if self.behaviour.notices_unreachable:
                 self.open[key].usable = False
 
     @rule(number=any_of)
@@ -287,8 +288,8 @@ class MatchingMachine(RuleBasedStateMachine):
         waiting = {
             request.task_type
             for heap in self.matching._waiting.values()
-            for _, request in heap
-            if not request.ended
+            for place, request in heap
+            if request.places[:1] == [place]
         }
         offered = {
             task_type
@@ -310,7 +311,7 @@ class MatchingMachine(RuleBasedStateMachine):
         assert counts.running <= counts.tasks
         with_runner = set(self.ready) - self.ended
         forgotten = counts.tasks - len(with_runner)
-        assert forgotten == 0 or (self.profile == "2.27" and forgotten > 0)
+        assert forgotten == 0 or (forgotten > 0 and not self.behaviour.cancels_expired)
         assert counts.requested == len(self.requests)
         assert len({connection.runner_id for connection in self.open.values() if connection.registered}) == (
             counts.runners
@@ -344,10 +345,16 @@ class MatchingMachine(RuleBasedStateMachine):
 
 
 class Machine227(MatchingMachine):
-    profile = "2.27"
+    behaviour = N8N_2_27
+
+
+class Machine1123(MatchingMachine):
+    behaviour = N8N_1_123
 
 
 TestMatching240 = pytest.mark.filterwarnings("default")(MatchingMachine.TestCase)
 TestMatching240.settings = settings()
 TestMatching227 = pytest.mark.filterwarnings("default")(Machine227.TestCase)
 TestMatching227.settings = settings()
+TestMatching1123 = pytest.mark.filterwarnings("default")(Machine1123.TestCase)
+TestMatching1123.settings = settings()

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from n8nrunner.broker import matching as b
+from n8nrunner.broker.behaviour import BEHAVIOURS
 from n8nrunner.broker.constants import BrokerConstants
 from n8nrunner.broker.counts import BrokerEvent
 from n8nrunner.protocol import codec
@@ -278,7 +279,7 @@ class Broker:
         return b.Matching(
             self.world.now,
             self.world.new_task_id,
-            profile=self.profile,
+            behaviour=BEHAVIOURS[self.profile],
             constants=constants,
             on_event=self.note,
         )

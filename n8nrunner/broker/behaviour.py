@@ -1,0 +1,107 @@
+"""The versions of n8n whose broker can be had: one value of `Behaviour` for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from n8nrunner.broker.constants import BrokerConstants
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """One version of n8n, described by what its broker does differently from the other versions.
+
+    The table in docs/protocol.md, "Version differences", has the same fields, and how each fact was learned.
+
+    Attributes:
+        version: the version of n8n.
+        grant_ttl: how long a grant token can be used, in seconds.
+        rematches_rejected: match a rejected request at once. If not, it waits for the next offer or request.
+        queues_deferred_again: put a deferred request into the queue a second time. When the request expires,
+            the second entry stays and can still be matched.
+        limits_restarts: restart the timer of one request `BrokerConstants.request_restarts` times at most.
+        cancels_missed: when a runner does not answer an acceptance in time, cancel it at the runner, drop the
+            runner's offers, restart the request's timer, and match again.
+        closes_after_misses: close a runner without tasks after `BrokerConstants.missed_limit` missed
+            acceptances in a row.
+        closes_silent: close a runner that stays silent while requests of its types expire.
+        rematches_abandoned: match a request again as soon as the runner that was to answer disconnects. If
+            not, the broker notices when the time for the answer is over.
+        cancels_expired: cancel at the runner what it accepts after the request expired. If not, a task is
+            left that never ends.
+        names_settings_timeout: give the reason when the requester sends no settings in time.
+        names_configured_wait: name the configured time in the error of an expired request.
+        notices_unreachable: drop the offers of a runner whose connection is half closed, and fail its task
+            once something is to be sent for it.
+        closes_by_id: when a connection ends, close the current connection of the same runner id as well.
+        heartbeat_stops_at_dead: end a heartbeat at the first dead runner.
+        drains: at a shutdown, tell the runners and let tasks end. If not, close all connections at once.
+        shortens_tasks: in a drain, shorten the time limits of tasks to its end.
+    """
+
+    version: str
+    grant_ttl: float
+    rematches_rejected: bool
+    queues_deferred_again: bool
+    limits_restarts: bool
+    cancels_missed: bool
+    closes_after_misses: bool
+    closes_silent: bool
+    rematches_abandoned: bool
+    cancels_expired: bool
+    names_settings_timeout: bool
+    names_configured_wait: bool
+    notices_unreachable: bool
+    closes_by_id: bool
+    heartbeat_stops_at_dead: bool
+    drains: bool
+    shortens_tasks: bool
+
+    def grant_lifetime(self, constants: BrokerConstants) -> float:
+        """Return how long a grant token can be used, in seconds."""
+        return self.grant_ttl if constants.grant_ttl is None else constants.grant_ttl
+
+
+N8N_2_40 = Behaviour(
+    version="2.40",
+    grant_ttl=30.0,
+    rematches_rejected=True,
+    queues_deferred_again=False,
+    limits_restarts=True,
+    cancels_missed=True,
+    closes_after_misses=True,
+    closes_silent=True,
+    rematches_abandoned=True,
+    cancels_expired=True,
+    names_settings_timeout=True,
+    names_configured_wait=False,
+    notices_unreachable=True,
+    closes_by_id=False,
+    heartbeat_stops_at_dead=False,
+    drains=True,
+    shortens_tasks=True,
+)
+N8N_2_27 = Behaviour(
+    version="2.27",
+    grant_ttl=30.0,
+    rematches_rejected=False,
+    queues_deferred_again=False,
+    limits_restarts=False,
+    cancels_missed=False,
+    closes_after_misses=False,
+    closes_silent=False,
+    rematches_abandoned=False,
+    cancels_expired=False,
+    names_settings_timeout=False,
+    names_configured_wait=True,
+    notices_unreachable=False,
+    closes_by_id=True,
+    heartbeat_stops_at_dead=True,
+    drains=True,
+    shortens_tasks=False,
+)
+N8N_1_123 = replace(N8N_2_27, version="1.123", grant_ttl=15.0, queues_deferred_again=True, drains=False)
+
+#: What `Broker` takes as `profile`.
+BEHAVIOURS = {behaviour.version: behaviour for behaviour in (N8N_1_123, N8N_2_27, N8N_2_40)}
+PROFILES = tuple(BEHAVIOURS)
