@@ -189,6 +189,8 @@ class BrokerLink:
             shown = "connecting" if self._next_step is None else "waiting"
         else:
             shown = _SHOWN.get(state, "connecting")
+            if state is s.State.CLOSING and self._session.is_stopping:
+                shown = "draining"
             if shown == "registered" and not self._session.offers_wanted:
                 shown = "paused"
         return LinkSnapshot(self.url.base, shown, self._registrations, self._retry.failures, self._last_error)

@@ -1,11 +1,7 @@
 """One link's side of the protocol as a state machine: events in, actions out, no I/O and no clock.
 
-States and what moves between them (docs/protocol.md, "States of a connection")::
-
-    DISCONNECTED --Connected--> AWAITING_INFO_REQUEST --InfoRequest--> AWAITING_REGISTRATION
-    AWAITING_REGISTRATION --RunnerRegistered--> OFFERING --Drain or StopRequested--> DRAINING
-    any connected state --Disconnected--> DISCONNECTED, or CLOSED after StopRequested
-    DISCONNECTED --StopRequested--> CLOSED
+`TRANSITIONS` has every state in which an event has an effect, and the state that follows (docs/protocol.md,
+"States of a connection").
 
 A session lives as long as its link, over all its connections. Each connection has a generation, and nothing
 that belongs to an older one has an effect on a newer one.
@@ -113,20 +109,70 @@ def timeout_message(seconds: float) -> str:
 
 
 class State(enum.Enum):
-    """Where a link's session is; see the module's docstring."""
+    """The state of a session. `TRANSITIONS` has what leads from one to another."""
 
     DISCONNECTED = "disconnected"
     AWAITING_INFO_REQUEST = "awaiting info request"
     AWAITING_REGISTRATION = "awaiting registration"
     OFFERING = "offering"
-    DRAINING = "draining"
-    CLOSED = "closed"
+    DRAINING = "draining"  #: tasks finish; no new ones begin
+    CLOSING = "closing"  #: the runner has ended the connection: nothing more is sent on it
+    CLOSED = "closed"  #: for good
 
 
 #: States in which there is a connection.
-CONNECTED_STATES = frozenset(
-    {State.AWAITING_INFO_REQUEST, State.AWAITING_REGISTRATION, State.OFFERING, State.DRAINING}
-)
+CONNECTED_STATES = frozenset(State) - {State.DISCONNECTED, State.CLOSED}
+
+
+def _stay_in(*states: State) -> dict[State, State]:
+    return {state: state for state in states}
+
+
+_IDLE_STATES = frozenset({State.DISCONNECTED, State.CLOSING, State.CLOSED})
+_TASK_STATES = (State.OFFERING, State.DRAINING)
+
+#: For each event, the states in which it has an effect, and the state that follows. In all other states it is
+#: ignored. The two actions that end a connection change the state as well.
+TRANSITIONS: dict[type[Event | CloseConnection | AbortConnection], dict[State, State]] = {
+    # The connection
+    Connected: {State.DISCONNECTED: State.AWAITING_INFO_REQUEST},
+    m.InfoRequest: {State.AWAITING_INFO_REQUEST: State.AWAITING_REGISTRATION},
+    m.RunnerRegistered: {State.AWAITING_REGISTRATION: State.OFFERING},
+    m.Drain: {State.OFFERING: State.DRAINING},
+    StopRequested: {
+        State.DISCONNECTED: State.CLOSED,
+        State.AWAITING_INFO_REQUEST: State.CLOSING,
+        State.AWAITING_REGISTRATION: State.CLOSING,
+        State.OFFERING: State.DRAINING,
+        State.DRAINING: State.DRAINING,
+        State.CLOSING: State.CLOSING,
+    },
+    CloseConnection: {
+        State.AWAITING_INFO_REQUEST: State.CLOSING,
+        State.AWAITING_REGISTRATION: State.CLOSING,
+        State.DRAINING: State.CLOSING,
+    },
+    AbortConnection: dict.fromkeys(CONNECTED_STATES - {State.CLOSING}, State.CLOSING),
+    # After a stop, `StopRequested` follows.
+    Disconnected: dict.fromkeys(CONNECTED_STATES, State.DISCONNECTED),
+    SocketMeasured: _stay_in(*CONNECTED_STATES - {State.CLOSING}),
+    # Tasks. Nothing begins in CLOSING, because its answer could not be sent.
+    m.TaskOfferAccept: _stay_in(*_TASK_STATES),
+    m.TaskSettings: _stay_in(*_TASK_STATES),
+    OversizedMessage: _stay_in(*_TASK_STATES),
+    UnreadableMessage: _stay_in(*_TASK_STATES),
+    m.TaskCancel: _stay_in(*_TASK_STATES, State.CLOSING),
+    m.RpcResponse: _stay_in(*_TASK_STATES, State.CLOSING),
+    m.TaskDataResponse: _stay_in(*_TASK_STATES, State.CLOSING),
+    m.NodeTypes: _stay_in(*_TASK_STATES, State.CLOSING),
+    Pong: _stay_in(*_TASK_STATES, State.CLOSING),
+    # The runner. A handler may return or call after its connection is lost.
+    HandlerFinished: _stay_in(*State),
+    CallMade: _stay_in(*State),
+    TypesChanged: _stay_in(*State),
+    OfferingChanged: _stay_in(*State),
+    SlotFreed: _stay_in(State.OFFERING),
+}
 
 
 class Counters:
@@ -199,6 +245,7 @@ class RunnerSession:
         new_id: Callable[[], str],
     ) -> None:
         self.state = State.DISCONNECTED
+        self._handlers = _HANDLERS[self.state]
         #: Whether the runner can run tasks, as the last `OfferingChanged` says.
         self.offers_wanted = True
         self.generation = 0
@@ -229,7 +276,6 @@ class RunnerSession:
         self._pinged_at = 0.0
         self._drained_at: float | None = None
         self._stop_until: float | None = None
-        self._closing = False
         self._rejected = False
         # Whether something has happened that `settle` has to look at, and when it has to in any case.
         self._unsettled = True
@@ -251,7 +297,7 @@ class RunnerSession:
     @property
     def is_registered(self) -> bool:
         """Whether the broker knows this runner now."""
-        return self.state in (State.OFFERING, State.DRAINING) and not self._closing
+        return self.state in _TASK_STATES
 
     @property
     def is_stopping(self) -> bool:
@@ -294,8 +340,7 @@ class RunnerSession:
         return None if due == _NEVER else due
 
     def _next_deadline(self) -> float:
-        state = self.state
-        if state in (State.DISCONNECTED, State.CLOSED) or self._closing:
+        if self.state in _IDLE_STATES:
             return _NEVER
         if self._handshake_until is not None:
             return self._handshake_until
@@ -331,9 +376,7 @@ class RunnerSession:
             The actions it asks for, in order.
         """
         kind = type(event)
-        handler = _HANDLERS[kind]
-        if not self._closing or handler not in _NOT_WHEN_CLOSING:
-            handler(self, event, now)
+        self._handlers[kind](self, event, now)
         if kind not in _SETTLED:
             self._unsettled = True
         return self._taken_actions()
@@ -346,7 +389,7 @@ class RunnerSession:
         """
         if not self._unsettled and now < self._due:
             return []
-        if self.state in CONNECTED_STATES and not self._closing:
+        if self.state not in _IDLE_STATES:
             if self._handshake_until is not None:
                 self._settle_handshake(self._handshake_until, now)
             if self._running or self._accepted:
@@ -357,7 +400,7 @@ class RunnerSession:
                 self._settle_drain(now)
             if self.state is State.OFFERING:
                 self._settle_offers(now)
-            if not self._closing:
+            if self.state is not State.CLOSING:
                 self._settle_liveness(now)
         self._due = self._next_deadline()
         self._unsettled = False
@@ -369,11 +412,14 @@ class RunnerSession:
 
     # --- connection -----------------------------------------------------------------------------
 
+    def _enter(self, trigger: type[Event | CloseConnection | AbortConnection]) -> None:
+        """Change the state as `TRANSITIONS` says."""
+        self.state = TRANSITIONS[trigger][self.state]
+        self._handlers = _HANDLERS[self.state]
+
     def _connected(self, event: Connected, now: float) -> None:
-        if self.state is not State.DISCONNECTED:
-            return
+        self._enter(Connected)
         self.generation += 1
-        self.state = State.AWAITING_INFO_REQUEST
         self._validity = OFFER_VALIDITY + OFFER_JITTER * event.jitter
         self._handshake_until = now + HANDSHAKE_TIMEOUT
         self._ordinal = 0
@@ -381,65 +427,57 @@ class RunnerSession:
         self._pinged_at = self._last_sent_at = now
         self._liveness.begin(now)
         self._drained_at = None
-        self._closing = False
         self._congested = self._receiving = self._rejected = False
 
     def _info_request(self, event: m.InfoRequest, now: float) -> None:
-        if self.state is State.AWAITING_INFO_REQUEST:
-            self.state = State.AWAITING_REGISTRATION
-            self._handshake_until = now + HANDSHAKE_TIMEOUT
-            self._send(m.RunnerInfo(self._name, tuple(self._types)), now)
+        self._enter(m.InfoRequest)
+        self._handshake_until = now + HANDSHAKE_TIMEOUT
+        self._send(m.RunnerInfo(self._name, tuple(self._types)), now)
 
     def _runner_registered(self, event: m.RunnerRegistered, now: float) -> None:
-        if self.state is State.AWAITING_REGISTRATION:
-            self._handshake_until = None
-            self.state = State.OFFERING
-            self._join(now)
+        self._enter(m.RunnerRegistered)
+        self._handshake_until = None
+        self._join(now)
 
     def _types_changed(self, event: TypesChanged, now: float) -> None:
         self._types = dict(event.types)
         self._join(now)
 
-    def _offering(self, event: OfferingChanged, now: float) -> None:
+    def _offering_changed(self, event: OfferingChanged, now: float) -> None:
         self.offers_wanted = event.wanted
         if event.wanted:
             self._join(now)
-        elif self.state is State.OFFERING and not self._closing:
+        elif self.state is State.OFFERING:
             self._withdraw_offers(now)
 
     def _join(self, now: float) -> None:
-        if self.state is State.OFFERING and self.offers_wanted and not self._closing:
+        if self.state is State.OFFERING and self.offers_wanted:
             self._wake(self._slots.join(self._link, self._types, now))
 
     def _drain(self, event: m.Drain, now: float) -> None:
-        if self.state is State.OFFERING:
-            self._stop_offering(now)
-            self._drained_at = now
+        self._enter(m.Drain)
+        self._drained_at = now
+        self._withdraw_offers(now)
 
     def _stop(self, event: StopRequested, now: float) -> None:
-        if self.state is State.CLOSED:
-            return
         if self._stop_until is None or event.until < self._stop_until:
             self._stop_until = event.until
-        if self.state is State.OFFERING:
-            self._stop_offering(now)
-        elif self.state is State.DISCONNECTED:
-            self.state = State.CLOSED
-        elif self.state is not State.DRAINING:
-            self._close(1000, "the runner stops")
-
-    def _stop_offering(self, now: float) -> None:
-        self.state = State.DRAINING
-        self._withdraw_offers(now)
+        before = self.state
+        self._enter(StopRequested)
+        if before is State.OFFERING:
+            self._withdraw_offers(now)
+        elif self.state is State.CLOSING and before is not State.CLOSING:
+            self._actions.append(CloseConnection(1000, "the runner stops"))
 
     def _withdraw_offers(self, now: float) -> None:
         self._offers.clear()
         self._lapsed.clear()
         self._wake(self._slots.leave(self._link, now))
 
-    def _lost(self, event: Disconnected, now: float) -> None:
-        if self.state not in CONNECTED_STATES:
-            return
+    def _disconnected(self, event: Disconnected, now: float) -> None:
+        self._enter(Disconnected)
+        if self._stop_until is not None:
+            self._enter(StopRequested)
         # First of all: others may be waiting for what this link was promised.
         self._wake(self._slots.leave(self._link, now))
         self._offers.clear()
@@ -462,18 +500,10 @@ class RunnerSession:
         self._unconfirmed_size = 0
         self._ping = None
         self._handshake_until = None
-        self._closing = False
-        self.state = State.DISCONNECTED if self._stop_until is None else State.CLOSED
 
-    def _close(self, code: int, reason: str) -> None:
-        if not self._closing:
-            self._closing = True
-            self._actions.append(CloseConnection(code, reason))
-
-    def _end(self, reason: str) -> None:
-        if not self._closing:
-            self._closing = True
-            self._actions.append(AbortConnection(reason))
+    def _close(self, reason: str) -> None:
+        self._enter(CloseConnection)
+        self._actions.append(CloseConnection(1000, reason))
 
     # --- tasks ----------------------------------------------------------------------------------
 
@@ -481,9 +511,8 @@ class RunnerSession:
         task_id = event.task_id
         if task_id in self._accepted or task_id in self._running or len(task_id) > ID_LIMIT:
             return
-        if self.state is not State.OFFERING:
-            if self.state is State.DRAINING:
-                self._reject(task_id, REASON_STOPPING, now)
+        if self.state is State.DRAINING:
+            self._reject(task_id, REASON_STOPPING, now)
             return
         offer = self._offers.pop(event.offer_id, None)
         lapsed = offer is None
@@ -543,7 +572,7 @@ class RunnerSession:
                 return  # cancelled or timed out meanwhile: nobody waits for it
             if task.calls:
                 self._end_calls(task, "the task has ended")
-            if self._closing:
+            if self.state is State.CLOSING:
                 self.counters.lost += 1
                 self._undelivered(task.task_id, task.task_type, event.payload, event.failed, True)
                 return
@@ -608,7 +637,7 @@ class RunnerSession:
 
     def _call_made(self, event: CallMade, now: float) -> None:
         task = self._running.get(event.task_id) if event.generation == self.generation else None
-        if task is None or self._closing:
+        if task is None or self.state is State.CLOSING:
             if event.call is not None:
                 self._actions.append(EndCall(event.call, None, "the task has ended"))
             return
@@ -651,7 +680,7 @@ class RunnerSession:
     def _settle_handshake(self, until: float, now: float) -> None:
         if now >= until:
             what = "its greeting" if self.state is State.AWAITING_INFO_REQUEST else "the registration"
-            self._close(1000, f"the broker did not send {what} within {HANDSHAKE_TIMEOUT:g} s")
+            self._close(f"the broker did not send {what} within {HANDSHAKE_TIMEOUT:g} s")
 
     def _settle_tasks(self, now: float) -> None:
         while self._running:
@@ -718,9 +747,9 @@ class RunnerSession:
                 self._accepted.clear()
                 self._running.clear()
             if not self.held_tasks:
-                self._close(1000, "the runner stops")
+                self._close("the runner stops")
         elif self._drained_at is not None and not self.held_tasks and now >= self._drained_at + DRAIN_LIMIT:
-            self._close(1000, "the broker drains, but does not close")
+            self._close("the broker drains, but does not close")
 
     def _settle_offers(self, now: float) -> None:
         lapsed: dict[str, int] = {}
@@ -789,10 +818,10 @@ class RunnerSession:
             self._actions.append(SendPing(payload))
 
     def _measured(self, event: SocketMeasured, now: float) -> None:
-        if self.state in CONNECTED_STATES:
-            reason = self._liveness.judge(event, now)
-            if reason is not None:
-                self._end(reason)
+        reason = self._liveness.judge(event, now)
+        if reason is not None:
+            self._enter(AbortConnection)
+            self._actions.append(AbortConnection(reason))
 
     def _proof_due(self) -> float:
         """Return when a ping has to follow the results that no pong covers."""
@@ -829,11 +858,14 @@ class RunnerSession:
         if others:
             self._actions.append(WakeLinks(others))
 
-    def _nothing(self, event: SlotFreed, now: float) -> None:
+    def _settle_only(self, event: SlotFreed, now: float) -> None:
         """`settle` does the rest."""
 
+    def _ignore(self, event: Event, now: float) -> None:
+        """The state has no use for this event; see `TRANSITIONS`."""
 
-_HANDLERS: dict[type[Event], Callable[..., None]] = {
+
+_HANDLER_OF: dict[type[Event], Callable[..., None]] = {
     m.InfoRequest: RunnerSession._info_request,
     m.RunnerRegistered: RunnerSession._runner_registered,
     m.TaskOfferAccept: RunnerSession._task_offer_accept,
@@ -844,12 +876,12 @@ _HANDLERS: dict[type[Event], Callable[..., None]] = {
     m.NodeTypes: RunnerSession._node_types,
     m.Drain: RunnerSession._drain,
     Connected: RunnerSession._connected,
-    Disconnected: RunnerSession._lost,
+    Disconnected: RunnerSession._disconnected,
     HandlerFinished: RunnerSession._finished,
     CallMade: RunnerSession._call_made,
-    SlotFreed: RunnerSession._nothing,
+    SlotFreed: RunnerSession._settle_only,
     TypesChanged: RunnerSession._types_changed,
-    OfferingChanged: RunnerSession._offering,
+    OfferingChanged: RunnerSession._offering_changed,
     OversizedMessage: RunnerSession._oversized,
     UnreadableMessage: RunnerSession._unreadable,
     Pong: RunnerSession._pong,
@@ -857,17 +889,14 @@ _HANDLERS: dict[type[Event], Callable[..., None]] = {
     StopRequested: RunnerSession._stop,
 }
 
+#: The same for each state, with the events that it ignores.
+_HANDLERS: dict[State, dict[type[Event], Callable[..., None]]] = {
+    state: {
+        kind: handler if state in TRANSITIONS[kind] else RunnerSession._ignore
+        for kind, handler in _HANDLER_OF.items()
+    }
+    for state in State
+}
+
 #: What every task brings. These tell their deadlines themselves, and whether there is more to settle.
 _SETTLED = frozenset({m.TaskOfferAccept, m.TaskSettings, HandlerFinished})
-
-#: Nothing may follow a close frame, and what would begin has no time left to.
-_NOT_WHEN_CLOSING = frozenset(
-    {
-        RunnerSession._info_request,
-        RunnerSession._runner_registered,
-        RunnerSession._task_offer_accept,
-        RunnerSession._task_settings,
-        RunnerSession._oversized,
-        RunnerSession._unreadable,
-    }
-)

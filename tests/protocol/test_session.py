@@ -1733,7 +1733,7 @@ class TestStop:
         bench = Bench()
         bench.connect()
         assert bench.do(StopRequested(START + 10)) == [CloseConnection(1000, "the runner stops")]
-        assert bench.session.state is s.State.DRAINING
+        assert bench.session.state is s.State.CLOSING
         assert not bench.session.is_registered
         bench.lose()
         assert bench.session.state is s.State.CLOSED

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional
+import re
+from pathlib import Path
+from typing import Any, Callable, Optional, get_args
 
 import pytest
 
@@ -23,6 +25,7 @@ from n8nrunner.protocol.events import (
     CallMade,
     Connected,
     Disconnected,
+    Event,
     HandlerFinished,
     OfferingChanged,
     OversizedMessage,
@@ -35,7 +38,7 @@ from n8nrunner.protocol.events import (
 )
 from tests.protocol.bench import Bench
 
-#: The states, and OFFERING after our own close frame, when nothing may be sent and nothing may begin.
+#: Short names of the states.
 STATES = ("DISCONNECTED", "INFO", "REGISTRATION", "OFFERING", "DRAINING", "CLOSING", "CLOSED")
 
 IS = {
@@ -44,7 +47,7 @@ IS = {
     "REGISTRATION": s.State.AWAITING_REGISTRATION,
     "OFFERING": s.State.OFFERING,
     "DRAINING": s.State.DRAINING,
-    "CLOSING": s.State.OFFERING,
+    "CLOSING": s.State.CLOSING,
     "CLOSED": s.State.CLOSED,
 }
 
@@ -178,7 +181,7 @@ ROWS: dict[str, tuple[Outcome, ...]] = {
     "RpcResponse, call unknown": nowhere(),
     "TaskDataResponse": with_tasks(EndCall),
     "NodeTypes": with_tasks(EndCall),
-    "Drain": (None, None, None, to("DRAINING"), None, to("DRAINING"), None),
+    "Drain": (None, None, None, to("DRAINING"), None, None, None),
     "Connected": (to("INFO"), None, None, None, None, None, None),
     "Disconnected": (
         None,
@@ -210,20 +213,18 @@ ROWS: dict[str, tuple[Outcome, ...]] = {
     "SocketMeasured": nowhere(),
     "SocketMeasured, nothing acknowledged": (
         None,
-        to("INFO", AbortConnection),
-        to("REGISTRATION", AbortConnection),
-        to("OFFERING", AbortConnection),
-        to("DRAINING", AbortConnection),
+        to("CLOSING", AbortConnection),
+        to("CLOSING", AbortConnection),
+        to("CLOSING", AbortConnection),
+        to("CLOSING", AbortConnection),
         *(None, None),
     ),
     "StopRequested": (
         to("CLOSED"),
-        to("INFO", CloseConnection),
-        to("REGISTRATION", CloseConnection),
+        to("CLOSING", CloseConnection),
+        to("CLOSING", CloseConnection),
         to("DRAINING"),
-        None,
-        to("DRAINING"),
-        None,
+        *(None, None, None),
     ),
 }
 
@@ -234,8 +235,51 @@ def test_the_table_is_whole() -> None:
     assert set(TABLE) == set(EVENTS)
     assert all(set(cells) == set(STATES) for cells in TABLE.values())
     assert set(IS.values()) == set(s.State)
+
+
+#: What a session does by itself changes its state as well.
+ENDS = {CloseConnection, AbortConnection}
+
+
+def kinds() -> set[type]:
     bench = Bench()
-    assert {type(make(bench)) for make in EVENTS.values()} == set(s._HANDLERS)
+    return {type(make(bench)) for make in EVENTS.values()}
+
+
+def test_every_event_is_in_the_transitions() -> None:
+    assert kinds() == set(get_args(Event)) == set(s.TRANSITIONS) - ENDS
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("kind", sorted(kinds(), key=lambda kind: kind.__name__))
+def test_the_transitions_are_those_of_the_table(kind: type, state: str) -> None:
+    """A pair that the transitions leave out has no effect; one that they have leads to their state."""
+    bench = Bench()
+    outcomes = [TABLE[event][state] for event, make in EVENTS.items() if type(make(bench)) is kind]
+    after = s.TRANSITIONS[kind].get(IS[state])
+    if after is None:
+        assert outcomes == [None] * len(outcomes)
+    else:
+        # An action that ends the connection is a transition of its own.
+        assert {
+            IS[outcome[0]] if outcome else IS[state]
+            for outcome in outcomes
+            if outcome is None or not ENDS & set(outcome[1]) or kind is StopRequested
+        } == {after}
+
+
+def test_the_documented_diagram_has_the_transitions() -> None:
+    text = Path(__file__).parents[2].joinpath("docs/protocol.md").read_text(encoding="utf-8")
+    diagram = text[text.index("stateDiagram-v2") :].split("```")[0]
+    drawn = set(re.findall(r"^ +(\w+) --> (\w+) :", diagram, re.MULTILINE))
+    changes = {
+        (before.name, after.name)
+        for transitions in s.TRANSITIONS.values()
+        for before, after in transitions.items()
+        if before is not after
+    }
+    # A `StopRequested` that has come before follows every `Disconnected`.
+    assert drawn == changes | {("CLOSING", "CLOSED"), ("DRAINING", "CLOSED")}
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -252,10 +296,9 @@ def test_what_an_event_does_in_a_state(event: str, state: str) -> None:
     assert [type(action) for action in actions] == kinds
     assert bench.session.state is IS[after]
     assert bench.slots.taken == taken + slots
-    if state == "CLOSING" and bench.session.state is s.State.OFFERING:
+    if bench.session.state is s.State.CLOSING and state == "CLOSING":
         assert set(bench.slots._links["a"]) == {"t"}
-    has_ended = state == "CLOSING" or AbortConnection in kinds
-    assert bench.session.is_registered is (after in ("OFFERING", "DRAINING") and not has_ended)
+    assert bench.session.is_registered is (after in ("OFFERING", "DRAINING"))
     if state == "CLOSING":
         # Nothing may follow the close frame, whatever comes.
         sent = (SendPayload, SendPing, CloseConnection, m.TaskOffer, m.TaskAccepted, m.TaskRejected)
