@@ -202,7 +202,7 @@ def test_the_peer_is_asked_for_a_sign_of_life_between_the_fragments_of_a_large_a
     case.runner.stop(0)
 
 
-# --- a full writer ----------------------------------------------------------------------------------
+# --- a full sender ----------------------------------------------------------------------------------
 
 
 def flood(case: Case, data: Callable[[int], bytes], ended: threading.Event) -> None:
@@ -241,7 +241,7 @@ def test_a_peer_that_sends_and_does_not_read_fills_no_memory(
     began = time.monotonic()
     most = 0
     while link.connection is connection:
-        most = max(most, connection.writer.backlog)
+        most = max(most, connection.sender.backlog)
         threading.Event().wait(0.01)
         assert time.monotonic() - began < LIMIT
     ended.set()

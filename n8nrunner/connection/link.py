@@ -293,17 +293,17 @@ class BrokerLink:
                     self._wait(DEFECT_PAUSE, step, now)
                     raise
         else:
-            writer = connection.writer
-            was_congested = writer.congested
+            sender = connection.sender
+            was_congested = sender.is_congested
             session.set_congested(was_congested)
             self._perform(session.settle(now))
-            if not writer.is_empty:
+            if not sender.is_empty:
                 connection.flush()
-            if self._waiting or not writer.is_empty:
-                self._waiting = not writer.is_empty
-                self.paused = session.set_waiting(self._waiting, writer.backlog, now)
+            if self._waiting or not sender.is_empty:
+                self._waiting = not sender.is_empty
+                self.paused = session.set_waiting(self._waiting, sender.backlog, now)
             self._end_if_over(connection, now)
-            if was_congested and not writer.congested:
+            if was_congested and not sender.is_congested:
                 self.due_at = now  # a large answer is out: what it held back follows with the next turn
                 return
         self.due_at = self._next_due(now)
@@ -313,11 +313,11 @@ class BrokerLink:
         connection, self.connection = self.connection, None
         assert connection is not None
         self.more = self.paused = self._waiting = False
-        writer = connection.writer
-        clean = writer.closed_in_order and writer.is_empty and connection.received_close
+        sender = connection.sender
+        clean = sender.closed_in_order and sender.is_empty and connection.received_close
         self._close_until = self._close_limit = None
         try:
-            self._perform(self._session.handle(Disconnected(connection.writer.started, clean), now))
+            self._perform(self._session.handle(Disconnected(sender.started, clean), now))
         finally:
             self._cancel_tasks()
             connection.close()
@@ -475,7 +475,7 @@ class BrokerLink:
                 f"the broker at {self.url.base} closed the connection ({_meaning(code)})", code
             )
         if self._close_limit is not None:
-            if self._close_until is None and connection.writer.is_empty:
+            if self._close_until is None and connection.sender.is_empty:
                 self._close_until = min(self._close_limit, now + CLOSE_WAIT)
             if now >= (self._close_until or self._close_limit):
                 raise ConnectionLost(self._last_error or "closed by the runner")
@@ -551,11 +551,11 @@ class BrokerLink:
             if perform is not None:
                 perform(self, action)
             elif self.connection is not None:
-                self.connection.writer.queue(codec.encode(action))
+                self.connection.sender.send_message(codec.encode(action))
 
     def _send_payload(self, action: SendPayload) -> None:
         if self.connection is not None:
-            self.connection.writer.queue(action.payload)
+            self.connection.sender.send_message(action.payload)
 
     def _start_task(self, action: StartTask) -> None:
         task = Task(
@@ -587,11 +587,11 @@ class BrokerLink:
 
     def _send_ping(self, action: SendPing) -> None:
         if self.connection is not None:
-            self.connection.queue_ping(action.payload)
+            self.connection.sender.send_ping(action.payload.encode())
 
     def _send_urgent_ping(self, action: SendUrgentPing) -> None:
         if self.connection is not None:
-            self.connection.writer.queue_urgent_ping(action.payload.encode())
+            self.connection.sender.send_urgent_ping(action.payload.encode())
 
     def _measure(self, action: MeasureSocket) -> None:
         if self.connection is not None:
@@ -613,7 +613,7 @@ class BrokerLink:
     def _close_connection(self, action: CloseConnection) -> None:
         if self.connection is not None:
             self._last_error = action.reason
-            self.connection.queue_close(action.code)
+            self.connection.sender.send_close(action.code)
             now = time.monotonic()
             if self._session.is_stopping:
                 # Answers that are on their way have the rest of the grace period.

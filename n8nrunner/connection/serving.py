@@ -298,7 +298,7 @@ class LinkThread:
         if connection is None:
             return
         wanted = 0 if link.paused else selectors.EVENT_READ
-        if not connection.writer.is_empty:  # as always while reading is paused
+        if not connection.sender.is_empty:  # as always while reading is paused
             wanted |= selectors.EVENT_WRITE
         known = self._registered.get(link)
         if known is not None and known[1] == wanted and known[0] is connection:

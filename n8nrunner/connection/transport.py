@@ -1,7 +1,7 @@
 """A WebSocketApp that never blocks on its peer.
 
-`Reader` (`reading.py`) stands in for the socket where websocket-client reads, `Writer` (`writing.py`) takes
-every frame and writes as much as the socket takes, and `Connection` puts them and the library together.
+`Reader` (`reading.py`) stands in for the socket where websocket-client reads, `Sender` (`protocol/frames.py`)
+makes frames of what is sent, and `Connection` puts them and the library together.
 
 What is used of the library's inside is listed in docs/architecture.md, and tests/connection fails if it
 changes.
@@ -10,22 +10,21 @@ changes.
 from __future__ import annotations
 
 import contextlib
-import struct
+import os
 import threading
 from typing import Any, Callable
 from urllib.parse import quote
 
 import websocket
-from websocket import ABNF
 
 from n8nrunner import logs
 from n8nrunner.connection.dial import Socket
-from n8nrunner.connection.reading import CONTROL, Ponged, Reader, Received
+from n8nrunner.connection.reading import CONTROL, TURN_LIMIT, WOULD_BLOCK, Ponged, Reader, Received
 from n8nrunner.connection.sockets import delivery
-from n8nrunner.connection.writing import Writer
 from n8nrunner.deadline import Deadline
 from n8nrunner.protocol.events import SocketMeasured
 from n8nrunner.protocol.failures import ConnectionLost, LinkFailure, UpgradeRefused
+from n8nrunner.protocol.frames import Sender
 
 # websocket-client logs an ERROR at every disconnect. Users do not need it, and their handlers may raise.
 logs.drop_records_of_threads("websocket", ("n8nrunner-links", "n8nrunner-connect"))
@@ -46,7 +45,7 @@ class _Dispatcher:
 
     def buffwrite(self, sock: Any, data: Any, send: Any, on_disconnect: Any) -> None:
         if self.connection is not None:
-            self.connection.writer.queue_control(bytes(data))
+            self.connection.sender.send_control(bytes(data))
 
     def signal(self, number: int, handler: Any) -> None:
         """Signals are none of a link's business."""
@@ -68,8 +67,9 @@ class Connection:
 
     def __init__(self, raw: Socket, max_payload: int) -> None:
         self.raw = raw
-        self.writer = Writer()
-        self._reader = Reader(raw, max_payload, self.writer.queue_control)
+        #: Takes what is to be sent; `flush` writes it.
+        self.sender = Sender(os.urandom)
+        self._reader = Reader(raw, max_payload, self.sender.send_control)
         self._thread: int | None = None
         self._received: list[Received] = []
         self._app: Any = None
@@ -184,22 +184,35 @@ class Connection:
         return received, count, more
 
     def flush(self) -> int:
-        """Writes what the socket takes, and says how many bytes that was. Raises `ConnectionLost`."""
+        """Write what the socket takes.
+
+        Returns:
+            How many bytes it took.
+
+        Raises:
+            ConnectionLost: the connection is broken.
+        """
         assert threading.get_ident() == self._thread
-        return self.writer.flush(self.raw)
+        sender = self.sender
+        total = 0
+        while total <= TURN_LIMIT:
+            data = sender.data_to_send()
+            if not data:
+                break
+            try:
+                count = self.raw.send(data)
+            except WOULD_BLOCK:
+                break
+            except OSError as error:
+                raise ConnectionLost(f"the connection broke: {type(error).__name__}: {error}") from None
+            sender.data_sent(count)
+            total += count
+        return total
 
     def measure(self) -> SocketMeasured:
-        """Return what the socket and the writer know of the delivery of what was written."""
+        """Return what the socket and the sender know of the delivery of what was written."""
         unacknowledged, silent_for = delivery(self.raw)
-        return SocketMeasured(self.writer.written, unacknowledged, self.writer.pinged_to, silent_for)
-
-    def queue_ping(self, payload: str) -> None:
-        """A ping behind the messages before it: it must not be answered before they have arrived."""
-        self.writer.queue_in_order(ABNF.OPCODE_PING, payload.encode())
-
-    def queue_close(self, code: int) -> None:
-        """A close frame, behind what is to be sent before it."""
-        self.writer.queue_in_order(ABNF.OPCODE_CLOSE, struct.pack("!H", code))
+        return SocketMeasured(self.sender.written, unacknowledged, self.sender.pinged_to, silent_for)
 
     # --- what the library calls -----------------------------------------------------------------
 

@@ -342,7 +342,7 @@ def flush_all(connection: Connection) -> None:
     deadline = Deadline(LIMIT)
     while True:
         connection.flush()
-        if connection.writer.is_empty:
+        if connection.sender.is_empty:
             return
         wait_for(connection.raw, selectors.EVENT_WRITE, deadline)
 

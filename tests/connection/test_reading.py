@@ -173,7 +173,7 @@ def test_pings_are_answered_with_their_payload() -> None:
             read_bytes(connection, len(payload) + 2)
             # Some releases send their pongs by the socket itself, which may neither block nor pass the queue.
             assert connection.raw.gettimeout() == 0.0
-            assert not connection.writer.is_empty
+            assert not connection.sender.is_empty
             flush_all(connection)
             assert peer.next_frame() == Sent(PONG, True, payload)
 
@@ -515,7 +515,7 @@ def test_a_closed_connection_leaves_nothing_to_the_garbage_collector() -> None:
             peer.send(frame(PING, b"x") + frame(TEXT, b"y"))
             read_count(connection, 1)
             flush_all(connection)
-        parts = [connection, connection._reader, connection.writer]
+        parts = [connection, connection._reader, connection.sender]
         gone = [weakref.ref(part) for part in parts]
         del connection, parts
         assert [part() for part in gone] == [None] * 3
