@@ -8,20 +8,26 @@ from __future__ import annotations
 import base64
 import collections.abc
 import inspect
-import json
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 from n8nrunner import logs
 from n8nrunner.errors import ConfigurationError, TaskCancelled, TaskError
 from n8nrunner.execution.invoke import about, describe_error, log_error, logger
-from n8nrunner.functions.conversion import NOTHING, Conversion, Mismatch, UnknownZone
+from n8nrunner.functions.arguments import (
+    Call,
+    SignatureChanged,
+    check_names,
+    convert_arguments,
+    join_calls,
+    read_calls,
+)
+from n8nrunner.functions.conversion import Conversion, Mismatch, UnknownZone
 from n8nrunner.functions.files import File
-from n8nrunner.functions.kinds import Perhaps
 from n8nrunner.functions.results import Item, Made, items_of, paired, paired_with_all, writable
-from n8nrunner.functions.signature import Changed, Signature, check_names, convert_arguments, takes_file
+from n8nrunner.functions.signature import Signature
 from n8nrunner.protocol.values import Encoded, NotJson, encode_value
 from n8nrunner.task import Tally, Task
 
@@ -108,7 +114,7 @@ def make_function(function: Callable[..., Any], name: str | None, batch: bool, l
             f"{own_name!r}; give it one: @runner.function(name=...)"
         )
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        problems.append(f"limit of {own_name!r}: expected a whole number, 1 or more, got {limit!r}")
+        problems.append(f"limit of {own_name!r}: expected an integer of 1 or more, got {limit!r}")
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         problems.append(f"{own_name}: expected a plain function, without async")
     try:
@@ -118,11 +124,6 @@ def make_function(function: Callable[..., Any], name: str | None, batch: bool, l
     if problems:
         raise ConfigurationError(problems)
     return Function(function, signature, limit)
-
-
-class _Call(NamedTuple):
-    item: int
-    arguments: dict[str, Any]
 
 
 class Functions:
@@ -165,8 +166,8 @@ class Functions:
         settings = task.settings
         if not isinstance(settings, dict) or not isinstance(settings.get("function"), str):
             raise TaskError(
-                "The task is none of a node that n8nrunner has written",
-                "Its settings name no function. Write the node again with: n8nrunner node",
+                "This task was not sent by a node of n8nrunner",
+                "Its settings have no function. Write the node again with: n8nrunner node",
             )
         name = settings["function"]
         version = settings.get("version")
@@ -186,10 +187,10 @@ class Functions:
                 "unknown_function",
                 f"{_this_runner(task)} has no function {name!r:.100}; it has {known}",
             )
-        calls = _calls_of(settings)
+        calls = read_calls(settings)
         try:
             return _Work(task, function, settings).run(calls)
-        except Changed as error:
+        except SignatureChanged as error:
             task.tally = Tally(name, 0, len(calls), again)
             return _refused(
                 task,
@@ -223,33 +224,8 @@ def _refused(
     return {"version": VERSION, "error": error}
 
 
-def _calls_of(settings: Mapping[str, Any]) -> list[_Call]:
-    calls = settings.get("calls")
-    if isinstance(calls, list):
-        found = [
-            _Call(call["item"], arguments)
-            for call in calls
-            if isinstance(call, dict)
-            and isinstance(call.get("item"), int)
-            and isinstance(arguments := _arguments_of(call.get("arguments")), dict)
-        ]
-        if len(found) == len(calls):
-            return found
-    raise TaskError("The task is none of a node that n8nrunner has written", "Its settings hold no calls.")
-
-
 def _cannot_be_sent(error: NotJson) -> TaskError:
     return TaskError(f"The result cannot be sent to n8n: {error}")
-
-
-def _arguments_of(value: Any) -> Any:
-    """Return a call's arguments, which are text where n8n would remove some of their keys."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return None
 
 
 class _Work:
@@ -275,7 +251,7 @@ class _Work:
         self._errors: list[dict[str, Any]] = []
         self._done = self._failures = 0
 
-    def run(self, calls: Sequence[_Call]) -> Encoded:
+    def run(self, calls: Sequence[Call]) -> Encoded:
         try:
             self._run(calls)
             try:
@@ -286,11 +262,11 @@ class _Work:
         finally:
             self._task.tally = Tally(self._function.signature.name, self._done, self._failures)
 
-    def _run(self, calls: Sequence[_Call]) -> None:
+    def _run(self, calls: Sequence[Call]) -> None:
         # All first: when the function turns out to have changed, nothing may have run, because the node
         # tries again then.
         conversion = Conversion([call.arguments for call in calls], self._zone, self._task.raise_if_cancelled)
-        fitting: list[_Call] = []
+        fitting: list[Call] = []
         for call in calls:
             arguments = self._convert(call, conversion)
             if arguments is not None:
@@ -334,7 +310,7 @@ class _Work:
     def _clear(self) -> None:
         self._items, self._sources, self._counts = [], [], []
 
-    def _run_one(self, call: _Call) -> None:
+    def _run_one(self, call: Call) -> None:
         try:
             made = self._function.call(self._task, call.arguments, self._items_of)
             paired(made[0], call.item)
@@ -345,8 +321,10 @@ class _Work:
                 raise
             self._failed(error, [call.item])
 
-    def _run_at_once(self, calls: Sequence[_Call]) -> None:
-        calls, arguments = self._columns_of(calls)
+    def _run_at_once(self, calls: Sequence[Call]) -> None:
+        arguments, calls, incomplete = join_calls(self._function.signature, calls)
+        for call, mismatch in incomplete:
+            self._misfit(call, mismatch)
         if not calls or (self._errors and not self._goes_on):
             return
         sources = [call.item for call in calls]
@@ -359,32 +337,6 @@ class _Work:
             if self._is_over(error):
                 raise
             self._failed(error, sources)
-
-    def _columns_of(self, calls: Sequence[_Call]) -> tuple[Sequence[_Call], dict[str, Any]]:
-        """The arguments of all calls at once, and the calls that take part.
-
-        A call that lacks what others have cannot: values would no longer stand beside those of their item.
-        """
-        parameters = self._function.signature.parameters.values()
-        given = [
-            parameter for parameter in parameters if any(parameter.name in call.arguments for call in calls)
-        ]
-        for parameter in given:
-            if parameter.each and not isinstance(parameter.kind, Perhaps):
-                for call in calls:
-                    if parameter.name not in call.arguments:
-                        self._misfit(call, Mismatch(parameter.name, parameter.kind.expected, NOTHING))
-                calls = [call for call in calls if parameter.name in call.arguments]
-        arguments: dict[str, Any] = {}
-        for parameter in given:
-            name = parameter.name
-            if parameter.each:
-                arguments[name] = [call.arguments.get(name) for call in calls]
-            else:
-                first = next((call for call in calls if name in call.arguments), None)
-                if first is not None:
-                    arguments[name] = first.arguments[name]
-        return calls, arguments
 
     def _items_of(self, result: Any) -> Made:
         if isinstance(result, collections.abc.Iterator):
@@ -405,7 +357,7 @@ class _Work:
             if close is not None:
                 close()  # what it holds is wanted back now, and not when the exception has been forgotten
 
-    def _convert(self, call: _Call, conversion: Conversion) -> dict[str, Any] | None:
+    def _convert(self, call: Call, conversion: Conversion) -> dict[str, Any] | None:
         """The arguments; None if one does not fit, which is noted then."""
         signature = self._function.signature
         mismatch = check_names(signature, list(call.arguments), self._is_same)
@@ -425,11 +377,11 @@ class _Work:
             return values
         if not self._is_same:
             # It may have fitted what the function was when the node was written.
-            raise Changed(f"the call does not fit the function {signature.name!r}: {mismatch}")
+            raise SignatureChanged(f"the call does not fit the function {signature.name!r}: {mismatch}")
         self._misfit(call, mismatch)
         return None
 
-    def _misfit(self, call: _Call, mismatch: Mismatch) -> None:
+    def _misfit(self, call: Call, mismatch: Mismatch) -> None:
         self._failures += 1
         described = self._about(call, mismatch)
         # The message shows the value, which belongs into no log.
@@ -437,10 +389,10 @@ class _Work:
             logger.warning("%s: an argument does not fit. %s", about(self._task), described)
         self._note(call.item, {"message": str(mismatch), "description": described})
 
-    def _about(self, call: _Call, mismatch: Mismatch) -> str:
-        name = mismatch.where.split(".")[0].split("[")[0]
+    def _about(self, call: Call, mismatch: Mismatch) -> str:
+        name = mismatch.path.split(".")[0].split("[")[0]
         parameter = self._function.signature.parameters[name]
-        field = "the name of one of its files" if takes_file(parameter.kind) else parameter.kind.expected
+        field = "the name of one of its files" if parameter.is_file else parameter.type.expected
         return f"Item {call.item}, parameter '{name}' of {self._function.signature.name}: it takes {field}."
 
     def _is_over(self, error: BaseException) -> bool:

@@ -1,6 +1,7 @@
-"""What the conversions of a task's arguments have in common: the time zone, a budget of steps, a memory.
+"""The state that the conversions of one task's arguments share: time zone, budget of steps, and caches.
 
-`kinds.py` converts with it. It knows nothing of tasks: `calls.py` tells it how to look at one.
+The types of `parameters.py` convert with it. It does not know tasks: it gets a function that raises when the
+task has ended.
 """
 
 from __future__ import annotations
@@ -10,55 +11,50 @@ import functools
 import json
 import zoneinfo
 from collections.abc import Collection, Iterable, Iterator
-from typing import (
-    Any,
-    Callable,
-    NoReturn,
-    TypeVar,
-)
+from typing import Any, Callable, NoReturn, TypeVar
 
 _T = TypeVar("_T")
 
 #: Characters of a value that an error shows.
 _SHOWN = 80
 
-#: In place of a value: there is none.
-NOTHING = object()
+#: Stands for a value that was not sent.
+MISSING = object()
 
-#: Steps between two looks at whether the result is still wanted: a few milliseconds.
-_LOOK = 10_000
-#: Steps that any task may take, and how many more for each value that came with it.
-_STEPS = 1_000_000
-_STEPS_OF_A_VALUE = 200
+#: Steps between two checks for a cancellation: a few milliseconds.
+_STEPS_PER_CHECK = 10_000
+#: Steps that every task may take, and further steps for each value in its arguments.
+_FREE_STEPS = 1_000_000
+_STEPS_PER_VALUE = 200
 
-#: Values of a set that are added without a look at their hashes.
+#: Sets of up to this many values are made without a check of their hashes.
 _SMALL_SET = 1000
 #: Different values of a set that may have the same hash.
 _SAME_HASH = 100
 
 
 class Mismatch(Exception):
-    """A value that does not fit.
+    """A value that does not fit its parameter.
 
     Args:
-        where: the path to it, such as ``lead.tags[2]``.
-        expected: what would fit, such as "a whole number".
-        value: what came.
+        path: the place of the value, such as ``lead.tags[2]``.
+        expected: a description of values that fit, such as "an integer".
+        value: the value.
     """
 
-    def __init__(self, where: str, expected: str, value: Any) -> None:
-        super().__init__(where, expected)
-        self.where = where
+    def __init__(self, path: str, expected: str, value: Any) -> None:
+        super().__init__(path, expected)
+        self.path = path
         self.expected = expected
         self.value = value
 
     def __str__(self) -> str:
-        # Only when it is read: a union tries many kinds, and most of these errors are dropped.
-        return f"{self.where}: expected {self.expected}, got {shown(self.value)}"
+        # Built on demand: a union tries many types, and most of these errors are dropped.
+        return f"{self.path}: expected {self.expected}, got {format_value(self.value)}"
 
     def within(self, outer: str) -> Mismatch:
-        """Itself, with the path to what the value stands in."""
-        self.where = outer + self.where
+        """Put the path of the enclosing value before the error's own, and return the error."""
+        self.path = outer + self.path
         return self
 
 
@@ -67,18 +63,18 @@ class TooMuchWork(Exception):
 
 
 class UnknownZone(Exception):
-    """This Python does not know a time zone. Args: its name."""
+    """Python has no data for a time zone. Args: the zone's name."""
 
 
-def shown(value: Any) -> str:
-    """A value as an error shows it: its JSON, cut."""
-    if value is NOTHING:
+def format_value(value: Any) -> str:
+    """Return a value as errors show it: its JSON, cut to 80 characters."""
+    if value is MISSING:
         return "nothing"
     if isinstance(value, str):
         value = value[: _SHOWN + 1]
     text = ""
     try:
-        for part in _SHOWING.iterencode(value):
+        for part in _ENCODER.iterencode(value):
             text += part
             if len(text) > _SHOWN:
                 break
@@ -87,39 +83,42 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-_SHOWING = json.JSONEncoder(ensure_ascii=False, default=repr)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=repr)
 
 
-def _refuse(constant: str) -> NoReturn:
+def _reject_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse).decode
+_decode = json.JSONDecoder(parse_constant=_reject_constant).decode
 
 
 class Conversion:
-    """The conversion of one task's arguments.
+    """The state shared by the conversions of one task's arguments.
 
     Args:
-        raw: everything that is to be converted; the number of its values bounds the work.
+        arguments: all arguments of the task; the number of values in them bounds the work.
         zone: the name of the workflow's time zone; None if it is not known.
-        look: raises if no result is wanted any more. Called now and then.
+        raise_if_cancelled: raises if the task has ended. Called every few milliseconds of work.
     """
 
-    __slots__ = ("_meter", "_of_text", "_parsed", "_zone", "is_text", "known", "spend")
+    __slots__ = ("_meter", "_of_text", "_parsed", "_zone", "from_text", "spend", "union_results")
 
     def __init__(
-        self, raw: Any = None, zone: str | None = None, look: Callable[[], None] = lambda: None
+        self,
+        arguments: Any = None,
+        zone: str | None = None,
+        raise_if_cancelled: Callable[[], None] = lambda: None,
     ) -> None:
-        self._meter = _Meter(raw, look)
-        #: Counts steps. Raises `TooMuchWork` if there have been too many.
-        self.spend: Callable[[int], None] = self._meter.spend
+        self._meter = _Meter(arguments, raise_if_cancelled)
+        #: Count a number of steps. Raises `TooMuchWork` above the limit.
+        self.spend = self._meter.spend
         self._zone = zone
-        #: Whether the values stood in a text. Python has read their numbers then, and none is rounded.
-        self.is_text = False
-        #: What unions have found out: by union, value and strictness.
-        self.known: dict[tuple[int, int, bool], Any] = {}
-        # With their texts, so that no identity is used twice.
+        #: Whether the values were parsed from a string. Python parsed their integers, so none is rounded.
+        self.from_text = False
+        #: Results of unions, by the ids of union and value, and by strictness.
+        self.union_results: dict[tuple[int, int, bool], Any] = {}
+        # By the string's id. The string is kept, so that its id is not used again.
         self._parsed: dict[int, tuple[str, Any]] = {}
         self._of_text: Conversion | None = None
 
@@ -128,48 +127,50 @@ class Conversion:
         """The workflow's time zone; None if it is not known.
 
         Raises:
-            UnknownZone: Python does not know it.
+            UnknownZone: Python has no data for it.
         """
-        return None if self._zone is None else _zone_of(self._zone)
+        return None if self._zone is None else _load_zone(self._zone)
 
     def parse(self, text: str) -> tuple[Any, Conversion]:
-        """The value of a JSON text, and the conversion that goes on with it.
+        """Parse a JSON string. Return its value, and the conversion to continue with.
 
         Raises:
-            ValueError, RecursionError: it is not JSON, or nested too deeply.
+            ValueError, RecursionError: it is not valid JSON, or nested too deeply.
         """
-        known = self._parsed.get(id(text))
-        if known is None:
-            known = self._parsed[id(text)] = (text, _decode(text))
-        if self.is_text:
-            return known[1], self
+        parsed = self._parsed.get(id(text))
+        if parsed is None:
+            parsed = self._parsed[id(text)] = (text, _decode(text))
+        if self.from_text:
+            return parsed[1], self
         if self._of_text is None:
             self._of_text = Conversion()
             self._of_text._meter, self._of_text.spend = self._meter, self.spend
             self._of_text._zone = self._zone
-            self._of_text.is_text = True
-        return known[1], self._of_text
+            self._of_text.from_text = True
+        return parsed[1], self._of_text
 
     def steps(self, values: Collection[_T]) -> Iterable[_T]:
-        """The values, each of which is a step."""
-        if len(values) < _LOOK:
+        """Iterate over the values, and count a step for each."""
+        if len(values) < _STEPS_PER_CHECK:
             self.spend(len(values))
             return values
         return self._steps(values)
 
     def _steps(self, values: Iterable[_T]) -> Iterator[_T]:
         for count, value in enumerate(values):
-            if count % _LOOK == 0:
-                self.spend(_LOOK)
+            if count % _STEPS_PER_CHECK == 0:
+                self.spend(_STEPS_PER_CHECK)
             yield value
 
     def check_hashes(self, values: list[Any]) -> None:
-        """Checks that the time to make a set of these values grows with their number, not with its square.
+        """Check that a set of these values can be made in linear time.
 
-        Integers that differ by a multiple of 2**61 - 1 have the same hash, so a caller can choose thousands.
+        Integers that differ by a multiple of 2**61 - 1 have the same hash, so a caller can choose thousands
+        of them, and the time to make the set grows with the square of their number.
 
         Raises:
-            TypeError: one has no hash. ValueError: too many different values have the same hash.
+            TypeError: a value has no hash.
+            ValueError: too many different values have the same hash.
         """
         if len(values) <= _SMALL_SET:
             return
@@ -186,54 +187,54 @@ class Conversion:
 
 
 class _Meter:
-    """Counts steps, and ends a conversion that takes too many."""
+    """Counts steps, and stops a conversion that takes too many."""
 
-    __slots__ = ("_limit", "_look", "_next", "_raw", "_steps")
+    __slots__ = ("_arguments", "_limit", "_next_check", "_raise_if_cancelled", "_steps")
 
-    def __init__(self, raw: Any, look: Callable[[], None]) -> None:
-        self._raw = raw
-        self._look = look
+    def __init__(self, arguments: Any, raise_if_cancelled: Callable[[], None]) -> None:
+        self._arguments = arguments
+        self._raise_if_cancelled = raise_if_cancelled
         self._steps = 0
-        self._next = _LOOK
+        self._next_check = _STEPS_PER_CHECK
         self._limit: int | None = None
 
     def spend(self, steps: int) -> None:
         self._steps += steps
-        if self._steps >= self._next:
+        if self._steps >= self._next_check:
             self._check()
 
     def _check(self) -> None:
-        self._look()
-        self._next = self._steps + _LOOK
-        if self._steps > _STEPS:
+        self._raise_if_cancelled()
+        self._next_check = self._steps + _STEPS_PER_CHECK
+        if self._steps > _FREE_STEPS:
             if self._limit is None:
-                self._limit = _STEPS + _STEPS_OF_A_VALUE * self._count()
+                self._limit = _FREE_STEPS + _STEPS_PER_VALUE * self._count_values()
             if self._steps > self._limit:
                 raise TooMuchWork
 
-    def _count(self) -> int:
-        """How many values have come; a text may hold one in every two characters."""
+    def _count_values(self) -> int:
+        """Return the number of values in the arguments; a string may hold one in every two characters."""
         count = 0
-        left = [self._raw]
-        while left:
-            value = left.pop()
+        stack = [self._arguments]
+        while stack:
+            value = stack.pop()
             count += 1
-            if count % _LOOK == 0:
-                self._look()
+            if count % _STEPS_PER_CHECK == 0:
+                self._raise_if_cancelled()
             if isinstance(value, dict):
-                left.extend(value.values())
+                stack.extend(value.values())
             elif isinstance(value, (list, tuple)):
-                left.extend(value)
+                stack.extend(value)
             elif isinstance(value, str):
                 count += len(value) // 2
         return count
 
 
 @functools.lru_cache(maxsize=64)
-def _zone_of(name: str) -> datetime.tzinfo:
+def _load_zone(name: str) -> datetime.tzinfo:
     if name in ("UTC", "Etc/UTC", "GMT"):
-        return datetime.timezone.utc  # needs no data, which Windows has not
+        return datetime.timezone.utc  # needs no data, which Windows does not have
     try:
         return zoneinfo.ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # no such file, no such data, no name of a file
+    except (KeyError, ValueError, OSError):  # no such file, no such data, not a file name
         raise UnknownZone(name) from None

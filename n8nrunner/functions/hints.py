@@ -1,4 +1,7 @@
-"""Type hints become kinds: which of them can be a field, and what is told to those who use another."""
+"""The parameter type of each type hint, and errors for the hints that cannot become a field.
+
+Hints have the type `Any` here: `typing` has no common type for them.
+"""
 
 from __future__ import annotations
 
@@ -6,72 +9,57 @@ import collections.abc
 import dataclasses
 import datetime
 import enum
+import inspect
 import sys
 import types
 import typing
 from collections.abc import Sequence
-from typing import Any, Callable, NamedTuple, Union
+from typing import Any, Callable, NamedTuple
 
+from n8nrunner.functions.dates import Date, DateTime
 from n8nrunner.functions.files import File
-from n8nrunner.functions.kinds import (
+from n8nrunner.functions.labels import title_of, title_of_constant
+from n8nrunner.functions.parameters import (
+    BOUND_NAMES,
+    AnyValue,
+    Array,
+    Boolean,
     Bounded,
     Choice,
-    Day,
-    Either,
-    FileKind,
-    Kind,
-    Mapping,
-    Member,
-    Model,
-    Moment,
+    Dictionary,
+    FileProperty,
+    Integer,
     Number,
-    Perhaps,
-    Record,
-    Row,
-    Sequences,
-    Text,
-    Truth,
-    Whole,
+    Optional,
+    ParameterType,
+    String,
+    Tuple,
+    Union,
 )
-from n8nrunner.functions.labels import title_of, title_of_constant
+from n8nrunner.functions.records import Member, Model, Record
 
 _NONE = type(None)
-#: What a hint `X | Y` is made of, since Python 3.10.
-_UNIONS: tuple[Any, ...] = (Union, *((types.UnionType,) if sys.version_info >= (3, 10) else ()))
+#: The origins of `Union[X, Y]` and, since Python 3.10, of `X | Y`.
+_UNIONS: tuple[Any, ...] = (typing.Union, *((types.UnionType,) if sys.version_info >= (3, 10) else ()))
 
-#: The attributes of `annotated_types` and of pydantic's `Field` that are bounds.
-_BOUNDS = {
-    "ge": "minimum",
-    "le": "maximum",
-    "gt": "above",
-    "lt": "below",
-    "min_length": "shortest",
-    "max_length": "longest",
-}
-
-
-class UnknownHint(Exception):
-    """A type hint that cannot become a field; the text says which and what would do."""
-
-
-_PLAIN: dict[Any, Callable[[], Kind]] = {
-    str: Text,
-    int: Whole,
+_SIMPLE: dict[Any, Callable[[], ParameterType]] = {
+    str: String,
+    int: Integer,
     float: Number,
-    bool: Truth,
-    datetime.datetime: Moment,
-    datetime.date: Day,
-    File: FileKind,
-    Any: Kind,
-    object: Kind,
-    list: lambda: Sequences(Kind(), list),
-    tuple: lambda: Sequences(Kind(), tuple),
-    set: lambda: Sequences(Kind(), set),
-    frozenset: lambda: Sequences(Kind(), frozenset),
-    dict: lambda: Mapping(Kind()),
+    bool: Boolean,
+    datetime.datetime: DateTime,
+    datetime.date: Date,
+    File: FileProperty,
+    Any: AnyValue,
+    object: AnyValue,
+    list: lambda: Array(AnyValue(), list),
+    tuple: lambda: Array(AnyValue(), tuple),
+    set: lambda: Array(AnyValue(), set),
+    frozenset: lambda: Array(AnyValue(), frozenset),
+    dict: lambda: Dictionary(AnyValue()),
 }
 
-_LISTS: dict[Any, Callable[[list[Any]], Any]] = {
+_ARRAYS: dict[Any, Callable[[list[Any]], Any]] = {
     list: list,
     set: set,
     frozenset: frozenset,
@@ -81,163 +69,189 @@ _LISTS: dict[Any, Callable[[list[Any]], Any]] = {
     collections.abc.MutableSequence: list,
     collections.abc.Set: set,
 }
-_DICTS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+_DICTIONARIES: tuple[Any, ...] = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
-_USABLE = (
+_SUPPORTED = (
     "expected str, int, float, bool, Literal, Enum, datetime, date, list, tuple, set, dict, a dataclass, a "
     "TypedDict, a NamedTuple, a pydantic model, File, Task, or Optional, Union or Annotated of these"
 )
 
 
-class Described(NamedTuple):
-    """A hint's kind, and the description that an `Annotated` gives."""
-
-    kind: Kind
-    text: str
+class UnknownHint(Exception):
+    """A type hint that cannot become a field. The text says which, and what to use."""
 
 
-def read_hint(hint: Any, seen: dict[Any, Record] | None = None) -> Described:
-    """The kind of a type hint, as `typing.get_type_hints(..., include_extras=True)` gives it.
+class AnnotatedType(NamedTuple):
+    """A parameter type, and the description in an `Annotated`; "" if there is none."""
+
+    type: ParameterType
+    description: str
+
+
+def read_hint(hint: Any, records: dict[Any, Record] | None = None) -> AnnotatedType:
+    """Return the type and the description of a hint, as `typing.get_type_hints` returns it with its extras.
 
     Args:
-        seen: the records that the hint stands in, because a record may hold its own kind.
+        records: the records around the hint, because a record may contain its own type.
 
     Raises:
         UnknownHint: it cannot become a field.
     """
     if typing.get_origin(hint) is not typing.Annotated:
-        return Described(kind_of(hint, seen), "")
+        return AnnotatedType(type_of(hint, records), "")
     inner, *extras = typing.get_args(hint)
-    text = next((extra for extra in extras if isinstance(extra, str)), "")
+    description = next((extra for extra in extras if isinstance(extra, str)), "")
     bounds: dict[str, Any] = {}
     for extra in extras:
-        text = text or getattr(extra, "description", None) or getattr(extra, "documentation", None) or ""
+        description = (
+            description or getattr(extra, "description", None) or getattr(extra, "documentation", None) or ""
+        )
         for part in (extra, *(getattr(extra, "metadata", None) or ())):
-            for attribute, bound in _BOUNDS.items():
-                at = getattr(part, attribute, None)
-                if isinstance(at, (int, float, datetime.date)) and not isinstance(at, bool):
-                    bounds[bound] = at
-    kind = kind_of(inner, seen)
-    return Described(Bounded(kind, bounds) if bounds else kind, text)
+            for name in BOUND_NAMES:
+                bound = getattr(part, name, None)
+                if isinstance(bound, (int, float, datetime.date)) and not isinstance(bound, bool):
+                    bounds[name] = bound
+    type = type_of(inner, records)
+    return AnnotatedType(Bounded(type, bounds) if bounds else type, description)
 
 
-def kind_of(hint: Any, seen: dict[Any, Record] | None = None) -> Kind:
-    """The kind of a type hint. Raises `UnknownHint`."""
-    seen = {} if seen is None else seen
+def type_of(hint: Any, records: dict[Any, Record] | None = None) -> ParameterType:
+    """Return the parameter type of a type hint. Raises `UnknownHint`."""
+    records = {} if records is None else records
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return read_hint(hint, seen).kind
+        return read_hint(hint, records).type
     if str(origin).rpartition(".")[2] in ("Required", "NotRequired", "ReadOnly"):  # of a TypedDict
-        return kind_of(arguments[0], seen)
+        return type_of(arguments[0], records)
     try:
-        plain = _PLAIN.get(hint)
-    except TypeError:  # a hint that has no hash
-        plain = None
-    if plain is not None:
-        return plain()
+        simple = _SIMPLE.get(hint)
+    except TypeError:  # a hint without a hash
+        simple = None
+    if simple is not None:
+        return simple()
     if origin is typing.Literal:
-        return _choice_of_literal(arguments)
+        return _type_of_literal(arguments)
     if origin in _UNIONS:
-        return _kind_of_union(arguments, seen)
+        return _type_of_union(arguments, records)
     if origin is tuple:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return Sequences(kind_of(arguments[0], seen), tuple)
-        return Row([kind_of(argument, seen) for argument in arguments])
-    if origin in _LISTS or hint in _LISTS:
-        element = kind_of(arguments[0], seen) if arguments else Kind()
-        return Sequences(element, _LISTS[origin or hint])
-    if origin in _DICTS or hint in _DICTS:
-        return _kind_of_dict(arguments, seen)
+            return Array(type_of(arguments[0], records), tuple)
+        return Tuple([type_of(argument, records) for argument in arguments])
+    if origin in _ARRAYS or hint in _ARRAYS:
+        element = type_of(arguments[0], records) if arguments else AnyValue()
+        return Array(element, _ARRAYS[origin or hint])
+    if origin in _DICTIONARIES or hint in _DICTIONARIES:
+        return _type_of_dict(arguments, records)
     if isinstance(hint, type):
-        kind = _kind_of_class(hint, seen)
-        if kind is not None:
-            return kind
+        found = _type_of_class(hint, records)
+        if found is not None:
+            return found
     if hint in (bytes, bytearray, memoryview):
-        raise UnknownHint(f"{_name_of(hint)} is no value of a field; for a file of n8n it is n8nrunner.File")
+        raise UnknownHint(f"{_name_of(hint)} cannot become a field; use n8nrunner.File for a file of n8n")
     if isinstance(hint, typing.TypeVar):
-        return kind_of(hint.__bound__, seen) if hint.__bound__ else Kind()
-    raise UnknownHint(f"{_name_of(hint)} cannot become a field: {_USABLE}")
+        return type_of(hint.__bound__, records) if hint.__bound__ else AnyValue()
+    raise UnknownHint(f"{_name_of(hint)} cannot become a field: {_SUPPORTED}")
+
+
+def type_of_default(default: object) -> ParameterType:
+    """Return the type of a parameter without a hint: that of its default, else any value."""
+    if default is inspect.Parameter.empty or default is None:
+        return AnyValue()
+    if isinstance(default, bool):
+        return Boolean()
+    for hint in (str, int, float, list, dict):
+        if isinstance(default, hint) and not isinstance(default, enum.Enum):
+            return type_of(hint)
+    try:
+        return type_of(type(default))
+    except UnknownHint:
+        return AnyValue()
 
 
 def _name_of(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
-def _choice_of_literal(values: Sequence[Any]) -> Kind:
+def _type_of_literal(values: Sequence[Any]) -> ParameterType:
     for value in values:
         if not isinstance(value, (str, int, float, bool)) and value is not None:
-            raise UnknownHint(f"a Literal of {type(value).__name__}: expected texts, numbers, True or False")
+            raise UnknownHint(
+                f"a Literal of {type(value).__name__}: expected strings, numbers, True or False"
+            )
     members = [
         (title_of(value) if isinstance(value, str) else str(value), value, value)
         for value in values
         if value is not None
     ]
-    kind = Choice(members)
-    return Perhaps(kind) if len(members) < len(values) else kind
+    choice = Choice(members)
+    return Optional(choice) if len(members) < len(values) else choice
 
 
-def _kind_of_union(arguments: Sequence[Any], seen: dict[Any, Record]) -> Kind:
+def _type_of_union(arguments: Sequence[Any], records: dict[Any, Record]) -> ParameterType:
     hints = [argument for argument in arguments if argument is not _NONE]
-    kinds = [kind_of(hint, seen) for hint in hints]
-    if any(isinstance(kind, FileKind) for kind in kinds) and len(kinds) > 1:
-        raise UnknownHint("a File or something else: expected File, or Optional[File]")
-    kind = kinds[0] if len(kinds) == 1 else Either(kinds)
-    return Perhaps(kind) if len(hints) < len(arguments) else kind
+    types = [type_of(hint, records) for hint in hints]
+    if any(isinstance(each, FileProperty) for each in types) and len(types) > 1:
+        raise UnknownHint("a union of File and another type: expected File, or Optional[File]")
+    union = types[0] if len(types) == 1 else Union(types)
+    return Optional(union) if len(hints) < len(arguments) else union
 
 
-def _kind_of_dict(arguments: Sequence[Any], seen: dict[Any, Record]) -> Kind:
+def _type_of_dict(arguments: Sequence[Any], records: dict[Any, Record]) -> ParameterType:
     if not arguments:
-        return Mapping(Kind())
+        return Dictionary(AnyValue())
     if arguments[0] not in (str, Any):
-        raise UnknownHint(f"a dict with keys of {_name_of(arguments[0])}: JSON has texts as keys")
-    return Mapping(kind_of(arguments[1], seen))
+        raise UnknownHint(f"a dict with keys of {_name_of(arguments[0])}: keys in JSON are strings")
+    return Dictionary(type_of(arguments[1], records))
 
 
-def _kind_of_class(hint: type[Any], seen: dict[Any, Record]) -> Kind | None:
+def _type_of_class(hint: type[Any], records: dict[Any, Record]) -> ParameterType | None:
     if issubclass(hint, enum.Enum):
-        members = []
-        for member in hint:
-            plain = isinstance(member.value, (str, int, float)) and not isinstance(member.value, bool)
-            members.append((title_of_constant(member.name), member.value if plain else member.name, member))
-        if not members:
-            raise UnknownHint(f"{hint.__name__} is an Enum without members")
-        return Choice(members)
+        return _type_of_enum(hint)
     if hasattr(hint, "model_validate") or (hasattr(hint, "parse_obj") and hasattr(hint, "__fields__")):
         return Model(hint)
-    if hint in seen:
-        return seen[hint]
+    if hint in records:
+        return records[hint]
     if dataclasses.is_dataclass(hint):
-        kind = seen[hint] = Record(hint.__name__, hint)
-        for field in dataclasses.fields(hint):
-            if field.init:
-                required = (
-                    field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-                )
-                kind.members[field.name] = Member(_member(hint, field.name, seen), required)
-        return kind
-    if issubclass(hint, tuple) and hasattr(hint, "_fields"):
-        kind = seen[hint] = Record(hint.__name__, hint, is_row=True)
-        for name in hint._fields:
-            required = name not in getattr(hint, "_field_defaults", {})
-            kind.members[name] = Member(_member(hint, name, seen), required)
-        return kind
-    if issubclass(hint, dict) and hasattr(hint, "__total__"):
-        kind = seen[hint] = Record(hint.__name__, dict)
-        for name in typing.get_type_hints(hint):
-            required = name in hint.__required_keys__  # type: ignore[attr-defined]
-            kind.members[name] = Member(_member(hint, name, seen), required)
-        return kind
-    return None
+        no_default = dataclasses.MISSING
+        required = {
+            field.name: field.default is no_default and field.default_factory is no_default
+            for field in dataclasses.fields(hint)
+            if field.init
+        }
+        record = Record(hint.__name__, hint)
+    elif issubclass(hint, tuple) and hasattr(hint, "_fields"):
+        required = {name: name not in getattr(hint, "_field_defaults", {}) for name in hint._fields}
+        record = Record(hint.__name__, hint, is_tuple=True)
+    elif issubclass(hint, dict) and hasattr(hint, "__total__"):
+        required_keys = hint.__required_keys__  # type: ignore[attr-defined]
+        required = {name: name in required_keys for name in typing.get_type_hints(hint)}
+        record = Record(hint.__name__, dict)
+    else:
+        return None
+    records[hint] = record
+    for name, is_required in required.items():
+        record.members[name] = Member(_type_of_member(hint, name, records), is_required)
+    return record
 
 
-def _member(owner: Any, name: str, seen: dict[Any, Record]) -> Kind:
+def _type_of_enum(hint: type[enum.Enum]) -> ParameterType:
+    members = []
+    for member in hint:
+        is_json = isinstance(member.value, (str, int, float)) and not isinstance(member.value, bool)
+        members.append((title_of_constant(member.name), member.value if is_json else member.name, member))
+    if not members:
+        raise UnknownHint(f"{hint.__name__} is an Enum without members")
+    return Choice(members)
+
+
+def _type_of_member(owner: Any, name: str, records: dict[Any, Record]) -> ParameterType:
     try:
         hint = typing.get_type_hints(owner, include_extras=True).get(name, Any)
-    except Exception as error:  # noqa: BLE001 - whatever evaluating the user's annotations raises
+    except Exception as error:  # noqa: BLE001 - evaluating the user's annotations may raise anything
         raise UnknownHint(f"the hints of {_name_of(owner)} cannot be read: {error}") from None
     if typing.get_origin(hint) is typing.Annotated:
-        return read_hint(hint, seen).kind
-    kind = kind_of(hint, seen)
-    if isinstance(kind, FileKind):
+        return read_hint(hint, records).type
+    type = type_of(hint, records)
+    if isinstance(type, FileProperty):
         raise UnknownHint(f"a File inside of {_name_of(owner)}: expected a parameter of its own for it")
-    return kind
+    return type

@@ -20,11 +20,12 @@ from n8nrunner._version import __version__
 from n8nrunner.errors import ConfigurationError
 from n8nrunner.functions.calls import Function, task_type
 from n8nrunner.functions.docstrings import read_docstring
-from n8nrunner.functions.kinds import Bounded, Choice, Kind, Model, Perhaps, Record, bare
 from n8nrunner.functions.labels import sentence_of, title_of, whether
 from n8nrunner.functions.package import Package
+from n8nrunner.functions.parameters import Bounded, Choice, Optional, ParameterType, takes_file, unwrap
+from n8nrunner.functions.records import Model, Record
 from n8nrunner.functions.results import plain
-from n8nrunner.functions.signature import Parameter, takes_file
+from n8nrunner.functions.signature import Parameter
 
 #: Items that one task takes unless the workflow's author says something else.
 BATCH_SIZE = 50
@@ -307,7 +308,7 @@ class _Operation:
         signature, limit = self._function.signature, self._function.limit
         parameters = []
         for described, parameter in zip(signature.describe(), signature.parameters.values()):
-            kind = "file" if takes_file(parameter.kind) else described["kind"]
+            kind = "file" if takes_file(parameter.type) else described["kind"]
             field = {"title": title_of(parameter.name), "field": self._field_names[parameter.name]}
             parameters.append({**described, "kind": kind, **field})
         return {
@@ -344,13 +345,13 @@ class _Operation:
         return fields
 
     def _field(self, parameter: Parameter) -> dict[str, Any]:
-        text = parameter.text or self._prose.parameters.get(parameter.name, "")
+        text = parameter.description or self._prose.parameters.get(parameter.name, "")
         name = self._field_names[parameter.name]
         field = {"displayName": title_of(parameter.name), "name": name, **_field_of(parameter)}
         description = _sentence(text)
         if field["type"] == "boolean":
             description = whether(description) if description else ""
-        elif takes_file(parameter.kind):
+        elif takes_file(parameter.type):
             hint = "The name of the item's field with the file"
             description = f"{description}. {hint}." if description else hint
         if description:
@@ -368,8 +369,8 @@ def _is_additional(parameter: Parameter) -> bool:
 def _shown_default(parameter: Parameter) -> Any:
     """The default as a field has it; None if a field cannot have it."""
     default = plain(parameter.default)
-    kind = bare(parameter.kind)
-    if default is None or takes_file(parameter.kind):
+    kind = unwrap(parameter.type)
+    if default is None or takes_file(parameter.type):
         return None
     if isinstance(kind, Choice):
         sent = [value for _, value in kind.choices or ()]
@@ -401,9 +402,9 @@ def _shown_default(parameter: Parameter) -> Any:
 
 def _field_of(parameter: Parameter) -> dict[str, Any]:
     """The type of a parameter's field, with its default."""
-    kind = bare(parameter.kind)
+    kind = unwrap(parameter.type)
     default = _shown_default(parameter)
-    if takes_file(parameter.kind):
+    if takes_file(parameter.type):
         return {"type": "string", "default": "data"}
     if isinstance(kind, Choice):
         options = [{"name": title, "value": _sent(sent)} for title, sent in kind.choices or ()]
@@ -417,7 +418,7 @@ def _field_of(parameter: Parameter) -> dict[str, Any]:
     if kind.name in ("number", "integer"):
         return {
             "type": "number",
-            **_number_options(parameter.kind),
+            **_number_options(parameter.type),
             "default": 0 if default is None else default,
         }
     if kind.name == "boolean":
@@ -437,7 +438,7 @@ def _sent(choice: Any) -> Any:
     return _literally(choice)
 
 
-def _outline(kind: Kind) -> str:
+def _outline(kind: ParameterType) -> str:
     """Return the JSON that an object's field starts with: its required keys.
 
     Their values are null, so that a key which is not filled in is an error, and never a silent empty value.
@@ -450,15 +451,15 @@ def _outline(kind: Kind) -> str:
     return json.dumps(dict.fromkeys(keys), indent=2, ensure_ascii=False) if keys else "{}"
 
 
-def _number_options(kind: Kind) -> dict[str, Any]:
-    options: dict[str, Any] = {"numberPrecision": 0} if bare(kind).name == "integer" else {}
-    while isinstance(kind, (Bounded, Perhaps)):
+def _number_options(kind: ParameterType) -> dict[str, Any]:
+    options: dict[str, Any] = {"numberPrecision": 0} if unwrap(kind).name == "integer" else {}
+    while isinstance(kind, (Bounded, Optional)):
         if isinstance(kind, Bounded):
-            for bound, name in (("minimum", "minValue"), ("maximum", "maxValue")):
+            for bound, name in (("ge", "minValue"), ("le", "maxValue")):
                 at = kind.bounds.get(bound)
                 if at is not None and not isinstance(at, datetime.date):
                     options[name] = at
-        kind = kind.kind
+        kind = kind.inner
     return {"typeOptions": options} if options else {}
 
 

@@ -1,82 +1,75 @@
-"""A Python function as n8n sees it: its parameters, what kind each is, and a hash of what callers rely on."""
+"""The parameters of a Python function, and a hash of what its callers rely on."""
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import inspect
 import json
 import types
 import typing
 from collections.abc import Sequence
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from n8nrunner.errors import ConfigurationError
-from n8nrunner.functions.conversion import NOTHING, Conversion, Mismatch, TooMuchWork
-from n8nrunner.functions.hints import UnknownHint, kind_of, read_hint
-from n8nrunner.functions.kinds import (
-    Bounded,
-    FileKind,
-    Kind,
-    Mapping,
-    Perhaps,
-    Row,
-    Sequences,
-    Truth,
-    bare,
-)
+from n8nrunner.functions.hints import UnknownHint, read_hint, type_of_default
+from n8nrunner.functions.parameters import Array, Bounded, Optional, ParameterType, takes_file, unwrap
 from n8nrunner.task import Task
 
-_MISSING = inspect.Parameter.empty
+_EMPTY = inspect.Parameter.empty
 
 
 class Parameter:
-    """One parameter that is a field of the node.
+    """A parameter that is a field of the node.
+
+    Args:
+        default: `inspect.Parameter.empty` if there is none.
 
     Attributes:
-        name: as the function names it.
-        kind: what fits.
+        name: its name in the function.
+        type: its type.
         required: whether it has no default.
-        default: the default; meaningless if it is required.
-        text: what an `Annotated` says about it; "" for nothing.
-        each: for a function that takes all items at once, whether it gets a list with a value of each.
-        is_file: whether it is for a file.
+        default: the default; None if it is required.
+        description: the description in its `Annotated`; "" if there is none.
+        is_column: whether a function that takes all items at once gets a list with a value of each item.
+        is_file: whether it takes a file.
     """
 
-    __slots__ = ("default", "each", "is_file", "kind", "name", "required", "text")
+    __slots__ = ("default", "description", "is_column", "is_file", "name", "required", "type")
 
-    def __init__(self, name: str, kind: Kind, default: Any, text: str, each: bool) -> None:
+    def __init__(
+        self, name: str, type: ParameterType, default: object, description: str, is_column: bool
+    ) -> None:
         self.name = name
-        self.kind = kind
-        self.required = default is _MISSING
+        self.type = type
+        self.required = default is _EMPTY
         self.default = None if self.required else default
-        self.text = text
-        self.each = each
-        self.is_file = takes_file(kind)
+        self.description = description
+        self.is_column = is_column
+        self.is_file = takes_file(type)
 
-    def described(self) -> dict[str, Any]:
-        """As it stands in a function's description: JSON."""
+    def describe(self) -> dict[str, Any]:
+        """Return its entry in a function's description (docs/protocol.md, "Functions"): JSON."""
         described: dict[str, Any] = {
             "name": self.name,
-            "kind": self.kind.name,
+            "kind": self.type.name,
             "required": self.required,
-            "type": self.kind.described(),
+            "type": self.type.signature(),
         }
-        if self.kind.choices is not None:
-            described["choices"] = [sent for _, sent in self.kind.choices]
+        if self.type.choices is not None:
+            described["choices"] = [sent for _, sent in self.type.choices]
         return described
 
 
 class Signature:
-    """What a function takes.
+    """The parameters of a function.
 
     Args:
         function: the function.
-        name: the name n8n knows it by.
+        name: its name in n8n.
         batch: whether it takes all items at once.
 
     Raises:
-        ConfigurationError: with everything that cannot become a field.
+        ConfigurationError: names every parameter that cannot become a field.
     """
 
     def __init__(self, function: Callable[..., Any], name: str, batch: bool) -> None:
@@ -89,68 +82,57 @@ class Signature:
         hints = _hints(function, name, problems)
         for parameter in _parameters(function, name, problems):
             try:
-                self._add(parameter, hints.get(parameter.name, _MISSING))
+                self._add(parameter, hints.get(parameter.name, _EMPTY))
             except UnknownHint as error:
                 problems.append(f"{name}, parameter {parameter.name!r}: {error}")
         if problems:
             raise ConfigurationError(problems)
-        #: What a node was written for: names, kinds, what is required and which choices there are.
+        #: Written nodes hold it: it depends on names, types, choices, and which parameters are required.
         self.hash = _hash(self.describe())
 
     def describe(self) -> list[dict[str, Any]]:
-        """All parameters: JSON."""
-        return [parameter.described() for parameter in self.parameters.values()]
+        """Return the descriptions of all parameters: JSON."""
+        return [parameter.describe() for parameter in self.parameters.values()]
 
     def _add(self, parameter: inspect.Parameter, hint: Any) -> None:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**"
             raise UnknownHint(f"{stars}{parameter.name} has no fixed names: name each parameter")
         if parameter.kind is parameter.POSITIONAL_ONLY:
-            raise UnknownHint("it is positional only: arguments come by name")
-        if hint is Task or hint == Optional[Task]:
+            raise UnknownHint("it is positional only: arguments are passed by name")
+        if hint is Task or hint == typing.Optional[Task]:
             if self.task_parameter is not None:
                 raise UnknownHint(f"{self.task_parameter!r} is the Task already")
             self.task_parameter = parameter.name
             return
-        if hint is _MISSING:
-            kind, text = _kind_of_default(parameter.default), ""
+        if hint is _EMPTY:
+            type, description = type_of_default(parameter.default), ""
         else:
-            kind, text = read_hint(hint)
-        each = self.batch and isinstance(bare(kind), Sequences)
-        if each:
-            kind = _of_each(kind)
-        if _holds_file(kind):
-            raise UnknownHint("a File inside of something else: expected File, or Optional[File]")
-        if parameter.default is None and not isinstance(kind, Perhaps):
-            kind = Perhaps(kind)  # `name: str = None`, as it is often written
-        self.parameters[parameter.name] = Parameter(parameter.name, kind, parameter.default, text, each)
+            type, description = read_hint(hint)
+        is_column = self.batch and isinstance(unwrap(type), Array)
+        if is_column:
+            type = _element_type(type)
+        if _contains_file(type):
+            raise UnknownHint("a File inside of another type: expected File, or Optional[File]")
+        if parameter.default is None and not isinstance(type, Optional):
+            type = Optional(type)  # `name: str = None`, as it is often written
+        self.parameters[parameter.name] = Parameter(
+            parameter.name, type, parameter.default, description, is_column
+        )
 
 
-def _of_each(kind: Kind) -> Kind:
-    """The kind of one item's value, for a list that gets a value of each."""
-    if isinstance(kind, Bounded):
-        raise UnknownHint("a list with a value of each item has no bounds; its elements may have some")
-    if isinstance(kind, Perhaps):
-        return Perhaps(_of_each(kind.kind))
-    assert isinstance(kind, Sequences)
-    return kind.element
+def _element_type(type: ParameterType) -> ParameterType:
+    """Return the type of one item's value, for a list with a value of each item."""
+    if isinstance(type, Bounded):
+        raise UnknownHint("a list with a value of each item has no bounds; its elements can have them")
+    if isinstance(type, Optional):
+        return Optional(_element_type(type.inner))
+    assert isinstance(type, Array)
+    return type.element
 
 
-def _holds_file(kind: Kind) -> bool:
-    kind = bare(kind)
-    inner: Sequence[Kind] = ()
-    if isinstance(kind, Sequences):
-        inner = [kind.element]
-    elif isinstance(kind, Row):
-        inner = kind.elements
-    elif isinstance(kind, Mapping):
-        inner = [kind.value]
-    return any(takes_file(part) or _holds_file(part) for part in inner)
-
-
-def takes_file(kind: Kind) -> bool:
-    """Whether it is for a file."""
-    return isinstance(bare(kind), FileKind)
+def _contains_file(type: ParameterType) -> bool:
+    return any(takes_file(element) or _contains_file(element) for element in unwrap(type).element_types)
 
 
 def _parameters(function: Callable[..., Any], name: str, problems: list[str]) -> Sequence[inspect.Parameter]:
@@ -169,109 +151,16 @@ def _hints(function: Callable[..., Any], name: str, problems: list[str]) -> dict
         target = getattr(target, "__call__", target)  # noqa: B004 - an object with hints on its __call__
     target = inspect.unwrap(target)
     annotations = dict(getattr(target, "__annotations__", {}))
-    # Nobody needs it, and it may name what is imported for type checkers only.
+    # It is not needed, and may name something that only type checkers import.
     annotations.pop("return", None)
     stand_in = types.SimpleNamespace(__annotations__=annotations)
     try:
         return typing.get_type_hints(stand_in, getattr(target, "__globals__", None), include_extras=True)
-    except Exception as error:  # noqa: BLE001 - whatever evaluating the user's annotations raises
+    except Exception as error:  # noqa: BLE001 - evaluating the user's annotations may raise anything
         problems.append(f"{name}: its type hints cannot be read: {type(error).__name__}: {error}")
         return {}
 
 
-def _kind_of_default(default: Any) -> Kind:
-    """A parameter without a hint is what its default is; without either, anything."""
-    if default is _MISSING or default is None:
-        return Kind()
-    if isinstance(default, bool):
-        return Truth()
-    for hint in (str, int, float, list, dict):
-        if isinstance(default, hint) and not isinstance(default, enum.Enum):
-            return kind_of(hint)
-    try:
-        return kind_of(type(default))
-    except UnknownHint:
-        return Kind()
-
-
 def _hash(parameters: Sequence[dict[str, Any]]) -> str:
-    what = sorted((p["name"], p["type"], p["required"]) for p in parameters)
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-
-
-#: Differences between a call and its function that an error names.
-_MOST_DIFFERENCES = 20
-
-
-class Changed(Exception):
-    """A call does not fit the function: the node was written for another version of it."""
-
-
-def check_names(signature: Signature, names: Sequence[str], is_same: bool) -> Mismatch | None:
-    """Whether a call with arguments of these names is possible.
-
-    Args:
-        is_same: whether the node was written for the function as it is: then what is missing is an
-            expression's fault.
-
-    Returns:
-        What is wrong with the call alone.
-
-    Raises:
-        Changed: the function is not what the node was written for.
-    """
-    unknown = [name for name in names if name not in signature.parameters]
-    missing = [
-        parameter
-        for parameter in signature.parameters.values()
-        if parameter.required and parameter.name not in names
-    ]
-    if is_same and missing and not unknown:
-        return Mismatch(missing[0].name, missing[0].kind.expected, NOTHING)
-    if unknown or missing:
-        parts = [f"it has no parameter {name!r}" for name in unknown]
-        parts += [f"its parameter {parameter.name!r} is missing" for parameter in missing]
-        if len(parts) > _MOST_DIFFERENCES:
-            parts[_MOST_DIFFERENCES:] = [f"and {len(parts) - _MOST_DIFFERENCES} more"]
-        raise Changed(f"the call does not fit the function {signature.name!r}: {', '.join(parts)}")
-    return None
-
-
-def convert_arguments(
-    signature: Signature,
-    arguments: dict[str, Any],
-    file_of: Callable[[str, Any], Any],
-    conversion: Conversion,
-) -> tuple[dict[str, Any], Mismatch | None]:
-    """The Python values of a call's arguments.
-
-    Args:
-        arguments: by name, as they came.
-        file_of: makes the `File` of an argument for one, or returns what it got.
-        conversion: of all arguments of the task.
-
-    Returns:
-        The values; and what is wrong with the first one that does not fit.
-
-    Raises:
-        UnknownZone: the workflow's time zone is needed and is not known here.
-    """
-    values: dict[str, Any] = {}
-    parameters = signature.parameters
-    name, value = "", None
-    try:
-        conversion.spend(len(arguments))
-        for name, value in arguments.items():
-            parameter = parameters[name]
-            if parameter.is_file:
-                value = file_of(name, value)
-            values[name] = parameter.kind.read(value, conversion)
-    except Mismatch as error:
-        return values, error.within(name)
-    except RecursionError:
-        return values, Mismatch(name, f"{parameters[name].kind.expected}, with fewer levels", value)
-    except TooMuchWork:
-        return values, Mismatch(
-            name, f"{parameters[name].kind.expected}, which takes less work to read", value
-        )
-    return values, None
+    hashed = sorted((p["name"], p["type"], p["required"]) for p in parameters)
+    return hashlib.sha256(json.dumps(hashed).encode()).hexdigest()[:16]

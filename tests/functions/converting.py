@@ -1,4 +1,4 @@
-"""Converts one value as a call's argument."""
+"""Convert one value as the argument of a call."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import inspect
 from types import SimpleNamespace
 from typing import Any, Optional
 
+from n8nrunner.functions.arguments import convert_arguments
 from n8nrunner.functions.conversion import Conversion
-from n8nrunner.functions.kinds import Kind
-from n8nrunner.functions.signature import Parameter, convert_arguments
+from n8nrunner.functions.parameters import ParameterType
+from n8nrunner.functions.signature import Parameter
 
 
-def convert(kind: Kind, value: Any, conversion: Optional[Conversion] = None) -> Any:
-    """The Python value of an argument named "value". Raises as `convert_arguments` does, or `Mismatch`."""
-    parameter = Parameter("value", kind, inspect.Parameter.empty, "", False)
+def convert(type: ParameterType, value: Any, conversion: Optional[Conversion] = None) -> Any:
+    """Return the Python value of an argument named "value". Raises `Mismatch`, and as `convert_arguments`."""
+    parameter = Parameter("value", type, inspect.Parameter.empty, "", False)
     signature: Any = SimpleNamespace(parameters={"value": parameter})
     arguments = {"value": value}
     values, mismatch = convert_arguments(

@@ -237,7 +237,7 @@ ZONES = [
 def take(hint: Any, value: Any, zone: Optional[str]) -> str:
     """What became of it."""
     try:
-        convert(read_hint(hint).kind, value, Conversion(value, zone))
+        convert(read_hint(hint).type, value, Conversion(value, zone))
     except Mismatch as error:
         text = str(error)
         assert text.startswith("value"), text

@@ -100,7 +100,7 @@ def test_a_wrong_argument_names_parameter_item_and_value(runner: Runner, call: C
     assert answer["items"] == []
     (error,) = answer["errors"]
     assert error["item"] == 1
-    assert error["message"] == 'number: expected a whole number, got "x"'
+    assert error["message"] == 'number: expected an integer, got "x"'
     assert "Item 1, parameter 'number' of double" in error["description"]
 
 
@@ -109,7 +109,7 @@ def test_what_an_expression_left_out_fails_its_item(runner: Runner, call: Caller
     answer = call("double", {"number": 1}, {}, {"number": 3}, continueOnFail=True)
     assert [item["json"]["result"] for item in answer["items"]] == [2, 6]
     (error,) = answer["errors"]
-    assert (error["item"], error["message"]) == (1, "number: expected a whole number, got nothing")
+    assert (error["item"], error["message"]) == (1, "number: expected an integer, got nothing")
 
 
 @pytest.mark.parametrize(
@@ -188,8 +188,8 @@ def test_a_conversion_that_takes_too_many_steps_fails_its_item(
     def function(values: List[int]) -> int:
         return len(values)
 
-    monkeypatch.setattr(conversion, "_STEPS", 10_000)
-    monkeypatch.setattr(conversion, "_STEPS_OF_A_VALUE", 0)
+    monkeypatch.setattr(conversion, "_FREE_STEPS", 10_000)
+    monkeypatch.setattr(conversion, "_STEPS_PER_VALUE", 0)
     answer = call("function", {"values": [1]}, {"values": [1] * 30_000}, continueOnFail=True)
     assert [item["json"] for item in answer["items"]] == [{"result": 1}]
     (error,) = answer["errors"]
@@ -205,8 +205,8 @@ def test_an_integer_that_n8n_has_rounded_fails_its_item(runner: Runner, call: Ca
     (error,) = answer["errors"]
     # The embedded broker rounds as n8n does.
     assert error["message"] == (
-        "number: expected a whole number (n8n's numbers are exact up to 9007199254740991 only: send this one "
-        "as text), got 7615917337495251000"
+        "number: expected an integer (n8n's numbers are exact up to 9007199254740991 only: send this one "
+        "as a string), got 7615917337495251000"
     )
 
 
@@ -531,8 +531,8 @@ def test_a_batch_in_which_each_lacks_what_another_has(runner: Runner, call: Call
     answer = call("function", {"x": 1, "factor": 3}, {"y": 2}, continueOnFail=True)
     assert answer["items"] == []
     assert [(error["item"], error["message"]) for error in answer["errors"]] == [
-        (1, "x: expected a whole number, got nothing"),
-        (0, "y: expected a whole number, got nothing"),
+        (1, "x: expected an integer, got nothing"),
+        (0, "y: expected an integer, got nothing"),
     ]
 
 
@@ -677,7 +677,7 @@ def test_arguments_may_be_text(runner: Runner, call: Caller) -> None:
 @pytest.mark.parametrize("text", ["", "[1]", '"text"', "[" * 100_000])
 def test_text_that_is_no_object_of_arguments(runner: Runner, call: Caller, text: str) -> None:
     runner.function(double)
-    with pytest.raises(BrokerTaskError, match="none of a node that n8nrunner has written"):
+    with pytest.raises(BrokerTaskError, match="not sent by a node of n8nrunner"):
         call("double", text)  # type: ignore[arg-type]
 
 
@@ -704,7 +704,7 @@ def test_a_newer_node(runner: Runner, call: Caller) -> None:
 def test_settings_of_something_else(broker: Broker, runner: Runner, settings: Any) -> None:
     runner.function(double)
     runner.start(wait=LIMIT)
-    with pytest.raises(BrokerTaskError, match="none of a node that n8nrunner has written"):
+    with pytest.raises(BrokerTaskError, match="not sent by a node of n8nrunner"):
         broker.run_task(f"n8nrunner.{NAME}", settings, timeout=LIMIT)
 
 
@@ -891,12 +891,16 @@ async def later() -> None: ...
         (later, {}, "without async"),
         (lambda: 1, {}, "give it one"),
         (lambda: 1, {"name": "2x"}, "does not begin with a digit"),
-        (double, {"limit": 0}, "expected a whole number, 1 or more"),
-        (double, {"limit": True}, "expected a whole number, 1 or more"),
-        (lambda docs: 1, {"name": "files", "hint": List[File]}, "a File inside of something else"),
-        (lambda docs: 1, {"name": "files", "hint": Dict[str, File]}, "a File inside of something else"),
+        (double, {"limit": 0}, "expected an integer of 1 or more"),
+        (double, {"limit": True}, "expected an integer of 1 or more"),
+        (lambda docs: 1, {"name": "files", "hint": List[File]}, "a File inside of another type"),
+        (lambda docs: 1, {"name": "files", "hint": Dict[str, File]}, "a File inside of another type"),
         (lambda docs: 1, {"name": "none", "hint": Empty}, "an Enum without members"),
-        (lambda docs: 1, {"name": "b", "hint": Annotated[list, From(1)], "batch": True}, "has no bounds"),
+        (
+            lambda docs: 1,
+            {"name": "b", "hint": Annotated[list, From(1)], "batch": True},
+            "has no bounds",
+        ),
     ],
 )
 def test_what_cannot_be_registered(function: Any, options: Dict[str, Any], said: str) -> None:

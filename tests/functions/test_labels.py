@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from n8nrunner.functions.hints import kind_of
+from n8nrunner.functions.hints import type_of
 from n8nrunner.functions.labels import sentence_of, title_of, title_of_constant, whether
 
 
@@ -90,8 +90,8 @@ class Region(enum.Enum):
 
 
 def test_titles_of_choices() -> None:
-    assert kind_of(Region).choices == [("EU", "eu"), ("North America", "na"), ("OpenSea", 3)]
-    assert kind_of(Literal["EU", "us", "dark-blue", 2]).choices == [
+    assert type_of(Region).choices == [("EU", "eu"), ("North America", "na"), ("OpenSea", 3)]
+    assert type_of(Literal["EU", "us", "dark-blue", 2]).choices == [
         ("EU", "EU"),
         ("US", "us"),
         ("Dark Blue", "dark-blue"),

@@ -52,10 +52,10 @@ JAVASCRIPT_NAMES = [
     "toLocaleString", "__proto__", "__defineGetter__", "prototype", "options",
 ]  # fmt: skip
 
-LEFT_OUT = "value: expected a text, got nothing"
+LEFT_OUT = "value: expected a string, got nothing"
 
 MECHANISMS = [
-    # -- parameter kinds
+    # -- parameter types
     Row("str", "takes_text", {"value": "Grüße"}, got("'Grüße'")),
     Row("str, of an expression that gives a number", "takes_text", {"value": "={{ 42 }}"}, got("'42'")),
     Row("str, of an item", "takes_text", {"value": "={{ $json.body.name }}"}, got("'Ada'"), {"name": "Ada"}),
@@ -65,7 +65,7 @@ MECHANISMS = [
         "int, of something else",
         "takes_whole_number",
         {"value": "={{ 3.5 }}"},
-        "value: expected a whole number",
+        "value: expected an integer",
     ),
     Row("float", "takes_number", {"value": 2.5}, got("2.5")),
     Row("bool", "takes_truth", {"value": True}, got("True")),
@@ -83,7 +83,7 @@ MECHANISMS = [
         "list of int, wrong",
         "takes_list_of_numbers",
         {"value": '[1, "x"]'},
-        "value[1]: expected a whole number",
+        "value[1]: expected an integer",
     ),
     Row("no JSON", "takes_list", {"value": "[1,"}, "value: expected a list, written as JSON"),
     Row("tuple", "takes_tuple", {"value": '[1, "a"]'}, got("(1, 'a')")),
@@ -93,7 +93,10 @@ MECHANISMS = [
         "dataclass", "takes_dataclass", {"value": '{"city": "Bonn"}'}, got("Address(city='Bonn', zip_code=0)")
     ),
     Row(
-        "dataclass, wrong inside", "takes_dataclass", {"value": '{"city": []}'}, "value.city: expected a text"
+        "dataclass, wrong inside",
+        "takes_dataclass",
+        {"value": '{"city": []}'},
+        "value.city: expected a string",
     ),
     Row("TypedDict", "takes_typed_dict", {"value": '{"depth": 2}'}, got("{'depth': 2}")),
     Row("NamedTuple", "takes_named_tuple", {"value": "[1]"}, got("Point(x=1.0, y=0.0)")),
@@ -107,7 +110,7 @@ MECHANISMS = [
         "Annotated, out of bounds",
         "takes_bounded",
         {"value": 11},
-        "value: expected a whole number, at least 1",
+        "value: expected an integer, at least 1",
     ),
     Row(
         "takes_anything", "takes_anything", {"value": "={{ JSON.parse('{\"a\": [1]}') }}"}, got("{'a': [1]}")
@@ -177,7 +180,7 @@ MECHANISMS = [
 #: Of what a workflow in Warsaw sends and gets.
 WARSAW = {"timezone": "Europe/Warsaw"}
 IN_WARSAW = "tzinfo=zoneinfo.ZoneInfo(key='Europe/Warsaw')"
-ROUNDED = "value: expected a whole number (n8n's numbers are exact up to 9007199254740991 only: send this one"
+ROUNDED = "value: expected an integer (n8n's numbers are exact up to 9007199254740991 only: send this one"
 CONVERSIONS = [
     Row("int that n8n rounds", "takes_whole_number", {"value": "={{ 7615917337495251231 }}"}, ROUNDED),
     Row(
@@ -190,7 +193,7 @@ CONVERSIONS = [
         "str of a number that n8n rounds",
         "takes_text",
         {"value": "={{ 7615917337495251231 }}"},
-        "value: expected a text (n8n's numbers are exact up to 9007199254740991 only",
+        "value: expected a string (n8n's numbers are exact up to 9007199254740991 only",
     ),
     Row(
         "int of 19 digits, as text",
@@ -204,7 +207,7 @@ CONVERSIONS = [
         "int that only Python reads",
         "takes_whole_number",
         {"value": "={{ '12_34' }}"},
-        'value: expected a whole number, got "12_34"',
+        'value: expected an integer, got "12_34"',
     ),
     Row(
         "float that only Python reads",
@@ -216,7 +219,7 @@ CONVERSIONS = [
         "record without a member",
         "takes_dataclass",
         {"value": "{}"},
-        "value.city: expected a text, got nothing",
+        "value.city: expected a string, got nothing",
     ),
     Row(
         "datetime, from the field",

@@ -1,0 +1,165 @@
+"""The arguments of a task's calls: from the task's settings to the Python values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable, NamedTuple
+
+from n8nrunner.errors import TaskError
+from n8nrunner.functions.conversion import MISSING, Conversion, Mismatch, TooMuchWork
+from n8nrunner.functions.parameters import Optional
+from n8nrunner.functions.signature import Signature
+
+#: Differences between a call and its function that an error names.
+_MAX_DIFFERENCES = 20
+
+
+class Call(NamedTuple):
+    """One call of a function."""
+
+    #: The index of its item.
+    item: int
+    #: Its arguments by name: JSON, or the Python values after `convert_arguments`.
+    arguments: dict[str, Any]
+
+
+class SignatureChanged(Exception):
+    """A call does not fit the function: the node was written for another version of it."""
+
+
+def read_calls(settings: Mapping[str, Any]) -> list[Call]:
+    """Return the calls of a task, with JSON arguments.
+
+    Raises:
+        TaskError: the settings have no valid list of calls.
+    """
+    calls = settings.get("calls")
+    if isinstance(calls, list):
+        valid = [
+            Call(call["item"], arguments)
+            for call in calls
+            if isinstance(call, dict)
+            and isinstance(call.get("item"), int)
+            and isinstance(arguments := _decode(call.get("arguments")), dict)
+        ]
+        if len(valid) == len(calls):
+            return valid
+    raise TaskError("This task was not sent by a node of n8nrunner", "Its settings have no calls.")
+
+
+def _decode(arguments: Any) -> Any:
+    """Return a call's arguments. They are a JSON string where n8n would remove some of their keys."""
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return None
+
+
+def check_names(signature: Signature, names: Sequence[str], is_current: bool) -> Mismatch | None:
+    """Check that the function can be called with arguments of these names.
+
+    Args:
+        is_current: whether the node was written for this version of the function. A missing argument is then
+            the fault of an expression.
+
+    Returns:
+        The missing argument of a current node; None if the names fit.
+
+    Raises:
+        SignatureChanged: the node was written for another version of the function.
+    """
+    unknown = [name for name in names if name not in signature.parameters]
+    missing = [
+        parameter
+        for parameter in signature.parameters.values()
+        if parameter.required and parameter.name not in names
+    ]
+    if is_current and missing and not unknown:
+        return Mismatch(missing[0].name, missing[0].type.expected, MISSING)
+    if unknown or missing:
+        parts = [f"it has no parameter {name!r}" for name in unknown]
+        parts += [f"its parameter {parameter.name!r} is missing" for parameter in missing]
+        if len(parts) > _MAX_DIFFERENCES:
+            parts[_MAX_DIFFERENCES:] = [f"and {len(parts) - _MAX_DIFFERENCES} more"]
+        raise SignatureChanged(f"the call does not fit the function {signature.name!r}: {', '.join(parts)}")
+    return None
+
+
+def convert_arguments(
+    signature: Signature,
+    arguments: dict[str, Any],
+    make_file: Callable[[str, Any], Any],
+    conversion: Conversion,
+) -> tuple[dict[str, Any], Mismatch | None]:
+    """Convert the arguments of one call.
+
+    Args:
+        arguments: JSON values by name, which `check_names` has accepted.
+        make_file: called with name and value of a file's argument; returns the `File`, or an invalid value as
+            it is.
+        conversion: shared by all calls of the task.
+
+    Returns:
+        The Python values by name; and the first mismatch, None if there is none.
+
+    Raises:
+        UnknownZone: the workflow's time zone is needed, and Python has no data for it.
+    """
+    values: dict[str, Any] = {}
+    parameters = signature.parameters
+    name, value = "", None
+    try:
+        conversion.spend(len(arguments))
+        for name, value in arguments.items():
+            parameter = parameters[name]
+            if parameter.is_file:
+                value = make_file(name, value)
+            values[name] = parameter.type.convert(value, conversion)
+    except Mismatch as error:
+        return values, error.within(name)
+    except RecursionError:
+        return values, Mismatch(name, f"{parameters[name].type.expected}, with fewer levels", value)
+    except TooMuchWork:
+        expected = f"{parameters[name].type.expected}, which takes less work to read"
+        return values, Mismatch(name, expected, value)
+    return values, None
+
+
+class Columns(NamedTuple):
+    """The arguments of one call for all items."""
+
+    #: By name: a list with a value of each item, or the first item's value.
+    arguments: dict[str, Any]
+    #: The calls of the items that take part.
+    calls: list[Call]
+    #: The calls without an argument that others have: the lists would have a gap at their item.
+    incomplete: list[tuple[Call, Mismatch]]
+
+
+def join_calls(signature: Signature, calls: Sequence[Call]) -> Columns:
+    """Join converted calls into one call of a function that takes all items at once."""
+    complete = list(calls)
+    incomplete: list[tuple[Call, Mismatch]] = []
+    given = [
+        parameter
+        for parameter in signature.parameters.values()
+        if any(parameter.name in call.arguments for call in calls)
+    ]
+    for parameter in given:
+        if parameter.is_column and not isinstance(parameter.type, Optional):
+            mismatch = Mismatch(parameter.name, parameter.type.expected, MISSING)
+            incomplete += [(call, mismatch) for call in complete if parameter.name not in call.arguments]
+            complete = [call for call in complete if parameter.name in call.arguments]
+    arguments: dict[str, Any] = {}
+    for parameter in given:
+        name = parameter.name
+        if parameter.is_column:
+            arguments[name] = [call.arguments.get(name) for call in complete]
+        else:
+            first = next((call for call in complete if name in call.arguments), None)
+            if first is not None:
+                arguments[name] = first.arguments[name]
+    return Columns(arguments, complete, incomplete)

@@ -1,0 +1,475 @@
+"""The types that a parameter can have: each converts a JSON value to the Python value, or says why it cannot.
+
+`hints.py` makes them from type hints. Types with a module of their own: `dates.py` and `records.py`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, Callable
+
+from n8nrunner.functions.conversion import MISSING, Conversion, Mismatch, format_value
+from n8nrunner.functions.files import File
+from n8nrunner.protocol.values import LARGEST_INTEGER
+
+#: What an error says of an integer that n8n may have rounded.
+SEND_AS_STRING = f"n8n's numbers are exact up to {LARGEST_INTEGER} only: send this one as a string"
+
+
+class ParameterType:
+    """A type of parameter.
+
+    Attributes:
+        name: the type's name in a function's description, such as "number".
+        choices: the titles and JSON values of a drop-down; None for other types.
+        element_types: the types of the elements of a list or an object with any keys.
+    """
+
+    name: str
+    choices: list[tuple[str, Any]] | None = None
+    element_types: Sequence[ParameterType] = ()
+
+    def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
+        """Convert a JSON value to the Python value.
+
+        Args:
+            strict: accept only a value that is of this type already, such as no number for a string. A union
+                tries that first.
+
+        Raises:
+            Mismatch: the value does not fit. Its path begins at this value.
+            TooMuchWork: the conversion takes more steps than the value's size explains.
+            UnknownZone: the workflow's time zone is needed, and Python has no data for it.
+            RecursionError: the value is nested too deeply.
+        """
+        raise NotImplementedError
+
+    def signature(self) -> str:
+        """Return the part of a function's signature that decides which values fit.
+
+        Written nodes hold a hash of it: another text for the same type makes every written node an old one.
+        """
+        return self.name
+
+    @property
+    def expected(self) -> str:
+        """A description of the values that fit, for errors."""
+        raise NotImplementedError
+
+
+class AnyValue(ParameterType):
+    """Any value, as it is."""
+
+    name = "any"
+    expected = "any value"
+
+    def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
+        return value
+
+
+class String(ParameterType):
+    """A str."""
+
+    name = "string"
+    expected = "a string"
+
+    def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
+        if isinstance(value, str):
+            return value
+        if not strict and isinstance(value, (int, float)) and not isinstance(value, bool):
+            # An n8n expression makes a number of a string of digits, and JavaScript writes 3.0 as 3.
+            if _may_be_rounded(value, conversion):
+                raise Mismatch("", f"{self.expected} ({SEND_AS_STRING})", value)
+            is_integer = isinstance(value, float) and abs(value) <= LARGEST_INTEGER and value.is_integer()
+            try:
+                return str(int(value)) if is_integer else str(value)
+            except ValueError:  # more digits than Python converts
+                pass
+        raise Mismatch("", self.expected, value)
+
+
+def _may_be_rounded(value: float, conversion: Conversion) -> bool:
+    """Return whether n8n may have rounded a number before it sent it."""
+    return not conversion.from_text and abs(value) > LARGEST_INTEGER
+
+
+#: Numbers as JavaScript writes them; `int` and `float` also accept "1_0", "infinity" and other digits.
+_SPACE = " \t\r\n"
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+#: Characters of the longest number with a fraction or an exponent that is converted to an integer.
+_LONGEST_NUMBER = 400
+
+
+class Number(ParameterType):
+    """A float."""
+
+    name = "number"
+    expected = "a number"
+
+    def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
+        number = value
+        if type(value) is float and math.isfinite(value):
+            return value
+        if isinstance(value, str) and not strict and _NUMBER.fullmatch(value.strip(_SPACE)):
+            number = float(value)
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise Mismatch("", self.expected, value)
+        try:
+            number = float(number)
+        except OverflowError:
+            raise Mismatch("", self.expected, value) from None
+        if not math.isfinite(number):
+            raise Mismatch("", self.expected, value)
+        return number
+
+
+class Integer(ParameterType):
+    """An int."""
+
+    name = "integer"
+    expected = "an integer"
+
+    def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
+        if type(value) is int and -LARGEST_INTEGER <= value <= LARGEST_INTEGER:
+            return value
+        if isinstance(value, str) and not strict:
+            number = _parse_integer(value.strip(_SPACE))
+            if number is None:
+                raise Mismatch("", self.expected, value)
+            return number
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise Mismatch("", self.expected, value)
+        if isinstance(value, float) and not value.is_integer():
+            raise Mismatch("", self.expected, value)
+        if _may_be_rounded(value, conversion):
+            raise Mismatch("", f"{self.expected} ({SEND_AS_STRING})", value)
+        return int(value)
+
+
+def _parse_integer(text: str) -> int | None:
+    """Return the exact integer; None if the text is not one, or has more digits than Python converts."""
+    if _INTEGER.fullmatch(text):
+        try:
+            return int(text)
+        except ValueError:
+            return None
+    if len(text) > _LONGEST_NUMBER or not _NUMBER.fullmatch(text):
+        return None
+    number = decimal.Decimal(text)
+    if abs(number.adjusted()) > _LONGEST_NUMBER or number != number.to_integral_value():
+        return None
+    return int(number)
+
+
+class Boolean(ParameterType):
+    """A bool."""
+
+    name = "boolean"
+    expected = "true or false"
+
+    def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
+        if isinstance(value, str) and not strict and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        if not isinstance(value, bool):
+            raise Mismatch("", self.expected, value)
+        return value
+
+
+class Choice(ParameterType):
+    """A Literal or an Enum.
+
+    Args:
+        members: the title, the JSON value and the Python value of each.
+    """
+
+    name = "options"
+
+    def __init__(self, members: Sequence[tuple[str, Any, Any]]) -> None:
+        self.choices = [(title, sent) for title, sent, _ in members]
+        self._members = members
+
+    @property
+    def expected(self) -> str:
+        return "one of " + ", ".join(format_value(sent) for _, sent in self.choices or ())
+
+    def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
+        for _, sent, member in self._members:
+            if value == sent and isinstance(value, bool) is isinstance(sent, bool):
+                return member
+        if not strict and isinstance(value, str):
+            for title, sent, member in self._members:
+                if value in (title, str(sent)) or (isinstance(member, enum.Enum) and value == member.name):
+                    return member
+        raise Mismatch("", self.expected, value)
+
+    def signature(self) -> str:
+        return json.dumps(["options", sorted(json.dumps(sent) for _, sent in self.choices or ())])
+
+
+class FileProperty(ParameterType):
+    """The name of one of the item's files. The caller of `convert` replaces it by the `File`."""
+
+    name = "file"
+    expected = "the name of one of the item's files"
+
+    def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
+        if isinstance(value, File):
+            return value
+        raise Mismatch("", self.expected, value)
+
+
+# --- types of JSON fields ---------------------------------------------------------------------------
+
+
+def parse_field(value: Any, conversion: Conversion, expected: str, strict: bool) -> tuple[Any, Conversion]:
+    """Return the value of a JSON field: parse it if it is a string, as it is without an expression.
+
+    Raises:
+        Mismatch: the string is not valid JSON.
+    """
+    if isinstance(value, str) and not strict:
+        try:
+            return conversion.parse(value)
+        except ValueError as error:
+            raise Mismatch("", f"{expected}, written as JSON ({error})", value) from None
+    return value, conversion
+
+
+class Array(ParameterType):
+    """A list, a set, or a tuple of any length.
+
+    Args:
+        element: the type of its elements.
+        make: makes the Python value from a list.
+    """
+
+    name = "list"
+    expected = "a list"
+
+    def __init__(self, element: ParameterType, make: Callable[[list[Any]], Any]) -> None:
+        self.element = element
+        self.element_types = (element,)
+        self._make = make
+
+    def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
+        value, conversion = parse_field(value, conversion, self.expected, strict)
+        if not isinstance(value, list):
+            raise Mismatch("", self.expected, value)
+        elements: list[Any] = []
+        convert = self.element.convert
+        try:
+            for element in conversion.steps(value):
+                elements.append(convert(element, conversion, strict))
+        except Mismatch as error:
+            raise error.within(f"[{len(elements)}]") from None
+        if self._make is list:
+            return elements
+        try:
+            if self._make is not tuple:
+                conversion.check_hashes(elements)
+            return self._make(elements)
+        except TypeError:  # a set of values without a hash
+            raise Mismatch("", "a list of plain values, each once", value) from None
+        except ValueError as error:
+            raise Mismatch("", f"{self.expected} of values with different hashes ({error})", value) from None
+
+    def signature(self) -> str:
+        return json.dumps(["list", self.element.signature()])
+
+
+class Tuple(ParameterType):
+    """A tuple of fixed length."""
+
+    name = "list"
+
+    def __init__(self, elements: Sequence[ParameterType]) -> None:
+        self.element_types = elements
+
+    @property
+    def expected(self) -> str:
+        return f"a list of {len(self.element_types)}"
+
+    def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
+        value, conversion = parse_field(value, conversion, self.expected, strict)
+        if not isinstance(value, list) or len(value) != len(self.element_types):
+            raise Mismatch("", self.expected, value)
+        conversion.spend(len(value))
+        elements: list[Any] = []
+        try:
+            for element_type, element in zip(self.element_types, value):
+                elements.append(element_type.convert(element, conversion, strict))
+        except Mismatch as error:
+            raise error.within(f"[{len(elements)}]") from None
+        return tuple(elements)
+
+    def signature(self) -> str:
+        return json.dumps(["row", [element.signature() for element in self.element_types]])
+
+
+class Dictionary(ParameterType):
+    """A dict with any keys."""
+
+    name = "object"
+    expected = "an object"
+
+    def __init__(self, value: ParameterType) -> None:
+        self.value = value
+        self.element_types = (value,)
+
+    def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
+        value, conversion = parse_field(value, conversion, self.expected, strict)
+        if not isinstance(value, dict):
+            raise Mismatch("", self.expected, value)
+        converted: dict[str, Any] = {}
+        key = ""
+        try:
+            for key in conversion.steps(value):
+                converted[key] = self.value.convert(value[key], conversion, strict)
+        except Mismatch as error:
+            raise error.within(f".{key}") from None
+        return converted
+
+    def signature(self) -> str:
+        return json.dumps(["object", self.value.signature()])
+
+
+# --- types around other types ------------------------------------------------------------------------
+
+
+class Union(ParameterType):
+    """A value of one of several types."""
+
+    def __init__(self, types: Sequence[ParameterType]) -> None:
+        self.types = types
+        # The name decides on the field, and this one's has to take every value.
+        self.name = "string" if any(each.name == "string" for each in types) else "any"
+
+    @property
+    def expected(self) -> str:
+        return " or ".join(each.expected for each in self.types)
+
+    def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
+        if not isinstance(value, (dict, list)):
+            return self._convert(value, conversion, strict)
+        # Without the cache, the time for a union inside of itself would double with each level.
+        key = (id(self), id(value), strict)
+        results = conversion.union_results
+        if key not in results:
+            try:
+                results[key] = self._convert(value, conversion, strict)
+            except Mismatch:
+                results[key] = MISSING
+        if results[key] is MISSING:
+            raise Mismatch("", self.expected, value)
+        return results[key]
+
+    def _convert(self, value: Any, conversion: Conversion, strict: bool) -> Any:
+        for each_strict in (True,) if strict else (True, False):
+            for each in self.types:
+                conversion.spend(1)
+                try:
+                    return each.convert(value, conversion, each_strict)
+                except Mismatch:
+                    continue
+        raise Mismatch("", self.expected, value)
+
+    def signature(self) -> str:
+        return json.dumps(["either", sorted(each.signature() for each in self.types)])
+
+
+class Optional(ParameterType):
+    """A value of a type, or None."""
+
+    def __init__(self, inner: ParameterType) -> None:
+        self.inner = inner
+        self.name = inner.name
+        self.choices = inner.choices
+
+    @property
+    def expected(self) -> str:
+        return f"{self.inner.expected}, or nothing"
+
+    def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
+        if value is None or (value == "" and not isinstance(self.inner, (String, Union)) and not strict):
+            return None  # an empty field
+        return self.inner.convert(value, conversion, strict)
+
+    def signature(self) -> str:
+        return json.dumps(["perhaps", self.inner.signature()])
+
+
+#: For each bound: what an error says, and whether a value is within it.
+_BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "ge": ("at least {}", lambda value, bound: bool(value >= bound)),
+    "le": ("at most {}", lambda value, bound: bool(value <= bound)),
+    "gt": ("more than {}", lambda value, bound: bool(value > bound)),
+    "lt": ("less than {}", lambda value, bound: bool(value < bound)),
+    "min_length": ("of length {} or more", lambda value, bound: len(value) >= bound),
+    "max_length": ("of length {} or less", lambda value, bound: len(value) <= bound),
+}
+BOUND_NAMES = tuple(_BOUNDS)
+
+
+class Bounded(ParameterType):
+    """A value within bounds.
+
+    Args:
+        bounds: by the names that `annotated_types` and pydantic's `Field` have for them: `BOUND_NAMES`.
+    """
+
+    def __init__(self, inner: ParameterType, bounds: dict[str, Any]) -> None:
+        self.inner = inner
+        self.name = inner.name
+        self.choices = inner.choices
+        self.bounds = bounds
+
+    @property
+    def expected(self) -> str:
+        words = (_BOUNDS[name][0].format(bound) for name, bound in self.bounds.items())
+        return ", ".join([self.inner.expected, *words])
+
+    def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
+        max_length = self.bounds.get("max_length")
+        if max_length is not None:
+            # Before the elements are converted: the bound is there to save that work.
+            raw = value
+            if isinstance(unwrap(self.inner), (Array, Dictionary)) and value != "":
+                raw, _ = parse_field(value, conversion, self.expected, strict)
+            if isinstance(raw, (list, dict)) and len(raw) > max_length:
+                raise Mismatch("", self.expected, value)
+        converted = self.inner.convert(value, conversion, strict)
+        if converted is not None and not all(
+            self._is_within(name, converted, bound) for name, bound in self.bounds.items()
+        ):
+            raise Mismatch("", self.expected, value)
+        return converted
+
+    def _is_within(self, name: str, value: Any, bound: Any) -> bool:
+        if isinstance(bound, datetime.datetime) and bound.tzinfo is None:
+            bound = bound.replace(tzinfo=getattr(value, "tzinfo", None))  # the workflow's time zone
+        try:
+            return _BOUNDS[name][1](value, bound)
+        except TypeError:  # not comparable, as in a union, or without a length
+            return False
+
+    def signature(self) -> str:
+        return self.inner.signature()  # without the bounds: they may change, as descriptions may
+
+
+def unwrap(type: ParameterType) -> ParameterType:
+    """Return the type without `Bounded` and `Optional` around it."""
+    while isinstance(type, (Bounded, Optional)):
+        type = type.inner
+    return type
+
+
+def takes_file(type: ParameterType) -> bool:
+    """Return whether the parameter takes a file."""
+    return isinstance(unwrap(type), FileProperty)
