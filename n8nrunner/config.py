@@ -122,7 +122,8 @@ class RunnerConfig:
         graceful_shutdown_timeout: seconds that running tasks get when the runner stops.
         auto_shutdown_timeout: seconds without a task after which the runner stops; 0 for never.
         health_check_enabled: whether a health check server runs.
-        health_check_host, health_check_port: where it listens; port 0 for any free one.
+        health_check_host: the address on which it listens.
+        health_check_port: the port on which it listens; 0 for any free one.
         health_check_allowed_hosts: names in the Host header to which its ``/status`` answers, besides this
             machine's addresses.
 

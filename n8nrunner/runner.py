@@ -55,7 +55,9 @@ class Runner:
         max_payload: bytes that a message may have, in both directions.
         graceful_shutdown_timeout: seconds that running tasks get when the runner stops.
         auto_shutdown_timeout: seconds without a task after which the runner stops; 0 for never.
-        health_check_enabled, health_check_host, health_check_port: the health check server.
+        health_check_enabled: whether a health check server runs.
+        health_check_host: the address on which it listens.
+        health_check_port: the port on which it listens; 0 for any free one.
         health_check_allowed_hosts: names under which its ``/status`` may be asked.
         executor: where handlers run; None for `capacity` threads of the runner. An executor that is passed
             stays the caller's: the runner never shuts it down, and ends with `ExecutorBroken` when it breaks,
@@ -70,8 +72,11 @@ class Runner:
             one, if it is shared as well. Otherwise the one that is started last takes over, and the other one
             finishes its tasks and stops.
 
+    Attributes:
+        config: the settings.
+
     Raises:
-        ConfigurationError: with everything that is wrong. That there is no token is wrong only at the start.
+        ConfigurationError: with all mistakes. A missing token is an error only when the runner starts.
     """
 
     def __init__(

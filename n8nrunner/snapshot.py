@@ -1,4 +1,4 @@
-"""What a runner looks like at one moment: an immutable picture that every screen renders."""
+"""The state of a runner at one moment, as immutable values."""
 
 from __future__ import annotations
 
@@ -6,73 +6,108 @@ from typing import NamedTuple
 
 
 class LinkSnapshot(NamedTuple):
-    """One broker's connection."""
+    """One broker's connection.
 
-    #: The broker's URL.
+    Attributes:
+        broker: the broker's URL.
+        state: "connecting", "waiting", "registered", "paused", "draining", or "closed". A paused link is
+            registered, but offers nothing while the runner's executor is replaced.
+        registrations: successful registrations, over all connections.
+        attempts: attempts to connect since the last registration.
+        last_error: why the last attempt failed or the last connection ended; None if nothing has.
+    """
+
     broker: str
-    #: "connecting", "waiting", "registered", "paused", "draining", or "closed". A paused link is registered,
-    #: but offers nothing while the runner's executor is replaced.
     state: str
-    #: Successful registrations, over all connections.
     registrations: int
-    #: Attempts to connect since the last registration.
     attempts: int
-    #: Why the last attempt failed or the last connection ended; None if nothing has.
     last_error: str | None
 
 
 class TaskSnapshot(NamedTuple):
-    """A task whose handler has not returned."""
+    """A task whose handler has not returned.
+
+    Attributes:
+        id: n8n's id of the task.
+        type: the task type.
+        age: seconds since the task was handed to the pool.
+        progress: the handler's progress, from 0 to 1; None if it reports none.
+        progress_text: the handler's text about its progress.
+        cancel_reason: why the result is not wanted any more; None while it is. The task keeps its slot until
+            the handler returns.
+    """
 
     id: str
     type: str
-    #: Seconds since it was handed to the pool.
     age: float
-    #: From 0 to 1, as the handler says; None if it does not.
     progress: float | None
     progress_text: str
-    #: Why no result is wanted any more; None while one is. Its slot stays taken until the handler returns.
     cancel_reason: str | None
 
 
 class Counts(NamedTuple):
-    """Totals since the runner started."""
+    """Totals since the runner started.
 
-    accepted: int = 0  #: offers that became tasks
-    rejected: int = 0  #: acceptances that were refused; n8n looks for another runner then
-    done: int = 0  #: results sent in which no call has failed
-    failed: int = 0  #: errors sent, timeouts apart, and results in which a call has failed
-    timed_out: int = 0  #: tasks that ran into the runner's own time limit
-    cancelled: int = 0  #: tasks that n8n cancelled
-    lost: int = 0  #: tasks whose connection was lost
-    undelivered: int = 0  #: results that n8n did not get, or may not have got
-    unfinished: int = 0  #: tasks that a stop cut short
-    retried: int = 0  #: results that told the node to try again, because a function has changed or is unknown
+    Attributes:
+        accepted: offers that became tasks.
+        rejected: acceptances that were refused; n8n then looks for another runner.
+        done: results sent in which no call has failed.
+        failed: errors sent, timeouts apart, and results in which a call has failed.
+        timed_out: tasks that reached the runner's own time limit.
+        cancelled: tasks that n8n cancelled.
+        lost: tasks whose connection was lost.
+        undelivered: results that n8n did not get, or may not have got.
+        unfinished: tasks that a stop cut short.
+        retried: results that told the node to try again, because a function has changed or is unknown.
+    """
+
+    accepted: int = 0
+    rejected: int = 0
+    done: int = 0
+    failed: int = 0
+    timed_out: int = 0
+    cancelled: int = 0
+    lost: int = 0
+    undelivered: int = 0
+    unfinished: int = 0
+    retried: int = 0
 
 
 class FunctionSnapshot(NamedTuple):
-    """The calls to a function since the runner started."""
+    """The calls to a function since the runner started.
+
+    Attributes:
+        name: the function's name in n8n.
+        done: calls that returned.
+        failed: calls that raised, or whose arguments did not fit.
+    """
 
     name: str
-    #: Calls that returned.
     done: int
-    #: Calls that raised, or could not be made because their arguments did not fit.
     failed: int
 
 
 class Snapshot(NamedTuple):
-    """A runner at one moment."""
+    """A runner at one moment.
 
-    #: "new", "running", "stopping", "stopped", "failed" or "forked".
+    Attributes:
+        state: "new", "running", "stopping", "stopped", "failed" or "forked".
+        name: the runner's name.
+        capacity: how many tasks may run at once.
+        taken: slots in use, those of tasks with a lost connection included.
+        links: the brokers' connections.
+        tasks: the tasks whose handlers have not returned.
+        counts: the totals.
+        functions: the functions that have been called, by name.
+    """
+
     state: str
     name: str
     capacity: int
-    #: Slots in which a task sits, tasks of lost connections included.
     taken: int
     links: tuple[LinkSnapshot, ...]
     tasks: tuple[TaskSnapshot, ...]
     counts: Counts
-    #: Functions that have been called, by name.
     functions: tuple[FunctionSnapshot, ...] = ()
 
     @property

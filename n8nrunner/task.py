@@ -101,6 +101,9 @@ class Task:
         type: the task type.
         settings: what the node sent; any JSON, for most nodes an object.
         deadline: the moment of `time.monotonic()` at which the task times out.
+        progress_fraction: what `progress` was last given, from 0 to 1; None if it was not called.
+        progress_text: the text that `progress` was last given.
+        started_at: the moment of `time.monotonic()` at which the task was handed to the pool.
     """
 
     __slots__ = (
@@ -378,7 +381,8 @@ class Task:
 
         Args:
             data: its bytes.
-            filename, mime: its name and type; n8n finds the type from the bytes if it is None.
+            filename: its name.
+            mime: its type; None lets n8n derive it from the bytes.
 
         Returns:
             What belongs into an output item: ``{"json": {...}, "binary": {"data": <this>}}``.

@@ -1,0 +1,261 @@
+"""Write docs/reference.md from the docstrings of the public names.
+
+``python docs/make_reference.py`` writes the page; ``--check`` fails if the page is not current. Both fail if
+a public name has no docstring. griffe reads the source, and the Google style of its docstrings.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import griffe
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "reference.md"
+
+#: The public names, in the order of the page. A name that is missing here is an error.
+MODULES = {
+    "n8nrunner": {
+        "Runners": ["Runner", "RunnerConfig", "ignore_interrupts"],
+        "Tasks": ["Task", "File", "Undelivered"],
+        "Snapshots": ["Snapshot", "LinkSnapshot", "TaskSnapshot", "FunctionSnapshot", "Counts"],
+        "Errors": [
+            "N8nRunnerError",
+            "ConfigurationError",
+            "AuthenticationError",
+            "GrantTokenSpent",
+            "BrokerConnectionError",
+            "ProtocolError",
+            "TaskError",
+            "TaskTimeout",
+            "TaskCancelled",
+            "ExecutorBroken",
+            "RunnerFailed",
+            "RunnerStopped",
+            "RunnerForked",
+        ],
+    },
+    "n8nrunner.broker": {
+        "The embedded broker": ["Broker", "BrokerConstants", "PROFILES", "BrokerEvent", "Counts"],
+        "Its tasks": ["BrokerTask", "SavedFile"],
+        "Its errors": [
+            "BrokerTaskError",
+            "BrokerTaskTimeout",
+            "BrokerTaskCancelled",
+            "BrokerTaskExpired",
+            "BrokerTaskLost",
+            "BrokerNotRunning",
+        ],
+    },
+}
+#: Public names that have no entry of their own.
+LEFT_OUT = {"__version__"}
+#: Bases that say how a class is made, and nothing to its users.
+PLAIN_BASES = {"NamedTuple", "Generic", "Protocol"}
+
+Item = Any  # one of griffe's objects, which differ between its releases
+
+
+def make() -> str:
+    """Return the page.
+
+    Raises:
+        SystemExit: a public name is missing in `MODULES` or has no docstring.
+    """
+    problems: list[str] = []
+    complaints = logging.Handler(logging.WARNING)
+    complaints.emit = lambda record: problems.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("griffe").handlers[:] = [complaints]
+    package = griffe.load(
+        "n8nrunner", search_paths=[str(ROOT)], docstring_parser="google", force_inspection=False
+    )
+    lines = [
+        "# API reference",
+        "",
+        "`python docs/make_reference.py` generates this page from the docstrings. It lists all public names.",
+    ]
+    for module, sections in MODULES.items():
+        found = package if module == package.path else package[module[len(package.path) + 1 :]]
+        listed = {name for names in sections.values() for name in names}
+        exported = {str(name) for name in found.exports or ()} - LEFT_OUT
+        problems += [f"{module}.{name} is not in MODULES" for name in sorted(exported - listed)]
+        problems += [f"{module}.{name} is not in __all__" for name in sorted(listed - exported)]
+        for section, names in sections.items():
+            lines += ["", f"## {section}", "", f"From `{module}`."]
+            for name in names:
+                item = found[name]
+                lines += ["", *_item(item.final_target if item.is_alias else item, name, 3, problems)]
+    if problems:
+        sys.exit("\n".join(problems))
+    return "\n".join(lines) + "\n"
+
+
+def _item(item: Item, name: str, level: int, problems: list[str]) -> Iterator[str]:
+    """Yield the lines of a class, function or attribute and of its public members."""
+    title = name if level == 3 else f"{item.parent.name}.{name}"
+    yield f"{'#' * level} `{title}`"
+    yield ""
+    overloads = item.overloads if item.is_function else None
+    signatures = [_signature(each, name) for each in overloads or [item]]
+    if any(signatures):
+        yield from ("```python", *(each for each in signatures if each), "```")
+    if item.docstring is None:
+        text = _comment(item)
+        if text is None:
+            problems.append(f"{item.path} has no docstring")
+        yield from ("", text or "")
+    else:
+        yield from _docstring(item)
+    if item.is_class:
+        yield from _attributes(item, problems)
+        for member in _members(item):
+            if member.is_function or "property" in member.labels:
+                yield ""
+                yield from _item(member, member.name, 4, problems)
+
+
+def _members(cls: Item) -> list[Item]:
+    """Return the public members that a class itself defines, in the order of the source."""
+    return [
+        member for name, member in cls.members.items() if not name.startswith("_") and not member.is_alias
+    ]
+
+
+def _signature(item: Item, name: str) -> str | None:
+    if item.is_class:
+        bases = ", ".join(str(base) for base in item.bases if str(base).split("[")[0] not in PLAIN_BASES)
+        head = f"class {name}({bases})" if bases else f"class {name}"
+        # Without a section "Args", only n8nrunner makes objects of the class.
+        is_made_by_users = "dataclass" in item.labels or any(True for _ in _described(item, "parameters"))
+        return f"{head}:\n    __init__({_arguments(item.parameters, '    ')})" if is_made_by_users else head
+    if "property" in item.labels:
+        return f"{name}: {item.annotation}"
+    if item.is_function:
+        prefix = "".join(f"@{label}\n" for label in ("classmethod", "staticmethod") if label in item.labels)
+        return f"{prefix}{name}({_arguments(item.parameters)}) -> {item.returns}"
+    return (
+        f"{name} = {item.value}" if item.annotation is None else f"{name}: {item.annotation} = {item.value}"
+    )
+
+
+def _arguments(parameters: Item, indent: str = "") -> str:
+    parts: list[str] = []
+    kind = griffe.ParameterKind
+    has_star = False
+    for parameter in parameters:
+        if parameter.name in ("self", "cls") and not parts:
+            continue
+        star = {kind.var_positional: "*", kind.var_keyword: "**"}.get(parameter.kind, "")
+        has_star = has_star or star == "*"
+        if parameter.kind is kind.keyword_only and not has_star:
+            parts.append("*")
+            has_star = True
+        text = f"{star}{parameter.name}"
+        if parameter.annotation is not None:
+            text += f": {parameter.annotation}"
+        if parameter.default is not None and not star:
+            text += f" = {parameter.default}" if parameter.annotation is not None else f"={parameter.default}"
+        parts.append(text)
+    line = ", ".join(parts)
+    return line if len(line) <= 90 else "".join(f"\n{indent}    {part}," for part in parts) + f"\n{indent}"
+
+
+def _docstring(item: Item) -> Iterator[str]:
+    for section in item.docstring.parsed:
+        kind = section.kind.value
+        if kind == "text":
+            yield from ("", _markdown(section.value))
+        elif kind in ("parameters", "other parameters"):
+            yield from _list(
+                kind.capitalize(), [(f"`{each.name}`", each.description) for each in section.value]
+            )
+        elif kind in ("raises", "warns"):
+            errors = [str(each.annotation).strip("()").replace(", ", "`, `") for each in section.value]
+            descriptions = [each.description for each in section.value]
+            yield from _list(
+                kind.capitalize(), [(f"`{each}`", text) for each, text in zip(errors, descriptions)]
+            )
+        elif kind in ("returns", "yields"):
+            yield from _list(kind.capitalize(), [("", each.description) for each in section.value])
+        elif kind == "examples":
+            yield from ("", "**Example**", "", "\n\n".join(text for _, text in section.value))
+        elif kind == "admonition":
+            title = section.title or section.value.kind.capitalize()
+            yield from ("", f"**{title}**", "", _markdown(section.value.description))
+        elif kind != "attributes":  # which `_attributes` renders
+            sys.exit(f"{item.path}: no rule for a docstring's section {kind!r}")
+
+
+def _described(item: Item, kind: str) -> Iterator[tuple[str, str]]:
+    """Yield the names and descriptions in the docstring's sections of one kind."""
+    for section in item.docstring.parsed if item.docstring else ():
+        if section.kind.value == kind:
+            yield from ((each.name, each.description) for each in section.value)
+
+
+def _attributes(cls: Item, problems: list[str]) -> Iterator[str]:
+    """Yield the attributes, which the class's docstring describes, or a ``#:`` comment at each of them."""
+    attributes = dict(_described(cls, "attributes"))
+    arguments = {name for name, _ in _described(cls, "parameters")}
+    for member in _members(cls):
+        if not member.is_attribute or "property" in member.labels or member.name in attributes:
+            continue
+        description = _comment(member)
+        if description is not None:
+            attributes[member.name] = description
+        elif member.name not in arguments:
+            problems.append(f"{member.path} is not described")
+    if attributes:
+        entries = []
+        for name, description in attributes.items():
+            annotation = cls.members[name].annotation if name in cls.members else None
+            entries.append((f"`{name}`" if annotation is None else f"`{name}` (`{annotation}`)", description))
+        yield from _list("Attributes", entries)
+
+
+def _comment(item: Item) -> str | None:
+    """Return the ``#:`` comment above an attribute or at the end of its line."""
+    lines = item.filepath.read_text(encoding="utf-8").splitlines()
+    after = re.search(r"#: (.*)", lines[item.lineno - 1])
+    if after:
+        return _markdown(after[1])
+    found: list[str] = []
+    number = item.lineno - 2
+    while number >= 0 and lines[number].strip().startswith("#:"):
+        found.insert(0, lines[number].strip()[2:].strip())
+        number -= 1
+    return _markdown(" ".join(found)) if found else None
+
+
+def _list(title: str, entries: list[tuple[str, str]]) -> Iterator[str]:
+    yield ""
+    yield f"**{title}**"
+    yield ""
+    for name, description in entries:
+        text = " ".join(_markdown(description).split())
+        yield f"- {name}{': ' if name and text else ''}{text}"
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"``(.+?)``", r"`\1`", text)
+
+
+def main(arguments: list[str]) -> None:
+    """Write the page, or check it."""
+    page = make()
+    if arguments == ["--check"]:
+        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page:
+            sys.exit("docs/reference.md is not current: run python docs/make_reference.py")
+    elif arguments:
+        sys.exit("usage: python docs/make_reference.py [--check]")
+    else:
+        PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
