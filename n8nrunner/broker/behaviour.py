@@ -104,4 +104,5 @@ N8N_1_123 = replace(N8N_2_27, version="1.123", grant_ttl=15.0, queues_deferred_a
 
 #: What `Broker` takes as `profile`.
 BEHAVIOURS = {behaviour.version: behaviour for behaviour in (N8N_1_123, N8N_2_27, N8N_2_40)}
+#: The versions of n8n that the broker can imitate.
 PROFILES = tuple(BEHAVIOURS)
