@@ -12,7 +12,7 @@ from n8nrunner import logs
 from n8nrunner.errors import TaskCancelled, TaskError, TaskTimeout
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.codec import encode_call
-from n8nrunner.protocol.values import NotJson, decode_value, encode_value
+from n8nrunner.protocol.json_text import NotJson, decode_member, encode_value
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -188,7 +188,7 @@ class Task:
     def settings(self) -> Any:
         """What the node sent. Large settings are decoded here, at the first look, on the handler's thread."""
         if isinstance(self._settings, m.Undecoded):
-            self._settings = decode_value(self._settings)
+            self._settings = decode_member(self._settings.text, self._settings.key)
         return self._settings
 
     @property
@@ -445,7 +445,7 @@ class Task:
             self.raise_if_cancelled()
             raise TaskError(f"{name} failed in n8n: {_message_of(call.error)}")
         value = call.value
-        return decode_value(value) if isinstance(value, m.Undecoded) else value
+        return decode_member(value.text, value.key) if isinstance(value, m.Undecoded) else value
 
 
 class Undelivered:
@@ -523,7 +523,7 @@ def _message_of(error: Any) -> str:
     if isinstance(error, str):
         return error
     if isinstance(error, m.Undecoded):
-        error = decode_value(error)
+        error = decode_member(error.text, error.key)
     if isinstance(error, dict):
         for key in ("message", "description"):
             if isinstance(error.get(key), str):

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, parse_qsl
 
 from aiohttp import WSMsgType, web
 
-from n8nrunner.broker import pieces
+from n8nrunner.broker import javascript
 from n8nrunner.broker.constants import BrokerConstants
 from n8nrunner.broker.errors import (
     BrokerNotRunning,
@@ -239,7 +239,7 @@ class Endpoints:
             raise
         failure = task.error()
         if failure is None:
-            text = await self._loop.run_in_executor(None, pieces.dumps, {"result": task.result()})
+            text = await self._loop.run_in_executor(None, javascript.stringify, {"result": task.result()})
             return web.Response(text=text, content_type="application/json")
         return web.json_response({"error": failure.error}, status=self._status(failure))
 
@@ -466,7 +466,7 @@ _TASK_MEMBERS: dict[str, tuple[str, tuple[type, ...]]] = {
 
 def _task_arguments(body: bytes) -> dict[str, Any]:
     try:
-        value = pieces.loads(body.decode())
+        value = javascript.parse(body.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the body is not JSON: {error}") from None
     if not isinstance(value, dict):

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from n8nrunner.broker import pieces
+from n8nrunner.broker import javascript
 from n8nrunner.broker.task import BrokerTask, SavedFile
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.codec import encode
@@ -53,23 +53,23 @@ def encode_message(message: m.FromBroker) -> str:
 
 def log_line(params: Sequence[Any]) -> str:
     """What n8n prints for the parameters of ``logNodeOutput``."""
-    return " ".join(param if isinstance(param, str) else pieces.dumps(param) for param in params)
+    return " ".join(param if isinstance(param, str) else javascript.stringify(param) for param in params)
 
 
 def answer(task: BrokerTask, message: Request) -> Response:
     """The answer to what a runner asks on behalf of a task; takes as long as the caller's function does."""
     if isinstance(message, m.TaskDataRequest):
         data = task_data(task, message.request_params)
-        return m.TaskDataResponse(message.task_id, message.request_id, Encoded(pieces.dumps(data)))
+        return m.TaskDataResponse(message.task_id, message.request_id, Encoded(javascript.stringify(data)))
     if isinstance(message, m.NodeTypesRequest):
         found = matching_node_types(task._node_types, message.request_params)
-        return m.NodeTypes(message.task_id, message.request_id, Encoded(pieces.dumps(found)))
+        return m.NodeTypes(message.task_id, message.request_id, Encoded(javascript.stringify(found)))
     try:
-        result = Encoded(pieces.dumps(call(task, message.name, message.params)))
+        result = Encoded(javascript.stringify(call(task, message.name, message.params)))
     except RpcRefused as error:
         return m.RpcResponse(message.task_id, message.call_id, "error", str(error))
     except Exception as error:  # noqa: BLE001 - whatever a caller's function raises is the runner's to see
-        failure = Encoded(pieces.dumps({"message": str(error), "name": type(error).__name__}))
+        failure = Encoded(javascript.stringify({"message": str(error), "name": type(error).__name__}))
         return m.RpcResponse(message.task_id, message.call_id, "error", failure)
     return m.RpcResponse(message.task_id, message.call_id, "success", result)
 
@@ -217,7 +217,7 @@ def _http_request(_: BrokerTask, options: Any, *__: Any) -> Any:
         buffer = _from_buffer(body)
         arguments["data" if isinstance(buffer, bytes) else "json"] = buffer
     elif body is not None:
-        arguments["data"] = body if isinstance(body, str) else pieces.dumps(body)
+        arguments["data"] = body if isinstance(body, str) else javascript.stringify(body)
         if isinstance(body, str):
             arguments["data"] = body.encode()
     headers = dict(options.get("headers") or {})
@@ -249,7 +249,7 @@ def _http_request(_: BrokerTask, options: Any, *__: Any) -> Any:
 
 def _body(response: requests.Response) -> Any:
     try:
-        return pieces.loads(response.text)
+        return javascript.parse(response.text)
     except (ValueError, RecursionError):
         return response.text
 

@@ -21,7 +21,7 @@ from typing import (
 
 from aiohttp import web
 
-from n8nrunner.broker import pieces
+from n8nrunner.broker import javascript
 from n8nrunner.broker.behaviour import BEHAVIOURS, PROFILES, Behaviour
 from n8nrunner.broker.constants import BrokerConstants
 from n8nrunner.broker.counts import BrokerEvent, Counts
@@ -222,7 +222,7 @@ class Broker:
         task = BrokerTask(
             task_type,
             _new_id(21),
-            pieces.dumps(settings),
+            javascript.stringify(settings),
             items,
             dict(files or {}),
             list(node_types),

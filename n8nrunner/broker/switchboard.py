@@ -11,8 +11,8 @@ from collections.abc import Coroutine
 from typing import Any, Callable, Protocol
 
 from n8nrunner import logs
+from n8nrunner.broker import javascript, requester
 from n8nrunner.broker import matching as b
-from n8nrunner.broker import pieces, requester
 from n8nrunner.broker.errors import (
     BrokerTaskCancelled,
     BrokerTaskError,
@@ -24,7 +24,7 @@ from n8nrunner.broker.task import BrokerTask
 from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol import codec
 from n8nrunner.protocol import messages as m
-from n8nrunner.protocol.values import may_have_large_integer
+from n8nrunner.protocol.json_text import PIECE, may_have_large_integer
 
 logger = logs.get_logger("n8nrunner.broker")
 
@@ -61,10 +61,10 @@ def decode(text: str) -> m.FromRunner | None:
         ProtocolError: it is no message.
     """
     try:
-        if len(text) > pieces.PIECE or may_have_large_integer(text):
+        if len(text) > PIECE or may_have_large_integer(text):
             return _decode_large(text)
         if "NaN" in text or "Infinity" in text:
-            pieces.loads(text)  # n8n's parser refuses what Python's accepts
+            javascript.parse(text)  # n8n's parser refuses what Python's accepts
         return codec.decode_from_runner(text)
     except ProtocolError:
         tolerated = _tolerate(text)
@@ -76,7 +76,7 @@ def decode(text: str) -> m.FromRunner | None:
 
 
 def _decode_large(text: str) -> m.FromRunner | None:
-    value = pieces.loads(text)
+    value = javascript.parse(text)
     key = _PAYLOADS.get(str(value.get("type"))) if isinstance(value, dict) else None
     if key is None or not isinstance(value.get(key), (dict, list)):
         return codec.decode_from_runner(text)
@@ -90,7 +90,7 @@ def _decode_large(text: str) -> m.FromRunner | None:
 def _tolerate(text: str) -> m.FromRunner | None:
     """n8n does not check messages: a result without data fails the task, a call without parameters fails."""
     try:
-        value = pieces.loads(text)
+        value = javascript.parse(text)
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or not isinstance(value.get("taskId"), str):
@@ -156,7 +156,7 @@ class Switchboard:
     def receive(self, key: int, text: str) -> None:
         """A runner has sent a text."""
         busy = self._decoding.get(key)
-        large = len(text) > pieces.PIECE
+        large = len(text) > PIECE
         task_id = codec.peek(text).task_id if large or busy else None
         if busy is not None and task_id in busy:
             busy[task_id].append(text)

@@ -15,7 +15,7 @@ from typing import Any, Callable, NamedTuple
 from n8nrunner import logs
 from n8nrunner.errors import TaskError
 from n8nrunner.protocol.codec import encode_error, encode_result
-from n8nrunner.protocol.values import Encoded, NotJson, encode_value
+from n8nrunner.protocol.json_text import Encoded, NotJson, encode_value
 from n8nrunner.task import Tally, Task
 
 logger = logs.get_logger("n8nrunner.tasks")

@@ -28,7 +28,7 @@ from n8nrunner.functions.conversion import Conversion, Mismatch, UnknownZone
 from n8nrunner.functions.files import File
 from n8nrunner.functions.results import Item, Made, items_of, paired, paired_with_all, writable
 from n8nrunner.functions.signature import Signature
-from n8nrunner.protocol.values import Encoded, NotJson, encode_value
+from n8nrunner.protocol.json_text import Encoded, NotJson, encode_value
 from n8nrunner.task import Tally, Task
 
 #: The version of settings and result; a node may be newer than the runner, or older.

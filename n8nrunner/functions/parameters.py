@@ -16,7 +16,7 @@ from typing import Any, Callable
 
 from n8nrunner.functions.conversion import MISSING, Conversion, Mismatch, format_value
 from n8nrunner.functions.files import File
-from n8nrunner.protocol.values import LARGEST_INTEGER
+from n8nrunner.protocol.json_faults import LARGEST_INTEGER
 
 #: What an error says of an integer that n8n may have rounded.
 SEND_AS_STRING = f"n8n's numbers are exact up to {LARGEST_INTEGER} only: send this one as a string"

@@ -7,7 +7,7 @@ from typing import Any, Callable, NamedTuple
 
 from n8nrunner.functions.conversion import MISSING, Conversion, Mismatch, format_value
 from n8nrunner.functions.parameters import SEND_AS_STRING, Integer, ParameterType, parse_field
-from n8nrunner.protocol.values import LARGEST_INTEGER
+from n8nrunner.protocol.json_faults import LARGEST_INTEGER
 
 
 class Member(NamedTuple):

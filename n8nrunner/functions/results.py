@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import Any, Callable
 
 from n8nrunner.functions.files import File
-from n8nrunner.protocol.values import NotJson, encode_value, find_loop, integers_as_text
+from n8nrunner.protocol.json_faults import find_loop, integers_as_strings
+from n8nrunner.protocol.json_text import NotJson, encode_value
 
 #: Saves a file in n8n, and returns what stands in an item for it.
 Save = Callable[[File], dict[str, Any]]
@@ -81,7 +82,7 @@ def _writable(item: Item, name: str) -> Item:
         loop = find_loop(part, place)
         if loop is not None:
             raise NotJson(loop)
-        checked[key] = integers_as_text(part)
+        checked[key] = integers_as_strings(part)
         encode_value(checked[key], place)
     return checked
 

@@ -13,7 +13,7 @@ from typing import Any, Callable, Optional
 
 from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol import messages as m
-from n8nrunner.protocol.values import fault_of_text
+from n8nrunner.protocol.json_text import decoding_fault
 
 #: (field of the class, key of the wire, type of the value; None for any value, absent ones included)
 _Fields = tuple[tuple[str, str, Optional[type]], ...]
@@ -118,7 +118,7 @@ def _decode(text: str, table: Mapping[str, tuple[type[Any], _Fields]]) -> Any:
         value = _loads(text)
     except (ValueError, RecursionError) as error:
         # The parser's own message is about positions only; the text itself may be private data.
-        fault = fault_of_text(error) or f"is not JSON: {error}"
+        fault = decoding_fault(error) or f"is not JSON: {error}"
         raise ProtocolError(f"a message of {len(text)} characters {fault}") from None
     if type(value) is not dict:
         raise ProtocolError(f"a message of {len(text)} characters is JSON, but not an object")

@@ -38,7 +38,7 @@ from n8nrunner.functions.conversion import Conversion, Mismatch, UnknownZone
 from n8nrunner.functions.hints import read_hint
 from n8nrunner.functions.results import items_of, writable
 from n8nrunner.protocol.codec import encode_result
-from n8nrunner.protocol.values import NotJson, encode_value
+from n8nrunner.protocol.json_text import NotJson, encode_value
 from tests.functions.converting import convert
 
 #: Seconds and bytes that one conversion may take: for each character of the value, and at least.

@@ -17,7 +17,7 @@ import pytest
 from n8nrunner import File
 from n8nrunner.functions import results
 from n8nrunner.functions.results import paired, paired_with_all, writable
-from n8nrunner.protocol.values import NotJson
+from n8nrunner.protocol.json_text import NotJson
 
 
 class Color(enum.Enum):
