@@ -1,4 +1,4 @@
-"""One time budget for a wait of several steps."""
+"""A time budget for an operation of several steps."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import time
 
 
 class Deadline:
-    """A moment on the monotonic clock, shared by all steps of one operation.
+    """The end of an operation, on the monotonic clock. All steps of the operation share it.
 
     Args:
-        seconds: the whole budget; None means that there is no limit.
+        seconds: the whole budget; None for no limit.
     """
 
     __slots__ = ("at",)
@@ -18,15 +18,15 @@ class Deadline:
         self.at = None if seconds is None else time.monotonic() + seconds
 
     def remaining(self) -> float | None:
-        """Seconds that are left, never below 0; None if there is no limit."""
+        """Return the seconds left, never below 0; None for no limit."""
         return None if self.at is None else max(0.0, self.at - time.monotonic())
 
     def limit(self, seconds: float) -> float:
-        """The shorter of `seconds` and what is left: the time that one step may take."""
+        """Return the time that one step may take: `seconds`, or less if the budget is smaller."""
         remaining = self.remaining()
         return seconds if remaining is None else min(seconds, remaining)
 
     @property
     def expired(self) -> bool:
-        """Whether nothing is left of the budget."""
+        """Whether the budget is used up."""
         return self.at is not None and time.monotonic() >= self.at

@@ -1,4 +1,4 @@
-"""Every error that n8nrunner raises on purpose.
+"""The errors that n8nrunner raises.
 
 The tree::
 
@@ -7,11 +7,11 @@ The tree::
     +-- AuthenticationError      the broker refused the token
     |   +-- GrantTokenSpent      a one-shot grant token has been used up
     +-- BrokerConnectionError    no broker could be reached, or none registered the runner in time
-    +-- ProtocolError            the broker sent something that is not the protocol
-    +-- TaskError                shown to the workflow's author as it is
-    |   +-- TaskTimeout          the task ran into its time limit
+    +-- ProtocolError            the broker sent something that does not follow the protocol
+    +-- TaskError                the workflow's author sees its text, unchanged
+    |   +-- TaskTimeout          the task reached its time limit
     |   +-- TaskCancelled        the task was cancelled, or its connection was lost
-    +-- ExecutorBroken           the executor cannot run tasks any more
+    +-- ExecutorBroken           the executor runs no more tasks
     +-- RunnerFailed             a thread of the runner ended because of an unexpected error
     +-- RunnerStopped            stop() was called while start() was under way
     +-- RunnerForked             the runner belongs to the parent process
@@ -23,14 +23,14 @@ from collections.abc import Sequence
 
 
 class N8nRunnerError(Exception):
-    """Base of all errors of this package."""
+    """The base class of all errors that n8nrunner raises."""
 
 
 class ConfigurationError(N8nRunnerError):
-    """One or more settings cannot work.
+    """One or more settings are wrong.
 
     Args:
-        problems: one sentence for each wrong setting; all of them are reported together.
+        problems: one sentence for each wrong setting.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -46,23 +46,23 @@ class AuthenticationError(N8nRunnerError):
 
 
 class GrantTokenSpent(AuthenticationError):
-    """The one-shot grant token has been used, so there is no way to connect again."""
+    """The one-shot grant token is used up, so the runner cannot connect again."""
 
 
 class BrokerConnectionError(N8nRunnerError):
-    """The broker could not be reached, or did not register the runner in the time given."""
+    """No broker could be reached, or none registered the runner in time."""
 
 
 class ProtocolError(N8nRunnerError):
-    """The peer sent something that the protocol does not know. The peer is at fault, not the caller."""
+    """The peer sent something that does not follow the protocol. The peer is at fault, not the caller."""
 
 
 class TaskError(N8nRunnerError):
-    """Raise it in a handler to show exactly this to the workflow's author.
+    """An error for the workflow's author, raised by a handler. n8n shows exactly its message and description.
 
     Args:
-        message: the headline of the error in n8n.
-        description: a longer text below the headline.
+        message: the headline in n8n.
+        description: the longer text below the headline.
     """
 
     def __init__(self, message: str, description: str | None = None) -> None:
@@ -75,27 +75,27 @@ class TaskError(N8nRunnerError):
 
 
 class TaskTimeout(TaskError):
-    """The task has run into its time limit; n8n has been told, and no result is wanted any more."""
+    """The task has reached its time limit. n8n has the error already, and ignores a result."""
 
 
 class TaskCancelled(TaskError):
-    """The task was cancelled, its connection was lost, or the runner stops; no result is wanted any more."""
+    """The task was cancelled, its connection was lost, or the runner stops. A result is not wanted."""
 
 
 class ExecutorBroken(N8nRunnerError):
-    """The executor takes no more work: its processes died, or it was shut down by its owner."""
+    """The executor runs no more tasks: its processes died, or its owner shut it down."""
 
 
 class RunnerFailed(N8nRunnerError):
-    """A thread of the runner ended because of an unexpected error, which is the cause of this one."""
+    """A thread of the runner ended because of an unexpected error, which is in `__cause__`."""
 
 
 class RunnerStopped(N8nRunnerError):
-    """The runner was stopped while it was starting, so `start` cannot do what it was called for."""
+    """`stop` was called while `start` was under way."""
 
 
 class RunnerForked(N8nRunnerError):
-    """This runner was started before the process forked, and goes on in the parent process only.
+    """The runner was started before the process forked, and runs only in the parent process.
 
-    Call ``start()`` to begin afresh in this process.
+    Call ``start()`` to start it in this process as well.
     """

@@ -4,8 +4,8 @@ A logging handler or filter is the application's code, and a log call runs it on
 raise anything, `SystemExit` included. No log call of n8nrunner may end a thread or change what the code after
 it does, so all of them go through `get_logger`.
 
-What n8n, a workflow or a handler has said can stand in a record. It must not pass for a record of its own or
-steer a terminal, so control characters are escaped, and the lines of a record after its first are indented.
+A record can quote n8n, a workflow or a handler. Such text must not look like a separate record or control a
+terminal, so control characters are escaped, and the lines of a record after its first are indented.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from typing import Any
 _STACK_LEVEL = 3
 
 
-#: Characters of one argument that a record shows at most.
+#: The longest text of one argument that a record shows, in characters.
 LONGEST_ARGUMENT = 60_000
 
-#: What a terminal or a reader of the log may take for something else: control characters but the tab, line
+#: Characters that change a terminal or the layout of the log: control characters except the tab, line
 #: separators, marks that reverse the direction of a text, and halves of surrogate pairs.
 _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -70,7 +70,7 @@ def _as_printable(argument: Any) -> Any:
 
 
 class _TracebackFilter(logging.Filter):
-    """Writes the traceback of a record before a formatter does, which would leave it as it is."""
+    """Format the traceback of a record here, because a formatter would not escape it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
@@ -107,7 +107,7 @@ class Logger:
         self._logger.setLevel(level)
 
     def isEnabledFor(self, level: int) -> bool:
-        """Return whether a record of this level would be handled."""
+        """Return whether the logger handles records of this level."""
         return self._logger.isEnabledFor(level)
 
     def debug(self, message: str, *args: Any, exc_info: Any = None) -> None:
@@ -161,7 +161,7 @@ _FORMAT = ("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
 
 def show(level: int, verbose: int = 0) -> None:
-    """Let a command show what n8nrunner logs, and leave alone what its module has configured.
+    """Show n8nrunner's log in a command, without a change to the logging that the module has configured.
 
     Args:
         level: the level for the loggers of n8nrunner, if neither they nor the root logger have another one.
@@ -184,7 +184,7 @@ def show(level: int, verbose: int = 0) -> None:
 
 @contextlib.contextmanager
 def shown() -> Iterator[None]:
-    """Show what n8nrunner logs from INFO on in the block, in a program without any logging configuration."""
+    """Show n8nrunner's log from INFO on in the block, if the program has not configured logging."""
     logger = logging.getLogger("n8nrunner")
     if logger.hasHandlers() or sys.stderr is None:
         yield
@@ -203,7 +203,7 @@ def shown() -> Iterator[None]:
 
 
 def drop_records_of_threads(name: str, prefixes: tuple[str, ...]) -> None:
-    """Drop what a library logs on threads of n8nrunner, before any handler or filter of the application runs.
+    """Drop a library's records from threads of n8nrunner, before the application's handlers and filters run.
 
     Args:
         name: the library's logger.
