@@ -1,349 +1,44 @@
-"""The broker's algorithm, without any I/O: which runner gets which request, and what becomes of its task.
+"""The broker's algorithm, without any I/O: which runner gets which request, and how its task ends.
 
-`Matching.handle` is given one event and the time, and returns what is to be done, in order. It never waits:
-whoever owns it calls again with `TimePassed` when `Matching.next_deadline` has come.
+`Matching.handle` takes one event and the time, and returns actions to carry out in order. It never waits: the
+caller sends `TimePassed` when `Matching.next_deadline` has come. The versions of n8n differ in this
+algorithm; `n8nrunner.broker.behaviour.Behaviour` says how.
 
-The versions of n8n differ in this algorithm; `n8nrunner.broker.behaviour.Behaviour` says how.
-
-In n8n an answer to a runner can meet a runner that has just gone. Here the end of a connection and the end of
-its tasks are one step, so that only a socket known to be half closed is left of that (`ConnectionFailing`).
+In n8n, a message for a runner can meet a runner that has just gone. Here the end of a connection and the end
+of its tasks are one step. The one case left is a connection known to be half closed (`ConnectionFailing`).
 """
 
 from __future__ import annotations
 
-import heapq
-import json
-from collections import Counter, OrderedDict
-from collections.abc import Mapping, MutableMapping
-from typing import Any, Callable, NamedTuple, Union
+from collections import Counter
+from collections.abc import MutableMapping
+from typing import Callable, NamedTuple
 
+from n8nrunner.broker import actions, events, wording
 from n8nrunner.broker.behaviour import N8N_2_40, Behaviour
 from n8nrunner.broker.constants import BrokerConstants
 from n8nrunner.broker.counts import TOTALS, BrokerEvent, Counts
+from n8nrunner.broker.offers import OpenOffers
+from n8nrunner.broker.queue import RequestQueue
+from n8nrunner.broker.records import Acceptance, Connection, Offer, Request, Task
+from n8nrunner.broker.timers import Timers
 from n8nrunner.protocol import messages as m
 
 NORMAL_CLOSURE = 1000
 GOING_AWAY = 1001
 PROTOCOL_ERROR = 1002
 
-RUNNER_GONE = "Node execution failed"
-RUNNER_UNRESPONSIVE = "Task execution aborted because runner became unresponsive"
-SHUT_DOWN = "Task aborted because the n8n instance was shutting down"
-UNKNOWN_REQUEST = (
-    "Request ID not found. In multi-main setup, it is possible for one of the mains to have reported ready "
-    "state already."
-)
 
-# --- events -------------------------------------------------------------------------------------
+class Description(NamedTuple):
+    """A look inside a `Matching`, for tests.
 
+    Attributes:
+        waiting_types: the types of requests that wait for an offer.
+        timers: timers held in memory, including cancelled ones.
+    """
 
-class Connected(NamedTuple):
-    """A runner's WebSocket is open; `connection` is a number of the caller's that is never used again."""
-
-    connection: int
-    runner_id: str
-
-
-class Received(NamedTuple):
-    """A runner sent a message."""
-
-    connection: int
-    message: m.FromRunner
-
-
-class PongReceived(NamedTuple):
-    """A runner answered a ping, or sent a pong on its own account."""
-
-    connection: int
-
-
-class ConnectionFailing(NamedTuple):
-    """Nothing can be written to a connection any more, though its end has not been seen yet."""
-
-    connection: int
-
-
-class Disconnected(NamedTuple):
-    """A connection has ended, by whomever and however."""
-
-    connection: int
-
-
-class TaskRequested(NamedTuple):
-    """A requester wants a runner. `timeout` replaces the request timeout and the task timeout, in seconds."""
-
-    request_id: str
-    task_type: str
-    timeout: float | None = None
-
-
-class RequestWithdrawn(NamedTuple):
-    """A requester takes back its request before it has become a task. n8n itself has no such thing."""
-
-    request_id: str
-    reason: str
-
-
-class SettingsGiven(NamedTuple):
-    """A requester answers `TaskReady`. What the settings are is none of this module's business."""
-
-    task_id: str
-    settings: Any
-
-
-class TaskCancelled(NamedTuple):
-    """A requester does not want its task any more."""
-
-    task_id: str
-    reason: str
-
-
-class Answered(NamedTuple):
-    """A requester answers a `Relay`."""
-
-    task_id: str
-    message: m.RpcResponse | m.TaskDataResponse | m.NodeTypes
-
-
-class DrainStarted(NamedTuple):
-    """The broker is to shut down within `timeout` seconds, or as soon as no task is left."""
-
-    timeout: float
-
-
-class TimePassed(NamedTuple):
-    """`Matching.next_deadline` may have come."""
-
-
-Event = Union[
-    Connected,
-    Received,
-    PongReceived,
-    ConnectionFailing,
-    Disconnected,
-    TaskRequested,
-    RequestWithdrawn,
-    SettingsGiven,
-    TaskCancelled,
-    Answered,
-    DrainStarted,
-    TimePassed,
-]
-
-# --- actions ------------------------------------------------------------------------------------
-
-
-class Send(NamedTuple):
-    """Send a message to a runner."""
-
-    connection: int
-    message: m.FromBroker
-
-
-class Ping(NamedTuple):
-    """Send a ping to a runner."""
-
-    connection: int
-
-
-class Close(NamedTuple):
-    """Close a runner's connection. What it still sends is not wanted; `Disconnected` is."""
-
-    connection: int
-    code: int
-
-
-class TaskReady(NamedTuple):
-    """To the requester: a runner has accepted; it wants `SettingsGiven` now."""
-
-    request_id: str
-    task_id: str
-
-
-class RequestExpired(NamedTuple):
-    """To the requester: no runner, and none will be looked for; `reason` is "timeout" or "draining"."""
-
-    request_id: str
-    reason: str
-    error: Mapping[str, Any]
-
-
-class TaskDone(NamedTuple):
-    """To the requester: the runner's result."""
-
-    request_id: str
-    task_id: str
-    data: Mapping[str, Any]
-
-
-class TaskFailed(NamedTuple):
-    """To the requester: no result. `cause` is the total in `Counts` that this raised."""
-
-    request_id: str
-    task_id: str
-    cause: str
-    error: Any
-
-
-class Relay(NamedTuple):
-    """To the requester: the runner calls a helper, or asks for data or node types."""
-
-    request_id: str
-    task_id: str
-    message: m.RpcCall | m.TaskDataRequest | m.NodeTypesRequest
-
-
-class Drained(NamedTuple):
-    """The drain is over: no connection, request or task is left."""
-
-
-Action = Union[Send, Ping, Close, TaskReady, RequestExpired, TaskDone, TaskFailed, Relay, Drained]
-
-# --- state --------------------------------------------------------------------------------------
-
-
-class _Timer:
-    __slots__ = ("action", "at", "live")
-
-    def __init__(self, at: float, action: Callable[[float], None]) -> None:
-        self.at = at
-        self.action = action
-        self.live = True
-
-
-class _Timers:
-    """Deadlines, soonest first; the one that was set first goes first among equals."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, _Timer]] = []
-        self._sequence = 0
-        self._cancelled = 0
-
-    def set(self, at: float, action: Callable[[float], None]) -> _Timer:
-        timer = _Timer(at, action)
-        self._sequence += 1
-        heapq.heappush(self._heap, (at, self._sequence, timer))
-        return timer
-
-    def cancel(self, timer: _Timer | None) -> None:
-        if timer is not None and timer.live:
-            timer.live = False
-            self._cancelled += 1
-            # Timeouts are long and tasks are short: without this, the heap would be full of cancelled timers.
-            if self._cancelled > 64 and self._cancelled > len(self._heap) // 2:
-                self._heap = [entry for entry in self._heap if entry[2].live]
-                heapq.heapify(self._heap)
-                self._cancelled = 0
-
-    def next(self) -> float | None:
-        while self._heap and not self._heap[0][2].live:
-            heapq.heappop(self._heap)
-            self._cancelled -= 1
-        return self._heap[0][0] if self._heap else None
-
-    def pop_due(self, now: float) -> _Timer | None:
-        at = self.next()
-        if at is None or at > now:
-            return None
-        timer = heapq.heappop(self._heap)[2]
-        timer.live = False
-        return timer
-
-
-class _Connection:
-    __slots__ = (
-        "acceptances",
-        "closed",
-        "key",
-        "missed",
-        "missed_at",
-        "offers",
-        "ponged",
-        "reachable",
-        "registered",
-        "runner_id",
-        "silent_since",
-        "tasks",
-        "types",
-    )
-
-    def __init__(self, key: int, runner_id: str) -> None:
-        self.key = key
-        self.runner_id = runner_id
-        self.types: tuple[str, ...] = ()
-        self.registered = False
-        self.closed = False
-        self.reachable = True
-        self.ponged = True
-        self.missed = 0
-        self.missed_at: float | None = None
-        self.silent_since: float | None = None
-        self.offers: dict[int, _Offer] = {}
-        self.acceptances: dict[str, _Acceptance] = {}
-        self.tasks: dict[str, _Task] = {}
-
-
-class _Offer:
-    __slots__ = ("connection", "offer_id", "sequence", "task_type")
-
-    def __init__(self, sequence: int, connection: _Connection, offer_id: str, task_type: str) -> None:
-        self.sequence = sequence
-        self.connection = connection
-        self.offer_id = offer_id
-        self.task_type = task_type
-
-
-class _Request:
-    __slots__ = (
-        "acceptance",
-        "ended",
-        "places",
-        "request_id",
-        "restarts",
-        "since",
-        "task_type",
-        "timeout",
-        "timer",
-    )
-
-    def __init__(
-        self, place: int, request_id: str, task_type: str, timeout: float | None, since: float
-    ) -> None:
-        #: Its places in the queue, the first one first; several only if `Behaviour.queues_deferred_again`.
-        self.places = [place]
-        self.request_id = request_id
-        self.task_type = task_type
-        self.timeout = timeout
-        self.since = since
-        self.restarts = 0
-        self.acceptance: _Acceptance | None = None
-        self.timer: _Timer | None = None
-        self.ended = False
-
-
-class _Acceptance:
-    __slots__ = ("connection", "request", "since", "task_id", "timer")
-
-    def __init__(self, task_id: str, request: _Request, connection: _Connection, since: float) -> None:
-        self.task_id = task_id
-        self.request = request
-        self.connection = connection
-        self.since = since
-        self.timer: _Timer | None = None
-
-
-class _Task:
-    __slots__ = ("connection", "forgotten", "request", "running", "shutting_down", "task_id", "timer")
-
-    def __init__(self, task_id: str, request: _Request, connection: _Connection, forgotten: bool) -> None:
-        self.task_id = task_id
-        self.request = request
-        self.connection = connection
-        #: The request had expired when the runner accepted: no requester knows of this task.
-        self.forgotten = forgotten
-        self.running = False
-        self.shutting_down = False
-        self.timer: _Timer | None = None
+    waiting_types: set[str]
+    timers: int
 
 
 class Matching:
@@ -354,8 +49,8 @@ class Matching:
         new_task_id: returns an id that it has never returned before.
         behaviour: the version of n8n.
         constants: the limits and delays.
-        totals: continues the totals of an earlier broker; a new set if not given. Changed in place.
-        on_event: is told of everything that happens, from within `handle`.
+        totals: the totals of an earlier broker, to continue; changed in place.
+        on_event: called with each `BrokerEvent`, from within `handle`.
     """
 
     def __init__(
@@ -374,51 +69,46 @@ class Matching:
         self._totals: MutableMapping[str, int] = Counter() if totals is None else totals
         self._on_event = on_event
         self._now = now
-        self._sequence = 0
-        self._actions: list[Action] = []
-        self._timers = _Timers()
+        self._last_place = 0
+        self._actions: list[actions.Action] = []
+        self._timers = Timers()
 
-        self._connections: dict[int, _Connection] = {}
-        self._runners: dict[str, _Connection] = {}
-        self._offers: dict[str, OrderedDict[int, _Offer]] = {}
-        self._lapsing: list[tuple[float, int, _Offer]] = []
-        self._offer_count = 0
-        self._requests: dict[str, _Request] = {}
-        # Requests to be matched, oldest first: heaps, because a rejected one goes back to its old place.
-        self._waiting: dict[str, list[tuple[int, _Request]]] = {}
-        # Types with requests that a match pass has not looked at since something changed for them.
-        self._unmatched: set[str] = set()
-        self._acceptances: dict[str, _Acceptance] = {}
-        self._tasks: dict[str, _Task] = {}
+        self._connections: dict[int, Connection] = {}
+        self._runners: dict[str, Connection] = {}
+        self._offers = OpenOffers()
+        self._requests: dict[str, Request] = {}
+        self._queue = RequestQueue()
+        self._acceptances: dict[str, Acceptance] = {}
+        self._tasks: dict[str, Task] = {}
         self._running = 0
         self._draining = False
         self._drained = False
         self._timers.set(now + self._constants.heartbeat_interval, self._heartbeat)
 
-    # --- what the owner calls -------------------------------------------------------------------
+    # --- for the caller -------------------------------------------------------------------------
 
-    def handle(self, event: Event, now: float) -> list[Action]:
-        """Takes one event; returns what is to be done, in order.
+    def handle(self, event: events.Event, now: float) -> list[actions.Action]:
+        """Handle one event and return the actions, in order.
 
-        A deadline takes effect with `TimePassed` only: an answer that is handed in before counts as in time,
-        because whoever hands it in late may have had it in time.
+        A deadline takes effect with `TimePassed` only. An answer that is handled before it counts as in time,
+        because it may have arrived in time.
         """
         self._now = now
-        self._HANDLERS[type(event)](self, event)
-        actions, self._actions = self._actions, []
-        return actions
+        _EVENT_HANDLERS[type(event)](self, event)
+        asked, self._actions = self._actions, []
+        return asked
 
     def next_deadline(self) -> float | None:
-        """The time at which `TimePassed` is wanted; None once the drain is over."""
+        """Return the time at which to send `TimePassed`, or None once the drain is over."""
         return None if self._drained else self._timers.next()
 
     def counts(self) -> Counts:
-        """How many of everything there are, and the totals."""
+        """Return the number of connections, requests, tasks and so on, and the totals."""
         totals = self._totals
         return Counts(
             sum(not connection.closed for connection in self._connections.values()),
             len(self._runners),
-            self._offer_count,
+            len(self._offers),
             len(self._requests),
             len(self._acceptances),
             len(self._tasks),
@@ -426,79 +116,82 @@ class Matching:
             *[totals.get(kind, 0) for kind in TOTALS],
         )
 
-    def note(self, kind: str, connection: int, now: float, detail: str | None = None) -> None:
-        """Counts something that only the owner can see, such as a malformed message."""
+    def describe(self) -> Description:
+        """Return a look inside, for tests."""
+        return Description(self._queue.types(), len(self._timers))
+
+    def count_malformed(self, connection: int, now: float, detail: str) -> None:
+        """Count a message that the caller could not decode."""
         self._now = now
         known = self._connections.get(connection)
-        self._tell(kind, runner_id=known.runner_id if known else None, detail=detail)
+        self._record("malformed", runner_id=known.runner_id if known else None, detail=detail)
 
     # --- connections ----------------------------------------------------------------------------
 
-    def _connected(self, event: Connected) -> None:
-        connection = _Connection(event.connection, event.runner_id)
+    def _on_connected(self, event: events.Connected) -> None:
+        connection = Connection(event.connection, event.runner_id)
         self._connections[event.connection] = connection
-        self._tell("connected", connection)
+        self._record("connected", connection)
         if self._drained:
-            self._leave(connection, GOING_AWAY)
+            self._drop(connection, GOING_AWAY)
         else:
             self._send(connection, m.InfoRequest())
 
-    def _received(self, event: Received) -> None:
+    def _on_received(self, event: events.Received) -> None:
         connection = self._connections.get(event.connection)
         if connection is None or connection.closed:
             return
         message = event.message
-        if not connection.registered:
-            # n8n silently drops whatever comes before the registration.
-            if type(message) is m.RunnerInfo:
-                self._register(connection, message)
-            return
-        connection.silent_since = None
-        self._MESSAGE_HANDLERS[type(message)](self, connection, message)
+        if connection.registered:
+            connection.silent_since = None
+            _MESSAGE_HANDLERS[type(message)](self, connection, message)
+        elif isinstance(message, m.RunnerInfo):
+            self._register(connection, message)
+        # n8n silently drops other messages before the registration.
 
-    def _register(self, connection: _Connection, message: m.RunnerInfo) -> None:
+    def _register(self, connection: Connection, message: m.RunnerInfo) -> None:
         old = self._runners.get(connection.runner_id)
         if old is not None:
-            self._tell("evicted", old)
-            self._leave(old, NORMAL_CLOSURE)
+            self._record("evicted", old)
+            self._drop(old, NORMAL_CLOSURE)
         connection.registered = True
         connection.types = message.types
         self._runners[connection.runner_id] = connection
-        self._tell("registered", connection, detail=",".join(map(str, message.types)))
+        self._record("registered", connection, detail=",".join(map(str, message.types)))
         self._send(connection, m.RunnerRegistered())
 
-    def _registered_again(self, connection: _Connection, message: m.RunnerInfo) -> None:
-        self._tell("ignored", connection, detail="runner:info")
+    def _on_runner_info(self, connection: Connection, message: m.RunnerInfo) -> None:
+        self._record("ignored", connection, detail="runner:info")
 
-    def _pong_received(self, event: PongReceived) -> None:
+    def _on_pong(self, event: events.PongReceived) -> None:
         connection = self._connections.get(event.connection)
         if connection is not None:
             connection.ponged = True
 
-    def _connection_failing(self, event: ConnectionFailing) -> None:
+    def _on_connection_failing(self, event: events.ConnectionFailing) -> None:
         connection = self._connections.get(event.connection)
         if connection is not None:
             connection.reachable = False
 
-    def _disconnected(self, event: Disconnected) -> None:
+    def _on_disconnected(self, event: events.Disconnected) -> None:
         connection = self._connections.pop(event.connection, None)
         if connection is None:
             return
-        self._tell("disconnected", connection)
+        self._record("disconnected", connection)
         if not connection.closed:
-            self._leave(connection, None)
+            self._drop(connection, None)
         if self._behaviour.closes_by_id:
             # The end of a replaced connection closes the one that replaced it.
             holder = self._runners.get(connection.runner_id)
             if holder is not None:
-                self._tell("evicted", holder)
-                self._leave(holder, NORMAL_CLOSURE)
+                self._record("evicted", holder)
+                self._drop(holder, NORMAL_CLOSURE)
 
-    def _leave(self, connection: _Connection, code: int | None, error: str = RUNNER_GONE) -> None:
-        """Forgets a connection and all that depends on it; closes it if there is a `code`."""
+    def _drop(self, connection: Connection, code: int | None, error: str = wording.RUNNER_GONE) -> None:
+        """Forget a connection and all that depends on it. Close it if there is a `code`."""
         connection.closed = True
         if code is not None:
-            self._actions.append(Close(connection.key, code))
+            self._actions.append(actions.Close(connection.key, code))
         if self._runners.get(connection.runner_id) is connection:
             del self._runners[connection.runner_id]
         self._drop_offers(connection)
@@ -507,116 +200,131 @@ class Matching:
         if self._behaviour.rematches_abandoned:
             for acceptance in list(connection.acceptances.values()):
                 self._end_acceptance(acceptance)
-                self._tell("abandoned", connection, acceptance.request, acceptance.task_id)
-                self._wait_again(acceptance.request)
+                self._record("abandoned", connection, acceptance.request, acceptance.task_id)
+                self._requeue(acceptance.request)
             self._match()
 
-    def _heartbeat(self, _: float) -> None:
+    def _heartbeat(self) -> None:
         self._timers.set(self._now + self._constants.heartbeat_interval, self._heartbeat)
         for connection in list(self._runners.values()):
             if connection.closed:
                 continue
             if connection.ponged:
                 connection.ponged = False
-                self._actions.append(Ping(connection.key))
+                self._actions.append(actions.Ping(connection.key))
                 continue
-            self._tell("heartbeat_missed", connection)
-            self._leave(connection, PROTOCOL_ERROR, RUNNER_UNRESPONSIVE)
+            self._record("heartbeat_missed", connection)
+            self._drop(connection, PROTOCOL_ERROR, wording.RUNNER_UNRESPONSIVE)
             if self._behaviour.heartbeat_stops_at_dead:
                 break
 
-    def _kick_if_idle(self, connection: _Connection, reason: str) -> None:
+    def _close_unless_busy(self, connection: Connection, reason: str) -> None:
+        """Close an unresponsive runner, unless it has a task."""
         if not connection.tasks:
-            self._tell("kicked", connection, detail=reason)
-            self._leave(connection, PROTOCOL_ERROR, RUNNER_UNRESPONSIVE)
+            self._record("kicked", connection, detail=reason)
+            self._drop(connection, PROTOCOL_ERROR, wording.RUNNER_UNRESPONSIVE)
 
-    # --- offers and requests --------------------------------------------------------------------
+    # --- offers ---------------------------------------------------------------------------------
 
-    def _offered(self, connection: _Connection, message: m.TaskOffer) -> None:
-        self._sequence += 1
-        offer = _Offer(self._sequence, connection, message.offer_id, message.task_type)
-        self._offers.setdefault(offer.task_type, OrderedDict())[offer.sequence] = offer
-        connection.offers[offer.sequence] = offer
-        self._offer_count += 1
-        if message.valid_for != -1:
-            heapq.heappush(self._lapsing, (self._now + message.valid_for / 1000, offer.sequence, offer))
-        self._tell("offered", connection, detail=offer.task_type)
-        self._unmatched.add(offer.task_type)
+    def _on_offer(self, connection: Connection, message: m.TaskOffer) -> None:
+        lapses_at = None if message.valid_for == -1 else self._now + message.valid_for / 1000
+        self._offers.add(connection, message.offer_id, message.task_type, lapses_at)
+        self._record("offered", connection, detail=message.task_type)
+        self._queue.changed(message.task_type)
         self._match()
 
-    def _take_offer(self, offer: _Offer) -> None:
-        of_type = self._offers[offer.task_type]
-        del of_type[offer.sequence]
-        if not of_type:
-            del self._offers[offer.task_type]
-        del offer.connection.offers[offer.sequence]
-        self._offer_count -= 1
-
-    def _drop_offers(self, connection: _Connection) -> None:
+    def _drop_offers(self, connection: Connection) -> None:
         for offer in list(connection.offers.values()):
-            self._take_offer(offer)
-            self._tell("offers_dropped", connection, detail=offer.task_type)
+            self._drop_offer(offer)
 
-    def _drop_lapsed_offers(self) -> None:
+    def _drop_offer(self, offer: Offer) -> None:
+        self._offers.remove(offer)
+        self._record("offers_dropped", offer.connection, detail=offer.task_type)
+
+    def _first_offer(self, task_type: str) -> Offer | None:
+        while True:
+            offer = self._offers.first(task_type)
+            if offer is None or offer.connection.reachable or not self._behaviour.notices_unreachable:
+                return offer
+            self._drop_offer(offer)
+
+    def _match(self) -> None:
+        """Make one match pass: first come, first served on both sides, without fairness between runners."""
         # n8n looks at the time of an offer in a match pass only.
-        while self._lapsing and self._lapsing[0][0] <= self._now:
-            offer = heapq.heappop(self._lapsing)[2]
-            if offer.sequence in offer.connection.offers:
-                self._take_offer(offer)
-                self._tell("offers_lapsed", offer.connection, detail=offer.task_type)
+        for lapsed in self._offers.remove_lapsed(self._now):
+            self._record("offers_lapsed", lapsed.connection, detail=lapsed.task_type)
+        while True:
+            task_type = self._queue.next_unmatched_type()
+            if task_type is None:
+                return
+            while True:
+                request = self._queue.first(task_type)
+                offer = self._first_offer(task_type) if request is not None else None
+                if request is None or offer is None:
+                    break
+                self._queue.remove_first(task_type)
+                self._offers.remove(offer)
+                self._accept(request, offer)
 
-    def _requested(self, event: TaskRequested) -> None:
+    # --- requests -------------------------------------------------------------------------------
+
+    def _on_task_requested(self, event: events.TaskRequested) -> None:
         if event.request_id in self._requests:
             raise ValueError(f"the request id {event.request_id!r} is in use")
-        self._sequence += 1
-        request = _Request(self._sequence, event.request_id, event.task_type, event.timeout, self._now)
-        self._tell("requested", request=request, detail=request.task_type)
+        request = Request([self._new_place()], event.request_id, event.task_type, event.timeout, self._now)
+        self._record("requested", request=request, detail=request.task_type)
         if self._draining:
-            self._tell("refused", request=request, detail=request.task_type)
-            self._actions.append(self._expired(request, "draining"))
+            self._record("refused", request=request, detail=request.task_type)
+            self._tell_refused(request)
             return
         self._requests[request.request_id] = request
         self._start_request_timer(request)
-        self._wait(request)
+        self._queue.add(request)
         self._match()
         if request.acceptance is None and self._offers:
-            self._tell("mismatched", request=request, detail=request.task_type)
+            self._record("mismatched", request=request, detail=request.task_type)
 
-    def _request_withdrawn(self, event: RequestWithdrawn) -> None:
+    def _on_request_withdrawn(self, event: events.RequestWithdrawn) -> None:
         request = self._requests.get(event.request_id)
         if request is None:
             return
         self._end_request(request)
-        self._tell("withdrawn", request=request, detail=event.reason)
+        self._record("withdrawn", request=request, detail=event.reason)
         acceptance = request.acceptance
         if acceptance is not None:
             self._end_acceptance(acceptance)
             self._send(acceptance.connection, m.TaskCancel(acceptance.task_id, event.reason))
 
-    def _start_request_timer(self, request: _Request) -> None:
-        self._timers.cancel(request.timer)
-        timeout = self._request_timeout(request)
-        request.timer = self._timers.set(self._now + timeout, lambda _: self._request_timed_out(request))
+    def _new_place(self) -> int:
+        self._last_place += 1
+        return self._last_place
 
-    def _restart_request_timer(self, request: _Request) -> None:
+    def _start_request_timer(self, request: Request) -> None:
+        self._timers.cancel(request.timer)
+        at = self._now + self._request_timeout(request)
+        request.timer = self._timers.set(at, lambda: self._request_timed_out(request))
+
+    def _restart_request_timer(self, request: Request) -> None:
         if self._behaviour.limits_restarts:
             if request.restarts >= self._constants.request_restarts:
                 return
             request.restarts += 1
         self._start_request_timer(request)
 
-    def _request_timeout(self, request: _Request) -> float:
+    def _request_timeout(self, request: Request) -> float:
         return self._constants.request_timeout if request.timeout is None else request.timeout
 
-    def _request_timed_out(self, request: _Request) -> None:
+    def _request_timed_out(self, request: Request) -> None:
         places = request.places[1:]
         if not request.ended:
             self._end_request(request)
-            self._tell("expired", request=request, detail=request.task_type)
-            self._actions.append(self._expired(request, "timeout"))
+            self._record("expired", request=request, detail=request.task_type)
+            waited = self._now - request.since
+            error = wording.request_expired(request.task_type, waited, self._named_wait(request))
+            self._actions.append(actions.RequestExpired(request.request_id, "timeout", error))
         request.places = places
-        if places and request.acceptance is None:
-            self._wait(request)
+        if request.acceptance is None:
+            self._requeue(request)
         if self._behaviour.closes_silent:
             self._look_for_silent_runners(request.task_type)
 
@@ -634,165 +342,122 @@ class Matching:
             if connection.silent_since is None:
                 connection.silent_since = self._now
             elif self._now - connection.silent_since >= self._constants.silence_window:
-                self._kick_if_idle(connection, "silent while requests expired")
+                self._close_unless_busy(connection, "silent while requests expired")
 
-    def _expired(self, request: _Request, reason: str) -> RequestExpired:
-        message = "Task request timed out"
-        if self._behaviour.names_configured_wait:
-            message = f"{message} after {_seconds(self._request_timeout(request))}"
-        waited = round(self._now - request.since, 1)
-        description = (
-            f"No runner took the task of type {request.task_type!r} within {_seconds(waited)}. Is a runner "
-            "for this type connected, and does it have a free slot? N8N_RUNNERS_TASK_REQUEST_TIMEOUT sets "
-            "how long to wait."
-            if reason == "timeout"
-            else f"The broker is shutting down; no runner was given the task of type {request.task_type!r}."
-        )
-        return RequestExpired(request.request_id, reason, {"message": message, "description": description})
+    def _tell_refused(self, request: Request) -> None:
+        error = wording.request_refused(request.task_type, self._named_wait(request))
+        self._actions.append(actions.RequestExpired(request.request_id, "draining", error))
 
-    def _end_request(self, request: _Request) -> None:
+    def _named_wait(self, request: Request) -> float | None:
+        return self._request_timeout(request) if self._behaviour.names_configured_wait else None
+
+    def _end_request(self, request: Request) -> None:
         request.ended = True
         request.places = []
         self._timers.cancel(request.timer)
         del self._requests[request.request_id]
 
-    def _wait(self, request: _Request) -> None:
-        heapq.heappush(self._waiting.setdefault(request.task_type, []), (request.places[0], request))
-        self._unmatched.add(request.task_type)
-
-    def _wait_again(self, request: _Request) -> None:
-        """Put a request back at its old place in the queue, unless it has left the queue. Match nothing."""
+    def _requeue(self, request: Request) -> None:
+        """Put a request back into the queue, unless it has no place there. Do not match."""
         if request.places:
-            self._wait(request)
+            self._queue.add(request)
 
-    def _match(self) -> None:
-        """One match pass: first come, first served on both sides, without any fairness between runners."""
-        self._drop_lapsed_offers()
-        while self._unmatched:
-            task_type = self._unmatched.pop()
-            waiting = self._waiting.get(task_type)
-            while waiting:
-                place, request = waiting[0]
-                if request.places[:1] != [place]:
-                    heapq.heappop(waiting)
-                    continue
-                offer = self._first_offer(task_type)
-                if offer is None:
-                    break
-                heapq.heappop(waiting)
-                self._take_offer(offer)
-                self._accept(request, offer)
-            if waiting is not None and not waiting:
-                del self._waiting[task_type]
+    # --- acceptances ----------------------------------------------------------------------------
 
-    def _first_offer(self, task_type: str) -> _Offer | None:
-        while True:
-            of_type = self._offers.get(task_type)
-            if not of_type:
-                return None
-            offer = next(iter(of_type.values()))
-            if offer.connection.reachable or not self._behaviour.notices_unreachable:
-                return offer
-            self._take_offer(offer)
-            self._tell("offers_dropped", offer.connection, detail=task_type)
-
-    # --- acceptance -----------------------------------------------------------------------------
-
-    def _accept(self, request: _Request, offer: _Offer) -> None:
+    def _accept(self, request: Request, offer: Offer) -> None:
         connection = offer.connection
-        acceptance = _Acceptance(self._new_task_id(), request, connection, self._now)
+        acceptance = Acceptance(self._new_task_id(), request, connection, self._now)
         request.acceptance = acceptance
         self._acceptances[acceptance.task_id] = acceptance
         connection.acceptances[acceptance.task_id] = acceptance
-        acceptance.timer = self._timers.set(
-            self._now + self._constants.acceptance_timeout, lambda _: self._acceptance_missed(acceptance)
-        )
-        self._tell("acceptances", connection, request, acceptance.task_id)
+        at = self._now + self._constants.acceptance_timeout
+        acceptance.timer = self._timers.set(at, lambda: self._acceptance_missed(acceptance))
+        self._record("acceptances", connection, request, acceptance.task_id)
         self._send(connection, m.TaskOfferAccept(offer.offer_id, acceptance.task_id))
 
-    def _answer_to_acceptance(self, connection: _Connection, task_id: str, kind: str) -> _Acceptance | None:
+    def _answered_acceptance(self, connection: Connection, task_id: str, kind: str) -> Acceptance | None:
+        """End and return the acceptance that a runner answers, or return None if it is over."""
         acceptance = self._acceptances.get(task_id)
         if acceptance is None or acceptance.connection is not connection:
-            self._tell("late", connection, task_id=task_id, detail=kind)
+            self._record("late", connection, task_id=task_id, detail=kind)
             return None
         self._end_acceptance(acceptance)
-        connection.missed = 0
-        self._tell(kind, connection, acceptance.request, task_id)
+        connection.misses = 0
+        self._record(kind, connection, acceptance.request, task_id)
         return acceptance
 
-    def _end_acceptance(self, acceptance: _Acceptance) -> None:
+    def _end_acceptance(self, acceptance: Acceptance) -> None:
         self._timers.cancel(acceptance.timer)
         del self._acceptances[acceptance.task_id]
         del acceptance.connection.acceptances[acceptance.task_id]
         acceptance.request.acceptance = None
 
-    def _accepted(self, connection: _Connection, message: m.TaskAccepted) -> None:
-        acceptance = self._answer_to_acceptance(connection, message.task_id, "accepted")
+    def _on_task_accepted(self, connection: Connection, message: m.TaskAccepted) -> None:
+        acceptance = self._answered_acceptance(connection, message.task_id, "accepted")
         if acceptance is None:
             return
         request = acceptance.request
         if request.ended and (request.places or self._behaviour.cancels_expired):
-            reason = UNKNOWN_REQUEST if request.places else "Task request expired"
+            reason = wording.UNKNOWN_REQUEST if request.places else wording.REQUEST_EXPIRED
             self._timers.cancel(request.timer)
             request.places = []
             self._send(connection, m.TaskCancel(message.task_id, reason))
             return
-        task = _Task(message.task_id, request, connection, forgotten=request.ended)
+        task = Task(message.task_id, request, connection, forgotten=request.ended)
         self._tasks[task.task_id] = task
         connection.tasks[task.task_id] = task
         if request.ended:
             return
         self._end_request(request)
-        task.timer = self._timers.set(
-            self._now + self._constants.settings_timeout, lambda _: self._settings_missed(task)
-        )
-        self._actions.append(TaskReady(request.request_id, task.task_id))
+        at = self._now + self._constants.settings_timeout
+        task.timer = self._timers.set(at, lambda: self._settings_missed(task))
+        self._actions.append(actions.TaskReady(request.request_id, task.task_id))
 
-    def _rejected(self, connection: _Connection, message: m.TaskRejected) -> None:
-        acceptance = self._answer_to_acceptance(connection, message.task_id, "rejected")
+    def _on_task_rejected(self, connection: Connection, message: m.TaskRejected) -> None:
+        acceptance = self._answered_acceptance(connection, message.task_id, "rejected")
         if acceptance is not None:
-            self._wait_again(acceptance.request)
+            self._requeue(acceptance.request)
             if self._behaviour.rematches_rejected:
                 self._match()
 
-    def _deferred(self, connection: _Connection, message: m.TaskDeferred) -> None:
-        acceptance = self._answer_to_acceptance(connection, message.task_id, "deferred")
+    def _on_task_deferred(self, connection: Connection, message: m.TaskDeferred) -> None:
+        acceptance = self._answered_acceptance(connection, message.task_id, "deferred")
         if acceptance is None:
             return
         request = acceptance.request
         if self._behaviour.queues_deferred_again:
-            self._sequence += 1
-            request.places.append(self._sequence)
+            request.places.append(self._new_place())
         if request.places:
             self._restart_request_timer(request)
-            self._wait(request)
+            self._queue.add(request)
 
-    def _acceptance_missed(self, acceptance: _Acceptance) -> None:
+    def _acceptance_missed(self, acceptance: Acceptance) -> None:
         connection, request = acceptance.connection, acceptance.request
         self._end_acceptance(acceptance)
-        self._tell("missed", connection, request, acceptance.task_id)
-        self._wait_again(request)
+        self._record("missed", connection, request, acceptance.task_id)
+        self._requeue(request)
         if self._behaviour.cancels_missed:
             if not request.ended:
                 self._restart_request_timer(request)
-            self._send(connection, m.TaskCancel(acceptance.task_id, "Acknowledgement window elapsed"))
+            self._send(connection, m.TaskCancel(acceptance.task_id, wording.WINDOW_ELAPSED))
             self._drop_offers(connection)
         if self._behaviour.closes_after_misses:
             self._count_miss(connection, acceptance)
         if self._behaviour.cancels_missed:
             self._match()
 
-    def _count_miss(self, connection: _Connection, acceptance: _Acceptance) -> None:
+    def _count_miss(self, connection: Connection, acceptance: Acceptance) -> None:
         # Several acceptances of one window are one miss: only one that began after the last miss counts.
-        if connection.missed_at is None or acceptance.since >= connection.missed_at:
-            connection.missed += 1
-            connection.missed_at = self._now
-            if connection.missed >= self._constants.missed_limit:
-                self._kick_if_idle(connection, f"{connection.missed} acceptances missed")
+        if connection.missed_at is not None and acceptance.since < connection.missed_at:
+            return
+        connection.misses += 1
+        connection.missed_at = self._now
+        if connection.misses >= self._constants.missed_limit:
+            self._close_unless_busy(connection, f"{connection.misses} acceptances missed")
 
     # --- tasks ----------------------------------------------------------------------------------
 
-    def _settings_given(self, event: SettingsGiven) -> None:
+    def _on_settings_given(self, event: events.SettingsGiven) -> None:
         task = self._tasks.get(event.task_id)
         if task is None or task.running or task.forgotten:
             return
@@ -802,110 +467,100 @@ class Matching:
         task.running = True
         self._running += 1
         task.timer = self._timers.set(
-            self._now + self._task_timeout(task), lambda _: self._task_timed_out(task)
+            self._now + self._task_timeout(task), lambda: self._task_timed_out(task)
         )
-        self._tell("started", task.connection, task.request, task.task_id)
+        self._record("started", task.connection, task.request, task.task_id)
         self._send(task.connection, m.TaskSettings(event.task_id, event.settings))
 
-    def _settings_missed(self, task: _Task) -> None:
-        reason = "Unknown reason"
-        if self._behaviour.names_settings_timeout:
-            reason = "Requester took too long to acknowledge the task"
+    def _settings_missed(self, task: Task) -> None:
+        reason = wording.NO_SETTINGS if self._behaviour.names_settings_timeout else wording.UNKNOWN_REASON
         self._send(task.connection, m.TaskCancel(task.task_id, reason))
         self._fail(task, "settings_missed", {"message": reason})
 
-    def _answered(self, event: Answered) -> None:
+    def _on_answered(self, event: events.Answered) -> None:
         task = self._tasks.get(event.task_id)
         if task is not None and self._can_reach(task):
             self._send(task.connection, event.message)
 
-    def _can_reach(self, task: _Task) -> bool:
+    def _can_reach(self, task: Task) -> bool:
         """Return whether a message can be sent for a task; fail the task if not."""
         connection = task.connection
         if connection.reachable or not self._behaviour.notices_unreachable:
             return True
-        error = f"Runner ({connection.runner_id}) became unreachable while processing task ({task.task_id})"
-        self._fail(task, "lost", {"message": error})
+        self._fail(task, "lost", wording.unreachable(connection.runner_id, task.task_id))
         return False
 
-    def _task_cancelled(self, event: TaskCancelled) -> None:
+    def _on_task_cancelled(self, event: events.TaskCancelled) -> None:
         task = self._tasks.get(event.task_id)
         if task is None:
             return
         self._end_task(task)
-        self._tell("cancelled", task.connection, task.request, task.task_id, event.reason)
+        self._record("cancelled", task.connection, task.request, task.task_id, event.reason)
         self._send(task.connection, m.TaskCancel(event.task_id, event.reason))
         self._finish_drain()
 
-    def _task_timeout(self, task: _Task) -> float:
+    def _task_timeout(self, task: Task) -> float:
         timeout = task.request.timeout
         return self._constants.task_timeout if timeout is None else timeout
 
-    def _task_timed_out(self, task: _Task) -> None:
+    def _task_timed_out(self, task: Task) -> None:
         if task.shutting_down:
-            reason = "Task aborted because this n8n instance is shutting down"
-            self._send(task.connection, m.TaskCancel(task.task_id, reason))
-            self._fail(task, "shut_down", {"message": SHUT_DOWN})
-            return
-        limit = _seconds(self._task_timeout(task))
-        self._send(task.connection, m.TaskCancel(task.task_id, "Task execution timed out"))
-        description = (
-            f"The runner did not finish the task within {limit}. N8N_RUNNERS_TASK_TIMEOUT sets the limit, in "
-            "n8n and in the runner."
-        )
-        error = {"message": f"Task execution timed out after {limit}", "description": description}
-        self._fail(task, "timed_out", error)
+            self._send(task.connection, m.TaskCancel(task.task_id, wording.SHUTTING_DOWN))
+            self._fail(task, "shut_down", {"message": wording.SHUT_DOWN})
+        else:
+            self._send(task.connection, m.TaskCancel(task.task_id, wording.TIMED_OUT))
+            self._fail(task, "timed_out", wording.task_timed_out(self._task_timeout(task)))
 
-    def _task_of(self, connection: _Connection, task_id: str, what: str) -> _Task | None:
-        # n8n does not check whose task it is; an answer on another connection is a runner's bug.
+    def _task_of(self, connection: Connection, task_id: str, message_type: str) -> Task | None:
+        # n8n does not check whose task it is; an answer on another connection is a bug of the runner.
         task = self._tasks.get(task_id)
         if task is None or task.connection is not connection:
-            self._tell("ignored", connection, task_id=task_id, detail=what)
+            self._record("ignored", connection, task_id=task_id, detail=message_type)
             return None
         return task
 
-    def _done(self, connection: _Connection, message: m.TaskDone) -> None:
+    def _on_task_done(self, connection: Connection, message: m.TaskDone) -> None:
         task = self._task_of(connection, message.task_id, "runner:taskdone")
         if task is None:
             return
-        connection.missed = 0
+        connection.misses = 0
         self._end_task(task)
-        self._tell("done", connection, task.request, task.task_id)
+        self._record("done", connection, task.request, task.task_id)
         if not task.forgotten:
-            self._actions.append(TaskDone(task.request.request_id, task.task_id, message.data))
+            self._actions.append(actions.TaskDone(task.request.request_id, task.task_id, message.data))
         self._finish_drain()
 
-    def _failed(self, connection: _Connection, message: m.TaskFailed) -> None:
+    def _on_task_failed(self, connection: Connection, message: m.TaskFailed) -> None:
         task = self._task_of(connection, message.task_id, "runner:taskerror")
         if task is None:
             return
-        connection.missed = 0
+        connection.misses = 0
         self._fail(task, "failed", message.error)
 
-    def _fail(self, task: _Task, cause: str, error: Any) -> None:
+    def _fail(self, task: Task, cause: str, error: m.Json) -> None:
         self._end_task(task)
-        self._tell(cause, task.connection, task.request, task.task_id)
+        self._record(cause, task.connection, task.request, task.task_id)
         if not task.forgotten:
-            self._actions.append(TaskFailed(task.request.request_id, task.task_id, cause, error))
+            self._actions.append(actions.TaskFailed(task.request.request_id, task.task_id, cause, error))
         self._finish_drain()
 
-    def _end_task(self, task: _Task) -> None:
+    def _end_task(self, task: Task) -> None:
         self._timers.cancel(task.timer)
         del self._tasks[task.task_id]
         del task.connection.tasks[task.task_id]
         self._running -= task.running
 
-    def _relayed(
-        self, connection: _Connection, message: m.RpcCall | m.TaskDataRequest | m.NodeTypesRequest
+    def _on_relayed(
+        self, connection: Connection, message: m.RpcCall | m.TaskDataRequest | m.NodeTypesRequest
     ) -> None:
         task = self._task_of(connection, message.task_id, _WIRE_NAMES[type(message)])
         if task is not None and not task.forgotten:
-            self._tell("relayed", connection, task.request, task.task_id)
-            self._actions.append(Relay(task.request.request_id, task.task_id, message))
+            self._record("relayed", connection, task.request, task.task_id)
+            self._actions.append(actions.Relay(task.request.request_id, task.task_id, message))
 
     # --- drain ----------------------------------------------------------------------------------
 
-    def _drain_started(self, event: DrainStarted) -> None:
+    def _on_drain_started(self, event: events.DrainStarted) -> None:
         if self._draining:
             return
         self._draining = True
@@ -917,18 +572,18 @@ class Matching:
         if self._behaviour.shortens_tasks:
             for task in self._tasks.values():
                 self._shorten(task, self._now + event.timeout)
-        # Set after the tasks' timers, so that these come first.
-        self._timers.set(self._now + event.timeout, lambda _: self._end_drain())
+        # Set after the tasks' timers, so that those come first.
+        self._timers.set(self._now + event.timeout, self._end_drain)
         self._finish_drain()
 
-    def _shorten(self, task: _Task, at: float) -> None:
+    def _shorten(self, task: Task, at: float) -> None:
         if task.running and task.timer is not None and task.timer.at > at:
             self._timers.cancel(task.timer)
             task.shutting_down = True
-            task.timer = self._timers.set(at, lambda _: self._task_timed_out(task))
+            task.timer = self._timers.set(at, lambda: self._task_timed_out(task))
 
     def _finish_drain(self) -> None:
-        # Requests that still wait do not hold it up, nor do acceptances: n8n looks at its tasks alone.
+        # Waiting requests and acceptances do not delay the end of a drain: n8n looks at its tasks only.
         if self._draining and not self._tasks and not self._drained:
             self._end_drain()
 
@@ -936,37 +591,38 @@ class Matching:
         self._drained = True
         for request in list(self._requests.values()):
             self._end_request(request)
-            self._tell("expired", request=request, detail=request.task_type)
-            self._actions.append(self._expired(request, "draining"))
+            self._record("expired", request=request, detail=request.task_type)
+            self._tell_refused(request)
         for connection in list(self._connections.values()):
             if not connection.closed:
-                self._leave(connection, GOING_AWAY)
+                self._drop(connection, GOING_AWAY)
         for acceptance in list(self._acceptances.values()):
             self._end_acceptance(acceptance)
-        self._actions.append(Drained())
+        self._actions.append(actions.Drained())
 
     # --- helpers --------------------------------------------------------------------------------
 
-    def _time_passed(self, _: TimePassed) -> None:
+    def _on_time_passed(self, event: events.TimePassed) -> None:
         while not self._drained:
             timer = self._timers.pop_due(self._now)
             if timer is None:
                 break
-            timer.action(self._now)
+            timer.action()
 
-    def _send(self, connection: _Connection, message: m.FromBroker) -> None:
+    def _send(self, connection: Connection, message: m.FromBroker) -> None:
         if not connection.closed:
-            self._actions.append(Send(connection.key, message))
+            self._actions.append(actions.Send(connection.key, message))
 
-    def _tell(
+    def _record(
         self,
         kind: str,
-        connection: _Connection | None = None,
-        request: _Request | None = None,
+        connection: Connection | None = None,
+        request: Request | None = None,
         task_id: str | None = None,
         detail: str | None = None,
         runner_id: str | None = None,
     ) -> None:
+        """Count what has happened, and report it as a `BrokerEvent`."""
         self._totals[kind] = self._totals.get(kind, 0) + 1
         if self._on_event is not None:
             if connection is not None:
@@ -974,51 +630,37 @@ class Matching:
             request_id = request.request_id if request is not None else None
             self._on_event(BrokerEvent(kind, self._now, runner_id, request_id, task_id, detail))
 
-    _HANDLERS: dict[type, Callable[[Matching, Any], None]] = {
-        Connected: _connected,
-        Received: _received,
-        PongReceived: _pong_received,
-        ConnectionFailing: _connection_failing,
-        Disconnected: _disconnected,
-        TaskRequested: _requested,
-        RequestWithdrawn: _request_withdrawn,
-        SettingsGiven: _settings_given,
-        TaskCancelled: _task_cancelled,
-        Answered: _answered,
-        DrainStarted: _drain_started,
-        TimePassed: _time_passed,
-    }
 
-    _MESSAGE_HANDLERS: dict[type, Callable[[Matching, _Connection, Any], None]] = {
-        m.RunnerInfo: _registered_again,
-        m.TaskOffer: _offered,
-        m.TaskAccepted: _accepted,
-        m.TaskRejected: _rejected,
-        m.TaskDeferred: _deferred,
-        m.TaskDone: _done,
-        m.TaskFailed: _failed,
-        m.RpcCall: _relayed,
-        m.TaskDataRequest: _relayed,
-        m.NodeTypesRequest: _relayed,
-    }
+_EVENT_HANDLERS: dict[type[events.Event], Callable[..., None]] = {
+    events.Connected: Matching._on_connected,
+    events.Received: Matching._on_received,
+    events.PongReceived: Matching._on_pong,
+    events.ConnectionFailing: Matching._on_connection_failing,
+    events.Disconnected: Matching._on_disconnected,
+    events.TaskRequested: Matching._on_task_requested,
+    events.RequestWithdrawn: Matching._on_request_withdrawn,
+    events.SettingsGiven: Matching._on_settings_given,
+    events.TaskCancelled: Matching._on_task_cancelled,
+    events.Answered: Matching._on_answered,
+    events.DrainStarted: Matching._on_drain_started,
+    events.TimePassed: Matching._on_time_passed,
+}
 
+_MESSAGE_HANDLERS: dict[type[m.FromRunner], Callable[..., None]] = {
+    m.RunnerInfo: Matching._on_runner_info,
+    m.TaskOffer: Matching._on_offer,
+    m.TaskAccepted: Matching._on_task_accepted,
+    m.TaskRejected: Matching._on_task_rejected,
+    m.TaskDeferred: Matching._on_task_deferred,
+    m.TaskDone: Matching._on_task_done,
+    m.TaskFailed: Matching._on_task_failed,
+    m.RpcCall: Matching._on_relayed,
+    m.TaskDataRequest: Matching._on_relayed,
+    m.NodeTypesRequest: Matching._on_relayed,
+}
 
 _WIRE_NAMES = {
     m.RpcCall: "runner:rpc",
     m.TaskDataRequest: "runner:taskdatarequest",
     m.NodeTypesRequest: "runner:nodetypesrequest",
 }
-
-
-def _seconds(number: float) -> str:
-    """As n8n writes it: "1 second", "60 seconds"."""
-    return f"{number:g} second{'' if number == 1 else 's'}"
-
-
-def runner_error(error: Any) -> dict[str, Any]:
-    """The error object that n8n's user sees for what a runner put into ``runner:taskerror``."""
-    if not isinstance(error, dict):
-        return {"message": f"Unknown error: {json.dumps(error)}"}
-    if not isinstance(error.get("message"), str):
-        return {**error, "message": "Unknown error"}
-    return error

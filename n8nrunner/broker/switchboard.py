@@ -11,8 +11,7 @@ from collections.abc import Coroutine
 from typing import Any, Callable, Protocol
 
 from n8nrunner import logs
-from n8nrunner.broker import javascript, requester
-from n8nrunner.broker import matching as b
+from n8nrunner.broker import actions, events, javascript, requester
 from n8nrunner.broker.errors import (
     BrokerTaskCancelled,
     BrokerTaskError,
@@ -20,7 +19,9 @@ from n8nrunner.broker.errors import (
     BrokerTaskLost,
     BrokerTaskTimeout,
 )
+from n8nrunner.broker.matching import Matching
 from n8nrunner.broker.task import BrokerTask
+from n8nrunner.broker.wording import runner_error
 from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol import codec
 from n8nrunner.protocol import messages as m
@@ -118,7 +119,7 @@ class Switchboard:
 
     def __init__(
         self,
-        matching: b.Matching,
+        matching: Matching,
         changed: threading.Condition,
         log_events: Callable[[], None],
         json_pool: concurrent.futures.Executor,
@@ -131,7 +132,7 @@ class Switchboard:
         self._json_pool = json_pool
         self._rpc_pool = rpc_pool
         self._loop = asyncio.get_running_loop()
-        self._events: deque[b.Event] = deque()
+        self._events: deque[events.Event] = deque()
         self._stepping = False
         self._timer: asyncio.TimerHandle | None = None
         self._catching_up = False
@@ -150,7 +151,7 @@ class Switchboard:
         """A runner has connected; returns the number of its connection."""
         self._last_key += 1
         self._channels[self._last_key] = channel
-        self._step(b.Connected(self._last_key, runner_id))
+        self._step(events.Connected(self._last_key, runner_id))
         return self._last_key
 
     def receive(self, key: int, text: str) -> None:
@@ -170,17 +171,17 @@ class Switchboard:
     def malformed(self, key: int, why: str) -> None:
         """A runner has sent what cannot be a message; it is counted, and otherwise ignored."""
         with self._changed:
-            self._matching.note("malformed", key, self._loop.time(), why)
+            self._matching.count_malformed(key, self._loop.time(), why)
             self._changed.notify_all()
         self._log_events()
 
     def pong(self, key: int) -> None:
         """A runner has sent a pong."""
-        self._step(b.PongReceived(key))
+        self._step(events.PongReceived(key))
 
     def failing(self, key: int) -> None:
         """A runner's connection takes nothing any more."""
-        self._step(b.ConnectionFailing(key))
+        self._step(events.ConnectionFailing(key))
 
     def disconnect(self, key: int) -> None:
         """A runner's connection has ended."""
@@ -192,7 +193,7 @@ class Switchboard:
     def _disconnect_now(self, key: int) -> None:
         self._leaving.discard(key)
         self._channels.pop(key, None)
-        self._step(b.Disconnected(key))
+        self._step(events.Disconnected(key))
 
     def _receive_now(self, key: int, text: str) -> None:
         try:
@@ -201,7 +202,7 @@ class Switchboard:
             self.malformed(key, str(error))
             return
         if message is not None:
-            self._step(b.Received(key, message))
+            self._step(events.Received(key, message))
 
     async def _decode_in_order(self, key: int, task_id: str, waiting: deque[str]) -> None:
         while waiting:
@@ -212,7 +213,7 @@ class Switchboard:
                 self.malformed(key, str(error))
             else:
                 if message is not None:
-                    self._step(b.Received(key, message))
+                    self._step(events.Received(key, message))
             del text
             waiting.popleft()
         busy = self._decoding[key]
@@ -227,30 +228,30 @@ class Switchboard:
     def request(self, task: BrokerTask) -> None:
         """A task is to be run."""
         self._tasks[task.request_id] = task
-        self._step(b.TaskRequested(task.request_id, task.task_type, task._timeout))
+        self._step(events.TaskRequested(task.request_id, task.task_type, task._timeout))
 
     def cancel(self, task: BrokerTask, reason: str) -> None:
         """A task is not wanted any more."""
         if self._tasks.pop(task.request_id, None) is None:
             return
         if task.task_id is None:
-            self._step(b.RequestWithdrawn(task.request_id, reason))
+            self._step(events.RequestWithdrawn(task.request_id, reason))
         else:
-            self._step(b.TaskCancelled(task.task_id, reason))
+            self._step(events.TaskCancelled(task.task_id, reason))
         task._fail(BrokerTaskCancelled({"message": f"Task cancelled: {reason}"}))
 
     # --- the end --------------------------------------------------------------------------------
 
     def drain(self, timeout: float) -> None:
         """Shuts down within that many seconds; `drained` is set when it is over."""
-        self._step(b.DrainStarted(timeout))
+        self._step(events.DrainStarted(timeout))
 
     def drop_everything(self) -> None:
         """All connections have gone at once, and so has the broker."""
         for key in list(self._channels):
             self._disconnect_now(key)
-        self._step(b.DrainStarted(0.0))
-        self._step(b.TimePassed())
+        self._step(events.DrainStarted(0.0))
+        self._step(events.TimePassed())
 
     async def close(self, timeout: float) -> bool:
         """Lets go of timers, and of calls that take longer than `timeout` seconds; False if there are any."""
@@ -266,7 +267,7 @@ class Switchboard:
 
     # --- inside ---------------------------------------------------------------------------------
 
-    def _step(self, event: b.Event) -> None:
+    def _step(self, event: events.Event) -> None:
         # Carrying out an action can bring up the next event; it has to wait until its cause is all done.
         self._events.append(event)
         if self._stepping:
@@ -275,10 +276,10 @@ class Switchboard:
         try:
             while self._events:
                 with self._changed:
-                    actions = self._matching.handle(self._events.popleft(), self._loop.time())
+                    wanted = self._matching.handle(self._events.popleft(), self._loop.time())
                     self._changed.notify_all()
                 self._log_events()
-                for action in actions:
+                for action in wanted:
                     self._PERFORM[type(action)](self, action)
         finally:
             self._stepping = False
@@ -303,7 +304,7 @@ class Switchboard:
             self._timer = self._loop.call_at(soon, self._time_passed, soon)
             return
         self._catching_up = False
-        self._step(b.TimePassed())
+        self._step(events.TimePassed())
         self._arm()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -311,39 +312,39 @@ class Switchboard:
         self._work.add(task)
         task.add_done_callback(self._work.discard)
 
-    def _send(self, action: b.Send) -> None:
+    def _send(self, action: actions.Send) -> None:
         channel = self._channels.get(action.connection)
         if channel is not None:
             channel.send(requester.encode_message(action.message))
 
-    def _ping(self, action: b.Ping) -> None:
+    def _ping(self, action: actions.Ping) -> None:
         channel = self._channels.get(action.connection)
         if channel is not None:
             channel.ping()
 
-    def _close(self, action: b.Close) -> None:
+    def _close(self, action: actions.Close) -> None:
         channel = self._channels.get(action.connection)
         if channel is not None:
             channel.close(action.code)
 
-    def _task_ready(self, action: b.TaskReady) -> None:
+    def _task_ready(self, action: actions.TaskReady) -> None:
         task = self._tasks[action.request_id]
         task._task_id = action.task_id
         settings = requester.Encoded(task._settings or "null")
         task._settings = None
-        self._step(b.SettingsGiven(action.task_id, settings))
+        self._step(events.SettingsGiven(action.task_id, settings))
 
-    def _request_expired(self, action: b.RequestExpired) -> None:
+    def _request_expired(self, action: actions.RequestExpired) -> None:
         self._tasks.pop(action.request_id)._fail(BrokerTaskExpired(action.error))
 
-    def _task_done(self, action: b.TaskDone) -> None:
+    def _task_done(self, action: actions.TaskDone) -> None:
         self._tasks.pop(action.request_id)._end(action.data.get("result"))
 
-    def _task_failed(self, action: b.TaskFailed) -> None:
+    def _task_failed(self, action: actions.TaskFailed) -> None:
         kind = _CAUSES.get(action.cause, BrokerTaskError)
-        self._tasks.pop(action.request_id)._fail(kind(b.runner_error(action.error)))
+        self._tasks.pop(action.request_id)._fail(kind(runner_error(action.error)))
 
-    def _relay(self, action: b.Relay) -> None:
+    def _relay(self, action: actions.Relay) -> None:
         task = self._tasks[action.request_id]
         message = action.message
         if isinstance(message, m.RpcCall) and message.name == requester.LOG and message.name not in task._rpc:
@@ -351,7 +352,7 @@ class Switchboard:
             if message.params is not None:
                 task.logs.append(requester.log_line(message.params))
             response = m.RpcResponse(message.task_id, message.call_id, "success", requester.NULL)
-            self._step(b.Answered(message.task_id, response))
+            self._step(events.Answered(message.task_id, response))
         else:
             self._start(self._answer(task, message))
 
@@ -361,19 +362,19 @@ class Switchboard:
         except Exception:
             logger.exception("the question of task %s could not be answered", message.task_id)
             return
-        self._step(b.Answered(message.task_id, response))
+        self._step(events.Answered(message.task_id, response))
 
-    def _drained(self, _: b.Drained) -> None:
+    def _drained(self, _: actions.Drained) -> None:
         self.drained.set()
 
     _PERFORM: dict[type, Callable[[Switchboard, Any], None]] = {
-        b.Send: _send,
-        b.Ping: _ping,
-        b.Close: _close,
-        b.TaskReady: _task_ready,
-        b.RequestExpired: _request_expired,
-        b.TaskDone: _task_done,
-        b.TaskFailed: _task_failed,
-        b.Relay: _relay,
-        b.Drained: _drained,
+        actions.Send: _send,
+        actions.Ping: _ping,
+        actions.Close: _close,
+        actions.TaskReady: _task_ready,
+        actions.RequestExpired: _request_expired,
+        actions.TaskDone: _task_done,
+        actions.TaskFailed: _task_failed,
+        actions.Relay: _relay,
+        actions.Drained: _drained,
     }

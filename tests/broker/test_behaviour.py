@@ -7,33 +7,30 @@ from typing import Any, Callable, NamedTuple
 
 import pytest
 
-from n8nrunner.broker import PROFILES, Broker, BrokerConstants
-from n8nrunner.broker import matching as b
+from n8nrunner.broker import PROFILES, Broker, BrokerConstants, actions, events
 from n8nrunner.broker.behaviour import BEHAVIOURS, Behaviour
 from n8nrunner.broker.limits import GrantTokens
 from n8nrunner.cli import main
 from n8nrunner.protocol import messages as m
-from tests.broker.test_matching import Table, acceptance
+from tests.broker.test_matching import Table, acceptance, sent
 
 
-def reasons(actions: list[Any]) -> list[str]:
+def reasons(result: list[Any]) -> list[str]:
     """Return the reasons of all cancels."""
-    return [
-        a.message.reason for a in actions if isinstance(a, b.Send) and isinstance(a.message, m.TaskCancel)
-    ]
+    return [message.reason for message in sent(result) if isinstance(message, m.TaskCancel)]
 
 
-def closed(actions: list[Any]) -> list[tuple[int, int]]:
+def closed(result: list[Any]) -> list[tuple[int, int]]:
     """Return connection and code of all closes."""
-    return [(action.connection, action.code) for action in actions if isinstance(action, b.Close)]
+    return [(action.connection, action.code) for action in result if isinstance(action, actions.Close)]
 
 
-def asked(actions: list[Any]) -> list[int]:
+def asked(result: list[Any]) -> list[int]:
     """Return the connections whose offers have been accepted."""
     return [
         action.connection
-        for action in actions
-        if isinstance(action, b.Send) and isinstance(action.message, m.TaskOfferAccept)
+        for action in result
+        if isinstance(action, actions.Send) and isinstance(action.message, m.TaskOfferAccept)
     ]
 
 
@@ -65,8 +62,8 @@ def deferred_request_expires(behaviour: Behaviour) -> list[str]:
     table.receive(1, m.TaskDeferred(acceptance(table.offer(1)).task_id))
     table.pass_time(60.0)
     assert table.counts.expired == 1
-    actions = table.offer(1)
-    return reasons(table.receive(1, m.TaskAccepted(acceptance(actions).task_id))) if actions else []
+    result = table.offer(1)
+    return reasons(table.receive(1, m.TaskAccepted(acceptance(result).task_id))) if result else []
 
 
 def runner_defers_four_times(behaviour: Behaviour) -> int:
@@ -83,8 +80,8 @@ def runner_defers_four_times(behaviour: Behaviour) -> int:
 def runner_misses(behaviour: Behaviour) -> tuple[list[str], list[int], int]:
     table, _ = first_of_two_is_asked(behaviour)
     table.offer(1)
-    actions = table.pass_time(2.0)
-    return reasons(actions), asked(actions), table.counts.offers
+    result = table.pass_time(2.0)
+    return reasons(result), asked(result), table.counts.offers
 
 
 def runner_misses_three_times(behaviour: Behaviour) -> list[tuple[int, int]]:
@@ -108,7 +105,7 @@ def runner_is_silent(behaviour: Behaviour) -> list[tuple[int, int]]:
 
 def asked_runner_disconnects(behaviour: Behaviour) -> tuple[list[int], int]:
     table, _ = first_of_two_is_asked(behaviour)
-    return asked(table.step(b.Disconnected(1))), table.counts.abandoned
+    return asked(table.step(events.Disconnected(1))), table.counts.abandoned
 
 
 def request_expires_before_the_runner_accepts(behaviour: Behaviour) -> tuple[list[str], int]:
@@ -130,7 +127,7 @@ def no_settings(behaviour: Behaviour) -> list[str]:
 def request_expires(behaviour: Behaviour) -> list[str]:
     table = Table(behaviour)
     table.request()
-    return [a.error["message"] for a in table.pass_time(60.0) if isinstance(a, b.RequestExpired)]
+    return [a.error["message"] for a in table.pass_time(60.0) if isinstance(a, actions.RequestExpired)]
 
 
 def connection_is_half_closed(behaviour: Behaviour) -> tuple[list[int], str]:
@@ -138,9 +135,9 @@ def connection_is_half_closed(behaviour: Behaviour) -> tuple[list[int], str]:
     table.connect(1)
     task_id = table.running(1, "q1")
     table.offer(1)
-    table.step(b.ConnectionFailing(1))
+    table.step(events.ConnectionFailing(1))
     used = asked(table.request("q2"))
-    (answer,) = table.step(b.Answered(task_id, m.RpcResponse(task_id, "c", "success", 1)))
+    (answer,) = table.step(events.Answered(task_id, m.RpcResponse(task_id, "c", "success", 1)))
     return used, type(answer).__name__
 
 
@@ -148,7 +145,7 @@ def replaced_connection_ends(behaviour: Behaviour) -> list[tuple[int, int]]:
     table = Table(behaviour)
     table.connect(1, "same")
     table.connect(2, "same")
-    return closed(table.step(b.Disconnected(1)))
+    return closed(table.step(events.Disconnected(1)))
 
 
 def two_of_three_runners_are_dead(behaviour: Behaviour) -> list[Any]:
@@ -156,7 +153,7 @@ def two_of_three_runners_are_dead(behaviour: Behaviour) -> list[Any]:
     for key in (1, 2, 3):
         table.connect(key)
     table.pass_time(30.0)
-    table.step(b.PongReceived(3))
+    table.step(events.PongReceived(3))
     return table.pass_time(30.0)
 
 
@@ -164,15 +161,15 @@ def shutdown_with_a_task(behaviour: Behaviour) -> list[str]:
     table = Table(behaviour)
     table.connect(1)
     table.running()
-    return [type(getattr(a, "message", a)).__name__ for a in table.step(b.DrainStarted(24.0))]
+    return [type(getattr(a, "message", a)).__name__ for a in table.step(events.DrainStarted(24.0))]
 
 
 def task_outlasts_the_drain(behaviour: Behaviour) -> list[str]:
     table = Table(behaviour)
     table.connect(1)
     table.running()
-    actions = table.step(b.DrainStarted(24.0)) + table.pass_time(24.0)
-    return [action.cause for action in actions if isinstance(action, b.TaskFailed)]
+    result = table.step(events.DrainStarted(24.0)) + table.pass_time(24.0)
+    return [action.cause for action in result if isinstance(action, actions.TaskFailed)]
 
 
 class Difference(NamedTuple):
@@ -188,7 +185,7 @@ _GONE += "ready state already."
 _WINDOW = "Acknowledgement window elapsed"
 _NO_SETTINGS = "Requester took too long to acknowledge the task"
 _AFTER_60 = "Task request timed out after 60 seconds"
-_BOTH_CLOSED = [b.Close(1, 1002), b.Close(2, 1002), b.Ping(3)]
+_BOTH_CLOSED = [actions.Close(1, 1002), actions.Close(2, 1002), actions.Ping(3)]
 
 DIFFERENCES = [
     Difference("grant_ttl", grant_is_used_after_20_seconds, (False, True, True)),
@@ -217,7 +214,7 @@ DIFFERENCES = [
     Difference(
         "heartbeat_stops_at_dead",
         two_of_three_runners_are_dead,
-        ([b.Close(1, 1002)], [b.Close(1, 1002)], _BOTH_CLOSED),
+        ([actions.Close(1, 1002)], [actions.Close(1, 1002)], _BOTH_CLOSED),
     ),
     Difference("drains", shutdown_with_a_task, (["Close", "TaskFailed", "Drained"], ["Drain"], ["Drain"])),
     Difference("shortens_tasks", task_outlasts_the_drain, (["lost"], ["lost"], ["shut_down"])),
@@ -321,5 +318,5 @@ class TestDeferredRequestOf1123:
 
     def test_a_withdrawn_one_is_gone(self) -> None:
         table = self.table()
-        table.step(b.RequestWithdrawn("q", "why"))
+        table.step(events.RequestWithdrawn("q", "why"))
         assert table.offer(1) == []

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from n8nrunner.broker import PROFILES, BrokerConstants, BrokerEvent, Counts
-from n8nrunner.broker import matching as b
+from n8nrunner.broker import PROFILES, BrokerConstants, BrokerEvent, Counts, actions, events
 from n8nrunner.broker.behaviour import BEHAVIOURS, Behaviour
 from n8nrunner.broker.counts import TOTALS
+from n8nrunner.broker.matching import Matching
+from n8nrunner.broker.timers import Timers
+from n8nrunner.broker.wording import runner_error
 from n8nrunner.protocol import messages as m
 
 ActionT = TypeVar("ActionT")
@@ -27,7 +29,7 @@ class Table:
         numbers = itertools.count(1)
         # Heartbeats would get into the way of everything that waits longer than 30 seconds.
         constants.setdefault("heartbeat_interval", 1e6)
-        self.matching = b.Matching(
+        self.matching = Matching(
             self.now,
             lambda: f"task{next(numbers)}",
             behaviour=BEHAVIOURS[version] if isinstance(version, str) else version,
@@ -42,42 +44,44 @@ class Table:
     def pass_time(self, seconds: float) -> list[Any]:
         """Moves the clock, and stops at every deadline on the way."""
         end = self.now + seconds
-        actions: list[Any] = []
+        result: list[Any] = []
         while True:
             at = self.matching.next_deadline()
             if at is None or at > end:
                 break
             self.now = max(self.now, at)
-            actions += self.step(b.TimePassed())
+            result += self.step(events.TimePassed())
         self.now = end
-        return actions
+        return result
 
     def connect(self, key: int, runner_id: str = "", types: Any = ("t",)) -> None:
-        assert self.step(b.Connected(key, runner_id or f"runner{key}")) == [b.Send(key, m.InfoRequest())]
-        actions = self.step(b.Received(key, m.RunnerInfo("name", tuple(types))))
-        assert b.Send(key, m.RunnerRegistered()) in actions
+        assert self.step(events.Connected(key, runner_id or f"runner{key}")) == [
+            actions.Send(key, m.InfoRequest())
+        ]
+        result = self.step(events.Received(key, m.RunnerInfo("name", tuple(types))))
+        assert actions.Send(key, m.RunnerRegistered()) in result
 
     def offer(self, key: int, task_type: str = "t", valid_for: int = -1, offer_id: str = "") -> list[Any]:
         return self.receive(key, m.TaskOffer(offer_id or f"offer{next(self.offers)}", task_type, valid_for))
 
     def receive(self, key: int, message: Any) -> list[Any]:
-        return self.step(b.Received(key, message))
+        return self.step(events.Received(key, message))
 
     def request(self, request_id: str = "q", task_type: str = "t", timeout: float | None = None) -> list[Any]:
-        return self.step(b.TaskRequested(request_id, task_type, timeout))
+        return self.step(events.TaskRequested(request_id, task_type, timeout))
 
     def accepted(self, key: int = 1, request_id: str = "q") -> str:
         """A request, an offer of runner `key`, and its acceptance; returns the task's id."""
         self.request(request_id)
         task_id = acceptance(self.offer(key)).task_id
-        assert self.receive(key, m.TaskAccepted(task_id)) == [b.TaskReady(request_id, task_id)]
+        assert self.receive(key, m.TaskAccepted(task_id)) == [actions.TaskReady(request_id, task_id)]
         return task_id
 
     def running(self, key: int = 1, request_id: str = "q") -> str:
         task_id = self.accepted(key, request_id)
         settings = {"for": request_id}
-        actions = self.step(b.SettingsGiven(task_id, settings))
-        assert actions == [b.Send(key, m.TaskSettings(task_id, settings))]
+        result = self.step(events.SettingsGiven(task_id, settings))
+        assert result == [actions.Send(key, m.TaskSettings(task_id, settings))]
         return task_id
 
     @property
@@ -85,20 +89,24 @@ class Table:
         return self.matching.counts()
 
 
-def only(kind: type[ActionT], actions: list[Any]) -> ActionT:
-    found = [action for action in actions if isinstance(action, kind)]
-    assert len(found) == 1, actions
+def only(kind: type[ActionT], result: list[Any]) -> ActionT:
+    found = [action for action in result if isinstance(action, kind)]
+    assert len(found) == 1, result
     return found[0]
 
 
-def acceptance(actions: list[Any]) -> m.TaskOfferAccept:
-    found = [a.message for a in actions if isinstance(a, b.Send) and isinstance(a.message, m.TaskOfferAccept)]
-    assert len(found) == 1, actions
+def sent(result: list[Any]) -> list[m.FromBroker]:
+    return [action.message for action in result if isinstance(action, actions.Send)]
+
+
+def acceptance(result: list[Any]) -> m.TaskOfferAccept:
+    found = [message for message in sent(result) if isinstance(message, m.TaskOfferAccept)]
+    assert len(found) == 1, result
     return found[0]
 
 
-def cancel(key: int, task_id: str, reason: str) -> b.Send:
-    return b.Send(key, m.TaskCancel(task_id, reason))
+def cancel(key: int, task_id: str, reason: str) -> actions.Send:
+    return actions.Send(key, m.TaskCancel(task_id, reason))
 
 
 @pytest.fixture(params=PROFILES)
@@ -109,7 +117,7 @@ def profile(request: pytest.FixtureRequest) -> str:
 class TestRegistration:
     def test_whatever_comes_before_the_registration_is_dropped(self, profile: str) -> None:
         table = Table(profile)
-        table.step(b.Connected(1, "a"))
+        table.step(events.Connected(1, "a"))
         assert table.offer(1) == []
         assert table.counts.offers == 0
         assert table.counts.runners == 0
@@ -125,10 +133,10 @@ class TestRegistration:
     def test_what_comes_of_connections_that_nobody_knows(self, profile: str) -> None:
         table = Table(profile)
         for event in (
-            b.Received(9, m.RunnerInfo("name", ())),
-            b.PongReceived(9),
-            b.ConnectionFailing(9),
-            b.Disconnected(9),
+            events.Received(9, m.RunnerInfo("name", ())),
+            events.PongReceived(9),
+            events.ConnectionFailing(9),
+            events.Disconnected(9),
         ):
             assert table.step(event) == []
         assert table.counts == Counts()
@@ -136,8 +144,8 @@ class TestRegistration:
     def test_an_unregistered_connection_that_ends_takes_no_runner_with_it(self) -> None:
         table = Table("2.40")
         table.connect(1, "same")
-        table.step(b.Connected(2, "same"))
-        assert table.step(b.Disconnected(2)) == []
+        table.step(events.Connected(2, "same"))
+        assert table.step(events.Disconnected(2)) == []
         assert table.counts.runners == 1
 
 
@@ -146,18 +154,18 @@ class TestSameId:
         table = Table("2.40")
         table.connect(1, "same")
         task_id = table.running(1)
-        table.step(b.Connected(2, "same"))
-        actions = table.receive(2, m.RunnerInfo("new", ("t",)))
-        assert actions == [
-            b.Close(1, 1000),
-            b.TaskFailed("q", task_id, "lost", {"message": "Node execution failed"}),
-            b.Send(2, m.RunnerRegistered()),
+        table.step(events.Connected(2, "same"))
+        result = table.receive(2, m.RunnerInfo("new", ("t",)))
+        assert result == [
+            actions.Close(1, 1000),
+            actions.TaskFailed("q", task_id, "lost", {"message": "Node execution failed"}),
+            actions.Send(2, m.RunnerRegistered()),
         ]
         # What the old socket still sends, and its end, touch nothing of the new one.
         assert table.receive(1, m.TaskDone(task_id, {"result": 1})) == []
         assert table.offer(1) == []
         assert table.counts.offers == 0
-        assert table.step(b.Disconnected(1)) == []
+        assert table.step(events.Disconnected(1)) == []
         assert table.counts.runners == 1
         assert table.counts.evicted == 1
         assert acceptance([*table.request("again"), *table.offer(2)])
@@ -168,13 +176,13 @@ class TestSameId:
         table.connect(2, "same")
         assert table.counts.runners == 1
         task_id = table.running(2)
-        assert table.step(b.Disconnected(1)) == [
-            b.Close(2, 1000),
-            b.TaskFailed("q", task_id, "lost", {"message": "Node execution failed"}),
+        assert table.step(events.Disconnected(1)) == [
+            actions.Close(2, 1000),
+            actions.TaskFailed("q", task_id, "lost", {"message": "Node execution failed"}),
         ]
         assert table.counts.runners == 0
         assert table.counts.evicted == 2
-        assert table.step(b.Disconnected(2)) == []
+        assert table.step(events.Disconnected(2)) == []
         assert table.counts.connections == 0
 
     def test_offers_of_the_old_connection_are_gone(self, profile: str) -> None:
@@ -228,8 +236,8 @@ class TestMatchPass:
         table.connect(1)
         table.offer(1, valid_for=valid_for)
         table.now += waits
-        actions = table.request()
-        assert bool(actions) is used
+        result = table.request()
+        assert bool(result) is used
         assert table.counts.offers == 0
         assert table.counts.offers_lapsed == (0 if used else 1)
 
@@ -266,7 +274,7 @@ class TestAnswerToAcceptance:
         table.connect(1)
         task_id = table.accepted()
         assert (table.counts.requests, table.counts.accepting, table.counts.tasks) == (0, 0, 1)
-        assert table.step(b.SettingsGiven(task_id, 7)) == [b.Send(1, m.TaskSettings(task_id, 7))]
+        assert table.step(events.SettingsGiven(task_id, 7)) == [actions.Send(1, m.TaskSettings(task_id, 7))]
         assert table.counts.running == 1
 
     def test_rejected_227_waits_for_the_next_offer_or_request(self) -> None:
@@ -302,7 +310,7 @@ class TestAnswerToAcceptance:
         table.pass_time(1.0)
         assert table.receive(1, m.TaskDeferred(task_id)) == []
         assert table.pass_time(59.9) == []
-        assert only(b.RequestExpired, table.pass_time(0.2)).reason == "timeout"
+        assert only(actions.RequestExpired, table.pass_time(0.2)).reason == "timeout"
 
     def test_deferred_is_not_matched_until_something_happens(self, profile: str) -> None:
         table = Table(profile)
@@ -337,7 +345,7 @@ class TestAnswerToAcceptance:
         assert table.pass_time(1.99) == []
         assert table.pass_time(0.02) == [
             cancel(1, "task1", "Acknowledgement window elapsed"),
-            b.Send(2, m.TaskOfferAccept("offer3", "task2")),
+            actions.Send(2, m.TaskOfferAccept("offer3", "task2")),
         ]
         assert table.counts.offers == 0
         assert table.counts.offers_dropped == 1
@@ -362,7 +370,7 @@ class TestAnswerToAcceptance:
         table.request()
         acceptance(table.offer(1))
         table.offer(2)
-        assert table.step(b.Disconnected(1)) == []
+        assert table.step(events.Disconnected(1)) == []
         assert table.pass_time(2.0) == []
         assert table.counts.missed == 1
         assert acceptance(table.offer(2))
@@ -374,11 +382,11 @@ class TestAnswerToAcceptance:
         table.request()
         acceptance(table.offer(1))
         table.offer(2)
-        assert table.step(b.Disconnected(1)) == [b.Send(2, m.TaskOfferAccept("offer2", "task2"))]
+        assert table.step(events.Disconnected(1)) == [actions.Send(2, m.TaskOfferAccept("offer2", "task2"))]
         assert table.counts.abandoned == 1
         assert table.counts.accepting == 1
-        assert table.receive(2, m.TaskAccepted("task2")) == [b.TaskReady("q", "task2")]
-        table.step(b.SettingsGiven("task2", 1))
+        assert table.receive(2, m.TaskAccepted("task2")) == [actions.TaskReady("q", "task2")]
+        table.step(events.SettingsGiven("task2", 1))
         assert table.pass_time(10.0) == [], "nothing is left of the first acceptance"
 
     def test_expired_then_accepted_227_leaves_a_task_that_never_ends(self) -> None:
@@ -386,15 +394,15 @@ class TestAnswerToAcceptance:
         table.connect(1)
         table.request(timeout=1.0)
         task_id = acceptance(table.offer(1)).task_id
-        assert only(b.RequestExpired, table.pass_time(1.5))
+        assert only(actions.RequestExpired, table.pass_time(1.5))
         assert table.receive(1, m.TaskAccepted(task_id)) == []
         assert table.pass_time(1000.0) == []
         assert table.counts.tasks == 1
-        assert table.step(b.SettingsGiven(task_id, 1)) == []
+        assert table.step(events.SettingsGiven(task_id, 1)) == []
         # It holds up a drain until the drain's own time is over, and its requester hears nothing of it.
-        assert table.step(b.DrainStarted(24.0)) == [b.Send(1, m.Drain())]
+        assert table.step(events.DrainStarted(24.0)) == [actions.Send(1, m.Drain())]
         assert table.pass_time(23.9) == []
-        assert table.pass_time(0.2) == [b.Close(1, 1001), b.Drained()]
+        assert table.pass_time(0.2) == [actions.Close(1, 1001), actions.Drained()]
 
     @pytest.mark.parametrize(
         ("version", "answer"),
@@ -418,8 +426,8 @@ class TestAnswerToAcceptance:
         table.connect(1)
         table.request(timeout=1.0)
         acceptance(table.offer(1))
-        actions = table.pass_time(70.0)
-        assert only(b.RequestExpired, actions)
+        result = table.pass_time(70.0)
+        assert only(actions.RequestExpired, result)
         assert table.offer(1) == []
 
     @pytest.mark.parametrize("answer", [m.TaskRejected("task1", "full"), m.TaskDeferred("task1")])
@@ -449,7 +457,7 @@ class TestAnswerToAcceptance:
         table.request()
         task_id = acceptance(table.offer(1)).task_id
         table.now += 3.0
-        assert table.receive(1, m.TaskAccepted(task_id)) == [b.TaskReady("q", task_id)]
+        assert table.receive(1, m.TaskAccepted(task_id)) == [actions.TaskReady("q", task_id)]
 
     def test_only_the_runner_that_was_asked_can_answer(self, profile: str) -> None:
         table = Table(profile)
@@ -458,7 +466,7 @@ class TestAnswerToAcceptance:
         table.request()
         task_id = acceptance(table.offer(1)).task_id
         assert table.receive(2, m.TaskAccepted(task_id)) == []
-        assert table.receive(1, m.TaskAccepted(task_id)) == [b.TaskReady("q", task_id)]
+        assert table.receive(1, m.TaskAccepted(task_id)) == [actions.TaskReady("q", task_id)]
 
 
 class TestTasks:
@@ -469,24 +477,24 @@ class TestTasks:
         table.connect(1)
         task_id = table.accepted()
         assert table.pass_time(1.9) == []
-        actions = table.pass_time(0.2)
-        failed = only(b.TaskFailed, actions)
+        result = table.pass_time(0.2)
+        failed = only(actions.TaskFailed, result)
         assert failed.cause == "settings_missed"
-        assert actions[0] == cancel(1, task_id, failed.error["message"])
-        assert table.step(b.SettingsGiven(task_id, 1)) == []
+        assert result[0] == cancel(1, task_id, failed.error["message"])
+        assert table.step(events.SettingsGiven(task_id, 1)) == []
         assert table.counts.tasks == 0
 
     def test_settings_twice_are_sent_once(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         task_id = table.running()
-        assert table.step(b.SettingsGiven(task_id, 1)) == []
+        assert table.step(events.SettingsGiven(task_id, 1)) == []
 
     def test_a_runner_that_disconnects_with_open_offers(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.offer(1)
-        assert table.step(b.Disconnected(1)) == []
+        assert table.step(events.Disconnected(1)) == []
         assert table.counts.offers == 0
         assert table.request() == []
 
@@ -496,9 +504,9 @@ class TestTasks:
         waiting = table.accepted(1, "q1")
         running = table.running(1, "q2")
         error = {"message": "Node execution failed"}
-        assert table.step(b.Disconnected(1)) == [
-            b.TaskFailed("q1", waiting, "lost", error),
-            b.TaskFailed("q2", running, "lost", error),
+        assert table.step(events.Disconnected(1)) == [
+            actions.TaskFailed("q1", waiting, "lost", error),
+            actions.TaskFailed("q2", running, "lost", error),
         ]
         assert table.pass_time(1000.0) == [], "no timer of theirs is left"
         assert table.counts.requests == 0, "no task is tried again"
@@ -507,7 +515,7 @@ class TestTasks:
         table = Table(profile)
         table.connect(1)
         table.request()
-        assert table.step(b.RequestWithdrawn("q", "why")) == []
+        assert table.step(events.RequestWithdrawn("q", "why")) == []
         assert table.offer(1) == []
         assert table.pass_time(100.0) == []
         assert table.counts.withdrawn == 1
@@ -517,7 +525,7 @@ class TestTasks:
         table.connect(1)
         table.request()
         task_id = acceptance(table.offer(1)).task_id
-        assert table.step(b.RequestWithdrawn("q", "why")) == [cancel(1, task_id, "why")]
+        assert table.step(events.RequestWithdrawn("q", "why")) == [cancel(1, task_id, "why")]
         assert table.receive(1, m.TaskAccepted(task_id)) == []
         assert table.counts.tasks == 0
         assert table.pass_time(100.0) == []
@@ -532,25 +540,25 @@ class TestTasks:
             table.pass_time(2.0)
         else:
             table.receive(1, answer)
-        assert table.step(b.RequestWithdrawn("q", "why")) == []
+        assert table.step(events.RequestWithdrawn("q", "why")) == []
         assert table.offer(1) == []
 
     def test_withdrawn_after_it_has_ended(self, profile: str) -> None:
         table = Table(profile)
         table.request(timeout=1.0)
         table.pass_time(1.0)
-        assert table.step(b.RequestWithdrawn("q", "why")) == []
+        assert table.step(events.RequestWithdrawn("q", "why")) == []
 
     @pytest.mark.parametrize("state", ["accepted", "running"])
     def test_cancelled(self, profile: str, state: str) -> None:
         table = Table(profile)
         table.connect(1)
         task_id = getattr(table, state)()
-        assert table.step(b.TaskCancelled(task_id, "enough")) == [cancel(1, task_id, "enough")]
+        assert table.step(events.TaskCancelled(task_id, "enough")) == [cancel(1, task_id, "enough")]
         assert table.receive(1, m.TaskDone(task_id, {"result": 1})) == []
         assert table.receive(1, m.TaskFailed(task_id, {"message": "x"})) == []
         assert table.receive(1, m.RpcCall("c", task_id, "logNodeOutput", [])) == []
-        assert table.step(b.TaskCancelled(task_id, "enough")) == []
+        assert table.step(events.TaskCancelled(task_id, "enough")) == []
         assert table.pass_time(1000.0) == []
         assert (table.counts.cancelled, table.counts.ignored) == (1, 3)
 
@@ -559,7 +567,7 @@ class TestTasks:
         table.connect(1)
         task_id = table.running()
         table.receive(1, m.TaskDone(task_id, {"result": 1}))
-        assert table.step(b.TaskCancelled(task_id, "enough")) == []
+        assert table.step(events.TaskCancelled(task_id, "enough")) == []
 
     @pytest.mark.parametrize(
         ("timeout", "text"), [(None, "300 seconds"), (1.0, "1 second"), (0.5, "0.5 seconds")]
@@ -571,12 +579,12 @@ class TestTasks:
         task_id = acceptance(table.offer(1)).task_id
         table.receive(1, m.TaskAccepted(task_id))
         table.pass_time(1.0)
-        table.step(b.SettingsGiven(task_id, 1))
+        table.step(events.SettingsGiven(task_id, 1))
         limit = timeout or 300.0
         assert table.pass_time(limit - 0.1) == []
-        actions = table.pass_time(0.2)
-        assert actions[0] == cancel(1, task_id, "Task execution timed out")
-        failed = only(b.TaskFailed, actions)
+        result = table.pass_time(0.2)
+        assert result[0] == cancel(1, task_id, "Task execution timed out")
+        failed = only(actions.TaskFailed, result)
         assert failed.cause == "timed_out"
         assert failed.error["message"] == f"Task execution timed out after {text}"
         assert table.receive(1, m.TaskDone(task_id, {"result": 1})) == []
@@ -586,7 +594,7 @@ class TestTasks:
         table.connect(1)
         task_id = table.running()
         data = {"result": [1], "customData": {}}
-        assert table.receive(1, m.TaskDone(task_id, data)) == [b.TaskDone("q", task_id, data)]
+        assert table.receive(1, m.TaskDone(task_id, data)) == [actions.TaskDone("q", task_id, data)]
         assert table.receive(1, m.TaskDone(task_id, data)) == []
         assert table.pass_time(1000.0) == []
         assert (table.counts.tasks, table.counts.running, table.counts.done) == (0, 0, 1)
@@ -596,15 +604,17 @@ class TestTasks:
         table.connect(1)
         task_id = table.running()
         error = {"message": "no", "description": "not at all"}
-        assert table.receive(1, m.TaskFailed(task_id, error)) == [b.TaskFailed("q", task_id, "failed", error)]
+        assert table.receive(1, m.TaskFailed(task_id, error)) == [
+            actions.TaskFailed("q", task_id, "failed", error)
+        ]
 
     def test_failed_before_the_settings(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         task_id = table.accepted()
-        actions = table.receive(1, m.TaskFailed(task_id, {"message": "gave up"}))
-        assert only(b.TaskFailed, actions).cause == "failed"
-        assert table.step(b.SettingsGiven(task_id, 1)) == []
+        result = table.receive(1, m.TaskFailed(task_id, {"message": "gave up"}))
+        assert only(actions.TaskFailed, result).cause == "failed"
+        assert table.step(events.SettingsGiven(task_id, 1)) == []
 
     def test_another_runner_cannot_end_it(self, profile: str) -> None:
         table = Table(profile)
@@ -624,26 +634,26 @@ class TestTasks:
             (m.NodeTypesRequest(task_id, "n", []), m.NodeTypes(task_id, "n", [])),
         ]
         for question, answer in pairs:
-            assert table.receive(1, question) == [b.Relay("q", task_id, question)]
-            assert table.step(b.Answered(task_id, answer)) == [b.Send(1, answer)]
+            assert table.receive(1, question) == [actions.Relay("q", task_id, question)]
+            assert table.step(events.Answered(task_id, answer)) == [actions.Send(1, answer)]
         table.receive(1, m.TaskDone(task_id, {}))
         for question, answer in pairs:
             assert table.receive(1, question) == [], "no reply about an unknown task"
-            assert table.step(b.Answered(task_id, answer)) == []
+            assert table.step(events.Answered(task_id, answer)) == []
 
     def test_an_answer_to_a_socket_that_takes_nothing(self) -> None:
         answer = m.RpcResponse("task1", "c", "success", 1)
         table = Table("2.27")
         table.connect(1)
         table.running()
-        table.step(b.ConnectionFailing(1))
-        assert table.step(b.Answered("task1", answer)) == [b.Send(1, answer)]
+        table.step(events.ConnectionFailing(1))
+        assert table.step(events.Answered("task1", answer)) == [actions.Send(1, answer)]
 
         table = Table("2.40")
         table.connect(1)
         table.running()
-        table.step(b.ConnectionFailing(1))
-        failed = only(b.TaskFailed, table.step(b.Answered("task1", answer)))
+        table.step(events.ConnectionFailing(1))
+        failed = only(actions.TaskFailed, table.step(events.Answered("task1", answer)))
         assert failed.error["message"] == "Runner (runner1) became unreachable while processing task (task1)"
         assert table.counts.lost == 1
 
@@ -651,9 +661,9 @@ class TestTasks:
         table = Table("2.40")
         table.connect(1)
         task_id = table.accepted()
-        table.step(b.ConnectionFailing(1))
-        (failed,) = table.step(b.SettingsGiven(task_id, 1))
-        assert isinstance(failed, b.TaskFailed)
+        table.step(events.ConnectionFailing(1))
+        (failed,) = table.step(events.SettingsGiven(task_id, 1))
+        assert isinstance(failed, actions.TaskFailed)
         assert table.counts.running == 0
 
     @pytest.mark.parametrize(
@@ -667,14 +677,14 @@ class TestTasks:
         ],
     )
     def test_what_the_user_sees_of_a_runners_error(self, sent: Any, seen: Any) -> None:
-        assert b.runner_error(sent) == seen
+        assert runner_error(sent) == seen
 
 
 class TestRequestExpiry:
     def test_message_227_in_the_singular(self) -> None:
         table = Table("2.27")
         table.request(timeout=1.0)
-        expired = only(b.RequestExpired, table.pass_time(1.0))
+        expired = only(actions.RequestExpired, table.pass_time(1.0))
         assert expired.error["message"] == "Task request timed out after 1 second"
 
     def test_message_240_says_how_long_it_really_waited(self) -> None:
@@ -684,7 +694,7 @@ class TestRequestExpiry:
         task_id = acceptance(table.offer(1)).task_id
         table.pass_time(1.0)
         table.receive(1, m.TaskDeferred(task_id))
-        expired = only(b.RequestExpired, table.pass_time(60.0))
+        expired = only(actions.RequestExpired, table.pass_time(60.0))
         assert expired.error["message"] == "Task request timed out"
         assert "61 seconds" in expired.error["description"]
         assert "N8N_RUNNERS_TASK_REQUEST_TIMEOUT" in expired.error["description"]
@@ -709,9 +719,9 @@ class TestUnresponsive:
         table = Table("2.40")
         table.connect(1)
         table.request()
-        assert b.Close(1, 1002) not in self.miss(table)
-        assert b.Close(1, 1002) not in self.miss(table)
-        assert b.Close(1, 1002) in self.miss(table)
+        assert actions.Close(1, 1002) not in self.miss(table)
+        assert actions.Close(1, 1002) not in self.miss(table)
+        assert actions.Close(1, 1002) in self.miss(table)
         assert table.counts.kicked == 1
         assert table.counts.runners == 0
 
@@ -747,7 +757,7 @@ class TestUnresponsive:
             table.receive(1, replies[answer])
             if answer == "accepted":
                 # Ended without a word of the runner's, which would clear the count as well.
-                table.step(b.TaskCancelled(task_id, "x"))
+                table.step(events.TaskCancelled(task_id, "x"))
                 table.request("next")
         self.miss(table)
         self.miss(table)
@@ -764,8 +774,8 @@ class TestUnresponsive:
             self.miss(table)
         assert table.counts.kicked == 0
         # Its other task ends without a word of its own.
-        table.step(b.TaskCancelled(task_id, "x"))
-        assert b.Close(1, 1002) in self.miss(table)
+        table.step(events.TaskCancelled(task_id, "x"))
+        assert actions.Close(1, 1002) in self.miss(table)
 
     def test_a_kick_gives_its_other_acceptances_to_others(self) -> None:
         table = Table("2.40", missed_limit=1)
@@ -778,9 +788,9 @@ class TestUnresponsive:
         acceptance(table.request("q2"))
         table.pass_time(0.5)
         table.offer(2)
-        actions = table.pass_time(0.5)
-        assert b.Close(1, 1002) in actions
-        assert acceptance(actions).offer_id == "offer3"
+        result = table.pass_time(0.5)
+        assert actions.Close(1, 1002) in result
+        assert acceptance(result).offer_id == "offer3"
         assert acceptance(table.offer(2))
         assert [event.request_id for event in table.events if event.kind == "abandoned"] == ["q2"]
 
@@ -789,8 +799,10 @@ class TestUnresponsive:
         table.connect(1)
         for number, seconds in enumerate((10.0, 11.9, 12.0)):
             table.request(f"q{number}", timeout=seconds)
-        assert b.Close(1, 1002) not in table.pass_time(11.95), "less than two seconds between two expiries"
-        assert b.Close(1, 1002) in table.pass_time(0.1)
+        assert actions.Close(1, 1002) not in table.pass_time(11.95), (
+            "less than two seconds between two expiries"
+        )
+        assert actions.Close(1, 1002) in table.pass_time(0.1)
 
     @pytest.mark.parametrize(
         "message", [m.TaskOffer("o", "t", 0), m.RunnerInfo("again", ()), m.TaskRejected("nothing", "")]
@@ -814,7 +826,7 @@ class TestUnresponsive:
         table.request("q1", timeout=1.0)
         table.request("q2", timeout=5.0)
         table.pass_time(2.0)
-        table.step(b.PongReceived(1))
+        table.step(events.PongReceived(1))
         table.pass_time(3.0)
         assert table.counts.kicked == 1
 
@@ -830,7 +842,7 @@ class TestUnresponsive:
             table.request("busy", "u")
             acceptance(table.offer(1, "u"))
         elif busy == "failing":
-            table.step(b.ConnectionFailing(1))
+            table.step(events.ConnectionFailing(1))
         table.request("q1", timeout=1.0)
         table.request("q2", timeout=5.0)
         table.pass_time(10.0)
@@ -843,26 +855,31 @@ class TestHeartbeat:
         table = Table(profile, heartbeat_interval=30.0)
         table.connect(1)
         for _ in range(3):
-            assert table.pass_time(30.0) == [b.Ping(1)]
-            table.step(b.PongReceived(1))
+            assert table.pass_time(30.0) == [actions.Ping(1)]
+            table.step(events.PongReceived(1))
 
     def test_a_runner_without_pong_is_dropped_with_its_tasks(self, profile: str) -> None:
         table = Table(profile, heartbeat_interval=30.0)
         table.pass_time(20.0)
         table.connect(1)
         task_id = table.running()
-        assert table.pass_time(10.0) == [b.Ping(1)], "one timer for all, that does not begin with a runner"
+        assert table.pass_time(10.0) == [actions.Ping(1)], (
+            "one timer for all, that does not begin with a runner"
+        )
         table.receive(1, m.RpcCall("c", task_id, "logNodeOutput", []))
         error = {"message": "Task execution aborted because runner became unresponsive"}
-        assert table.pass_time(30.0) == [b.Close(1, 1002), b.TaskFailed("q", task_id, "lost", error)]
+        assert table.pass_time(30.0) == [
+            actions.Close(1, 1002),
+            actions.TaskFailed("q", task_id, "lost", error),
+        ]
         assert table.counts.heartbeat_missed == 1
 
     def test_an_unsolicited_pong_counts(self, profile: str) -> None:
         table = Table(profile, heartbeat_interval=30.0)
         table.connect(1)
         table.pass_time(30.0)
-        table.step(b.PongReceived(1))
-        assert table.pass_time(30.0) == [b.Ping(1)]
+        table.step(events.PongReceived(1))
+        assert table.pass_time(30.0) == [actions.Ping(1)]
 
     def test_a_drop_that_ends_a_drain(self) -> None:
         table = Table("2.40", heartbeat_interval=30.0)
@@ -870,14 +887,14 @@ class TestHeartbeat:
         table.connect(2)
         table.running(1)
         table.pass_time(30.0)
-        table.step(b.DrainStarted(100.0))
-        actions = table.pass_time(30.0)
-        closed = [action for action in actions if isinstance(action, b.Close)]
-        assert closed == [b.Close(1, 1002), b.Close(2, 1001)]
+        table.step(events.DrainStarted(100.0))
+        result = table.pass_time(30.0)
+        closed = [action for action in result if isinstance(action, actions.Close)]
+        assert closed == [actions.Close(1, 1002), actions.Close(2, 1001)]
 
     def test_an_unregistered_connection_is_left_alone(self, profile: str) -> None:
         table = Table(profile, heartbeat_interval=30.0)
-        table.step(b.Connected(1, "a"))
+        table.step(events.Connected(1, "a"))
         assert table.pass_time(300.0) == []
 
 
@@ -891,13 +908,13 @@ class TestDrain:
     def test_at_once_without_tasks(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
-        table.step(b.Connected(2, "not registered"))
+        table.step(events.Connected(2, "not registered"))
         table.offer(1)
-        assert table.step(b.DrainStarted(24.0)) == [
-            b.Send(1, m.Drain()),
-            b.Close(1, 1001),
-            b.Close(2, 1001),
-            b.Drained(),
+        assert table.step(events.DrainStarted(24.0)) == [
+            actions.Send(1, m.Drain()),
+            actions.Close(1, 1001),
+            actions.Close(2, 1001),
+            actions.Drained(),
         ]
         assert table.matching.next_deadline() is None
 
@@ -906,19 +923,22 @@ class TestDrain:
         table.connect(1)
         table.connect(2)
         first, second = table.running(1, "q1"), table.running(2, "q2")
-        assert table.step(b.DrainStarted(24.0)) == [b.Send(1, m.Drain()), b.Send(2, m.Drain())]
-        assert table.step(b.DrainStarted(1.0)) == [], "once is enough"
-        done = b.TaskDone("q1", first, {})
+        assert table.step(events.DrainStarted(24.0)) == [
+            actions.Send(1, m.Drain()),
+            actions.Send(2, m.Drain()),
+        ]
+        assert table.step(events.DrainStarted(1.0)) == [], "once is enough"
+        done = actions.TaskDone("q1", first, {})
         assert table.receive(1, m.TaskDone(first, {})) == [done]
-        actions = table.receive(2, m.TaskDone(second, {}))
-        assert actions[-3:] == [b.Close(1, 1001), b.Close(2, 1001), b.Drained()]
+        result = table.receive(2, m.TaskDone(second, {}))
+        assert result[-3:] == [actions.Close(1, 1001), actions.Close(2, 1001), actions.Drained()]
 
     def test_new_requests_fail_at_once(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.running()
-        table.step(b.DrainStarted(24.0))
-        expired = only(b.RequestExpired, table.request("new"))
+        table.step(events.DrainStarted(24.0))
+        expired = only(actions.RequestExpired, table.request("new"))
         assert expired.reason == "draining"
         assert expired.error["message"].startswith("Task request timed out")
         assert table.counts.refused == 1
@@ -930,20 +950,20 @@ class TestDrain:
         table.connect(1)
         task_id = table.running(1, "q1")
         table.request("q2")
-        table.step(b.DrainStarted(24.0))
+        table.step(events.DrainStarted(24.0))
         second = acceptance(table.offer(1)).task_id
-        assert table.receive(1, m.TaskAccepted(second)) == [b.TaskReady("q2", second)]
+        assert table.receive(1, m.TaskAccepted(second)) == [actions.TaskReady("q2", second)]
         table.receive(1, m.TaskDone(task_id, {}))
         assert table.counts.runners == 1, "the second task holds up the drain"
-        table.step(b.SettingsGiven(second, 1))
-        assert b.Drained() in table.receive(1, m.TaskDone(second, {}))
+        table.step(events.SettingsGiven(second, 1))
+        assert actions.Drained() in table.receive(1, m.TaskDone(second, {}))
 
     def test_queued_requests_that_nobody_takes_end_with_the_broker(self, profile: str) -> None:
         table = Table(profile)
         table.request("q1")
-        actions = table.step(b.DrainStarted(24.0))
-        assert only(b.RequestExpired, actions).reason == "draining"
-        assert actions[-1] == b.Drained()
+        result = table.step(events.DrainStarted(24.0))
+        assert only(actions.RequestExpired, result).reason == "draining"
+        assert result[-1] == actions.Drained()
         assert (table.counts.requests, table.counts.expired) == (0, 1)
 
     def test_acceptances_do_not_hold_it_up(self, profile: str) -> None:
@@ -951,9 +971,9 @@ class TestDrain:
         table.connect(1)
         table.request()
         acceptance(table.offer(1))
-        actions = table.step(b.DrainStarted(24.0))
-        assert only(b.RequestExpired, actions).reason == "draining"
-        assert b.Close(1, 1001) in actions
+        result = table.step(events.DrainStarted(24.0))
+        assert only(actions.RequestExpired, result).reason == "draining"
+        assert actions.Close(1, 1001) in result
         assert (table.counts.accepting, table.counts.requests) == (0, 0)
 
     @pytest.mark.parametrize("how", ["failed", "cancelled", "disconnected"])
@@ -961,23 +981,23 @@ class TestDrain:
         table = Table(profile)
         table.connect(1)
         task_id = table.running()
-        table.step(b.DrainStarted(24.0))
+        table.step(events.DrainStarted(24.0))
         event: Any = {
-            "failed": b.Received(1, m.TaskFailed(task_id, {})),
-            "cancelled": b.TaskCancelled(task_id, "x"),
-            "disconnected": b.Disconnected(1),
+            "failed": events.Received(1, m.TaskFailed(task_id, {})),
+            "cancelled": events.TaskCancelled(task_id, "x"),
+            "disconnected": events.Disconnected(1),
         }[how]
-        assert table.step(event)[-1] == b.Drained()
+        assert table.step(event)[-1] == actions.Drained()
 
     def test_leftover_tasks_227(self) -> None:
         table = Table("2.27")
         table.connect(1)
         task_id = table.running()
-        table.step(b.DrainStarted(24.0))
+        table.step(events.DrainStarted(24.0))
         assert table.pass_time(24.0) == [
-            b.Close(1, 1001),
-            b.TaskFailed("q", task_id, "lost", {"message": "Node execution failed"}),
-            b.Drained(),
+            actions.Close(1, 1001),
+            actions.TaskFailed("q", task_id, "lost", {"message": "Node execution failed"}),
+            actions.Drained(),
         ]
 
     def test_leftover_tasks_240_end_with_the_shutdown_error(self) -> None:
@@ -985,18 +1005,18 @@ class TestDrain:
         table.connect(1)
         running = table.running(1, "q1")
         waiting = table.accepted(1, "q2")
-        table.step(b.DrainStarted(1.0))
+        table.step(events.DrainStarted(1.0))
         assert table.pass_time(1.0) == [
             cancel(1, running, "Task aborted because this n8n instance is shutting down"),
-            b.TaskFailed(
+            actions.TaskFailed(
                 "q1",
                 running,
                 "shut_down",
                 {"message": "Task aborted because the n8n instance was shutting down"},
             ),
-            b.Close(1, 1001),
-            b.TaskFailed("q2", waiting, "lost", {"message": "Node execution failed"}),
-            b.Drained(),
+            actions.Close(1, 1001),
+            actions.TaskFailed("q2", waiting, "lost", {"message": "Node execution failed"}),
+            actions.Drained(),
         ]
 
     def test_a_task_timeout_that_is_sooner_stays(self, profile: str) -> None:
@@ -1004,14 +1024,14 @@ class TestDrain:
         table.connect(1)
         table.running()
         table.pass_time(295.0)
-        table.step(b.DrainStarted(24.0))
-        failed = only(b.TaskFailed, table.pass_time(5.0))
+        table.step(events.DrainStarted(24.0))
+        failed = only(actions.TaskFailed, table.pass_time(5.0))
         assert failed.cause == "timed_out"
 
     def test_who_connects_afterwards_is_closed(self, profile: str) -> None:
         table = Table(profile)
-        table.step(b.DrainStarted(24.0))
-        assert table.step(b.Connected(1, "late")) == [b.Close(1, 1001)]
+        table.step(events.DrainStarted(24.0))
+        assert table.step(events.Connected(1, "late")) == [actions.Close(1, 1001)]
 
 
 class TestTheRest:
@@ -1020,15 +1040,15 @@ class TestTheRest:
         table.connect(1)
         for number in range(1000):
             table.receive(1, m.TaskDone(table.running(1, f"q{number}"), {}))
-        assert len(table.matching._timers._heap) < 200
+        assert table.matching.describe().timers < 200
         assert table.matching.next_deadline() == 1000.0 + 1e6
 
     @given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), max_size=300), st.integers(0, 25))
     def test_timers_come_in_order(self, entries: list[tuple[int, bool]], now: int) -> None:
-        timers = b._Timers()
+        timers = Timers()
         kept = []
         for number, (at, cancelled) in enumerate(entries):
-            timer = timers.set(float(at), lambda _: None)
+            timer = timers.set(float(at), lambda: None)
             if cancelled:
                 timers.cancel(timer)
                 timers.cancel(timer)
@@ -1064,8 +1084,8 @@ class TestTheRest:
         table.receive(1, m.TaskFailed(table.running(1, "q2"), {}))
         table.request("q3")
         table.pass_time(10.0)
-        table.matching.note("malformed", 1, table.now, "no JSON")
-        table.step(b.Disconnected(1))
+        table.matching.count_malformed(1, table.now, "no JSON")
+        table.step(events.Disconnected(1))
         expected = {
             "connected": 1, "registered": 1, "offered": 2, "requested": 3, "acceptances": 2, "accepted": 2,
             "started": 2, "relayed": 1, "done": 1, "failed": 1, "expired": 1, "malformed": 1,
@@ -1079,6 +1099,6 @@ class TestTheRest:
 
     def test_totals_go_on(self) -> None:
         totals = {"done": 7}
-        matching = b.Matching(0.0, str, totals=totals)
-        matching.handle(b.Connected(1, "a"), 0.0)
+        matching = Matching(0.0, str, totals=totals)
+        matching.handle(events.Connected(1, "a"), 0.0)
         assert (matching.counts().done, matching.counts().connected, totals["connected"]) == (7, 1, 1)

@@ -10,9 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from n8nrunner.broker import BrokerConstants
-from n8nrunner.broker import matching as b
+from n8nrunner.broker import BrokerConstants, actions, events
 from n8nrunner.broker.behaviour import N8N_1_123, N8N_2_27, N8N_2_40
+from n8nrunner.broker.matching import Matching
 from n8nrunner.protocol import messages as m
 
 TYPES = ("t", "u")
@@ -36,7 +36,7 @@ class MatchingMachine(RuleBasedStateMachine):
         self.now = 0.0
         numbers = itertools.count(1)
         self.constants = BrokerConstants(request_timeout=10.0, task_timeout=20.0, heartbeat_interval=25.0)
-        self.matching = b.Matching(
+        self.matching = Matching(
             0.0, lambda: f"task{next(numbers)}", behaviour=self.behaviour, constants=self.constants
         )
         self.numbers = itertools.count(1)
@@ -57,12 +57,12 @@ class MatchingMachine(RuleBasedStateMachine):
     # --- what the broker wants done -------------------------------------------------------------
 
     def step(self, event: Any) -> list[Any]:
-        actions = self.matching.handle(event, self.now)
-        for action in actions:
+        result = self.matching.handle(event, self.now)
+        for action in result:
             getattr(self, f"on_{type(action).__name__}")(action)
-        return list(actions)
+        return list(result)
 
-    def on_Send(self, action: b.Send) -> None:
+    def on_Send(self, action: actions.Send) -> None:
         connection = self.open.get(action.connection)
         assert connection is not None, f"{action} to a connection that is closed"
         message = action.message
@@ -89,38 +89,38 @@ class MatchingMachine(RuleBasedStateMachine):
             assert not connection.registered
             connection.registered = True
 
-    def on_Ping(self, action: b.Ping) -> None:
+    def on_Ping(self, action: actions.Ping) -> None:
         assert self.open[action.connection].registered
 
-    def on_Close(self, action: b.Close) -> None:
+    def on_Close(self, action: actions.Close) -> None:
         assert action.connection in self.open, "a connection was closed twice"
         del self.open[action.connection]
         self.closing.append(action.connection)
         self.forget(action.connection)
 
-    def on_TaskReady(self, action: b.TaskReady) -> None:
+    def on_TaskReady(self, action: actions.TaskReady) -> None:
         assert action.request_id in self.requests
         assert action.request_id not in self.ready
         assert self.task_types[action.task_id] == self.wanted[action.request_id]
         self.ready[action.request_id] = action.task_id
 
-    def on_RequestExpired(self, action: b.RequestExpired) -> None:
+    def on_RequestExpired(self, action: actions.RequestExpired) -> None:
         assert action.request_id not in self.ready, "a request expired that a runner had taken"
         self.end(action.request_id)
 
-    def on_TaskDone(self, action: b.TaskDone) -> None:
+    def on_TaskDone(self, action: actions.TaskDone) -> None:
         assert self.ready[action.request_id] == action.task_id
         self.end(action.request_id)
 
-    def on_TaskFailed(self, action: b.TaskFailed) -> None:
+    def on_TaskFailed(self, action: actions.TaskFailed) -> None:
         assert self.ready[action.request_id] == action.task_id
         self.end(action.request_id)
 
-    def on_Relay(self, action: b.Relay) -> None:
+    def on_Relay(self, action: actions.Relay) -> None:
         assert self.ready[action.request_id] == action.task_id
         assert action.request_id not in self.ended
 
-    def on_Drained(self, _: b.Drained) -> None:
+    def on_Drained(self, _: actions.Drained) -> None:
         assert not self.drained
         self.drained = True
 
@@ -143,21 +143,21 @@ class MatchingMachine(RuleBasedStateMachine):
     def connect(self, runner_id: str) -> None:
         key = next(self.numbers)
         self.open[key] = Connection(runner_id)
-        self.step(b.Connected(key, runner_id))
+        self.step(events.Connected(key, runner_id))
 
     @rule(number=any_of, types=st.sampled_from([("t",), ("u",), TYPES, ()]))
     def register(self, number: int, types: tuple[str, ...]) -> None:
         key = self.pick(self.open, number)
         if key is not None:
-            self.step(b.Received(key, m.RunnerInfo("name", types)))
+            self.step(events.Received(key, m.RunnerInfo("name", types)))
 
     @rule(runner_id=st.sampled_from(["a", "b", "c"]), offers=st.integers(1, 3))
     def connect_whole(self, runner_id: str, offers: int) -> None:
         key = next(self.numbers)
         self.open[key] = Connection(runner_id)
-        self.step(b.Connected(key, runner_id))
+        self.step(events.Connected(key, runner_id))
         if key in self.open:
-            self.step(b.Received(key, m.RunnerInfo("name", TYPES)))
+            self.step(events.Received(key, m.RunnerInfo("name", TYPES)))
         for _ in range(offers):
             self.send_offer(key, "t", -1)
 
@@ -173,7 +173,7 @@ class MatchingMachine(RuleBasedStateMachine):
         counts_for = connection is not None and connection.registered
         if connection is not None and counts_for and connection.usable:
             connection.offers[offer_id] = (task_type, None if valid_for < 0 else self.now + valid_for / 1000)
-        self.step(b.Received(key, m.TaskOffer(offer_id, task_type, valid_for)))
+        self.step(events.Received(key, m.TaskOffer(offer_id, task_type, valid_for)))
         if counts_for:
             self.check_all_matched()
 
@@ -182,7 +182,7 @@ class MatchingMachine(RuleBasedStateMachine):
         request_id = f"request{next(self.numbers)}"
         self.requests.add(request_id)
         self.wanted[request_id] = task_type
-        self.step(b.TaskRequested(request_id, task_type, timeout))
+        self.step(events.TaskRequested(request_id, task_type, timeout))
         self.check_all_matched()
 
     @rule(number=any_of, answer=st.sampled_from([m.TaskAccepted, m.TaskRejected, m.TaskDeferred]))
@@ -190,7 +190,7 @@ class MatchingMachine(RuleBasedStateMachine):
         task_id = self.pick(self.asked, number)
         if task_id is not None:
             key = self.asked.pop(task_id)
-            self.step(b.Received(key, answer(task_id, *(["no"] if answer is m.TaskRejected else []))))
+            self.step(events.Received(key, answer(task_id, *(["no"] if answer is m.TaskRejected else []))))
 
     @rule(number=any_of)
     def accept(self, number: int) -> None:
@@ -201,7 +201,7 @@ class MatchingMachine(RuleBasedStateMachine):
         """A runner that repeats itself, is late, or speaks of another runner's task."""
         task_id, key = self.pick(self.owners, number), self.pick(self.open, other)
         if task_id is not None and key is not None:
-            self.step(b.Received(key, kind(task_id, *([] if kind is m.TaskAccepted else [{}]))))
+            self.step(events.Received(key, kind(task_id, *([] if kind is m.TaskAccepted else [{}]))))
             if self.owners[task_id] == key:
                 self.asked.pop(task_id, None)
 
@@ -209,7 +209,7 @@ class MatchingMachine(RuleBasedStateMachine):
     def give_settings(self, number: int) -> None:
         request_id = self.pick(self.ready, number)
         if request_id is not None:
-            self.step(b.SettingsGiven(self.ready[request_id], 1))
+            self.step(events.SettingsGiven(self.ready[request_id], 1))
 
     @rule(number=any_of, done=st.booleans())
     def finish(self, number: int, done: bool) -> None:
@@ -217,7 +217,7 @@ class MatchingMachine(RuleBasedStateMachine):
         if request_id is not None:
             task_id = self.ready[request_id]
             message: Any = m.TaskDone(task_id, {}) if done else m.TaskFailed(task_id, {"message": "no"})
-            self.step(b.Received(self.owners[task_id], message))
+            self.step(events.Received(self.owners[task_id], message))
             assert request_id in self.ended
 
     @rule(number=any_of)
@@ -225,8 +225,8 @@ class MatchingMachine(RuleBasedStateMachine):
         request_id = self.pick(self.ready, number)
         if request_id is not None:
             task_id = self.ready[request_id]
-            self.step(b.Received(self.owners[task_id], m.RpcCall("c", task_id, "name", [])))
-            self.step(b.Answered(task_id, m.RpcResponse(task_id, "c", "success", None)))
+            self.step(events.Received(self.owners[task_id], m.RpcCall("c", task_id, "name", [])))
+            self.step(events.Answered(task_id, m.RpcResponse(task_id, "c", "success", None)))
 
     @rule(number=any_of)
     def withdraw_or_cancel(self, number: int) -> None:
@@ -235,9 +235,9 @@ class MatchingMachine(RuleBasedStateMachine):
             return
         self.end(request_id)
         if request_id in self.ready:
-            self.step(b.TaskCancelled(self.ready[request_id], "enough"))
+            self.step(events.TaskCancelled(self.ready[request_id], "enough"))
         else:
-            self.step(b.RequestWithdrawn(request_id, "enough"))
+            self.step(events.RequestWithdrawn(request_id, "enough"))
 
     @rule(number=any_of)
     def disconnect(self, number: int) -> None:
@@ -249,13 +249,13 @@ class MatchingMachine(RuleBasedStateMachine):
             self.forget(key)
         else:
             self.closing.remove(key)
-        self.step(b.Disconnected(key))
+        self.step(events.Disconnected(key))
 
     @rule(number=any_of)
     def failing(self, number: int) -> None:
         key = self.pick(self.open, number)
         if key is not None:
-            self.step(b.ConnectionFailing(key))
+            self.step(events.ConnectionFailing(key))
             if self.behaviour.notices_unreachable:
                 self.open[key].usable = False
 
@@ -263,7 +263,7 @@ class MatchingMachine(RuleBasedStateMachine):
     def pong(self, number: int) -> None:
         key = self.pick(self.open, number)
         if key is not None:
-            self.step(b.PongReceived(key))
+            self.step(events.PongReceived(key))
 
     @rule(seconds=st.sampled_from([0.1, 0.9, 1.0, 2.0, 5.0, 30.0]))
     def pass_time(self, seconds: float) -> None:
@@ -273,24 +273,19 @@ class MatchingMachine(RuleBasedStateMachine):
             if at is None or at > end:
                 break
             self.now = max(self.now, at)
-            self.step(b.TimePassed())
+            self.step(events.TimePassed())
         self.now = end
 
     @precondition(lambda self: len(self.requests) > 20)
     @rule(timeout=st.sampled_from([0.5, 24.0]))
     def drain(self, timeout: float) -> None:
-        self.step(b.DrainStarted(timeout))
+        self.step(events.DrainStarted(timeout))
 
     # --- what must hold -------------------------------------------------------------------------
 
     def check_all_matched(self) -> None:
         """After a match pass no request waits for what an open offer would give it."""
-        waiting = {
-            request.task_type
-            for heap in self.matching._waiting.values()
-            for place, request in heap
-            if request.places[:1] == [place]
-        }
+        waiting = self.matching.describe().waiting_types
         offered = {
             task_type
             for connection in self.open.values()
@@ -329,7 +324,7 @@ class MatchingMachine(RuleBasedStateMachine):
             assert deadline > self.now - 1e-6
 
     def teardown(self) -> None:
-        self.step(b.DrainStarted(24.0))
+        self.step(events.DrainStarted(24.0))
         self.pass_time(24.0)
         assert self.drained
         assert self.ended == self.requests, "every request ends exactly once"

@@ -16,7 +16,7 @@ from n8nrunner.broker import (
     BrokerTaskLost,
     BrokerTaskTimeout,
 )
-from n8nrunner.broker.matching import SHUT_DOWN
+from n8nrunner.broker.wording import SHUT_DOWN
 
 from . import plan, work
 from .ledger import CANCELLED, DONE, EXPIRED, FAILED, LOST, TIMED_OUT, WRONG, Request

@@ -12,10 +12,11 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from n8nrunner.broker import matching as b
+from n8nrunner.broker import actions, events
 from n8nrunner.broker.behaviour import BEHAVIOURS
 from n8nrunner.broker.constants import BrokerConstants
 from n8nrunner.broker.counts import BrokerEvent
+from n8nrunner.broker.matching import Matching
 from n8nrunner.protocol import codec
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol import session as s
@@ -61,7 +62,7 @@ class Packet(NamedTuple):
 class Connection:
     """One WebSocket: what is under way in both directions."""
 
-    def __init__(self, key: int, broker: Broker, matching: b.Matching) -> None:
+    def __init__(self, key: int, broker: Broker, matching: Matching) -> None:
         self.key = key
         self.broker = broker
         #: The broker's state at its other end: a restarted broker has another one.
@@ -193,8 +194,8 @@ class Link:
             if not connection.is_broken:
                 connection.to_broker.append(Packet(self.world.now + DELAY, kind, content))
 
-    def perform(self, actions: Sequence[Any]) -> None:
-        for action in actions:
+    def perform(self, wanted: Sequence[Any]) -> None:
+        for action in wanted:
             kind = type(action)
             if kind is SendPayload:
                 self.world.note_payload(self, action.payload)
@@ -274,9 +275,9 @@ class Broker:
         #: Requests whose acceptance a runner has not answered, by the id of the task to be.
         self.accepting: dict[str, Request] = {}
 
-    def begin(self) -> b.Matching:
+    def begin(self) -> Matching:
         constants = BrokerConstants(task_timeout=8.0, request_timeout=6.0, heartbeat_interval=20.0)
-        return b.Matching(
+        return Matching(
             self.world.now,
             self.world.new_task_id,
             behaviour=BEHAVIOURS[self.profile],
@@ -310,17 +311,17 @@ class Broker:
         key = next(self.world.keys)
         connection = Connection(key, self, self.matching)
         self.connections[key] = (connection, link)
-        self.step(connection.matching, b.Connected(key, f"runner-id-{key}"))
+        self.step(connection.matching, events.Connected(key, f"runner-id-{key}"))
         return connection
 
-    def step(self, matching: b.Matching, event: Any) -> None:
+    def step(self, matching: Matching, event: Any) -> None:
         for action in matching.handle(event, self.world.now):
             self.perform(matching, action)
 
-    def perform(self, matching: b.Matching, action: Any) -> None:
+    def perform(self, matching: Matching, action: Any) -> None:
         kind = type(action)
         due = self.world.now + DELAY
-        if kind is b.Send:
+        if kind is actions.Send:
             connection, _ = self.connections[action.connection]
             if type(action.message) is m.TaskOfferAccept:
                 self.world.owners[action.message.task_id] = connection
@@ -328,29 +329,29 @@ class Broker:
                 assert until > self.world.now
                 assert task_type == self.world.asked[action.message.task_id].task_type
             connection.to_runner.append(Packet(due, "message", codec.encode(action.message)))
-        elif kind is b.Ping:
+        elif kind is actions.Ping:
             self.connections[action.connection][0].to_runner.append(Packet(due, "ping"))
-        elif kind is b.Close:
+        elif kind is actions.Close:
             self.connections[action.connection][0].to_runner.append(Packet(due, "close", str(action.code)))
-        elif kind is b.TaskReady:
+        elif kind is actions.TaskReady:
             request = self.requests[action.request_id]
             assert request.end is None
             request.task_id = action.task_id
             self.waiting_for_settings[action.task_id] = action.request_id
             if not request.is_slow:
                 self.world.give_settings(self, action.task_id)
-        elif kind is b.RequestExpired:
+        elif kind is actions.RequestExpired:
             self.end(action.request_id, "expired")
-        elif kind is b.TaskDone:
+        elif kind is actions.TaskDone:
             self.end(action.request_id, "done")
             assert action.data == {"result": action.task_id}, "somebody else's result"
-        elif kind is b.TaskFailed:
+        elif kind is actions.TaskFailed:
             self.end(action.request_id, action.cause)
-        elif kind is b.Relay:
+        elif kind is actions.Relay:
             call: Any = action.message
             answer = m.RpcResponse(call.task_id, call.call_id, "success", f"answer to {call.call_id}")
-            self.step(matching, b.Answered(call.task_id, answer))
-        elif kind is b.Drained:
+            self.step(matching, events.Answered(call.task_id, answer))
+        elif kind is actions.Drained:
             # n8n comes back.
             self.is_draining = False
             self.matching = self.begin()
@@ -374,18 +375,18 @@ class Broker:
             if type(message) is m.TaskOffer and message.valid_for:
                 until = self.world.now + message.valid_for / 1000
                 connection.offers[message.offer_id] = (message.task_type, until)
-            self.step(matching, b.Received(connection.key, message))
+            self.step(matching, events.Received(connection.key, message))
         elif kind == "ping":
             connection.to_runner.append(Packet(self.world.now + DELAY, "pong", content))
         elif kind == "pong":
-            self.step(matching, b.PongReceived(connection.key))
+            self.step(matching, events.PongReceived(connection.key))
         elif kind == "close":
             connection.to_broker.clear()
             connection.to_runner.append(Packet(self.world.now + DELAY, "close", content))
-            self.step(matching, b.Disconnected(connection.key))
+            self.step(matching, events.Disconnected(connection.key))
             self.world.break_off(connection)
         else:
-            self.step(matching, b.Disconnected(connection.key))
+            self.step(matching, events.Disconnected(connection.key))
             del self.connections[connection.key]
 
 
@@ -490,20 +491,20 @@ class World:
     def request(self, broker: Broker, task_type: str, is_slow: bool = False) -> Request:
         request = Request(f"request{next(self.numbers)}", task_type, is_slow)
         broker.requests[request.request_id] = request
-        broker.step(broker.matching, b.TaskRequested(request.request_id, task_type))
+        broker.step(broker.matching, events.TaskRequested(request.request_id, task_type))
         return request
 
     def give_settings(self, broker: Broker, task_id: str) -> None:
         del broker.waiting_for_settings[task_id]
-        broker.step(broker.matching, b.SettingsGiven(task_id, {"for": task_id}))
+        broker.step(broker.matching, events.SettingsGiven(task_id, {"for": task_id}))
 
     def give_up(self, broker: Broker, request: Request) -> None:
         """A user cancels."""
         broker.end(request.request_id, "given up")
         if request.task_id is None:
-            broker.step(broker.matching, b.RequestWithdrawn(request.request_id, "withdrawn"))
+            broker.step(broker.matching, events.RequestWithdrawn(request.request_id, "withdrawn"))
         else:
-            broker.step(broker.matching, b.TaskCancelled(request.task_id, "cancelled"))
+            broker.step(broker.matching, events.TaskCancelled(request.task_id, "cancelled"))
 
     def finish(self, handler: Handler, failed: bool = False) -> None:
         """A handler returns: first its slot is free, then its link hears of it."""
@@ -565,7 +566,7 @@ class World:
         if not broker.is_draining:
             self.is_calm = False
             broker.is_draining = True
-            broker.step(broker.matching, b.DrainStarted(timeout))
+            broker.step(broker.matching, events.DrainStarted(timeout))
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -599,7 +600,9 @@ class World:
                 consider(link.connection.to_runner[0].due, link.receive)
         for broker in self.brokers:
             matching = broker.matching
-            consider(matching.next_deadline(), lambda b_=broker, m_=matching: b_.step(m_, b.TimePassed()))
+            consider(
+                matching.next_deadline(), lambda b_=broker, m_=matching: b_.step(m_, events.TimePassed())
+            )
             for connection, _ in broker.connections.values():
                 if connection.to_broker:
                     consider(connection.to_broker[0].due, lambda b_=broker, c_=connection: b_.receive(c_))
