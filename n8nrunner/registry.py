@@ -12,7 +12,8 @@ from n8nrunner.errors import ConfigurationError
 from n8nrunner.execution.invoke import Handler
 
 if TYPE_CHECKING:
-    from n8nrunner.functions.calls import Function, Functions
+    from n8nrunner.functions.dispatch import Functions
+    from n8nrunner.functions.function import Function
 
 #: A runner's name as a part of a task type, of a package's name and of a file's name.
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -74,7 +75,9 @@ class Registry:
             ConfigurationError: the function cannot become an operation of a node, or the runner runs and has
                 no name of its own.
         """
-        from n8nrunner.functions.calls import Functions, make_function  # slow; many runners need no function
+        # Slow to import, and many runners have no functions.
+        from n8nrunner.functions.dispatch import Functions
+        from n8nrunner.functions.function import make_function
 
         made: Function = make_function(function, name, batch, limit)
         with self._lock:

@@ -1,23 +1,23 @@
-"""`File`: n8n's binary data as a function's argument, or as a part of its result."""
+"""`File`: n8n's binary data as an argument of a function, or as a part of its result."""
 
 from __future__ import annotations
 
 import re
-from typing import Any, Callable
+from typing import Callable
 
-#: Characters that are no part of a name on Linux, macOS or Windows.
+#: Characters that file names cannot have on Linux, macOS or Windows.
 _FORBIDDEN = re.compile(r'[/\\:*?"<>|]')
-#: Names that are devices on Windows, whatever follows their first dot.
+#: Names of devices on Windows; what follows the first dot makes no difference.
 _DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)", re.IGNORECASE)
-#: Bytes of the longest name that file systems take.
+#: Bytes of the longest name that file systems accept.
 _LONGEST_NAME = 255
 
 
 def safe_name(name: str | None) -> str:
-    """Return a name under which a file can be stored in a folder of one's own, on any system.
+    """Return a file name that is safe on every system, to store a file in a folder of your own.
 
-    It is never empty, names no other folder and no device, and has no control characters. Different names may
-    become the same.
+    It is never empty, contains no folder, no device and no control characters. Different names may become the
+    same.
     """
     kept = "".join(character if character.isprintable() else "_" for character in name or "")
     kept = _FORBIDDEN.sub("_", kept).strip(" .")
@@ -33,16 +33,19 @@ def safe_name(name: str | None) -> str:
 
 
 class File:
-    """A file that comes from n8n or goes there.
+    """A file of n8n's binary data.
 
-    As an argument it is one of the item's files; its bytes are fetched from n8n when they are read first. As
-    a result, or as a value in a dictionary that is returned, it becomes a file of the output item.
+    As an argument it is one of the item's files; its bytes are fetched from n8n when they are first read. As
+    a result, or as a value in a returned dictionary, it becomes a file of the output item.
 
     Args:
-        data: its bytes.
-        filename: such as "report.pdf"; None if it has none. An argument's is the text of the workflow's
-            author, or of the file's sender, such as "../../etc/passwd": use `safe_name` where you store it.
-        mime: such as "application/pdf"; None lets n8n find it out from the name and the bytes.
+        data: the bytes.
+        filename: a name such as "report.pdf"; None if it has none. The workflow's author or the file's sender
+            chose an argument's name, and it may be "../../etc/passwd": use `safe_name` to store the file.
+        mime: a type such as "application/pdf"; None lets n8n detect it from name and bytes.
+
+    Raises:
+        TypeError: `data` is not bytes.
     """
 
     __slots__ = ("_data", "_fetch", "filename", "mime")
@@ -56,8 +59,8 @@ class File:
         self.mime = mime
 
     @classmethod
-    def fetched_by(cls, fetch: Callable[[], bytes], filename: Any, mime: Any) -> File:
-        """A file whose bytes `fetch` gets when they are read first."""
+    def fetched_by(cls, fetch: Callable[[], bytes], filename: object, mime: object) -> File:
+        """Return a file whose bytes `fetch` returns when they are first read."""
         file = cls()
         file._data, file._fetch = None, fetch
         file.filename = filename if isinstance(filename, str) else None
@@ -70,18 +73,18 @@ class File:
 
     @property
     def safe_name(self) -> str:
-        """The file's name as the name of a file in a folder of one's own: without folders, never empty.
+        """A safe file name, to store the file in a folder of your own: without folders, never empty.
 
-        Names that differ may become the same, so files of several items need folders or numbers of their own.
+        Different names may become the same, so files of several items need folders or numbers of their own.
         """
         return safe_name(self.filename)
 
     def read(self) -> bytes:
-        """Its bytes.
+        """Return the bytes.
 
         Raises:
-            TaskError: n8n did not give them.
-            TaskCancelled, TaskTimeout: the task has ended meanwhile.
+            TaskError: n8n did not send them.
+            TaskCancelled, TaskTimeout: the task ended in the meantime.
         """
         if self._data is None:
             assert self._fetch is not None

@@ -18,13 +18,14 @@ from typing import Any
 
 from n8nrunner._version import __version__
 from n8nrunner.errors import ConfigurationError
-from n8nrunner.functions.calls import Function, task_type
+from n8nrunner.functions.dispatch import task_type
 from n8nrunner.functions.docstrings import read_docstring
+from n8nrunner.functions.function import Function
+from n8nrunner.functions.items import to_json
 from n8nrunner.functions.labels import sentence_of, title_of, whether
 from n8nrunner.functions.package import Package
 from n8nrunner.functions.parameters import Bounded, Choice, Optional, ParameterType, takes_file, unwrap
 from n8nrunner.functions.records import Model, Record
-from n8nrunner.functions.results import plain
 from n8nrunner.functions.signature import Parameter
 
 #: Items that one task takes unless the workflow's author says something else.
@@ -368,7 +369,7 @@ def _is_additional(parameter: Parameter) -> bool:
 
 def _shown_default(parameter: Parameter) -> Any:
     """The default as a field has it; None if a field cannot have it."""
-    default = plain(parameter.default)
+    default = to_json(parameter.default)
     kind = unwrap(parameter.type)
     if default is None or takes_file(parameter.type):
         return None

@@ -36,7 +36,7 @@ from typing import (
 from n8nrunner import File
 from n8nrunner.functions.conversion import Conversion, Mismatch, UnknownZone
 from n8nrunner.functions.hints import read_hint
-from n8nrunner.functions.results import items_of, writable
+from n8nrunner.functions.items import make_encodable, make_items
 from n8nrunner.protocol.codec import encode_result
 from n8nrunner.protocol.json_text import NotJson, encode_value
 from tests.functions.converting import convert
@@ -289,11 +289,11 @@ def random_result(draw: random.Random, depth: int = 4) -> Any:
 def give(result: Any) -> str:
     """What became of a result."""
     try:
-        made = items_of(result, lambda file: {"content": "", "fileName": file.filename})
+        made = make_items(result, lambda file: {"content": "", "fileName": file.filename})
         try:
             text = encode_value(made[0])
         except NotJson:
-            text = encode_value(writable(made))
+            text = encode_value(make_encodable(made))
     except NotJson:
         return "refused"
     json.loads(encode_result("t", text).decode("utf-8"))

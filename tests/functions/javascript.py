@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from n8nrunner.functions.calls import make_function
+from n8nrunner.functions.function import make_function
 from n8nrunner.functions.node import make_package
 from n8nrunner.functions.package import Package
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Dict, List, Literal, NamedTuple, Optional, Ty
 import pytest
 
 from n8nrunner import File, Task
-from n8nrunner.functions.calls import make_function
+from n8nrunner.functions.function import make_function
 from n8nrunner.functions.node import _Operation, make_package
 
 from .javascript import loaded, node_file, package

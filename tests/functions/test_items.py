@@ -1,4 +1,4 @@
-"""What a function returns, as items of n8n."""
+"""Results of functions become n8n's items."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import enum
 import sqlite3
 import uuid
 from pathlib import PurePosixPath
-from typing import Any, Dict, Iterator, List, NamedTuple, Set, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Set, Tuple
 
 import pytest
 
 from n8nrunner import File
-from n8nrunner.functions import results
-from n8nrunner.functions.results import paired, paired_with_all, writable
+from n8nrunner.functions import items
+from n8nrunner.functions.items import make_encodable, pair, pair_batch
 from n8nrunner.protocol.json_text import NotJson
 
 
@@ -53,8 +53,8 @@ def save(file: File) -> Dict[str, Any]:
     return {"saved": file.read().decode(), "fileName": file.filename}
 
 
-def items_of(result: Any, save: results.Save) -> List[results.Item]:
-    return results.items_of(result, save)[0]
+def items_of(result: Any, save: items.SaveFile) -> List[items.Item]:
+    return items.make_items(result, save)[0]
 
 
 def rows() -> Iterator[Any]:
@@ -119,7 +119,7 @@ RESULTS: List[Tuple[Any, List[Dict[str, Any]]]] = [
 
 
 @pytest.mark.parametrize(("result", "expected"), RESULTS)
-def test_items(result: Any, expected: Any) -> None:
+def test_each_result_becomes_its_items(result: Any, expected: Any) -> None:
     assert items_of(result, save) == expected
 
 
@@ -138,15 +138,15 @@ def test_items(result: Any, expected: Any) -> None:
         (Linked([]), "result contains itself, or is nested too deeply"),
     ],
 )
-def test_what_is_no_json_is_named(result: Any, said: str) -> None:
+def test_an_error_has_the_path_of_a_value_that_json_cannot_represent(result: Any, said: str) -> None:
     with pytest.raises(NotJson) as caught:
         items_of(result, save)
     assert str(caught.value) == said
 
 
-def test_integers_that_n8n_would_round_become_text() -> None:
+def test_integers_that_n8n_would_round_become_strings() -> None:
     item = {"json": {"id": 2**53, "ids": [-(2**60), 5], "fine": [2**53 - 1, 1e22]}, "pairedItem": 2**53}
-    assert writable(([item], False))[0] == {
+    assert make_encodable(([item], False))[0] == {
         "json": {"id": str(2**53), "ids": [str(-(2**60)), 5], "fine": [2**53 - 1, 1e22]},
         "pairedItem": str(2**53),
     }
@@ -160,13 +160,13 @@ def test_integers_that_n8n_would_round_become_text() -> None:
         ({"json": LOOP}, "result['me'] contains itself"),
     ],
 )
-def test_what_cannot_be_written_of_an_item_is_named(item: Any, said: str) -> None:
+def test_an_error_has_the_path_of_a_value_that_cannot_be_encoded(item: Any, said: str) -> None:
     with pytest.raises(NotJson) as caught:
-        writable(([item], False))[0]
+        make_encodable(([item], False))[0]
     assert str(caught.value).startswith(said)
 
 
-def test_what_else_is_many_or_like_a_dictionary() -> None:
+def test_ranges_views_deques_and_rows_become_items() -> None:
     assert items_of(range(2), save) == [{"json": {"result": 0}}, {"json": {"result": 1}}]
     assert items_of({"a": 1}.values(), save) == [{"json": {"result": 1}}]
     assert items_of(collections.deque([{"a": 1}]), save) == [{"json": {"a": 1}}]
@@ -177,13 +177,13 @@ def test_what_else_is_many_or_like_a_dictionary() -> None:
     connection.close()
 
 
-def test_a_file_that_is_not_there_is_left_out() -> None:
+def test_a_binary_property_of_none_is_left_out() -> None:
     assert items_of({"json": {}, "binary": {"f": None, "g": b"abc"}}, save) == [
         {"json": {}, "binary": {"g": NO_FILE}}
     ]
 
 
-def test_numpy() -> None:
+def test_arrays_and_numbers_of_numpy_become_items() -> None:
     numpy = pytest.importorskip("numpy")
     assert items_of({"a": numpy.arange(2), "b": numpy.float32(0.5)}, save) == [
         {"json": {"a": [0, 1], "b": 0.5}}
@@ -202,7 +202,7 @@ def test_numpy() -> None:
         assert items_of({"took": took}, save) == [{"json": {"took": 90.0}}]
 
 
-def test_pandas() -> None:
+def test_frames_and_series_of_pandas_become_items() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"name": ["a", "b"], "at": pandas.to_datetime(["2024-05-06", None])})
     assert items_of(frame, save) == [
@@ -213,13 +213,13 @@ def test_pandas() -> None:
     assert items_of({"rows": frame[["name"]]}, save) == [{"json": {"rows": [{"name": "a"}, {"name": "b"}]}}]
 
 
-def test_pydantic() -> None:
+def test_a_pydantic_model_becomes_an_item() -> None:
     pydantic = pytest.importorskip("pydantic")
     model = pydantic.create_model("Model", number=(int, 1), on=(datetime.date, datetime.date(2024, 5, 6)))
     assert items_of([model()], save) == [{"json": {"number": 1, "on": "2024-05-06"}}]
 
 
-def test_pydantic_as_it_writes_itself() -> None:
+def test_nested_pydantic_models_are_dumped_by_pydantic() -> None:
     pydantic = pytest.importorskip("pydantic", minversion="2")
 
     class Inner(pydantic.BaseModel):
@@ -240,14 +240,23 @@ def test_pydantic_as_it_writes_itself() -> None:
     assert items_of({"rows": Rows([Inner()])}, save) == [{"json": {"rows": [{"tags": ["a"]}]}}]
 
 
-def test_pairing() -> None:
-    assert paired([{"json": {}}, {"json": {}, "pairedItem": 7}], 3) == [
-        {"json": {}, "pairedItem": {"item": 3}},
-        {"json": {}, "pairedItem": 7},
-    ]
-    one_to_one = paired_with_all([{"json": {}}, {"json": {}}], [4, 6])
-    assert [item["pairedItem"] for item in one_to_one] == [{"item": 4}, {"item": 6}]
-    (summed,) = paired_with_all([{"json": {}}], [4, 6])
-    assert summed["pairedItem"] == [{"item": 4}, {"item": 6}]
-    too_many = paired_with_all([{"json": {}} for _ in range(2000)], range(1000))
-    assert "pairedItem" not in too_many[0]
+def test_items_are_paired_with_the_item_of_their_call_unless_they_say_otherwise() -> None:
+    made: List[Dict[str, Any]] = [{"json": {}}, {"json": {}, "pairedItem": 7}]
+    pair(made, 3)
+    assert made == [{"json": {}, "pairedItem": {"item": 3}}, {"json": {}, "pairedItem": 7}]
+
+
+@pytest.mark.parametrize(
+    ("count", "sources", "first"),
+    [
+        (2, [4, 6], {"item": 4}),
+        (1, [4, 6], [{"item": 4}, {"item": 6}]),
+        (2000, range(1000), None),  # too many pairs
+    ],
+)
+def test_the_items_of_a_batch_are_paired_one_to_one_or_with_all(
+    count: int, sources: Sequence[int], first: Any
+) -> None:
+    made: List[Dict[str, Any]] = [{"json": {}} for _ in range(count)]
+    pair_batch(made, sources)
+    assert made[0].get("pairedItem") == first

@@ -16,7 +16,7 @@ import pytest
 
 from n8nrunner import ConfigurationError, File, FunctionSnapshot, Runner, Task, TaskError
 from n8nrunner.broker import Broker, BrokerTaskCancelled, BrokerTaskError
-from n8nrunner.functions import calls, conversion
+from n8nrunner.functions import conversion, dispatch
 from tests.conftest import LIMIT, TOKEN, wait_until
 
 NAME = "shop"
@@ -313,10 +313,10 @@ def test_a_call_to_n8n_with_an_integer_that_it_would_round_is_not_made(runner: R
 
 def test_a_good_batch_is_encoded_once(runner: Runner, call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     runner.function(double)
-    looked_at: List[Any] = []
-    monkeypatch.setattr(calls, "writable", lambda item, name: looked_at.append(item) or item)
+    checked: List[Any] = []
+    monkeypatch.setattr(dispatch, "make_encodable", lambda result: checked.append(result) or result[0])
     assert len(call("double", *({"number": 1} for _ in range(100)))["items"]) == 100
-    assert looked_at == []
+    assert checked == []
 
 
 def test_an_exception_comes_with_its_own_traceback(

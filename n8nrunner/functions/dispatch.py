@@ -1,0 +1,338 @@
+"""Runs the tasks of nodes: each is one or more calls of a function, with the arguments of one item each.
+
+docs/protocol.md, "Functions", has the form of settings and results. All of it runs on the handler's thread.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from n8nrunner import logs
+from n8nrunner.errors import TaskCancelled, TaskError
+from n8nrunner.execution.invoke import about, describe_error, log_error, logger
+from n8nrunner.functions.arguments import (
+    Call,
+    SignatureChanged,
+    check_names,
+    convert_arguments,
+    join_calls,
+    read_calls,
+)
+from n8nrunner.functions.conversion import Conversion, Mismatch, UnknownZone
+from n8nrunner.functions.function import Function
+from n8nrunner.functions.items import Item, ResultItems, make_encodable, make_items, pair, pair_batch
+from n8nrunner.functions.transfers import FileTransfer
+from n8nrunner.protocol.json_text import Encoded, NotJson, encode_value
+from n8nrunner.task import Tally, Task
+
+#: The version of settings and result. A node may have an older or a newer one than the runner.
+VERSION = 1
+#: Task types of functions begin with this; the runner's name follows.
+TYPE_PREFIX = "n8nrunner."
+
+
+class Functions:
+    """The functions of one runner, by name. `handle` is the handler of their task types."""
+
+    def __init__(self) -> None:
+        #: Replaced as a whole by every change: other threads iterate over it.
+        self.by_name: dict[str, Function] = {}
+
+    def add(self, function: Function) -> None:
+        """Register a function, in place of an earlier one with its name. The caller holds a lock."""
+        name = function.signature.name
+        function.replace(self.by_name.get(name))
+        self.by_name = {**self.by_name, name: function}
+
+    def types(self, runner_name: str) -> dict[str, int | None]:
+        """Return the task types of all functions, with their limits.
+
+        A function with a limit has a task type of its own. Its tasks wait in n8n, where other runners can
+        take them, and take no slot of this runner.
+        """
+        if not self.by_name:
+            return {}
+        types: dict[str, int | None] = {task_type(runner_name): None}
+        for name, function in self.by_name.items():
+            if function.limit is not None:
+                types[task_type(runner_name, name)] = function.limit
+        return types
+
+    def handle(self, task: Task) -> Encoded | dict[str, Any]:
+        """Run a task's calls.
+
+        Returns:
+            The result that docs/protocol.md, "Functions", describes.
+
+        Raises:
+            TaskError: the settings are not those of a node of n8nrunner.
+            TaskCancelled, TaskTimeout: the task ended in the meantime.
+        """
+        settings = task.settings
+        if not isinstance(settings, dict) or not isinstance(settings.get("function"), str):
+            raise TaskError(
+                "This task was not sent by a node of n8nrunner",
+                "Its settings have no function. Write the node again with: n8nrunner node",
+            )
+        name = settings["function"]
+        version = settings.get("version")
+        # The node says whether it tries again when the function has changed or is not registered.
+        will_retry = settings.get("lastTry") is False
+        if not isinstance(version, int) or version > VERSION:
+            task.tally = Tally("", 0, 1)
+            message = f"the node is newer than {_this_runner(task)} (version {version!r:.20})"
+            return _refuse(task, "newer_node", message)
+        function = self.by_name.get(name)
+        if function is None:
+            task.tally = Tally("", 0, 1, will_retry)
+            names = ", ".join(sorted(self.by_name)) or "none"
+            message = f"{_this_runner(task)} has no function {name!r:.100}; it has {names}"
+            return _refuse(task, "unknown_function", message)
+        calls = read_calls(settings)
+        try:
+            return _FunctionTask(task, function, settings).run(calls)
+        except SignatureChanged as error:
+            task.tally = Tally(name, 0, len(calls), will_retry)
+            message = f"{error} ({_this_runner(task)})"
+            return _refuse(task, "changed", message, function, "the call does not fit the function")
+
+
+def task_type(runner_name: str, function_name: str | None = None) -> str:
+    """Return the task type of a runner's functions, or of one function with a limit."""
+    suffix = "" if function_name is None else f".{function_name}"
+    return f"{TYPE_PREFIX}{runner_name}{suffix}"
+
+
+def _this_runner(task: Task) -> str:
+    """Return the runner's name and process: a forgotten runner of the same name may run elsewhere."""
+    name = task.type[len(TYPE_PREFIX) :].partition(".")[0]
+    return f"the runner {name} ({logs.this_process()})"
+
+
+def _refuse(
+    task: Task, code: str, message: str, function: Function | None = None, log_message: str | None = None
+) -> dict[str, Any]:
+    """Return the result of a task whose calls cannot be made.
+
+    Args:
+        log_message: logged instead of a message that shows values of items.
+    """
+    logger.warning("%s was refused (%s): %s", about(task), code, log_message or message)
+    error: dict[str, Any] = {"code": code, "message": message}
+    if function is not None:
+        error["function"] = function.describe()
+    return {"version": VERSION, "error": error}
+
+
+def _cannot_be_sent(error: NotJson) -> TaskError:
+    return TaskError(f"The result cannot be sent to n8n: {error}")
+
+
+class _FunctionTask:
+    """A task that calls a function: its calls, and their results so far."""
+
+    def __init__(self, task: Task, function: Function, settings: Mapping[str, Any]) -> None:
+        self._task = task
+        self._function = function
+        self._continue_on_fail = settings.get("continueOnFail") is True
+        self._is_current = settings.get("signature") == function.signature.hash
+        zone = settings.get("timezone")
+        #: The workflow's time zone; None if the node is older and does not send it.
+        self._zone = zone if isinstance(zone, str) else None
+        self._files = FileTransfer(task, settings)
+        self._items: list[Item] = []
+        # For each result: the items it was called for, and its number of items, or None if it was not a list.
+        # Flat lists, because the garbage collector visits every container that is kept.
+        self._sources: list[int | Sequence[int]] = []
+        self._counts: list[int | None] = []
+        self._errors: list[dict[str, Any]] = []
+        self._done = self._failures = 0
+
+    def run(self, calls: Sequence[Call]) -> Encoded:
+        """Make the calls. Return the result.
+
+        Raises:
+            SignatureChanged: the node was written for another version of the function. No call was made.
+            TaskError: the workflow's time zone is needed, and Python has no data for it.
+            TaskCancelled, TaskTimeout: the task ended in the meantime.
+        """
+        try:
+            self._run(calls)
+            try:
+                return self._encode()
+            except NotJson:
+                self._check_results()
+                return self._encode()
+        finally:
+            self._task.tally = Tally(self._function.signature.name, self._done, self._failures)
+
+    def _run(self, calls: Sequence[Call]) -> None:
+        # Convert all before the first call: if the function has changed, the node tries again, so no call may
+        # have been made.
+        conversion = Conversion([call.arguments for call in calls], self._zone, self._task.raise_if_cancelled)
+        converted: list[Call] = []
+        for call in calls:
+            arguments = self._convert(call, conversion)
+            if arguments is not None:
+                converted.append(call._replace(arguments=arguments))
+            elif not self._continue_on_fail:
+                return
+        if self._function.signature.batch:
+            self._call_batch(converted)
+        else:
+            for call in converted:
+                self._task.raise_if_cancelled()
+                self._call(call)
+                if self._errors and not self._continue_on_fail:
+                    break
+
+    # --- arguments ------------------------------------------------------------------------------
+
+    def _convert(self, call: Call, conversion: Conversion) -> dict[str, Any] | None:
+        """Return the Python values of a call's arguments; None if one does not fit, which is recorded."""
+        signature = self._function.signature
+        mismatch = check_names(signature, list(call.arguments), self._is_current)
+        values: dict[str, Any] = {}
+        if mismatch is None:
+            try:
+                values, mismatch = convert_arguments(
+                    signature,
+                    call.arguments,
+                    lambda name, value: self._files.receive(call.item, value),
+                    conversion,
+                )
+            except UnknownZone as error:
+                raise TaskError(
+                    f"Python does not know the workflow's time zone, {error}",
+                    "Install time zones where the Python program runs: pip install tzdata. Or choose another "
+                    "time zone in the workflow's settings.",
+                ) from None
+        if mismatch is None:
+            return values
+        if not self._is_current:
+            # It may have fitted the version of the function that the node was written for.
+            raise SignatureChanged(f"the call does not fit the function {signature.name!r}: {mismatch}")
+        self._record_mismatch(call, mismatch)
+        return None
+
+    def _record_mismatch(self, call: Call, mismatch: Mismatch) -> None:
+        self._failures += 1
+        description = self._describe(call, mismatch)
+        # Without the message: it shows the value, and values are not logged.
+        if self._task.has_room_in_log(description):
+            logger.warning("%s: an argument does not fit. %s", about(self._task), description)
+        self._record_error(call.item, {"message": str(mismatch), "description": description})
+
+    def _describe(self, call: Call, mismatch: Mismatch) -> str:
+        name = mismatch.path.split(".")[0].split("[")[0]
+        parameter = self._function.signature.parameters[name]
+        expected = "the name of one of its files" if parameter.is_file else parameter.type.expected
+        return (
+            f"Item {call.item}, parameter '{name}' of {self._function.signature.name}: it takes {expected}."
+        )
+
+    # --- calls ----------------------------------------------------------------------------------
+
+    def _call(self, call: Call) -> None:
+        try:
+            result = self._function.call(self._task, call.arguments, self._make_items)
+            pair(result[0], call.item)
+            self._add(call.item, result)
+            self._done += 1
+        except BaseException as error:  # SystemExit in a function fails its item
+            if self._has_ended(error):
+                raise
+            self._record_exception(error, [call.item])
+
+    def _call_batch(self, calls: Sequence[Call]) -> None:
+        arguments, complete, incomplete = join_calls(self._function.signature, calls)
+        for call, mismatch in incomplete:
+            self._record_mismatch(call, mismatch)
+        if not complete or (self._errors and not self._continue_on_fail):
+            return
+        sources = [call.item for call in complete]
+        try:
+            result = self._function.call(self._task, arguments, self._make_items)
+            pair_batch(result[0], sources)
+            self._add(sources, result)
+            self._done += len(sources)
+        except BaseException as error:  # as above
+            if self._has_ended(error):
+                raise
+            self._record_exception(error, sources)
+
+    def _has_ended(self, error: BaseException) -> bool:
+        """Return whether the task has ended: its result would be dropped."""
+        return isinstance(error, TaskCancelled) or self._task.cancelled
+
+    # --- results --------------------------------------------------------------------------------
+
+    def _make_items(self, result: Any) -> ResultItems:
+        if isinstance(result, collections.abc.Iterator):
+            result = self._until_cancelled(result)
+        try:
+            return make_items(result, self._files.send)
+        except NotJson as error:
+            raise _cannot_be_sent(error) from None
+
+    def _until_cancelled(self, rows: Iterator[Any]) -> Iterator[Any]:
+        """Yield a generator's rows until it ends or the task is cancelled."""
+        try:
+            for row in rows:
+                self._task.raise_if_cancelled()
+                yield row
+        finally:
+            close = getattr(rows, "close", None)
+            if close is not None:
+                close()  # releases what the generator holds now, not when the exception is freed
+
+    def _add(self, source: int | Sequence[int], result: ResultItems) -> None:
+        items, is_list = result
+        self._items += items
+        self._sources.append(source)
+        self._counts.append(len(items) if is_list else None)
+
+    def _encode(self) -> Encoded:
+        return Encoded(encode_value({"version": VERSION, "items": self._items, "errors": self._errors}))
+
+    def _check_results(self) -> None:
+        """Make each result encodable, or fail its call: the results could not be encoded all at once."""
+        items, sources, counts = self._items, self._sources, self._counts
+        self._clear()
+        end = 0
+        for source, count in zip(sources, counts):
+            start, end = end, end + (1 if count is None else count)
+            result = items[start:end], count is not None
+            try:
+                self._add(source, (make_encodable(result), result[1]))
+            except NotJson as error:
+                self._done -= 1 if isinstance(source, int) else len(source)
+                self._record_exception(
+                    _cannot_be_sent(error), [source] if isinstance(source, int) else source
+                )
+                if not self._continue_on_fail:
+                    return
+
+    def _clear(self) -> None:
+        self._items, self._sources, self._counts = [], [], []
+
+    # --- errors ---------------------------------------------------------------------------------
+
+    def _record_exception(self, error: BaseException, sources: Sequence[int]) -> None:
+        self._failures += len(sources)
+        items = f"item {sources[0]}" if len(sources) == 1 else f"{len(sources)} items from {sources[0]} on"
+        log_error(self._task, error, f"function {self._function.signature.name}, {items}")
+        described = describe_error(error)
+        if "stack" in described:
+            described["stack"] += f"\n{_this_runner(self._task)}"
+        self._record_error(sources[0], described)
+        if self._continue_on_fail:
+            for source in sources[1:]:
+                self._record_error(source, {"message": described["message"]})  # one traceback is enough
+
+    def _record_error(self, item: int, described: Mapping[str, Any]) -> None:
+        if not self._continue_on_fail:
+            self._clear()
+        self._errors.append({"item": item, **described})
