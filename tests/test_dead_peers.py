@@ -18,7 +18,7 @@ from n8nrunner import Runner, Task
 from n8nrunner.connection import transport
 from n8nrunner.connection.serving import LinkThread
 from n8nrunner.connection.sockets import Delivery
-from n8nrunner.protocol import liveness, session
+from n8nrunner.protocol import liveness, offers, session
 from tests.conftest import LIMIT, wait_until
 from tests.connection.servers import PING, PONG, TEXT, frame
 from tests.test_misbehaving_brokers import NewRunner, RawBroker, RawPeer
@@ -43,8 +43,8 @@ def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in SHORT.items():
         monkeypatch.setattr(liveness, name, seconds)
     # Offers that the kernel takes must not count: several of them within the limit.
-    monkeypatch.setattr(session, "OFFER_VALIDITY", 0.05)
-    monkeypatch.setattr(session, "OFFER_JITTER", 0.0)
+    monkeypatch.setattr(offers, "OFFER_VALIDITY", 0.05)
+    monkeypatch.setattr(offers, "OFFER_JITTER", 0.0)
 
 
 def drain(peer: RawPeer) -> None:

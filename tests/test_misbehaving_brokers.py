@@ -20,7 +20,7 @@ import pytest
 from n8nrunner import BrokerConnectionError, Runner, Task
 from n8nrunner.broker import Broker, BrokerTaskLost
 from n8nrunner.connection import serving
-from n8nrunner.protocol import liveness, session
+from n8nrunner.protocol import liveness, offers, receipts, session
 from tests.conftest import LIMIT, promptly, wait_until
 from tests.connection.servers import (
     CLOSE,
@@ -212,7 +212,7 @@ def test_what_a_large_answer_held_back_leaves_right_behind_it(
 ) -> None:
     """Nothing else has to come for it: no pong, no other message, no deadline."""
     monkeypatch.setattr(session, "ACCEPT_WINDOW", 10 * LIMIT)
-    monkeypatch.setattr(session, "PING_SPACING", 0.0)  # the one ping is behind the answer, and not answered
+    monkeypatch.setattr(receipts, "PING_SPACING", 0.0)  # the one ping is behind the answer, and not answered
     runner = new_runner(raw.url, capacity=2)
     runner.task("big")(lambda task: "x" * 20_000_000)
     runner.start(wait=0)
@@ -354,8 +354,8 @@ def test_a_dead_peer_is_noticed_and_replaced(
     raw: RawBroker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its socket stands and its kernel takes every offer, but nothing comes."""
-    monkeypatch.setattr(session, "OFFER_VALIDITY", 0.05)
-    monkeypatch.setattr(session, "OFFER_JITTER", 0.0)
+    monkeypatch.setattr(offers, "OFFER_VALIDITY", 0.05)
+    monkeypatch.setattr(offers, "OFFER_JITTER", 0.0)
     monkeypatch.setattr(liveness, "PING_INTERVAL", 0.1)
     monkeypatch.setattr(liveness, "SILENCE_LIMIT", 0.3)
     monkeypatch.setattr(liveness, "MEASURE_INTERVAL", 0.05)
@@ -405,7 +405,7 @@ def test_results_without_a_receipt_are_reported_as_uncertain(raw: RawBroker, new
     peer.give("after it", 1)  # by then, the ping that follows the first result has been answered
     peer.hear("taskdone")
     session_of = runner._run.links[0]._session  # type: ignore[union-attr]
-    wait_until(lambda: peer.answer_pings() or not session_of._unconfirmed)
+    wait_until(lambda: peer.answer_pings() or not session_of.describe().results)
     peer.gives_receipts = False
     peer.give("without", {"kept": True})
     peer.hear("taskdone")

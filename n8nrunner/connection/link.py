@@ -26,7 +26,6 @@ from n8nrunner.errors import AuthenticationError, GrantTokenSpent, N8nRunnerErro
 from n8nrunner.execution.invoke import Answer, Handler, failure
 from n8nrunner.execution.pools import OnEnd
 from n8nrunner.protocol import codec
-from n8nrunner.protocol import session as s
 from n8nrunner.protocol.actions import (
     AbortConnection,
     Action,
@@ -56,7 +55,10 @@ from n8nrunner.protocol.events import (
 from n8nrunner.protocol.failures import ConnectionLost, LinkFailure, Unreachable
 from n8nrunner.protocol.messages import RunnerRegistered
 from n8nrunner.protocol.retry import HEALTHY_JITTER, MOST, REFUSED_WAIT, Decision, Retry
+from n8nrunner.protocol.session import REASON_LOST, RunnerSession
 from n8nrunner.protocol.slots import Slots
+from n8nrunner.protocol.states import CONNECTED_STATES, State
+from n8nrunner.protocol.tasks import Counters
 from n8nrunner.protocol.throttle import Throttle
 from n8nrunner.snapshot import LinkSnapshot
 from n8nrunner.task import Call, Tally, Task, Undelivered
@@ -154,7 +156,7 @@ class BrokerLink:
         self._wake_links = wake_links
         self._owner = owner
         self._ids = itertools.count(1)
-        self._session = s.RunnerSession(index, config.name, types, slots, config.task_timeout, self.new_id)
+        self._session = RunnerSession(index, config.name, types, slots, config.task_timeout, self.new_id)
         self._tasks: dict[str, Task] = {}
         self._retry = Retry(config.is_one_shot, _new_delays)
         self._registrations = 0
@@ -185,25 +187,25 @@ class BrokerLink:
     def snapshot(self) -> LinkSnapshot:
         """The link as it is now."""
         state = self._session.state
-        if state is s.State.DISCONNECTED:
+        if state is State.DISCONNECTED:
             shown = "connecting" if self._next_step is None else "waiting"
         else:
             shown = _SHOWN.get(state, "connecting")
-            if state is s.State.CLOSING and self._session.is_stopping:
+            if state is State.CLOSING and self._session.is_stopping:
                 shown = "draining"
             if shown == "registered" and not self._session.offers_wanted:
                 shown = "paused"
         return LinkSnapshot(self.url.base, shown, self._registrations, self._retry.failures, self._last_error)
 
     @property
-    def counters(self) -> s.Counters:
+    def counters(self) -> Counters:
         """What the link has counted; the numbers are the links' thread's to change."""
         return self._session.counters
 
     @property
     def is_registered(self) -> bool:
         """Whether the broker knows this runner now and may send tasks."""
-        return self._session.state is s.State.OFFERING
+        return self._session.state is State.OFFERING
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -214,7 +216,7 @@ class BrokerLink:
         Tasks of lost connections may still run: what they return is owed to `on_undelivered`, until the grace
         period is over.
         """
-        return self._session.state is s.State.CLOSED and (
+        return self._session.state is State.CLOSED and (
             not self._session.orphans or time.monotonic() >= self._stop_until
         )
 
@@ -285,7 +287,7 @@ class BrokerLink:
         connection = self.connection
         session = self._session
         if connection is None:
-            if self._next_step is not None and now >= self._next_at and session.state is s.State.DISCONNECTED:
+            if self._next_step is not None and now >= self._next_at and session.state is State.DISCONNECTED:
                 step, self._next_step = self._next_step, None
                 try:
                     step()
@@ -321,7 +323,7 @@ class BrokerLink:
         finally:
             self._cancel_tasks()
             connection.close()
-        if self._session.state is not s.State.CLOSED:
+        if self._session.state is not State.CLOSED:
             tasks = self._session.counters.accepted - self._accepted_before
             self._retry.ended(reason, now - self._opened_at, tasks)
             self._failed(reason, None, now)
@@ -332,9 +334,9 @@ class BrokerLink:
         Raises:
             RuntimeError: the session still counts as connected, so that no step can be right.
         """
-        if self._session.state in s.CONNECTED_STATES:
+        if self._session.state in CONNECTED_STATES:
             raise RuntimeError("a link without a connection has a connected session")
-        if self._next_step is None and not self._attempting and self._session.state is s.State.DISCONNECTED:
+        if self._next_step is None and not self._attempting and self._session.state is State.DISCONNECTED:
             self._wait(DEFECT_PAUSE, self._attempt, now)
         self.due_at = now + DEFECT_PAUSE
 
@@ -356,7 +358,7 @@ class BrokerLink:
         tasks = list(self._tasks.values())
         self._tasks.clear()
         for task in tasks:
-            task.cancel(s.REASON_LOST)
+            task.cancel(REASON_LOST)
 
     def forked(self) -> None:
         """In a child process: closes its copy of the socket; the parent notices nothing."""
@@ -396,7 +398,7 @@ class BrokerLink:
         self._next_at = now + seconds
 
     def _opened(self, connection: Connection, now: float) -> None:
-        if self._session.state is not s.State.DISCONNECTED or self.connection is not None:
+        if self._session.state is not State.DISCONNECTED or self.connection is not None:
             connection.close()  # the link has been stopped, or has another connection
             return
         self.connection = connection
@@ -408,7 +410,7 @@ class BrokerLink:
         self._perform(self._session.handle(Connected(random.random()), now))
 
     def _failed(self, reason: LinkFailure, grant: str | None, now: float) -> None:
-        if self._session.state is not s.State.DISCONNECTED:
+        if self._session.state is not State.DISCONNECTED:
             return
         decision = self._retry.decide(reason, now, backoff.full_jitter(1.0))
         self._last_error = str(reason)
@@ -424,7 +426,7 @@ class BrokerLink:
         self._wait(decision.delay or 0.0, self._probe if decision.probe else self._attempt, now)
 
     def _probed(self, outcome: Probed, now: float) -> None:
-        if self._session.state is not s.State.DISCONNECTED:
+        if self._session.state is not State.DISCONNECTED:
             return
         if outcome.healthy:
             self._wait(backoff.full_jitter(HEALTHY_JITTER), self._attempt, now)
@@ -444,7 +446,7 @@ class BrokerLink:
     def _next_due(self, now: float) -> float:
         """When `settle` has to be called at the latest."""
         if self.connection is None:
-            if self._session.state is s.State.CLOSED:
+            if self._session.state is State.CLOSED:
                 # Only tasks of lost connections are left to wait for, until the grace period is over.
                 return self._stop_until if self._session.orphans and now < self._stop_until else _NEVER
             return _NEVER if self._next_step is None else self._next_at
@@ -657,7 +659,7 @@ def _meaning(code: int | None) -> str:
 
 
 #: How the session's states are shown; while it is disconnected, it depends on what is done about it.
-_SHOWN = {s.State.OFFERING: "registered", s.State.DRAINING: "draining", s.State.CLOSED: "closed"}
+_SHOWN = {State.OFFERING: "registered", State.DRAINING: "draining", State.CLOSED: "closed"}
 
 #: What the threads of `attempt.py` post. After one of these, no such thread works for the link.
 _OUTCOMES: dict[type, Callable[[BrokerLink, Any, float], None]] = {

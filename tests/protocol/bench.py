@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from n8nrunner.protocol import messages as m
-from n8nrunner.protocol import session as s
 from n8nrunner.protocol.actions import MeasureSocket, SendPayload, StartTask
 from n8nrunner.protocol.events import CallMade, Connected, Disconnected, HandlerFinished, SocketMeasured
+from n8nrunner.protocol.receipts import UNCONFIRMED_LIMIT
+from n8nrunner.protocol.session import RunnerSession
 from n8nrunner.protocol.slots import Slots
+from n8nrunner.protocol.states import State
 
 START = 1000.0
 
@@ -36,7 +38,7 @@ class Bench:
         self.slots = slots or Slots(capacity, brokers)
         numbers = itertools.count(1)
         self.types = {"t": None} if types is None else types
-        self.session = s.RunnerSession(
+        self.session = RunnerSession(
             link, "name", self.types, self.slots, task_timeout, lambda: f"{link}{next(numbers)}"
         )
         self.link = link
@@ -88,18 +90,18 @@ class Bench:
     def checked(self, actions: list[Any]) -> list[Any]:
         """What must hold after every step."""
         session, slots = self.session, self.slots
+        held = session.describe()
         self.sent += sum(isinstance(action, (SendPayload, *SENT)) for action in actions)
         offers: dict[str, int] = {}
-        for task_type, _ in session._offers.values():
+        for task_type, _ in held.offers.values():
             offers[task_type] = offers.get(task_type, 0) + 1
         counted = {name: pair.open for name, pair in slots._links.get(self.link, {}).items()}
         assert {name: count for name, count in counted.items() if count} == offers
-        if session.state is not s.State.CLOSING:  # which keeps them until the connection has ended
-            is_offering = session.state is s.State.OFFERING and session.offers_wanted
-            assert is_offering or not session._offers
+        if session.state is not State.CLOSING:  # which keeps them until the connection has ended
+            is_offering = session.state is State.OFFERING and session.offers_wanted
+            assert is_offering or not held.offers
             assert is_offering is (self.link in slots._links)
-        kept = [entry.payload for entry in session._unconfirmed if entry.payload is not None]
-        assert session._unconfirmed_size == sum(map(len, kept)) <= s.UNCONFIRMED_LIMIT
+        assert sum(len(result.payload or b"") for result in held.results) <= UNCONFIRMED_LIMIT
         counters = session.counters
         assert counters.accepted == (
             counters.done
@@ -111,8 +113,7 @@ class Bench:
             + counters.retried
             + session.held_tasks
         ), "a task has no account"
-        calls = {call_id for task in session._running.values() for call_id in task.calls or ()}
-        assert calls == set(session._calls)
+        assert set(held.calls.values()) <= set(held.running), "a call waits for a task that has ended"
         assert slots.taken <= slots.capacity
         return actions
 
@@ -128,7 +129,7 @@ class Bench:
 
     def offers(self) -> list[str]:
         """The ids of the offers that are open, in their order."""
-        return list(self.session._offers)
+        return list(self.session.describe().offers)
 
     def accept(self, offer_id: str | None = None) -> str:
         """An acceptance that is granted; returns the task's id."""

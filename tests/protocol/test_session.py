@@ -9,7 +9,6 @@ import pytest
 
 from n8nrunner.protocol import liveness
 from n8nrunner.protocol import messages as m
-from n8nrunner.protocol import session as s
 from n8nrunner.protocol.actions import (
     AbortConnection,
     CancelTask,
@@ -36,7 +35,31 @@ from n8nrunner.protocol.events import (
     TypesChanged,
     UnreadableMessage,
 )
+from n8nrunner.protocol.offers import (
+    KEEP_ALIVE,
+    OFFER_HONOUR,
+    OFFER_JITTER,
+    OFFER_VALIDITY,
+    REASON_EXPIRED,
+    REASON_FULL,
+)
+from n8nrunner.protocol.receipts import PING_REPEAT, PING_SPACING, UNCONFIRMED_LIMIT
+from n8nrunner.protocol.session import (
+    ACCEPT_WINDOW,
+    BACKLOG_LIMIT,
+    DELAYED_LIMIT,
+    DRAIN_LIMIT,
+    HANDSHAKE_TIMEOUT,
+    ID_LIMIT,
+    LIVENESS_PING,
+    REASON_LOST,
+    REASON_STOPPED,
+    REASON_STOPPING,
+    REASON_WINDOW,
+)
 from n8nrunner.protocol.slots import TURN, Slots
+from n8nrunner.protocol.states import State
+from n8nrunner.protocol.tasks import SETTINGS_TIMEOUT, timeout_message
 from tests.protocol.bench import START, Bench, of, without
 
 PING = (SendPing, SendUrgentPing, MeasureSocket)
@@ -50,18 +73,18 @@ def account(bench: Bench, **counts: int) -> None:
 
 class TestTheTimesAreThoseOfTheProtocol:
     def test_they_fit_n8ns(self) -> None:
-        assert s.OFFER_VALIDITY == 10
-        assert s.OFFER_JITTER == 5
-        assert s.OFFER_HONOUR == 1
-        assert s.ACCEPT_WINDOW < 2, "n8n waits two seconds for an answer to its acceptance"
-        assert 10 <= s.SETTINGS_TIMEOUT <= 30
-        assert s.KEEP_ALIVE < 2, (
+        assert OFFER_VALIDITY == 10
+        assert OFFER_JITTER == 5
+        assert OFFER_HONOUR == 1
+        assert ACCEPT_WINDOW < 2, "n8n waits two seconds for an answer to its acceptance"
+        assert 10 <= SETTINGS_TIMEOUT <= 30
+        assert KEEP_ALIVE < 2, (
             "n8n 2.40 closes a runner that was silent for two seconds while requests expired"
         )
-        assert s.REASON_WINDOW == "Acknowledgement window elapsed"
-        assert s.REASON_EXPIRED == "Offer expired - not accepted within validity window"
-        assert s.REASON_FULL == "No open task slots - runner already at capacity"
-        assert s.REASON_STOPPING == "Runner is shutting down"
+        assert REASON_WINDOW == "Acknowledgement window elapsed"
+        assert REASON_EXPIRED == "Offer expired - not accepted within validity window"
+        assert REASON_FULL == "No open task slots - runner already at capacity"
+        assert REASON_STOPPING == "Runner is shutting down"
 
     @pytest.mark.parametrize(
         ("seconds", "text"),
@@ -73,27 +96,27 @@ class TestTheTimesAreThoseOfTheProtocol:
         ],
     )
     def test_n8ns_own_sentence_for_a_timeout(self, seconds: float, text: str) -> None:
-        assert s.timeout_message(seconds) == text
+        assert timeout_message(seconds) == text
 
 
 class TestConnecting:
     def test_from_the_connection_to_the_offers(self) -> None:
         bench = Bench(capacity=2, types={"t": None})
         session = bench.session
-        assert session.state is s.State.DISCONNECTED
+        assert session.state is State.DISCONNECTED
         assert session.next_deadline() is None
         assert not session.is_registered
         assert bench.do(Connected(0.0)) == []
         assert session.generation == 1
-        assert session.state is s.State.AWAITING_INFO_REQUEST
+        assert session.state is State.AWAITING_INFO_REQUEST
         assert bench.do(m.InfoRequest()) == [m.RunnerInfo("name", ("t",))]
-        assert session.state is s.State.AWAITING_REGISTRATION
+        assert session.state is State.AWAITING_REGISTRATION
         assert not session.is_registered
         assert bench.do(m.RunnerRegistered()) == [
             m.TaskOffer("a1", "t", 10_000),
             m.TaskOffer("a2", "t", 10_000),
         ]
-        assert session.state is s.State.OFFERING
+        assert session.state is State.OFFERING
         assert session.is_registered
         assert not session.is_stopping
 
@@ -104,7 +127,7 @@ class TestConnecting:
         assert bench.do(m.RunnerRegistered()) == []
         # Nothing to offer, and nothing to say either: n8n counts silence only against runners of a type.
         assert without(PING, bench.pass_time(30)) == []
-        assert bench.do(m.TaskOfferAccept("nonsense", "x")) == [m.TaskRejected("x", s.REASON_EXPIRED)]
+        assert bench.do(m.TaskOfferAccept("nonsense", "x")) == [m.TaskRejected("x", REASON_EXPIRED)]
 
     @pytest.mark.parametrize(
         ("jitter", "milliseconds"), [(0.0, 10_000), (0.5, 12_500), (0.123456, 10_617), (0.999999, 14_999)]
@@ -119,8 +142,8 @@ class TestConnecting:
     def test_the_greeting_has_a_time_limit(self) -> None:
         bench = Bench()
         bench.do(Connected(0.0))
-        assert bench.session.next_deadline() == START + s.HANDSHAKE_TIMEOUT
-        assert bench.pass_time(s.HANDSHAKE_TIMEOUT - 0.01) == []
+        assert bench.session.next_deadline() == START + HANDSHAKE_TIMEOUT
+        assert bench.pass_time(HANDSHAKE_TIMEOUT - 0.01) == []
         assert bench.pass_time(0.01) == [
             CloseConnection(1000, "the broker did not send its greeting within 10 s")
         ]
@@ -129,14 +152,14 @@ class TestConnecting:
         # What comes too late begins nothing.
         assert bench.do(m.InfoRequest(), m.RunnerRegistered()) == []
         bench.lose()
-        assert bench.session.state is s.State.DISCONNECTED
+        assert bench.session.state is State.DISCONNECTED
 
     def test_the_registration_has_a_time_limit_of_its_own(self) -> None:
         bench = Bench()
         bench.do(Connected(0.0))
         bench.pass_time(9)
         bench.do(m.InfoRequest())
-        assert bench.session.next_deadline() == START + 9 + s.HANDSHAKE_TIMEOUT
+        assert bench.session.next_deadline() == START + 9 + HANDSHAKE_TIMEOUT
         assert of(CloseConnection, bench.pass_time(9.99)) == []
         closing = CloseConnection(1000, "the broker did not send the registration within 10 s")
         assert bench.pass_time(0.01)[-1] == closing
@@ -147,7 +170,7 @@ class TestConnecting:
     def test_once_registered_there_is_no_such_limit(self) -> None:
         bench = Bench()
         bench.connect()
-        assert of(CloseConnection, bench.pass_time(s.HANDSHAKE_TIMEOUT * 2)) == []
+        assert of(CloseConnection, bench.pass_time(HANDSHAKE_TIMEOUT * 2)) == []
 
     def test_the_next_connection_begins_afresh(self) -> None:
         bench = Bench(capacity=2)
@@ -156,7 +179,7 @@ class TestConnecting:
         bench.session.set_receiving(True)
         bench.session.set_congested(True)
         bench.lose()
-        assert bench.session.state is s.State.DISCONNECTED
+        assert bench.session.state is State.DISCONNECTED
         assert bench.session.next_deadline() is None
         bench.pass_time(500)
         assert bench.connect(0.0) == [m.TaskOffer("a3", "t", 10_000), m.TaskOffer("a4", "t", 10_000)]
@@ -167,7 +190,7 @@ class TestConnecting:
         bench = Bench()
         bench.do(Connected(0.0))
         assert bench.lose() == []
-        assert bench.session.state is s.State.DISCONNECTED
+        assert bench.session.state is State.DISCONNECTED
         assert bench.session.next_deadline() is None
         bench.do(Connected(0.0), m.InfoRequest())
         assert bench.lose() == []
@@ -176,7 +199,7 @@ class TestConnecting:
     def test_a_close_that_ended_a_connection_does_not_end_the_next_one(self) -> None:
         bench = Bench()
         bench.do(Connected(0.0))
-        bench.pass_time(s.HANDSHAKE_TIMEOUT)
+        bench.pass_time(HANDSHAKE_TIMEOUT)
         bench.lose()
         assert bench.connect() != []
         assert bench.session.is_registered
@@ -218,7 +241,7 @@ class TestOffers:
         bench.connect()
         bench.pass_time(10)
         assert bench.offers() == ["a2"]
-        bench.now = START + 10 + s.OFFER_HONOUR - 0.001
+        bench.now = START + 10 + OFFER_HONOUR - 0.001
         assert without(PING, bench.do(m.TaskOfferAccept("a1", "x"))) == [m.TaskAccepted("x")]
         account(bench, accepted=1)
 
@@ -226,8 +249,8 @@ class TestOffers:
         bench = Bench(capacity=1)
         bench.connect()
         bench.pass_time(10)
-        bench.now = START + 10 + s.OFFER_HONOUR
-        assert bench.do(m.TaskOfferAccept("a1", "x"))[0] == m.TaskRejected("x", s.REASON_EXPIRED)
+        bench.now = START + 10 + OFFER_HONOUR
+        assert bench.do(m.TaskOfferAccept("a1", "x"))[0] == m.TaskRejected("x", REASON_EXPIRED)
         assert bench.slots.taken == 0
         account(bench, rejected=1)
 
@@ -235,23 +258,23 @@ class TestOffers:
         bench = Bench(capacity=2)
         bench.connect()
         bench.pass_time(10)
-        assert list(bench.session._lapsed) == ["a1", "a2"]
-        bench.pass_time(s.OFFER_HONOUR + 8)
-        assert list(bench.session._lapsed) == []
+        assert list(bench.session.describe().lapsed) == ["a1", "a2"]
+        bench.pass_time(OFFER_HONOUR + 8)
+        assert list(bench.session.describe().lapsed) == []
 
     def test_a_lapsed_offer_is_honoured_once(self) -> None:
         bench = Bench(capacity=2)
         bench.connect()
         bench.pass_time(10)
         assert bench.do(m.TaskOfferAccept("a1", "x"))[0] == m.TaskAccepted("x")
-        assert bench.do(m.TaskOfferAccept("a1", "y"))[0] == m.TaskRejected("y", s.REASON_EXPIRED)
+        assert bench.do(m.TaskOfferAccept("a1", "y"))[0] == m.TaskRejected("y", REASON_EXPIRED)
 
     def test_a_lapsed_offer_for_which_there_is_no_slot_has_expired(self) -> None:
         bench = Bench(capacity=1)
         bench.connect()
         bench.pass_time(10)
         assert bench.do(m.TaskOfferAccept("a2", "x"))[0] == m.TaskAccepted("x")
-        assert bench.do(m.TaskOfferAccept("a1", "y"))[0] == m.TaskRejected("y", s.REASON_EXPIRED)
+        assert bench.do(m.TaskOfferAccept("a1", "y"))[0] == m.TaskRejected("y", REASON_EXPIRED)
         account(bench, accepted=1, rejected=1)
 
     def test_an_offer_that_is_late_by_our_clock_but_was_not_settled_yet_is_open(self) -> None:
@@ -266,7 +289,7 @@ class TestOffers:
         bench.connect()
         other.connect()
         running = other.start()
-        assert bench.do(m.TaskOfferAccept("a1", "x"))[0] == m.TaskRejected("x", s.REASON_FULL)
+        assert bench.do(m.TaskOfferAccept("a1", "x"))[0] == m.TaskRejected("x", REASON_FULL)
         account(bench, rejected=1)
         assert bench.slots.release("t", bench.now) == {"a"}
         assert bench.do(SlotFreed()) == [m.TaskOffer("a3", "t", 10_000)]
@@ -277,14 +300,14 @@ class TestOffers:
     def test_an_unknown_offer_is_refused(self) -> None:
         bench = Bench()
         bench.connect()
-        assert bench.do(m.TaskOfferAccept("nonsense", "x"))[0] == m.TaskRejected("x", s.REASON_EXPIRED)
+        assert bench.do(m.TaskOfferAccept("nonsense", "x"))[0] == m.TaskRejected("x", REASON_EXPIRED)
         account(bench, rejected=1)
 
     def test_after_a_refusal_something_is_sent_that_makes_n8n_match_again(self) -> None:
         """n8n 2.27 leaves a refused request alone until it gets an offer, whatever offers it has."""
         bench = Bench(capacity=2)
         bench.connect()
-        refused = m.TaskRejected("x", s.REASON_EXPIRED)
+        refused = m.TaskRejected("x", REASON_EXPIRED)
         assert bench.do(m.TaskOfferAccept("nonsense", "x")) == [refused, m.TaskOffer("a3", "t", 0)]
         assert bench.offers() == ["a1", "a2"]
         assert bench.do(SlotFreed()) == []  # once
@@ -315,13 +338,13 @@ class TestOffers:
         bench = Bench(capacity=1)
         bench.connect()
         bench.do(m.Drain())
-        refused = m.TaskRejected("x", s.REASON_STOPPING)
+        refused = m.TaskRejected("x", REASON_STOPPING)
         assert bench.do(m.TaskOfferAccept("a1", "x")) == [refused]
         bench.session.set_congested(True)
         assert bench.do(m.TaskOfferAccept("a1", "y")) == []
-        bench.now += s.ACCEPT_WINDOW - 0.1
+        bench.now += ACCEPT_WINDOW - 0.1
         bench.session.set_congested(False)
-        assert bench.settle() == [m.TaskRejected("y", s.REASON_STOPPING)]
+        assert bench.settle() == [m.TaskRejected("y", REASON_STOPPING)]
 
     def test_lapsed_offers_are_honoured_each_for_its_own_second(self) -> None:
         bench = Bench(capacity=2)
@@ -331,8 +354,8 @@ class TestOffers:
         assert bench.offers() == ["a2", "a3"]
         bench.pass_time(10.6)
         # Of the two, which lapsed half a second apart, one is forgotten.
-        assert list(bench.session._lapsed) == ["a3"]
-        assert bench.do(m.TaskOfferAccept("a2", "x"))[0] == m.TaskRejected("x", s.REASON_EXPIRED)
+        assert list(bench.session.describe().lapsed) == ["a3"]
+        assert bench.do(m.TaskOfferAccept("a2", "x"))[0] == m.TaskRejected("x", REASON_EXPIRED)
         assert bench.do(m.TaskOfferAccept("a3", "y"))[0] == m.TaskAccepted("y")
 
     def test_an_acceptance_is_answered_once(self) -> None:
@@ -410,7 +433,7 @@ class TestOtherLinks:
         a.connect()
         b.connect()
         a.accept()
-        assert b.do(m.TaskOfferAccept("b1", "x"))[0] == m.TaskRejected("x", s.REASON_FULL)
+        assert b.do(m.TaskOfferAccept("b1", "x"))[0] == m.TaskRejected("x", REASON_FULL)
         assert a.lose() == [WakeLinks(("b",))]
         assert b.do(SlotFreed()) == [m.TaskOffer("b3", "t", 10_000)]
 
@@ -420,7 +443,7 @@ class TestOtherLinks:
             a.connect()
             b.connect()
             task_id = a.start()
-            assert b.do(m.TaskOfferAccept("b1", "x"))[0] == m.TaskRejected("x", s.REASON_FULL)
+            assert b.do(m.TaskOfferAccept("b1", "x"))[0] == m.TaskRejected("x", REASON_FULL)
             assert a.finish(task_id)[0] == SendPayload(b"answer")
             assert b.do(SlotFreed()) == [m.TaskOffer("b3", "t", 10_000)]
             b.accept()
@@ -455,13 +478,13 @@ class TestOtherLinks:
         if end == "cancel":
             actions = a.do(m.TaskCancel("x", "why"))
         elif end == "watchdog":
-            actions = a.pass_time(s.SETTINGS_TIMEOUT - 1)
+            actions = a.pass_time(SETTINGS_TIMEOUT - 1)
             a.session.note_received(a.now)
             actions = a.pass_time(1)
         elif end == "oversized":
             actions = a.do(OversizedMessage(m.Head("broker:tasksettings", "x", None, None, None), 2, 1))
         else:
-            actions = a.pass_time(s.ACCEPT_WINDOW)
+            actions = a.pass_time(ACCEPT_WINDOW)
         assert WakeLinks(("b",)) in actions
         assert a.slots.taken == 0
 
@@ -502,16 +525,16 @@ class TestKeepAlive:
 
     def test_an_expired_offer_is_sent_again_and_again(self) -> None:
         bench = self.full()
-        assert bench.pass_time(s.KEEP_ALIVE - 0.01) == []
+        assert bench.pass_time(KEEP_ALIVE - 0.01) == []
         assert bench.pass_time(0.01) == [m.TaskOffer("a1", "t", 0)]
-        assert bench.pass_time(3 * s.KEEP_ALIVE) == [m.TaskOffer(f"a{n}", "t", 0) for n in (2, 3, 4)]
+        assert bench.pass_time(3 * KEEP_ALIVE) == [m.TaskOffer(f"a{n}", "t", 0) for n in (2, 3, 4)]
         assert bench.offers() == []
 
     def test_whatever_else_is_sent_does_as_well(self) -> None:
         bench = self.full()
         bench.pass_time(1.0)
-        assert bench.do(m.TaskOfferAccept("unknown", "x"))[0] == m.TaskRejected("x", s.REASON_EXPIRED)
-        assert bench.pass_time(s.KEEP_ALIVE - 0.01) == []
+        assert bench.do(m.TaskOfferAccept("unknown", "x"))[0] == m.TaskRejected("x", REASON_EXPIRED)
+        assert bench.pass_time(KEEP_ALIVE - 0.01) == []
         assert bench.pass_time(0.01) == [m.TaskOffer("a2", "t", 0)]
 
     def test_a_call_does_and_so_does_the_answer_to_an_acceptance_that_had_to_wait(self) -> None:
@@ -521,7 +544,7 @@ class TestKeepAlive:
         bench.now += 1
         bench.call(task_id, "c")
         bench.do(m.TaskCancel(task_id, "why"))  # its handler still runs
-        assert bench.session.next_deadline() == bench.now + s.KEEP_ALIVE
+        assert bench.session.next_deadline() == bench.now + KEEP_ALIVE
         slots = Slots(1, brokers=2)
         a, b = Bench(slots=slots, link="a"), Bench(slots=slots, link="b")
         a.connect()
@@ -533,12 +556,12 @@ class TestKeepAlive:
         a.session.set_congested(False)
         assert a.settle() == [m.TaskAccepted("x")]
         assert a.do(m.TaskCancel("x", "why")) == [WakeLinks(("b",))]
-        assert a.session.next_deadline() == a.now + s.KEEP_ALIVE
+        assert a.session.next_deadline() == a.now + KEEP_ALIVE
 
     def test_it_is_no_offer(self) -> None:
         bench = self.full()
-        bench.pass_time(s.KEEP_ALIVE)
-        assert bench.do(m.TaskOfferAccept("a1", "x"))[0] == m.TaskRejected("x", s.REASON_EXPIRED)
+        bench.pass_time(KEEP_ALIVE)
+        assert bench.do(m.TaskOfferAccept("a1", "x"))[0] == m.TaskRejected("x", REASON_EXPIRED)
 
     @pytest.mark.parametrize("reason", ["an open offer", "an accepted task", "a running task"])
     def test_not_with(self, reason: str) -> None:
@@ -727,7 +750,7 @@ class TestTasks:
         bench = Bench(capacity=1)
         bench.connect()
         task_id = bench.accept()
-        bench.pass_time(s.SETTINGS_TIMEOUT - 0.01)
+        bench.pass_time(SETTINGS_TIMEOUT - 0.01)
         assert bench.slots.taken == 1
         actions = bench.pass_time(0.01)
         assert without(PING, actions) == [
@@ -741,9 +764,9 @@ class TestTasks:
         bench = Bench(capacity=2)
         bench.connect()
         running, waiting = bench.start(), bench.accept()
-        actions = bench.pass_time(s.SETTINGS_TIMEOUT)
+        actions = bench.pass_time(SETTINGS_TIMEOUT)
         assert [failed.task_id for failed in of(m.TaskFailed, actions)] == [waiting]
-        assert list(bench.session._running) == [running]
+        assert list(bench.session.describe().running) == [running]
 
     def test_large_settings_are_on_their_way_to_one_of_several(self) -> None:
         bench = Bench(capacity=2)
@@ -751,7 +774,7 @@ class TestTasks:
         bench.accept()
         bench.accept()
         bench.session.set_receiving(True)
-        assert of(m.TaskFailed, bench.pass_time(s.SETTINGS_TIMEOUT)) == []
+        assert of(m.TaskFailed, bench.pass_time(SETTINGS_TIMEOUT)) == []
         assert bench.session.held_tasks == 2
 
     def test_its_settings_are_on_their_way(self) -> None:
@@ -761,15 +784,17 @@ class TestTasks:
         bench.now += 1
         second = bench.accept()
         bench.session.set_receiving(True)
-        bench.pass_time(s.SETTINGS_TIMEOUT - 2)
+        bench.pass_time(SETTINGS_TIMEOUT - 2)
         bench.session.note_received(bench.now)
         bench.pass_time(5)
         assert bench.session.held_tasks == 2
         # When the large message has come, and was somebody else's, there is time once more.
         bench.session.set_receiving(False)
-        assert bench.session._accepted[first].deadline == START + 2 * s.SETTINGS_TIMEOUT
-        assert bench.session._accepted[second].deadline == START + 1 + 2 * s.SETTINGS_TIMEOUT
-        bench.now = START + 2 * s.SETTINGS_TIMEOUT - 1
+        assert bench.session.describe().accepted == {
+            first: ("t", START + 2 * SETTINGS_TIMEOUT),
+            second: ("t", START + 1 + 2 * SETTINGS_TIMEOUT),
+        }
+        bench.now = START + 2 * SETTINGS_TIMEOUT - 1
         bench.session.note_received(bench.now)
         assert of(m.TaskFailed, bench.pass_time(0.99)) == []
         assert [failed.task_id for failed in of(m.TaskFailed, bench.pass_time(0.01))] == [first]
@@ -800,7 +825,7 @@ class TestTasks:
         offer = bench.offers()[0]
         running = bench.start()
         assert of(m.TaskOffer, bench.do(OfferingChanged(False))) == []
-        assert m.TaskRejected("late", s.REASON_EXPIRED) in bench.do(m.TaskOfferAccept(offer, "late"))
+        assert m.TaskRejected("late", REASON_EXPIRED) in bench.do(m.TaskOfferAccept(offer, "late"))
         assert of(SendPayload, bench.finish(running))
         bench.do(TypesChanged({"t": None}))
         bench.do(Disconnected(0))
@@ -907,10 +932,10 @@ class TestWhatNeedsNoSettling:
 
     def test_a_result_whose_slot_went_elsewhere_is_followed_by_a_ping_in_time(self) -> None:
         bench = self.busy()
-        pinged = bench.session._pinged_at
+        pinged = START  # with the connection
         bench.slots.release("t", bench.now)
         bench.handle(HandlerFinished("task1", 1, b"answer", False, freed=False))
-        assert bench.session.next_deadline() == pinged + s.PING_SPACING
+        assert bench.session.next_deadline() == pinged + PING_SPACING
 
     def test_a_result_that_leaves_a_link_without_offers_brings_its_keep_alive(self) -> None:
         slots = Slots(1, brokers=2)
@@ -923,7 +948,7 @@ class TestWhatNeedsNoSettling:
         bench.do(HandlerFinished(task_id, 1, b"answer", False, freed=False))
         due = bench.session.next_deadline()
         assert due is not None
-        assert due <= bench.now + s.KEEP_ALIVE
+        assert due <= bench.now + KEEP_ALIVE
 
     def test_the_last_result_of_a_stop_ends_the_connection_at_once(self) -> None:
         bench = self.busy()
@@ -948,7 +973,7 @@ class TestWhatNeedsNoSettling:
         bench.session.set_congested(True)
         bench.settle()
         bench.handle(m.TaskOfferAccept(bench.offers()[0], "x"))
-        assert bench.session.next_deadline() == bench.now + s.ACCEPT_WINDOW
+        assert bench.session.next_deadline() == bench.now + ACCEPT_WINDOW
 
     def test_an_acceptance_brings_the_next_offer_while_there_is_room(self) -> None:
         bench = Bench(slots=Slots(2, brokers=2))
@@ -962,7 +987,7 @@ class TestWhatNeedsNoSettling:
         bench.connect(jitter=0.9)
         bench.handle(m.TaskOfferAccept(bench.offers()[0], "x"))
         assert bench.settle() == []
-        bench.pass_time(s.SETTINGS_TIMEOUT - 1)
+        bench.pass_time(SETTINGS_TIMEOUT - 1)
         assert of(m.TaskFailed, bench.pass_time(1)) != []
 
 
@@ -985,7 +1010,7 @@ class TestCounters:
         bench.session.set_congested(True)
         for task_id in ("y", "z"):
             bench.do(m.TaskOfferAccept(bench.offers()[0], task_id))
-        bench.pass_time(s.ACCEPT_WINDOW)
+        bench.pass_time(ACCEPT_WINDOW)
         account(bench, accepted=12, rejected=4, done=2, failed=4, cancelled=4, timed_out=2)
 
     def test_those_of_a_lost_connection_too(self) -> None:
@@ -1110,7 +1135,7 @@ class TestCalls:
         elif end == "cancel":
             actions, reason = bench.do(m.TaskCancel("task1", "why")), "why"
         elif end == "timeout":
-            actions, reason = bench.pass_time(5), s.timeout_message(5)
+            actions, reason = bench.pass_time(5), timeout_message(5)
         else:
             actions, reason = bench.lose(), "The connection to n8n was lost"
         assert of(EndCall, actions)[0] == EndCall("call c", None, reason)
@@ -1179,12 +1204,12 @@ class TestCongestion:
         bench = self.bench()
         assert bench.do(m.TaskOfferAccept("a1", "x"), m.TaskOfferAccept("unknown", "y")) == []
         assert bench.slots.taken == 1
-        assert bench.session.next_deadline() == START + s.ACCEPT_WINDOW
+        assert bench.session.next_deadline() == START + ACCEPT_WINDOW
         bench.now += 1
         bench.session.set_congested(False)
         assert bench.settle() == [
             m.TaskAccepted("x"),
-            m.TaskRejected("y", s.REASON_EXPIRED),
+            m.TaskRejected("y", REASON_EXPIRED),
             m.TaskOffer("a3", "t", 0),
         ]
         assert bench.do(m.TaskOfferAccept("a2", "z")) == [m.TaskAccepted("z")]
@@ -1194,7 +1219,7 @@ class TestCongestion:
     def test_an_acceptance_that_cannot_leave_in_its_window_is_dropped(self) -> None:
         bench = self.bench()
         bench.do(m.TaskOfferAccept("a1", "x"))
-        assert bench.pass_time(s.ACCEPT_WINDOW - 0.01) == []
+        assert bench.pass_time(ACCEPT_WINDOW - 0.01) == []
         assert bench.slots.taken == 1
         assert bench.pass_time(0.01) == []
         # Its slot is free, and the broker will throw away what else was offered.
@@ -1207,14 +1232,14 @@ class TestCongestion:
             m.TaskOffer("a4", "t", 10_000),
         ]
         assert bench.do(m.TaskSettings("x", 1)) == []
-        assert bench.do(m.TaskOfferAccept("a2", "y"))[0] == m.TaskRejected("y", s.REASON_EXPIRED)
+        assert bench.do(m.TaskOfferAccept("a2", "y"))[0] == m.TaskRejected("y", REASON_EXPIRED)
 
     def test_each_has_its_own_window(self) -> None:
         bench = self.bench(3)
         bench.do(m.TaskOfferAccept("a1", "x"))
         bench.now += 1
         bench.do(m.TaskOfferAccept("a2", "y"))
-        bench.pass_time(s.ACCEPT_WINDOW - 1)
+        bench.pass_time(ACCEPT_WINDOW - 1)
         assert bench.slots.taken == 1
         bench.session.set_congested(False)
         actions = without(PING, bench.settle())
@@ -1224,7 +1249,7 @@ class TestCongestion:
     def test_a_rejection_that_cannot_leave_voids_the_offers_as_well(self) -> None:
         bench = self.bench()
         bench.do(m.TaskOfferAccept("unknown", "x"))
-        bench.pass_time(s.ACCEPT_WINDOW)
+        bench.pass_time(ACCEPT_WINDOW)
         assert bench.offers() == []
         account(bench, rejected=1)
 
@@ -1233,7 +1258,7 @@ class TestCongestion:
         bench.do(m.TaskOfferAccept("unknown", "x"))
         bench.now += 1
         bench.do(m.TaskOfferAccept("a1", "x"))
-        bench.pass_time(s.ACCEPT_WINDOW - 1)
+        bench.pass_time(ACCEPT_WINDOW - 1)
         assert bench.slots.taken == 1
         bench.pass_time(1)
         assert bench.slots.taken == 0
@@ -1243,7 +1268,7 @@ class TestCongestion:
         bench.do(m.TaskOfferAccept("a1", "x"))
         bench.do(m.TaskCancel("x", "why"))
         assert bench.slots.taken == 0
-        bench.pass_time(s.ACCEPT_WINDOW)
+        bench.pass_time(ACCEPT_WINDOW)
         account(bench, accepted=1, cancelled=1)
 
     def test_a_loss_comes_before_the_answer_could_leave(self) -> None:
@@ -1314,7 +1339,7 @@ class TestMissedAcceptance:
             m.TaskOffer(f"a{n}", "t", 10_000) for n in (4, 5, 6)
         ]
         assert bench.offers() == ["a4", "a5", "a6"]
-        assert bench.do(m.TaskOfferAccept("a2", "x"))[0] == m.TaskRejected("x", s.REASON_EXPIRED)
+        assert bench.do(m.TaskOfferAccept("a2", "x"))[0] == m.TaskRejected("x", REASON_EXPIRED)
         account(bench, accepted=1, cancelled=1, rejected=1)
 
     def test_for_a_task_that_is_not_known_as_well(self) -> None:
@@ -1330,7 +1355,7 @@ class TestMissedAcceptance:
         bench.connect()
         bench.pass_time(10)
         bench.do(m.TaskCancel("unknown", "Acknowledgement window elapsed"))
-        assert bench.do(m.TaskOfferAccept("a1", "x"))[0] == m.TaskRejected("x", s.REASON_EXPIRED)
+        assert bench.do(m.TaskOfferAccept("a1", "x"))[0] == m.TaskRejected("x", REASON_EXPIRED)
 
     def test_any_other_reason_leaves_them(self) -> None:
         bench = Bench(capacity=2)
@@ -1346,7 +1371,7 @@ class TestLiveness:
         bench = Bench(capacity=1)
         bench.connect(0.99)
         assert bench.pass_time(liveness.PING_INTERVAL - 0.01) == []
-        assert bench.pass_time(0.01) == [SendUrgentPing(s.LIVENESS_PING)]
+        assert bench.pass_time(0.01) == [SendUrgentPing(LIVENESS_PING)]
         assert of((SendPing, SendUrgentPing), bench.pass_time(liveness.SILENCE_LIMIT - 1)) == []
 
     def test_the_answer_to_it_is_a_sign_of_life_and_no_receipt(self) -> None:
@@ -1354,11 +1379,11 @@ class TestLiveness:
         bench.connect()
         bench.now += 1
         bench.finish(bench.start())
-        assert bench.session._unconfirmed
+        assert bench.session.describe().results
         bench.pass_time(liveness.PING_INTERVAL)
         bench.session.note_received(bench.now)
-        assert bench.do(Pong(s.LIVENESS_PING)) == []
-        assert bench.session._unconfirmed
+        assert bench.do(Pong(LIVENESS_PING)) == []
+        assert bench.session.describe().results
         assert of(AbortConnection, bench.pass_time(liveness.SILENCE_LIMIT)) == []
 
     def test_a_peer_that_says_nothing_is_gone(self) -> None:
@@ -1372,7 +1397,7 @@ class TestLiveness:
         assert bench.session.next_deadline() is None
         assert bench.pass_time(100) == []
         bench.lose()
-        assert bench.session.state is s.State.DISCONNECTED
+        assert bench.session.state is State.DISCONNECTED
 
     def test_offers_that_the_kernel_takes_are_no_sign_of_life(self) -> None:
         bench = Bench()
@@ -1406,19 +1431,19 @@ class TestLiveness:
     def test_reading_pauses_while_too_much_waits(self) -> None:
         bench = Bench()
         bench.connect()
-        assert not bench.session.set_waiting(True, s.BACKLOG_LIMIT, bench.now)
-        assert bench.session.set_waiting(True, s.BACKLOG_LIMIT + 1, bench.now)
+        assert not bench.session.set_waiting(True, BACKLOG_LIMIT, bench.now)
+        assert bench.session.set_waiting(True, BACKLOG_LIMIT + 1, bench.now)
         assert not bench.session.set_waiting(False, 0, bench.now)
 
     def test_reading_pauses_while_too_many_answers_are_held_back(self) -> None:
         bench = Bench()
         bench.connect()
         bench.session.set_congested(True)
-        for number in range(s.HELD_LIMIT + 1):
+        for number in range(DELAYED_LIMIT + 1):
             assert not bench.session.set_waiting(True, 0, bench.now)
             bench.do(m.TaskOfferAccept("unknown", f"task{number}"))
         assert bench.session.set_waiting(True, 0, bench.now)
-        bench.pass_time(s.ACCEPT_WINDOW)
+        bench.pass_time(ACCEPT_WINDOW)
         assert not bench.session.set_waiting(True, 0, bench.now)
 
     def test_a_pause_is_not_the_peers_silence_and_has_a_limit_of_its_own(self) -> None:
@@ -1426,7 +1451,7 @@ class TestLiveness:
         bench.connect()
         bench.pass_time(liveness.PING_INTERVAL)
         for _ in range(20):
-            assert bench.session.set_waiting(True, s.BACKLOG_LIMIT + 1, bench.now)
+            assert bench.session.set_waiting(True, BACKLOG_LIMIT + 1, bench.now)
             bench.measured = bench.measured._replace(written=bench.measured.written + 1)
             assert of(AbortConnection, bench.pass_time(5)) == []
         (end,) = of(AbortConnection, bench.pass_time(liveness.STALL_LIMIT))
@@ -1435,8 +1460,8 @@ class TestLiveness:
     def test_an_acceptance_with_an_id_of_any_length_is_not_answered(self) -> None:
         bench = Bench()
         bench.connect()
-        assert bench.do(m.TaskOfferAccept("unknown", "x" * s.ID_LIMIT)) != []
-        assert bench.do(m.TaskOfferAccept("unknown", "x" * (s.ID_LIMIT + 1))) == []
+        assert bench.do(m.TaskOfferAccept("unknown", "x" * ID_LIMIT)) != []
+        assert bench.do(m.TaskOfferAccept("unknown", "x" * (ID_LIMIT + 1))) == []
 
     def test_what_returns_after_the_end_is_reported(self) -> None:
         bench = Bench(task_timeout=1000.0)
@@ -1466,13 +1491,16 @@ class TestLiveness:
 class TestDelivery:
     """A pong proves what was sent before its ping; what no pong has covered is uncertain when it is lost."""
 
-    def answered(self, count: int = 1) -> Bench:
+    def answered(self, count: int = 1) -> tuple[Bench, SendPing]:
+        """A link that has sent results, and the ping that followed the first one."""
         bench = Bench(capacity=8)
         bench.connect()
         bench.now += 1
+        actions: list[Any] = []
         for number in range(count):
-            bench.finish(bench.start(), b"answer %d" % (number + 1))
-        return bench
+            actions += bench.finish(bench.start(), b"answer %d" % (number + 1))
+        (ping,) = of(SendPing, actions)
+        return bench, ping
 
     def test_a_ping_goes_with_the_write_that_carries_results(self) -> None:
         bench = Bench(capacity=1)
@@ -1483,37 +1511,33 @@ class TestDelivery:
         assert actions.index(SendPayload(b"answer")) < len(actions) - 1
 
     def test_pings_are_apart_from_each_other(self) -> None:
-        bench = self.answered()
-        ping = bench.session._ping
-        assert ping is not None
-        bench.finish(bench.start())
-        assert bench.session._ping == ping  # the first one is not answered yet
-        assert of(PING, bench.do(Pong(ping[0]))) == []
-        assert bench.session.next_deadline() == START + 1 + s.PING_SPACING
-        (second,) = of(PING, bench.pass_time(s.PING_SPACING))
-        assert bench.session._unconfirmed
+        bench, ping = self.answered()
+        assert of(PING, bench.finish(bench.start())) == []  # the first one is not answered yet
+        assert of(PING, bench.do(Pong(ping.payload))) == []
+        assert bench.session.next_deadline() == START + 1 + PING_SPACING
+        (second,) = of(PING, bench.pass_time(PING_SPACING))
+        assert bench.session.describe().results
         bench.do(Pong(second.payload))
-        assert not bench.session._unconfirmed
+        assert not bench.session.describe().results
         assert of(SendPing, bench.pass_time(60)) == []
 
     def test_a_ping_without_an_answer_is_repeated_with_what_came_since(self) -> None:
         """A peer may answer only the latest of several pings."""
-        bench = self.answered()
-        assert of(SendPing, bench.pass_time(s.PING_REPEAT - 0.01)) == []
+        bench, _ = self.answered()
+        assert of(SendPing, bench.pass_time(PING_REPEAT - 0.01)) == []
         (again,) = of(SendPing, bench.pass_time(0.01))
         bench.do(Pong(again.payload))
-        assert not bench.session._unconfirmed
+        assert not bench.session.describe().results
 
     def test_but_not_while_it_waits_behind_a_large_answer(self) -> None:
-        bench = self.answered()
+        bench, _ = self.answered()
         bench.session.set_congested(True)
-        assert of(SendPing, bench.pass_time(2 * s.PING_REPEAT)) == []
+        assert of(SendPing, bench.pass_time(2 * PING_REPEAT)) == []
         bench.session.set_congested(False)
         assert len(of(SendPing, bench.settle())) == 1
 
     def test_what_a_pong_covers_is_not_reported(self) -> None:
-        bench = self.answered(3)
-        (ping,) = [SendPing(bench.session._ping[0])] if bench.session._ping else []
+        bench, ping = self.answered(3)
         bench.do(Pong(ping.payload))
         # The first result was sent with the ping, the others after it.
         reports = of(ReportUndelivered, bench.lose(written=1000))
@@ -1531,8 +1555,8 @@ class TestDelivery:
         assert of(ReportUndelivered, bench.lose(written=1000)) == []
 
     def test_what_is_lost_may_have_arrived_if_it_was_written(self) -> None:
-        bench = self.answered(2)
-        ordinals = [entry.ordinal for entry in bench.session._unconfirmed]
+        bench, _ = self.answered(2)
+        ordinals = [entry.ordinal for entry in bench.session.describe().results]
         assert ordinals == sorted(ordinals)
         first, second = ordinals
         assert bench.lose(written=second - 1) == [
@@ -1544,20 +1568,20 @@ class TestDelivery:
 
     @pytest.mark.parametrize(("written", "certain"), [(-1, True), (0, False), (1, False)])
     def test_written_counts_messages_whose_first_byte_has_left(self, written: int, certain: bool) -> None:
-        bench = self.answered()
-        ordinal = bench.session._unconfirmed[0].ordinal
+        bench, _ = self.answered()
+        ordinal = bench.session.describe().results[0].ordinal
         # Registration, 8 offers, the acceptance; the ping is none.
         assert ordinal == 1 + 8 + 1 + 1
         (report,) = bench.lose(written=ordinal + written)
         assert report.certain is certain
 
     def test_each_connection_counts_from_the_beginning(self) -> None:
-        bench = self.answered()
+        bench, _ = self.answered()
         bench.lose(written=1000)
         bench.connect()
         assert bench.sent == 9
         bench.finish(bench.start())
-        assert bench.session._unconfirmed[0].ordinal == 11
+        assert bench.session.describe().results[0].ordinal == 11
 
     def test_a_failed_one_is_reported_as_such(self) -> None:
         bench = Bench()
@@ -1566,39 +1590,34 @@ class TestDelivery:
         assert bench.lose(written=1000) == [ReportUndelivered("task1", "t", b"error", True, False)]
 
     def test_the_brokers_close_frame_proves_everything(self) -> None:
-        bench = self.answered(2)
+        bench, _ = self.answered(2)
         assert bench.lose(written=0, clean=True) == []
         account(bench, accepted=2, done=2)
 
     def test_nothing_is_reported_twice(self) -> None:
-        bench = self.answered()
+        bench, _ = self.answered()
         assert len(bench.lose()) == 1
         bench.connect()
         assert bench.lose() == []
 
     def test_a_pong_of_an_earlier_connection_covers_nothing(self) -> None:
-        bench = self.answered()
-        ping = bench.session._ping
-        assert ping is not None
+        bench, ping = self.answered()
         bench.lose(written=1000)
         bench.connect()
         bench.now += 0.05
         bench.finish(bench.start())
-        bench.do(Pong(ping[0]))
+        bench.do(Pong(ping.payload))
         assert len(bench.lose(written=1000)) == 1
 
     def test_texts_are_kept_up_to_a_limit(self) -> None:
         bench = Bench(capacity=8)
         bench.connect()
-        half = b"x" * (s.UNCONFIRMED_LIMIT // 2)
+        half = b"x" * (UNCONFIRMED_LIMIT // 2)
         for payload in (half, half, b"y", b""):
             bench.finish(bench.start(), payload)
-        assert [entry.payload for entry in bench.session._unconfirmed] == [half, half, None, b""]
-        ping = bench.session._ping
-        assert ping is None
-        bench.pass_time(s.PING_SPACING)
-        assert bench.session._ping is not None
-        bench.do(Pong(bench.session._ping[0]))
+        assert [entry.payload for entry in bench.session.describe().results] == [half, half, None, b""]
+        (ping,) = of(SendPing, bench.pass_time(PING_SPACING))
+        bench.do(Pong(ping.payload))
         # Room again, all of it.
         bench.finish(bench.start(), half)
         bench.finish(bench.start(), half)
@@ -1626,25 +1645,25 @@ class TestDrain:
         bench.connect()
         running, accepted = bench.start(), bench.accept()
         assert bench.do(m.Drain()) == []
-        assert bench.session.state is s.State.DRAINING
+        assert bench.session.state is State.DRAINING
         assert bench.session.is_registered
         assert bench.offers() == []
         # An acceptance that was under way.
-        assert bench.do(m.TaskOfferAccept("a3", "x")) == [m.TaskRejected("x", s.REASON_STOPPING)]
+        assert bench.do(m.TaskOfferAccept("a3", "x")) == [m.TaskRejected("x", REASON_STOPPING)]
         assert bench.do(m.TaskSettings(accepted, 1))[0].task_id == accepted
         assert without(PING, bench.finish(running)) == [SendPayload(b"answer")]
         assert without(PING, bench.finish(accepted)) == [SendPayload(b"answer")]
         account(bench, accepted=2, done=2, rejected=1)
         # Now the broker closes, and the link connects again.
         assert bench.lose(1000, clean=True) == []
-        assert bench.session.state is s.State.DISCONNECTED
+        assert bench.session.state is State.DISCONNECTED
         assert len(bench.connect()) == 3
 
     def test_a_broker_that_does_not_close_is_left(self) -> None:
         bench = Bench()
         bench.connect()
         bench.do(m.Drain())
-        self.passing(bench, s.DRAIN_LIMIT - 1)
+        self.passing(bench, DRAIN_LIMIT - 1)
         assert bench.session.is_registered
         assert of(CloseConnection, bench.pass_time(0.99)) == []
         assert of(CloseConnection, bench.pass_time(0.01)) == [
@@ -1665,7 +1684,7 @@ class TestDrain:
         bench.connect()
         task_id = bench.start()
         bench.do(m.Drain())
-        assert of(CloseConnection, self.passing(bench, s.DRAIN_LIMIT + 50)) == []
+        assert of(CloseConnection, self.passing(bench, DRAIN_LIMIT + 50)) == []
         actions = bench.finish(task_id)
         assert SendPayload(b"answer") in actions
         assert of(CloseConnection, actions) != []
@@ -1673,29 +1692,31 @@ class TestDrain:
     def test_a_task_that_has_no_settings_holds_it_up_as_well(self) -> None:
         bench = Bench()
         bench.connect()
-        bench.accept()
-        bench.now += 1
+        task_id = bench.accept()
         bench.do(m.Drain())
-        bench.session._drained_at = bench.now - s.DRAIN_LIMIT
-        assert of(CloseConnection, bench.pass_time(5)) == []
+        bench.session.set_receiving(True)  # so that its settings may take any time
+        assert of(CloseConnection, self.passing(bench, DRAIN_LIMIT + 5)) == []
+        assert CloseConnection(1000, "the broker drains, but does not close") in bench.do(
+            m.TaskCancel(task_id, "why")
+        )
 
     def test_a_stop_during_a_drain_is_a_stop(self) -> None:
         bench = Bench(task_timeout=1000.0)
         bench.connect()
         task_id = bench.start()
         bench.do(m.Drain())
-        self.passing(bench, s.DRAIN_LIMIT - 1)
+        self.passing(bench, DRAIN_LIMIT - 1)
         assert bench.do(StopRequested(bench.now + 30)) == []
         assert of(CloseConnection, self.passing(bench, 20)) == []
         actions = self.passing(bench, 10)
-        assert CancelTask(task_id, s.REASON_STOPPED) in actions
+        assert CancelTask(task_id, REASON_STOPPED) in actions
         assert of(CloseConnection, actions) == [CloseConnection(1000, "the runner stops")]
 
     def test_said_twice_it_does_not_begin_anew(self) -> None:
         bench = Bench()
         bench.connect()
         bench.do(m.Drain())
-        self.passing(bench, s.DRAIN_LIMIT - 1)
+        self.passing(bench, DRAIN_LIMIT - 1)
         bench.do(m.Drain())
         assert of(CloseConnection, bench.pass_time(1)) != []
 
@@ -1714,11 +1735,11 @@ class TestStop:
     def test_without_a_connection_it_is_closed_at_once(self) -> None:
         bench = Bench()
         assert bench.do(StopRequested(START + 10)) == []
-        assert bench.session.state is s.State.CLOSED
+        assert bench.session.state is State.CLOSED
         assert bench.session.is_stopping
         assert bench.session.next_deadline() is None
         assert bench.do(Connected(0.0), StopRequested(START), Disconnected(0)) == []
-        assert bench.session.state is s.State.CLOSED
+        assert bench.session.state is State.CLOSED
 
     @pytest.mark.parametrize("events", [[], [m.InfoRequest()]])
     def test_during_the_handshake_the_connection_is_closed(self, events: list[Any]) -> None:
@@ -1727,16 +1748,16 @@ class TestStop:
         assert bench.do(StopRequested(START + 10)) == [CloseConnection(1000, "the runner stops")]
         assert bench.do(StopRequested(START + 10)) == []
         bench.lose()
-        assert bench.session.state is s.State.CLOSED
+        assert bench.session.state is State.CLOSED
 
     def test_without_tasks_the_connection_is_closed_at_once(self) -> None:
         bench = Bench()
         bench.connect()
         assert bench.do(StopRequested(START + 10)) == [CloseConnection(1000, "the runner stops")]
-        assert bench.session.state is s.State.CLOSING
+        assert bench.session.state is State.CLOSING
         assert not bench.session.is_registered
         bench.lose()
-        assert bench.session.state is s.State.CLOSED
+        assert bench.session.state is State.CLOSED
 
     def test_with_tasks_it_waits_for_them(self) -> None:
         bench = Bench(capacity=3)
@@ -1744,7 +1765,7 @@ class TestStop:
         running, accepted = bench.start(), bench.accept()
         assert bench.do(StopRequested(START + 10)) == []
         assert bench.offers() == []
-        assert bench.do(m.TaskOfferAccept("a3", "x")) == [m.TaskRejected("x", s.REASON_STOPPING)]
+        assert bench.do(m.TaskOfferAccept("a3", "x")) == [m.TaskRejected("x", REASON_STOPPING)]
         # It is alive meanwhile: calls are answered, settings are taken.
         assert bench.call(running, "c") == [SendPayload(b"call")]
         assert bench.do(m.RpcResponse(running, "c", "success", 1)) == [EndCall("call c", 1, None)]
@@ -1755,7 +1776,7 @@ class TestStop:
             CloseConnection(1000, "the runner stops"),
         ]
         assert bench.lose(1000, clean=True) == []
-        assert bench.session.state is s.State.CLOSED
+        assert bench.session.state is State.CLOSED
         account(bench, accepted=2, done=2, rejected=1)
 
     def test_a_cancelled_task_is_not_waited_for(self) -> None:
@@ -1792,8 +1813,8 @@ class TestStop:
         bench.connect()
         task_id = bench.start()
         bench.do(StopRequested(START + 10))
-        assert bench.lose() == [CancelTask(task_id, s.REASON_LOST)]
-        assert bench.session.state is s.State.CLOSED
+        assert bench.lose() == [CancelTask(task_id, REASON_LOST)]
+        assert bench.session.state is State.CLOSED
         assert bench.session.orphans == 1
         assert bench.finish(task_id) == [ReportUndelivered(task_id, "t", b"answer", False, True)]
         assert bench.session.orphans == 0
@@ -1804,7 +1825,7 @@ class TestStop:
         bench.pass_time(liveness.PING_INTERVAL + liveness.SILENCE_LIMIT)
         assert bench.do(StopRequested(bench.now)) == []
         bench.lose()
-        assert bench.session.state is s.State.CLOSED
+        assert bench.session.state is State.CLOSED
 
 
 class TestRepr:

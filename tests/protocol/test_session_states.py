@@ -10,7 +10,6 @@ import pytest
 
 from n8nrunner.protocol import liveness
 from n8nrunner.protocol import messages as m
-from n8nrunner.protocol import session as s
 from n8nrunner.protocol.actions import (
     AbortConnection,
     CancelTask,
@@ -36,19 +35,20 @@ from n8nrunner.protocol.events import (
     TypesChanged,
     UnreadableMessage,
 )
+from n8nrunner.protocol.states import TRANSITIONS, State
 from tests.protocol.bench import Bench
 
 #: Short names of the states.
 STATES = ("DISCONNECTED", "INFO", "REGISTRATION", "OFFERING", "DRAINING", "CLOSING", "CLOSED")
 
 IS = {
-    "DISCONNECTED": s.State.DISCONNECTED,
-    "INFO": s.State.AWAITING_INFO_REQUEST,
-    "REGISTRATION": s.State.AWAITING_REGISTRATION,
-    "OFFERING": s.State.OFFERING,
-    "DRAINING": s.State.DRAINING,
-    "CLOSING": s.State.CLOSING,
-    "CLOSED": s.State.CLOSED,
+    "DISCONNECTED": State.DISCONNECTED,
+    "INFO": State.AWAITING_INFO_REQUEST,
+    "REGISTRATION": State.AWAITING_REGISTRATION,
+    "OFFERING": State.OFFERING,
+    "DRAINING": State.DRAINING,
+    "CLOSING": State.CLOSING,
+    "CLOSED": State.CLOSED,
 }
 
 
@@ -234,7 +234,7 @@ TABLE = {event: dict(zip(STATES, cells)) for event, cells in ROWS.items()}
 def test_the_table_is_whole() -> None:
     assert set(TABLE) == set(EVENTS)
     assert all(set(cells) == set(STATES) for cells in TABLE.values())
-    assert set(IS.values()) == set(s.State)
+    assert set(IS.values()) == set(State)
 
 
 #: What a session does by itself changes its state as well.
@@ -247,7 +247,7 @@ def kinds() -> set[type]:
 
 
 def test_every_event_is_in_the_transitions() -> None:
-    assert kinds() == set(get_args(Event)) == set(s.TRANSITIONS) - ENDS
+    assert kinds() == set(get_args(Event)) == set(TRANSITIONS) - ENDS
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -256,7 +256,7 @@ def test_the_transitions_are_those_of_the_table(kind: type, state: str) -> None:
     """A pair that the transitions leave out has no effect; one that they have leads to their state."""
     bench = Bench()
     outcomes = [TABLE[event][state] for event, make in EVENTS.items() if type(make(bench)) is kind]
-    after = s.TRANSITIONS[kind].get(IS[state])
+    after = TRANSITIONS[kind].get(IS[state])
     if after is None:
         assert outcomes == [None] * len(outcomes)
     else:
@@ -274,7 +274,7 @@ def test_the_documented_diagram_has_the_transitions() -> None:
     drawn = set(re.findall(r"^ +(\w+) --> (\w+) :", diagram, re.MULTILINE))
     changes = {
         (before.name, after.name)
-        for transitions in s.TRANSITIONS.values()
+        for transitions in TRANSITIONS.values()
         for before, after in transitions.items()
         if before is not after
     }
@@ -296,7 +296,7 @@ def test_what_an_event_does_in_a_state(event: str, state: str) -> None:
     assert [type(action) for action in actions] == kinds
     assert bench.session.state is IS[after]
     assert bench.slots.taken == taken + slots
-    if bench.session.state is s.State.CLOSING and state == "CLOSING":
+    if bench.session.state is State.CLOSING and state == "CLOSING":
         assert set(bench.slots._links["a"]) == {"t"}
     assert bench.session.is_registered is (after in ("OFFERING", "DRAINING"))
     if state == "CLOSING":

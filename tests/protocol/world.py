@@ -19,7 +19,6 @@ from n8nrunner.broker.counts import BrokerEvent
 from n8nrunner.broker.matching import Matching
 from n8nrunner.protocol import codec
 from n8nrunner.protocol import messages as m
-from n8nrunner.protocol import session as s
 from n8nrunner.protocol.actions import (
     AbortConnection,
     CancelTask,
@@ -43,7 +42,10 @@ from n8nrunner.protocol.events import (
     SocketMeasured,
     StopRequested,
 )
+from n8nrunner.protocol.offers import REASON_FULL
+from n8nrunner.protocol.session import REASON_LOST, REASON_STOPPED, RunnerSession
 from n8nrunner.protocol.slots import Slots
+from n8nrunner.protocol.states import State
 
 #: Seconds that a message is under way at most, and that an event waits in a link's inbox at most. A slot's
 #: promise lasts a second: long enough for a wake-up, an offer and its acceptance.
@@ -116,7 +118,7 @@ class Link:
         self.inbox: deque[tuple[float, Any]] = deque()
         self.stalled = False
         self.handlers: dict[str, Handler] = {}
-        self.session = s.RunnerSession(
+        self.session = RunnerSession(
             index, f"runner{runner.number}", runner.types, runner.slots, world.task_timeout, world.new_id
         )
 
@@ -140,7 +142,7 @@ class Link:
         assert due is None or due > self.world.now, "the link would never sleep"
 
     def connect(self, jitter: float) -> None:
-        if self.connection is None and self.session.state is s.State.DISCONNECTED:
+        if self.connection is None and self.session.state is State.DISCONNECTED:
             self.connection = self.broker.connected(self)
             self.perform(self.session.handle(Connected(jitter), self.world.now))
             self.settle()
@@ -436,12 +438,12 @@ class World:
 
     def note_message_to_broker(self, link: Link, message: Any) -> None:
         if isinstance(message, m.TaskOffer):
-            assert link.session.state is s.State.OFFERING, "an offer while draining"
+            assert link.session.state is State.OFFERING, "an offer while draining"
             assert message.valid_for == 0 or 10_000 <= message.valid_for < 15_000
         task_id = getattr(message, "task_id", None)
         if task_id is not None:
             assert self.owners[task_id] is link.connection, "an answer to another connection"
-        if isinstance(message, m.TaskRejected) and message.reason == s.REASON_FULL:
+        if isinstance(message, m.TaskRejected) and message.reason == REASON_FULL:
             refusals = self.asked[task_id].refusals  # type: ignore[index]
             refusals[link.runner.number] = refusals.get(link.runner.number, 0) + 1
             if self.is_calm and len(self.runners) == 1:
@@ -635,7 +637,11 @@ class World:
         for runner in self.runners:
             slots = runner.slots
             assert 0 <= slots.taken <= runner.capacity
-            accepted = [task.task_type for link in runner.links for task in link.session._accepted.values()]
+            accepted = [
+                task_type
+                for link in runner.links
+                for task_type, _ in link.session.describe().accepted.values()
+            ]
             tasks = accepted + [handler.task_type for handler in runner.running]
             assert slots.taken == len(tasks), "a slot is taken by nothing, or a task has none"
             for name, limit in self.types.items():
@@ -656,7 +662,7 @@ class World:
                     for handler in self.handlers
                     if handler.link is link
                     and handler.cancelled is not None
-                    and handler.cancelled.reason == s.REASON_LOST
+                    and handler.cancelled.reason == REASON_LOST
                     and not handler.returned
                 ]
                 assert len(orphans) <= session.orphans
@@ -669,7 +675,7 @@ class World:
                 if (
                     connection is None
                     or link.stalled
-                    or session.state is not s.State.OFFERING
+                    or session.state is not State.OFFERING
                     or connection.closed_by_runner
                 ):
                     continue
@@ -707,9 +713,9 @@ class World:
             if link.connection is not None:  # the broker's close frame, say, was lost
                 link.lost(clean=False)
                 link.turn()
-            assert link.session.state is s.State.CLOSED
+            assert link.session.state is State.CLOSED
             assert link.session.held_tasks == link.session.orphans == 0
-            assert not link.session._calls
+            assert not link.session.describe().calls
         self.pass_time(DELAY)
         for runner in self.runners:
             assert runner.slots.taken == 0
@@ -732,14 +738,14 @@ class World:
         if handler.cancelled is not None:
             assert handler.sent == 0
             reason = handler.cancelled.reason
-            if reason == s.REASON_LOST:
+            if reason == REASON_LOST:
                 (report,) = handler.reports
                 assert report.certain
                 assert arrived == 0
             else:
                 assert not handler.reports
                 # For what our own limits end, we tell the broker ourselves.
-                ours = handler.cancelled.timed_out or reason == s.REASON_STOPPED
+                ours = handler.cancelled.timed_out or reason == REASON_STOPPED
                 assert ours or arrived == 0
         elif handler.sent:
             assert arrived or handler.reports, "a result was lost, and nobody was told"

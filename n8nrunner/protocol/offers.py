@@ -1,0 +1,169 @@
+"""Offers of one link: open at the broker, or lapsed a moment ago (docs/protocol.md, "Offers and acceptance").
+
+`Slots` decides how many offers of each type the link may have open. `Offers` gives them ids, makes new ones
+when they lapse, and knows which acceptances may become tasks.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+from typing import Callable
+
+from n8nrunner.protocol.messages import TaskOffer
+from n8nrunner.protocol.slots import Slots
+
+#: Seconds for which an offer is valid, and the most that is added at random: short enough that a sleeping
+#: laptop leaves no dead offers behind for long, long enough that an idle runner has little to do.
+OFFER_VALIDITY = 10.0
+OFFER_JITTER = 5.0
+#: Seconds for which an offer that has lapsed by the runner's clock is honoured, if a slot is free.
+OFFER_HONOUR = 1.0
+#: Seconds of silence after which a link that cannot offer sends an expired offer. n8n 2.40 closes runners
+#: that stay silent.
+KEEP_ALIVE = 1.5
+
+#: Reasons of the official runners.
+REASON_EXPIRED = "Offer expired - not accepted within validity window"
+REASON_FULL = "No open task slots - runner already at capacity"
+
+_NEVER = float("inf")
+
+
+class Offers:
+    """The offers of one link.
+
+    Args:
+        link: names the link towards `slots`.
+        slots: shared with the runner's other links.
+        types: the task types with their limits.
+        new_id: makes ids, each only once.
+    """
+
+    def __init__(
+        self, link: Hashable, slots: Slots, types: Mapping[str, int | None], new_id: Callable[[], str]
+    ) -> None:
+        self.types = dict(types)
+        self._link = link
+        self._slots = slots
+        self._new_id = new_id
+        self._validity = OFFER_VALIDITY
+        # Task type and end by id, in the order of the ends.
+        self._open: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._lapsed: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._rejected = False
+
+    @property
+    def open(self) -> dict[str, tuple[str, float]]:
+        """The task type and the end of each open offer, by id."""
+        return dict(self._open)
+
+    @property
+    def lapsed(self) -> dict[str, tuple[str, float]]:
+        """The task type of each lapsed offer, and the moment until which it is honoured, by id."""
+        return dict(self._lapsed)
+
+    def __bool__(self) -> bool:
+        """Return whether an offer is open."""
+        return bool(self._open)
+
+    def begin(self, jitter: float) -> None:
+        """Start over with a new connection. `jitter` in [0, 1) spreads the ends of its offers."""
+        self._validity = OFFER_VALIDITY + OFFER_JITTER * jitter
+        self._rejected = False
+
+    def join(self, now: float) -> set[Hashable]:
+        """Let the link offer its types from now on. Return the links that should look at the slots again."""
+        return self._slots.join(self._link, self.types, now)
+
+    def withdraw(self, now: float) -> set[Hashable]:
+        """Forget all offers, and offer no more. Return the links that should look at the slots again."""
+        self._open.clear()
+        self._lapsed.clear()
+        return self._slots.leave(self._link, now)
+
+    def void(self) -> None:
+        """Forget all offers, because the broker has thrown them away. The link goes on offering."""
+        self._open.clear()
+        self._lapsed.clear()
+        self._slots.void(self._link)
+
+    def claim(self, offer_id: str, now: float) -> tuple[str | None, str]:
+        """Claim a slot for an offer that the broker has accepted.
+
+        Returns:
+            The task type of the offer, and ""; or None, and why the acceptance has to be rejected.
+        """
+        offer = self._open.pop(offer_id, None)
+        if offer is not None:
+            if self._slots.take(self._link, offer[0], now):
+                return offer[0], ""
+            self._rejected = True
+            return None, REASON_FULL
+        offer = self._lapsed.pop(offer_id, None)
+        if offer is not None and offer[1] > now and self._slots.take(self._link, offer[0], now, lapsed=True):
+            return offer[0], ""
+        self._rejected = True
+        return None, REASON_EXPIRED
+
+    def renew(
+        self, now: float, ready: bool, silent_since: float | None
+    ) -> tuple[list[TaskOffer], set[Hashable]]:
+        """Let offers lapse, and make new ones.
+
+        Args:
+            now: the moment.
+            ready: whether offers can be sent. Behind a large message they would wait, and lapse there.
+            silent_since: when the link last sent a message, if only an offer can end its silence.
+
+        Returns:
+            The offers to send; and the links that should look at the slots again.
+        """
+        self._lapse(now)
+        wanted, others = self._slots.offers(self._link, now, ready)
+        offers: list[TaskOffer] = []
+        until = now + self._validity
+        for task_type, count in wanted:
+            for _ in range(count):
+                offer = TaskOffer(self._new_id(), task_type, int(self._validity * 1000))
+                self._open[offer.offer_id] = (task_type, until)
+                offers.append(offer)
+        is_owed = self._rejected and ready
+        if is_owed:
+            self._rejected = False
+        if not offers and self.types and (is_owed or now >= self._silence_end(silent_since)):
+            # Arrives expired. n8n 2.27 matches a rejected request with the offers that it has, those of other
+            # runners too, only when another one arrives.
+            offers.append(TaskOffer(self._new_id(), next(iter(self.types)), 0))
+        return offers, others
+
+    def _lapse(self, now: float) -> None:
+        counts: dict[str, int] = {}
+        while self._open:
+            offer_id, (task_type, until) = next(iter(self._open.items()))
+            if until > now:
+                break
+            del self._open[offer_id]
+            self._lapsed[offer_id] = (task_type, until + OFFER_HONOUR)
+            counts[task_type] = counts.get(task_type, 0) + 1
+        while self._lapsed and next(iter(self._lapsed.values()))[1] <= now:
+            self._lapsed.popitem(last=False)
+        for task_type, count in counts.items():
+            self._slots.lapse(self._link, task_type, count)
+
+    def next_deadline(self, silent_since: float | None) -> float:
+        """Return when `renew` has to be called, infinity if never; `silent_since` as for `renew`."""
+        if self._open:
+            soonest = next(iter(self._open.values()))[1]
+        else:
+            soonest = self._silence_end(silent_since)
+        if self._lapsed:
+            soonest = min(soonest, next(iter(self._lapsed.values()))[1])
+        promise = self._slots.next_deadline(self._link) if self._slots.turns else None
+        return soonest if promise is None else min(soonest, promise)
+
+    def _silence_end(self, silent_since: float | None) -> float:
+        """Return when n8n would take the link for dead, less a margin; infinity if it does not wait."""
+        if silent_since is None or self._open or not self.types:
+            return _NEVER
+        return silent_since + KEEP_ALIVE

@@ -1,0 +1,111 @@
+"""Results that are sent, and the pings whose pongs prove that they have arrived.
+
+The broker acknowledges no result. It reads everything in order, though, so that a pong proves the arrival of
+everything sent before its ping (docs/protocol.md, "Results and their receipt"). A result without a proof may
+be lost with its connection, and is reported then.
+
+`Receipts` knows messages by their ordinals: 1 for the first message of a connection, and so on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from n8nrunner.protocol.actions import ReportUndelivered, SendPing
+
+#: Seconds between two pings, at least.
+PING_SPACING = 0.1
+#: Seconds after which a ping without a pong is repeated: a peer may answer only the latest of several pings.
+PING_REPEAT = 10.0
+#: Payloads of results without a proof are kept up to this many bytes. Of further results, only ids are kept.
+UNCONFIRMED_LIMIT = 64 * 1024 * 1024
+
+_NEVER = float("inf")
+
+
+class SentResult(NamedTuple):
+    """A result without a proof. `payload` is None if it is above `UNCONFIRMED_LIMIT`."""
+
+    ordinal: int
+    task_id: str
+    task_type: str
+    payload: bytes | None
+    failed: bool
+
+
+class Receipts:
+    """The results of one connection that no pong has proved."""
+
+    __slots__ = ("_covered", "_kept_bytes", "_pinged_at", "_results")
+
+    def __init__(self) -> None:
+        self._results: deque[SentResult] = deque()
+        self._kept_bytes = 0
+        # The last message before the ping that waits for its pong; None without such a ping.
+        self._covered: int | None = None
+        self._pinged_at = 0.0
+
+    @property
+    def results(self) -> tuple[SentResult, ...]:
+        """The results without a proof, in the order in which they were sent."""
+        return tuple(self._results)
+
+    def begin(self, now: float) -> None:
+        """Start over with a new connection."""
+        self._covered = None
+        self._pinged_at = now
+
+    def add(self, ordinal: int, task_id: str, task_type: str, payload: bytes, failed: bool) -> None:
+        """Add a result that was sent as message `ordinal`."""
+        if self._kept_bytes + len(payload) > UNCONFIRMED_LIMIT:
+            self._results.append(SentResult(ordinal, task_id, task_type, None, failed))
+        else:
+            self._kept_bytes += len(payload)
+            self._results.append(SentResult(ordinal, task_id, task_type, payload, failed))
+
+    def next_deadline(self, congested: bool) -> float:
+        """Return when the next ping has to be sent; infinity if none has to.
+
+        Args:
+            congested: whether a large message is being sent. A ping that waits behind it is not repeated.
+        """
+        if not self._results:
+            return _NEVER
+        if self._covered is None:
+            return self._pinged_at + PING_SPACING
+        return _NEVER if congested else self._pinged_at + PING_REPEAT
+
+    def ping(self, last_ordinal: int, now: float) -> SendPing:
+        """Return a ping that follows the message `last_ordinal`."""
+        self._covered = last_ordinal
+        self._pinged_at = now
+        return SendPing(str(last_ordinal))
+
+    def confirm(self, payload: str) -> None:
+        """Remove the results that a pong with this payload proves. Only the last ping counts."""
+        if self._covered is None or payload != str(self._covered):
+            return
+        while self._results and self._results[0].ordinal <= self._covered:
+            result = self._results.popleft()
+            if result.payload is not None:
+                self._kept_bytes -= len(result.payload)
+        self._covered = None
+
+    def lose(self, written: int, clean: bool) -> list[ReportUndelivered]:
+        """Forget all results, because the connection has ended.
+
+        Args:
+            written: messages of which at least one byte was sent; the others have certainly not arrived.
+            clean: whether the broker answered the close frame. It has then read all results.
+
+        Returns:
+            Reports about the results that may not have arrived.
+        """
+        reports = [
+            ReportUndelivered(task_id, task_type, payload, failed, ordinal > written)
+            for ordinal, task_id, task_type, payload, failed in (() if clean else self._results)
+        ]
+        self._results.clear()
+        self._kept_bytes = 0
+        return reports

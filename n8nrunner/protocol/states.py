@@ -1,0 +1,99 @@
+"""The states of a session, and every transition between them.
+
+`TRANSITIONS` is the one place that decides which event has an effect in which state (docs/protocol.md,
+"States of a connection"). A session looks up its handlers by it.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Union
+
+from n8nrunner.protocol import messages as m
+from n8nrunner.protocol.actions import AbortConnection, CloseConnection
+from n8nrunner.protocol.events import (
+    CallMade,
+    Connected,
+    Disconnected,
+    Event,
+    HandlerFinished,
+    OfferingChanged,
+    OversizedMessage,
+    Pong,
+    SlotFreed,
+    SocketMeasured,
+    StopRequested,
+    TypesChanged,
+    UnreadableMessage,
+)
+
+
+class State(enum.Enum):
+    """The state of a session. `TRANSITIONS` has what leads from one to another."""
+
+    DISCONNECTED = "disconnected"
+    AWAITING_INFO_REQUEST = "awaiting info request"
+    AWAITING_REGISTRATION = "awaiting registration"
+    OFFERING = "offering"
+    DRAINING = "draining"  #: tasks finish; no new ones begin
+    CLOSING = "closing"  #: the runner has ended the connection: nothing more is sent on it
+    CLOSED = "closed"  #: for good
+
+
+#: States in which there is a connection.
+CONNECTED_STATES = frozenset(State) - {State.DISCONNECTED, State.CLOSED}
+#: States in which tasks are accepted, run and answered.
+TASK_STATES = (State.OFFERING, State.DRAINING)
+#: States in which nothing has a deadline.
+IDLE_STATES = (State.DISCONNECTED, State.CLOSING, State.CLOSED)
+
+#: What changes a state: an event, or one of the two actions that end a connection.
+Trigger = Union[Event, CloseConnection, AbortConnection]
+
+
+def _stay_in(*states: State) -> dict[State, State]:
+    return {state: state for state in states}
+
+
+#: For each event, the states in which it has an effect, and the state that follows. In all other states it is
+#: ignored.
+TRANSITIONS: dict[type[Trigger], dict[State, State]] = {
+    # The connection
+    Connected: {State.DISCONNECTED: State.AWAITING_INFO_REQUEST},
+    m.InfoRequest: {State.AWAITING_INFO_REQUEST: State.AWAITING_REGISTRATION},
+    m.RunnerRegistered: {State.AWAITING_REGISTRATION: State.OFFERING},
+    m.Drain: {State.OFFERING: State.DRAINING},
+    StopRequested: {
+        State.DISCONNECTED: State.CLOSED,
+        State.AWAITING_INFO_REQUEST: State.CLOSING,
+        State.AWAITING_REGISTRATION: State.CLOSING,
+        State.OFFERING: State.DRAINING,
+        State.DRAINING: State.DRAINING,
+        State.CLOSING: State.CLOSING,
+    },
+    CloseConnection: {
+        State.AWAITING_INFO_REQUEST: State.CLOSING,
+        State.AWAITING_REGISTRATION: State.CLOSING,
+        State.DRAINING: State.CLOSING,
+    },
+    AbortConnection: dict.fromkeys(CONNECTED_STATES - {State.CLOSING}, State.CLOSING),
+    # After a stop, `StopRequested` follows.
+    Disconnected: dict.fromkeys(CONNECTED_STATES, State.DISCONNECTED),
+    SocketMeasured: _stay_in(*CONNECTED_STATES - {State.CLOSING}),
+    # Tasks. Nothing begins in CLOSING, because its answer could not be sent.
+    m.TaskOfferAccept: _stay_in(*TASK_STATES),
+    m.TaskSettings: _stay_in(*TASK_STATES),
+    OversizedMessage: _stay_in(*TASK_STATES),
+    UnreadableMessage: _stay_in(*TASK_STATES),
+    m.TaskCancel: _stay_in(*TASK_STATES, State.CLOSING),
+    m.RpcResponse: _stay_in(*TASK_STATES, State.CLOSING),
+    m.TaskDataResponse: _stay_in(*TASK_STATES, State.CLOSING),
+    m.NodeTypes: _stay_in(*TASK_STATES, State.CLOSING),
+    Pong: _stay_in(*TASK_STATES, State.CLOSING),
+    # The runner. A handler may return or call after its connection is lost.
+    HandlerFinished: _stay_in(*State),
+    CallMade: _stay_in(*State),
+    TypesChanged: _stay_in(*State),
+    OfferingChanged: _stay_in(*State),
+    SlotFreed: _stay_in(State.OFFERING),
+}
