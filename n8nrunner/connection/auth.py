@@ -242,6 +242,9 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
         def new_limited_connection(*args: Any, **options: Any) -> Any:
             connection = new_connection(*args, **options)
+            note(
+                connection
+            )  # before it has a socket, because a fork can come right after the request is sent
             connection.response_class = self._new_response
             self._opened.append(connection)
             return connection

@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 import weakref
+from http.client import HTTPConnection
 from typing import NamedTuple
 
 #: An idle connection is probed after this many seconds, then at this interval; this many probes without an
@@ -39,22 +40,26 @@ class Delivery(NamedTuple):
 _UNKNOWN = Delivery(0, None)
 
 
-#: All sockets to brokers and proxies that this process has opened and still uses.
-_opened: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+#: All sockets to brokers and proxies that this process has opened and still uses, and connections of
+#: `http.client`, which have theirs in the attribute `sock`.
+_opened: weakref.WeakSet[socket.socket | HTTPConnection] = weakref.WeakSet()
 
 
-def note(raw: socket.socket) -> None:
-    """Remember an open socket, for `close_copies`."""
-    _opened.add(raw)
+def note(opened: socket.socket | HTTPConnection) -> None:
+    """Remember an open socket, or a connection that may open one, for `close_copies`."""
+    _opened.add(opened)
 
 
 def close_copies() -> None:
     """Close this process's copies of the noted sockets, in a child process.
 
-    An attempt to connect that is under way is on a thread of the parent's, so nothing else in the child knows
-    its socket. The parent and the peer do not notice: nothing is shut down, and TLS says no goodbye.
+    An attempt to connect that is under way runs on a thread of the parent, so nothing else in the child knows
+    its socket. The parent and the peer do not notice: no socket is shut down, and no TLS goodbye is sent.
     """
-    for raw in list(_opened):
+    for opened in list(_opened):
+        raw = opened if isinstance(opened, socket.socket) else opened.sock
+        if raw is None:  # not connected yet
+            continue
         # `close` would wait for the files made of the socket, whose locks a thread of the parent's may hold.
         descriptor = raw.detach()
         if descriptor >= 0:

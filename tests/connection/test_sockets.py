@@ -5,16 +5,19 @@ from __future__ import annotations
 import socket
 import sys
 import time
+import weakref
 from typing import Any
 
 import pytest
 
 from n8nrunner.config import parse_broker
-from n8nrunner.connection import sockets
+from n8nrunner.connection import auth, sockets
+from n8nrunner.connection.auth import fetch_grant
 from n8nrunner.connection.dial import dial
 from n8nrunner.connection.sockets import Delivery, delivery, keep_alive
 from n8nrunner.deadline import Deadline
-from tests.connection.servers import Proxy, Server, socket_pair
+from n8nrunner.protocol.failures import Unreachable
+from tests.connection.servers import HttpServer, Proxy, Server, http_answer, socket_pair
 
 
 class Options:
@@ -109,3 +112,24 @@ def test_what_a_sandbox_does_not_tell_is_unknown(monkeypatch: pytest.MonkeyPatch
     finally:
         client.close()
         server.close()
+
+
+def test_a_forked_child_closes_the_socket_of_a_request_just_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A fork can come between the request and the object that reads its answer."""
+    monkeypatch.setattr(sockets, "_opened", weakref.WeakSet())
+    descriptors: list[tuple[int, int]] = []
+
+    def fork_instead(connection: socket.socket, *args: Any, **options: Any) -> None:
+        before = connection.fileno()
+        sockets.close_copies()  # as in the child
+        descriptors.append((before, connection.fileno()))
+        raise OSError("no answer is read")
+
+    monkeypatch.setattr(auth, "_Response", fork_instead)
+    with HttpServer(http_answer(200, b"{}")) as server, pytest.raises(Unreachable):
+        fetch_grant(parse_broker(server.url), "secret")
+    ((before, after),) = descriptors
+    assert before >= 0
+    assert after == -1
