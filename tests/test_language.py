@@ -1,0 +1,233 @@
+"""The plain technical English of the repository's prose, as far as a pattern can tell.
+
+Prose is the text of a Markdown file outside of its code blocks. In Python source it is the comments, the
+strings and the names of tests.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+FORBIDDEN = {
+    r"(?:^|[.!?;:|]\s+)What (?!.*\?)": "name the thing, and begin with it",
+    r"\b(?:who|what)ever\b": "name the person, the program or the thing",
+    r"\b(?:no|some)body\b": "name the person or the program, or say 'no one'",
+    r"\banew\b": "again",
+    r"\bin vain\b": "without success",
+    r"\bfor ever\b": "forever, or without an end",
+    r"\bof (?:theirs|ours)\b": "the caller's, n8nrunner's",
+    r"(?<![Tt]here )\b(?:is|are|was|were) no (?!longer\b|such\b|more\b|one\b)": "is not a ..., has no ...",
+    r"\bwhole numbers?\b": "integer",
+}
+PATTERNS = {re.compile(pattern): advice for pattern, advice in FORBIDDEN.items()}
+
+
+def _prose_of_markdown(source: str) -> Iterator[tuple[int, str]]:
+    in_code = False
+    for number, line in enumerate(source.splitlines(), 1):
+        if line.lstrip().startswith(("```", "~~~")):
+            in_code = not in_code
+        elif not in_code and not line.startswith("#"):
+            yield number, re.sub(r"`[^`]*`", "`code`", line)
+
+
+def _prose_of_python(source: str) -> Iterator[tuple[int, str]]:
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], re.sub(r"`[^`]*`", "`code`", token.string.lstrip("#: "))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            for number, line in enumerate(node.value.splitlines(), node.lineno):
+                yield number, re.sub(r"`[^`]*`", "`code`", line.strip())
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name.lower().startswith("test"):
+            yield node.lineno, node.name.replace("_", " ")
+
+
+def findings(path: Path) -> list[str]:
+    """Return a line for each forbidden phrase in a file."""
+    source = path.read_text(encoding="utf-8")
+    prose = _prose_of_markdown(source) if path.suffix == ".md" else _prose_of_python(source)
+    return [
+        f"{path.relative_to(ROOT)}:{number}: {text.strip()!r}: {advice}"
+        for number, text in prose
+        for pattern, advice in PATTERNS.items()
+        if pattern.search(text)
+    ]
+
+
+def files() -> list[str]:
+    """Return the files with prose."""
+    folders = ("n8nrunner", "tests", "docs", "samples")
+    found = [*ROOT.glob("*.md"), *(path for folder in folders for path in (ROOT / folder).rglob("*"))]
+    kept = [path for path in found if path.suffix in (".md", ".py") and path != Path(__file__)]
+    return sorted(path.relative_to(ROOT).as_posix() for path in kept)
+
+
+#: Files that still have forbidden phrases. The list only shrinks.
+TO_DO = {
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/faults.md",
+    "docs/functions.md",
+    "docs/guide-application.md",
+    "docs/guide-notebook.md",
+    "docs/guide-self-hosting.md",
+    "docs/mutation.md",
+    "docs/protocol.md",
+    "docs/reference.md",
+    "docs/security.md",
+    "n8nrunner/_pyinstaller/hook-n8nrunner.py",
+    "n8nrunner/broker/behaviour.py",
+    "n8nrunner/broker/counts.py",
+    "n8nrunner/broker/endpoints.py",
+    "n8nrunner/broker/errors.py",
+    "n8nrunner/broker/limits.py",
+    "n8nrunner/broker/requester.py",
+    "n8nrunner/broker/server.py",
+    "n8nrunner/broker/switchboard.py",
+    "n8nrunner/broker/task.py",
+    "n8nrunner/cli.py",
+    "n8nrunner/config.py",
+    "n8nrunner/connection/dial.py",
+    "n8nrunner/connection/environment.py",
+    "n8nrunner/connection/inbox.py",
+    "n8nrunner/connection/link.py",
+    "n8nrunner/connection/reading.py",
+    "n8nrunner/connection/serving.py",
+    "n8nrunner/connection/sockets.py",
+    "n8nrunner/connection/transport.py",
+    "n8nrunner/demo.py",
+    "n8nrunner/execution/__init__.py",
+    "n8nrunner/execution/contexts.py",
+    "n8nrunner/execution/executors.py",
+    "n8nrunner/execution/invoke.py",
+    "n8nrunner/execution/pools.py",
+    "n8nrunner/execution/threads.py",
+    "n8nrunner/functions/docstrings.py",
+    "n8nrunner/functions/function.py",
+    "n8nrunner/functions/node.py",
+    "n8nrunner/functions/package.py",
+    "n8nrunner/functions/parameters.py",
+    "n8nrunner/process.py",
+    "n8nrunner/protocol/codec.py",
+    "n8nrunner/protocol/frames.py",
+    "n8nrunner/protocol/liveness.py",
+    "n8nrunner/protocol/messages.py",
+    "n8nrunner/protocol/session.py",
+    "n8nrunner/protocol/slots.py",
+    "n8nrunner/runner.py",
+    "n8nrunner/running.py",
+    "n8nrunner/task.py",
+    "samples/compose/application.py",
+    "samples/django_orders/orders/functions.py",
+    "samples/enrich.py",
+    "samples/flask_shop.py",
+    "samples/report.py",
+    "tests/benchmarks/__init__.py",
+    "tests/benchmarks/against.py",
+    "tests/benchmarks/contestants/callbacks.py",
+    "tests/benchmarks/contestants/endpoint.py",
+    "tests/benchmarks/contestants/wire.py",
+    "tests/benchmarks/measures.py",
+    "tests/benchmarks/report.py",
+    "tests/benchmarks/test_benchmarks.py",
+    "tests/benchmarks/workflows.py",
+    "tests/broker/test_behaviour.py",
+    "tests/broker/test_javascript.py",
+    "tests/broker/test_matching.py",
+    "tests/broker/test_matching_stateful.py",
+    "tests/broker/test_requester.py",
+    "tests/broker/test_server.py",
+    "tests/conftest.py",
+    "tests/connection/conftest.py",
+    "tests/connection/fuzz_frames.py",
+    "tests/connection/fuzz_http.py",
+    "tests/connection/servers.py",
+    "tests/connection/test_auth.py",
+    "tests/connection/test_dial.py",
+    "tests/connection/test_environment.py",
+    "tests/connection/test_from_afar.py",
+    "tests/connection/test_library_internals.py",
+    "tests/connection/test_reading.py",
+    "tests/connection/test_tls.py",
+    "tests/connection/test_upgrade.py",
+    "tests/connection/test_writing.py",
+    "tests/execution/handlers.py",
+    "tests/execution/test_interruptions.py",
+    "tests/execution/test_invoke.py",
+    "tests/execution/test_pools.py",
+    "tests/faults/__main__.py",
+    "tests/faults/ledger.py",
+    "tests/faults/load.py",
+    "tests/faults/plan.py",
+    "tests/faults/proxy.py",
+    "tests/faults/soak.py",
+    "tests/faults/work.py",
+    "tests/functions/fuzz_conversion.py",
+    "tests/functions/test_call_log.py",
+    "tests/functions/test_dispatch.py",
+    "tests/functions/test_node.py",
+    "tests/functions/test_node_code.py",
+    "tests/functions/test_package.py",
+    "tests/functions/test_parameters.py",
+    "tests/n8n/conftest.py",
+    "tests/n8n/editor.py",
+    "tests/n8n/functions_script.py",
+    "tests/n8n/install.py",
+    "tests/n8n/leads.py",
+    "tests/n8n/n8n.py",
+    "tests/n8n/processes.py",
+    "tests/n8n/runner_script.py",
+    "tests/n8n/runners.py",
+    "tests/n8n/services.py",
+    "tests/n8n/test_custom_extensions.py",
+    "tests/n8n/test_editor.py",
+    "tests/n8n/test_failures.py",
+    "tests/n8n/test_functions.py",
+    "tests/n8n/test_lifecycle.py",
+    "tests/n8n/test_queue_mode.py",
+    "tests/n8n/test_tasks.py",
+    "tests/pages.py",
+    "tests/processes.py",
+    "tests/protocol/bench.py",
+    "tests/protocol/test_codec.py",
+    "tests/protocol/test_frames.py",
+    "tests/protocol/test_json_faults.py",
+    "tests/protocol/test_liveness.py",
+    "tests/protocol/test_pair.py",
+    "tests/protocol/test_retry.py",
+    "tests/protocol/test_session.py",
+    "tests/protocol/test_session_states.py",
+    "tests/protocol/test_slots.py",
+    "tests/protocol/test_slots_stateful.py",
+    "tests/protocol/world.py",
+    "tests/test_architecture.py",
+    "tests/test_cli.py",
+    "tests/test_config.py",
+    "tests/test_dead_peers.py",
+    "tests/test_dependencies.py",
+    "tests/test_health.py",
+    "tests/test_hosting.py",
+    "tests/test_log_texts.py",
+    "tests/test_logs.py",
+    "tests/test_misbehaving_brokers.py",
+    "tests/test_process.py",
+    "tests/test_readme.py",
+    "tests/test_runner.py",
+    "tests/test_samples.py",
+}
+
+
+@pytest.mark.parametrize("file", sorted(set(files()) - TO_DO))
+def test_prose_is_plain(file: str) -> None:
+    assert not findings(ROOT / file)
