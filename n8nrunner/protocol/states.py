@@ -47,7 +47,7 @@ TASK_STATES = (State.OFFERING, State.DRAINING)
 #: States in which nothing has a deadline.
 IDLE_STATES = (State.DISCONNECTED, State.CLOSING, State.CLOSED)
 
-#: What changes a state: an event, or one of the two actions that end a connection.
+#: A trigger changes a state: an event, or one of the two actions that end a connection.
 Trigger = Union[Event, CloseConnection, AbortConnection]
 
 
