@@ -12,20 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, TypeVar, overload
 
-from n8nrunner import logs, process, reimports
+from n8nrunner import exit_hook, logs, process, reimports
+from n8nrunner.callbacks import OnUndelivered
 from n8nrunner.config import DEFAULT_NAME, RunnerConfig
 from n8nrunner.deadline import Deadline
-from n8nrunner.errors import (
-    BrokerConnectionError,
-    ConfigurationError,
-    N8nRunnerError,
-    RunnerForked,
-    RunnerStopped,
-)
-from n8nrunner.execution.executors import ExecutorOrFactory, is_factory
+from n8nrunner.engine import Engine, Extras
+from n8nrunner.errors import ConfigurationError, N8nRunnerError, RunnerForked, RunnerStopped
+from n8nrunner.execution.executors import ExecutorOrFactory
 from n8nrunner.execution.invoke import Handler, TaskContext
+from n8nrunner.exit_hook import STOP_MARGIN
+from n8nrunner.lifecycle import Lifecycle, State
 from n8nrunner.registry import Registry, check_task_type
-from n8nrunner.running import STOP_MARGIN, OnUndelivered, Run, note_runner
 from n8nrunner.snapshot import Counts, Snapshot
 
 if TYPE_CHECKING:
@@ -119,19 +116,17 @@ class Runner:
             health_check_port=health_check_port,
             health_check_allowed_hosts=health_check_allowed_hosts,
         )
-        _check_extras(executor, task_context, on_undelivered)
-        self.on_undelivered = on_undelivered
-        self._shared = shared
-        self._executor = executor
-        self._task_context = task_context
-        self._lock = threading.Lock()
+        self._extras = Extras(executor, task_context, on_undelivered, shared)
+        self._extras.check()
         self._registry = Registry(self.config.name)
-        self._run: Run | None = None
-        # A run whose threads are being started; it becomes `_run` when all of them run.
-        self._starting: Run | None = None
-        self._forked = False
+        self._lock = threading.Lock()
+        # The start that was begun last, which may have failed; guarded by the lock.
+        self._begun: Engine | None = None
+        # The start that succeeded last, and its lifecycle: what users see.
+        self._engine: Engine | None = None
+        self._lifecycle = Lifecycle(State.NEW)
         _runners.add(self)
-        note_runner(self)
+        exit_hook.note_runner(self)
 
     def __repr__(self) -> str:
         return f"<Runner {self.config.name!r} for {', '.join(self.config.broker)}, {self.state}>"
@@ -200,9 +195,9 @@ class Runner:
         self, function: _FunctionType, name: str | None, batch: bool, limit: int | None
     ) -> _FunctionType:
         is_first = self._registry.add_function(function, name, batch, limit)
-        run = self._current_run()
-        if is_first and run is not None:
-            run.on_registered(lambda: self._take_over(run))
+        engine = self._current_engine()
+        if is_first and engine is not None:
+            engine.lifecycle.on_registered(engine.take_over)
         return function
 
     def write_node(
@@ -238,44 +233,13 @@ class Runner:
         where = custom_folder(os.environ) if directory is None else folder_of(directory)
         return package.write(where, os.environ)
 
-    def _check_startable(self) -> None:
-        missing = self.config.missing()
-        if missing:
-            raise ConfigurationError(missing)
-        self._registry.check_name()
-
-    def _take_over(self, run: Run) -> None:
-        """Stop earlier runners with functions and this name, when `run` has registered.
-
-        A cell of a notebook that builds a runner, run again, would leave one that no variable refers to.
-        """
-        for other in list(_runners):
-            older = other._run
-            if (
-                other is not self
-                and older is not None
-                and older.state == "running"
-                and older.started_at < run.started_at
-                and other._registry.functions is not None
-                and self._registry.functions is not None
-                and not (other._shared and self._shared)
-                and other.config.name == self.config.name
-                and set(other.config.broker) & set(self.config.broker)
-            ):
-                older.request_stop(older.grace)
-                logger.warning(
-                    "A newer runner %r in this process takes over. The earlier one finishes its running "
-                    "tasks and stops. To keep both, build both with shared=True",
-                    self.config.name,
-                )
-
     def use_name(self, name: str) -> None:
         """Gives a runner that has no name of its own yet this one; what starts a module's runner names it so.
 
         Args:
             name: anything; what a name may not hold becomes '_'.
         """
-        if self.config.name == DEFAULT_NAME and self._current_run() is None:
+        if self.config.name == DEFAULT_NAME and self._current_engine() is None:
             self.config = replace(self.config, name=re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_-"))
             self._registry.runner_name = self.config.name
 
@@ -304,83 +268,59 @@ class Runner:
         if reimports.may_start():
             self._start(wait, gives_up=wait > 0)
 
-    def _start(self, wait: float, gives_up: bool) -> Run:
+    def _start(self, wait: float, gives_up: bool) -> Engine:
         """Start the runner unless it runs; wait for the first registration if `wait` is above 0.
 
         Args:
             gives_up: whether the runner ends when every broker refuses the token before a registration.
         """
-        begun: list[Run] = []  # filled before anything is started, so that an interrupt cannot lose the run
+        begun: list[Engine] = []  # filled before a thread is started, so that no interrupt loses the engine
         try:
-            run = self._begin(begun, gives_up)
+            engine = self._begin(begun, gives_up)
             if begun:
                 reimports.note_start()
-                run.on_registered(lambda: self._take_over(run))
             elif gives_up and wait <= 0:
-                run.give_up_when_refused()
-            if wait > 0 and not run.wait_registered(Deadline(wait), until_refused=True):
-                raise self._start_error(run, wait)
-            return run
+                engine.give_up_when_refused()
+            if wait > 0:
+                engine.wait_registered(wait)
+            return engine
         except BaseException:
-            for mine in begun:
-                mine.undo_start()
-                self._start_has_ended(mine)
+            for engine in begun:
+                engine.undo_start()
             raise
 
-    def _begin(self, begun: list[Run], gives_up: bool) -> Run:
-        """Return the run under way; begin one, and append it to `begun`, if there is none."""
+    def _begin(self, begun: list[Engine], gives_up: bool) -> Engine:
+        """Return the engine that runs or is being started; if there is none, start one that `begun` gets."""
         while True:
             with self._lock:
-                starting, current = self._starting, self._run
-                if starting is None and (current is None or current.finished.is_set()):
+                other = self._begun
+                if other is None or not other.lifecycle.is_alive:
                     self._check_startable()
-                    run = Run(
-                        self.config,
-                        self._registry,
-                        self._executor,
-                        self._task_context,
-                        self.on_undelivered,
-                        gives_up,
-                    )
-                    begun.append(run)
-                    self._starting = run
+                    engine = Engine(self.config, self._registry, self._extras, gives_up)
+                    begun.append(engine)
+                    engine.lifecycle.begin()
+                    self._begun = engine
                     break
-            if starting is not None:
-                if starting.is_starter():
-                    return starting  # called by a log handler, inside of `start`
-                starting.start_ended.wait()
-            elif current is not None:
-                if not current.stopping:
-                    return current
-                _wait_for_stop(current)
-        run.start()
-        with self._lock:
-            self._run = run
-            self._forked = False
-        self._start_has_ended(run)
-        return run
+            if other.lifecycle.state is State.RUNNING or other.lifecycle.is_starter:
+                return other  # in the latter case, called by a log handler, inside of `start`
+            if other.lifecycle.state is State.STARTING:
+                other.lifecycle.wait_started()
+            else:
+                _wait_for_stop(other)
+        engine.start()
+        self._engine, self._lifecycle = engine, engine.lifecycle
+        return engine
 
-    def _start_has_ended(self, run: Run) -> None:
-        # Without the lock: only the call that began the run changes this, and it may have been interrupted
-        # anywhere.
-        if self._starting is run:
-            self._starting = None
-        run.start_ended.set()
+    def _check_startable(self) -> None:
+        missing = self.config.missing()
+        if missing:
+            raise ConfigurationError(missing)
+        self._registry.check_name()
 
-    def _start_error(self, run: Run, wait: float) -> N8nRunnerError:
-        error = run.error or run.refusal
-        if error is not None:
-            return error
-        if run.stopping:
-            return RunnerStopped("stop() was called before a broker had registered the runner")
-        return BrokerConnectionError(
-            f"no broker has registered the runner within {wait:g} s: {run.describe_links()}. "
-            "Check that n8n runs with N8N_RUNNERS_MODE=external and that its broker listens there"
-        )
-
-    def _current_run(self) -> Run | None:
-        """Return the run that is being started, or else the last one that was."""
-        return self._starting or self._run
+    def _current_engine(self) -> Engine | None:
+        """Return the engine that is being started, or else the last one that ran."""
+        begun = self._begun
+        return begun if begun is not None and begun.lifecycle.is_alive else self._engine
 
     def stop(self, timeout: float | None = None) -> None:
         """Stops the runner: no new tasks, running ones get time to finish, then they are cancelled.
@@ -391,14 +331,14 @@ class Runner:
         Args:
             timeout: seconds that running tasks get; None for ``graceful_shutdown_timeout``.
         """
-        run = self._current_run()
-        if run is None:
+        engine = self._current_engine()
+        if engine is None:
             return
-        grace = self.config.graceful_shutdown_timeout if timeout is None else timeout
-        run.request_stop(grace)
-        if run.is_own_thread() or (run is self._starting and run.is_starter()):
-            return  # in the last case, called by a log handler or a signal handler, inside of `start`
-        run.join(Deadline(grace + STOP_MARGIN))
+        grace = engine.grace if timeout is None else timeout
+        engine.request_stop(grace)
+        if engine.is_own_thread() or engine.lifecycle.is_starter:
+            return  # in the latter case, called by a log handler or a signal handler, inside of `start`
+        engine.join(Deadline(grace + STOP_MARGIN))
 
     def join(self, timeout: float | None = None) -> bool:
         """Waits until the runner has stopped.
@@ -414,13 +354,11 @@ class Runner:
             RunnerForked: it runs in the parent process.
         """
         self._refuse_forked()
-        run = self._run
-        if run is None:
-            return True
-        if not run.finished.wait(timeout):
+        lifecycle = self._lifecycle
+        if not lifecycle.wait_ended(timeout):
             return False
-        if run.error is not None:
-            raise run.error
+        if lifecycle.error is not None:
+            raise lifecycle.error
         return True
 
     def run(self) -> None:
@@ -436,30 +374,30 @@ class Runner:
         if not reimports.may_start():
             return
         with logs.shown(), process.signals() as signals:
-            run = self._start(wait=0, gives_up=True)
-            run.on_finished(signals.end)
+            engine = self._start(wait=0, gives_up=True)
+            engine.lifecycle.on_ended(signals.end)
             number = signals.wait()
             if number is not None:
                 # First the stop: to log may mean to wait, for a lock or for a pipe that has no reader.
-                run.request_stop(run.grace)
-                if not process.aside(lambda: _log_stop(run, number)):
-                    _log_stop(run, number)
-                signals.wait(Deadline(run.grace + STOP_MARGIN))
-            run.join(Deadline(STOP_MARGIN))
+                engine.request_stop(engine.grace)
+                if not process.aside(lambda: _log_stop(engine, number)):
+                    _log_stop(engine, number)
+                signals.wait(Deadline(engine.grace + STOP_MARGIN))
+            engine.join(Deadline(STOP_MARGIN))
             process.wait_for_asides()
-        if run.error is not None:
-            raise run.error
+        if engine.lifecycle.error is not None:
+            raise engine.lifecycle.error
 
     def __enter__(self) -> Runner:
-        before = self._run
+        before = self._engine
         try:
             self.start()
             return self
         except BaseException:
             # An interrupt may come after `start` has returned and before the body of the block begins.
-            run = self._run
-            if run is not None and run is not before:
-                run.undo_start()
+            engine = self._engine
+            if engine is not None and engine is not before:
+                engine.undo_start()
             raise
 
     def __exit__(self, *exc_info: object) -> None:
@@ -470,22 +408,17 @@ class Runner:
     @property
     def state(self) -> str:
         """One of "new", "running", "stopping", "stopped", "failed" and "forked"."""
-        if self._forked:
-            return "forked"
-        run = self._run
-        return "new" if run is None else run.state
+        return self._lifecycle.state.value
 
     @property
     def error(self) -> N8nRunnerError | None:
         """Why the runner ended by itself; None if it did not."""
-        run = self._run
-        return None if run is None else run.error
+        return self._lifecycle.error
 
     @property
     def is_registered(self) -> bool:
         """Whether at least one broker knows the runner now."""
-        run = self._run
-        return run is not None and any(link.is_registered for link in run.links)
+        return self._lifecycle.is_registered()
 
     def wait_registered(self, timeout: float | None = None) -> bool:
         """Waits until a broker knows the runner.
@@ -501,25 +434,24 @@ class Runner:
             RunnerForked: it runs in the parent process.
         """
         self._refuse_forked()
-        run = self._current_run()
-        if run is None:
-            return False
-        registered = run.wait_registered(Deadline(timeout))
-        if not registered and run.error is not None:
-            raise run.error
+        engine = self._current_engine()
+        lifecycle = self._lifecycle if engine is None else engine.lifecycle
+        registered = lifecycle.wait_registered(Deadline(timeout))
+        if not registered and lifecycle.error is not None:
+            raise lifecycle.error
         return registered
 
     def snapshot(self) -> Snapshot:
         """The runner as it is now: connections, running tasks, totals."""
-        run = self._run
-        if run is None:
+        engine = self._engine
+        if engine is None:
             return Snapshot(self.state, self.config.name, self.config.capacity, 0, (), (), Counts())
-        return run.snapshot()
+        return engine.snapshot()
 
     # --- fork -----------------------------------------------------------------------------------
 
     def _refuse_forked(self) -> None:
-        if self._forked:
+        if self._lifecycle.state is State.FORKED:
             raise RunnerForked(
                 "this runner was started before the process forked, and runs in the parent only; "
                 "call start() here to run it in this process too"
@@ -529,51 +461,35 @@ class Runner:
         """In a child process: the threads are the parent's, and so is what they hold."""
         self._lock = threading.Lock()
         self._registry.renew_lock_after_fork()
-        run, self._run = self._run, None
-        starting, self._starting = self._starting, None
-        if starting is not None:
-            starting.forked()
-        if run is not None and not run.finished.is_set():
-            self._forked = True
-            run.forked()
+        if self._begun is not None and self._begun.lifecycle.is_alive:
+            self._begun.forked()
+        if self._lifecycle.is_alive:
+            self._lifecycle = Lifecycle(State.FORKED)
+        elif self._engine is not None:
+            self._lifecycle = Lifecycle(State.NEW)
+        self._engine = self._begun = None
 
 
-def _wait_for_stop(run: Run) -> None:
-    """Wait until a run has stopped, so that another one can begin."""
-    if run.is_links_thread():
+def _wait_for_stop(engine: Engine) -> None:
+    """Wait until an engine has stopped, so that another one can start."""
+    if engine.is_links_thread():
         raise RunnerStopped("start() was called on the thread that stops the runner; call it on another one")
-    if not run.wait_finished():
+    if not engine.lifecycle.wait_stopped():
         raise RunnerStopped("the runner is still stopping, so it cannot be started")
 
 
-def _log_stop(run: Run, number: int) -> None:
+def _log_stop(engine: Engine, number: int) -> None:
     name = signal.Signals(number).name
-    running = run.describe_tasks()
+    running = engine.describe_tasks()
     if running:
         logger.warning(
             "Stopping after %s: waiting at most %g s for %s. Another signal ends the process at once",
             name,
-            run.grace,
+            engine.grace,
             running,
         )
     else:
         logger.info("Stopping after %s. Another signal ends the process at once", name)
-
-
-def _check_extras(executor: Any, task_context: Any, on_undelivered: Any) -> None:
-    problems = []
-    if executor is not None and not is_factory(executor) and not callable(getattr(executor, "submit", None)):
-        problems.append(
-            f"executor: expected a concurrent.futures.Executor or a function that makes one, got {executor!r}"
-        )
-    if task_context is not None and not callable(task_context):
-        problems.append(
-            f"task_context: expected a function that makes a context manager, got {task_context!r}"
-        )
-    if on_undelivered is not None and not callable(on_undelivered):
-        problems.append(f"on_undelivered: expected a function, got {on_undelivered!r}")
-    if problems:
-        raise ConfigurationError(problems)
 
 
 _runners: weakref.WeakSet[Runner] = weakref.WeakSet()

@@ -91,7 +91,7 @@ class Snapshot(NamedTuple):
     """A runner at one moment.
 
     Attributes:
-        state: "new", "running", "stopping", "stopped", "failed" or "forked".
+        state: "new", "starting" (in `/status` only), "running", "stopping", "stopped", "failed" or "forked".
         name: the runner's name.
         capacity: how many tasks may run at once.
         taken: slots in use, those of tasks with a lost connection included.

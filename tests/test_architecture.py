@@ -32,11 +32,14 @@ LAYERS: dict[str, int] = {
     "broker": 3,
     "process": 3,
     "reimports": 3,
+    "lifecycle": 3,
     "registry": 3,
-    "running": 4,
-    "runner": 4,
-    "cli": 5,
-    "demo": 5,
+    "exit_hook": 4,
+    "callbacks": 4,
+    "engine": 4,
+    "runner": 5,
+    "cli": 6,
+    "demo": 6,
 }
 
 #: What may import a neighbour of its own layer, and which.
@@ -47,11 +50,10 @@ SIDEWAYS = {
     ("functions", "execution"),
     ("registry", "execution"),
     ("registry", "functions"),
-    ("running", "process"),
-    ("runner", "process"),
-    ("runner", "running"),
+    ("callbacks", "exit_hook"),
+    ("engine", "callbacks"),
+    ("engine", "exit_hook"),
     ("cli", "demo"),
-    ("cli", "process"),
 }
 
 #: The modules of the broker that are as pure as protocol/: they decide, the others do I/O.

@@ -225,7 +225,7 @@ def test_a_peer_that_sends_and_does_not_read_fills_no_memory(
     turn = LinkThread._turn
     monkeypatch.setattr(LinkThread, "_turn", lambda *arguments: turns.append(None) or turn(*arguments))
     case = Case(raw, new_runner, "idle")
-    link = case.runner._run.links[0]  # type: ignore[union-attr]
+    link = case.runner._engine.links[0]  # type: ignore[union-attr]
     connection = link.connection
     assert connection is not None
     connection.raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
@@ -259,7 +259,7 @@ def test_reading_goes_on_when_the_peer_reads_again(
     monkeypatch.setattr(session, "BACKLOG_LIMIT", 64 * 1024)
     monkeypatch.setattr(liveness, "STALL_LIMIT", LIMIT)
     case = Case(raw, new_runner, "idle")
-    link = case.runner._run.links[0]  # type: ignore[union-attr]
+    link = case.runner._engine.links[0]  # type: ignore[union-attr]
     assert link.connection is not None
     link.connection.raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
     case.peer.raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)

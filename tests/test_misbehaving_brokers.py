@@ -404,7 +404,7 @@ def test_results_without_a_receipt_are_reported_as_uncertain(raw: RawBroker, new
     peer.hear("taskdone")
     peer.give("after it", 1)  # by then, the ping that follows the first result has been answered
     peer.hear("taskdone")
-    session_of = runner._run.links[0]._session  # type: ignore[union-attr]
+    session_of = runner._engine.links[0]._session  # type: ignore[union-attr]
     wait_until(lambda: peer.answer_pings() or not session_of.describe().results)
     peer.gives_receipts = False
     peer.give("without", {"kept": True})

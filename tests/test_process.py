@@ -389,7 +389,7 @@ def test_a_task_of_a_forked_child_can_be_cancelled(tmp_path: Path) -> None:
     path.write_text(
         """
 import os
-import n8nrunner.running
+import n8nrunner.engine
 from n8nrunner import task
 with task._cancel_lock:
     child = os.fork()

@@ -32,9 +32,9 @@ from n8nrunner import (
 from n8nrunner.broker import Broker
 from n8nrunner.connection import link
 from n8nrunner.connection.serving import LinkThread
+from n8nrunner.engine import Engine
 from n8nrunner.execution.pools import TaskPool
 from n8nrunner.health import HealthServer
-from n8nrunner.running import Run
 from tests.conftest import LIMIT, TOKEN, promptly, wait_until
 from tests.connection.servers import Server
 from tests.processes import python
@@ -118,7 +118,7 @@ STEPS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "Ctrl-C at the thread for health checks": refuse_thread("n8nrunner-health", interrupt=True),
     "Ctrl-C at the thread for callbacks": refuse_thread("n8nrunner-callbacks", interrupt=True),
     "Ctrl-C at the thread for links": refuse_thread("n8nrunner-links", interrupt=True),
-    "Ctrl-C in the wait": raising(Run, "wait_registered", KeyboardInterrupt()),
+    "Ctrl-C in the wait": raising(Engine, "wait_registered", KeyboardInterrupt()),
 }
 #: A start without a wait goes on without a health check server.
 ONLY_WITH_A_WAIT = {"Ctrl-C in the wait", "no port for health checks", "no thread for health checks"}
@@ -294,7 +294,7 @@ class Interrupt:
 def test_an_interrupt_at_any_line_of_a_start_leaves_nothing_running(
     new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(Run, "wait_registered", lambda *args, **options: True)
+    monkeypatch.setattr(Engine, "wait_registered", lambda *args, **options: True)
     before = threads_of_ours()
     line = 0
     runner = new_runner("http://127.0.0.1:1", on_undelivered=lambda result: None)
@@ -316,7 +316,7 @@ def test_an_interrupt_at_any_line_of_a_start_leaves_nothing_running(
             break
         assert not entered
         assert runner.state in ("new", "stopped"), f"interrupted at line {line}"
-        assert runner._starting is None
+        assert runner._begun is None or not runner._begun.lifecycle.is_alive
         allowed = {*before, "n8nrunner-connect-0"}
         wait_until(lambda allowed=allowed: set(threads_of_ours()) <= allowed)  # type: ignore[misc]
         runner.start()
@@ -434,7 +434,7 @@ def test_a_stop_during_a_start_is_reported_as_a_stop(broker: Broker, new_runner:
     assert runner.state == "stopped"
 
 
-# --- nothing waits, and nothing of the application's runs, under the lifecycle lock -----------------------
+# --- nothing waits, and nothing of the application's runs, under a lock -----------------------------------
 
 
 class Slow(ThreadPoolExecutor):

@@ -84,8 +84,8 @@ def raising_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type
 
 
 def serving(runner: Runner) -> LinkThread:
-    assert runner._run is not None
-    return runner._run._serving
+    assert runner._engine is not None
+    return runner._engine._link_thread
 
 
 def wake(runner: Runner) -> None:
@@ -377,7 +377,7 @@ runner = Runner()
 def die(task):
     def raise_error(selector):
         raise OSError(9, "Bad file descriptor")
-    runner._run._serving._turn = raise_error
+    runner._engine._link_thread._turn = raise_error
     return "done"
 """
     )
@@ -418,9 +418,9 @@ def test_a_dead_callbacks_thread_is_a_failed_runner(
     waiting = Waiting()
     runner.task("wait")(waiting)
     runner.start()
-    assert runner._run is not None
-    assert runner._run._callbacks is not None
-    callbacks = runner._run._callbacks
+    assert runner._engine is not None
+    assert runner._engine._callbacks is not None
+    callbacks = runner._engine._callbacks
     callbacks._call = Fault(callbacks._call, SystemExit())  # type: ignore[method-assign]
     task = broker.submit("wait", {})
     assert waiting.running.wait(LIMIT)
@@ -437,9 +437,9 @@ def test_a_dead_health_server_is_a_failed_runner(broker: Broker, new_runner: New
     waiting = Waiting()
     runner.task("wait")(waiting)
     runner.start()
-    assert runner._run is not None
-    assert runner._run._health is not None
-    raise_in(runner._run._health.thread)
+    assert runner._engine is not None
+    assert runner._engine._health is not None
+    raise_in(runner._engine._health.thread)
     with pytest.raises(RunnerFailed, match="n8nrunner-health ended"):
         runner.join(LIMIT)
     assert runner.state == "failed"

@@ -176,9 +176,9 @@ def test_an_executor_of_a_function_is_replaced_when_it_breaks_and_shut_down_at_t
     runner = new_runner(executor=make, capacity=2, health_check_enabled=True, health_check_port=0)
     runner.task("name")(lambda task: threading.current_thread().name)
     with runner:
-        assert runner._run is not None
-        assert runner._run._health is not None
-        ready = "http://{}:{}/readyz".format(*runner._run._health.address)
+        assert runner._engine is not None
+        assert runner._engine._health is not None
+        ready = "http://{}:{}/readyz".format(*runner._engine._health.address)
         assert broker.run_task("name", {}, timeout=LIMIT).startswith("breakable")
         assert status_of(ready) == 200
         made[0].is_broken = True

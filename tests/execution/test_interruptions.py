@@ -24,11 +24,11 @@ import pytest
 import n8nrunner
 from n8nrunner import ExecutorBroken, Runner, Task
 from n8nrunner.broker import Broker, BrokerTaskError
+from n8nrunner.callbacks import Callbacks
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.deadline import Deadline
 from n8nrunner.execution.invoke import Answer, failure
 from n8nrunner.execution.pools import TaskPool
-from n8nrunner.running import Callbacks
 from n8nrunner.task import Undelivered
 from tests.conftest import LIMIT, new_processes, wait_until
 from tests.execution import handlers

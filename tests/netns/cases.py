@@ -262,7 +262,7 @@ class End:
             if task_type == "wait":
                 assert self._running.acquire(timeout=LIMIT)
         if situation == "large":
-            link = self.runner._run.links[0]  # type: ignore[union-attr]
+            link = self.runner._engine.links[0]  # type: ignore[union-attr]
             connection = link.connection
             assert connection is not None
             until(lambda: connection.sender.is_congested and connection.sender.written > 5_000_000)

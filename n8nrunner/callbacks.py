@@ -1,0 +1,108 @@
+"""The thread on which `on_undelivered` is called: it may take its time, and delays nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from typing import Any, Callable
+
+from n8nrunner import logs
+from n8nrunner.deadline import Deadline
+from n8nrunner.execution.contexts import StartContext
+from n8nrunner.exit_hook import STOP_MARGIN
+from n8nrunner.task import Undelivered
+
+logger = logs.get_logger("n8nrunner")
+task_logger = logs.get_logger("n8nrunner.tasks")
+
+#: Called with each result that n8n did not get, or may not have got.
+OnUndelivered = Callable[[Undelivered], Any]
+
+
+class Callbacks:
+    """Calls `on_undelivered` on a thread, or logs the results if there is no callback or no thread any more.
+
+    Args:
+        callback: the application's function, or None. No exception of it ends the thread.
+        failed: called on the thread with the unexpected error that ended it.
+    """
+
+    def __init__(self, callback: OnUndelivered | None, failed: Callable[[BaseException], None]) -> None:
+        self._callback = callback
+        self._failed = failed
+        self._start_context = StartContext()
+        self._has_failed = False
+        self._queue: queue.SimpleQueue[Undelivered | None] = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self._run, name="n8nrunner-callbacks", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread, if there is a callback.
+
+        Raises:
+            RuntimeError: the process can have no more threads.
+        """
+        if self._callback is not None:
+            self.thread.start()
+
+    def cancel_start(self) -> None:
+        """Undo the start of the thread, which may have failed."""
+        self.end()
+        self.join(Deadline(STOP_MARGIN))
+
+    def put(self, result: Undelivered) -> None:
+        """Report a result, soon, on the thread. Waits for nothing."""
+        if self._callback is None or self._has_failed:
+            _log(result)
+        else:
+            self._queue.put(result)
+
+    def end(self) -> None:
+        """Let the thread end after the results that have been put. Waits for nothing."""
+        self._queue.put(None)
+
+    def join(self, deadline: Deadline) -> bool:
+        """Wait for the thread's end. Return whether it has ended; one that was not started has."""
+        if self.thread.is_alive():
+            self.thread.join(deadline.remaining())
+        return not self.thread.is_alive()
+
+    def _run(self) -> None:
+        result = None
+        try:
+            while True:
+                result = self._queue.get()
+                if result is None:
+                    return
+                self._call(result)
+                result = None
+        except BaseException as error:  # noqa: BLE001 - reported by the runner
+            self._has_failed = True
+            self._queue.put(result)
+            self._failed(error)
+            self._log_rest()
+
+    def _call(self, result: Undelivered) -> None:
+        assert self._callback is not None
+        try:
+            self._start_context.run(self._callback, result)
+        except BaseException as error:
+            # The message is the application's, so it goes to the logger of tasks.
+            task_logger.error("on_undelivered raised for %r", result, exc_info=error)
+
+    def _log_rest(self) -> None:
+        """Log the results with which the callback has not been called."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                result = self._queue.get_nowait()
+                if result is not None:
+                    _log(result)
+
+
+def _log(result: Undelivered) -> None:
+    logger.warning(
+        "The result of task %s (%s) %s n8n, because the connection was lost",
+        result.task_id,
+        result.task_type,
+        "did not reach" if result.certain else "may not have reached",
+    )

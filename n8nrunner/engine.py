@@ -1,0 +1,452 @@
+"""What one `Runner.start` starts, from the links to the last thread."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from n8nrunner import exit_hook, logs, process
+from n8nrunner.callbacks import Callbacks, OnUndelivered
+from n8nrunner.config import RunnerConfig
+from n8nrunner.connection.link import BrokerLink
+from n8nrunner.connection.serving import LinkThread
+from n8nrunner.connection.sockets import close_copies
+from n8nrunner.deadline import Deadline
+from n8nrunner.errors import (
+    BrokerConnectionError,
+    ConfigurationError,
+    ExecutorBroken,
+    GrantTokenSpent,
+    N8nRunnerError,
+    RunnerFailed,
+    RunnerStopped,
+)
+from n8nrunner.execution.executors import ExecutorOrFactory, is_factory
+from n8nrunner.execution.invoke import TaskContext
+from n8nrunner.execution.pools import TaskPool
+from n8nrunner.exit_hook import STOP_MARGIN
+from n8nrunner.lifecycle import Lifecycle, State, guarded
+from n8nrunner.protocol.slots import Slots
+from n8nrunner.registry import Registry, Types
+from n8nrunner.snapshot import Counts, FunctionSnapshot, LinkSnapshot, Snapshot, TaskSnapshot
+from n8nrunner.task import Undelivered, renew_lock_after_fork
+
+if TYPE_CHECKING:
+    from n8nrunner.health import HealthServer
+
+logger = logs.get_logger("n8nrunner")
+
+#: Seconds below which the life of a runner at the program's end looks like a mistake.
+_SHORT_LIFE = 10.0
+
+#: How many running tasks a line of the log names.
+_NAMED_TASKS = 5
+
+#: Seconds that a thread of the caller waits for a line of the log.
+_LOG_WAIT = 0.5
+
+
+class Extras(NamedTuple):
+    """The settings of a runner that only code can give. See `Runner`."""
+
+    executor: ExecutorOrFactory | None = None
+    task_context: TaskContext | None = None
+    on_undelivered: OnUndelivered | None = None
+    shared: bool = False
+
+    def check(self) -> None:
+        """Check the types.
+
+        Raises:
+            ConfigurationError: with everything that is wrong.
+        """
+        problems = []
+        executor: Any = self.executor
+        if (
+            executor is not None
+            and not is_factory(executor)
+            and not callable(getattr(executor, "submit", None))
+        ):
+            problems.append(
+                "executor: expected a concurrent.futures.Executor or a function that makes one, "
+                f"got {executor!r}"
+            )
+        if self.task_context is not None and not callable(self.task_context):
+            problems.append(
+                f"task_context: expected a function that makes a context manager, got {self.task_context!r}"
+            )
+        if self.on_undelivered is not None and not callable(self.on_undelivered):
+            problems.append(f"on_undelivered: expected a function, got {self.on_undelivered!r}")
+        if problems:
+            raise ConfigurationError(problems)
+
+
+class Engine:
+    """The links, the pool and the other threads of one start. A runner has a new engine for each start.
+
+    Args:
+        config: the runner's settings.
+        registry: the runner's handlers.
+        extras: the runner's other settings.
+        gives_up: whether the runner ends when every broker refuses the token before a registration.
+    """
+
+    def __init__(self, config: RunnerConfig, registry: Registry, extras: Extras, gives_up: bool) -> None:
+        #: Seconds that running tasks get when a stop says nothing else.
+        self.grace = config.graceful_shutdown_timeout
+        self.handler_of = registry.handler_of
+        self._config = config
+        self._registry = registry
+        self._has_handlers = not registry.is_empty
+        self._shared = extras.shared
+        self._slots = Slots(config.capacity, len(config.urls))
+        self._pool = TaskPool(extras.executor, config.capacity, extras.task_context, config.max_payload, self)
+        self._health: HealthServer | None = None
+        self._callbacks = Callbacks(
+            extras.on_undelivered, lambda error: self._fail("n8nrunner-callbacks", error)
+        )
+        self._link_thread = LinkThread(config, {}, self._slots, self._pool, self, self._links_ended)
+        self.links: list[BrokerLink] = self._link_thread.links
+        self.lifecycle = Lifecycle(
+            brokers=len(self.links), is_registered=self._is_registered, gives_up=gives_up
+        )
+
+    def _is_registered(self) -> bool:
+        return any(link.is_registered for link in self.links)
+
+    # --- starting ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start all threads. After a raise, nothing runs and all descriptors are closed.
+
+        Raises:
+            ConfigurationError: the health check server cannot listen.
+            ExecutorBroken: the executor that was passed runs nothing.
+            RunnerStopped: `request_stop` was called.
+            OSError, RuntimeError: the process has no descriptor or no thread left.
+        """
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._finish)
+            self._registry.connect(self._change_types)
+            exit_hook.register()
+            undo.callback(self._link_thread.cancel_start)
+            self._link_thread.open()
+            undo.callback(self._pool.shut_down)
+            self._pool.warm_up()
+            self._refuse_when_stopping()
+            if self._config.health_check_enabled:
+                self._start_health(undo)
+            undo.callback(self._callbacks.cancel_start)
+            self._callbacks.start()
+            if not self._has_handlers:
+                logger.warning(
+                    "The runner %r has no handler yet, so n8n can send it nothing", self._config.name
+                )
+            self._refuse_when_stopping()
+            exit_hook.register()  # again: the executor may have been imported since
+            exit_hook.running.add(self)
+            self.lifecycle.on_registered(self.take_over)
+            undo.callback(self._end_links)
+            self._link_thread.start()
+            self.lifecycle.run()
+            undo.pop_all()
+
+    def _start_health(self, undo: contextlib.ExitStack) -> None:
+        from n8nrunner.health import HealthServer  # needed by few runners, and slow to import
+
+        config = self._config
+        try:
+            self._health = HealthServer(
+                config.health_check_host,
+                config.health_check_port,
+                self.snapshot,
+                config.health_check_allowed_hosts,
+                lambda error: self._fail("n8nrunner-health", error),
+            )
+            undo.callback(self._health.stop)
+            self._health.start()
+        except (ConfigurationError, OSError, RuntimeError) as error:
+            # With `start(wait=0)` the process is an application, such as one of several gunicorn workers,
+            # which goes on without the health check server.
+            if self.lifecycle.gives_up:
+                raise
+            logger.error("The runner goes on without the health check server: %s", error)
+            if self._health is not None:
+                self._health.stop()
+                self._health = None
+
+    def _refuse_when_stopping(self) -> None:
+        if self.lifecycle.error is not None:  # a thread that had started has failed
+            raise self.lifecycle.error
+        if self.lifecycle.is_stop_requested:
+            raise RunnerStopped("stop() was called while the runner was starting")
+
+    def _end_links(self) -> None:
+        """Undo `LinkThread.start`, which an interrupt may have ended before or after the thread began."""
+        if not self._link_thread.cancel_start():
+            self.request_stop(0)
+            self.lifecycle.wait_ended(STOP_MARGIN)
+
+    def undo_start(self) -> None:
+        """End what `start` has started, wherever an exception or an interrupt has ended it."""
+        if self._link_thread.cancel_start():
+            self._finish()
+            return
+        self.request_stop(0)
+        if not self.is_own_thread():
+            self.join(Deadline(STOP_MARGIN))
+
+    def wait_registered(self, wait: float) -> None:
+        """Wait for the first registration, for at most `wait` seconds.
+
+        Raises:
+            N8nRunnerError: there was none, and why. See `Runner.start`.
+        """
+        lifecycle = self.lifecycle
+        if lifecycle.wait_registered(Deadline(wait), until_refused=True):
+            return
+        error = lifecycle.error or lifecycle.refusal
+        if error is not None:
+            raise error
+        if lifecycle.is_stop_requested:
+            raise RunnerStopped("stop() was called before a broker had registered the runner")
+        raise BrokerConnectionError(
+            f"no broker has registered the runner within {wait:g} s: {self._describe_links()}. "
+            "Check that n8n runs with N8N_RUNNERS_MODE=external and that its broker listens there"
+        )
+
+    def _describe_links(self) -> str:
+        links = [link.snapshot() for link in self.links]
+        return "; ".join(link.last_error or f"{link.broker} is {link.state}" for link in links)
+
+    def give_up_when_refused(self) -> None:
+        """End, now or later, when every broker refuses the token before the first registration."""
+        if self.lifecycle.give_up_when_refused():
+            self.request_stop(0)
+
+    def take_over(self) -> None:
+        """Stop earlier runners of this process with functions and the same name and broker.
+
+        A notebook's cell that builds a runner, run again, would leave one that no variable refers to.
+        """
+        for other in list(exit_hook.running):
+            if (
+                isinstance(other, Engine)
+                and other.lifecycle.state is State.RUNNING
+                and other.lifecycle.started_at < self.lifecycle.started_at
+                and other._registry.functions is not None
+                and self._registry.functions is not None
+                and not (other._shared and self._shared)
+                and other._config.name == self._config.name
+                and set(other._config.broker) & set(self._config.broker)
+            ):
+                other.request_stop(other.grace)
+                logger.warning(
+                    "A newer runner %r in this process takes over. The earlier one finishes its running "
+                    "tasks and stops. To keep both, build both with shared=True",
+                    self._config.name,
+                )
+
+    # --- stopping ---------------------------------------------------------------------------------
+
+    def request_stop(self, grace: float) -> None:
+        """Ask all links to end, and return.
+
+        Args:
+            grace: seconds that running tasks get to finish.
+        """
+        until = time.monotonic() + grace
+        self.lifecycle.request_stop(until)
+        self._link_thread.stop(until)
+
+    def is_links_thread(self) -> bool:
+        """Return whether the calling thread is the one that ends the engine."""
+        return threading.current_thread() is self._link_thread.thread
+
+    def is_own_thread(self) -> bool:
+        """Return whether a stop would wait for the calling thread."""
+        return (
+            self._pool.is_current
+            or self.is_links_thread()
+            or threading.current_thread() is self._callbacks.thread
+        )
+
+    def join(self, deadline: Deadline) -> None:
+        """Wait for the end of all threads, and log those that do not end."""
+        self.lifecycle.wait_ended(deadline.remaining())
+        thread = self._link_thread.thread
+        if thread.is_alive():
+            thread.join(deadline.remaining())
+        if thread.is_alive():
+            _warn("The runner %r has not stopped in time: a log handler may be blocked", self._config.name)
+        # Nothing waits for a thread that connects: it cannot be interrupted, and touches nothing of this.
+        if not self._callbacks.join(deadline):
+            _warn("on_undelivered has not returned yet")
+        running = self._pool.join(deadline)
+        if running:
+            _warn(
+                "Handlers of cancelled tasks still run, and keep the process alive until they return: %s",
+                ", ".join(running),
+            )
+
+    def log_exit(self) -> None:
+        """Log that the end of the program stops the runner, and what it waits for."""
+        if time.monotonic() - self.lifecycle.started_at < _SHORT_LIFE:
+            logger.warning(
+                "The program has ended, and the runner %r with it. To keep it going, end the program with "
+                "runner.run() or runner.join()",
+                self._config.name,
+            )
+        running = self.describe_tasks()
+        if running:
+            logger.warning(
+                "The program has ended: the runner %r waits at most %g s for %s",
+                self._config.name,
+                self.grace,
+                running,
+            )
+
+    def describe_tasks(self) -> str:
+        """Return the running tasks for a line of the log; an empty string if there are none."""
+        tasks = [task.describe() for task in list(self._pool.active)]
+        if not tasks:
+            return ""
+        more = f" and {len(tasks) - _NAMED_TASKS} more" if len(tasks) > _NAMED_TASKS else ""
+        return f"{len(tasks)} running task{'s'[: len(tasks) > 1]}: {', '.join(tasks[:_NAMED_TASKS])}{more}"
+
+    def forked(self) -> None:
+        """Close this process's copies of the descriptors. The parent process and the broker do not notice."""
+        self._link_thread.forked()
+        if self._health is not None:
+            self._health.forked()
+
+    # --- for the links, on their thread -----------------------------------------------------------
+
+    def link_registered(self, link: BrokerLink) -> None:
+        self.lifecycle.note_registered(link.index)
+
+    def link_refused(self, link: BrokerLink, error: N8nRunnerError) -> bool:
+        # A grant token of a launcher is good once. A token can be corrected while the runner waits.
+        one_shot = isinstance(error, GrantTokenSpent) or self._config.is_one_shot
+        is_raised = self.lifecycle.start_raises_refusals
+        if not self.lifecycle.note_refused(link.index, error, is_final=one_shot):
+            return False
+        if not is_raised:
+            logger.error("The runner ends: %s", error)
+        self.request_stop(0)
+        return True
+
+    def link_cannot_connect(self, error: Exception) -> None:
+        if process.main_thread_has_ended():
+            failed = RunnerFailed(f"{error}, so the runner cannot connect. Keep the main thread running")
+            self._end_with(failed, "The runner has failed: %s", failed)
+
+    def link_idle(self) -> None:
+        if not self.lifecycle.is_stop_requested:
+            logger.info(
+                "Stopping: no task for %g s (N8N_RUNNERS_AUTO_SHUTDOWN_TIMEOUT)",
+                self._config.auto_shutdown_timeout,
+            )
+            self.request_stop(self.grace)
+
+    def undelivered(self, result: Undelivered) -> None:
+        self._callbacks.put(result)
+
+    def _change_types(self, types: Types) -> None:
+        self._link_thread.change_types(types)
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def _links_ended(self, failure: BaseException | None) -> None:
+        # Stopping waits for this, so nothing in it may wait for a handler or a callback.
+        if failure is not None:
+            self._fail("n8nrunner-links", failure)
+        guarded(self._pool.shut_down)
+        guarded(self._callbacks.end)
+        if self._health is not None:
+            guarded(self._health.stop)
+        self._finish()
+
+    def _finish(self) -> None:
+        exit_hook.running.discard(self)
+        self._registry.disconnect(self._change_types)
+        self.lifecycle.end()
+
+    def _fail(self, thread: str, error: BaseException) -> None:
+        """End as failed, because an unexpected error has ended a thread."""
+        failed = RunnerFailed(
+            f"the thread {thread} ended because of an unexpected error ({logs.describe(error)})"
+        )
+        failed.__cause__ = error
+        self._end_with(
+            failed, "The runner has failed: %s. Please report it\n%s", failed, logs.frames_of(error)
+        )
+
+    def _end_with(self, error: N8nRunnerError, message: str, *args: object) -> None:
+        if self.lifecycle.fail(error):
+            self.request_stop(self.grace)
+            logger.error(message, *args)
+
+    # --- for the pool, on any thread --------------------------------------------------------------
+
+    def executor_broken(self, error: ExecutorBroken) -> None:
+        """End: no task can run any more. Other runners get the tasks."""
+        self._end_with(error, "The runner ends: %s", error)
+
+    def set_offering(self, wanted: bool) -> None:
+        """Offer tasks, or stop that until the executor has been replaced."""
+        self._link_thread.set_offering(wanted)
+
+    # --- what users see ---------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Return the state of everything now."""
+        now = time.monotonic()
+        links: list[LinkSnapshot] = [link.snapshot() for link in self.links]
+        tasks = tuple(
+            TaskSnapshot(
+                task.id,
+                task.type,
+                now - task.started_at,
+                task.progress_fraction,
+                task.progress_text,
+                task.cancel_reason,
+            )
+            for task in list(self._pool.active)
+        )
+        totals = (sum(getattr(link.counters, name) for link in self.links) for name in Counts._fields)
+        return Snapshot(
+            self.lifecycle.state.value,
+            self._config.name,
+            self._config.capacity,
+            # After the end nothing gives slots back, but handlers may still return.
+            self._slots.taken if self.lifecycle.is_alive else len(self._pool.active),
+            tuple(links),
+            tasks,
+            Counts(*totals),
+            self._functions(),
+        )
+
+    def _functions(self) -> tuple[FunctionSnapshot, ...]:
+        calls: dict[str, tuple[int, int]] = {}
+        for link in self.links:
+            for name, (done, failed) in list(link.calls.items()):
+                before = calls.get(name, (0, 0))
+                calls[name] = before[0] + done, before[1] + failed
+        return tuple(FunctionSnapshot(name, *calls[name]) for name in sorted(calls))
+
+
+def _warn(message: str, *args: object) -> None:
+    """Log a warning on the caller's thread, which may be the only one that can still end the process."""
+    if not process.aside(lambda: logger.warning(message, *args), _LOG_WAIT):
+        logger.warning(message, *args)
+
+
+def _after_fork_in_child() -> None:
+    renew_lock_after_fork()
+    close_copies()
+
+
+process.after_fork_in_child(_after_fork_in_child)

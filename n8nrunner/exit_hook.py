@@ -1,0 +1,101 @@
+"""Stops the runners of this process when its program ends, before the executors that their handlers use."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import weakref
+from typing import Protocol
+
+from n8nrunner import process
+from n8nrunner.deadline import Deadline
+from n8nrunner.errors import RunnerStopped
+
+#: Seconds beyond the grace period that a stop waits for what it has asked to end.
+STOP_MARGIN = 0.45
+
+
+class HasState(Protocol):
+    """A runner."""
+
+    @property
+    def state(self) -> str:
+        """As in `Snapshot.state`."""
+
+
+class Stoppable(Protocol):
+    """What a start of a runner has started."""
+
+    @property
+    def grace(self) -> float:
+        """Seconds that running tasks get to finish."""
+
+    def request_stop(self, grace: float) -> None:
+        """Begin to stop, and return."""
+
+    def log_exit(self) -> None:
+        """Log that the end of the program stops it."""
+
+    def join(self, deadline: Deadline) -> None:
+        """Wait for its end."""
+
+
+#: What runs. It is stopped when the threads of the application have ended.
+running: set[Stoppable] = set()
+
+#: The runners of this process. If one is new or runs, the threads of the application end first.
+_runners: weakref.WeakSet[HasState] = weakref.WeakSet()
+
+#: Whether `concurrent.futures.process` was there when the hook was registered; None before that.
+_is_after_processes: bool | None = None
+_is_ending = False
+
+
+def note_runner(runner: HasState) -> None:
+    """Register the hook for a runner that has been built."""
+    _runners.add(runner)
+    with contextlib.suppress(RunnerStopped):
+        register()
+
+
+def register() -> None:
+    """Register the hook, and again when a process pool has been imported: hooks run in reverse order.
+
+    Raises:
+        RunnerStopped: the main thread has ended, so that the hook would not be called.
+    """
+    global _is_after_processes
+    has_processes = "concurrent.futures.process" in sys.modules
+    is_new = _is_after_processes is not has_processes
+    if _is_ending or (is_new and not process.at_exit(_stop_at_exit)):
+        raise RunnerStopped("the program is ending, so the runner cannot be started")
+    _is_after_processes = has_processes
+
+
+def _is_any_needed() -> bool:
+    return bool(running) or any(runner.state in ("new", "running") for runner in list(_runners))
+
+
+def _stop_at_exit() -> None:
+    """Stop all that runs, when the main thread and the other threads of the application have ended."""
+    global _is_ending
+    try:
+        process.wait_for_threads(_is_any_needed)
+    finally:
+        _is_ending = True
+        engines = list(running)
+        for engine in engines:
+            engine.request_stop(engine.grace)
+        for engine in engines:
+            engine.log_exit()
+        for engine in engines:
+            engine.join(Deadline(engine.grace + STOP_MARGIN))
+
+
+def _after_fork_in_child() -> None:
+    global _is_ending
+    _is_ending = False
+    running.clear()
+
+
+process.after_fork_in_child(_after_fork_in_child)

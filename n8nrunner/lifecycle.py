@@ -1,0 +1,282 @@
+"""The state of a runner, from one start to its end, and who waits for it to change."""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+from typing import Callable
+
+from n8nrunner import logs
+from n8nrunner.deadline import Deadline
+from n8nrunner.errors import N8nRunnerError
+
+logger = logs.get_logger("n8nrunner")
+
+#: Seconds after the grace period within which a runner has stopped. Closing a connection takes less.
+_STOP_LIMIT = 10.0
+
+
+class State(enum.Enum):
+    """The states of a runner. The last three are final: each start has a `Lifecycle` of its own."""
+
+    NEW = "new"  #: built, and not started
+    STARTING = "starting"  #: its threads are being started
+    RUNNING = "running"
+    STOPPING = "stopping"  #: it offers nothing; running tasks have the grace period
+    STOPPED = "stopped"
+    FAILED = "failed"  #: it ended by itself, because of `Lifecycle.error`
+    FORKED = "forked"  #: in a child process: the runner's threads are in the parent process
+
+
+#: Every transition.
+_NEXT: dict[State, tuple[State, ...]] = {
+    State.NEW: (State.STARTING,),
+    # A stop that comes while threads are started waits for RUNNING, or ends the start with an exception.
+    State.STARTING: (State.RUNNING, State.STOPPED, State.FAILED),
+    # The links may also end without a stop, when their thread fails.
+    State.RUNNING: (State.STOPPING, State.STOPPED, State.FAILED),
+    State.STOPPING: (State.STOPPED, State.FAILED),
+    State.STOPPED: (),
+    State.FAILED: (),
+    State.FORKED: (),
+}
+
+
+class Lifecycle:
+    """The life of a runner from one start on. For any thread.
+
+    Args:
+        state: where it begins.
+        brokers: how many brokers the runner has.
+        is_registered: returns whether one of them knows the runner now.
+
+    Attributes:
+        error: why the runner ended, or ends, by itself; None if it does not. The first reason stays.
+        gives_up: whether the runner ends when every broker refuses the token before a registration.
+        started_at: the moment of `time.monotonic()` at which the start began.
+    """
+
+    def __init__(
+        self,
+        state: State = State.NEW,
+        brokers: int = 0,
+        is_registered: Callable[[], bool] = lambda: False,
+        gives_up: bool = True,
+    ) -> None:
+        self.error: N8nRunnerError | None = None
+        self.gives_up = gives_up
+        self.started_at = time.monotonic()
+        self.is_registered = is_registered
+        self._state = state
+        self._brokers = brokers
+        self._starter = threading.get_ident()
+        self._stop_until: float | None = None
+        self._ever_registered = False
+        self._refused: dict[int, N8nRunnerError] = {}
+        self._when_registered: list[Callable[[], None]] = []
+        self._when_ended: list[Callable[[], None]] = []
+        # Guards all this; nothing is called under it but `is_registered`. Its lock is reentrant, because a
+        # signal handler may call `Runner.stop` at any point of the main thread.
+        self._changed = threading.Condition(threading.RLock())
+
+    # --- the state --------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """The state now."""
+        return self._state
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the runner has been started and has not ended."""
+        return self._state in (State.STARTING, State.RUNNING, State.STOPPING)
+
+    @property
+    def is_stop_requested(self) -> bool:
+        """Whether the runner stops, or will stop as soon as it has started."""
+        return self._stop_until is not None
+
+    @property
+    def is_starter(self) -> bool:
+        """Whether the calling thread is starting the runner, so that it cannot wait for the start."""
+        return self._state is State.STARTING and threading.get_ident() == self._starter
+
+    def _enter(self, state: State) -> bool:
+        """Go to a state if a transition leads there."""
+        with self._changed:
+            if state not in _NEXT[self._state]:
+                return False
+            self._state = state
+            return True
+
+    def begin(self) -> None:
+        """Note that the threads are being started."""
+        self._enter(State.STARTING)
+
+    def run(self) -> None:
+        """Note that all threads have been started."""
+        self._enter(State.RUNNING)
+        if self.is_stop_requested:
+            self._enter(State.STOPPING)
+        with self._changed:
+            self._changed.notify_all()
+
+    def request_stop(self, until: float) -> None:
+        """Note that the runner is to stop.
+
+        Args:
+            until: when running tasks are cut short, as a moment of `time.monotonic()`. A later request may
+                shorten the time, and never prolongs it.
+        """
+        # Set before the state, so that `run` finds it if a signal handler calls this in the middle of `run`.
+        # This does not notify, because the handler may have interrupted a `notify_all`. Nothing waits for
+        # STOPPING.
+        self._stop_until = until if self._stop_until is None else min(self._stop_until, until)
+        self._enter(State.STOPPING)
+
+    def fail(self, error: N8nRunnerError) -> bool:
+        """Note why the runner is about to end by itself.
+
+        Returns:
+            Whether the runner is alive; otherwise nothing is noted.
+        """
+        with self._changed:
+            if self.is_alive:
+                self.error = self.error or error
+                self._changed.notify_all()
+            return self.is_alive
+
+    def end(self) -> None:
+        """Note the end, and call what waits for it. The second call does nothing."""
+        with self._changed:
+            self._enter(State.STOPPED if self.error is None else State.FAILED)
+            callbacks, self._when_ended = self._when_ended, []
+            self._changed.notify_all()
+        for callback in callbacks:
+            guarded(callback)
+
+    # --- registration -----------------------------------------------------------------------------
+
+    @property
+    def refusal(self) -> N8nRunnerError | None:
+        """Why every broker refused the token before any registration; None if one did not."""
+        if self._ever_registered or len(self._refused) < self._brokers:
+            return None
+        return next(iter(self._refused.values()), None)
+
+    @property
+    def start_raises_refusals(self) -> bool:
+        """Whether `start` or `run` raises a refusal of the token, so that nothing has to log it."""
+        return self.gives_up and not self._ever_registered
+
+    def note_registered(self, index: int) -> None:
+        """Note that the broker with this index has registered the runner."""
+        with self._changed:
+            self._ever_registered = True
+            self._refused.pop(index, None)
+            callbacks, self._when_registered = self._when_registered, []
+            self._changed.notify_all()
+        for callback in callbacks:
+            callback()
+
+    def note_refused(self, index: int, error: N8nRunnerError, is_final: bool) -> bool:
+        """Note that the broker with this index has refused the token.
+
+        Args:
+            is_final: whether this ends the runner in any case.
+
+        Returns:
+            Whether the runner ends: `error` is its reason then.
+        """
+        with self._changed:
+            self._refused[index] = error
+            is_final = is_final or (self.gives_up and self.refusal is not None)
+            if is_final:
+                self.fail(error)
+            self._changed.notify_all()
+        return is_final
+
+    def give_up_when_refused(self) -> bool:
+        """End, now or later, when every broker refuses the token before the first registration.
+
+        Returns:
+            Whether every broker has refused it already.
+        """
+        with self._changed:
+            self.gives_up = True
+            return self.refusal is not None and self.fail(self.refusal)
+
+    # --- who waits --------------------------------------------------------------------------------
+
+    def on_registered(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, at the first registration, on the links' thread, or now. It must not wait."""
+        with self._changed:
+            if not self._ever_registered:
+                self._when_registered.append(callback)
+                return
+        callback()
+
+    def on_ended(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the last link has ended, on the links' thread, or now."""
+        with self._changed:
+            if self.is_alive:
+                self._when_ended.append(callback)
+                return
+        callback()
+
+    def wait_started(self) -> None:
+        """Wait until another thread has started the runner, or has failed to."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._state is not State.STARTING)
+
+    def wait_registered(self, deadline: Deadline, until_refused: bool = False) -> bool:
+        """Wait until a broker has registered the runner, or until the runner ends.
+
+        Args:
+            until_refused: whether to return as soon as every broker has refused the token.
+
+        Returns:
+            Whether a broker has registered the runner.
+        """
+
+        def is_settled() -> bool:
+            return (
+                not self.is_alive
+                or self.error is not None
+                or self.is_registered()
+                or (until_refused and self.refusal is not None)
+            )
+
+        with self._changed:
+            self._changed.wait_for(is_settled, deadline.remaining())
+        return self.error is None and self.is_registered()
+
+    def wait_ended(self, timeout: float | None) -> bool:
+        """Wait until the runner has ended.
+
+        Args:
+            timeout: seconds; None for as long as it takes.
+
+        Returns:
+            Whether it has ended.
+        """
+        with self._changed:
+            return self._changed.wait_for(lambda: not self.is_alive, timeout)
+
+    def wait_stopped(self) -> bool:
+        """Wait for the end of the stop that was requested.
+
+        Returns:
+            Whether the runner has ended; False if the time that its stop may take is over.
+        """
+        until = self._stop_until or 0.0
+        return self.wait_ended(max(0.0, until - time.monotonic()) + _STOP_LIMIT)
+
+
+def guarded(step: Callable[[], object]) -> None:
+    """Run a step whose failure must not keep the next one from running."""
+    try:
+        step()
+    except BaseException as error:  # noqa: BLE001 - logged
+        logger.error("Could not end in order: %s\n%s", logs.describe(error), logs.frames_of(error))
