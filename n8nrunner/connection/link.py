@@ -20,7 +20,6 @@ from n8nrunner import logs
 from n8nrunner.config import RunnerConfig
 from n8nrunner.connection.attempt import Failed, Opened, Probed, close_late_comers, start_attempt, start_probe
 from n8nrunner.connection.inbox import Inbox
-from n8nrunner.connection.reading import Ponged, Skipped
 from n8nrunner.connection.transport import Connection
 from n8nrunner.errors import AuthenticationError, GrantTokenSpent, N8nRunnerError, ProtocolError
 from n8nrunner.execution.invoke import Answer, Handler, failure
@@ -53,6 +52,7 @@ from n8nrunner.protocol.events import (
     UnreadableMessage,
 )
 from n8nrunner.protocol.failures import ConnectionLost, LinkFailure, Unreachable
+from n8nrunner.protocol.frames import PongFrame, SkippedMessage
 from n8nrunner.protocol.messages import RunnerRegistered
 from n8nrunner.protocol.retry import HEALTHY_JITTER, MOST, REFUSED_WAIT, Decision, Retry
 from n8nrunner.protocol.session import REASON_LOST, RunnerSession
@@ -483,12 +483,12 @@ class BrokerLink:
                 raise ConnectionLost(self._last_error or "closed by the runner")
 
     def _receive(self, item: Any, now: float) -> None:
-        if type(item) is Ponged:
+        if type(item) is PongFrame:
             self._perform(self._session.handle(Pong(item.payload.decode("latin-1")), now))
             return
         start = b""  # of a large message
         try:
-            if type(item) is Skipped:
+            if type(item) is SkippedMessage:
                 head = codec.peek(item.head.decode("utf-8", "ignore"))
                 self._log_skipped(
                     now,

@@ -1,60 +1,45 @@
-"""A WebSocketApp that never blocks on its peer.
+"""One WebSocket to a broker: moves bytes between its socket and the rules of frames (`protocol/frames.py`).
 
-`Reader` (`reading.py`) stands in for the socket where websocket-client reads, `Sender` (`protocol/frames.py`)
-makes frames of what is sent, and `Connection` puts them and the library together.
-
-What is used of the library's inside is listed in docs/architecture.md, and tests/connection fails if it
-changes.
+Nothing here waits for the peer once the connection is open. websocket-client makes the upgrade and answers
+control frames (`websocket_app.py`); messages do not pass through it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import ssl
 import threading
-from typing import Any, Callable
-from urllib.parse import quote
+from typing import Union
 
-import websocket
-
-from n8nrunner import logs
 from n8nrunner.connection.dial import Socket
-from n8nrunner.connection.reading import CONTROL, TURN_LIMIT, WOULD_BLOCK, Ponged, Reader, Received
 from n8nrunner.connection.sockets import delivery
+from n8nrunner.connection.websocket_app import App
 from n8nrunner.deadline import Deadline
 from n8nrunner.protocol.events import SocketMeasured
-from n8nrunner.protocol.failures import ConnectionLost, LinkFailure, UpgradeRefused
-from n8nrunner.protocol.frames import Sender
+from n8nrunner.protocol.failures import ConnectionLost
+from n8nrunner.protocol.frames import (
+    CloseFrame,
+    Message,
+    PingFrame,
+    PongFrame,
+    Receiver,
+    Sender,
+    SkippedMessage,
+)
 
-# websocket-client logs an ERROR at every disconnect. Users do not need it, and their handlers may raise.
-logs.drop_records_of_threads("websocket", ("n8nrunner-links", "n8nrunner-connect"))
+#: Bytes that one `recv` asks for. Larger buffers are slower: each call allocates one.
+_RECEIVE_SIZE = 64 * 1024
+#: Bytes that one turn reads or writes at most, so that a flood does not keep the thread from its deadlines.
+TURN_LIMIT = 1024 * 1024
+#: Frames that one turn handles at most: a megabyte can hold half a million, and other brokers wait meanwhile.
+FRAMES_PER_TURN = 250
 
+#: What a socket that does not block raises when it would have to.
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
-class _Dispatcher:
-    """What `run_forever` asks for: it calls `read` once, and `buffwrite` for what the library sends.
-
-    As the library means it for event loops, `read` keeps the function that reads a message, and returns.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection: Connection | None = connection
-
-    def read(self, sock: Any, read_message: Callable[[], bool]) -> None:
-        assert self.connection is not None
-        self.connection._read_message = read_message
-
-    def buffwrite(self, sock: Any, data: Any, send: Any, on_disconnect: Any) -> None:
-        if self.connection is not None:
-            self.connection.sender.send_control(bytes(data))
-
-    def signal(self, number: int, handler: Any) -> None:
-        """Signals are none of a link's business."""
-
-    def abort(self) -> None:
-        """Would be called by `signal`."""
-
-    def timeout(self, seconds: float, callback: Callable[..., Any], *args: Any) -> None:
-        """Would serve the library's own pings, which are off."""
+#: What `Connection.read` returns. A message in a `bytearray` is the caller's alone.
+Received = Union[Message, SkippedMessage, PongFrame]
 
 
 class Connection:
@@ -69,18 +54,18 @@ class Connection:
         self.raw = raw
         #: Takes what is to be sent; `flush` writes it.
         self.sender = Sender(os.urandom)
-        self._reader = Reader(raw, max_payload, self.sender.send_control)
+        #: Whether the broker has sent a close frame, and its status code; None if it gave none.
+        self.received_close = False
+        self.close_code: int | None = None
+        self._receiver = Receiver(max_payload)
+        self._app = App()
+        self._at_end = False
         self._thread: int | None = None
-        self._received: list[Received] = []
-        self._app: Any = None
-        self._dispatcher = _Dispatcher(self)
-        self._read_message: Callable[[], bool] | None = None
-        self._failure: BaseException | None = None
 
     # --- life -------------------------------------------------------------------------------------
 
     def open(self, url: str, runner_id: str, grant: str, deadline: Deadline) -> None:
-        """Upgrades to a WebSocket.
+        """Upgrade to a WebSocket.
 
         Args:
             url: the broker's WebSocket address.
@@ -91,100 +76,80 @@ class Connection:
         Raises:
             RateLimited, UpgradeRefused, Unreachable: the upgrade failed.
         """
-        self._reader.expect_upgrade(deadline, url)
-        self._app = websocket.WebSocketApp(
-            f"{url}?id={quote(runner_id, safe='')}",
-            header={"Authorization": f"Bearer {grant}"},
-            on_pong=self._on_pong,
-            on_error=self._on_error,
-            socket=self._reader,
-        )
-        self._app.run_forever(
-            dispatcher=self._dispatcher, skip_utf8_validation=True, reconnect=0, suppress_origin=True
-        )
-        failure, self._failure = self._failure, None
-        if isinstance(failure, LinkFailure):
-            raise failure
-        if failure is not None or self._read_message is None:
-            # The text of the library's exceptions holds what the peer sent; the type says enough.
-            kind = type(failure).__name__
-            raise UpgradeRefused(f"{url} did not upgrade to a WebSocket ({kind})", 0)
+        self._receiver.receive_data(self._app.upgrade(self.raw, url, runner_id, grant, deadline))
         self.raw.setblocking(False)
 
     def bind(self) -> None:
-        """From here on, the connection belongs to the calling thread."""
+        """Give the connection to the calling thread."""
         self._thread = threading.get_ident()
 
     def close(self) -> None:
-        """Close the socket without another word. Raises nothing."""
+        """Close the socket without another frame. Raises nothing."""
         # The application may have closed the descriptor itself, with `os.closerange` for example.
         with contextlib.suppress(OSError):
             self.raw.close()
-        # Functions inside of the library hold each other, and through the app and its WebSocket all of this,
-        # messages of many megabytes included. Leave nothing of it to the garbage collector.
-        self._dispatcher.connection = None
-        app, self._app, self._read_message = self._app, None, None
-        if app is not None:
-            if app.sock is not None:
-                app.sock.sock = None
-            app.on_pong = app.on_error = app.prepared_socket = app.sock = None
 
-    # --- serving ---------------------------------------------------------------------
+    # --- serving ----------------------------------------------------------------------------------
 
     @property
     def in_message(self) -> bool:
         """Whether a part of a message has come, and its end has not."""
-        return self._reader.in_message
-
-    @property
-    def received_close(self) -> bool:
-        """Whether the broker has closed the WebSocket."""
-        return self._reader.received_close
-
-    @property
-    def close_code(self) -> int | None:
-        """The broker's close code; None if it gave none."""
-        return self._reader.close_code
+        return self._receiver.in_message
 
     def read(self) -> tuple[list[Received], int, bool]:
-        """Reads what has come.
+        """Read what has come, as far as one turn may.
 
         Returns:
-            What came; how many bytes were read; whether more may be there already.
+            What came, in its order; how many bytes were read; whether more may be there already.
 
         Raises:
-            ConnectionLost: the connection is broken, or at its end.
+            ConnectionLost: the connection is broken or at its end, or the broker breaks WebSocket's rules.
         """
         assert threading.get_ident() == self._thread
-        reader = self._reader
-        if reader.has_frames:  # those that were left by the last turn come first
-            count, more = 0, True
-        else:
-            count, more = reader.fill()
-        reader.begin_turn()
-        try:
-            while not reader.received_close:
-                item = reader.next()
-                if item is None:
-                    break
-                if item is CONTROL:
-                    assert self._read_message is not None
-                    self._read_message()  # a pong comes back through `_on_pong`
+        receiver = self._receiver
+        received: list[Received] = []
+        last_frame = receiver.frames + FRAMES_PER_TURN
+        total, more = 0, True
+        while more and not self.received_close:
+            if not receiver.has_more:  # what the last turn has left comes first
+                count, more = self._receive()
+                total += count
+            for event in receiver.next_events(last_frame - receiver.frames):
+                if isinstance(event, (PingFrame, CloseFrame)):
+                    self.sender.send_control(self._app.answer(event))
+                    if isinstance(event, CloseFrame):
+                        self.received_close, self.close_code = True, event.code
                 else:
-                    self._received.append(item)
-        except websocket.WebSocketException as error:
-            raise ConnectionLost(
-                f"the broker broke WebSocket's rules ({type(error).__name__})", 1002
-            ) from None
-        received, self._received = self._received, []
-        if reader.has_frames:
-            more = True
-        elif reader.at_end and not received and not reader.received_close:
-            raise ConnectionLost("the broker's end of the connection closed without a word")
-        return received, count, more
+                    received.append(event)
+            if receiver.has_more or receiver.frames == last_frame or total >= TURN_LIMIT:
+                return received, total, True
+        if self._at_end and not received and not self.received_close:
+            raise ConnectionLost("the broker's end of the connection closed without a close frame")
+        return received, total, False
+
+    def _receive(self) -> tuple[int, bool]:
+        """Receive once; return how many bytes came, and whether more may be there."""
+        buffer = self._receiver.get_buffer()
+        try:
+            if buffer is None:
+                data = self.raw.recv(_RECEIVE_SIZE)
+                count, asked = len(data), _RECEIVE_SIZE
+                self._receiver.receive_data(data)
+            else:
+                count, asked = self.raw.recv_into(buffer), len(buffer)
+                self._receiver.buffer_updated(count)
+        except _WOULD_BLOCK:
+            return 0, False
+        except OSError as error:
+            raise ConnectionLost(f"the connection broke: {type(error).__name__}: {error}") from None
+        if count == 0:
+            self._at_end = True
+            return 0, False
+        # The selector does not see what OpenSSL has decrypted and not returned yet.
+        return count, count == asked or (isinstance(self.raw, ssl.SSLSocket) and self.raw.pending() > 0)
 
     def flush(self) -> int:
-        """Write what the socket takes.
+        """Write what the socket takes, as far as one turn may.
 
         Returns:
             How many bytes it took.
@@ -201,7 +166,7 @@ class Connection:
                 break
             try:
                 count = self.raw.send(data)
-            except WOULD_BLOCK:
+            except _WOULD_BLOCK:
                 break
             except OSError as error:
                 raise ConnectionLost(f"the connection broke: {type(error).__name__}: {error}") from None
@@ -213,13 +178,3 @@ class Connection:
         """Return what the socket and the sender know of the delivery of what was written."""
         unacknowledged, silent_for = delivery(self.raw)
         return SocketMeasured(self.sender.written, unacknowledged, self.sender.pinged_to, silent_for)
-
-    # --- what the library calls -----------------------------------------------------------------
-
-    def _on_pong(self, app: Any, data: bytes) -> None:
-        self._received.append(Ponged(bytes(data)))
-
-    def _on_error(self, app: Any, error: BaseException) -> None:
-        # Once it is open, whoever reads and writes is told by an exception of ours.
-        if self._read_message is None and self._failure is None:
-            self._failure = error

@@ -1,8 +1,10 @@
-"""Send messages as WebSocket frames: their order, their fragments and their masks (RFC 6455).
+"""Messages as WebSocket frames, in both directions: order, fragments, limits and masks (RFC 6455).
 
-`Sender` takes messages and returns bytes. It has no socket and draws no random numbers: the source of masks
-is an argument. websocket-client makes the upgrade and answers pings and close frames; its answers are passed
-to `Sender.send_control`.
+`Receiver` takes bytes and returns events. `Sender` takes messages and returns bytes. Neither has a socket or
+draws random numbers: the source of masks is an argument. No extension is negotiated.
+
+Control frames remain websocket-client's, which also makes the upgrade: it answers pings and close frames, and
+its answers are passed to `Sender.send_control`.
 """
 
 from __future__ import annotations
@@ -13,16 +15,28 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Callable, NamedTuple, Union
 
+from n8nrunner.protocol.failures import ConnectionLost
+
 #: Opcodes (RFC 6455, 5.2). From 8 on they are control frames.
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
-#: The bit that the last frame of a message has.
+#: The bit of the first byte that the last frame of a message has.
 FINAL = 0x80
 
 #: Messages above this many bytes are sent in fragments of this size, between which control frames may pass.
 FRAGMENT = 128 * 1024
+#: Frames that a received message may have: 1 GiB in fragments of 4 KiB.
+FRAGMENTS_LIMIT = 256 * 1024
+#: Bytes that are kept of a skipped message, to find out which task it is for.
+HEAD_SIZE = 4096
 
+#: First bytes of a frame that is a whole message.
+_WHOLE = (FINAL | TEXT, FINAL | BINARY)
 _OPCODE = 0x0F
+_RESERVED = 0x70
 _MASKED = 0x80
+#: Missing bytes of a frame from which on they are received into a buffer, and the size of that buffer.
+_LARGE = 64 * 1024
+_BUFFER_SIZE = 256 * 1024
 #: Random bytes fetched at once. A call for each frame would release the interpreter's lock for each frame.
 _RANDOM_BYTES = 4096
 #: Payloads from this many bytes on are masked byte by byte with tables. Below, one large integer is faster.
@@ -32,6 +46,237 @@ _NEVER = float("inf")
 _pack_7_bits = struct.Struct("!BB4s").pack
 _pack_16_bits = struct.Struct("!BBH4s").pack
 _pack_64_bits = struct.Struct("!BBQ4s").pack
+
+
+# --- in ----------------------------------------------------------------------------------------------
+
+
+class SkippedMessage(NamedTuple):
+    """A message above `max_payload`: its first bytes, and its size in bytes."""
+
+    head: bytes
+    size: int
+
+
+class PingFrame(NamedTuple):
+    """A ping, which has to be answered (RFC 6455, 5.5.2)."""
+
+    payload: bytes
+
+
+class PongFrame(NamedTuple):
+    """A pong."""
+
+    payload: bytes
+
+
+class CloseFrame(NamedTuple):
+    """A close frame, which has to be answered (RFC 6455, 5.5.1). Nothing follows it."""
+
+    payload: bytes
+
+    @property
+    def code(self) -> int | None:
+        """The status code: the first two bytes of the payload; None if it has none."""
+        return int.from_bytes(self.payload[:2], "big") if len(self.payload) >= 2 else None
+
+
+#: The payload of a text or binary message. It is not wrapped in a class, because several come with each task.
+Message = Union[bytes, bytearray]
+
+Event = Union[Message, SkippedMessage, PingFrame, PongFrame, CloseFrame]
+
+
+class Receiver:
+    """Take the bytes of the broker, and return the events that they make.
+
+    The events are the same however the bytes are cut. Memory grows with the bytes that have arrived, never
+    with what a header announces. After each `receive_data` or `buffer_updated`, call `next_events`, and call
+    it again while `has_more` is true.
+
+    Args:
+        max_payload: bytes that a message may have. Larger ones are skipped.
+    """
+
+    def __init__(self, max_payload: int) -> None:
+        #: Frames whose header has been handled.
+        self.frames = 0
+        #: Whether `next_events` has more to return without more data.
+        self.has_more = False
+        self._max_payload = max_payload
+        self._closed = False
+        # Bytes that have not been handled, from the position on.
+        self._data = b""
+        self._position = 0
+        # The data frame whose payload is being received: whether there is one, whether it is the last of its
+        # message, and how many bytes are missing.
+        self._in_frame = False
+        self._is_final = False
+        self._missing = 0
+        # The message that is being received: its frames and its bytes as announced so far, whether it is too
+        # large, and its payload, or only the head of it.
+        self._fragments = 0
+        self._size = 0
+        self._is_skipped = False
+        self._payload = bytearray()
+        self._buffer: memoryview | None = None
+
+    @property
+    def in_message(self) -> bool:
+        """Whether a part of a frame or of a message has been received, and its end has not."""
+        return self._fragments > 0 or self._position < len(self._data)
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes that were received."""
+        if not self._closed:
+            self._data = self._data[self._position :] + data if self._data else data
+            self._position = 0
+
+    def get_buffer(self) -> memoryview | None:
+        """Return a buffer for the next bytes of a large frame; None if `receive_data` takes the next bytes.
+
+        Tell `buffer_updated` how many bytes were received into it.
+        """
+        if self._missing < _LARGE:
+            return None
+        if self._buffer is None:
+            self._buffer = memoryview(bytearray(_BUFFER_SIZE))
+        return self._buffer[: self._missing]
+
+    def buffer_updated(self, count: int) -> None:
+        """Take bytes that were received into the buffer."""
+        assert self._buffer is not None
+        self._add(self._buffer[:count])
+
+    def next_events(self, limit: int) -> list[Event]:
+        """Return the events of the next frames.
+
+        Args:
+            limit: how many frames to handle at most. A megabyte can hold half a million.
+
+        Raises:
+            ConnectionLost: the broker breaks the rules. All events before have been returned.
+        """
+        data, position = self._data, self._position
+        end = len(data)
+        last = self.frames + limit
+        events: list[Event] = []
+        self.has_more = False
+        try:
+            while not self._closed:
+                if self._in_frame:
+                    if self._missing:
+                        start, position = position, min(end, position + self._missing)
+                        self._add(data[start:position])
+                        if self._missing:
+                            break
+                    event = self._end_frame()
+                    if event is not None:
+                        events.append(event)
+                if end - position < 2:
+                    break
+                if self.frames == last:
+                    self.has_more = True
+                    break
+                first, length, start = data[position], data[position + 1], position + 2
+                if first & _RESERVED or length & _MASKED:
+                    # Reserved bits "MUST be 0 unless an extension is negotiated" (RFC 6455, 5.2).
+                    # "A client MUST close a connection if it detects a masked frame" (5.1).
+                    raise ConnectionLost(
+                        "the broker sent a frame that is masked or has reserved bits set", 1002
+                    )
+                if length > 125:
+                    # 126 and 127 say that the length follows, in 2 or 8 bytes (RFC 6455, 5.2).
+                    start += 2 if length == 126 else 8
+                    if start > end:
+                        break
+                    length = int.from_bytes(data[position + 2 : start], "big")
+                stop = start + length
+                if first in _WHOLE and stop <= end and length <= self._max_payload and not self._fragments:
+                    events.append(data[start:stop])
+                else:
+                    self._check(first, length)
+                    if first & _OPCODE >= CLOSE:
+                        if stop > end:
+                            break
+                        events.append(self._control_frame(first & _OPCODE, data[start:stop]))
+                    else:
+                        self._begin_frame(first, length)
+                        stop = start
+                self.frames += 1
+                position = stop
+        except ConnectionLost:
+            if not events:
+                raise
+            self.has_more = True  # the next call raises it again
+        finally:
+            self._data = b"" if position == end or self._closed else data
+            self._position = position if self._data else 0
+        return events
+
+    def _check(self, first: int, length: int) -> None:
+        """Check whether this frame may come now. Its payload is not waited for: it may have any length."""
+        opcode = first & _OPCODE
+        if BINARY < opcode < CLOSE or opcode > PONG:
+            # "If an unknown opcode is received, the receiving endpoint MUST _Fail the WebSocket Connection_"
+            # (RFC 6455, 5.2).
+            raise ConnectionLost("the broker sent a frame with an unknown opcode", 1002)
+        if opcode >= CLOSE:
+            # "All control frames MUST have a payload length of 125 bytes or less and MUST NOT be fragmented"
+            # (RFC 6455, 5.5).
+            if not first & FINAL or length > 125:
+                raise ConnectionLost("the broker sent a control frame that is too long or in fragments", 1002)
+        elif self._fragments:
+            # "The fragments of one message MUST NOT be interleaved between the fragments of another message"
+            # (RFC 6455, 5.4).
+            if opcode != CONTINUATION:
+                raise ConnectionLost("the broker began a message within another", 1002)
+        elif opcode == CONTINUATION:
+            raise ConnectionLost("the broker sent a continuation of no message", 1002)
+
+    def _control_frame(self, opcode: int, payload: bytes) -> Event:
+        if opcode == PING:
+            return PingFrame(payload)
+        if opcode == PONG:
+            return PongFrame(payload)
+        # "After receiving a control frame indicating the connection should be closed, a peer discards any
+        # further data received" (RFC 6455, 1.4).
+        self._closed = True
+        return CloseFrame(payload)
+
+    # --- data frames that are not a whole message, or not yet there ---------------------------------
+
+    def _begin_frame(self, first: int, length: int) -> None:
+        if self._fragments == FRAGMENTS_LIMIT:
+            raise ConnectionLost(f"the broker sent a message in more than {FRAGMENTS_LIMIT} fragments", 1008)
+        self._fragments += 1
+        self._in_frame = True
+        self._is_final = first & FINAL != 0
+        self._missing = length
+        self._size += length
+        if self._size > self._max_payload and not self._is_skipped:
+            self._is_skipped = True
+            self._payload = self._payload[:HEAD_SIZE]
+
+    def _add(self, payload: bytes | memoryview) -> None:
+        self._missing -= len(payload)
+        if not self._is_skipped:
+            self._payload += payload
+        elif len(self._payload) < HEAD_SIZE:
+            self._payload += payload[: HEAD_SIZE - len(self._payload)]
+
+    def _end_frame(self) -> Message | SkippedMessage | None:
+        """Return the message that ends with this frame, if one does."""
+        self._in_frame = False
+        if not self._is_final:
+            return None
+        payload, size, is_skipped = self._payload, self._size, self._is_skipped
+        self._payload, self._size, self._is_skipped = bytearray(), 0, False
+        self._fragments = 0
+        return SkippedMessage(bytes(payload), size) if is_skipped else payload
+
+
+# --- out ---------------------------------------------------------------------------------------------
 
 
 class _LargeMessage(NamedTuple):

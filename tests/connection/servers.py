@@ -14,8 +14,7 @@ from types import TracebackType
 from typing import Any, Callable, NamedTuple
 from urllib.parse import urlsplit
 
-from n8nrunner.connection.reading import Received
-from n8nrunner.connection.transport import Connection
+from n8nrunner.connection.transport import Connection, Received
 from n8nrunner.deadline import Deadline
 from tests.conftest import LIMIT
 

@@ -1,4 +1,4 @@
-"""Write messages to a peer that reads, reads late, or never. tests/protocol/test_frames.py has the frames."""
+"""Write to a peer that reads, reads late, or never. tests/protocol/test_frames_sent.py has the frames."""
 
 from __future__ import annotations
 

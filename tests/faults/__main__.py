@@ -13,7 +13,7 @@ from . import plan, soak
 
 #: What reads what others send, and the module that tries it with random input.
 FUZZES = {
-    "frames": "tests.connection.fuzz_frames",
+    "frames": "tests.protocol.fuzz_frames",
     "http": "tests.connection.fuzz_http",
     "conversions": "tests.functions.fuzz_conversion",
 }

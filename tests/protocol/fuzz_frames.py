@@ -1,30 +1,41 @@
-"""Random bytes after the upgrade: `python -m tests.faults --fuzz frames --seconds 60`.
+"""Random bytes of a broker: `python -m tests.faults --fuzz frames --seconds 60`.
 
-Reading returns messages or raises `ConnectionLost`. Frames that keep the rules give exactly the messages that
-were sent, however they are cut into pieces. Memory grows with what has arrived, and never with what a header
-announces.
+The receiver returns events or raises `ConnectionLost`. Frames that keep the rules give exactly the messages
+that were sent, however they are cut into pieces. Memory grows with what has arrived, and never with what a
+header announces.
 """
 
 from __future__ import annotations
 
 import gc
 import random
-import selectors
 import struct
 import time
 import tracemalloc
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
-from n8nrunner.connection.reading import Ponged, Skipped
-from n8nrunner.connection.transport import Connection
-from n8nrunner.deadline import Deadline
 from n8nrunner.protocol.failures import ConnectionLost
-from tests.conftest import LIMIT
-from tests.connection.servers import BINARY, CLOSE, CONT, PING, PONG, TEXT, Peer, frame, wait_for, websocket
+from n8nrunner.protocol.frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    CloseFrame,
+    Event,
+    PingFrame,
+    PongFrame,
+    Receiver,
+    SkippedMessage,
+)
+from tests.connection.servers import frame
 
-#: Bytes of memory that reading may take, for each byte that has arrived, and beyond that.
+#: Bytes that a connection receives at once.
+RECEIVE_SIZE = 64 * 1024
+#: Bytes of memory that receiving may take, for each byte that has arrived, and beyond that.
 PER_BYTE, BEYOND = 4, 1_500_000
-#: Seconds of the processor for one turn of reading: a turn takes at most 1 MB and 500 frames.
+#: Seconds of the processor for the frames of one turn.
 TURN_SECONDS = 1.0
 
 MAX_PAYLOADS = (100, 1000, 70_000, 1024 * 1024 * 1024)
@@ -32,20 +43,20 @@ SIZES = (0, 1, 2, 3, 125, 126, 127, 999, 1000, 1001, 65_535, 65_536, 70_000, 70_
 
 
 class Case(NamedTuple):
-    """What the broker sends, and what has to be read of it; None if anything may be."""
+    """The bytes of a broker, and the events that they make; None if they may make any."""
 
     data: bytes
-    expected: list[Any] | None = None
+    expected: list[Event] | None = None
 
 
 def run(seconds: float, seed: int) -> dict[str, int]:
-    """Read random bytes for so many seconds.
+    """Receive random bytes for so many seconds.
 
     Returns:
         How many of each outcome there were.
 
     Raises:
-        AssertionError: something was read wrongly, another exception escaped, or memory or time were beyond
+        AssertionError: an event was wrong, another exception escaped, or memory or time were beyond
             their bounds.
     """
     seen: dict[str, int] = {}
@@ -59,79 +70,74 @@ def run(seconds: float, seed: int) -> dict[str, int]:
     return seen
 
 
+def feed(
+    receiver: Receiver, *pieces: bytes, limit: int = 250, events: list[Event] | None = None
+) -> list[Event]:
+    """Give pieces to the receiver as a connection does, and return the events that they make.
+
+    Args:
+        limit: how many frames to handle at once.
+        events: gets the events, also those before a failure.
+
+    Raises:
+        ConnectionLost: the pieces break the rules.
+    """
+    events = [] if events is None else events
+    for piece in pieces:
+        rest = memoryview(piece)
+        while rest:
+            buffer = receiver.get_buffer()
+            if buffer is None:
+                part = rest[:RECEIVE_SIZE]
+                receiver.receive_data(bytes(part))
+            else:
+                part = rest[: len(buffer)]
+                buffer[: len(part)] = part
+                receiver.buffer_updated(len(part))
+            rest = rest[len(part) :]
+            receiver.has_more = True
+            while receiver.has_more:
+                begun = time.thread_time()
+                events += receiver.next_events(limit)
+                took = time.thread_time() - begun
+                assert took < TURN_SECONDS, f"{limit} frames took {took:.1f} s"
+    return events
+
+
 def _run_one(draw: random.Random, traces: bool, about: str) -> str:
     max_payload = draw.choice(MAX_PAYLOADS)
     name, make = draw.choice(MAKERS)
     case = make(draw, max_payload)
+    pieces = _pieces(draw, case.data)
     # Tracing takes time, so not everything is traced.
     traces = traces or make in (announced, flood)
     about = f"{about}, {name}, max_payload {max_payload}, {len(case.data)} bytes"
-    with websocket(max_payload) as (connection, peer):
-        if traces:
-            gc.collect()
-            tracemalloc.start()
-        try:
-            read, lost = _read_all(connection, peer, _pieces(draw, case.data), about)
-            peak = tracemalloc.get_traced_memory()[1] if traces else 0
-        except Exception as error:
-            raise AssertionError(f"{type(error).__name__} escaped: {about}") from error
-        finally:
-            if traces:
-                tracemalloc.stop()
+    events: list[Event] = []
+    lost: ConnectionLost | None = None
     if traces:
-        allowed = BEYOND + PER_BYTE * len(case.data)
-        assert peak <= allowed, f"{peak} bytes of memory, {allowed} are allowed: {about}"
-    if case.expected is not None:
-        assert lost is None or lost.code is None, f"lost with {lost}: {about}"
-        assert read == case.expected, (
-            f"{len(read)} messages, not {len(case.expected)}, or other ones: {about}"
-        )
-    return f"{name}: {'ended' if lost is None or lost.code is None else lost.code}"
-
-
-def _read_all(
-    connection: Connection, peer: Peer, pieces: list[bytes], about: str
-) -> tuple[list[Any], ConnectionLost | None]:
-    """Send each piece when the one before it has been read, and then end the connection."""
-    read: list[Any] = []
-    deadline = Deadline(LIMIT)
+        gc.collect()
+        tracemalloc.start()
     try:
-        for piece in pieces:
-            peer.send(piece)
-            arrived = 0
-            while arrived < len(piece):
-                wait_for(connection.raw, selectors.EVENT_READ, deadline)
-                arrived += _turns(connection, read, about)
-                if connection.received_close:
-                    return read, None
-        peer.raw.shutdown(1)
-        while True:
-            wait_for(connection.raw, selectors.EVENT_READ, deadline)
-            _turns(connection, read, about)
-            if connection.received_close:
-                return read, None
-    except ConnectionLost as lost:
-        return read, lost
-
-
-def _turns(connection: Connection, read: list[Any], about: str) -> int:
-    """Read until no more is there; returns how many bytes that was."""
-    total, more = 0, True
-    while more:
-        begun = time.thread_time()
-        received, count, more = connection.read()
-        connection.flush()
-        took = time.thread_time() - begun
-        assert took < TURN_SECONDS, f"a turn took {took:.1f} s: {about}"
-        read += [item if isinstance(item, (Skipped, Ponged)) else bytes(item) for item in received]
-        total += count
-        if connection.received_close:
-            break
-    return total
+        feed(Receiver(max_payload), *pieces, events=events)
+    except ConnectionLost as failure:
+        lost = failure
+    except Exception as error:
+        raise AssertionError(f"{type(error).__name__} escaped: {about}") from error
+    finally:
+        peak = tracemalloc.get_traced_memory()[1] if traces else 0
+        tracemalloc.stop()
+    allowed = BEYOND + PER_BYTE * len(case.data)
+    assert peak <= allowed, f"{peak} bytes of memory, {allowed} are allowed: {about}"
+    if case.expected is not None:
+        assert lost is None, f"lost with {lost}: {about}"
+        assert events == case.expected, (
+            f"{len(events)} events, not {len(case.expected)}, or other ones: {about}"
+        )
+    return f"{name}: {'ended' if lost is None else lost.code}"
 
 
 def _pieces(draw: random.Random, data: bytes) -> list[bytes]:
-    """Cut the data as a network may, into some hundred pieces at most that fit into a socket's buffers."""
+    """Cut the data as a network may, into some hundred pieces at most."""
     smallest = max(1, len(data) // 200)
     longest = draw.choice((1, 2, 10, 1000, 100_000))
     pieces = []
@@ -150,10 +156,10 @@ def _payload(draw: random.Random) -> bytes:
     return bytes([draw.randrange(256)]) * draw.choice(SIZES)
 
 
-def _messages(draw: random.Random, max_payload: int) -> tuple[list[bytes], list[Any]]:
-    """Return frames that keep the rules, and what has to be read of them."""
+def _messages(draw: random.Random, max_payload: int) -> tuple[list[bytes], list[Event]]:
+    """Return frames that keep the rules, and the events that they make."""
     frames: list[bytes] = []
-    expected: list[Any] = []
+    expected: list[Event] = []
     for _ in range(draw.randint(0, 12)):
         payload = _payload(draw)
         parts = [payload]
@@ -161,17 +167,16 @@ def _messages(draw: random.Random, max_payload: int) -> tuple[list[bytes], list[
             at = draw.randint(0, len(parts[-1]))
             parts[-1:] = [parts[-1][:at], parts[-1][at:]]
         for index, part in enumerate(parts):
-            opcode = draw.choice((TEXT, BINARY)) if index == 0 else CONT
+            opcode = draw.choice((TEXT, BINARY)) if index == 0 else CONTINUATION
             frames.append(frame(opcode, part, final=index == len(parts) - 1, size=draw.choice((0, 0, 2, 8))))
             if index == len(parts) - 1:
                 is_too_large = len(payload) > max_payload
-                expected.append(Skipped(payload[:4096], len(payload)) if is_too_large else payload)
+                expected.append(SkippedMessage(payload[:4096], len(payload)) if is_too_large else payload)
             if draw.random() < 0.2:
                 control = bytes([draw.randrange(256)]) * draw.choice((0, 1, 125))
                 opcode = draw.choice((PING, PONG))
                 frames.append(frame(opcode, control))
-                if opcode == PONG:
-                    expected.append(Ponged(control))
+                expected.append(PongFrame(control) if opcode == PONG else PingFrame(control))
     return frames, expected
 
 
@@ -187,7 +192,7 @@ def closed(draw: random.Random, max_payload: int) -> Case:
     )
     frames.append(frame(CLOSE, payload))
     frames.append(draw.choice((b"", frame(TEXT, b"after the end"))))
-    return Case(b"".join(frames), expected)
+    return Case(b"".join(frames), [*expected, CloseFrame(payload)])
 
 
 def mutated(draw: random.Random, max_payload: int) -> Case:
@@ -228,16 +233,19 @@ def flood(draw: random.Random, max_payload: int) -> Case:
     kind = draw.choice(("fragments", "empty fragments", "pings", "pongs", "messages"))
     count = draw.choice((1000, 10_000, 100_000) if "fragments" in kind else (1000, 10_000))
     if kind == "pings":
-        return Case(frame(PING, b"x" * draw.choice((0, 125))) * count, [])
+        payload = b"x" * draw.choice((0, 125))
+        return Case(frame(PING, payload) * count, [PingFrame(payload)] * count)
     if kind == "pongs":
-        return Case(frame(PONG, b"x") * count, [Ponged(b"x")] * count)
+        return Case(frame(PONG, b"x") * count, [PongFrame(b"x")] * count)
     if kind == "messages":
         return Case(frame(TEXT, b"x") * count, [b"x"] * count)
     part = b"" if kind == "empty fragments" else b"y"
-    data = frame(TEXT, part, final=False) + frame(CONT, part, final=False) * count + frame(CONT)
+    data = (
+        frame(TEXT, part, final=False) + frame(CONTINUATION, part, final=False) * count + frame(CONTINUATION)
+    )
     message = part * (count + 1)
     is_too_large = len(message) > max_payload
-    return Case(data, [Skipped(message[:4096], len(message)) if is_too_large else message])
+    return Case(data, [SkippedMessage(message[:4096], len(message)) if is_too_large else message])
 
 
 MAKERS: list[tuple[str, Callable[[random.Random, int], Case]]] = [

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from websocket import ABNF
 
 from n8nrunner.protocol.frames import BINARY, CLOSE, CONTINUATION, FRAGMENT, PING, PONG, TEXT, Sender
 
@@ -160,6 +161,15 @@ class TestMasks:
         assert data[start - 4 : start] == key
         assert all(data[start + i] == payload[i] ^ key[i % 4] for i in range(len(payload)))
 
+    @pytest.mark.parametrize("length", LENGTHS)
+    def test_a_masked_frame_is_that_of_websocket_client(self, length: int) -> None:
+        payload = (bytes(range(256)) * (FRAGMENT // 256))[:length]
+        sender = Sender(lambda count: b"\1\2\3\4" * (count // 4))
+        sender.send_message(payload)
+        theirs = ABNF.create_frame(payload, ABNF.OPCODE_TEXT, 1)
+        theirs.get_mask_key = lambda size: b"\1\2\3\4"
+        assert write(sender) == theirs.format()
+
 
 class TestControlFrames:
     def test_a_ping_keeps_its_place_between_messages(self, sender: Sender) -> None:
@@ -304,16 +314,21 @@ SENDINGS = st.one_of(
 )
 
 
-@given(st.lists(SENDINGS, max_size=12))
-def test_any_sequence_of_sends_and_writes_keeps_the_order_of_messages(sendings: list[Any]) -> None:
-    sender = Sender(random.Random(0).randbytes)
+def send_all(sender: Sender, sendings: list[Any]) -> bytes:
+    """Send and write in this order, and return all bytes written."""
     data = b""
     for name, argument in sendings:
         if name == "write":
             data += write(sender, argument)
         else:
             getattr(sender, name)(argument)
-    data += write(sender)
+    return data + write(sender)
+
+
+@given(st.lists(SENDINGS, max_size=12))
+def test_any_sequence_of_sends_and_writes_keeps_the_order_of_messages(sendings: list[Any]) -> None:
+    sender = Sender(random.Random(0).randbytes)
+    data = send_all(sender, sendings)
     assert sender.written == len(data)
     assert sender.is_empty
     messages: list[bytes] = []
