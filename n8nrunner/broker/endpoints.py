@@ -11,7 +11,6 @@ import json
 import math
 import struct
 import time
-from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import Any, Callable
 from urllib.parse import parse_qs, parse_qsl
@@ -36,8 +35,6 @@ NORMAL_CLOSURE = 1000
 _AUTH_BODY = 64 * 1024
 #: Codes with which aiohttp refuses what it has read: no WebSocket, no UTF-8, too large.
 _REFUSALS = (1002, 1007, 1009)
-#: A peer that sends nothing for this long is done with its refused message, in seconds.
-_QUIET = 0.25
 
 
 class Endpoints:
@@ -162,13 +159,16 @@ class Endpoints:
             return refusal
 
     async def _serve_runner(self, request: web.BaseRequest, runner_id: str) -> web.StreamResponse:
+        transport = request.transport
+        if transport is None:
+            raise web.HTTPBadRequest  # the client has gone already, and nothing is sent
         offered = request.headers.get("Sec-WebSocket-Protocol", "").split(",")[0].strip()
         constants = self._constants
         runner_socket = RunnerSocket(
-            constants.close_timeout, constants.max_payload, (offered,) if offered else ()
+            transport, constants.close_timeout, constants.max_payload, (offered,) if offered else ()
         )
         await runner_socket.prepare(request)
-        channel = WebSocketChannel(runner_socket, constants.close_timeout)
+        channel = WebSocketChannel(runner_socket, transport, constants.close_timeout)
         self.channels.add(channel)
         self.idle.clear()
         key = self._switchboard.connect(runner_id, channel)
@@ -202,7 +202,7 @@ class Endpoints:
                     self._switchboard.receive(key, text)
             else:
                 if message.type is WSMsgType.CLOSE:
-                    runner_socket.tell_close(message.data or NORMAL_CLOSURE)
+                    runner_socket.send_close(message.data or NORMAL_CLOSURE)
                 return
 
     # --- requesters -----------------------------------------------------------------------------
@@ -282,19 +282,21 @@ class BareStatus(web.Response):
 
 
 class RunnerSocket(web.WebSocketResponse):
-    """A WebSocket that closes as n8n's does.
+    """A WebSocket that closes as n8n's does: after its close frame, it reads on until the peer closes.
 
-    It reads on after its own close frame until the peer has answered it; and after a message that it refuses,
-    it throws away what comes: otherwise the kernel would answer that with a reset, which can overtake the
-    close frame that says why.
+    aiohttp's own `close` ends the connection at once if another task reads, and after a refused message. The
+    kernel then answers what still comes with a reset, which can overtake the close frame with the reason.
 
     Args:
-        timeout: how long to read on after a refused message, in seconds.
+        transport: the connection.
+        timeout: how long to wait for the peer after a refused message, in seconds.
         max_payload: longest message, in bytes.
-        protocols: what may be chosen of what the client offers.
+        protocols: the subprotocols that may be chosen.
     """
 
-    def __init__(self, timeout: float, max_payload: int, protocols: Sequence[str]) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, timeout: float, max_payload: int, protocols: Sequence[str]
+    ) -> None:
         super().__init__(
             protocols=protocols,
             autoclose=False,
@@ -303,83 +305,43 @@ class RunnerSocket(web.WebSocketResponse):
             # One byte more, because for aiohttp this is the first length that is too large.
             max_msg_size=max_payload + 1,
         )
-        #: Called when a message has been refused: for everybody else the connection has ended then.
+        #: Called when a message is refused: for the matching, the connection has ended then.
         self.on_refusal: Callable[[], None] = lambda: None
-        self.transport: asyncio.Transport | None = None
+        self._transport = transport
         self._patience = timeout
-        self._told = False
+        self._close_sent = False
 
-    async def prepare(self, request: web.BaseRequest) -> Any:
-        self.transport = request.transport
-        return await super().prepare(request)
+    def send_close(self, code: int) -> None:
+        """Send a close frame, unless one has been sent."""
+        if not self._close_sent:
+            self._close_sent = True
+            self._transport.write(b"\x88\x02" + struct.pack("!H", code))
 
-    def tell_close(self, code: int) -> None:
-        """Sends a close frame, unless one has been sent."""
-        if not self._told and self.transport is not None and not self.transport.is_closing():
-            self._told = True
-            self.transport.write(b"\x88\x02" + struct.pack("!H", code))
-
-    async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
-        """What aiohttp calls when it has had enough: the end of the connection, after a close frame."""
-        if self.transport is None or self.transport.is_closing():
-            return False
-        self.tell_close(code)
+    async def close(self, *, code: int = NORMAL_CLOSURE, message: bytes = b"", drain: bool = True) -> bool:
+        """End the connection after a close frame; aiohttp calls this after the last message."""
+        self.send_close(code)
         if code in _REFUSALS:
             self.on_refusal()
-            await _throw_away(self.transport, self._patience)
-        self.transport.close()
+            # aiohttp drops what comes meanwhile, and cancels this when the peer ends the connection.
+            await asyncio.sleep(self._patience)
+        self._transport.close()
         return True
 
 
-async def _throw_away(transport: asyncio.Transport, timeout: float) -> None:
-    """Reads and forgets what still comes, until nothing does."""
-    discard = _Discard(transport.get_protocol())
-    transport.set_protocol(discard)
-    transport.resume_reading()
-    end = asyncio.get_running_loop().time() + timeout
-    while not discard.ended.is_set() and asyncio.get_running_loop().time() < end:
-        discard.received = False
-        try:
-            await asyncio.wait_for(discard.ended.wait(), _QUIET)
-        except asyncio.TimeoutError:
-            if not discard.received:
-                return
-
-
-class _Discard(asyncio.Protocol):
-    """Takes the place of a connection's real protocol, and only waits for the end."""
-
-    def __init__(self, real: asyncio.BaseProtocol) -> None:
-        self._real = real
-        self.ended = asyncio.Event()
-        self.received = False
-
-    def data_received(self, data: bytes) -> None:
-        self.received = True
-
-    def pause_writing(self) -> None:
-        self._real.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._real.resume_writing()
-
-    def connection_lost(self, error: BaseException | None) -> None:
-        self.ended.set()
-        self._real.connection_lost(error if isinstance(error, Exception) else None)
-
-
 class WebSocketChannel:
-    """Writes to one runner, in order, from a queue: a runner that does not read holds nobody up."""
+    """Writes to one runner in order, from a queue. A runner that does not read delays no other."""
 
-    def __init__(self, runner_socket: RunnerSocket, close_timeout: float) -> None:
+    def __init__(
+        self, runner_socket: RunnerSocket, transport: asyncio.Transport, close_timeout: float
+    ) -> None:
         self.on_failure: Callable[[], None] = lambda: None
         self._socket = runner_socket
+        self._transport = transport
         self._close_timeout = close_timeout
-        self._loop = asyncio.get_running_loop()
-        self._queue: deque[Callable[[], Awaitable[None]]] = deque()
-        self._more = asyncio.Event()
+        self._queue: asyncio.Queue[Callable[[], Awaitable[object]]] = asyncio.Queue()
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
         self._writer = self._loop.create_task(self._write())
 
     def send(self, text: str) -> None:
@@ -395,43 +357,37 @@ class WebSocketChannel:
         if self._closing:
             return
 
-        async def tell() -> None:
-            self._socket.tell_close(code)
+        async def send_close() -> None:
+            self._socket.send_close(code)
 
-        self._put(tell)
+        self._put(send_close)
         self._closing = True
-        # The peer may never answer, or the close frame may stand behind what it will never read.
+        # The peer may never answer, or may not read what stands before the close frame.
         self._timer = self._loop.call_later(self._close_timeout, self.abort)
 
     def abort(self) -> None:
-        """Ends the connection at once; what has not been written yet is lost."""
-        if self._socket.transport is not None:
-            self._socket.transport.abort()
+        """End the connection at once. What has not been written yet is lost."""
+        self._transport.abort()
 
     def abandon(self) -> None:
-        """The connection has ended."""
+        """Stop writing, because the connection has ended."""
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()
         self._writer.cancel()
 
-    def _put(self, write: Callable[[], Awaitable[None]]) -> None:
+    def _put(self, write: Callable[[], Awaitable[object]]) -> None:
         if not self._closing:
-            self._queue.append(write)
-            self._more.set()
+            self._queue.put_nowait(write)
 
     async def _write(self) -> None:
-        while True:
-            while self._queue:
-                try:
-                    await self._queue.popleft()()
-                except (ConnectionError, RuntimeError):  # aiohttp's errors for a socket that is closing
-                    self._queue.clear()
-                    if not self._closing:
-                        self.on_failure()
-                    return
-            self._more.clear()
-            await self._more.wait()
+        try:
+            while True:
+                write = await self._queue.get()
+                await write()
+        except ConnectionError:  # the connection is closing
+            if not self._closing:
+                self.on_failure()
 
 
 def _cancel_task(submitting: asyncio.Future[BrokerTask]) -> None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import logging
-import os
 import secrets
 import socket
-import struct
 import threading
 from collections import Counter, deque
 from collections.abc import Coroutine, Mapping, MutableMapping, Sequence
@@ -435,8 +432,8 @@ class _Run:
             if self._how == "stop":
                 await _first_of(endpoints.idle.wait(), self._kill_asked.wait(), timeout=FAREWELL)
             else:
-                for connection in server.connections:
-                    _reset(connection.transport)
+                for channel in endpoints.channels:
+                    channel.abort()
                 switchboard.drop_everything()
         finally:
             listening.close()
@@ -468,34 +465,12 @@ async def _first_of(*waits: Coroutine[Any, Any, Any], timeout: float | None = No
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _reset(transport: asyncio.BaseTransport | None) -> None:
-    """Ends a connection as the end of its process would, without any goodbye."""
-    if not isinstance(transport, asyncio.Transport):
-        return
-    connected = transport.get_extra_info("socket")
-    if connected is not None:
-        with contextlib.suppress(OSError):
-            connected.setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
-            )
-    transport.abort()
-
-
 def _listen(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(
+    family, _, _, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        if os.name == "posix":  # elsewhere it would let two processes share a port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setblocking(False)
-        listener.bind(address)
-        listener.listen(1024)
-    except OSError as error:
-        listener.close()
-        raise OSError(error.errno, f"{error.strerror} ({host}:{port})") from None
-    return listener
+    dualstack = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+    return socket.create_server(address, family=family, backlog=1024, dualstack_ipv6=dualstack)
 
 
 def _new_id(length: int) -> str:
