@@ -583,7 +583,7 @@ def test_the_guide_s_settings_are_known() -> None:
         ("the settings cannot work", "cli.py"),
         ('No runner "billing" took the call', "functions/template.node.js"),
         ("has changed since this node was written", "functions/template.node.js"),
-        ("Task execution timed out after", "protocol/session.py"),
+        ("Task execution timed out after", "protocol/tasks.py"),
         ("tasks were cut short", "cli.py"),
     ],
 )
