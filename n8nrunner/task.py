@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 from n8nrunner import logs
 from n8nrunner.errors import TaskCancelled, TaskError, TaskTimeout
 from n8nrunner.protocol import messages as m
-from n8nrunner.protocol.codec import encode_call
+from n8nrunner.protocol.codec import encode_request
 from n8nrunner.protocol.json_text import NotJson, decode_member, encode_value
 
 if TYPE_CHECKING:
@@ -424,7 +424,7 @@ class Task:
         message = build(call_id)
         # Encoded here, on the handler's thread: a file of many MB must not hold up the connection.
         try:
-            payload = encode_call(message, encode_value(params, "params"))
+            payload = encode_request(message, encode_value(params, "params"))
         except NotJson as error:
             raise TaskError(f"a call to n8n was not made: {error}") from None
         if len(payload) > port.max_payload:

@@ -10,7 +10,7 @@ import mimetypes
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable, Union
+from typing import Any, Callable
 from urllib.parse import urlsplit
 
 import requests
@@ -19,9 +19,6 @@ from n8nrunner.broker import javascript
 from n8nrunner.broker.task import BrokerTask, SavedFile
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.codec import encode
-
-Request = Union[m.RpcCall, m.TaskDataRequest, m.NodeTypesRequest]
-Response = Union[m.RpcResponse, m.TaskDataResponse, m.NodeTypes]
 
 LOG = "logNodeOutput"
 HTTP_TIMEOUT = 300.0
@@ -56,7 +53,7 @@ def log_line(params: Sequence[Any]) -> str:
     return " ".join(param if isinstance(param, str) else javascript.stringify(param) for param in params)
 
 
-def answer(task: BrokerTask, message: Request) -> Response:
+def answer(task: BrokerTask, message: m.Request) -> m.Response:
     """The answer to what a runner asks on behalf of a task; takes as long as the caller's function does."""
     if isinstance(message, m.TaskDataRequest):
         data = task_data(task, message.request_params)

@@ -356,7 +356,7 @@ class Switchboard:
         else:
             self._start(self._answer(task, message))
 
-    async def _answer(self, task: BrokerTask, message: requester.Request) -> None:
+    async def _answer(self, task: BrokerTask, message: m.Request) -> None:
         try:
             response = await self._loop.run_in_executor(self._rpc_pool, requester.answer, task, message)
         except Exception:

@@ -553,7 +553,8 @@ class BrokerLink:
             if perform is not None:
                 perform(self, action)
             elif self.connection is not None:
-                self.connection.sender.send_message(codec.encode(action))
+                # _PERFORM has every action that is not a message.
+                self.connection.sender.send_message(codec.encode(action))  # type: ignore[arg-type]
 
     def _send_payload(self, action: SendPayload) -> None:
         if self.connection is not None:

@@ -1,8 +1,7 @@
-"""Every message of the wire, in both directions, as immutable values (docs/protocol.md, "Messages").
+"""The messages between broker and runner, as immutable values (docs/protocol.md, "Messages").
 
-Names follow the wire: ``broker:taskofferaccept`` is `TaskOfferAccept`. Two messages differ from it:
-``broker:rpcresponse`` and friends carry their payload in a field that may be `Undecoded`, and
-``runner:taskerror`` is `TaskFailed`, because `TaskError` is the exception.
+Classes have the names of the messages: ``broker:taskofferaccept`` is `TaskOfferAccept`. Only
+``runner:taskerror`` has another one, `TaskFailed`, because `TaskError` is the exception.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ Json = Any
 
 
 class Undecoded:
-    """The text of a message too large to be decoded by the thread that serves the connection.
+    """A value of a message that is too large for the thread that serves the connection to decode.
 
-    Args:
+    Attributes:
         text: the whole message.
-        key: the key of the wanted value in the message's object.
+        key: the value's key in the message.
     """
 
     __slots__ = ("key", "text")
@@ -41,21 +40,21 @@ class RunnerRegistered(NamedTuple):
 
 
 class TaskOfferAccept(NamedTuple):
-    """The broker takes an offer, and wants an answer within two seconds."""
+    """The broker accepts an offer and waits two seconds for an answer."""
 
     offer_id: str
     task_id: str
 
 
 class TaskSettings(NamedTuple):
-    """What the task is to do; it starts now."""
+    """The task's settings: it can start."""
 
     task_id: str
-    settings: Any
+    settings: Json
 
 
 class TaskCancel(NamedTuple):
-    """The broker has forgotten the task; nothing sent for it is read any more."""
+    """The broker has dropped the task and ignores messages about it."""
 
     task_id: str
     reason: str
@@ -67,7 +66,7 @@ class RpcResponse(NamedTuple):
     task_id: str
     call_id: str
     status: str
-    data: Any
+    data: Json
 
 
 class TaskDataResponse(NamedTuple):
@@ -75,7 +74,7 @@ class TaskDataResponse(NamedTuple):
 
     task_id: str
     request_id: str
-    data: Any
+    data: Json
 
 
 class NodeTypes(NamedTuple):
@@ -83,25 +82,25 @@ class NodeTypes(NamedTuple):
 
     task_id: str
     request_id: str
-    node_types: Any
+    node_types: Json
 
 
 class Drain(NamedTuple):
-    """The broker is about to shut down: finish the tasks, offer nothing more."""
+    """The broker will shut down: the runner should finish its tasks and send no more offers."""
 
 
 # --- runner -> broker ---------------------------------------------------------------------------
 
 
 class RunnerInfo(NamedTuple):
-    """Who the runner is, and which task types it takes."""
+    """The runner's name and task types."""
 
     name: str
     types: tuple[str, ...]
 
 
 class TaskOffer(NamedTuple):
-    """One free slot for one task; `valid_for` is in milliseconds, -1 for ever, 0 expired on arrival."""
+    """An offer to run one task. `valid_for` is in milliseconds: -1 has no end, 0 has expired on arrival."""
 
     offer_id: str
     task_type: str
@@ -109,20 +108,20 @@ class TaskOffer(NamedTuple):
 
 
 class TaskAccepted(NamedTuple):
-    """The runner takes the task and waits for its settings."""
+    """The runner accepts the task and waits for its settings."""
 
     task_id: str
 
 
 class TaskRejected(NamedTuple):
-    """The runner does not take the task; the broker looks for another runner."""
+    """The runner rejects the task; the broker looks for another runner."""
 
     task_id: str
     reason: str
 
 
 class TaskDeferred(NamedTuple):
-    """The runner does not take the task yet; only a launcher says so."""
+    """The runner does not accept the task yet. Only launchers send this."""
 
     task_id: str
 
@@ -131,39 +130,39 @@ class TaskDone(NamedTuple):
     """The task's result, in `data["result"]`."""
 
     task_id: str
-    data: Mapping[str, Any]
+    data: Mapping[str, Json]
 
 
 class TaskFailed(NamedTuple):
-    """``runner:taskerror``: the task failed; `error` has a "message", a "description", a "stack"."""
+    """``runner:taskerror``: the task failed. `error` has a "message", a "description" and a "stack"."""
 
     task_id: str
-    error: Mapping[str, Any]
+    error: Mapping[str, Json]
 
 
 class RpcCall(NamedTuple):
-    """A call of one of n8n's helper functions."""
+    """The runner calls one of n8n's helper functions."""
 
     call_id: str
     task_id: str
     name: str
-    params: Any
+    params: Json
 
 
 class TaskDataRequest(NamedTuple):
-    """Asks for the data of the execution that the task belongs to."""
+    """The runner asks for data of the execution that the task belongs to."""
 
     task_id: str
     request_id: str
-    request_params: Mapping[str, Any]
+    request_params: Mapping[str, Json]
 
 
 class NodeTypesRequest(NamedTuple):
-    """Asks for the descriptions of node types."""
+    """The runner asks for descriptions of node types."""
 
     task_id: str
     request_id: str
-    request_params: list[Mapping[str, Any]]
+    request_params: list[Mapping[str, Json]]
 
 
 FromBroker = Union[
@@ -191,9 +190,15 @@ FromRunner = Union[
     NodeTypesRequest,
 ]
 
+Message = Union[FromBroker, FromRunner]
+
+#: A runner asks n8n on behalf of a task, and gets the response of the same place in the other union.
+Request = Union[RpcCall, TaskDataRequest, NodeTypesRequest]
+Response = Union[RpcResponse, TaskDataResponse, NodeTypes]
+
 
 class Head(NamedTuple):
-    """What could be read from the beginning of a message that is not decoded; absent keys are None."""
+    """The beginning of a message that is not decoded; absent keys are None."""
 
     type: str | None
     task_id: str | None

@@ -1,4 +1,4 @@
-"""Every message both ways: strict in what is sent, tolerant in what is received."""
+"""Every message both ways: strict when sending, tolerant when receiving."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from n8nrunner.protocol import codec
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.json_text import decode_member
 
-#: What stands on the wire, and what it means.
+#: A message as JSON has it, and as an object.
 FROM_BROKER: list[tuple[dict[str, Any], Any]] = [
     ({"type": "broker:inforequest"}, m.InfoRequest()),
     ({"type": "broker:runnerregistered"}, m.RunnerRegistered()),
@@ -111,17 +111,17 @@ ids = st.text(min_size=1)
 
 class TestEveryMessage:
     @both_ways
-    def test_is_written_as_the_wire_has_it(self, wire: Any, message: Any, decode: Any) -> None:
+    def test_is_encoded_with_the_keys_of_the_protocol(self, wire: Any, message: Any, decode: Any) -> None:
         assert json.loads(codec.encode(message)) == wire
 
     @both_ways
-    def test_is_read_as_it_was_written(self, wire: Any, message: Any, decode: Any) -> None:
+    def test_is_decoded_as_it_was_encoded(self, wire: Any, message: Any, decode: Any) -> None:
         decoded = decode(codec.encode(message))
         assert decoded == message
         assert type(decoded) is type(message)
 
     @both_ways
-    def test_is_read_with_keys_in_any_order_and_unknown_ones_beside(
+    def test_is_decoded_with_keys_in_any_order_and_unknown_keys(
         self, wire: Any, message: Any, decode: Any
     ) -> None:
         shuffled = {"new": {"type": "x"}, **dict(reversed(list(wire.items()))), "later": [1]}
@@ -131,7 +131,7 @@ class TestEveryMessage:
             assert type(decoded) is type(message)
 
     @both_ways
-    def test_is_not_read_in_the_other_direction(self, wire: Any, message: Any, decode: Any) -> None:
+    def test_is_unknown_in_the_other_direction(self, wire: Any, message: Any, decode: Any) -> None:
         other = codec.decode_from_runner if decode is codec.decode_from_broker else codec.decode_from_broker
         assert other(json.dumps(wire)) is None
 
@@ -141,7 +141,7 @@ class TestEveryMessage:
 
 
 class TestSending:
-    def test_the_time_of_an_offer_is_whole_milliseconds(self) -> None:
+    def test_the_time_of_an_offer_is_an_integer(self) -> None:
         with pytest.raises((ValueError, TypeError)):
             codec.encode(m.TaskOffer("o", "t", 10.5))  # type: ignore[arg-type]
         assert '"validFor":12345}' in codec.encode(m.TaskOffer("o", "t", 12345))
@@ -150,25 +150,25 @@ class TestSending:
     @pytest.mark.parametrize(
         "make", [lambda v: m.TaskDone("t", {"result": v}), lambda v: m.TaskSettings("t", v)]
     )
-    def test_nothing_is_sent_that_is_no_json(self, make: Any, value: float) -> None:
+    def test_nan_and_infinity_are_refused(self, make: Any, value: float) -> None:
         with pytest.raises(ValueError, match="JSON"):
             codec.encode(make(value))
 
     @pytest.mark.parametrize("value", [{1, 2}, b"bytes", object()])
-    def test_what_json_does_not_know_is_refused(self, value: Any) -> None:
+    def test_values_that_json_cannot_represent_are_refused(self, value: Any) -> None:
         with pytest.raises(TypeError):
             codec.encode(m.TaskDone("t", {"result": value}))
 
-    def test_types_are_always_there(self) -> None:
+    def test_a_runner_without_types_sends_an_empty_list(self) -> None:
         assert json.loads(codec.encode(m.RunnerInfo("n", ())))["types"] == []
 
-    def test_text_is_compact_and_not_escaped(self) -> None:
+    def test_text_is_compact_and_keeps_its_characters(self) -> None:
         assert codec.encode(m.TaskRejected("t", "é")) == (
             '{"type":"runner:taskrejected","taskId":"t","reason":"é"}'
         )
 
     @given(offer_id=st.text(), task_type=st.text(), valid_for=st.integers(-1, 10**6))
-    def test_the_fast_way_writes_what_the_general_one_would(
+    def test_an_offer_and_an_acceptance_keep_any_characters(
         self, offer_id: str, task_type: str, valid_for: int
     ) -> None:
         offer = {
@@ -182,28 +182,28 @@ class TestSending:
         assert json.loads(codec.encode(m.TaskAccepted(offer_id))) == accepted
 
     @given(task_id=ids, result=json_values)
-    def test_a_result_that_is_text_already(self, task_id: str, result: Any) -> None:
+    def test_a_result_is_put_into_its_message_as_it_is(self, task_id: str, result: Any) -> None:
         payload = codec.encode_result(task_id, json.dumps(result, ensure_ascii=False))
         assert codec.decode_from_runner(payload.decode()) == m.TaskDone(task_id, {"result": result})
 
     @pytest.mark.parametrize("text", ["\ud83d", "é\udfff", "\ude00\ud83d"])
-    def test_half_of_a_surrogate_pair_is_written_as_an_escape_sequence(self, text: str) -> None:
+    def test_a_lone_surrogate_is_written_as_an_escape_sequence(self, text: str) -> None:
         value = {text: [text]}
         result = codec.encode_result("t", json.dumps(value, ensure_ascii=False))
         assert json.loads(result.decode())["data"]["result"] == json.loads(json.dumps(value))
-        call = codec.encode_call(m.RpcCall("c", "t", "name", None), json.dumps([text], ensure_ascii=False))
+        call = codec.encode_request(m.RpcCall("c", "t", "name", None), json.dumps([text], ensure_ascii=False))
         assert json.loads(call.decode())["params"] == json.loads(json.dumps([text]))
         rejected = codec.encode(m.TaskRejected(text, f"no {text}")).encode()
         assert json.loads(rejected)["taskId"] == json.loads(json.dumps(text))
         assert b"\\ud83d" in codec.encode_result("t", '"\ud83d"')
 
-    def test_an_error_takes_any_characters(self) -> None:
+    def test_an_error_keeps_any_characters(self) -> None:
         payload = codec.encode_error("t", {"message": "\ud800 é"})
         assert payload.isascii()
         assert codec.decode_from_runner(payload.decode()) == m.TaskFailed("t", {"message": "\ud800 é"})
 
     @given(task_id=ids, call_id=ids, name=st.text(), last=json_values)
-    def test_a_call_whose_last_field_is_text_already(
+    def test_the_last_field_of_a_request_is_put_into_its_message_as_it_is(
         self, task_id: str, call_id: str, name: str, last: Any
     ) -> None:
         text = json.dumps(last)
@@ -231,10 +231,10 @@ class TestSending:
                 },
             ),
         ]:
-            assert json.loads(codec.encode_call(message, text)) == wire
+            assert json.loads(codec.encode_request(message, text)) == wire
 
 
-SECRET = "Zx9-payload-that-nobody-may-see"
+SECRET = "Zx9-payload-that-no-error-may-show"
 
 
 class TestReceiving:
@@ -242,7 +242,7 @@ class TestReceiving:
     @pytest.mark.parametrize(
         "wire", [{"type": "broker:new"}, {"type": "runner:new"}, {"type": 1}, {}, {"a": 1}]
     )
-    def test_an_unknown_type_is_nothing(self, decode: Any, wire: Any) -> None:
+    def test_an_unknown_type_is_none(self, decode: Any, wire: Any) -> None:
         assert decode(json.dumps(wire)) is None
 
     @pytest.mark.parametrize("decode", [codec.decode_from_broker, codec.decode_from_runner])
@@ -266,7 +266,7 @@ class TestReceiving:
         ],
         ids=lambda text: repr(text[:20]) if isinstance(text, str) else None,
     )
-    def test_what_is_no_json_object_is_an_error_that_does_not_quote_it(self, decode: Any, text: str) -> None:
+    def test_an_error_does_not_quote_text_that_is_not_a_json_object(self, decode: Any, text: str) -> None:
         with pytest.raises(ProtocolError) as caught:
             decode(text)
         assert SECRET[:3] not in str(caught.value)
@@ -274,7 +274,7 @@ class TestReceiving:
         assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
     @both_ways
-    def test_a_field_of_the_wrong_shape_is_an_error_that_does_not_quote_it(
+    def test_an_error_names_a_field_of_the_wrong_type_but_not_its_value(
         self, wire: Any, message: Any, decode: Any
     ) -> None:
         for key, value in wire.items():
@@ -315,7 +315,7 @@ class TestReceiving:
             ({"type": "broker:nodetypes", "taskId": "t", "requestId": "r"}, m.NodeTypes("t", "r", None)),
         ],
     )
-    def test_what_may_be_absent(self, wire: Any, message: Any) -> None:
+    def test_fields_that_may_be_absent_are_none(self, wire: Any, message: Any) -> None:
         assert codec.decode_from_broker(json.dumps(wire)) == message
 
     @pytest.mark.parametrize(
@@ -329,11 +329,11 @@ class TestReceiving:
             '{"type":"broker:taskofferaccept","offerId":"o-1_","taskId":"t","new":{}}',
         ],
     )
-    def test_an_acceptance_in_every_spelling(self, text: str) -> None:
+    def test_an_acceptance_is_decoded_in_every_spelling(self, text: str) -> None:
         assert codec.decode_from_broker(text) == m.TaskOfferAccept("o-1_", "t")
 
     @given(offer_id=st.text(), task_id=st.text())
-    def test_the_fast_way_reads_what_the_general_one_would(self, offer_id: str, task_id: str) -> None:
+    def test_an_acceptance_with_any_characters_is_decoded(self, offer_id: str, task_id: str) -> None:
         text = json.dumps(
             {"type": "broker:taskofferaccept", "offerId": offer_id, "taskId": task_id},
             separators=(",", ":"),
@@ -348,14 +348,14 @@ class TestReceiving:
             codec.decode_from_broker('{"type":"broker:taskofferaccept","offerId":"o","taskId":5}')
 
     @given(text=st.text() | json_values.map(json.dumps))
-    def test_whatever_comes_is_a_message_or_nothing_or_a_protocol_error(self, text: str) -> None:
+    def test_any_text_is_a_message_or_none_or_a_protocol_error(self, text: str) -> None:
         for decode in (codec.decode_from_broker, codec.decode_from_runner, codec.decode_large):
             with contextlib.suppress(ProtocolError):
                 decode(text)
 
 
 class TestPeek:
-    def test_type_and_ids_before_the_large_value(self) -> None:
+    def test_it_finds_type_and_ids_before_the_large_value(self) -> None:
         text = '{"type":"broker:rpcresponse","taskId":"t","callId":"c","status":"success","data":"x...'
         assert codec.peek(text) == m.Head("broker:rpcresponse", "t", "c", None, "success")
         text = ' { "type" : "broker:nodetypes" , "taskId" : "t" , "requestId" : "r" , "nodeTypes" : ['
@@ -364,10 +364,10 @@ class TestPeek:
     @pytest.mark.parametrize(
         "text", ["", "{", "[]", "{}", '"type":"a"', '{"other":1,"type":"a",', '{"type":"a"']
     )
-    def test_nothing_to_be_found(self, text: str) -> None:
+    def test_it_finds_nothing_without_a_plain_beginning(self, text: str) -> None:
         assert codec.peek(text) == m.Head(None, None, None, None, None)
 
-    def test_what_stands_behind_another_value_is_not_looked_for(self) -> None:
+    def test_it_stops_at_the_first_value_that_is_not_a_plain_string(self) -> None:
         head = codec.peek('{"type":"broker:tasksettings","settings":{"taskId":"inner",},"taskId":"t",')
         assert head == m.Head("broker:tasksettings", None, None, None, None)
         assert codec.peek('{"type":"a\\"b","taskId":"t",') == m.Head(None, None, None, None, None)
@@ -404,7 +404,7 @@ class TestDecodeLarge:
             ),
         ],
     )
-    def test_only_the_large_value_is_left(self, wire: Any, message: Any, key: str) -> None:
+    def test_only_the_large_value_is_left_undecoded(self, wire: Any, message: Any, key: str) -> None:
         text = json.dumps(wire)
         whole: Any = codec.decode_from_broker(text)
         decoded: Any = codec.decode_large(text)
@@ -415,15 +415,13 @@ class TestDecodeLarge:
         assert decode_member(decoded[-1].text, key) == whole[-1] == wire[key]
 
     @pytest.mark.parametrize(("wire", "message"), FROM_BROKER, ids=[wire_type(case) for case in FROM_BROKER])
-    def test_the_whole_is_decoded_where_the_beginning_does_not_tell_enough(
-        self, wire: Any, message: Any
-    ) -> None:
+    def test_a_message_without_a_plain_beginning_is_decoded_as_a_whole(self, wire: Any, message: Any) -> None:
         large = {"filler": [0], **wire}
         assert codec.decode_large(json.dumps(large)) == message
 
     @pytest.mark.parametrize("absent", ["taskId", "callId", "status", "requestId"])
     @pytest.mark.parametrize("kind", ["rpcresponse", "taskdataresponse", "nodetypes", "tasksettings"])
-    def test_a_missing_id_is_an_error_as_ever(self, kind: str, absent: str) -> None:
+    def test_a_missing_id_is_an_error(self, kind: str, absent: str) -> None:
         wire = {
             "type": f"broker:{kind}",
             "taskId": "t",
