@@ -22,7 +22,7 @@ from urllib.parse import urljoin
 from n8nrunner import logs
 
 if TYPE_CHECKING:
-    from n8nrunner.functions.package import Written
+    from n8nrunner.functions.node.writing import Written
     from n8nrunner.runner import Runner
 
 EXIT_OK = 0  #: stopped as asked
@@ -301,7 +301,7 @@ def _report_of(written: Written) -> str:
 
 def _report_n8n() -> None:
     """Say where n8n has to look, if that is not where it looks by default and has looked before."""
-    from n8nrunner.functions.package import CUSTOM_EXTENSIONS, custom_folder, n8n_folder
+    from n8nrunner.functions.node.writing import CUSTOM_EXTENSIONS, custom_folder, n8n_folder
 
     if os.environ.get(CUSTOM_EXTENSIONS):
         print(

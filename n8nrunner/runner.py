@@ -26,7 +26,7 @@ from n8nrunner.registry import Registry, check_task_type
 from n8nrunner.snapshot import Counts, Snapshot
 
 if TYPE_CHECKING:
-    from n8nrunner.functions.package import Written
+    from n8nrunner.functions.node.writing import Written
 
 logger = logs.get_logger("n8nrunner")
 
@@ -223,8 +223,8 @@ class Runner:
 
     def _write_node(self, directory: str | os.PathLike[str] | None, docs_url: str | None) -> Written:
         """As `write_node`, which returns a part of this."""
-        from n8nrunner.functions.node import make_package  # imported only where a node is written
-        from n8nrunner.functions.package import custom_folder, folder_of
+        from n8nrunner.functions.node.package import make_package  # imported only where a node is written
+        from n8nrunner.functions.node.writing import custom_folder, folder_of
 
         functions = self._registry.functions
         self._registry.check_name()

@@ -581,8 +581,8 @@ def test_the_guide_s_settings_are_known() -> None:
         ("is there, but not below the path", "connection/auth.py"),
         ("VERIFY_X509_STRICT", "connection/environment.py"),
         ("the settings cannot work", "cli.py"),
-        ('No runner "billing" took the call', "functions/template.node.js"),
-        ("has changed since this node was written", "functions/template.node.js"),
+        ('No runner "billing" took the call', "functions/node/runtime.js"),
+        ("has changed since this node was written", "functions/node/runtime.js"),
         ("Task execution timed out after", "protocol/tasks.py"),
         ("tasks were cut short", "cli.py"),
     ],
@@ -591,7 +591,7 @@ def test_messages_of_the_table_are_real(message: str, file: str) -> None:
     table = GUIDE[GUIDE.index("## When something is wrong") :]
     assert message in table
     source = (ROOT / "n8nrunner" / file).read_text(encoding="utf-8")
-    assert message.replace('"billing"', '"__RUNNER__"') in source
+    assert message.replace('"billing"', '"${runner}"') in source
 
 
 #: Subcommands of `docker compose`, each with the options that the guide may use; a value follows "=".

@@ -1,4 +1,4 @@
-"""What PyInstaller does not find by itself: the template of nodes is no Python module."""
+"""Packs the data files that PyInstaller does not find: the runtime of nodes is not a Python module."""
 
 from PyInstaller.utils.hooks import collect_data_files
 

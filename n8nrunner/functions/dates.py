@@ -47,7 +47,14 @@ def _in_zone(value: datetime.datetime, zone: datetime.tzinfo | None) -> datetime
     return value.astimezone(zone)
 
 
-class DateTime(ParameterType):
+class _DateType(ParameterType):
+    """A type whose field in n8n is for a date and time."""
+
+    def field(self, default: Any) -> dict[str, Any]:
+        return {"type": "dateTime", "default": default or ""}
+
+
+class DateTime(_DateType):
     """A datetime."""
 
     name = "dateTime"
@@ -63,7 +70,7 @@ class DateTime(ParameterType):
             raise Mismatch("", self.expected, value) from None
 
 
-class Date(ParameterType):
+class Date(_DateType):
     """A date."""
 
     name = "date"

@@ -16,6 +16,7 @@ from typing import Any, Callable
 
 from n8nrunner.functions.conversion import MISSING, Conversion, Mismatch, format_value
 from n8nrunner.functions.files import File
+from n8nrunner.functions.items import to_json
 from n8nrunner.protocol.json_faults import LARGEST_INTEGER
 
 #: What an error says of an integer that n8n may have rounded.
@@ -61,6 +62,26 @@ class ParameterType:
     def expected(self) -> str:
         """A description of the values that fit, for errors."""
         raise NotImplementedError
+
+    #: Python types of the defaults that the field can show.
+    _default_types: type | tuple[type, ...] = str
+
+    def field(self, default: Any) -> dict[str, Any]:
+        """Return type, default and options of the parameter's field in n8n: JSON.
+
+        Args:
+            default: a default that `field_default` has returned; None for the type's own.
+        """
+        return {"type": "string", "default": default or ""}
+
+    def field_default(self, default: Any) -> Any:
+        """Return a parameter's default as its field shows it: JSON. None if it cannot show it."""
+        default = to_json(default)
+        if isinstance(default, float) and not math.isfinite(default):
+            return None  # JSON has no such number
+        if isinstance(default, int) and abs(default) > LARGEST_INTEGER:
+            return None  # JavaScript would round it
+        return default if isinstance(default, self._default_types) else None
 
 
 class AnyValue(ParameterType):
@@ -112,6 +133,7 @@ class Number(ParameterType):
 
     name = "number"
     expected = "a number"
+    _default_types = (int, float)
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         number = value
@@ -129,12 +151,16 @@ class Number(ParameterType):
             raise Mismatch("", self.expected, value)
         return number
 
+    def field(self, default: Any) -> dict[str, Any]:
+        return {"type": "number", "default": default or 0}
+
 
 class Integer(ParameterType):
     """An int."""
 
     name = "integer"
     expected = "an integer"
+    _default_types = int
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         if type(value) is int and -LARGEST_INTEGER <= value <= LARGEST_INTEGER:
@@ -151,6 +177,9 @@ class Integer(ParameterType):
         if _may_be_rounded(value, conversion):
             raise Mismatch("", f"{self.expected} ({SEND_AS_STRING})", value)
         return int(value)
+
+    def field(self, default: Any) -> dict[str, Any]:
+        return {"type": "number", "typeOptions": {"numberPrecision": 0}, "default": default or 0}
 
 
 def _parse_integer(text: str) -> int | None:
@@ -173,6 +202,7 @@ class Boolean(ParameterType):
 
     name = "boolean"
     expected = "true or false"
+    _default_types = bool
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         if isinstance(value, str) and not strict and value.lower() in ("true", "false"):
@@ -180,6 +210,9 @@ class Boolean(ParameterType):
         if not isinstance(value, bool):
             raise Mismatch("", self.expected, value)
         return value
+
+    def field(self, default: Any) -> dict[str, Any]:
+        return {"type": "boolean", "default": bool(default)}
 
 
 class Choice(ParameterType):
@@ -212,6 +245,19 @@ class Choice(ParameterType):
     def signature(self) -> str:
         return json.dumps(["options", sorted(json.dumps(sent) for _, sent in self.choices or ())])
 
+    def field(self, default: Any) -> dict[str, Any]:
+        options = [{"name": title, "value": sent} for title, sent in self.choices or ()]
+        if len(options) >= 5 and all(isinstance(option["value"], str) for option in options):
+            options.sort(key=lambda option: str(option["name"]).lower())  # n8n's linter requires it
+        default = options[0]["value"] if default is None else default
+        return {"type": "options", "options": options, "default": default}
+
+    def field_default(self, default: Any) -> Any:
+        for _, sent, member in self._members:
+            if default is member or to_json(default) == sent:
+                return sent
+        return None
+
 
 class FileProperty(ParameterType):
     """The name of one of the item's files. The caller of `convert` replaces it by the `File`."""
@@ -223,6 +269,12 @@ class FileProperty(ParameterType):
         if isinstance(value, File):
             return value
         raise Mismatch("", self.expected, value)
+
+    def field(self, default: Any) -> dict[str, Any]:
+        return {"type": "string", "default": "data"}
+
+    def field_default(self, default: Any) -> Any:
+        return None
 
 
 # --- types of JSON fields ---------------------------------------------------------------------------
@@ -242,7 +294,25 @@ def parse_field(value: Any, conversion: Conversion, expected: str, strict: bool)
     return value, conversion
 
 
-class Array(ParameterType):
+class JsonType(ParameterType):
+    """A type whose field in n8n is for JSON."""
+
+    def field(self, default: Any) -> dict[str, Any]:
+        return {"type": "json", "default": default or self.empty_json()}
+
+    def empty_json(self) -> str:
+        """Return the JSON that the field of a parameter without a default starts with."""
+        return "[]" if self.name == "list" else "{}"
+
+    def field_default(self, default: Any) -> Any:
+        default = to_json(default)
+        try:
+            return None if default is None else json.dumps(default, allow_nan=False)
+        except (TypeError, ValueError):
+            return None
+
+
+class Array(JsonType):
     """A list, a set, or a tuple of any length.
 
     Args:
@@ -284,7 +354,7 @@ class Array(ParameterType):
         return json.dumps(["list", self.element.signature()])
 
 
-class Tuple(ParameterType):
+class Tuple(JsonType):
     """A tuple of fixed length."""
 
     name = "list"
@@ -313,7 +383,7 @@ class Tuple(ParameterType):
         return json.dumps(["row", [element.signature() for element in self.element_types]])
 
 
-class Dictionary(ParameterType):
+class Dictionary(JsonType):
     """A dict with any keys."""
 
     name = "object"
@@ -404,6 +474,12 @@ class Optional(ParameterType):
     def signature(self) -> str:
         return json.dumps(["perhaps", self.inner.signature()])
 
+    def field(self, default: Any) -> dict[str, Any]:
+        return self.inner.field(default)
+
+    def field_default(self, default: Any) -> Any:
+        return self.inner.field_default(default)
+
 
 #: For each bound: what an error says, and whether a value is within it.
 _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
@@ -461,6 +537,17 @@ class Bounded(ParameterType):
 
     def signature(self) -> str:
         return self.inner.signature()  # without the bounds: they may change, as descriptions may
+
+    def field(self, default: Any) -> dict[str, Any]:
+        field = self.inner.field(default)
+        if field["type"] == "number":
+            names = {"ge": "minValue", "le": "maxValue"}
+            limits = {names[name]: bound for name, bound in self.bounds.items() if name in names}
+            field["typeOptions"] = {**field.get("typeOptions", {}), **limits}
+        return field
+
+    def field_default(self, default: Any) -> Any:
+        return self.inner.field_default(default)
 
 
 def unwrap(type: ParameterType) -> ParameterType:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, Callable, NamedTuple
 
 from n8nrunner.functions.conversion import MISSING, Conversion, Mismatch, format_value
-from n8nrunner.functions.parameters import SEND_AS_STRING, Integer, ParameterType, parse_field
+from n8nrunner.functions.parameters import SEND_AS_STRING, Integer, JsonType, ParameterType, parse_field
 from n8nrunner.protocol.json_faults import LARGEST_INTEGER
 
 
@@ -17,7 +18,7 @@ class Member(NamedTuple):
     required: bool
 
 
-class Record(ParameterType):
+class Record(JsonType):
     """A dataclass, a TypedDict or a NamedTuple.
 
     Args:
@@ -69,6 +70,18 @@ class Record(ParameterType):
         names = [f"{name}{'' if member.required else '?'}" for name, member in self.members.items()]
         return json.dumps(["record", sorted(names)])
 
+    def empty_json(self) -> str:
+        return _with_null(key for key, member in self.members.items() if member.required)
+
+
+def _with_null(keys: Iterable[str]) -> str:
+    """Return the JSON of an object with required keys.
+
+    Their values are null, so that a key that is not filled in is an error, and not a silent empty value.
+    """
+    values = dict.fromkeys(keys)
+    return json.dumps(values, indent=2, ensure_ascii=False) if values else "{}"
+
 
 #: pydantic lists at most this many problems of a value; above, errors only have their number.
 _MAX_PROBLEMS = 1000
@@ -76,7 +89,7 @@ _MAX_PROBLEMS = 1000
 _MISSING_KEY = ("missing", "value_error.missing")
 
 
-class Model(ParameterType):
+class Model(JsonType):
     """A pydantic model, of version 1 or 2."""
 
     name = "object"
@@ -86,8 +99,7 @@ class Model(ParameterType):
         self._validate = getattr(model, "model_validate", None) or model.parse_obj
         fields = getattr(model, "model_fields", None) or model.__fields__
         self._fields = list(fields)
-        #: The keys that an object must have.
-        self.required = [_key_of(name, field) for name, field in fields.items() if _is_required(field)]
+        self._required = [_key_of(name, field) for name, field in fields.items() if _is_required(field)]
 
     @property
     def expected(self) -> str:
@@ -129,6 +141,9 @@ class Model(ParameterType):
 
     def signature(self) -> str:
         return json.dumps(["model", sorted(self._fields)])
+
+    def empty_json(self) -> str:
+        return _with_null(self._required)
 
 
 def _is_required(field: Any) -> bool:

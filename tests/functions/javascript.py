@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from n8nrunner.functions.function import make_function
-from n8nrunner.functions.node import make_package
-from n8nrunner.functions.package import Package
+from n8nrunner.functions.node.package import make_package
+from n8nrunner.functions.node.writing import Package
 
 
 def package(*functions: Any, name: str = "shop", limit: Any = None) -> Package:

@@ -14,7 +14,8 @@ import pytest
 
 from n8nrunner import File, Task
 from n8nrunner.functions.function import make_function
-from n8nrunner.functions.node import _Operation, make_package
+from n8nrunner.functions.node.description import Operation
+from n8nrunner.functions.node.package import make_package
 
 from .javascript import loaded, node_file, package
 
@@ -137,7 +138,7 @@ def test_each_parameter_is_a_field(description: Dict[str, Any], name: str, field
 
 def first_default(function: Any) -> Any:
     """Return the default of the first parameter's field."""
-    return _Operation("shop", make_function(function, None, False, None)).fields()[0]["default"]
+    return Operation("shop", make_function(function, None, False, None)).fields()[0]["default"]
 
 
 def test_the_field_of_an_object_starts_with_its_required_keys() -> None:

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Literal, Optional
 
 import pytest
 
-from n8nrunner.functions.package import Package
+from n8nrunner.functions.node.writing import Package
 
 from .javascript import loaded, package
 

@@ -20,7 +20,7 @@ import pytest
 import n8nrunner
 from n8nrunner import ConfigurationError, Runner
 from n8nrunner._pyinstaller import get_hook_dirs
-from n8nrunner.functions.package import custom_folder, n8n_folder
+from n8nrunner.functions.node.writing import custom_folder, n8n_folder
 
 from .javascript import package
 
@@ -237,7 +237,26 @@ def test_a_program_in_a_zip_file_writes_its_node(tmp_path: Path) -> None:
     assert (tmp_path / "build" / "n8n-nodes-shop" / "dist" / "nodes" / "Shop" / "Shop.node.js").is_file()
 
 
-def test_pyinstaller_is_told_to_pack_the_template(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_package_has_the_runtime_that_a_wheel_carries() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(Path(n8nrunner.__file__).parents[1] / "setup.cfg")
+    name = setup["options.package_data"]["n8nrunner.functions.node"]
+    runtime = (Path(n8nrunner.__file__).parent / "functions" / "node" / name).read_text(encoding="utf-8")
+    assert package(one).files["dist/nodes/Shop/runtime.js"] == runtime
+    assert package(two, name="other").files["dist/nodes/Other/runtime.js"] == runtime
+
+
+def test_a_package_of_one_file_is_replaced_by_one_with_a_runtime(tmp_path: Path) -> None:
+    """Earlier versions wrote the whole code into the file of the node."""
+    folder = package(one).write(tmp_path, {}).folder / "dist" / "nodes" / "Shop"
+    (folder / "runtime.js").unlink()
+    (folder / "Shop.node.js").write_text("module.exports = { Shop: class {} };")
+    assert package(one).write(tmp_path, {}).changed
+    assert (folder / "runtime.js").is_file()
+    assert "require('./runtime.js')" in (folder / "Shop.node.js").read_text(encoding="utf-8")
+
+
+def test_pyinstaller_packs_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     setup = configparser.ConfigParser()
     setup.read(Path(n8nrunner.__file__).parents[1] / "setup.cfg")
     assert (

@@ -1,0 +1,485 @@
+'use strict';
+
+// The code of every node that n8nrunner writes. It runs in n8n, sends the items to the runner as tasks, and turns the
+// answers into n8n's output. docs/protocol.md, "Functions", has the form of tasks and answers.
+//
+// A node passes its runner's name and the definitions of its functions (`description.py` makes them):
+// { name, title, taskType, signature, batchSize, parallelTasks, additional: [name],
+//   parameters: [{ name, title, field, kind, type, required, choices }] }
+
+const { NodeOperationError, sleep } = require('n8n-workflow');
+
+/** The version of tasks and answers. */
+const VERSION = 1;
+
+/** Milliseconds between two tries while another replica of the runner may have the function as this node knows it. */
+const RETRY_DELAYS = [250, 500, 1000];
+
+/** Bytes of files that travel with a task or its answer. Beyond that, smaller files are fetched and stored by calls. */
+const INLINE_BYTES = 128 * 1024 * 1024;
+
+/** Bytes of the largest file that travels by a call: n8n makes a list of numbers of it, and may run out of memory. */
+const CALL_BYTES = 16 * 1024 * 1024;
+
+/** Bytes of files after which the next items become a task of their own: n8n holds those of a task in memory. */
+const BATCH_BYTES = 16 * 1024 * 1024;
+
+/** n8n removes these keys from what it sends to a runner, at every depth. */
+const REMOVED_KEYS = new Set(['__proto__', 'constructor', 'prototype']);
+
+const WRITE_AGAIN = 'Write this node again with "n8nrunner node", and restart n8n.';
+
+// --- values and text ------------------------------------------------------------------------------------------
+
+/** Return the value if it is an object, else an empty object: a saved workflow or an expression may hold any value. */
+function objectOf(value) {
+	return value !== null && typeof value === 'object' ? value : {};
+}
+
+/** Return a positive integer option; undefined for any other value. */
+function countOf(value) {
+	return Number(value) >= 1 ? Math.floor(Number(value)) : undefined;
+}
+
+/** Escape text where n8n shows HTML, as in an error's description. */
+function asHtml(text) {
+	const entities = { '&': '&amp;', '<': '&lt;', '>': '&gt;' };
+	return (text || '')
+		.replace(/[&<>]/g, (character) => entities[character])
+		.replace(/^ +/gm, (spaces) => '&nbsp;'.repeat(spaces.length))
+		.replace(/\n/g, '<br/>');
+}
+
+function capitalize(text) {
+	return text ? text[0].toUpperCase() + text.slice(1) : '';
+}
+
+// --- arguments ------------------------------------------------------------------------------------------------
+
+/** Return the arguments of one item. Throws if one cannot be evaluated. */
+function argumentsOf(context, definition, itemIndex) {
+	const given = new Map();
+	const additional = definition.additional.length
+		? objectOf(context.getNodeParameter('additionalFields', itemIndex, {}))
+		: {};
+	for (const parameter of definition.parameters) {
+		let value;
+		if (definition.additional.includes(parameter.name)) {
+			if (!Object.hasOwn(additional, parameter.field)) continue;
+			value = additional[parameter.field];
+		} else {
+			value = context.getNodeParameter(parameter.field, itemIndex);
+		}
+		if (parameter.kind === 'file') value = fileOf(context, definition, parameter, value, itemIndex);
+		// An expression for a field that the item lacks gives undefined.
+		if (value !== undefined) given.set(parameter.name, value);
+	}
+	// Not by assignment, because a parameter may be called "__proto__".
+	return Object.fromEntries(given);
+}
+
+/** Return whether n8n would remove a key of this value. A value with a `toJSON` is sent as that returns it. */
+function losesKeys(value, seen = new WeakSet()) {
+	if (value === null || typeof value !== 'object' || typeof value.toJSON === 'function' || seen.has(value)) return false;
+	seen.add(value);
+	return Object.keys(value).some((key) => REMOVED_KEYS.has(key) || losesKeys(value[key], seen));
+}
+
+/** Return a call as it is sent: its arguments are a JSON string if n8n would remove some of their keys. */
+function asSent(call) {
+	return losesKeys(call.arguments) ? { ...call, arguments: JSON.stringify(call.arguments) } : call;
+}
+
+// --- files ----------------------------------------------------------------------------------------------------
+
+/** Return the argument for a file. `withFiles` adds its bytes. */
+function fileOf(context, definition, parameter, property, itemIndex) {
+	const binary = context.getInputData()[itemIndex].binary || {};
+	if (!parameter.required && !property) return undefined;
+	if (!Object.hasOwn(binary, property)) {
+		const named = typeof property === 'string' ? `no file "${property}"` : 'no such file';
+		const names = Object.keys(binary).join(', ') || 'none';
+		const expected = `"${parameter.title}" of ${definition.title} is the name of one of the item's files`;
+		throw errorWith(context, `The item has ${named}`, { itemIndex, description: asHtml(`${expected}; it has: ${names}.`) });
+	}
+	const data = binary[property];
+	return { $file: property, fileName: data.fileName, mimeType: data.mimeType };
+}
+
+const fileNames = (definition) => definition.parameters.filter(({ kind }) => kind === 'file').map(({ name }) => name);
+
+/** Return the bytes of a file that a call names; 0 in an older n8n, which does not know. */
+function sizeOf(context, call, name) {
+	const file = call.arguments[name];
+	return file ? context.getInputData()[call.item].binary[file.$file].bytes || 0 : 0;
+}
+
+/** Return the calls with the bytes of their files, as far as they fit. The function fetches the other files. */
+async function withFiles(context, definition, calls) {
+	const names = fileNames(definition);
+	let room = INLINE_BYTES;
+	const fits = (bytes, itemIndex) => {
+		if (bytes > room && bytes > CALL_BYTES) {
+			throw new NodeOperationError(context.getNode(), 'The files are too large for one task', {
+				itemIndex,
+				description:
+					`${definition.title} can take ${INLINE_BYTES / 1024 / 1024} MiB of files at once. If it gets several items ` +
+					'at once, set a smaller "Batch Size" under "Options"; else give it smaller files.',
+			});
+		}
+		return bytes <= room;
+	};
+	const filled = [];
+	for (const call of calls) {
+		const given = { ...call.arguments };
+		for (const name of names) {
+			if (!given[name] || !fits(sizeOf(context, call, name), call.item)) continue;
+			const content = await context.helpers.getBinaryDataBuffer(call.item, given[name].$file).catch(() => undefined);
+			if (!content || !fits(content.length, call.item)) continue;
+			room -= content.length;
+			given[name] = { ...given[name], content: content.toString('base64') };
+		}
+		filled.push({ ...call, arguments: given });
+	}
+	return filled;
+}
+
+/** Store the files of an answer's items. */
+async function storeFiles(context, items) {
+	for (const { binary } of items || []) {
+		for (const [name, file] of Object.entries(binary || {})) {
+			const { content, fileName, mimeType } = file || {};
+			if (content === undefined) continue;
+			const bytes = Buffer.from(content, 'base64');
+			const stored = await context.helpers.prepareBinaryData(bytes, fileName, mimeType);
+			// n8n takes a name with a slash for a path, and keeps its last part only.
+			if (fileName !== undefined) Object.assign(stored, { fileName, directory: undefined });
+			binary[name] = stored;
+		}
+	}
+}
+
+// --- errors ---------------------------------------------------------------------------------------------------
+
+/** The failure of a whole task, with the error that n8n shows. */
+class TaskFailure {
+	/** `ofItems`: whether the task's own items are the cause, so that other items may succeed. */
+	constructor(error, ofItems = false) {
+		this.error = error;
+		this.ofItems = ofItems;
+	}
+}
+
+/** Return an error with exactly this message: n8n replaces some messages, such as those that contain ECONNREFUSED. */
+function errorWith(context, message, options) {
+	const error = new NodeOperationError(context.getNode(), message, options);
+	error.message = message;
+	return error;
+}
+
+/** n8n's own errors, by their class or the start of their message, with texts about a Python program. */
+const N8N_ERRORS = [
+	{
+		name: 'TaskRequestTimeoutError',
+		message: 'Task request timed out',
+		title: ({ runner }) => `No runner "${runner}" took the call`,
+		describe: ({ runner, seconds }) =>
+			`n8n waited ${seconds} seconds. Either the Python program with the runner "${runner}" does not run, or it ` +
+			'is connected to another n8n, or all its slots are taken. Start it, with "n8nrunner run MODULE" or with ' +
+			'runner.start(), and look at its log.',
+	},
+	{
+		message: 'No task runner connected',
+		title: ({ runner }) => `No runner "${runner}" took the call`,
+		describe: ({ runner }) =>
+			`No program with the runner "${runner}" is connected to this n8n. Start it, with "n8nrunner run MODULE" or ` +
+			'with runner.start(), and look at its log.',
+	},
+	{
+		name: 'TaskRunnerDisconnectedError',
+		message: 'Node execution failed',
+		title: ({ runner }) => `The runner "${runner}" was lost during the call`,
+		describe: () =>
+			'Its connection to n8n ended before it answered. Either the Python program or its machine stopped, or the ' +
+			'network failed, or the answer was larger than n8n accepts (N8N_RUNNERS_MAX_PAYLOAD of n8n). The log of the ' +
+			'Python program says which. The function may have done its work: check that before you run it again.',
+	},
+	{
+		name: 'TaskRunnerUnreachableError',
+		message: /^Runner \(.*\) became unreachable|^Cannot find runner/,
+		title: ({ runner }) => `The runner "${runner}" was lost before the call`,
+		describe: () =>
+			'Its connection to n8n ended before n8n had sent the call. Look at the log of the Python program, and run the ' +
+			'node again.',
+	},
+	{
+		name: 'TaskRunnerFailedHeartbeatError',
+		message: 'Task execution aborted because runner became unresponsive',
+		title: ({ runner }) => `The runner "${runner}" stopped responding during the call`,
+		describe: () =>
+			'It did not answer n8n within the heartbeat interval (N8N_RUNNERS_HEARTBEAT_INTERVAL of n8n). Either the ' +
+			"network failed, or the Python program hangs, as in a C extension that keeps the interpreter's lock. The log " +
+			'of the Python program says more. The function may have done its work: check that before you run it again.',
+	},
+	{
+		name: 'TaskRunnerExecutionTimeoutError',
+		message: 'Task execution timed out',
+		title: ({ message }) => message,
+		describe: ({ calls }) =>
+			`The limit is n8n's own (N8N_RUNNERS_TASK_TIMEOUT where n8n was started), for all ${calls.length} items of the ` +
+			'task together. Set a smaller "Batch Size" under "Options", or raise the limit for n8n and for the runner.',
+	},
+];
+
+/** The message of a task that failed because of the size of its items' data or of its answer. */
+const TOO_LARGE = /^The result is too large|bytes, and \d+ are allowed/;
+
+/** Return the failure of a task that ended without an answer. */
+function failureOf(context, definition, reported, calls, milliseconds) {
+	const node = context.getNode();
+	const { message = 'The task failed', description, stack } = reported || {};
+	const options = { itemIndex: calls[0].item };
+	// A runner's error is plain data; n8n's own errors are objects, and their descriptions are HTML already.
+	const isN8n = reported instanceof Error;
+	const known = isN8n && N8N_ERRORS.find(({ name, message: start }) => {
+		return name === reported.constructor.name || (start.test ? start.test(message) : message.startsWith(start));
+	});
+	const ofItems = calls.length === 1 && (message.startsWith('Task execution timed out') || TOO_LARGE.test(message));
+	if (known) {
+		const details = { runner: definition.runner, calls, message, seconds: Math.round(milliseconds / 1000) };
+		options.description = known.describe(details);
+		return new TaskFailure(new NodeOperationError(node, known.title(details), options), ofItems);
+	}
+	const error = errorWith(context, message, { ...options, description: isN8n ? description : asHtml(description) });
+	if (stack) error.stack = stack;
+	return new TaskFailure(error, ofItems);
+}
+
+/** Return the failure of a task that the runner refused: its function is missing, or takes other arguments. */
+function refusalOf(context, definition, reported) {
+	const { name, runner } = definition;
+	const failed = (message, options) => new TaskFailure(new NodeOperationError(context.getNode(), message, options));
+	if (reported.code === 'unknown_function') {
+		return failed(`The runner "${runner}" has no function "${name}"`, {
+			description: `${asHtml(capitalize(reported.message))}. Restart the Python program if it is older. ${WRITE_AGAIN}`,
+		});
+	}
+	if (reported.code === 'newer_node') {
+		return failed(`This node is newer than the runner "${runner}"`, {
+			description: 'Install a newer n8nrunner in the Python program, and restart it.',
+		});
+	}
+	const differences = differencesOf(definition.parameters, (reported.function || {}).parameters || []);
+	return failed(`The function "${name}" has changed since this node was written`, {
+		description: asHtml(`${differences.join('; ') || capitalize(reported.message)}. ${WRITE_AGAIN}`),
+	});
+}
+
+/** Return sentences about the parameters that differ between two versions of a function. */
+function differencesOf(written, current) {
+	const differences = [];
+	for (const parameter of written) {
+		const other = current.find(({ name }) => name === parameter.name);
+		if (!other) differences.push(`Parameter "${parameter.name}" is gone`);
+		else if (other.type !== parameter.type) {
+			differences.push(`Parameter "${parameter.name}" was ${wordsFor(parameter)} and is ${wordsFor(other)}`);
+		} else if (other.required && !parameter.required) {
+			differences.push(`Parameter "${parameter.name}" is required now`);
+		}
+	}
+	for (const parameter of current) {
+		if (!written.some(({ name }) => name === parameter.name)) {
+			differences.push(`Parameter "${parameter.name}" is new${parameter.required ? ', and required' : ''}`);
+		}
+	}
+	return differences;
+}
+
+function wordsFor({ kind, choices }) {
+	return choices ? `one of ${choices.join(', ')}` : `of kind ${kind}`;
+}
+
+/** Return the error of an item that failed. */
+function errorOf(context, reported) {
+	const lines = (reported.stack || '').trim();
+	const error = errorWith(context, reported.message, {
+		itemIndex: reported.item,
+		// The marks below a traceback's lines need a font in which all characters have the same width.
+		description: reported.description ? asHtml(reported.description) : lines && `<code>${asHtml(lines)}</code>`,
+	});
+	if (lines) error.stack = lines;
+	return error;
+}
+
+/** Return the error of a saved workflow whose operation this node does not have. */
+function unknownOperation(context, { runner, functions }, operation) {
+	const names = functions.map(({ name }) => name).join(', ');
+	return new NodeOperationError(context.getNode(), `This node has no operation "${operation}"`, {
+		description: asHtml(
+			`Its operations are: ${names}. Choose one of them. If the runner "${runner}" has a function "${operation}": ` +
+				WRITE_AGAIN,
+		),
+	});
+}
+
+// --- tasks ----------------------------------------------------------------------------------------------------
+
+/** Cut calls into batches of at most `size`; into smaller ones if they have large files and may be separated. */
+function batchesOf(context, definition, calls, size) {
+	const names = definition.batchSize ? fileNames(definition) : [];
+	const batches = [];
+	let bytes = 0;
+	for (const call of calls) {
+		const own = names.reduce((sum, name) => sum + sizeOf(context, call, name), 0);
+		const last = batches[batches.length - 1];
+		if (!last || last.length >= size || (own > 0 && bytes + own > BATCH_BYTES)) {
+			batches.push([call]);
+			bytes = own;
+		} else {
+			last.push(call);
+			bytes += own;
+		}
+	}
+	return batches;
+}
+
+/** Return whether the execution has been stopped, by its user or by the workflow's time limit. */
+const isStopped = (context) => context.getExecutionCancelSignal?.()?.aborted === true;
+
+function throwIfStopped(context) {
+	if (isStopped(context)) throw new NodeOperationError(context.getNode(), 'The execution was stopped');
+}
+
+/** Send a task. An error that n8n throws, as when no runner accepts the task, is returned as the task's error. */
+async function startTask(context, taskType, settings, itemIndex) {
+	throwIfStopped(context);
+	const signal = context.getExecutionCancelSignal?.();
+	let stop;
+	const stopped = new Promise((resolve) => {
+		stop = () => {
+			// n8n sends a task that waits for a runner even after the stop: it is then sent without calls.
+			settings.calls = [];
+			resolve({ ok: false });
+		};
+		signal?.addEventListener('abort', stop);
+	});
+	const task = context.startJob(taskType, settings, itemIndex).catch((error) => ({ ok: false, error }));
+	try {
+		return await Promise.race([task, stopped]);
+	} finally {
+		signal?.removeEventListener('abort', stop);
+		throwIfStopped(context);
+	}
+}
+
+/** Run the calls of some items as one task. Throws a `TaskFailure`, or the error of an item that cannot be sent. */
+async function runTask(context, definition, calls) {
+	const settings = {
+		version: VERSION,
+		function: definition.name,
+		signature: definition.signature,
+		calls: (await withFiles(context, definition, calls)).map(asSent),
+		continueOnFail: context.continueOnFail(),
+		inlineFiles: INLINE_BYTES,
+		timezone: context.getTimezone?.(),
+		nodeName: context.getNode().name,
+		executionId: context.getExecutionId?.(),
+	};
+	for (let tries = 0; ; tries++) {
+		settings.lastTry = tries >= RETRY_DELAYS.length;
+		const begun = Date.now();
+		const outcome = await startTask(context, definition.taskType, settings, calls[0].item);
+		if (!outcome.ok) throw failureOf(context, definition, outcome.error, calls, Date.now() - begun);
+		const answer = outcome.result || {};
+		if (!answer.error) {
+			await storeFiles(context, answer.items);
+			return answer;
+		}
+		// While the replicas of a runner are replaced, the next one to answer may have the right function.
+		const mayPass = answer.error.code === 'unknown_function' || answer.error.code === 'changed';
+		if (!mayPass || settings.lastTry) throw refusalOf(context, definition, answer.error);
+		await sleep(RETRY_DELAYS[tries]);
+	}
+}
+
+/** Call `work` with each entry, at most `limit` at a time. Return the results in the order of the entries. */
+async function inParallel(entries, limit, work) {
+	const results = new Array(entries.length);
+	let next = 0;
+	let failed = false;
+	const worker = async () => {
+		while (next < entries.length && !failed) {
+			const index = next++;
+			let succeeded = false;
+			try {
+				results[index] = await work(entries[index]);
+				succeeded = true;
+			} finally {
+				failed = failed || !succeeded;
+			}
+		}
+	};
+	await Promise.all(Array.from({ length: Math.min(limit, entries.length) }, worker));
+	return results;
+}
+
+// --- the node -------------------------------------------------------------------------------------------------
+
+/**
+ * Run a node.
+ *
+ * @param context n8n's context of the execution, the `this` of a node's `execute`.
+ * @param node the name of the `runner`, and the definitions of its `functions`.
+ * @returns the items of the node's one output.
+ */
+async function execute(context, node) {
+	const items = context.getInputData();
+	const operation = context.getNodeParameter('operation', 0);
+	const written = node.functions.find(({ name }) => name === operation);
+	const definition = written && { ...written, runner: node.runner };
+	const options = objectOf(context.getNodeParameter('options', 0, {}));
+	const continueOnFail = context.continueOnFail();
+	const failed = [];
+	// The failure of a whole task: no other task is sent after it, and the remaining items get its error.
+	let failure;
+
+	const calls = [];
+	for (let itemIndex = 0; itemIndex < items.length; itemIndex++) {
+		try {
+			if (!definition) throw unknownOperation(context, node, operation);
+			calls.push({ item: itemIndex, arguments: argumentsOf(context, definition, itemIndex) });
+		} catch (error) {
+			if (!continueOnFail) throw new NodeOperationError(context.getNode(), error, { itemIndex });
+			failed.push({ item: itemIndex, message: error.message });
+		}
+	}
+
+	const size = countOf(options.batchSize) || definition?.batchSize || calls.length || 1;
+	const parallel = countOf(options.parallelTasks) || definition?.parallelTasks || 1;
+	const batches = calls.length ? batchesOf(context, definition, calls, size) : [];
+	const answers = await inParallel(batches, parallel, async (batch) => {
+		try {
+			if (failure) throw failure;
+			const answer = await runTask(context, definition, batch);
+			if (!continueOnFail && answer.errors && answer.errors.length) throw errorOf(context, answer.errors[0]);
+			return answer;
+		} catch (thrown) {
+			const error = thrown instanceof TaskFailure ? thrown.error : thrown;
+			if (!continueOnFail || isStopped(context)) throw new NodeOperationError(context.getNode(), error);
+			if (thrown instanceof TaskFailure && !thrown.ofItems) failure ??= thrown;
+			return { items: [], errors: batch.map(({ item }) => ({ item, message: error.message })) };
+		}
+	});
+
+	const output = answers.flatMap((answer) => answer.items || []);
+	const errors = failed.concat(answers.flatMap((answer) => answer.errors || []));
+	if (!errors.length) return [output];
+	const failures = errors.map(({ item, message }) => ({ json: { error: message }, pairedItem: { item } }));
+	const place = ({ pairedItem }) => {
+		const source = [].concat(pairedItem ?? 0)[0] ?? 0;
+		return typeof source === 'number' ? source : source.item ?? 0;
+	};
+	return [output.concat(failures).sort((one, other) => place(one) - place(other))];
+}
+
+module.exports = { execute };
