@@ -60,8 +60,8 @@ SIDEWAYS = {
 PURE_BROKER = {
     f"broker/{name}"
     for name in (
-        "actions", "behaviour", "constants", "counts", "events", "limits", "matching", "offers", "queue",
-        "records", "timers", "wording",
+        "access", "actions", "behaviour", "bodies", "constants", "counts", "events", "javascript", "limits",
+        "matching", "offers", "queue", "records", "timers", "wording",
     )
 }  # fmt: skip
 

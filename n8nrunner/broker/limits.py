@@ -1,4 +1,4 @@
-"""Who may come in: grant tokens and the two rate limits. The time and the random part are passed in."""
+"""Grant tokens and rate limits. The time and random tokens are passed in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class GrantTokens:
     """Grant tokens that work once, and for a limited time.
 
     Args:
-        ttl: seconds for which a token can be used.
+        ttl: how long a token can be used, in seconds.
         new_token: returns a token that it has never returned before.
     """
 
@@ -19,8 +19,12 @@ class GrantTokens:
         self._new_token = new_token
         self._expires: OrderedDict[str, float] = OrderedDict()
 
+    def __len__(self) -> int:
+        """Return how many tokens are held in memory."""
+        return len(self._expires)
+
     def issue(self, now: float) -> str:
-        """A new token."""
+        """Return a new token."""
         while self._expires and next(iter(self._expires.values())) <= now:
             self._expires.popitem(last=False)
         token = self._new_token()
@@ -28,13 +32,13 @@ class GrantTokens:
         return token
 
     def take(self, token: str, now: float) -> bool:
-        """Uses up a token; False if it is unknown, used or too old."""
+        """Use up a token. Return False if it is unknown, used or too old."""
         expires = self._expires.pop(token, None)
         return expires is not None and now < expires
 
 
 class Allowance(NamedTuple):
-    """What a fixed window says to one request.
+    """The answer of a fixed window to one request.
 
     Attributes:
         allowed: whether the request may go on.
@@ -48,15 +52,19 @@ class Allowance(NamedTuple):
 
 
 class FixedWindow:
-    """At most `limit` requests of one client in each window of `window` seconds; refused ones count too."""
+    """At most `limit` requests of one client in each window of `window` seconds. Refused ones count too."""
 
     def __init__(self, limit: int, window: float) -> None:
-        self.limit = limit
+        self._limit = limit
         self._window = window
         self._clients: dict[str, tuple[float, int]] = {}
 
+    def __len__(self) -> int:
+        """Return how many clients are held in memory."""
+        return len(self._clients)
+
     def ask(self, client: str, now: float) -> Allowance:
-        """Counts one request of this client."""
+        """Count one request of a client."""
         if len(self._clients) > 1000:
             self._clients = {name: entry for name, entry in self._clients.items() if entry[0] > now}
         ends, count = self._clients.get(client, (0.0, 0))
@@ -64,11 +72,11 @@ class FixedWindow:
             ends, count = now + self._window, 0
         count += 1
         self._clients[client] = (ends, count)
-        return Allowance(count <= self.limit, max(0, self.limit - count), ends - now)
+        return Allowance(count <= self._limit, max(0, self._limit - count), ends - now)
 
 
 class SlidingWindow:
-    """At most `limit` requests of all clients in any `window` seconds; refused ones do not count."""
+    """At most `limit` requests of all clients in any `window` seconds. Refused ones do not count."""
 
     def __init__(self, limit: int, window: float) -> None:
         self._limit = limit
@@ -76,7 +84,7 @@ class SlidingWindow:
         self._times: deque[float] = deque()
 
     def ask(self, now: float) -> bool:
-        """Whether one more request may go on; counts it if so."""
+        """Return whether one more request may go on, and count it if so."""
         while self._times and now - self._times[0] >= self._window:
             self._times.popleft()
         if len(self._times) >= self._limit:

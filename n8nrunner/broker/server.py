@@ -19,6 +19,7 @@ from typing import (
 from aiohttp import web
 
 from n8nrunner.broker import javascript
+from n8nrunner.broker.access import Access
 from n8nrunner.broker.behaviour import BEHAVIOURS, PROFILES, Behaviour
 from n8nrunner.broker.constants import BrokerConstants
 from n8nrunner.broker.counts import BrokerEvent, Counts
@@ -414,9 +415,8 @@ class _Run:
         )
         self._switchboard = switchboard
         grants = GrantTokens(self._behaviour.grant_lifetime(self._constants), lambda: secrets.token_hex(32))
-        endpoints = Endpoints(
-            self._auth_token, self._path, self._constants, switchboard, grants, self._broker.submit
-        )
+        access = Access(self._auth_token, self._path, self._constants, grants)
+        endpoints = Endpoints(access, self._path, self._constants, switchboard, self._broker.submit)
         server = web.Server(endpoints.handle, handler_cancellation=True, access_log=None)
         listening = await loop.create_server(server, sock=self._listener, backlog=1024)
         with self._lock:
@@ -425,7 +425,7 @@ class _Run:
         try:
             await self._stop_asked.wait()
             listening.close()
-            endpoints.stopping = True
+            access.stopping = True
             if self._how == "stop":
                 switchboard.drain(self._drain_timeout)
                 await _first_of(switchboard.drained.wait(), self._kill_asked.wait())
