@@ -483,7 +483,7 @@ _DEEP = "[" * 200_000 + "]" * 200_000
         pytest.param(_DEEP.encode(), "nested too deeply", id="deep"),
         pytest.param(b"[1" + b"0" * 5000 + b"]", "more digits than Python reads", id="digits"),
         pytest.param(b'["\xff"]', "not UTF-8", id="not UTF-8"),
-        pytest.param(b"[,]", "is not JSON", id="not JSON"),
+        pytest.param(b"[,]", "is not valid JSON", id="not JSON"),
         pytest.param(b'["' + b"x" * 1_200_000 + b"\xff", "not UTF-8", id="large and not UTF-8"),
         pytest.param(
             b"[" + b" " * 1_200_000 + _DEEP.encode() + b"]", "nested too deeply", id="large and deep"
