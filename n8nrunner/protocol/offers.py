@@ -159,11 +159,11 @@ class Offers:
             soonest = self._silence_end(silent_since)
         if self._lapsed:
             soonest = min(soonest, next(iter(self._lapsed.values()))[1])
-        promise = self._slots.next_deadline(self._link) if self._slots.turns else None
-        return soonest if promise is None else min(soonest, promise)
+        reserved = self._slots.next_deadline(self._link) if self._slots.reservations else None
+        return soonest if reserved is None else min(soonest, reserved)
 
     def _silence_end(self, silent_since: float | None) -> float:
-        """Return when n8n would take the link for dead, less a margin; infinity if it does not wait."""
+        """Return when the link has to send something; infinity if it does not have to."""
         if silent_since is None or self._open or not self.types:
             return _NEVER
         return silent_since + KEEP_ALIVE

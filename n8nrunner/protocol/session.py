@@ -353,7 +353,7 @@ class RunnerSession:
         self._enter(Disconnected)
         if self._stop_until is not None:
             self._enter(StopRequested)
-        # First of all: other links may be waiting for what this link was promised.
+        # First of all: other links may wait for the slots that were reserved for this one.
         self._wake(self._offers.withdraw(now))
         self._delayed.clear()
         accepted, running = self._tasks.remove_all()

@@ -1,23 +1,23 @@
-"""One capacity shared by all brokers and task types of a runner: who may offer what, and when.
+"""Share the slots of one runner between its brokers and task types.
 
-A *pair* is one task type on one link. The words of its bookkeeping:
+A *pair* is one task type on one link. The terms:
 
-- *taken*: slots in which a task sits, from the acceptance of its offer until its handler has returned.
-- *open*: a pair's offers at the broker that can still be accepted.
-- *promised*: free slots that are kept for one pair. Every open offer of a pair beyond its first one has
-  a promised slot, and so has a pair whose *turn* it is.
-- *room*: free slots that are promised to nobody.
+- *taken* slot: a task is in it, from the acceptance of its offer until its handler has returned.
+- *open* offer: an offer of a pair that the broker can still accept.
+- *reserved* slot: a free slot that is kept for one pair. Each open offer of a pair beyond its first one has a
+  reserved slot. A waiting pair can get one too: a *reservation*, which lapses after `RESERVATION_TIME`.
+- *room*: free slots that are not reserved.
 
-While there is room, every pair has an open offer, so more offers than slots may be open when there are many
-pairs. An acceptance that finds no room is refused, and its pair is promised the next slot that becomes free:
-so no task is refused twice. When slots are scarce, freed ones go round the pairs in the order in which they
-began to wait, as promises that lapse after `TURN` seconds.
+While there is room, every pair has an open offer, so that more offers than slots can be open when there are
+many pairs. An acceptance that finds no room is refused, and its pair gets the next free slot as a
+reservation: so no task is refused twice. When slots are scarce, freed ones go to the pairs as reservations,
+in the order in which they began to wait.
 
-A pair whose offers are all accepted, while there is plenty of room, makes several at once the next time: up
-to its share of half the room, so that no pair's idle offers can keep more than that from the others. A runner
-with a single pair needs no turns: all its free slots are offered.
+A pair whose offers were all accepted while there was plenty of room makes several at once the next time: up
+to its share of half the room, so that its idle offers cannot keep more than that from the others. A runner
+with a single pair needs no reservations: it offers all its free slots.
 
-The object knows neither threads nor clocks. All links of a runner share one and call it on their one thread.
+`Slots` uses no threads and no clock. All links of a runner share one and call it on one thread.
 """
 
 from __future__ import annotations
@@ -25,84 +25,142 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Hashable, Mapping
+from typing import NamedTuple
 
-#: Seconds for which a freed slot is kept for the pair whose turn it is.
-TURN = 1.0
+#: Seconds for which a freed slot is kept for a waiting pair.
+RESERVATION_TIME = 1.0
 
 _NONE: set[Hashable] = set()
 
 
-class _Claim(enum.Enum):
+class _WaitReason(enum.Enum):
     """Why a pair waits, which decides what it gets."""
 
-    IDLE = "its last offer lapsed, or it is new"  # gets an offer that nothing is kept for
-    BUSY = "its last offer was accepted"  # gets a turn if others wait too
-    REFUSED = "an acceptance found no room"  # gets a turn in any case
+    IDLE = "its last offer lapsed, or it is new"  # gets an offer without a reservation
+    BUSY = "its last offer was accepted"  # gets a reservation if slots are scarce
+    REFUSED = "an acceptance found no room"  # gets a reservation in any case
+
+
+class PairState(NamedTuple):
+    """The state of a pair, for tests and debugging.
+
+    Attributes:
+        open: the number of open offers.
+        may_offer: the number of offers that the pair can make when its link next asks.
+        refused: the number of refused acceptances that a reservation has not made up for.
+        reserved_until: when its reservation lapses; None without one.
+        wait_reason: "IDLE", "BUSY" or "REFUSED" while the pair waits; otherwise None.
+    """
+
+    open: int
+    may_offer: int
+    refused: int
+    reserved_until: float | None
+    wait_reason: str | None
+
+
+class Description(NamedTuple):
+    """The state of `Slots`, for tests and debugging.
+
+    Attributes:
+        pairs: the pairs, by link and task type.
+        waiting: the waiting pairs, in their order.
+        types: the limit, and the numbers of taken and of reserved slots of each task type.
+        reserved: the number of reserved slots.
+    """
+
+    pairs: dict[tuple[Hashable, str], PairState]
+    waiting: list[tuple[Hashable, str]]
+    types: dict[str, tuple[int | None, int, int]]
+    reserved: int
 
 
 class _Pair:
-    __slots__ = ("claim", "link", "may_offer", "open", "refused", "task_type", "turn_until")
+    __slots__ = ("link", "may_offer", "open", "refused", "reserved_until", "task_type", "wait_reason")
 
     def __init__(self, link: Hashable, task_type: _TaskType) -> None:
         self.link = link
         self.task_type = task_type
         self.open = 0
-        #: Acceptances that found no room, and have not been made good for by a turn.
+        #: Refused acceptances that no task with a reservation has made up for.
         self.refused = 0
-        #: How many offers the pair may make when its link asks next.
+        #: Number of offers that the pair can make when its link next asks.
         self.may_offer = 0
-        self.turn_until: float | None = None
-        self.claim: _Claim | None = None
+        self.reserved_until: float | None = None
+        self.wait_reason: _WaitReason | None = None
 
 
 class _TaskType:
-    __slots__ = ("limit", "name", "promised", "taken")
+    __slots__ = ("limit", "name", "reserved", "taken")
 
     def __init__(self, name: str, limit: int | None) -> None:
         self.name = name
         self.limit = limit
         self.taken = 0
-        self.promised = 0
+        self.reserved = 0
 
 
 class Slots:
     """The slots of one runner.
 
     Args:
-        capacity: tasks that may run at once.
-        brokers: how many links will join; with more than one, no link may offer all free slots to its own.
+        capacity: the number of slots.
+        brokers: the number of links that will join. With more than one, no link may offer all free slots.
+
+    Attributes:
+        taken: the number of taken slots.
+        reservations: the number of pairs with a reservation.
+        idle_since: when the last task ended; None while a slot is taken.
     """
 
     def __init__(self, capacity: int, brokers: int = 1) -> None:
         self.capacity = capacity
         self.taken = 0
-        #: Pairs whose turn it is.
-        self.turns = 0
-        #: When the last task ended; None while one is held. Set by `join` and `release`.
+        self.reservations = 0
         self.idle_since: float | None = None
         self._brokers = brokers
-        self._promised = 0
+        self._reserved = 0
         self._types: dict[str, _TaskType] = {}
         self._links: dict[Hashable, dict[str, _Pair]] = {}
         self._pairs = 0
         self._waiting: deque[_Pair] = deque()
 
+    def describe(self) -> Description:
+        """Return the state of all pairs and task types."""
+        return Description(
+            {
+                (link, name): PairState(
+                    pair.open,
+                    pair.may_offer,
+                    pair.refused,
+                    pair.reserved_until,
+                    None if pair.wait_reason is None else pair.wait_reason.name,
+                )
+                for link, pairs in self._links.items()
+                for name, pair in pairs.items()
+            },
+            [(pair.link, pair.task_type.name) for pair in self._waiting],
+            {name: (kind.limit, kind.taken, kind.reserved) for name, kind in self._types.items()},
+            self._reserved,
+        )
+
     @property
     def can_serve(self) -> bool:
-        """Whether a pair waits while there is room, so that `offers` may have something for somebody."""
-        return bool(self._waiting) and self.capacity - self.taken - self._promised > 0
+        """Whether a pair waits while there is room, so that `offers` can have something for a link."""
+        return bool(self._waiting) and self.capacity - self.taken - self._reserved > 0
 
-    # --- what links do --------------------------------------------------------------------------
+    # --- what a link does -----------------------------------------------------------------------
 
     def join(self, link: Hashable, types: Mapping[str, int | None], now: float) -> set[Hashable]:
-        """A link can offer now, or has more task types than before.
+        """Add a link, or change its task types.
 
         Args:
-            link: names it in all later calls.
+            link: names the link from now on.
             types: each task type with its own limit, or None.
+            now: the moment.
 
         Returns:
-            Other links that should look at `offers` again.
+            The other links that should ask for `offers` again.
         """
         pairs = self._links.setdefault(link, {})
         for name, limit in types.items():
@@ -112,85 +170,94 @@ class Slots:
             if pair is None:
                 pair = pairs[name] = _Pair(link, task_type)
                 self._pairs += 1
-                self._wait(pair, _Claim.IDLE)
+                self._enqueue(pair, _WaitReason.IDLE)
             elif not pair.open and not pair.may_offer:
-                self._wait(pair, _Claim.BUSY)  # a single pair does not wait, and it may be single no more
+                self._enqueue(pair, _WaitReason.BUSY)  # a single pair does not wait; it may have company now
         if self.taken == 0:
             self.idle_since = now
         return self._serve(now, link)
 
     def leave(self, link: Hashable, now: float) -> set[Hashable]:
-        """A link has lost its connection or drains: its offers are void. Slots that are taken stay taken."""
+        """Remove a link and its offers. Its taken slots stay taken.
+
+        Returns:
+            The other links that should ask for `offers` again.
+        """
         for pair in self._links.pop(link, {}).values():
             self._pairs -= 1
             self._set_open(pair, 0)
-            self._end_turn(pair)
-            if pair.claim is not None:
+            self._end_reservation(pair)
+            if pair.wait_reason is not None:
                 self._waiting.remove(pair)
         return self._serve(now, link)
 
     def take(self, link: Hashable, type_name: str, now: float, lapsed: bool = False) -> bool:
-        """An offer was accepted; whether there is a slot for it.
+        """Take a slot for an accepted offer. Return whether there was one.
 
         Args:
-            lapsed: the offer was not counted as open any more; what is promised to open offers is not for it.
+            link: the link whose offer was accepted.
+            type_name: the task type of the offer.
+            now: the moment.
+            lapsed: whether the offer was open no more. It has no right to the reserved slots of open offers.
         """
         pair = self._links.get(link, {}).get(type_name)
         if pair is None:
             return False
-        has_turn = pair.turn_until is not None
-        # A promised slot becomes the taken one, or a free one does.
-        granted = has_turn or (pair.open > 1 and not lapsed) or self._room(pair.task_type) > 0
+        has_reservation = pair.reserved_until is not None
+        # Either a reserved slot or room is taken.
+        granted = has_reservation or (pair.open > 1 and not lapsed) or self._room(pair.task_type) > 0
         if not lapsed:
             self._set_open(pair, pair.open - 1)
         if not granted:
             pair.refused += 1
-            self._wait(pair, _Claim.REFUSED)
+            self._enqueue(pair, _WaitReason.REFUSED)
             return False
-        self._end_turn(pair)
+        self._end_reservation(pair)
         self.taken += 1
         pair.task_type.taken += 1
         self.idle_since = None
-        if has_turn and pair.refused:
+        if has_reservation and pair.refused:
             pair.refused -= 1
         if pair.refused:
-            self._wait(pair, _Claim.REFUSED)
+            self._enqueue(pair, _WaitReason.REFUSED)
         elif pair.open == 0:
-            self._wait(pair, _Claim.BUSY)
+            self._enqueue(pair, _WaitReason.BUSY)
         return True
 
     def lapse(self, link: Hashable, type_name: str, count: int) -> None:
-        """So many open offers have run out of time; `offers` tells what takes their place."""
+        """Remove open offers whose time is over. `offers` replaces them."""
         pair = self._links.get(link, {}).get(type_name)
         if pair is not None:
             self._set_open(pair, pair.open - count)
             if pair.open == 0:
-                self._replace(pair, _Claim.IDLE)
+                self._requeue(pair, _WaitReason.IDLE)
 
     def void(self, link: Hashable) -> None:
-        """The broker has thrown away all offers of this link."""
+        """Remove all offers of a link, because its broker has thrown them away. `offers` replaces them."""
         for pair in self._links.get(link, {}).values():
             self._set_open(pair, 0)
-            self._replace(pair, _Claim.BUSY)
+            self._requeue(pair, _WaitReason.BUSY)
 
     def offers(
         self, link: Hashable, now: float, ready: bool = True
     ) -> tuple[list[tuple[str, int]], set[Hashable]]:
-        """What this link is to offer now; counted as open from here on.
+        """Return the offers this link should send now, and count them as open.
 
         Args:
-            ready: whether the link can send offers now. If not, all it does is let its promises lapse.
+            link: the link that asks.
+            now: the moment.
+            ready: whether the link can send offers. If not, only its reservations can lapse.
 
         Returns:
-            Pairs of task type and number of offers; and other links that should look again.
+            Task types, each with a number of offers; and the other links that should ask again.
         """
         pairs = self._links.get(link)
         if not pairs:
             return [], _NONE
         if self._is_single():
             (pair,) = pairs.values()
-            self._forget_wait(pair)
-            self._end_turn(pair)
+            self._dequeue(pair)
+            self._end_reservation(pair)
             pair.refused = 0
             pair.may_offer = 0
             if not ready:
@@ -201,14 +268,14 @@ class Slots:
             self._set_open(pair, pair.open + free)
             return [(pair.task_type.name, free)], _NONE
         for pair in pairs.values():
-            if pair.turn_until is not None and pair.turn_until <= now:
-                self._end_turn(pair)
+            if pair.reserved_until is not None and pair.reserved_until <= now:
+                self._end_reservation(pair)
                 pair.refused = 0
         others = self._serve(now, link)
         wanted = []
         for pair in pairs.values():
             if pair.may_offer and ready:
-                # All but the first take room, which may have shrunk since they were granted.
+                # All but the first need room, and there may be less of it than when they were granted.
                 count = 1 + max(0, min(pair.may_offer - 1, self._room(pair.task_type)))
                 pair.may_offer = 0
                 self._set_open(pair, count)
@@ -216,17 +283,17 @@ class Slots:
         return wanted, others
 
     def next_deadline(self, link: Hashable) -> float | None:
-        """When a promise to this link lapses, so that `offers` has to be called; None if there is none."""
-        turns = [pair.turn_until for pair in self._links.get(link, {}).values() if pair.turn_until]
-        return min(turns, default=None)
+        """Return when a reservation of this link lapses, and it has to ask for `offers`; None without one."""
+        ends = [pair.reserved_until for pair in self._links.get(link, {}).values() if pair.reserved_until]
+        return min(ends, default=None)
 
     # --- what the end of a task does ------------------------------------------------------------
 
     def release(self, type_name: str, now: float) -> set[Hashable]:
-        """A task's handler has returned: its slot is free.
+        """Free the slot of a task whose handler has returned.
 
         Returns:
-            Links that should look at `offers` now; whichever link the task came from may be among them.
+            The links that should ask for `offers` now. The link of the task can be one of them.
         """
         self.taken -= 1
         self._types[type_name].taken -= 1
@@ -236,7 +303,7 @@ class Slots:
             return set(self._links)
         return self._serve(now, None) if self._waiting else _NONE
 
-    # --- bookkeeping, under the lock ------------------------------------------------------------
+    # --- bookkeeping ----------------------------------------------------------------------------
 
     def _is_single(self) -> bool:
         return self._brokers == 1 and self._pairs == 1
@@ -246,74 +313,74 @@ class Slots:
         return free if task_type.limit is None else min(free, task_type.limit - task_type.taken)
 
     def _room(self, task_type: _TaskType) -> int:
-        room = self.capacity - self.taken - self._promised
+        room = self.capacity - self.taken - self._reserved
         if task_type.limit is None:
             return room
-        return min(room, task_type.limit - task_type.taken - task_type.promised)
+        return min(room, task_type.limit - task_type.taken - task_type.reserved)
 
-    def _promise(self, pair: _Pair, count: int) -> None:
-        self._promised += count
-        pair.task_type.promised += count
+    def _reserve(self, pair: _Pair, count: int) -> None:
+        self._reserved += count
+        pair.task_type.reserved += count
 
     def _set_open(self, pair: _Pair, count: int) -> None:
         count = max(0, count)
         difference = max(0, count - 1) - max(0, pair.open - 1)
         pair.open = count
         if difference:
-            self._promise(pair, difference)
+            self._reserve(pair, difference)
 
-    def _end_turn(self, pair: _Pair) -> None:
-        if pair.turn_until is not None:
-            pair.turn_until = None
-            self.turns -= 1
-            self._promise(pair, -1)
+    def _end_reservation(self, pair: _Pair) -> None:
+        if pair.reserved_until is not None:
+            pair.reserved_until = None
+            self.reservations -= 1
+            self._reserve(pair, -1)
 
-    def _replace(self, pair: _Pair, claim: _Claim) -> None:
-        """All offers of a pair are gone, and no acceptance took the last one."""
-        if pair.turn_until is not None:
+    def _requeue(self, pair: _Pair, reason: _WaitReason) -> None:
+        """Let a pair offer again that has no offer left, other than by an acceptance."""
+        if pair.reserved_until is not None:
             pair.may_offer = 1
         else:
-            self._wait(pair, claim)
+            self._enqueue(pair, reason)
 
-    def _wait(self, pair: _Pair, claim: _Claim) -> None:
-        if pair.claim is not None:
-            if claim is not _Claim.REFUSED or pair.claim is _Claim.REFUSED:
+    def _enqueue(self, pair: _Pair, reason: _WaitReason) -> None:
+        if pair.wait_reason is not None:
+            if reason is not _WaitReason.REFUSED or pair.wait_reason is _WaitReason.REFUSED:
                 return
             self._waiting.remove(pair)
-        pair.claim = claim
+        pair.wait_reason = reason
         pair.may_offer = 0
-        if claim is _Claim.REFUSED:
-            # Behind those that were refused before it, ahead of everybody else.
-            position = sum(1 for other in self._waiting if other.claim is _Claim.REFUSED)
+        if reason is _WaitReason.REFUSED:
+            # Behind the pairs that were refused before, ahead of all others.
+            position = sum(1 for other in self._waiting if other.wait_reason is _WaitReason.REFUSED)
             self._waiting.insert(position, pair)
         else:
             self._waiting.append(pair)
 
-    def _forget_wait(self, pair: _Pair) -> None:
-        if pair.claim is not None:
-            pair.claim = None
+    def _dequeue(self, pair: _Pair) -> None:
+        if pair.wait_reason is not None:
+            pair.wait_reason = None
             self._waiting.remove(pair)
 
     def _serve(self, now: float, asking: Hashable | None) -> set[Hashable]:
-        """Lets waiting pairs offer while there is room; which links other than `asking` that concerns."""
+        """Let waiting pairs offer while there is room. Return the links of these pairs, without `asking`."""
         if not self._waiting:
             return _NONE
         served: set[Hashable] = set()
         for pair in list(self._waiting):
-            if self.capacity - self.taken - self._promised <= 0:
+            if self.capacity - self.taken - self._reserved <= 0:
                 break
             room = self._room(pair.task_type)
             if room <= 0:
                 continue  # its type's own limit; others may still have room
             scarce = room < len(self._waiting)
             offers = 1
-            if pair.claim is _Claim.REFUSED or (scarce and pair.claim is _Claim.BUSY):
-                pair.turn_until = now + TURN
-                self.turns += 1
-                self._promise(pair, 1)
-            elif pair.claim is _Claim.BUSY:
+            if pair.wait_reason is _WaitReason.REFUSED or (scarce and pair.wait_reason is _WaitReason.BUSY):
+                pair.reserved_until = now + RESERVATION_TIME
+                self.reservations += 1
+                self._reserve(pair, 1)
+            elif pair.wait_reason is _WaitReason.BUSY:
                 offers = max(1, room // (2 * self._pairs))
-            self._forget_wait(pair)
+            self._dequeue(pair)
             pair.may_offer = offers if pair.open == 0 else 0
             if pair.link != asking:
                 served.add(pair.link)

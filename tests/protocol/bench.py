@@ -95,12 +95,13 @@ class Bench:
         offers: dict[str, int] = {}
         for task_type, _ in held.offers.values():
             offers[task_type] = offers.get(task_type, 0) + 1
-        counted = {name: pair.open for name, pair in slots._links.get(self.link, {}).items()}
+        pairs = slots.describe().pairs
+        counted = {name: pair.open for (link, name), pair in pairs.items() if link == self.link}
         assert {name: count for name, count in counted.items() if count} == offers
         if session.state is not State.CLOSING:  # which keeps them until the connection has ended
             is_offering = session.state is State.OFFERING and session.offers_wanted
             assert is_offering or not held.offers
-            assert is_offering is (self.link in slots._links)
+            assert is_offering is any(link == self.link for link, _ in pairs) or not self.types
         assert sum(len(result.payload or b"") for result in held.results) <= UNCONFIRMED_LIMIT
         counters = session.counters
         assert counters.accepted == (

@@ -17,7 +17,7 @@ from n8nrunner.protocol.offers import (
     REASON_FULL,
     Offers,
 )
-from n8nrunner.protocol.slots import TURN, Slots
+from n8nrunner.protocol.slots import RESERVATION_TIME, Slots
 
 NEVER = float("inf")
 NOW = 1000.0
@@ -143,9 +143,9 @@ class TestRenew:
         c.claim("c1", NOW)
         assert [a.claim("a1", NOW), b.claim("b1", NOW)] == [(None, REASON_FULL)] * 2
         assert slots.release("t", NOW) == {"a"}
-        assert a.next_deadline(None) == NOW + TURN
+        assert a.next_deadline(None) == NOW + RESERVATION_TIME
         assert a.renew(NOW, True, None) == ([offer("a2")], set())
-        assert a.renew(NOW + TURN, True, None) == ([], {"b"})
+        assert a.renew(NOW + RESERVATION_TIME, True, None) == ([], {"b"})
 
 
 class TestClaim:

@@ -55,7 +55,7 @@ from n8nrunner.protocol.session import (
     REASON_STOPPING,
     REASON_WINDOW,
 )
-from n8nrunner.protocol.slots import TURN, Slots
+from n8nrunner.protocol.slots import RESERVATION_TIME, Slots
 from n8nrunner.protocol.states import State
 from n8nrunner.protocol.tasks import SETTINGS_TIMEOUT, timeout_message
 from tests.protocol.bench import START, Bench, of, without
@@ -374,8 +374,8 @@ class TestOtherLinks:
             bench.do(m.TaskOfferAccept(bench.offers()[0], "x"))
         slots.release("t", a.now)
         assert a.do(SlotFreed()) == [m.TaskOffer("a3", "t", 10_000)]
-        assert a.session.next_deadline() == START + TURN
-        assert a.pass_time(TURN) == [WakeLinks(("b",))]
+        assert a.session.next_deadline() == START + RESERVATION_TIME
+        assert a.pass_time(RESERVATION_TIME) == [WakeLinks(("b",))]
 
     def test_a_link_does_not_wake_itself(self) -> None:
         a, b = self.two(2)
@@ -1146,8 +1146,8 @@ class TestCongestion:
         assert a.do(SlotFreed()) == []
         assert SendPayload(b"answer") in b.do(HandlerFinished(task_id, 1, b"answer", False))
         assert b.offers() == []
-        assert a.session.next_deadline() == START + TURN
-        assert without(PING, a.pass_time(TURN)) == [WakeLinks(("b",))]
+        assert a.session.next_deadline() == START + RESERVATION_TIME
+        assert without(PING, a.pass_time(RESERVATION_TIME)) == [WakeLinks(("b",))]
         assert without(PING, b.do(SlotFreed())) == [m.TaskOffer("b2", "t", 10_000)]
         assert b.accept()
         # The link sleeps until something happens, however long its message takes.

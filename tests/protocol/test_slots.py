@@ -1,4 +1,4 @@
-"""The slots, stepped by hand: one test for each rule of the module's own description."""
+"""The slots, one step at a time: a test for each rule of the module's docstring."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from n8nrunner.protocol.slots import TURN, Slots
+from n8nrunner.protocol.slots import RESERVATION_TIME, Slots
 
 A, B, C = "a", "b", "c"
 
 
 def offered(slots: Slots, link: Any, now: float = 0.0, ready: bool = True) -> dict[str, int]:
-    """What a link is to offer now, by task type."""
+    """Return what a link should offer now, by task type."""
     wanted, _ = slots.offers(link, now, ready)
     assert len(dict(wanted)) == len(wanted)
     assert all(count > 0 for _, count in wanted)
@@ -24,7 +24,7 @@ def woken(slots: Slots, link: Any, now: float = 0.0) -> set[Any]:
 
 
 def full(capacity: int, types: dict[str, int | None] | None = None, links: Any = (A, B)) -> Slots:
-    """Slots whose links have joined and offered, and whose slots are all taken by tasks of the first link."""
+    """Return slots that are all taken by tasks of the first link. All links have joined and offered."""
     slots = Slots(capacity, brokers=len(links))
     for link in links:
         slots.join(link, types or {"t": None}, 0.0)
@@ -36,7 +36,7 @@ def full(capacity: int, types: dict[str, int | None] | None = None, links: Any =
 
 
 def lapsing(link: Any) -> Slots:
-    """The one slot is taken, and `link` has a lapsed offer and the open one that took its place."""
+    """Return one taken slot. `link` has a lapsed offer and the open one that replaced it."""
     slots = Slots(1, brokers=3)
     for name in (A, B, C):
         slots.join(name, {"t": None}, 0.0)
@@ -63,7 +63,7 @@ class TestSinglePair:
         assert slots.take(A, "t", 0.0)
         assert offered(slots, A) == {}
         assert slots.take(A, "t", 0.0)
-        assert slots.release("t", 1.0) == {A}, "its link has to be told"
+        assert slots.release("t", 1.0) == {A}, "its link has to ask for offers"
         assert offered(slots, A, 1.0) == {"t": 1}
         assert slots.taken == 1
 
@@ -91,7 +91,7 @@ class TestSinglePair:
         slots.join(A, {"t": 9}, 0.0)
         assert offered(slots, A) == {"t": 2}
 
-    def test_void_offers_are_made_anew(self) -> None:
+    def test_void_offers_are_replaced(self) -> None:
         slots = Slots(3)
         slots.join(A, {"t": None}, 0.0)
         offered(slots, A)
@@ -99,13 +99,13 @@ class TestSinglePair:
         slots.void(A)
         assert offered(slots, A) == {"t": 2}
 
-    def test_a_lapsed_acceptance_takes_a_slot_that_is_promised_to_nobody(self) -> None:
+    def test_a_lapsed_acceptance_takes_only_a_slot_that_is_not_reserved(self) -> None:
         slots = Slots(2)
         slots.join(A, {"t": None}, 0.0)
         offered(slots, A)
         slots.lapse(A, "t", 2)
         assert offered(slots, A) == {"t": 2}
-        # The first open offer is no promise, the second one is.
+        # The second open offer has a reserved slot, the first one has none.
         assert slots.take(A, "t", 0.0, lapsed=True)
         assert not slots.take(A, "t", 0.0, lapsed=True)
         assert slots.take(A, "t", 0.0)
@@ -126,7 +126,7 @@ class TestSinglePair:
         slots.lapse(A, "t", 2)
         assert offered(slots, A) == {"t": 1}
 
-    def test_a_refused_pair_needs_no_turn(self) -> None:
+    def test_a_single_pair_needs_no_reservation(self) -> None:
         slots = Slots(1)
         slots.join(A, {"t": None}, 0.0)
         offered(slots, A)
@@ -137,15 +137,15 @@ class TestSinglePair:
         assert slots.release("t", 1.0) == {A}
         assert offered(slots, A, 1.0) == {"t": 1}
         assert slots.next_deadline(A) is None
-        assert slots.turns == 0
+        assert slots.reservations == 0
 
-    def test_a_link_that_is_not_ready_offers_nothing_and_holds_no_turn(self) -> None:
+    def test_a_link_that_is_not_ready_offers_nothing(self) -> None:
         slots = Slots(2)
         slots.join(A, {"t": None}, 0.0)
         assert offered(slots, A, ready=False) == {}
         assert offered(slots, A) == {"t": 2}
 
-    def test_it_leaves_and_joins_again(self) -> None:
+    def test_a_link_can_leave_and_join_again(self) -> None:
         slots = Slots(3)
         slots.join(A, {"t": None}, 0.0)
         offered(slots, A)
@@ -156,17 +156,17 @@ class TestSinglePair:
         slots.join(A, {"t": None}, 2.0)
         assert offered(slots, A, 2.0) == {"t": 2}
 
-    def test_with_a_second_type_it_is_single_no_more(self) -> None:
+    def test_a_second_type_ends_the_single_pair(self) -> None:
         slots = Slots(4)
         slots.join(A, {"t": None}, 0.0)
         assert offered(slots, A) == {"t": 4}
         slots.join(A, {"t": None, "u": None}, 0.0)
         assert offered(slots, A) == {"u": 1}
-        # Its offers beyond the first one still have their promised slots.
+        # Its offers beyond the first one still have their reserved slots.
         assert slots.take(A, "u", 0.0)
         assert [slots.take(A, "t", 0.0) for _ in range(4)] == [True, True, True, False]
 
-    def test_what_was_refused_while_it_was_single_counts_no_more(self) -> None:
+    def test_refusals_of_a_single_pair_are_forgotten(self) -> None:
         slots = Slots(1)
         slots.join(A, {"t": None}, 0.0)
         offered(slots, A)
@@ -179,12 +179,12 @@ class TestSinglePair:
         slots.join(A, {"t": None, "u": None}, 1.0)
         assert offered(slots, A, 1.0) == {"u": 1}
         assert slots.take(A, "t", 1.0)
-        # "t" waits as one whose offer was accepted, so the refused "u" is before it.
+        # "t" waits as a busy pair, so the refused "u" is before it.
         assert not slots.take(A, "u", 1.0)
         slots.release("t", 2.0)
         assert offered(slots, A, 2.0) == {"u": 1}
 
-    def test_with_a_second_type_while_all_slots_are_taken_it_waits_as_everybody_does(self) -> None:
+    def test_a_pair_that_was_single_waits_like_any_other(self) -> None:
         slots = Slots(1)
         slots.join(A, {"t": None}, 0.0)
         offered(slots, A)
@@ -205,15 +205,15 @@ class TestSinglePair:
 
 
 class TestSeveralPairs:
-    """While there is room, every pair has one open offer, of however few slots."""
+    """While there is room, every pair has one open offer, however few slots there are."""
 
-    def test_every_pair_of_one_link(self) -> None:
+    def test_every_pair_of_one_link_offers(self) -> None:
         slots = Slots(1)
         slots.join(A, {"t": None, "u": None, "v": None}, 0.0)
         assert offered(slots, A) == {"t": 1, "u": 1, "v": 1}
         assert offered(slots, A) == {}
 
-    def test_every_pair_of_several_links(self) -> None:
+    def test_every_pair_of_several_links_offers(self) -> None:
         slots = Slots(2, brokers=3)
         for link in (A, B, C):
             slots.join(link, {"t": None, "u": None}, 0.0)
@@ -243,7 +243,7 @@ class TestSeveralPairs:
         slots = full(1, links=(A, B))
         slots.lapse(B, "t", 1)
         assert offered(slots, B) == {}
-        # An offer that nobody accepted gives no claim to a slot, only to an offer: A alone waits for one.
+        # After an offer that was not accepted, B waits for an offer only: A alone waits for a slot.
         assert slots.release("t", 1.0) == {A}
         assert offered(slots, A, 1.0) == {"t": 1}
         assert slots.take(A, "t", 1.0)
@@ -265,11 +265,11 @@ class TestSeveralPairs:
         slots.join(A, {"t": None}, 0.0)
         assert slots.offers(A, 0.0) == ([("t", 1)], set())
 
-    def test_joining_names_those_who_can_offer_now(self) -> None:
+    def test_joining_names_the_links_that_can_offer_now(self) -> None:
         slots = Slots(1, brokers=2)
         assert slots.join(A, {"t": None}, 0.0) == set()
         assert slots.join(B, {"t": None}, 0.0) == set()
-        # The rooms of a limit that was raised.
+        # A higher limit makes room.
         slots = Slots(4, brokers=2)
         for link in (A, B):
             slots.join(link, {"t": 1}, 0.0)
@@ -281,7 +281,7 @@ class TestSeveralPairs:
         assert offered(slots, A) == {"t": 1}
 
 
-class TestPlenty:
+class TestPlentyOfRoom:
     """A pair whose offers were all accepted, while there is plenty of room, makes several at once."""
 
     def slots(self, capacity: int, limit: int | None = None) -> Slots:
@@ -295,21 +295,23 @@ class TestPlenty:
     @pytest.mark.parametrize(
         ("capacity", "limit", "count"), [(2, None, 1), (8, None, 1), (9, None, 2), (41, None, 10), (41, 9, 2)]
     )
-    def test_its_share_of_half_the_room(self, capacity: int, limit: int | None, count: int) -> None:
+    def test_a_busy_pair_offers_its_share_of_half_the_room(
+        self, capacity: int, limit: int | None, count: int
+    ) -> None:
         slots = self.slots(capacity, limit)
         assert offered(slots, A) == {"t": count}
         assert offered(slots, A) == {}
 
-    def test_all_but_the_first_have_promised_slots(self) -> None:
+    def test_offers_beyond_the_first_have_reserved_slots(self) -> None:
         slots = self.slots(41)
         assert offered(slots, A) == {"t": 10}
-        assert slots.turns == 0
-        for _ in range(31):  # 40 slots are free, 9 of them are promised
+        assert slots.reservations == 0
+        for _ in range(31):  # 40 slots are free, 9 of them are reserved
             assert slots.take(B, "t", 0.0, lapsed=True)
         assert not slots.take(B, "t", 0.0)
         assert [slots.take(A, "t", 0.0) for _ in range(10)] == [True] * 9 + [False]
 
-    def test_only_while_there_is_room_when_they_are_made(self) -> None:
+    def test_the_room_counts_when_offers_are_made(self) -> None:
         slots = self.slots(41)
         offered(slots, B)
         slots.offers(A, 0.0, ready=False)  # ten are granted
@@ -319,14 +321,14 @@ class TestPlenty:
         assert not slots.take(B, "t", 0.0)
         assert [slots.take(A, "t", 0.0) for _ in range(4)] == [True] * 3 + [False]
 
-    def test_the_first_one_is_made_even_if_there_is_no_room_any_more(self) -> None:
+    def test_the_first_offer_is_made_although_the_room_is_gone(self) -> None:
         slots = self.slots(41)
         slots.offers(A, 0.0, ready=False)
         for _ in range(40):
             assert slots.take(B, "t", 0.0, lapsed=True)
         assert offered(slots, A) == {"t": 1}
 
-    def test_a_new_pair_and_one_whose_offer_lapsed_make_one(self) -> None:
+    def test_a_new_or_idle_pair_makes_one_offer(self) -> None:
         slots = self.slots(41)
         slots.lapse(B, "t", 1)
         assert offered(slots, B) == {"t": 1}
@@ -334,7 +336,7 @@ class TestPlenty:
         slots.join(B, {"t": None}, 0.0)
         assert offered(slots, B) == {"t": 1}
 
-    def test_one_whose_offers_are_void_makes_as_many_as_before(self) -> None:
+    def test_void_offers_are_replaced_by_as_many(self) -> None:
         slots = self.slots(41)
         assert offered(slots, A) == {"t": 10}
         slots.void(A)
@@ -347,22 +349,22 @@ class TestPlenty:
 
 
 class TestRefusal:
-    """An acceptance that finds no room: its pair is promised the next slot."""
+    """An acceptance that finds no room: its pair gets the next slot as a reservation."""
 
-    def test_the_next_slot_is_promised_to_it(self) -> None:
+    def test_a_refused_pair_gets_the_next_slot(self) -> None:
         slots = full(1)
         assert not slots.take(B, "t", 0.0)
         assert offered(slots, B) == {}
-        # A has waited longer, but nobody has been sent away there.
+        # A has waited longer, but was not refused.
         assert slots.release("t", 5.0) == {B}
-        assert slots.next_deadline(B) == 5.0 + TURN
+        assert slots.next_deadline(B) == 5.0 + RESERVATION_TIME
         assert slots.next_deadline(A) is None
         assert offered(slots, B, 5.1) == {"t": 1}
         assert offered(slots, A, 5.1) == {}
         assert slots.take(B, "t", 5.2)
         assert slots.next_deadline(B) is None
 
-    def test_a_promised_slot_is_nobody_elses(self) -> None:
+    def test_no_other_pair_gets_a_reserved_slot(self) -> None:
         slots = full(2, links=(A, B, C))
         assert not slots.take(B, "t", 0.0)
         slots.release("t", 1.0)
@@ -371,22 +373,22 @@ class TestRefusal:
         assert slots.take(B, "t", 1.2)
         assert slots.taken == 2
 
-    def test_the_promise_lapses(self) -> None:
+    def test_a_reservation_lapses(self) -> None:
         slots = full(1, links=(A, B, C))
         assert not slots.take(B, "t", 0.0)
         slots.release("t", 1.0)
         assert offered(slots, B, 1.0) == {"t": 1}
         assert slots.take(C, "t", 1.5) is False
-        assert offered(slots, B, 1.0 + TURN - 0.001) == {}
-        assert slots.next_deadline(B) == 1.0 + TURN
-        assert woken(slots, B, 1.0 + TURN) == {C}
-        # Its offer stays, and whoever is next has a promise now.
+        assert offered(slots, B, 1.0 + RESERVATION_TIME - 0.001) == {}
+        assert slots.next_deadline(B) == 1.0 + RESERVATION_TIME
+        assert woken(slots, B, 1.0 + RESERVATION_TIME) == {C}
+        # Its offer stays, and the next pair has a reservation now.
         assert slots.next_deadline(B) is None
-        assert offered(slots, C, 1.0 + TURN) == {"t": 1}
-        assert not slots.take(B, "t", 1.0 + TURN)
-        assert slots.take(C, "t", 1.0 + TURN)
+        assert offered(slots, C, 1.0 + RESERVATION_TIME) == {"t": 1}
+        assert not slots.take(B, "t", 1.0 + RESERVATION_TIME)
+        assert slots.take(C, "t", 1.0 + RESERVATION_TIME)
 
-    def test_refused_pairs_are_served_in_their_order_and_before_all_others(self) -> None:
+    def test_refused_pairs_come_first_and_in_their_order(self) -> None:
         slots = full(1, links=(A, B, C))
         assert not slots.take(C, "t", 0.0)
         assert not slots.take(B, "t", 0.0)
@@ -398,9 +400,9 @@ class TestRefusal:
         assert slots.take(B, "t", 2.0)
         assert slots.release("t", 3.0) == {A}
 
-    def test_a_pair_that_is_refused_twice_keeps_its_place_and_has_two_turns(self) -> None:
+    def test_a_pair_that_is_refused_twice_gets_two_reservations(self) -> None:
         slots = lapsing(B)
-        # Both of its offers are accepted, the lapsed one and the one that took its place.
+        # Both of its offers are accepted, the lapsed one and its replacement.
         assert not slots.take(B, "t", 0.0, lapsed=True)
         assert not slots.take(C, "t", 0.0)
         assert not slots.take(B, "t", 0.0)
@@ -411,30 +413,30 @@ class TestRefusal:
         assert offered(slots, C, 2.0) == {"t": 1}
         assert slots.take(C, "t", 2.0)
         assert slots.release("t", 3.0) == {B}
-        assert slots.next_deadline(B) == 3.0 + TURN
+        assert slots.next_deadline(B) == 3.0 + RESERVATION_TIME
         assert offered(slots, B, 3.0) == {"t": 1}
         assert slots.take(B, "t", 3.0)
-        # Now it waits as everybody does.
+        # Now it waits like any other pair.
         assert slots.release("t", 4.0) == {A}
 
-    def test_a_turn_that_lapses_makes_good_for_all_refusals(self) -> None:
+    def test_a_lapsed_reservation_makes_up_for_all_refusals(self) -> None:
         slots = lapsing(B)
         assert not slots.take(B, "t", 0.0, lapsed=True)
         assert not slots.take(B, "t", 0.0)
         slots.release("t", 1.0)
         assert offered(slots, B, 1.0) == {"t": 1}
-        assert woken(slots, B, 1.0 + TURN) == {A}
-        # A waits alone, so nothing is kept for it.
-        assert slots.turns == 0
-        assert slots.take(B, "t", 1.0 + TURN)
+        assert woken(slots, B, 1.0 + RESERVATION_TIME) == {A}
+        # A waits alone, so no slot is reserved for it.
+        assert slots.reservations == 0
+        assert slots.take(B, "t", 1.0 + RESERVATION_TIME)
         slots.lapse(C, "t", 1)
         offered(slots, C)
-        assert offered(slots, A, 1.0 + TURN) == {"t": 1}
-        assert not slots.take(A, "t", 1.0 + TURN)
-        # B has nothing to be made good for any more.
+        assert offered(slots, A, 1.0 + RESERVATION_TIME) == {"t": 1}
+        assert not slots.take(A, "t", 1.0 + RESERVATION_TIME)
+        # No refusal of B is left to make up for.
         assert slots.release("t", 3.0) == {A}
 
-    def test_the_open_offer_of_a_refused_pair_becomes_the_promised_one(self) -> None:
+    def test_an_open_offer_of_a_refused_pair_gets_the_reserved_slot(self) -> None:
         slots = lapsing(B)
         assert not slots.take(B, "t", 0.0, lapsed=True)
         assert slots.release("t", 1.0) == {B}
@@ -448,14 +450,14 @@ class TestRefusal:
         assert not slots.take(C, "t", 0.0)
         assert slots.release("t", 1.0) == {B}
         assert slots.release("t", 1.0) == {C}
-        # The last one is for A, which waits alone: no need for a promise.
+        # The last one is for A, which waits alone: no need for a reservation.
         assert slots.release("t", 1.0) == {A}
         assert slots.next_deadline(A) is None
-        assert slots.turns == 2
+        assert slots.reservations == 2
         assert [offered(slots, link, 1.0) for link in (A, B, C)] == [{"t": 1}] * 3
         assert [slots.take(link, "t", 1.0) for link in (A, B, C)] == [True] * 3
 
-    def test_a_pair_that_waits_and_is_refused_goes_to_the_front(self) -> None:
+    def test_a_waiting_pair_that_is_refused_goes_to_the_front(self) -> None:
         slots = lapsing(C)
         assert slots.release("t", 1.0) == {A}
         assert offered(slots, A, 1.0) == {"t": 1}
@@ -464,9 +466,9 @@ class TestRefusal:
         slots.lapse(C, "t", 1)
         assert not slots.take(C, "t", 1.0, lapsed=True)
         assert slots.release("t", 2.0) == {C}
-        assert slots.next_deadline(C) == 2.0 + TURN
+        assert slots.next_deadline(C) == 2.0 + RESERVATION_TIME
 
-    def test_whoever_waits_keeps_its_place(self) -> None:
+    def test_a_waiting_pair_keeps_its_place(self) -> None:
         slots = full(1, links=(A, B, C))
         slots.void(B)
         slots.void(C)
@@ -477,17 +479,17 @@ class TestRefusal:
         assert slots.take(A, "t", 1.0)
         assert slots.release("t", 2.0) == {B}
 
-    def test_a_lapsed_acceptance_may_use_its_own_pairs_turn(self) -> None:
+    def test_a_lapsed_acceptance_uses_the_reservation_of_its_pair(self) -> None:
         slots = full(1)
         assert not slots.take(B, "t", 0.0)
         slots.release("t", 1.0)
         assert slots.take(B, "t", 1.0, lapsed=True)
-        assert slots.turns == 0
+        assert slots.reservations == 0
         assert offered(slots, B, 1.0) == {}
-        # B has had its turn: A is next.
+        # B has used its reservation: A is next.
         assert slots.release("t", 2.0) == {A}
 
-    def test_a_lapsed_acceptance_uses_the_turn_although_an_offer_is_open(self) -> None:
+    def test_a_lapsed_acceptance_uses_the_reservation_despite_an_open_offer(self) -> None:
         slots = full(1)
         assert not slots.take(B, "t", 0.0)
         slots.release("t", 1.0)
@@ -496,7 +498,7 @@ class TestRefusal:
         assert not slots.take(B, "t", 1.0)
         assert slots.release("t", 2.0) == {B}
 
-    def test_a_lapsed_acceptance_has_no_claim_to_anybody_elses_turn(self) -> None:
+    def test_a_lapsed_acceptance_does_not_use_the_reservation_of_another_pair(self) -> None:
         slots = full(1, links=(A, B, C))
         assert not slots.take(B, "t", 0.0)
         slots.release("t", 1.0)
@@ -504,11 +506,11 @@ class TestRefusal:
         assert slots.take(B, "t", 1.0, lapsed=True)
 
 
-class TestTurns:
-    """When slots are scarce they go round."""
+class TestReservations:
+    """When slots are scarce, freed ones go to the pairs in their order."""
 
     def busy(self, count: int, capacity: int = 1) -> tuple[Slots, list[str]]:
-        """All slots taken, and `count` pairs wait in order, because their offers were accepted."""
+        """Return slots that are all taken, and the `count` links that wait in this order as busy ones."""
         links = [f"link{number}" for number in range(count)]
         slots = Slots(count, brokers=count)
         for link in links:
@@ -518,74 +520,73 @@ class TestTurns:
             assert slots.take(link, "t", 0.0)
         slots.capacity = capacity
         for _ in range(count - capacity):
-            slots.taken -= 1
-            slots._types["t"].taken -= 1
+            assert slots.release("t", 0.0) == set()
         return slots, links
 
-    def test_a_freed_slot_is_promised_to_who_has_waited_longest(self) -> None:
+    def test_a_freed_slot_is_reserved_for_the_pair_that_has_waited_longest(self) -> None:
         slots, links = self.busy(3)
         order = []
         for step in range(9):
             (link,) = slots.release("t", float(step))
             order.append(link)
-            assert slots.next_deadline(link) == step + TURN
+            assert slots.next_deadline(link) == step + RESERVATION_TIME
             assert [offered(slots, other, float(step)) for other in links if other != link] == [{}, {}]
             assert offered(slots, link, float(step)) == {"t": 1}
             assert slots.take(link, "t", float(step))
         assert order == links * 3
 
-    def test_with_enough_room_for_all_nobody_needs_a_promise(self) -> None:
+    def test_no_slot_is_reserved_while_there_is_room_for_all(self) -> None:
         slots, links = self.busy(2, capacity=2)
         assert slots.release("t", 1.0) == {links[0]}
-        assert slots.turns == 1  # one slot for two
+        assert slots.reservations == 1  # one slot for two
         assert slots.release("t", 1.0) == {links[1]}
-        assert slots.turns == 1  # one for one
+        assert slots.reservations == 1  # one for one
         assert slots.next_deadline(links[1]) is None
 
-    def test_a_turn_that_nobody_uses_goes_on_to_the_next(self) -> None:
+    def test_an_unused_reservation_goes_to_the_next_pair(self) -> None:
         slots, links = self.busy(3)
         assert slots.release("t", 0.0) == {links[0]}
         assert offered(slots, links[0], 0.0) == {"t": 1}
-        assert slots.offers(links[0], TURN) == ([], {links[1]})
-        assert offered(slots, links[1], TURN) == {"t": 1}
-        assert slots.offers(links[1], 2 * TURN) == ([], {links[2]})
-        # The last one waits alone, so nothing is kept for it; now all of them have an open offer.
-        assert offered(slots, links[2], 2 * TURN) == {"t": 1}
-        assert slots.turns == 0
-        assert slots.take(links[0], "t", 2 * TURN)
-        assert not slots.take(links[1], "t", 2 * TURN)
+        assert slots.offers(links[0], RESERVATION_TIME) == ([], {links[1]})
+        assert offered(slots, links[1], RESERVATION_TIME) == {"t": 1}
+        assert slots.offers(links[1], 2 * RESERVATION_TIME) == ([], {links[2]})
+        # The last one waits alone, so no slot is reserved for it; now all of them have an open offer.
+        assert offered(slots, links[2], 2 * RESERVATION_TIME) == {"t": 1}
+        assert slots.reservations == 0
+        assert slots.take(links[0], "t", 2 * RESERVATION_TIME)
+        assert not slots.take(links[1], "t", 2 * RESERVATION_TIME)
 
-    def test_a_link_that_cannot_offer_lets_its_turn_lapse(self) -> None:
+    def test_the_reservation_of_a_link_that_cannot_offer_lapses(self) -> None:
         slots, links = self.busy(2)
         assert slots.release("t", 0.0) == {links[0]}
         assert slots.offers(links[0], 0.5, ready=False) == ([], set())
-        assert slots.next_deadline(links[0]) == TURN
-        assert slots.offers(links[0], TURN, ready=False) == ([], {links[1]})
+        assert slots.next_deadline(links[0]) == RESERVATION_TIME
+        assert slots.offers(links[0], RESERVATION_TIME, ready=False) == ([], {links[1]})
         assert slots.next_deadline(links[0]) is None
-        assert offered(slots, links[1], TURN) == {"t": 1}
-        assert slots.take(links[1], "t", TURN)
-        # It has been let to offer, and does so as soon as it can.
-        assert offered(slots, links[0], TURN) == {"t": 1}
+        assert offered(slots, links[1], RESERVATION_TIME) == {"t": 1}
+        assert slots.take(links[1], "t", RESERVATION_TIME)
+        # Its offer is granted, and it makes it as soon as it can.
+        assert offered(slots, links[0], RESERVATION_TIME) == {"t": 1}
 
-    def test_the_offer_of_a_turn_that_lapses_is_replaced_within_the_turn(self) -> None:
+    def test_a_lapsed_offer_is_replaced_within_the_reservation(self) -> None:
         slots = lapsing(B)
         assert not slots.take(B, "t", 0.0, lapsed=True)
         slots.release("t", 1.0)
         slots.lapse(B, "t", 1)
         assert offered(slots, B, 1.1) == {"t": 1}
-        assert slots.next_deadline(B) == 1.0 + TURN
+        assert slots.next_deadline(B) == 1.0 + RESERVATION_TIME
         assert slots.take(B, "t", 1.2)
 
-    def test_void_offers_of_a_turn_are_replaced_within_the_turn(self) -> None:
+    def test_void_offers_are_replaced_within_the_reservation(self) -> None:
         slots, links = self.busy(2)
         slots.release("t", 0.0)
         assert offered(slots, links[0]) == {"t": 1}
         slots.void(links[0])
-        assert slots.next_deadline(links[0]) == TURN
+        assert slots.next_deadline(links[0]) == RESERVATION_TIME
         slots.capacity = 20  # one, however much room there is
         assert offered(slots, links[0], 0.5) == {"t": 1}
 
-    def test_void_offers_without_a_turn_wait_as_if_they_had_been_accepted(self) -> None:
+    def test_pairs_with_void_offers_wait_as_busy_ones(self) -> None:
         slots = full(1, links=(A, B, C))
         slots.void(B)
         slots.void(C)
@@ -593,24 +594,24 @@ class TestTurns:
         assert offered(slots, A, 1.0) == {"t": 1}
         assert slots.take(A, "t", 1.0)
         assert slots.release("t", 2.0) == {B}
-        assert slots.next_deadline(B) == 2.0 + TURN
+        assert slots.next_deadline(B) == 2.0 + RESERVATION_TIME
         assert offered(slots, B, 2.0) == {"t": 1}
 
-    def test_a_lapsed_offer_waits_for_an_offer_and_holds_nobody_up(self) -> None:
+    def test_a_pair_with_a_lapsed_offer_delays_no_other(self) -> None:
         slots = full(1, links=(A, B, C))
         slots.lapse(B, "t", 1)
         slots.lapse(C, "t", 1)
-        # A freed slot: A's turn; the others are behind it.
+        # The freed slot is for A; the others are behind it.
         assert slots.release("t", 0.0) == {A}
         assert offered(slots, A) == {"t": 1}
         assert slots.take(A, "t", 0.0)
-        # Now they are ahead of A: both may offer, and the slot is still promised to A.
+        # Now they are ahead of A: both may offer, and A still gets the slot.
         assert slots.release("t", 1.0) == {A, B, C}
         assert slots.next_deadline(A) is None  # by now it waits alone
-        assert slots.turns == 0
+        assert slots.reservations == 0
 
-    def test_nobody_is_served_twice_while_somebody_waits(self) -> None:
-        """All pairs have work without end: in the long run they get the same."""
+    def test_busy_pairs_get_the_same_number_of_slots(self) -> None:
+        """All pairs have endless work."""
         for capacity in (1, 2, 5):
             served = self.served_with_endless_work(capacity, links=7, tasks=700)
             assert max(served.values()) <= 1.2 * min(served.values())
@@ -627,7 +628,7 @@ class TestTurns:
             now += 0.01
             for link in range(links):
                 open_offers += [link] * sum(offered(slots, link, now).values())
-            # A broker with work accepts whatever is offered at once, and the farther one a bit later.
+            # A broker with work accepts every offer at once, and a more distant one a bit later.
             for link in sorted(open_offers):
                 if slots.take(link, "t", now):
                     served[link] += 1
@@ -640,9 +641,9 @@ class TestTurns:
 
 
 class TestTypes:
-    """A limit of its own for a task type, over all links."""
+    """The limit of a task type, over all links."""
 
-    def test_it_holds_over_all_links(self) -> None:
+    def test_a_limit_counts_tasks_of_all_links(self) -> None:
         slots = Slots(5, brokers=2)
         for link in (A, B):
             slots.join(link, {"t": 1, "u": None}, 0.0)
@@ -650,7 +651,7 @@ class TestTypes:
         assert slots.take(A, "t", 0.0)
         assert offered(slots, A) == {}
         assert not slots.take(B, "t", 0.0)
-        # Other types are not concerned.
+        # Other types are not limited.
         assert slots.take(B, "u", 0.0)
         assert offered(slots, B) == {"u": 1}
         assert slots.release("u", 0.0) == set()
@@ -658,7 +659,7 @@ class TestTypes:
         assert offered(slots, B, 1.0) == {"t": 1}
         assert slots.take(B, "t", 1.0)
 
-    def test_who_waits_for_its_types_limit_holds_nobody_up(self) -> None:
+    def test_a_pair_at_the_limit_of_its_type_delays_no_other(self) -> None:
         slots = Slots(2, brokers=2)
         slots.join(A, {"t": 1}, 0.0)
         slots.join(B, {"t": 1, "u": None}, 0.0)
@@ -672,7 +673,7 @@ class TestTypes:
         assert slots.release("u", 1.0) == {B}
         assert offered(slots, B, 1.0) == {"u": 1}
 
-    def test_promises_count_against_the_limit(self) -> None:
+    def test_reserved_slots_count_towards_the_limit(self) -> None:
         slots = Slots(5, brokers=3)
         for link in (A, B, C):
             slots.join(link, {"t": 1}, 0.0)
@@ -684,7 +685,7 @@ class TestTypes:
         assert not slots.take(C, "t", 1.0)
         assert slots.take(B, "t", 1.0)
 
-    def test_limits_of_two_types_are_apart(self) -> None:
+    def test_each_type_has_its_own_limit(self) -> None:
         slots = Slots(9, brokers=2)
         slots.join(A, {"t": 1, "u": 2}, 0.0)
         offered(slots, A)
@@ -711,7 +712,7 @@ class TestTypes:
 
 
 class TestLeaving:
-    def test_its_promises_are_everybodys_again(self) -> None:
+    def test_a_reserved_slot_is_free_again(self) -> None:
         slots = full(1, links=(A, B, C))
         assert not slots.take(B, "t", 0.0)
         assert not slots.take(C, "t", 0.0)
@@ -721,13 +722,13 @@ class TestLeaving:
         assert slots.next_deadline(B) is None
         assert offered(slots, B, 1.0) == {}
 
-    def test_whoever_waits_is_forgotten(self) -> None:
+    def test_a_waiting_pair_is_removed(self) -> None:
         slots = full(1)
         assert not slots.take(B, "t", 0.0)
         assert slots.leave(B, 0.0) == set()
         assert slots.release("t", 1.0) == {A}
 
-    def test_many_promised_slots_come_back(self) -> None:
+    def test_all_reserved_slots_are_free_again(self) -> None:
         slots = Slots(5)
         slots.join(A, {"t": None}, 0.0)
         offered(slots, A)
@@ -735,14 +736,14 @@ class TestLeaving:
         slots.join(B, {"t": None}, 0.0)
         assert offered(slots, B) == {"t": 5}
 
-    def test_its_tasks_keep_their_slots(self) -> None:
+    def test_tasks_keep_their_slots(self) -> None:
         slots = full(2)
         slots.leave(A, 0.0)
         assert slots.taken == 2
         assert not slots.take(B, "t", 0.0)
         assert slots.release("t", 0.0) == {B}
 
-    def test_nothing_of_it_is_granted_later(self) -> None:
+    def test_no_later_acceptance_is_granted(self) -> None:
         slots = Slots(1)
         slots.join(A, {"t": None}, 0.0)
         offered(slots, A)
@@ -765,9 +766,9 @@ class TestLeaving:
 
 
 class TestIdle:
-    """Since when no task is held."""
+    """When the runner became idle."""
 
-    def test_from_the_first_joining_and_from_the_last_release(self) -> None:
+    def test_idle_since_the_first_join_or_the_last_release(self) -> None:
         slots = Slots(2)
         assert slots.idle_since is None
         slots.join(A, {"t": None}, 3.0)
@@ -784,7 +785,7 @@ class TestIdle:
         slots.release("t", 6.0)
         assert slots.idle_since == 6.0
 
-    def test_a_refused_acceptance_is_no_work(self) -> None:
+    def test_a_refused_acceptance_does_not_end_idleness(self) -> None:
         slots = full(1)
         assert not slots.take(B, "t", 1.0)
         slots.release("t", 2.0)

@@ -1,8 +1,7 @@
-"""The slots under any order of calls: what must hold whatever links, brokers and handlers do."""
+"""The slots under any order of steps of links, brokers and handlers."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Hashable
 from typing import Any
 
@@ -10,11 +9,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from n8nrunner.protocol.slots import TURN, Slots
+from n8nrunner.protocol.slots import RESERVATION_TIME, PairState, Slots
 
 LINKS = ("a", "b", "c")
 TYPES = ("t", "u", "v")
-#: Any of the things that exist, by number: taken modulo how many there are.
+#: The number of any existing thing, modulo how many there are.
 any_of = st.integers(0, 100)
 Pair = tuple[str, str]
 
@@ -37,9 +36,9 @@ class SlotsMachine(RuleBasedStateMachine):
         self.lapsed: list[tuple[float, Pair]] = []
         #: Task types of the tasks that hold a slot.
         self.tasks: list[str] = []
-        #: Links that have to look at `offers`: they were named, or something happened to them.
+        #: Links that have to ask for `offers`: they were named, or something happened to them.
         self.due: set[Hashable] = set()
-        #: For each waiting pair: how often others were let to offer since, and what bounds that.
+        #: For each waiting pair: how often other pairs could offer since, and the bound of that.
         self.overtaken: dict[Pair, int] = {}
         self.refusals = 0
         self.refusals_before: dict[Pair, int] = {}
@@ -58,50 +57,48 @@ class SlotsMachine(RuleBasedStateMachine):
             for link in self.links:
                 self.join(link, TYPES)
 
-    # --- what the tests know of the insides -----------------------------------------------------
+    # --- what the slots say ---------------------------------------------------------------------
 
-    def pair(self, pair: Pair) -> Any:
-        return self.slots._links[pair[0]][pair[1]]
+    def pair(self, pair: Pair) -> PairState:
+        return self.slots.describe().pairs[pair]
 
-    def pairs(self) -> dict[Pair, Any]:
-        return {
-            (str(link), name): pair
-            for link, pairs in self.slots._links.items()
-            for name, pair in pairs.items()
-        }
+    def pairs(self) -> dict[Any, PairState]:
+        return self.slots.describe().pairs
+
+    def waiting(self) -> list[Any]:
+        return self.slots.describe().waiting
 
     def room(self, name: str) -> int:
-        """Free slots that are promised to nobody, counted from the pairs."""
-        promised = [self.promised(pair) for pair in self.pairs().values()]
-        room = self.slots.capacity - len(self.tasks) - sum(promised)
+        """Free slots that are not reserved, counted from the pairs."""
+        reserved = [self.reserved(pair) for pair in self.pairs().values()]
+        room = self.slots.capacity - len(self.tasks) - sum(reserved)
         limit = self.limits[name]
         if limit is None:
             return room
-        of_type = sum(self.promised(pair) for key, pair in self.pairs().items() if key[1] == name)
+        of_type = sum(self.reserved(pair) for key, pair in self.pairs().items() if key[1] == name)
         return min(room, limit - self.tasks.count(name) - of_type)
 
     @staticmethod
-    def promised(pair: Any) -> int:
-        return max(0, pair.open - 1) + (pair.turn_until is not None)
+    def reserved(pair: PairState) -> int:
+        return max(0, pair.open - 1) + (pair.reserved_until is not None)
 
     def is_single(self) -> bool:
         return len(self.links) == 1 and len(self.pairs()) == 1
 
     def noting(self, before: list[Any]) -> None:
-        """Compares who waited before a call and who waits after it."""
-        after = list(self.slots._waiting)
-        served = [pair for pair in before if pair not in after and pair in self.pairs().values()]
+        """Compare the pairs that waited before a step with those that wait after it."""
+        after, pairs, types = self.waiting(), self.pairs(), self.slots.describe().types
+        served = [pair for pair in before if pair not in after and pair in pairs]
         for position, pair in enumerate(before):
             if pair not in after:
                 continue
             for other in served:
                 if before.index(other) > position:
-                    limit = pair.task_type.limit
-                    assert limit is not None, "somebody who came later was served first"
-                    assert limit - pair.task_type.taken - pair.task_type.promised <= 0
+                    limit, taken, reserved = types[pair[1]]
+                    assert limit is not None, "a pair that came later was served first"
+                    assert limit - taken - reserved <= 0
                 else:
-                    key = (pair.link, pair.task_type.name)
-                    self.overtaken[key] = self.overtaken.get(key, 0) + 1
+                    self.overtaken[pair] = self.overtaken.get(pair, 0) + 1
 
     # --- what can happen ------------------------------------------------------------------------
 
@@ -109,7 +106,7 @@ class SlotsMachine(RuleBasedStateMachine):
     def join(self, link: str, types: Any) -> None:
         if link not in self.links:
             return
-        waiting = list(self.slots._waiting)
+        waiting = self.waiting()
         # A link never has fewer types than before.
         names = [
             name for name in TYPES if name in self.limits and (name in types or (link, name) in self.open)
@@ -127,7 +124,7 @@ class SlotsMachine(RuleBasedStateMachine):
         link = pick({pair[0] for pair in self.open}, number)
         if link is None:
             return
-        waiting = list(self.slots._waiting)
+        waiting = self.waiting()
         self.due |= self.slots.leave(link, self.now)
         self.due.discard(link)
         self.open = {pair: count for pair, count in self.open.items() if pair[0] != link}
@@ -143,8 +140,8 @@ class SlotsMachine(RuleBasedStateMachine):
         self.look(pick(self.links, number), False)
 
     def look(self, link: str, ready: bool) -> None:
-        before = {pair: self.pair(pair).turn_until for pair in self.open if pair[0] == link}
-        waiting = list(self.slots._waiting)
+        before = {pair: self.pair(pair).reserved_until for pair in self.open if pair[0] == link}
+        waiting = self.waiting()
         wanted, others = self.slots.offers(link, self.now, ready)
         assert ready or not wanted
         for name, count in wanted:
@@ -157,7 +154,9 @@ class SlotsMachine(RuleBasedStateMachine):
             self.due.discard(link)
         for pair, until in before.items():
             if until is not None and until <= self.now:
-                assert self.pair(pair).turn_until in (None, self.now + TURN), "a turn goes on after its end"
+                assert self.pair(pair).reserved_until in (None, self.now + RESERVATION_TIME), (
+                    "a reservation goes on after its end"
+                )
         self.noting(waiting)
         if ready and self.is_single():
             ((link, name),) = self.open
@@ -184,24 +183,27 @@ class SlotsMachine(RuleBasedStateMachine):
     def take(self, pair: Pair, lapsed: bool) -> None:
         link, name = pair
         inside = self.pair(pair)
-        has_turn = inside.turn_until is not None
-        is_promised = has_turn or (inside.open > 1 and not lapsed)
+        has_reservation = inside.reserved_until is not None
+        is_reserved = has_reservation or (inside.open > 1 and not lapsed)
         room = self.room(name)
         was_refused = inside.refused
         granted = self.slots.take(link, name, self.now, lapsed)
-        assert granted is (is_promised or room > 0)
+        assert granted is (is_reserved or room > 0)
         self.due.add(link)
+        inside = self.pair(pair)
         if granted:
             self.tasks.append(name)
             assert self.slots.idle_since is None
-            assert inside.turn_until is None, "a promise is used by the next acceptance"
-            assert inside.refused == was_refused - (has_turn and was_refused > 0)
+            assert inside.reserved_until is None, "a reservation is used by the next acceptance"
+            assert inside.refused == was_refused - (has_reservation and was_refused > 0)
         else:
             self.refusals += 1
-            assert inside.claim is not None
-            assert inside.claim.name == "REFUSED"
-            ahead = list(self.slots._waiting)[: self.slots._waiting.index(inside)]
-            assert all(other.claim.name == "REFUSED" for other in ahead), "refused, and others are ahead"
+            assert inside.wait_reason == "REFUSED"
+            waiting = self.waiting()
+            ahead = waiting[: waiting.index(pair)]
+            assert all(self.pair(other).wait_reason == "REFUSED" for other in ahead), (
+                "refused, and others are ahead"
+            )
 
     @rule(number=any_of, count=st.integers(1, 3))
     def lapse(self, number: int, count: int) -> None:
@@ -225,7 +227,7 @@ class SlotsMachine(RuleBasedStateMachine):
     @rule(number=any_of)
     def release(self, number: int) -> None:
         if self.tasks:
-            waiting = list(self.slots._waiting)
+            waiting = self.waiting()
             name = self.tasks.pop(number % len(self.tasks))
             named = self.slots.release(name, self.now)
             self.due |= named
@@ -234,9 +236,9 @@ class SlotsMachine(RuleBasedStateMachine):
             self.noting(waiting)
             assert (self.slots.idle_since == self.now) is (not self.tasks)
 
-    @rule(seconds=st.sampled_from([0.01, 0.4, TURN, 5.0]))
+    @rule(seconds=st.sampled_from([0.01, 0.4, RESERVATION_TIME, 5.0]))
     def pass_time(self, seconds: float) -> None:
-        """Each link looks when its promises lapse, as `next_deadline` says."""
+        """Each link looks when its reservations lapse, as `next_deadline` says."""
         end = self.now + seconds
         while True:
             deadlines = [
@@ -260,43 +262,41 @@ class SlotsMachine(RuleBasedStateMachine):
     def nothing_is_taken_beyond_its_limit(self) -> None:
         slots = self.slots
         assert slots.taken == len(self.tasks) <= slots.capacity
-        for name, task_type in slots._types.items():
-            assert task_type.taken == self.tasks.count(name)
-            assert task_type.limit is None or task_type.taken <= task_type.limit
+        for name, (limit, taken, _) in slots.describe().types.items():
+            assert taken == self.tasks.count(name)
+            assert limit is None or taken <= limit
 
     @invariant()
     def the_books_agree(self) -> None:
         slots, pairs = self.slots, self.pairs()
         assert {pair: inside.open for pair, inside in pairs.items()} == self.open
-        promised = sum(self.promised(pair) for pair in pairs.values())
-        assert slots._promised == promised
-        assert promised <= slots.capacity - slots.taken, "more is promised than is free"
-        assert slots.turns == sum(pair.turn_until is not None for pair in pairs.values())
-        for name, task_type in slots._types.items():
-            of_type = sum(self.promised(pair) for key, pair in pairs.items() if key[1] == name)
-            assert task_type.promised == of_type
-            assert task_type.limit is None or of_type <= task_type.limit - task_type.taken
+        reserved = sum(self.reserved(pair) for pair in pairs.values())
+        assert slots.describe().reserved == reserved
+        assert reserved <= slots.capacity - slots.taken, "more slots are reserved than are free"
+        assert slots.reservations == sum(pair.reserved_until is not None for pair in pairs.values())
+        for name, (limit, taken, reserved) in slots.describe().types.items():
+            assert reserved == sum(self.reserved(pair) for key, pair in pairs.items() if key[1] == name)
+            assert limit is None or reserved <= limit - taken
         for link in LINKS:
-            turns = [p.turn_until for k, p in pairs.items() if k[0] == link and p.turn_until is not None]
-            assert slots.next_deadline(link) == min(turns, default=None)
+            ends = [pair.reserved_until for (name, _), pair in pairs.items() if name == link]
+            assert slots.next_deadline(link) == min((end for end in ends if end is not None), default=None)
 
     @invariant()
     def every_pair_is_somewhere(self) -> None:
-        waiting: deque[Any] = self.slots._waiting
-        pairs = self.pairs()
-        assert len(set(map(id, waiting))) == len(waiting)
-        assert set(map(id, waiting)) == {id(pair) for pair in pairs.values() if pair.claim is not None}
-        claims = [pair.claim.name for pair in waiting]
-        assert claims == sorted(claims, key=lambda claim: claim != "REFUSED"), "refused pairs come first"
+        waiting, pairs = self.waiting(), self.pairs()
+        assert len(set(waiting)) == len(waiting)
+        assert set(waiting) == {key for key, pair in pairs.items() if pair.wait_reason is not None}
+        reasons = [pairs[key].wait_reason for key in waiting]
+        assert reasons == sorted(reasons, key=lambda reason: reason != "REFUSED"), "refused pairs come first"
         for pair in pairs.values():
-            assert pair.open or pair.claim or pair.may_offer or self.is_single(), "a pair was forgotten"
-            assert not (pair.claim and pair.turn_until), "a pair waits although it is its turn"
-            assert not (pair.may_offer and (pair.open or pair.claim)), "a pair would offer twice"
-            assert pair.turn_until is None or pair.open or pair.may_offer, "a turn without an offer"
+            assert pair.open or pair.wait_reason or pair.may_offer or self.is_single(), "a pair was forgotten"
+            assert not (pair.wait_reason and pair.reserved_until), "a pair waits despite its reservation"
+            assert not (pair.may_offer and (pair.open or pair.wait_reason)), "a pair would offer twice"
+            assert pair.reserved_until is None or pair.open or pair.may_offer, "a reservation has no offer"
 
     @invariant()
-    def nobody_starves(self) -> None:
-        waiting = {(pair.link, pair.task_type.name) for pair in self.slots._waiting}
+    def no_pair_starves(self) -> None:
+        waiting = self.waiting()
         for pair in list(self.overtaken):
             if pair not in waiting:
                 del self.overtaken[pair]
@@ -307,7 +307,7 @@ class SlotsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.open)
     @rule()
     def settle(self) -> None:
-        """Everybody who was named looks: now every pair has an open offer, if there is room."""
+        """Every link that was named looks: now every pair has an open offer, if there is room."""
         while self.due:
             self.look(str(self.due.pop()), True)
         for pair, count in self.open.items():
@@ -315,15 +315,15 @@ class SlotsMachine(RuleBasedStateMachine):
                 assert count > 0, f"{pair} has no open offer, and there is room"
 
     def teardown(self) -> None:
-        """When all tasks have ended and all turns have lapsed, everybody offers."""
+        """When all tasks have ended and all reservations have lapsed, every pair offers."""
         while self.tasks:
             self.release(0)
         if self.open:
             self.settle()
             for _ in range(len(self.open) + 1):
-                self.pass_time(TURN)
+                self.pass_time(RESERVATION_TIME)
                 self.settle()
-            assert self.slots.turns == 0 or len(self.open) > 0
+            assert self.slots.reservations == 0 or len(self.open) > 0
             assert all(count > 0 for count in self.open.values())
 
 

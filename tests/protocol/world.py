@@ -687,10 +687,12 @@ class World:
                     self.is_calm or link.broker.profile == "2.40"
                 ):
                     waiting = link.broker.waiting_types()
+                slots = runner.slots.describe()
+                room = runner.capacity - runner.slots.taken - slots.reserved
                 for name in runner.types:
-                    pair = runner.slots._links[link.index][name]
-                    if runner.slots._room(pair.task_type) > 0:
-                        assert pair.open >= 1, "no open offer, and there is room"
+                    limit, taken, reserved = slots.types[name]
+                    if room > 0 and (limit is None or limit > taken + reserved):
+                        assert slots.pairs[link.index, name].open >= 1, "no open offer, and there is room"
                         assert name in at_broker, "the broker has no offer, and there is room"
                         assert name not in waiting, "somebody waits, and there is room"
 
@@ -719,9 +721,10 @@ class World:
         self.pass_time(DELAY)
         for runner in self.runners:
             assert runner.slots.taken == 0
-            assert runner.slots._promised == 0
-            assert runner.slots.turns == 0
-            assert not runner.slots._waiting
+            assert runner.slots.reservations == 0
+            slots = runner.slots.describe()
+            assert slots.reserved == 0
+            assert not slots.waiting
         for handler in self.handlers:
             self.check_account(handler)
         for call in self.calls:
