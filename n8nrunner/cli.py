@@ -399,14 +399,14 @@ def find_runner(target: str) -> Runner:
         found = getattr(module, attribute)
         if not isinstance(found, Runner):
             raise _Usage(f"{target!r}: expected a Runner, got {type(found).__name__}")
-        found.use_name(module_name.rpartition(".")[2])
+        found._use_name(module_name.rpartition(".")[2])
         return found
     runners = {id(value): (name, value) for name, value in vars(module).items() if isinstance(value, Runner)}
     if len(runners) != 1:
         names = ", ".join(name for name, _ in runners.values()) or "none"
         raise _Usage(f"{module_name!r}: expected one Runner, found {names}; say which: {module_name}:NAME")
     ((_, runner),) = runners.values()
-    runner.use_name(module_name.rpartition(".")[2])
+    runner._use_name(module_name.rpartition(".")[2])
     return runner
 
 

@@ -1,6 +1,7 @@
-"""All settings of a runner: from arguments, or from the environment variables that n8n's own runners read.
+"""The settings of a runner, from arguments or from the environment variables that n8n's own runners read.
 
-Every mistake is reported, all of them in one `ConfigurationError`.
+One `ConfigurationError` reports all mistakes. `RunnerConfig` has everything about a setting in one place: its
+type, default, variable and valid values.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from urllib.parse import urlsplit, urlunsplit
 
 from n8nrunner.errors import ConfigurationError
 
-#: Where n8n's broker listens unless told otherwise.
+#: The address on which n8n's broker listens by default.
 DEFAULT_BROKER = "http://127.0.0.1:5679"
-#: The path below which n8n serves runners unless told otherwise.
+#: The path below which n8n serves runners by default.
 DEFAULT_PATH = "/runners"
-#: A runner's name unless it is told one.
+#: The name of a runner by default.
 DEFAULT_NAME = "n8nrunner"
-#: The largest message that n8n takes unless told otherwise, in bytes.
+#: The size of the largest message that n8n accepts by default, in bytes.
 DEFAULT_MAX_PAYLOAD = 1024**3
 
 _SMALLEST_PAYLOAD = 1024
-#: Python waits no longer than this on every system; it is a month and a half.
-_MOST_SECONDS = 4_000_000.0
+#: The longest time that Python can wait on every system, in seconds; a month and a half.
+_LONGEST = 4_000_000.0
 _NAME = re.compile(r"[A-Za-z0-9_ -]{1,64}")
 _HOST = re.compile(r"[A-Za-z0-9_.-]{1,253}")
 
@@ -35,13 +36,13 @@ _HOST = re.compile(r"[A-Za-z0-9_.-]{1,253}")
 class BrokerUrl(NamedTuple):
     """The addresses of one broker."""
 
-    #: As it is shown: without user name, password and query.
+    #: The address for people: without user name, password and query.
     base: str
-    #: ``POST`` here for a grant token.
+    #: The address that answers a ``POST`` with a grant token.
     auth: str
-    #: The WebSocket.
+    #: The address of the WebSocket.
     socket: str
-    #: Answers 200 when n8n is up; never below the path.
+    #: The address that answers 200 when n8n is up. It is never below the path.
     health: str
     host: str
     port: int
@@ -49,10 +50,10 @@ class BrokerUrl(NamedTuple):
 
 
 def parse_broker(url: str) -> BrokerUrl:
-    """Reads a broker's URL; a path in it replaces ``/runners``.
+    """Parse a broker's URL. A path in it replaces ``/runners``.
 
     Raises:
-        ValueError: it is not the URL of a broker; the message says why.
+        ValueError: it is not the URL of a broker. The message says why.
     """
     text = url.strip()
     if not text.isascii() or not text.isprintable() or " " in text:
@@ -93,7 +94,7 @@ def parse_broker(url: str) -> BrokerUrl:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine itself."""
+    """Return whether a host name or address means this machine."""
     if host == "localhost":
         return True
     try:
@@ -102,50 +103,167 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-@dataclass(frozen=True)
-class RunnerConfig:
-    """The settings of a runner, checked when it is built.
-
-    The environment variable of each is in `VARIABLES`. Seconds and bytes everywhere.
+class _Setting(NamedTuple):
+    """The properties of a setting besides its type and its default.
 
     Attributes:
-        broker: the brokers' URLs.
-        auth_token: the secret shared with n8n.
-        auth_token_file: a file that holds it, read again for every attempt to connect. A relative path is
-            made absolute when the settings are built.
-        grant_token: a one-shot grant from a launcher; the secret, if there is one, serves for reconnecting.
-        runner_id: the id towards n8n; None for a fresh one per connection.
-        name: shown in n8n's log.
-        capacity: how many tasks may run at once.
-        task_timeout: seconds that a task may take.
-        max_payload: bytes that a message may have, in both directions.
-        graceful_shutdown_timeout: seconds that running tasks get when the runner stops.
-        auto_shutdown_timeout: seconds without a task after which the runner stops; 0 for never.
-        health_check_enabled: whether a health check server runs.
-        health_check_host: the address on which it listens.
-        health_check_port: the port on which it listens; 0 for any free one.
-        health_check_allowed_hosts: names in the Host header to which its ``/status`` answers, besides this
-            machine's addresses.
+        variable: its environment variable. The variable with ``_FILE`` appended names a file with its value.
+        parse: makes the value of a variable's text, or raises ValueError.
+        is_valid: returns whether the setting may have a value.
+        expected: the valid values, for an error.
+    """
+
+    variable: str
+    parse: Callable[[str], Any]
+    is_valid: Callable[[Any], bool]
+    expected: str
+
+
+def _setting(
+    variable: str, expected: str, is_valid: Callable[[Any], bool], parse: Callable[[str], Any] = str
+) -> dict[str, _Setting]:
+    return {"setting": _Setting(variable, parse, is_valid, expected)}
+
+
+def _integer(variable: str, least: int, most: float = math.inf) -> dict[str, _Setting]:
+    def is_valid(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+    return _setting(variable, f"an integer, {_range(least, most)}", is_valid, _parse_integer)
+
+
+def _seconds(variable: str, least: float) -> dict[str, _Setting]:
+    def is_valid(value: Any) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= _LONGEST
+
+    return _setting(variable, f"a number of seconds, {_range(least, _LONGEST)}", is_valid, _parse_seconds)
+
+
+def _range(least: float, most: float) -> str:
+    return f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
+
+
+def _secret(variable: str) -> dict[str, _Setting]:
+    return _setting(variable, "a non-empty string", _is_filled)
+
+
+def _is_filled(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _parse_list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _parse_integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("expected an integer") from None
+
+
+def _parse_seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("expected a number of seconds") from None
+
+
+def _parse_boolean(text: str) -> bool:
+    value = {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
+    if value is None:
+        raise ValueError("expected true, 1, false or 0")
+    return value
+
+
+@dataclass(frozen=True)
+class RunnerConfig:
+    """The settings of a runner, checked when the object is built.
+
+    `Runner` has a parameter for each attribute. Times are in seconds, sizes in bytes.
 
     Raises:
         ConfigurationError: with all mistakes. A missing token is an error only when the runner starts.
     """
 
-    broker: tuple[str, ...] = (DEFAULT_BROKER,)
-    auth_token: str | None = field(default=None, repr=False)
+    #: The brokers' URLs.
+    broker: tuple[str, ...] = field(
+        default=(DEFAULT_BROKER,),
+        # `_check_brokers` checks them, because an error must not show a password.
+        metadata=_setting("N8N_RUNNERS_TASK_BROKER_URI", "URLs", lambda value: True, _parse_list),
+    )
+    #: The secret shared with n8n.
+    auth_token: str | None = field(default=None, repr=False, metadata=_secret("N8N_RUNNERS_AUTH_TOKEN"))
+    #: A file that holds the secret, read again for every attempt to connect. A relative path is made absolute
+    #: when the settings are built.
     auth_token_file: str | None = None
-    grant_token: str | None = field(default=None, repr=False)
-    runner_id: str | None = None
-    name: str = DEFAULT_NAME
-    capacity: int = 5
-    task_timeout: float = 300.0
-    max_payload: int = DEFAULT_MAX_PAYLOAD
-    graceful_shutdown_timeout: float = 10.0
-    auto_shutdown_timeout: float = 0.0
-    health_check_enabled: bool = False
-    health_check_host: str = "127.0.0.1"
-    health_check_port: int = 5681
-    health_check_allowed_hosts: tuple[str, ...] = ()
+    #: A one-shot grant from a launcher. The secret, if there is one, serves for reconnecting.
+    grant_token: str | None = field(default=None, repr=False, metadata=_secret("N8N_RUNNERS_GRANT_TOKEN"))
+    #: The id that n8n sees; None for a new one for every connection.
+    runner_id: str | None = field(
+        default=None,
+        metadata=_setting(
+            "N8N_RUNNERS_ID", "a non-empty string", lambda value: value is None or _is_filled(value)
+        ),
+    )
+    #: The name that n8n's log shows.
+    name: str = field(
+        default=DEFAULT_NAME,
+        metadata=_setting(
+            "N8NRUNNER_NAME",
+            "1 to 64 letters, digits, spaces, '_' or '-'",
+            lambda value: isinstance(value, str) and bool(_NAME.fullmatch(value)),
+        ),
+    )
+    #: How many tasks may run at once.
+    capacity: int = field(default=5, metadata=_integer("N8N_RUNNERS_MAX_CONCURRENCY", 1, 100_000))
+    #: Seconds that a task may take.
+    task_timeout: float = field(default=300.0, metadata=_seconds("N8N_RUNNERS_TASK_TIMEOUT", 0.001))
+    #: Bytes that a message may have, in both directions.
+    max_payload: int = field(
+        default=DEFAULT_MAX_PAYLOAD, metadata=_integer("N8N_RUNNERS_MAX_PAYLOAD", _SMALLEST_PAYLOAD)
+    )
+    #: Seconds that running tasks get when the runner stops.
+    graceful_shutdown_timeout: float = field(
+        default=10.0, metadata=_seconds("N8N_RUNNERS_GRACEFUL_SHUTDOWN_TIMEOUT", 0)
+    )
+    #: Seconds without a task after which the runner stops; 0 for never.
+    auto_shutdown_timeout: float = field(
+        default=0.0, metadata=_seconds("N8N_RUNNERS_AUTO_SHUTDOWN_TIMEOUT", 0)
+    )
+    #: Whether a health check server runs.
+    health_check_enabled: bool = field(
+        default=False,
+        metadata=_setting(
+            "N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED",
+            "True or False",
+            lambda value: isinstance(value, bool),
+            _parse_boolean,
+        ),
+    )
+    #: The address on which the health check server listens.
+    health_check_host: str = field(
+        default="127.0.0.1",
+        metadata=_setting(
+            "N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST",
+            "a host name or address",
+            lambda value: isinstance(value, str) and bool(value),
+        ),
+    )
+    #: The port on which the health check server listens; 0 for any free one.
+    health_check_port: int = field(
+        default=5681, metadata=_integer("N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT", 0, 65535)
+    )
+    #: Names in the Host header to which ``/status`` answers, besides this machine's addresses.
+    health_check_allowed_hosts: tuple[str, ...] = field(
+        default=(),
+        metadata=_setting(
+            "N8NRUNNER_HEALTH_CHECK_ALLOWED_HOSTS",
+            "host names without a port, such as ['runner.example']",
+            lambda value: isinstance(value, tuple) and all(map(_is_host, value)),
+            _parse_list,
+        ),
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_directory", _current_directory())
@@ -159,15 +277,23 @@ class RunnerConfig:
         hosts: Any = self.health_check_allowed_hosts
         if isinstance(hosts, (list, set, frozenset)):
             object.__setattr__(self, "health_check_allowed_hosts", tuple(hosts))
-        problems = self._problems()
+        problems: list[str] = []
+        for name, setting in _SETTINGS.items():
+            value = getattr(self, name)
+            is_secret = name in _SECRETS
+            if not setting.is_valid(value) and not (is_secret and value is None):
+                shown = "" if is_secret else f", got {value!r}"
+                problems.append(f"{name}: expected {setting.expected}{shown} ({setting.variable})")
+        self._check_brokers(problems)
+        self._check_tokens(problems)
         if problems:
             raise ConfigurationError([*problems, *self.missing()])
 
     def missing(self) -> list[str]:
-        """What a runner cannot start without: the problems, none if there is a token.
+        """Return the problems that keep a runner with these settings from starting; none if there is a token.
 
-        Settings without one are no error before that, because a program that has a runner in it is also
-        imported where there is no n8n, as by its tests or for a migration of its database.
+        They are not an error before the start, because a program with a runner in it is also imported where
+        there is no n8n, such as by its tests or for a migration of its database.
         """
         if any(token is not None for token in (self.auth_token, self.auth_token_file, self.grant_token)):
             return []
@@ -178,7 +304,7 @@ class RunnerConfig:
 
     @property
     def directory(self) -> str:
-        """The folder in which relative paths begin: the current one when the settings were built."""
+        """The folder to which paths are relative: the current one when the settings were built."""
         directory: str = self.__dict__["_directory"]
         return directory
 
@@ -189,11 +315,11 @@ class RunnerConfig:
 
     @property
     def is_one_shot(self) -> bool:
-        """Whether there is a grant token only, which is good for one connection."""
+        """Whether there is only a grant token, which serves for one connection."""
         return self.grant_token is not None and self.auth_token is None and self.auth_token_file is None
 
     def read_auth_token(self) -> str | None:
-        """The shared secret as it is now: a file is read again each time.
+        """Return the shared secret. A file is read again each time.
 
         Raises:
             ConfigurationError: the file cannot be read or is empty.
@@ -210,24 +336,25 @@ class RunnerConfig:
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None, **given: Any) -> RunnerConfig:
-        """Settings from environment variables, over which the arguments win.
+        """Return the settings from arguments and environment variables. Arguments take precedence.
 
         Args:
             environment: the variables; None for those of the process.
-            given: fields by name; None means not given.
+            **given: attributes by name; None for the value of the variable, or else the default.
 
         Raises:
-            ConfigurationError: with everything that is wrong, in variables and arguments.
+            ConfigurationError: with all mistakes in variables and arguments.
         """
         environment = os.environ if environment is None else environment
         problems: list[str] = []
-        #: Fields whose value is the text of a file, which may be the wrong file and hold a secret.
+        # The variables of settings whose value comes from a file. It may be the wrong file and hold a secret.
         from_files: dict[str, str] = {}
         values: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         unknown = set(values) - {item.name for item in fields(cls)}
         if unknown:
             raise TypeError(f"RunnerConfig has no field {', '.join(sorted(unknown))}")
-        for name, (variable, parse) in VARIABLES.items():
+        for name, setting in _SETTINGS.items():
+            variable = setting.variable
             if name in values or (name == "auth_token" and "auth_token_file" in values):
                 continue
             text = _plain(environment.get(variable, ""))
@@ -247,12 +374,12 @@ class RunnerConfig:
             if not text:
                 continue
             try:
-                values[name] = parse(text)
+                values[name] = setting.parse(text)
             except ValueError as error:
                 if name in from_files:
                     shown = f", got the text of {path!r}"
                 else:
-                    shown = "" if name in ("auth_token", "grant_token") else f", got {text!r}"
+                    shown = "" if name in _SECRETS else f", got {text!r}"
                 problems.append(f"{source}: {error}{shown}")
         try:
             config = cls(**values)
@@ -264,41 +391,6 @@ class RunnerConfig:
         return config
 
     # --- checks ---------------------------------------------------------------------------------
-
-    def _problems(self) -> list[str]:
-        problems: list[str] = []
-        self._check_brokers(problems)
-        self._check_tokens(problems)
-        self._check_number(problems, "capacity", int, 1, 100_000)
-        self._check_number(problems, "task_timeout", float, 0.001, _MOST_SECONDS)
-        self._check_number(problems, "max_payload", int, _SMALLEST_PAYLOAD)
-        self._check_number(problems, "graceful_shutdown_timeout", float, 0, _MOST_SECONDS)
-        self._check_number(problems, "auto_shutdown_timeout", float, 0, _MOST_SECONDS)
-        self._check_number(problems, "health_check_port", int, 0, 65535)
-        if not isinstance(self.health_check_enabled, bool):
-            problems.append(
-                f"health_check_enabled: expected True or False, got {self.health_check_enabled!r}"
-            )
-        if not isinstance(self.health_check_host, str) or not self.health_check_host:
-            problems.append(
-                f"health_check_host: expected a host name or address, got {self.health_check_host!r}"
-            )
-        hosts = self.health_check_allowed_hosts
-        if not isinstance(hosts, tuple) or not all(
-            isinstance(name, str) and _HOST.fullmatch(name) for name in hosts
-        ):
-            problems.append(
-                "health_check_allowed_hosts: expected host names without a port, such as ['runner.example'], "
-                f"got {hosts!r} ({VARIABLES['health_check_allowed_hosts'][0]})"
-            )
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            problems.append(
-                f"name: expected 1 to 64 letters, digits, spaces, '_' or '-', got {self.name!r} "
-                f"({VARIABLES['name'][0]})"
-            )
-        if self.runner_id is not None and (not isinstance(self.runner_id, str) or not self.runner_id.strip()):
-            problems.append(f"runner_id: expected a text, got {self.runner_id!r}")
-        return problems
 
     def _check_brokers(self, problems: list[str]) -> None:
         if not isinstance(self.broker, tuple) or not self.broker:
@@ -320,86 +412,40 @@ class RunnerConfig:
             seen.add(address)
 
     def _check_tokens(self, problems: list[str]) -> None:
-        given = [
-            name
-            for name in ("auth_token", "auth_token_file", "grant_token")
-            if getattr(self, name) is not None
-        ]
-        for name in given:
+        for name in _SECRETS:
             value = getattr(self, name)
-            if not isinstance(value, str) or not value.strip():
-                problems.append(f"{name}: expected a text that is not empty")
-            elif name == "auth_token_file":
-                try:
-                    self.read_auth_token()
-                except ConfigurationError as error:
-                    problems.extend(error.problems)
-            elif not _is_token(value):
+            if _is_filled(value) and not _is_token(value):
                 problems.append(f"{name}: {_NO_TOKEN}")
+        if self.auth_token_file is not None and not _is_filled(self.auth_token_file):
+            problems.append("auth_token_file: expected a non-empty string")
+        elif self.auth_token_file is not None:
+            try:
+                self.read_auth_token()
+            except ConfigurationError as error:
+                problems.extend(error.problems)
         if self.grant_token is not None and isinstance(self.broker, tuple) and len(self.broker) > 1:
             problems.append("grant_token: expected one broker, because a grant is for one connection")
 
-    def _check_number(
-        self, problems: list[str], name: str, kind: type, least: float, most: float = math.inf
-    ) -> None:
-        value = getattr(self, name)
-        allowed = (int,) if kind is int else (int, float)
-        if isinstance(value, bool) or not isinstance(value, allowed) or not least <= value <= most:
-            what = "a whole number" if kind is int else "a number of seconds"
-            limit = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
-            problems.append(f"{name}: expected {what}, {limit}, got {value!r} ({VARIABLES[name][0]})")
-
-
-def _parse_list(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _parse_whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError("expected a whole number") from None
-
-
-def _parse_seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError("expected a number of seconds") from None
-
-
-def _parse_boolean(text: str) -> bool:
-    value = {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
-    if value is None:
-        raise ValueError("expected true, 1, false or 0")
-    return value
-
 
 def _plain(text: str) -> str:
-    """Without space and one pair of quotes around it: n8n takes them off, so what works there works here."""
+    """Return a text without the space and one pair of quotes around it, which n8n removes too."""
     text = text.strip()
     if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'":
         return text[1:-1]
     return text
 
 
-#: Field, its environment variable (each also as NAME_FILE; the direct one wins), and how its text is read.
-VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "broker": ("N8N_RUNNERS_TASK_BROKER_URI", _parse_list),
-    "auth_token": ("N8N_RUNNERS_AUTH_TOKEN", str),
-    "grant_token": ("N8N_RUNNERS_GRANT_TOKEN", str),
-    "runner_id": ("N8N_RUNNERS_ID", str),
-    "name": ("N8NRUNNER_NAME", str),
-    "capacity": ("N8N_RUNNERS_MAX_CONCURRENCY", _parse_whole),
-    "task_timeout": ("N8N_RUNNERS_TASK_TIMEOUT", _parse_seconds),
-    "max_payload": ("N8N_RUNNERS_MAX_PAYLOAD", _parse_whole),
-    "graceful_shutdown_timeout": ("N8N_RUNNERS_GRACEFUL_SHUTDOWN_TIMEOUT", _parse_seconds),
-    "auto_shutdown_timeout": ("N8N_RUNNERS_AUTO_SHUTDOWN_TIMEOUT", _parse_seconds),
-    "health_check_enabled": ("N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED", _parse_boolean),
-    "health_check_host": ("N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST", str),
-    "health_check_port": ("N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT", _parse_whole),
-    "health_check_allowed_hosts": ("N8NRUNNER_HEALTH_CHECK_ALLOWED_HOSTS", _parse_list),
+#: Every setting but `auth_token_file`, which has the variable of `auth_token` with ``_FILE`` appended.
+_SETTINGS: dict[str, _Setting] = {
+    item.name: item.metadata["setting"] for item in fields(RunnerConfig) if item.metadata
 }
+
+#: The settings whose values no error shows.
+_SECRETS = ("auth_token", "grant_token")
+
+#: The environment variable of each setting. The variable with ``_FILE`` appended names a file with the value.
+#: The variable itself takes precedence.
+VARIABLES: dict[str, str] = {name: setting.variable for name, setting in _SETTINGS.items()}
 
 
 def _read_file(path: str) -> str:
@@ -422,7 +468,7 @@ def _current_directory() -> str:
 
 
 def _without_text_of_files(problem: str, from_files: Mapping[str, str]) -> str:
-    """Leave the value out of a problem with a field whose value comes from a file."""
+    """Return a problem without the value of its setting, if that comes from a file."""
     name = problem.split(":", 1)[0]
     if name not in from_files:
         return problem
@@ -432,18 +478,22 @@ def _without_text_of_files(problem: str, from_files: Mapping[str, str]) -> str:
 _NO_TOKEN = "expected printable ASCII characters on one line"
 
 
+def _is_host(value: Any) -> bool:
+    return isinstance(value, str) and bool(_HOST.fullmatch(value))
+
+
 def _is_token(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
 
 def _shown(url: Any) -> str:
-    """Return what was given as a URL for an error's text: without user name, password and query."""
+    """Return a value that was given as a URL for an error: without user name, password and query."""
     if not isinstance(url, str):
         return "nothing" if url is None or url == () else type(url).__name__
     text = url.strip()
     query = re.search(r"[?#]", text)
     if query and "@" in text[query.end() :]:
-        # It ends a password or stands in one: only the scheme is certain to be neither.
+        # The "?" may be a part of a password, so only the scheme is certain not to be one.
         return repr(re.sub(r"^([a-z]*://)?.*", r"\1...@...", text, flags=re.DOTALL | re.IGNORECASE))
     if query:
         text = f"{text[: query.end()]}..."

@@ -8,7 +8,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, TypeVar, overload
 
@@ -99,23 +99,8 @@ class Runner:
         on_undelivered: OnUndelivered | None = None,
         shared: bool = False,
     ) -> None:
-        self.config = RunnerConfig.from_env(
-            broker=broker,
-            auth_token=auth_token,
-            auth_token_file=auth_token_file,
-            grant_token=grant_token,
-            runner_id=runner_id,
-            name=name,
-            capacity=capacity,
-            task_timeout=task_timeout,
-            max_payload=max_payload,
-            graceful_shutdown_timeout=graceful_shutdown_timeout,
-            auto_shutdown_timeout=auto_shutdown_timeout,
-            health_check_enabled=health_check_enabled,
-            health_check_host=health_check_host,
-            health_check_port=health_check_port,
-            health_check_allowed_hosts=health_check_allowed_hosts,
-        )
+        given = locals()
+        self.config = RunnerConfig.from_env(**{item.name: given[item.name] for item in fields(RunnerConfig)})
         self._extras = Extras(executor, task_context, on_undelivered, shared)
         self._extras.check()
         self._registry = Registry(self.config.name)
@@ -233,7 +218,7 @@ class Runner:
         where = custom_folder(os.environ) if directory is None else folder_of(directory)
         return package.write(where, os.environ)
 
-    def use_name(self, name: str) -> None:
+    def _use_name(self, name: str) -> None:
         """Gives a runner that has no name of its own yet this one; what starts a module's runner names it so.
 
         Args:

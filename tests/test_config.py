@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import pickle
+import re
 import traceback
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from n8nrunner import ConfigurationError, Runner, RunnerConfig
 from n8nrunner.config import VARIABLES, parse_broker
+from tests.pages import read
 
 SECRET = "a-very-secret-token"
 
@@ -69,7 +71,7 @@ BY_FIELD = pytest.mark.parametrize(
 def test_the_table_has_every_field_and_the_code_every_variable() -> None:
     names = {field.name for field in dataclasses.fields(RunnerConfig)}
     assert {row[0] for row in FIELDS} == names - {"auth_token_file"}
-    assert {name: variable for name, (variable, _) in VARIABLES.items()} == {row[0]: row[1] for row in FIELDS}
+    assert {row[0]: row[1] for row in FIELDS} == VARIABLES
 
 
 @BY_FIELD
@@ -446,13 +448,13 @@ def test_a_broker_may_be_named_once_only(first: str, second: str, same: bool) ->
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("capacity", 0, "expected a whole number, from 1 to 100000, got 0"),
-        ("capacity", -1, "expected a whole number"),
-        ("capacity", 100_001, "expected a whole number"),
-        ("capacity", 1.5, "expected a whole number"),
-        ("capacity", 5.0, "expected a whole number"),
-        ("capacity", "5", "expected a whole number"),
-        ("capacity", True, "expected a whole number"),
+        ("capacity", 0, "expected an integer, from 1 to 100000, got 0"),
+        ("capacity", -1, "expected an integer"),
+        ("capacity", 100_001, "expected an integer"),
+        ("capacity", 1.5, "expected an integer"),
+        ("capacity", 5.0, "expected an integer"),
+        ("capacity", "5", "expected an integer"),
+        ("capacity", True, "expected an integer"),
         ("task_timeout", 0, "expected a number of seconds, from 0.001 to 4e+06, got 0"),
         ("task_timeout", -1.0, "expected a number of seconds"),
         ("task_timeout", float("nan"), "expected a number of seconds"),
@@ -460,8 +462,8 @@ def test_a_broker_may_be_named_once_only(first: str, second: str, same: bool) ->
         ("task_timeout", 1e10, "expected a number of seconds"),
         ("task_timeout", "1", "expected a number of seconds"),
         ("task_timeout", True, "expected a number of seconds"),
-        ("max_payload", 1023, "expected a whole number, 1024 or more, got 1023"),
-        ("max_payload", 2048.0, "expected a whole number"),
+        ("max_payload", 1023, "expected an integer, 1024 or more, got 1023"),
+        ("max_payload", 2048.0, "expected an integer"),
         ("graceful_shutdown_timeout", -0.1, "expected a number of seconds, from 0"),
         ("graceful_shutdown_timeout", float("inf"), "expected a number of seconds, from 0"),
         ("auto_shutdown_timeout", -1, "expected a number of seconds, from 0"),
@@ -469,8 +471,8 @@ def test_a_broker_may_be_named_once_only(first: str, second: str, same: bool) ->
         ("health_check_enabled", 1, "expected True or False, got 1"),
         ("health_check_host", "", "expected a host name or address"),
         ("health_check_host", 7, "expected a host name or address"),
-        ("health_check_port", -1, "expected a whole number, from 0 to 65535"),
-        ("health_check_port", 65536, "expected a whole number, from 0 to 65535"),
+        ("health_check_port", -1, "expected an integer, from 0 to 65535"),
+        ("health_check_port", 65536, "expected an integer, from 0 to 65535"),
         ("health_check_allowed_hosts", ["runner:5681"], "expected host names without a port"),
         ("health_check_allowed_hosts", "runner", "expected host names without a port"),
         ("health_check_allowed_hosts", [7], "expected host names without a port"),
@@ -479,17 +481,17 @@ def test_a_broker_may_be_named_once_only(first: str, second: str, same: bool) ->
         ("name", "with/slash", "expected 1 to 64 letters"),
         ("name", "ü", "expected 1 to 64 letters"),
         ("name", 5, "expected 1 to 64 letters"),
-        ("runner_id", "", "expected a text"),
-        ("runner_id", "  ", "expected a text"),
-        ("runner_id", 5, "expected a text"),
-        ("auth_token", "", "expected a text that is not empty"),
-        ("auth_token", "  ", "expected a text that is not empty"),
-        ("auth_token", 5, "expected a text that is not empty"),
+        ("runner_id", "", "expected a non-empty string"),
+        ("runner_id", "  ", "expected a non-empty string"),
+        ("runner_id", 5, "expected a non-empty string"),
+        ("auth_token", "", "expected a non-empty string"),
+        ("auth_token", "  ", "expected a non-empty string"),
+        ("auth_token", 5, "expected a non-empty string"),
         ("auth_token", "two\nlines", "expected printable ASCII characters on one line"),
         ("auth_token", "ümlaut", "expected printable ASCII characters on one line"),
-        ("grant_token", "", "expected a text that is not empty"),
+        ("grant_token", "", "expected a non-empty string"),
         ("grant_token", "two\r\nlines", "expected printable ASCII characters on one line"),
-        ("auth_token_file", "", "expected a text that is not empty"),
+        ("auth_token_file", "", "expected a non-empty string"),
         ("auth_token_file", "/nowhere/token", "cannot read '/nowhere/token': No such file or directory"),
         ("auth_token_file", "/", "cannot read '/': Is a directory"),
     ],
@@ -506,12 +508,12 @@ def test_a_value_that_cannot_be(field: str, value: Any, says: str) -> None:
 @pytest.mark.parametrize(
     ("variable", "text", "says"),
     [
-        ("N8N_RUNNERS_MAX_CONCURRENCY", "many", "expected a whole number, got 'many'"),
-        ("N8N_RUNNERS_MAX_CONCURRENCY", "1.5", "expected a whole number, got '1.5'"),
-        ("N8N_RUNNERS_MAX_CONCURRENCY", "1e3", "expected a whole number, got '1e3'"),
-        ("N8N_RUNNERS_MAX_PAYLOAD", "1GB", "expected a whole number, got '1GB'"),
+        ("N8N_RUNNERS_MAX_CONCURRENCY", "many", "expected an integer, got 'many'"),
+        ("N8N_RUNNERS_MAX_CONCURRENCY", "1.5", "expected an integer, got '1.5'"),
+        ("N8N_RUNNERS_MAX_CONCURRENCY", "1e3", "expected an integer, got '1e3'"),
+        ("N8N_RUNNERS_MAX_PAYLOAD", "1GB", "expected an integer, got '1GB'"),
         ("N8N_RUNNERS_TASK_TIMEOUT", "5 min", "expected a number of seconds, got '5 min'"),
-        ("N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT", "http", "expected a whole number, got 'http'"),
+        ("N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT", "http", "expected an integer, got 'http'"),
     ],
 )
 def test_a_variable_that_cannot_be_read(variable: str, text: str, says: str, tmp_path: Path) -> None:
@@ -525,7 +527,7 @@ def test_a_variable_that_cannot_be_read(variable: str, text: str, says: str, tmp
 
 
 @pytest.mark.parametrize("secret", [SECRET, "1234567890123", "-5", "{[:,", "http://secret:secret/", "a\nb"])
-@pytest.mark.parametrize("variable", [variable for variable, _ in VARIABLES.values()])
+@pytest.mark.parametrize("variable", [*VARIABLES.values()])
 def test_the_text_of_a_wrong_file_is_not_shown(variable: str, secret: str, tmp_path: Path) -> None:
     """As if the variable of another setting named the token's file."""
     path = tmp_path / "token"
@@ -545,9 +547,7 @@ def test_the_text_of_a_wrong_file_is_not_shown(variable: str, secret: str, tmp_p
 
 def test_a_value_of_a_variable_that_cannot_be_names_the_variable() -> None:
     (problem,) = problems({"N8N_RUNNERS_MAX_CONCURRENCY": "0"})
-    assert problem == (
-        "capacity: expected a whole number, from 1 to 100000, got 0 (N8N_RUNNERS_MAX_CONCURRENCY)"
-    )
+    assert problem == ("capacity: expected an integer, from 1 to 100000, got 0 (N8N_RUNNERS_MAX_CONCURRENCY)")
 
 
 @pytest.mark.parametrize(
@@ -672,7 +672,7 @@ def test_no_secret_is_shown_anywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize("field", ["auth_token", "grant_token"])
 @pytest.mark.parametrize("secret", [f"{SECRET}\nmore", f"{SECRET}ü"])
 def test_a_wrong_secret_is_not_in_the_error(field: str, secret: str) -> None:
-    variable = VARIABLES[field][0]
+    variable = VARIABLES[field]
     for build in (
         lambda: RunnerConfig(**{field: secret}),
         lambda: Runner(**{field: secret}),
@@ -718,7 +718,10 @@ def test_every_field_reaches_the_runners_config(tmp_path: Path) -> None:
     assert Runner(**given).config == RunnerConfig(**given)
 
 
-def test_every_field_is_documented() -> None:
-    for field in dataclasses.fields(RunnerConfig):
-        for documented in (RunnerConfig, Runner):
-            assert f" {field.name}" in (documented.__doc__ or ""), f"{documented.__name__}: {field.name}"
+def test_runner_documents_every_parameter_and_the_reference_every_setting() -> None:
+    arguments = (inspect.getdoc(Runner) or "").split("Args:")[1].split("Attributes:")[0]
+    assert re.findall(r"^    (\w+): ", arguments, re.MULTILINE) == list(inspect.signature(Runner).parameters)
+    page = read("docs/reference.md").split("### `RunnerConfig`")[1].split("\n### ")[0]
+    assert re.findall(r"^- `(\w+)` \(`", page, re.MULTILINE) == [
+        field.name for field in dataclasses.fields(RunnerConfig)
+    ]

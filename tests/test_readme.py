@@ -184,7 +184,7 @@ def test_develop_without_n8n() -> None:
 
 def test_the_settings_and_exit_codes_are_all_there() -> None:
     text = read(README)
-    for name, (variable, _) in VARIABLES.items():
+    for name, variable in VARIABLES.items():
         assert name in text or f"`_{name[len('health_check_') :]}`" in text
         assert variable in text or variable.rsplit("_", 1)[0] in text
     for number in (cli.EXIT_OK, cli.EXIT_ERROR, cli.EXIT_USAGE, cli.EXIT_REFUSED, cli.EXIT_GRANT_SPENT, 5):

@@ -984,7 +984,7 @@ def test_a_newer_runner_of_a_name_takes_over(
 
 def test_a_runner_without_a_name_takes_one() -> None:
     runner = Runner(auth_token=TOKEN)
-    runner.use_name("My.Jobs")
+    runner._use_name("My.Jobs")
     assert runner.config.name == "my_jobs"
-    runner.use_name("another")
+    runner._use_name("another")
     assert runner.config.name == "my_jobs"
