@@ -1,7 +1,7 @@
 """Results that are sent, and the pings whose pongs prove that they have arrived.
 
 The broker acknowledges no result. It reads everything in order, though, so that a pong proves the arrival of
-everything sent before its ping (docs/protocol.md, "Results and their receipt"). A result without a proof may
+everything sent before its ping (docs/protocol.md, "How a task ends"). A result without a proof may
 be lost with its connection, and is reported then.
 
 `Receipts` knows messages by their ordinals: 1 for the first message of a connection, and so on.
