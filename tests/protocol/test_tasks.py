@@ -216,4 +216,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=30)
+TestMachine.settings = settings()
