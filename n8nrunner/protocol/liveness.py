@@ -1,14 +1,14 @@
-"""Decide whether the peer of a connection is alive: when to ping, when to measure, when to give it up.
+"""Decide when to ping the peer of a connection, when to measure its socket, and when to give it up.
 
 Only received bytes are a sign of life. Bytes that the local kernel has taken are not: it takes megabytes for
-a peer that is gone. Three limits, each for what the others cannot see (docs/protocol.md, "Heartbeat and
-liveness")::
+a peer that is gone. Each of three limits finds a fault that the other two miss (docs/protocol.md, "Heartbeat
+and liveness")::
 
     ACKNOWLEDGEMENT_LIMIT  the peer's kernel acknowledges nothing: the network or the host is gone
-    SILENCE_LIMIT          its kernel answers, and the peer does not: it is stopped, or a proxy swallows all
-    STALL_LIMIT            it takes none of the bytes that wait, whatever it sends: it has stopped reading
+    SILENCE_LIMIT          its kernel answers and the peer does not: it is stopped, or a proxy swallows all
+    STALL_LIMIT            it takes none of the bytes that wait, but sends: it has stopped reading
 
-`Liveness` has no clock and does no I/O. The numbers of the socket come as `SocketMeasured`.
+`Liveness` has no clock and does no I/O. The counters of the socket come as `SocketMeasured`.
 """
 
 from __future__ import annotations
@@ -33,15 +33,20 @@ MEASURE_INTERVAL = 2.0
 _NEVER = float("inf")
 
 
-class Step(NamedTuple):
-    """What `look` asks for."""
+class Check(NamedTuple):
+    """The result of `Liveness.check`: whether to ping the peer, and whether to measure the socket."""
 
     ping: bool
     measure: bool
 
 
 class Liveness:
-    """The signs of life of one connection."""
+    """The signs of life of one connection.
+
+    Attributes:
+        due: when `check` has to be called at the latest.
+        pinged_at: when the ping was sent that no byte has followed; None without one.
+    """
 
     __slots__ = (
         "_acknowledged",
@@ -55,9 +60,7 @@ class Liveness:
     )
 
     def __init__(self) -> None:
-        #: The moment at which `look` has to be called at the latest.
         self.due = _NEVER
-        #: When the ping was sent that nothing has followed; None without one.
         self.pinged_at: float | None = None
         self.begin(0.0)
 
@@ -70,13 +73,13 @@ class Liveness:
         self.pinged_at = None
         self.due = now + PING_INTERVAL
 
-    def received(self, now: float) -> None:
+    def note_received(self, now: float) -> None:
         """Note that bytes of the peer have come."""
         self._received_at = now
         self.pinged_at = None
 
     def set_waiting(self, waiting: bool, now: float) -> None:
-        """Note whether bytes wait that the local kernel does not take."""
+        """Note whether there are bytes that the local kernel does not take."""
         if not waiting:
             self._waiting_since = None
         elif self._waiting_since is None:
@@ -86,11 +89,11 @@ class Liveness:
     def set_paused(self, paused: bool, now: float) -> None:
         """Note whether reading is paused. Silence counts only while it is not."""
         if self._paused and not paused:
-            self.received(now)
+            self.note_received(now)
             self.due = min(self.due, now + PING_INTERVAL)
         self._paused = paused
 
-    def look(self, now: float) -> Step:
+    def check(self, now: float) -> Check:
         """Return what to do now, and set `due`."""
         ping = False
         if self.pinged_at is None and not self._paused and now >= self._received_at + PING_INTERVAL:
@@ -101,14 +104,15 @@ class Liveness:
             self.due = now + MEASURE_INTERVAL
         else:
             self.due = _NEVER if self._paused else self._received_at + PING_INTERVAL
-        return Step(ping, measure)
+        return Check(ping, measure)
 
     def judge(self, measured: SocketMeasured, now: float) -> str | None:
-        """Return why the peer is given up; None if it is not."""
+        """Return why the peer is given up; None if it is alive as far as this shows."""
         acknowledged = measured.written - measured.unacknowledged
         if acknowledged > self._acknowledged:
             if self._acknowledged < measured.pinged_to:
-                # On a slow line the ping stands behind megabytes. Its answer is due when it has arrived.
+                # On a slow line megabytes are ahead of the ping. The wait for its answer begins when it has
+                # arrived.
                 self._silent_since = now
             self._acknowledged = acknowledged
             self._progress_at = now

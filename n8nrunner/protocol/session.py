@@ -81,6 +81,7 @@ REASON_LOST = "The connection to n8n was lost"
 REASON_STOPPED = "The runner was stopped"
 
 _NEVER = float("inf")
+_AT_ONCE = 0.0
 
 _Answer = Union[m.TaskAccepted, m.TaskRejected]
 
@@ -152,8 +153,8 @@ class RunnerSession:
         self._handshake_until = 0.0
         self._drain_until = 0.0
         self._stop_until: float | None = None
-        # When `settle` has something to do. An event of every task lowers it only as far as it needs, because
-        # a link settles after each event. All others set it to 0.
+        # When `settle` has something to do. Events of every task lower it only as far as they need, because a
+        # link settles after each event. All other events set it to `_AT_ONCE`.
         self._due = _NEVER
         self._handlers = _HANDLERS[self.state]
         self._actions: list[Action] = []
@@ -193,7 +194,7 @@ class RunnerSession:
 
     def note_received(self, now: float) -> None:
         """Note that bytes of the peer have come, the only sign of life."""
-        self._liveness.received(now)
+        self._liveness.note_received(now)
 
     def set_waiting(self, waiting: bool, backlog: int, now: float) -> bool:
         """Note what the local kernel has not taken.
@@ -216,7 +217,7 @@ class RunnerSession:
         """Note whether a large message is being sent. No other message may stand between its fragments."""
         if congested is not self._congested:
             self._congested = congested
-            self._due = 0.0
+            self._due = _AT_ONCE
 
     def set_receiving(self, receiving: bool) -> None:
         """Note whether a part of a large message has come, and its end has not."""
@@ -237,7 +238,7 @@ class RunnerSession:
         kind = type(event)
         self._handlers[kind](self, event, now)
         if kind not in _OF_EVERY_TASK:
-            self._due = 0.0
+            self._due = _AT_ONCE
         actions, self._actions = self._actions, []
         return actions
 
@@ -387,13 +388,13 @@ class RunnerSession:
             return
         self.counters.accepted += 1
         if self._slots.can_serve:
-            self._due = 0.0
+            self._due = _AT_ONCE
         self._settle_by(self._tasks.accept(task_id, task_type, now).deadline)
         self._send_in_window(m.TaskAccepted(task_id), now)
 
     def _reject(self, task_id: str, reason: str, now: float) -> None:
         self.counters.rejected += 1
-        self._due = 0.0
+        self._due = _AT_ONCE
         self._send_in_window(m.TaskRejected(task_id, reason), now)
 
     def _task_settings(self, event: m.TaskSettings, now: float) -> None:
@@ -420,7 +421,7 @@ class RunnerSession:
 
     def _finished(self, event: HandlerFinished, now: float) -> None:
         if event.freed or not self._offers:  # without offers, a drain may be over, or a keep-alive be due
-            self._due = 0.0
+            self._due = _AT_ONCE
         task = None
         if event.generation == self.generation:
             task = self._tasks.remove_running(event.task_id)
@@ -580,10 +581,10 @@ class RunnerSession:
 
     def _settle_liveness(self, now: float) -> None:
         if now >= self._liveness.due:
-            step = self._liveness.look(now)
-            if step.ping:
+            check = self._liveness.check(now)
+            if check.ping:
                 self._actions.append(SendUrgentPing(LIVENESS_PING))
-            if step.measure:
+            if check.measure:
                 self._actions.append(MeasureSocket())
         if now >= self._receipts.next_deadline(self._congested):
             self._actions.append(self._receipts.ping(self._sent_count, now))

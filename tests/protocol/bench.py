@@ -1,4 +1,4 @@
-"""One session on a workbench: a clock of our own, and checks that hold after every step."""
+"""One session with a clock that tests move, and checks after every step."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ class Bench:
         self.link = link
         self.task_numbers = itertools.count(1)
         self.sent = 0
-        #: What the socket says when the session asks for it.
+        #: The answer to `MeasureSocket`.
         self.measured = SocketMeasured(0, 0, 0.0, None)
 
     # --- steps ----------------------------------------------------------------------------------
 
     def handle(self, event: Any) -> list[Any]:
-        """One event, without what `settle` makes of it."""
+        """Handle one event, without settling."""
         return self.checked(self.session.handle(event, self.now))
 
     def settle(self) -> list[Any]:
-        """What time and free slots ask for. Afterwards nothing may be due, or the link would never sleep."""
+        """Settle. Afterwards nothing may be due, or the link would never sleep."""
         actions = self.checked(self.session.settle(self.now))
         if any(isinstance(action, MeasureSocket) for action in actions):
             actions += self.checked(self.session.handle(self.measured, self.now))
@@ -63,14 +63,14 @@ class Bench:
         return actions
 
     def do(self, *events: Any) -> list[Any]:
-        """A turn of the link: the events, then `settle`."""
+        """Do a turn of the link: handle the events, then settle."""
         actions: list[Any] = []
         for event in events:
             actions += self.handle(event)
         return actions + self.settle()
 
     def pass_time(self, seconds: float, until_something: bool = False) -> list[Any]:
-        """Moves the clock, and settles whenever `next_deadline` says so."""
+        """Move the clock, and settle whenever `next_deadline` says so."""
         end = self.now + seconds
         actions: list[Any] = []
         turns = 0
@@ -88,7 +88,7 @@ class Bench:
         return actions + self.settle()
 
     def checked(self, actions: list[Any]) -> list[Any]:
-        """What must hold after every step."""
+        """Check the session after a step, and return its actions."""
         session, slots = self.session, self.slots
         held = session.describe()
         self.sent += sum(isinstance(action, (SendPayload, *SENT)) for action in actions)
@@ -98,7 +98,7 @@ class Bench:
         pairs = slots.describe().pairs
         counted = {name: pair.open for (link, name), pair in pairs.items() if link == self.link}
         assert {name: count for name, count in counted.items() if count} == offers
-        if session.state is not State.CLOSING:  # which keeps them until the connection has ended
+        if session.state is not State.CLOSING:  # it keeps its offers until the connection has ended
             is_offering = session.state is State.OFFERING and session.offers_wanted
             assert is_offering or not held.offers
             assert is_offering is any(link == self.link for link, _ in pairs) or not self.types
@@ -113,7 +113,7 @@ class Bench:
             + counters.unfinished
             + counters.retried
             + session.held_tasks
-        ), "a task has no account"
+        ), "a task is not counted, or counted twice"
         assert set(held.calls.values()) <= set(held.running), "a call waits for a task that has ended"
         assert slots.taken <= slots.capacity
         return actions
@@ -121,7 +121,7 @@ class Bench:
     # --- ways into a state ----------------------------------------------------------------------
 
     def connect(self, jitter: float = 0.0) -> list[Any]:
-        """Up to the registration; returns the offers."""
+        """Connect and register; return the offers."""
         assert self.do(Connected(jitter)) == []
         info = self.do(m.InfoRequest())
         assert info == [m.RunnerInfo("name", tuple(self.types))]
@@ -129,25 +129,25 @@ class Bench:
         return self.do(m.RunnerRegistered())
 
     def offers(self) -> list[str]:
-        """The ids of the offers that are open, in their order."""
+        """Return the ids of the open offers, in their order."""
         return list(self.session.describe().offers)
 
     def accept(self, offer_id: str | None = None) -> str:
-        """An acceptance that is granted; returns the task's id."""
+        """Let the broker accept an offer; return the task's id."""
         task_id = f"task{next(self.task_numbers)}"
         actions = self.do(m.TaskOfferAccept(offer_id or self.offers()[0], task_id))
         assert actions[0] == m.TaskAccepted(task_id)
         return task_id
 
     def start(self, settings: Any = None, offer_id: str | None = None) -> str:
-        """A task that runs; returns its id."""
+        """Start a task; return its id."""
         task_id = self.accept(offer_id)
         (started,) = self.do(m.TaskSettings(task_id, settings))
         assert isinstance(started, StartTask)
         return task_id
 
     def finish(self, task_id: str, payload: bytes = b"answer", failed: bool = False) -> list[Any]:
-        """The handler returns: its slot is released first, as the pool's thread does."""
+        """Let a handler return; its slot is freed first."""
         self.slots.release("t", self.now)
         return self.do(HandlerFinished(task_id, self.session.generation, payload, failed))
 

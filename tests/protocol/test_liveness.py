@@ -1,4 +1,4 @@
-"""The decisions about a peer's life: a table of courses, and any course at all."""
+"""The decisions about a peer's life: a table of courses, random courses, and single rules."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ DEAD_PEER = 45.0
 
 
 class Network(NamedTuple):
-    """What a connection is like at a moment, as functions of the time."""
+    """The state of a connection, as functions of the time."""
 
     #: Whether a byte of the peer comes.
     received: Callable[[float], bool] = lambda now: False
-    #: Bytes that the local kernel has taken, and that the peer's kernel has acknowledged.
+    #: Bytes that the local kernel has taken, and those that the peer's kernel has acknowledged.
     written: Callable[[float], int] = lambda now: 0
     acknowledged: Callable[[float], int] = lambda now: 0
     #: The moment of the last acknowledgement.
@@ -48,15 +48,15 @@ def run(network: Network, limit: float = 300.0, step: float = 0.25) -> tuple[flo
     while now < limit:
         now += step
         if network.received(now) and not network.paused(now):
-            liveness.received(now)
+            liveness.note_received(now)
         liveness.set_waiting(network.waiting(now), now)
         liveness.set_paused(network.paused(now), now)
         if now < liveness.due:
             continue
-        look = liveness.look(now)
-        if look.ping:
+        check = liveness.check(now)
+        if check.ping:
             pinged_to = network.pinged_to(now)
-        if look.measure:
+        if check.measure:
             written, answered_at = network.written(now), network.answered_at(now)
             measured = SocketMeasured(
                 written,
@@ -135,7 +135,7 @@ CUT = 100.0
             CUT + DEAD_PEER,
         ),
         (
-            "does not read while our full writer has paused reading",
+            "does not read while the full writer has paused reading",
             Network(
                 written=once(CUT, 5000, 10),
                 acknowledged=once(CUT, 0, 10),
@@ -145,7 +145,7 @@ CUT = 100.0
             CUT + DEAD_PEER,
         ),
         (
-            "reads slowly while our full writer has paused reading",
+            "reads slowly while the full writer has paused reading",
             Network(
                 written=lambda now: int(now) + 5000,
                 acknowledged=int,
@@ -167,7 +167,7 @@ CUT = 100.0
         ),
     ],
 )
-def test_a_dead_peer_is_given_up_in_time_and_no_other(
+def test_only_a_dead_peer_is_given_up_and_in_time(
     name: str, network: Network, ends: float | None, known: bool
 ) -> None:
     """`known` is whether the system tells the time since the last acknowledgement."""
@@ -183,7 +183,7 @@ def test_a_dead_peer_is_given_up_in_time_and_no_other(
 
 
 def busy(begin: float, seconds: float = 25.0) -> Network:
-    """An n8n whose event loop is busy for a while: its kernel acknowledges, until its window closes."""
+    """Return an n8n whose event loop is busy: its kernel acknowledges until its window closes."""
 
     def is_busy(now: float) -> bool:
         return begin <= now < begin + seconds
@@ -216,11 +216,11 @@ def test_an_n8n_that_is_busy_for_25_s_keeps_its_runner(begin: float) -> None:
     assert run(idle, 120.0) == (120.0, "alive")
 
 
-def test_the_limits_add_up() -> None:
+def test_the_limits_fit_together() -> None:
     assert ACKNOWLEDGEMENT_LIMIT + MEASURE_INTERVAL < DEAD_HOST
-    # A ping is on its way, and measured, before the limit.
+    # A ping is sent, and the socket measured, before the limit.
     assert PING_INTERVAL + MEASURE_INTERVAL < ACKNOWLEDGEMENT_LIMIT
-    # The first measurement after a ping may be what tells that it has arrived.
+    # The first measurement after a ping can be the first to show that it has arrived.
     assert PING_INTERVAL + MEASURE_INTERVAL + SILENCE_LIMIT < DEAD_PEER
     assert STALL_LIMIT + MEASURE_INTERVAL < DEAD_PEER
     assert min(SILENCE_LIMIT, STALL_LIMIT) > 25.0
@@ -228,7 +228,7 @@ def test_the_limits_add_up() -> None:
 
 @st.composite
 def courses(draw: st.DrawFn) -> Network:
-    """A peer that lives until `CUT` and never after it, in any order of what happens meanwhile."""
+    """Draw a peer that is alive until `CUT`, and dead from then on."""
     received = draw(st.floats(0, CUT))
     waits_from = draw(st.floats(0, 2 * CUT))
     pauses = draw(st.booleans())
@@ -246,7 +246,7 @@ def courses(draw: st.DrawFn) -> Network:
 
 
 @given(courses())
-def test_a_peer_that_is_gone_is_always_given_up(network: Network) -> None:
+def test_every_dead_peer_is_given_up(network: Network) -> None:
     ended, reason = run(network, 400.0)
     assert reason != "alive"
     # Until the local kernel takes no more, a pause may begin and restart the silence.
@@ -282,42 +282,42 @@ def quiet(written: int = 0, unacknowledged: int = 0, silent_for: float | None = 
 
 
 def test_a_pause_ends_the_wait_for_the_answer_to_a_ping() -> None:
-    """The answer may have come, and has not been read."""
+    """The answer may have arrived without being read."""
     liveness = begun()
-    assert liveness.look(110.0).ping
+    assert liveness.check(110.0).ping
     liveness.set_waiting(True, 111.0)
     liveness.set_paused(True, 111.0)
     assert liveness.judge(quiet(written=1), 139.0) is None
     liveness.set_waiting(False, 139.0)
     liveness.set_paused(False, 139.0)
     assert liveness.judge(quiet(written=1), 141.0) is None
-    assert not liveness.look(148.9).ping
-    assert liveness.look(149.0).ping
+    assert not liveness.check(148.9).ping
+    assert liveness.check(149.0).ping
 
 
 def test_no_ping_is_sent_while_reading_is_paused() -> None:
     liveness = begun()
     liveness.set_paused(True, 101.0)
-    assert liveness.look(150.0) == (False, False)
+    assert liveness.check(150.0) == (False, False)
     assert liveness.due == float("inf")
     liveness.set_paused(False, 150.0)
     assert liveness.due == 150.0 + PING_INTERVAL
 
 
-def test_an_old_acknowledgement_says_nothing_while_nothing_is_on_its_way() -> None:
+def test_an_old_acknowledgement_counts_only_while_bytes_are_unacknowledged() -> None:
     liveness = begun()
-    liveness.look(110.0)
+    liveness.check(110.0)
     assert liveness.judge(quiet(written=10, unacknowledged=0, silent_for=1000.0), 112.0) is None
     assert liveness.judge(quiet(written=10, unacknowledged=1, silent_for=1000.0), 112.0) is not None
 
 
-def test_a_stall_begins_when_bytes_begin_to_wait_and_is_measured_soon() -> None:
+def test_a_stall_begins_when_bytes_begin_to_wait() -> None:
     liveness = begun()
     for now in range(110, 200, 10):
-        liveness.received(float(now))
-        liveness.look(float(now))
+        liveness.note_received(float(now))
+        liveness.check(float(now))
     liveness.set_waiting(True, 195.0)
     assert liveness.due == 195.0 + MEASURE_INTERVAL
-    assert liveness.look(197.0).measure
+    assert liveness.check(197.0).measure
     assert liveness.judge(quiet(), 195.0 + STALL_LIMIT - 0.1) is None
     assert liveness.judge(quiet(), 195.0 + STALL_LIMIT) is not None

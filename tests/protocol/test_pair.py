@@ -1,4 +1,4 @@
-"""Runners against brokers, in memory, under any order of events."""
+"""Runners against brokers, in memory, in any order of events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from n8nrunner.broker import PROFILES
 from n8nrunner.protocol.events import StopRequested
 from tests.protocol.world import DELAY, World
 
-#: Any of the things that exist, by number: taken modulo how many there are.
+#: The number of any existing thing, modulo how many there are.
 any_of = st.integers(0, 1000)
 one_in_eight = st.sampled_from([False] * 7 + [True])
 some_types = st.dictionaries(st.sampled_from(("t", "u")), st.sampled_from([None, None, 1, 2]), min_size=1)
@@ -132,7 +132,7 @@ class CalmMachine(RuleBasedStateMachine):
         if lapses:
             self.world.pass_time(max(0.0, min(lapses) - before - self.world.now))
 
-    # --- what must hold -------------------------------------------------------------------------
+    # --- rules ----------------------------------------------------------------------------------
 
     @invariant()
     def check(self) -> None:
@@ -148,7 +148,7 @@ class CalmMachine(RuleBasedStateMachine):
 
 
 class StormyMachine(CalmMachine):
-    """Connections break, brokers restart and stop reading, runners compete, and nobody is in time."""
+    """Connections break, brokers restart and stop reading, runners compete, and messages are late."""
 
     @initialize(
         profiles=st.lists(st.sampled_from(PROFILES), min_size=1, max_size=2),
@@ -208,8 +208,8 @@ class StormyMachine(CalmMachine):
         link.post(StopRequested(self.world.now + grace))
 
     @rule(number=any_of)
-    def say_it_again(self, number: int) -> None:
-        """Whatever the broker has just said, it says once more."""
+    def repeat_a_message(self, number: int) -> None:
+        """Let the broker send its last message a second time."""
         busy = [link.connection for link in self.world.links if link.connection and link.connection.to_runner]
         connection = self.pick(busy, number)
         if connection is not None and connection.to_runner[-1].kind == "message":
@@ -223,10 +223,10 @@ TestStormy.settings = settings()
 
 
 class TestInTheLongRun:
-    """Endless work, a random but repeatable network, tasks of one length."""
+    """Endless work, a random but repeatable network, tasks of equal length."""
 
     def serve(self, brokers: int, capacity: int, seconds: float, profile: str, seed: int = 1) -> World:
-        """Every broker always has requests that wait; returns the world after so many seconds."""
+        """Return a world in which every broker had waiting requests for so many seconds."""
         chance = random.Random(seed)
         world = World([profile] * brokers, [capacity], {"t": None})
         for link in world.links:
@@ -251,7 +251,7 @@ class TestInTheLongRun:
                 if at <= world.now:
                     ends.remove((at, handler))
                     world.finish(handler)
-            # The network is faster than its limit, and never the same.
+            # The network is faster than its limit, and each step differs.
             for connection, _ in chance.sample(world.connections(), len(world.connections())):
                 for _ in range(chance.randrange(12)):
                     if connection.to_broker:

@@ -1,4 +1,4 @@
-"""Every event in every state: what happens is decided here, pair by pair."""
+"""Every event in every state: the outcome of each pair is decided here."""
 
 from __future__ import annotations
 
@@ -53,8 +53,11 @@ IS = {
 
 
 def bench_in(state: str) -> Bench:
-    """A session in `state`; in the last three connected ones with an offer open, a task "accepted" that has
-    no settings, and a task "running" that waits for the answer to the call "c"."""
+    """Return a session in `state`.
+
+    From OFFERING on, it has an open offer, a task "accepted" without settings, and a task "running" with the
+    open call "c".
+    """
     bench = Bench(capacity=3)
     if state == "CLOSED":
         bench.do(StopRequested(bench.now))
@@ -133,7 +136,7 @@ EVENTS: dict[str, Callable[[Bench], Any]] = {
     "StopRequested": lambda bench: StopRequested(bench.now + 10),
 }
 
-#: State afterwards, actions, and how the number of taken slots changes. None: nothing happens.
+#: The next state, the actions, and the change of the number of taken slots; None if nothing happens.
 Outcome = Optional[tuple[str, list[type], int]]
 
 
@@ -142,12 +145,12 @@ def to(state: str, *actions: type, slots: int = 0) -> Outcome:
 
 
 def nowhere() -> tuple[Outcome, ...]:
-    """Nothing happens, whatever the state."""
+    """Return that nothing happens in any state."""
     return (None,) * len(STATES)
 
 
 def with_tasks(*actions: type, slots: int = 0, closing: Any = True) -> tuple[Outcome, ...]:
-    """The same in all states that can have tasks; what happens in CLOSING if that is something else."""
+    """Return the same outcome for all states with tasks, except for `closing` in CLOSING."""
     if closing is True:
         closing = to("CLOSING", *actions, slots=slots)
     offering, draining = (to(state, *actions, slots=slots) for state in ("OFFERING", "DRAINING"))
@@ -231,13 +234,13 @@ ROWS: dict[str, tuple[Outcome, ...]] = {
 TABLE = {event: dict(zip(STATES, cells)) for event, cells in ROWS.items()}
 
 
-def test_the_table_is_whole() -> None:
+def test_the_table_has_every_pair() -> None:
     assert set(TABLE) == set(EVENTS)
     assert all(set(cells) == set(STATES) for cells in TABLE.values())
     assert set(IS.values()) == set(State)
 
 
-#: What a session does by itself changes its state as well.
+#: The actions that change the state by themselves.
 ENDS = {CloseConnection, AbortConnection}
 
 
@@ -284,12 +287,12 @@ def test_the_documented_diagram_has_the_transitions() -> None:
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("event", EVENTS)
-def test_what_an_event_does_in_a_state(event: str, state: str) -> None:
+def test_the_outcome_of_an_event_in_a_state(event: str, state: str) -> None:
     bench = bench_in(state)
     assert bench.session.state is IS[state]
     taken = bench.slots.taken
     if event == "HandlerFinished" and state in ("OFFERING", "DRAINING", "CLOSING"):
-        bench.slots.release("t", bench.now)  # as the thread does whose handler has returned
+        bench.slots.release("t", bench.now)  # the slot of a returned handler
         taken -= 1
     actions = bench.handle(EVENTS[event](bench))
     after, kinds, slots = TABLE[event][state] or to(state)
@@ -300,13 +303,13 @@ def test_what_an_event_does_in_a_state(event: str, state: str) -> None:
         assert set(bench.slots.describe().pairs) == {("a", "t")}
     assert bench.session.is_registered is (after in ("OFFERING", "DRAINING"))
     if state == "CLOSING":
-        # Nothing may follow the close frame, whatever comes.
+        # No message may follow the close frame.
         sent = (SendPayload, SendPing, CloseConnection, m.TaskOffer, m.TaskAccepted, m.TaskRejected)
         bench.now += 1000
         assert not [action for action in [*actions, *bench.settle()] if isinstance(action, sent)]
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_an_event_that_is_none_is_a_mistake_of_the_caller(state: str) -> None:
+def test_an_object_that_is_no_event_raises(state: str) -> None:
     with pytest.raises(KeyError):
         bench_in(state).handle(object())

@@ -1,8 +1,8 @@
 """Runners and brokers in memory: sessions on one side, n8n's matching on the other, and a network between.
 
-Every message of the network is text, so the codec is part of it. A message arrives after at most `DELAY`
-seconds of the world's clock; messages of one direction of one connection keep their order, all others may
-overtake each other.
+Every message passes the network as text, so that the codec is tested too. A message arrives after at most
+`DELAY` seconds of the world's clock. Messages of one direction of one connection keep their order; all others
+may overtake each other.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from n8nrunner.protocol.session import REASON_LOST, REASON_STOPPED, RunnerSessio
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.protocol.states import State
 
-#: Seconds that a message is under way at most, and that an event waits in a link's inbox at most. A slot's
-#: promise lasts a second: long enough for a wake-up, an offer and its acceptance.
+#: The longest delay of a message, and of an event in a link's inbox, in seconds. A reservation lasts longer
+#: than a wake-up, an offer and its acceptance take.
 DELAY = 0.4
 INBOX_DELAY = 0.1
 
 
 class Packet(NamedTuple):
-    """`kind` is "message", "ping", "pong", "close" or "end"; the last one is the connection's own end."""
+    """A step of the network; `kind` is "message", "ping", "pong", "close" or "end" of the connection."""
 
     due: float
     kind: str
@@ -62,28 +62,28 @@ class Packet(NamedTuple):
 
 
 class Connection:
-    """One WebSocket: what is under way in both directions."""
+    """One WebSocket, with the packets on their way in both directions."""
 
     def __init__(self, key: int, broker: Broker, matching: Matching) -> None:
         self.key = key
         self.broker = broker
-        #: The broker's state at its other end: a restarted broker has another one.
+        #: The state of the broker at its other end; a restarted broker has another one.
         self.matching = matching
         self.to_broker: deque[Packet] = deque()
         self.to_runner: deque[Packet] = deque()
-        #: What the runner's socket has not taken yet.
+        #: Packets that the runner's socket has not taken yet.
         self.unwritten: deque[Packet] = deque()
-        #: Messages whose first byte has left.
+        #: The number of messages of which a byte was sent.
         self.written = 0
         self.closed_by_runner = False
-        #: Nothing that is sent from now on arrives.
+        #: Whether packets that are sent from now on are lost.
         self.is_broken = False
         #: The offers that the broker holds, with their task types and ends.
         self.offers: dict[str, tuple[str, float]] = {}
 
 
 class Handler:
-    """A handler that runs, or has run."""
+    """A handler that is running or has returned."""
 
     def __init__(self, link: Link, connection: Connection, started: StartTask) -> None:
         self.link = link
@@ -107,7 +107,7 @@ class Call:
 
 
 class Link:
-    """One runner's side of one broker: what `n8nrunner.connection` is in earnest."""
+    """One runner's side of one broker; stands in for `n8nrunner.connection`."""
 
     def __init__(self, world: World, runner: Runner, index: int, broker: Broker) -> None:
         self.world = world
@@ -129,7 +129,7 @@ class Link:
         self.inbox.append((self.world.now + INBOX_DELAY, event))
 
     def turn(self) -> None:
-        """What the thread does when it is woken: the inbox, then `settle`."""
+        """Do a turn of the links' thread: handle the inbox, then settle."""
         while self.inbox:
             _, event = self.inbox.popleft()
             self.perform(self.session.handle(event, self.world.now))
@@ -148,7 +148,7 @@ class Link:
             self.settle()
 
     def receive(self) -> None:
-        """The next packet of the broker."""
+        """Receive the next packet of the broker."""
         connection = self.connection
         assert connection is not None
         _, kind, content = connection.to_runner.popleft()
@@ -255,7 +255,7 @@ class Request:
     def __init__(self, request_id: str, task_type: str, is_slow: bool) -> None:
         self.request_id = request_id
         self.task_type = task_type
-        #: Its requester gives the settings when it is told to, not at once.
+        #: Whether its requester gives the settings only when a step tells it to.
         self.is_slow = is_slow
         self.task_id: str | None = None
         self.end: str | None = None
@@ -263,7 +263,7 @@ class Request:
 
 
 class Broker:
-    """n8n's matching, and the requesters behind it."""
+    """n8n's matching and its requesters."""
 
     def __init__(self, world: World, number: int, profile: str) -> None:
         self.world = world
@@ -274,7 +274,7 @@ class Broker:
         self.connections: dict[int, tuple[Connection, Link]] = {}
         self.requests: dict[str, Request] = {}
         self.waiting_for_settings: dict[str, str] = {}
-        #: Requests whose acceptance a runner has not answered, by the id of the task to be.
+        #: Requests whose acceptance a runner has not answered, by the id of the future task.
         self.accepting: dict[str, Request] = {}
 
     def begin(self) -> Matching:
@@ -301,7 +301,7 @@ class Broker:
             self.connections[key][0].offers.clear()
 
     def waiting_types(self) -> set[str]:
-        """The types of requests that wait for an offer."""
+        """Return the types of the requests that wait for an offer."""
         accepting = set(map(id, self.accepting.values()))
         return {
             request.task_type
@@ -346,7 +346,7 @@ class Broker:
             self.end(action.request_id, "expired")
         elif kind is actions.TaskDone:
             self.end(action.request_id, "done")
-            assert action.data == {"result": action.task_id}, "somebody else's result"
+            assert action.data == {"result": action.task_id}, "the result of another task"
         elif kind is actions.TaskFailed:
             self.end(action.request_id, action.cause)
         elif kind is actions.Relay:
@@ -354,7 +354,7 @@ class Broker:
             answer = m.RpcResponse(call.task_id, call.call_id, "success", f"answer to {call.call_id}")
             self.step(matching, events.Answered(call.task_id, answer))
         elif kind is actions.Drained:
-            # n8n comes back.
+            # n8n has restarted.
             self.is_draining = False
             self.matching = self.begin()
         else:
@@ -368,7 +368,7 @@ class Broker:
             self.waiting_for_settings.pop(request.task_id, None)
 
     def receive(self, connection: Connection) -> None:
-        """The next packet of a runner."""
+        """Receive the next packet of a runner."""
         _, kind, content = connection.to_broker.popleft()
         matching = connection.matching
         if kind == "message":
@@ -393,7 +393,7 @@ class Broker:
 
 
 class World:
-    """All of it, and what must hold.
+    """All runners and brokers, and the rules that must hold.
 
     Args:
         profiles: of the brokers, one each.
@@ -412,12 +412,12 @@ class World:
         self.types = dict(types)
         self.calls: list[Call] = []
         self.handlers: list[Handler] = []
-        #: Connection and request of each task of which a runner has been asked.
+        #: Connection and request of each task for which a runner was asked, by the id of the task.
         self.owners: dict[str, Connection] = {}
         self.asked: dict[str, Request] = {}
         self.started: set[str] = set()
         self.answers: dict[str, int] = {}
-        #: Whether a request may be refused once more by the same runner: if a connection was lost, say.
+        #: Whether no runner may refuse a request twice. After a lost connection, for example, it may.
         self.is_calm = True
         self.brokers = [Broker(self, number, profile) for number, profile in enumerate(profiles)]
         self.runners = [Runner(self, number, capacity, types) for number, capacity in enumerate(capacities)]
@@ -429,7 +429,7 @@ class World:
     def new_task_id(self) -> str:
         return f"task{next(self.numbers)}"
 
-    # --- what must hold whenever something passes -----------------------------------------------
+    # --- rules for what is sent and received ---------------------------------------------------
 
     def note_message_to_runner(self, link: Link, connection: Connection, message: Any) -> None:
         task_id = getattr(message, "task_id", None)
@@ -459,7 +459,7 @@ class World:
 
     def note_start(self, handler: Handler, started: StartTask) -> None:
         assert started.task_id not in self.started, "a task was started twice"
-        assert started.settings == {"for": started.task_id}, "somebody else's settings"
+        assert started.settings == {"for": started.task_id}, "the settings of another task"
         assert started.task_type == self.asked[started.task_id].task_type
         self.started.add(started.task_id)
         self.handlers.append(handler)
@@ -474,7 +474,7 @@ class World:
         for handler in self.handlers:
             if handler.returned and handler.payload == payload:
                 assert handler.connection is link.connection, "an answer to another connection"
-                assert handler.cancelled is None, "an answer that nobody wants"
+                assert handler.cancelled is None, "an answer of a cancelled task"
                 handler.sent += 1
                 assert handler.sent == 1
                 handler.link.handlers.pop(handler.task_id)
@@ -488,7 +488,7 @@ class World:
         handler.reports.append(report)
         assert len(handler.reports) == 1, "a result was reported twice"
 
-    # --- what can happen ------------------------------------------------------------------------
+    # --- steps ----------------------------------------------------------------------------------
 
     def request(self, broker: Broker, task_type: str, is_slow: bool = False) -> Request:
         request = Request(f"request{next(self.numbers)}", task_type, is_slow)
@@ -501,7 +501,7 @@ class World:
         broker.step(broker.matching, events.SettingsGiven(task_id, {"for": task_id}))
 
     def give_up(self, broker: Broker, request: Request) -> None:
-        """A user cancels."""
+        """Cancel a request, as a user does."""
         broker.end(request.request_id, "given up")
         if request.task_id is None:
             broker.step(broker.matching, events.RequestWithdrawn(request.request_id, "withdrawn"))
@@ -509,7 +509,7 @@ class World:
             broker.step(broker.matching, events.TaskCancelled(request.task_id, "cancelled"))
 
     def finish(self, handler: Handler, failed: bool = False) -> None:
-        """A handler returns: first its slot is free, then its link hears of it."""
+        """Let a handler return: first its slot is freed, then its link gets the event."""
         handler.returned = True
         handler.failed = failed
         if failed:
@@ -530,7 +530,7 @@ class World:
         handler.link.post(CallMade(handler.task_id, handler.generation, call.call_id, payload, call))
 
     def cut(self, link: Link, arriving: int, runner_notices: bool) -> None:
-        """The connection breaks: `arriving` of the packets under way to the broker still arrive."""
+        """Break the connection. `arriving` of the packets on their way to the broker still arrive."""
         connection = link.connection
         if connection is None or connection.is_broken:
             return
@@ -551,7 +551,7 @@ class World:
             connection.to_broker.append(Packet(self.now + DELAY, "end"))
 
     def stall(self, link: Link) -> None:
-        """The broker takes nothing any more."""
+        """Let the broker stop reading."""
         if link.connection is not None and not link.connection.closed_by_runner:
             self.is_calm = False
             link.stalled = True
@@ -576,7 +576,7 @@ class World:
         return [entry for broker in self.brokers for entry in list(broker.connections.values())]
 
     def pass_time(self, seconds: float) -> None:
-        """Whatever is due happens when it is due."""
+        """Let time pass, and everything happen when it is due."""
         end = self.now + seconds
         while True:
             due, step = self.next_step()
@@ -611,7 +611,7 @@ class World:
         return best
 
     def settle(self) -> None:
-        """Everything that is under way arrives, and everybody looks."""
+        """Deliver all packets and events, and settle all links."""
         for link in self.links:
             link.turn()
         while True:
@@ -630,10 +630,10 @@ class World:
             if not busy:
                 return
 
-    # --- what must hold -------------------------------------------------------------------------
+    # --- rules ----------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Whenever anything has happened."""
+        """Check what holds after every step."""
         for runner in self.runners:
             slots = runner.slots
             assert 0 <= slots.taken <= runner.capacity
@@ -643,7 +643,7 @@ class World:
                 for task_type, _ in link.session.describe().accepted.values()
             ]
             tasks = accepted + [handler.task_type for handler in runner.running]
-            assert slots.taken == len(tasks), "a slot is taken by nothing, or a task has none"
+            assert slots.taken == len(tasks), "a slot is taken without a task, or a task has no slot"
             for name, limit in self.types.items():
                 assert limit is None or tasks.count(name) <= limit
             for link in runner.links:
@@ -656,7 +656,7 @@ class World:
                     + counters.lost
                     + counters.unfinished
                     + session.held_tasks
-                ), "a task has no account"
+                ), "a task is not counted, or counted twice"
                 orphans = [
                     handler
                     for handler in self.handlers
@@ -668,7 +668,7 @@ class World:
                 assert len(orphans) <= session.orphans
 
     def check_settled(self) -> None:
-        """With nothing under way: whoever could offer does, and nobody waits who could be served."""
+        """Check that every pair offers that can, and no request waits that could be served."""
         for runner in self.runners:
             for link in runner.links:
                 connection, session = link.connection, link.session
@@ -681,8 +681,8 @@ class World:
                     continue
                 at_broker = {name for name, until in connection.offers.values() if until > self.now}
                 waiting: set[str] = set()
-                # n8n 2.27 leaves a request alone after an acceptance that nobody answered, until some offer
-                # or request comes: that no other runner can know.
+                # n8n 2.27 leaves a request alone after an acceptance without an answer, until an offer or a
+                # request comes. No other runner can know that.
                 if connection.matching is link.broker.matching and (
                     self.is_calm or link.broker.profile == "2.40"
                 ):
@@ -694,10 +694,10 @@ class World:
                     if room > 0 and (limit is None or limit > taken + reserved):
                         assert slots.pairs[link.index, name].open >= 1, "no open offer, and there is room"
                         assert name in at_broker, "the broker has no offer, and there is room"
-                        assert name not in waiting, "somebody waits, and there is room"
+                        assert name not in waiting, "a request waits, and there is room"
 
     def end(self) -> None:
-        """Everything stops; then every task has ended once, and every result has an account."""
+        """Stop everything, and check that every task ended once and every result arrived or was reported."""
         for link in self.links:
             self.go_on(link)
         self.settle()
@@ -712,7 +712,7 @@ class World:
         self.pass_time(5.0)
         self.check()
         for link in self.links:
-            if link.connection is not None:  # the broker's close frame, say, was lost
+            if link.connection is not None:  # for example, the broker's close frame was lost
                 link.lost(clean=False)
                 link.turn()
             assert link.session.state is State.CLOSED
@@ -747,14 +747,14 @@ class World:
                 assert arrived == 0
             else:
                 assert not handler.reports
-                # For what our own limits end, we tell the broker ourselves.
+                # The runner reports the tasks that its own limits end.
                 ours = handler.cancelled.timed_out or reason == REASON_STOPPED
                 assert ours or arrived == 0
         elif handler.sent:
-            assert arrived or handler.reports, "a result was lost, and nobody was told"
+            assert arrived or handler.reports, "a result was lost and not reported"
             assert not (arrived and handler.reports and handler.reports[0].certain)
         else:
-            # It returned after our close frame.
+            # It returned after the runner's close frame.
             (report,) = handler.reports
             assert report.certain
             assert arrived == 0
