@@ -1,7 +1,7 @@
-"""Tasks of three kinds, as a service: `python samples/enrich.py` or `n8nrunner run samples.enrich`.
+"""Tasks of three types, as a service: `python samples/enrich.py` or `n8nrunner run samples.enrich`.
 
-Needs N8N_RUNNERS_AUTH_TOKEN, as n8n has it, and N8N_RUNNERS_TASK_BROKER_URI if n8n is on another machine. The
-node samples/node/RunnerJob.node.js sends tasks of these types.
+It needs N8N_RUNNERS_AUTH_TOKEN with n8n's value, and N8N_RUNNERS_TASK_BROKER_URI if n8n is on another
+machine. The node samples/node/RunnerJob.node.js sends tasks of these types.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ runner = Runner(name="enrich")
 
 @runner.task("enrich")
 def enrich(task: Task) -> List[Dict[str, Any]]:
-    """Adds a greeting to every item."""
+    """Add a greeting to every item."""
     output = []
     for index, item in enumerate(task.items):
         name = item["json"].get("name")
@@ -32,18 +32,18 @@ def enrich(task: Task) -> List[Dict[str, Any]]:
 
 @runner.task("sum-csv")
 def sum_csv(task: Task) -> List[Dict[str, Any]]:
-    """Reads a CSV file of the item, the first if the node sends all at once, and saves a report."""
+    """Read a CSV file of the item, or of the first if the node sends all at once, and save a report."""
     content = task.read_file(task.settings.get("itemIndex", 0), "data").decode()
     rows = list(csv.DictReader(io.StringIO(content)))
     total = sum(float(row["amount"]) for row in rows)
-    report = f"{len(rows)} rows, {total:.2f} in all\n"
+    report = f"{len(rows)} rows, {total:.2f} in total\n"
     saved = task.save_file(report.encode(), "report.txt", "text/plain")
     return [{"json": {"rows": len(rows), "total": total}, "binary": {"data": saved}}]
 
 
 @runner.task("count", limit=1)
 def count(task: Task) -> Dict[str, Any]:
-    """Takes its time, tells how far it is, and ends early if nobody waits for it any more."""
+    """Count slowly, report the progress, and end early if n8n cancels the task."""
     steps = int(task.settings.get("steps", 10))
     for step in range(steps):
         task.progress(step / steps, f"step {step + 1} of {steps}")

@@ -5,8 +5,8 @@
     n8nrunner node samples.flask_shop --install
     flask --app samples.flask_shop_wsgi run
 
-The runner lives beside the web server, in the same process, and needs N8N_RUNNERS_AUTH_TOKEN as n8n has it.
-It is started where the server is, in flask_shop_wsgi.py, and so by no command such as `flask init-db`.
+The runner works in the process of the web server, and needs N8N_RUNNERS_AUTH_TOKEN with n8n's value. It
+starts with the server, in flask_shop_wsgi.py, so that commands such as `flask init-db` do not start it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from n8nrunner import Runner, TaskError
 app = Flask(__name__)
 app.config["DATABASE"] = os.environ.get("SHOP_DATABASE", "shop.sqlite3")
 
-# Each task gets an application context of its own, as each request does: what is in `g` is closed with it.
+# Each task gets an application context of its own, as each request does, which closes the connection in `g`.
 runner = Runner(name="shop", task_context=app.app_context)
 
 
 def database() -> sqlite3.Connection:
-    """The connection of this request or task."""
+    """Return the database connection of this request or task."""
     if "database" not in g:
         g.database = sqlite3.connect(current_app.config["DATABASE"])
         g.database.row_factory = sqlite3.Row
@@ -44,7 +44,7 @@ def close_database(error: Optional[BaseException]) -> None:
 
 @app.cli.command("init-db")
 def create_tables() -> None:
-    """Creates the table, with some fruit in it."""
+    """Create the table, with some fruit in it."""
     with database() as connection:
         connection.execute("create table fruit (name text primary key, pieces integer not null)")
         connection.executemany("insert into fruit values (?, ?)", [("apple", 7), ("pear", 0)])
@@ -52,10 +52,10 @@ def create_tables() -> None:
 
 @runner.function
 def stock(order_by: Literal["name", "pieces"] = "name") -> List[Dict[str, Any]]:
-    """All fruit in stock.
+    """List all fruit in stock.
 
     Args:
-        order_by: What to sort by.
+        order_by: The column to sort by.
     """
     rows = database().execute(f"select name, pieces from fruit order by {order_by}")
     return [dict(row) for row in rows]
@@ -66,8 +66,8 @@ def sell(fruit: str, pieces: int = 1) -> Dict[str, Any]:
     """Take fruit out of the stock.
 
     Args:
-        fruit: Its name.
-        pieces: How many.
+        fruit: The name of the fruit.
+        pieces: The number of pieces.
     """
     if pieces < 1:
         raise TaskError(f"Expected at least one piece of {fruit}, got {pieces}")
@@ -76,12 +76,12 @@ def sell(fruit: str, pieces: int = 1) -> Dict[str, Any]:
             "update fruit set pieces = pieces - ? where name = ? and pieces >= ?", (pieces, fruit, pieces)
         )
         if taken.rowcount == 0:
-            raise TaskError(f"There are no {pieces} pieces of {fruit}", "Stock shows what there is.")
+            raise TaskError(f"There are no {pieces} pieces of {fruit}", "See the operation Stock.")
         left = connection.execute("select pieces from fruit where name = ?", (fruit,)).fetchone()
     return {"fruit": fruit, "left": left["pieces"]}
 
 
 @app.get("/")
 def show_stock() -> Any:
-    """A page of the application; the functions can be called here as before."""
+    """Show a page of the application; it can call the functions as before."""
     return {"stock": stock(), "n8n": {"runner": runner.state, "registered": runner.is_registered}}

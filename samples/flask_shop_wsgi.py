@@ -1,4 +1,4 @@
-"""The application as a web server loads it, with the runner beside it; it starts whether n8n is up or not.
+"""The application and its runner, as a web server loads them. They start whether n8n is up or not.
 
 `python -m samples.flask_shop_wsgi` serves it with Flask's debugger and reloader.
 """
@@ -12,7 +12,7 @@ from samples.flask_shop import app, runner
 __all__ = ["app"]
 
 # Without a token there is no n8n, as on a developer's machine. The reloader runs this module in two
-# processes; only the one that serves has current code.
+# processes; only the one that serves requests has current code.
 is_serving = __name__ != "__main__" or os.environ.get("WERKZEUG_RUN_MAIN") == "true"
 if is_serving and os.environ.get("N8N_RUNNERS_AUTH_TOKEN"):
     runner.start(wait=0)

@@ -4,8 +4,8 @@
     n8nrunner node samples.report --install
     python -m samples.report
 
-It needs N8N_RUNNERS_AUTH_TOKEN as n8n has it. In a workflow, put the node *Report* behind whatever gives a
-spreadsheet: a form, an e-mail, a folder.
+It needs N8N_RUNNERS_AUTH_TOKEN with n8n's value. In a workflow, put the node *Report* after a node that
+gives a spreadsheet, such as a form, an e-mail or a folder.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ def _rows_of(spreadsheet: File) -> List[Dict[str, Any]]:
     try:
         book = openpyxl.load_workbook(io.BytesIO(spreadsheet.read()), read_only=True, data_only=True)
     except (zipfile.BadZipFile, InvalidFileException, KeyError):
-        raise TaskError(f"{spreadsheet.filename or 'The file'} is no Excel file (.xlsx)") from None
+        raise TaskError(f"{spreadsheet.filename or 'The file'} is not an Excel file (.xlsx)") from None
     headings, *rows = list(book.worksheets[0].iter_rows(values_only=True)) or [()]
     return [dict(zip(map(str, headings), row)) for row in rows if any(value is not None for value in row)]
 
 
 def _report_of(totals: Dict[str, float], group_by: str, amount: str) -> bytes:
-    """An Excel file with the totals, the largest first, and a chart of them."""
+    """Return an Excel file with the totals, the largest first, and a chart of them."""
     book = openpyxl.Workbook()
     sheet = book.active
     sheet.title = "Report"

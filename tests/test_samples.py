@@ -70,7 +70,7 @@ def test_enrich(broker: Broker) -> None:
             broker.run_task("enrich", {}, items=items, timeout=LIMIT)
         task = broker.submit("sum-csv", {}, files={(0, "data"): b"amount\n1.5\n2\n"})
         assert task.result(LIMIT)[0]["json"] == {"rows": 2, "total": 3.5}
-        assert task.saved_files[0].data == b"2 rows, 3.50 in all\n"
+        assert task.saved_files[0].data == b"2 rows, 3.50 in total\n"
         assert broker.run_task("count", {"steps": 3, "seconds": 0}, timeout=LIMIT) == {"counted": 3}
         slow = broker.submit("count", {"steps": 3, "seconds": 60})
         wait_until(lambda: slow.task_id)
@@ -163,7 +163,7 @@ def test_report(broker: Broker) -> None:
         ]
         with pytest.raises(AssertionError, match="The spreadsheet has no column 'country'"):
             call(broker, "report", "summarize", spreadsheet=spreadsheet, group_by="country", files=files)
-        with pytest.raises(AssertionError, match=r"sales.xlsx is no Excel file"):
+        with pytest.raises(AssertionError, match=r"sales.xlsx is not an Excel file"):
             call(broker, "report", "summarize", spreadsheet=spreadsheet, files={(0, "data"): b"no"})
         with pytest.raises(AssertionError, match="Row 2: expected a number under 'region', got 'north'"):
             call(broker, "report", "summarize", spreadsheet=spreadsheet, amount="region", files=files)

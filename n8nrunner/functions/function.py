@@ -52,7 +52,7 @@ class Function:
             use_result: called with the result, within the limit, because a generator runs only then.
 
         Returns:
-            What `use_result` returns.
+            The value that `use_result` returns.
 
         Raises:
             TaskCancelled, TaskTimeout: the task ended while it waited.

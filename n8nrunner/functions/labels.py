@@ -1,10 +1,10 @@
-"""Names and docstrings of Python code as the labels and descriptions of n8n's screen, in n8n's style."""
+"""Names and docstrings of Python code become labels and descriptions in n8n's style."""
 
 from __future__ import annotations
 
 import re
 
-#: Words that are written in capital letters.
+#: Words in capital letters.
 _INITIALISMS = {
     "ai", "api", "aws", "bcc", "bic", "cc", "cpu", "crm", "css", "csv", "cv", "db", "dns", "eu", "eur",
     "faq", "ftp", "gbp", "gdpr", "gmt", "gpu", "gps", "hr", "html", "http", "https", "iban", "id", "imap",
@@ -13,7 +13,7 @@ _INITIALISMS = {
     "ssl", "sso", "svg", "tls", "tsv", "ttl", "ui", "uk", "uri", "url", "us", "usa", "usd", "utc", "uuid",
     "vat", "vpn", "xls", "xlsx", "xml", "yaml",
 }  # fmt: skip
-#: Words that are written in small letters unless they are the first or the last.
+#: Words in lower case unless they are the first or the last.
 _SMALL = {
     "a", "an", "and", "as", "at", "but", "by", "for", "from", "in", "nor", "of", "on", "or", "per", "the",
     "to", "via", "vs", "with",
@@ -21,14 +21,14 @@ _SMALL = {
 
 
 def title_of(name: str) -> str:
-    """Return a name of Python's as n8n shows names: "API URL" for ``api_url``."""
+    """Return the title of a Python name: "API URL" for ``api_url``."""
     words = [word for word in re.split(r"[_\s-]+", name) if word]
     last = len(words) - 1
     return " ".join(_word(word, 0 < at < last) for at, word in enumerate(words)) or name
 
 
 def title_of_constant(name: str) -> str:
-    """As `title_of`, for a name in capital letters: "Very High" for ``VERY_HIGH``, but "EU" for ``EU``."""
+    """Return the title of a constant: "Very High" for ``VERY_HIGH``, but "EU" for ``EU``."""
     return title_of(name.lower() if name.isupper() else name)
 
 
@@ -44,24 +44,24 @@ def _word(word: str, is_inner: bool) -> str:
 
 
 def sentence_of(title: str) -> str:
-    """Return a title in small letters but for its first word and its initialisms: "Get API URL of lead"."""
+    """Return a title in sentence case, with its initialisms: "Get API URL of lead"."""
     words = title.split(" ")
-    small = [word if len(word) > 1 and word.isupper() else word.lower() for word in words]
-    for at, word in enumerate(small):
+    lower = [word if len(word) > 1 and word.isupper() else word.lower() for word in words]
+    for at, word in enumerate(lower):
         if not word.isupper():  # n8n's linter wants the capital after initialisms
-            small[at] = word[:1].upper() + word[1:]
+            lower[at] = word[:1].upper() + word[1:]
             break
-    return " ".join(small)
+    return " ".join(lower)
 
 
-#: How a text begins that goes on with a condition, or with what happens then.
+#: Beginnings before a condition ("true if ..."), and before its effect ("if true, ...").
 _IF = re.compile(
     r"(?:(?:set )?(?:to )?true (?:if|when)|if|when) (?!true|set|on|enabled|checked)", re.IGNORECASE
 )
 _THEN = re.compile(
     r"(?:(?:if|when) (?:true|set|on|enabled|checked),? (?:then )?|(?:set )?(?:to )?true to )", re.IGNORECASE
 )
-#: How a sentence begins that says how something is.
+#: First words of a sentence with a subject, and the verbs that confirm it.
 _SUBJECTS = {
     "a", "all", "an", "any", "each", "every", "he", "it", "its", "no", "she", "some", "that", "the",
     "there", "these", "they", "this", "those", "you",
@@ -72,23 +72,23 @@ _IS = re.compile(
 
 
 def whether(text: str) -> str:
-    """Return the description of a switch, which begins with "Whether" in n8n."""
+    """Return the description of a switch: in n8n it begins with "Whether"."""
     if re.match(r"whether\b", text, re.IGNORECASE):
         return f"W{text[1:]}"
     condition = _IF.match(text)
     if condition is not None:
-        return f"Whether {_small(text[condition.end() :])}"
+        return f"Whether {_uncapitalized(text[condition.end() :])}"
     then = _THEN.match(text)
     rest = text if then is None else text[then.end() :]
     if rest.split(" ")[0].lower() in _SUBJECTS and _IS.search(rest):
-        return f"Whether {_small(rest)}"
+        return f"Whether {_uncapitalized(rest)}"
     if then is not None:
-        return f"Whether to {_small(rest)}"
+        return f"Whether to {_uncapitalized(rest)}"
     ending = "" if text.endswith((".", "!", "?")) else "."
     return f"Whether this is on. {text[:1].upper()}{text[1:]}{ending}"
 
 
-def _small(text: str) -> str:
-    """The text with a small first letter, unless its first word is written in capitals."""
+def _uncapitalized(text: str) -> str:
+    """Return the text with its first letter in lower case, unless its first word is in capitals."""
     first = text.split(" ")[0]
     return text if first != first.capitalize() and first != first.lower() else text[:1].lower() + text[1:]

@@ -19,7 +19,7 @@ from n8nrunner.functions.files import File
 from n8nrunner.functions.items import to_json
 from n8nrunner.protocol.json_faults import LARGEST_INTEGER
 
-#: What an error says of an integer that n8n may have rounded.
+#: The advice in an error about an integer that n8n may have rounded.
 SEND_AS_STRING = f"n8n's numbers are exact up to {LARGEST_INTEGER} only: send this one as a string"
 
 

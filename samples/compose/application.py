@@ -1,4 +1,4 @@
-"""What invoices need, as the node *Billing* on n8n's canvas: `n8nrunner run application`."""
+"""Functions for invoices, as the node *Billing* in n8n: `n8nrunner run application`."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def due_date(
 
     Args:
         invoiced: The day of the invoice.
-        days: How long the customer has.
-        holidays: Days on which nobody works, beside Saturdays and Sundays.
+        days: The number of days that the customer has.
+        holidays: Days without work, besides Saturdays and Sundays.
     """
     due = invoiced + datetime.timedelta(days=days)
     while due.weekday() >= 5 or due in (holidays or []):
@@ -48,7 +48,7 @@ def due_date(
 
 @runner.function(batch=True)
 def find_duplicates(name: List[str], similarity: float = 0.8) -> List[Dict[str, Any]]:
-    """Find customers that are there twice, spelled in two ways.
+    """Find customers that are listed twice with different spellings.
 
     Args:
         name: The name of the customer.

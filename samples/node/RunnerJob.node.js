@@ -3,21 +3,21 @@
 // A node that sends its input items to a task runner as a job of any task type, and outputs the result.
 // Copy it into n8n's folder ~/.n8n/custom and restart n8n: it is the node "Runner Job", of type CUSTOM.runnerJob.
 //
-// Careful: it sends jobs to every task type, also to "javascript" and "python" of n8n's own runners. Whoever may edit
-// workflows can run code there with it, even where NODES_EXCLUDE removes the Code node. If your authors must not do
-// that, list the task types that they may use here, instead of undefined:
+// Careful: it sends jobs to every task type, also to "javascript" and "python" of n8n's own runners. Everyone who may
+// edit workflows can run code there with it, even where NODES_EXCLUDE removes the Code node. To prevent that, list the
+// task types that authors may use here, instead of undefined:
 const ALLOWED_TASK_TYPES = undefined; // such as new Set(['enrich', 'price'])
 
 const stopped = () => new Error('The execution was stopped');
 
-// What a runner reports is plain data; n8n shows message, description and the rest only of a real Error.
+// A runner's error is plain data; n8n shows message, description and the rest only of a real Error.
 function asError(reported) {
 	if (reported instanceof Error) return reported;
 	const { message, ...rest } = reported ?? {};
 	return Object.assign(new Error(message ?? `The job failed: ${JSON.stringify(reported)}`), rest);
 }
 
-// A job may answer n8n items, plain objects, or any other JSON value.
+// The result of a job is n8n items, plain objects, or any other JSON value.
 function asItems(result, itemIndex, each) {
 	return (Array.isArray(result) ? result : [result]).map((entry) => {
 		const isObject = entry !== null && typeof entry === 'object' && !Array.isArray(entry);

@@ -1,6 +1,6 @@
-"""Random hints and random values for conversions: `python -m tests.functions.fuzz_conversion --seconds 60`.
+"""Convert random values to random hints: `python -m tests.functions.fuzz_conversion --seconds 60`.
 
-A conversion returns a value or raises one of its own errors, in a time that grows no faster than the value. A
+A conversion returns a value or raises one of its own errors, in time linear in the size of the value. A
 result is encoded, or refused with `NotJson`.
 """
 
@@ -41,7 +41,7 @@ from n8nrunner.protocol.codec import encode_result
 from n8nrunner.protocol.json_text import NotJson, encode_value
 from tests.functions.converting import convert
 
-#: Seconds and bytes that one conversion may take: for each character of the value, and at least.
+#: Limits of one conversion in seconds and bytes: for each character of the value, and the smallest ones.
 SECONDS, SECONDS_LEAST = 20e-6, 1.0
 BYTES, BYTES_LEAST = 400, 1_000_000
 
@@ -83,7 +83,7 @@ class Point(NamedTuple):
 
 
 class Bound:
-    """Bounds as `annotated_types` spells them."""
+    """Bounds in the form of `annotated_types`."""
 
     def __init__(self, **bounds: Any) -> None:
         self.__dict__.update(bounds)
@@ -113,7 +113,7 @@ LEAVES: List[Any] = [
 
 
 def random_hint(draw: random.Random, depth: int = 3) -> Any:
-    """A type hint that can become a field."""
+    """Return a type hint that can become a field."""
     if depth == 0 or draw.random() < 0.3:
         return draw.choice(LEAVES)
 
@@ -198,7 +198,7 @@ def repr_of(scalar: Any) -> str:
 
 
 def random_value(draw: random.Random, depth: int = 4) -> Any:
-    """A JSON value, as it may come in settings."""
+    """Return a JSON value as an argument may be."""
     if depth == 0 or draw.random() < 0.4:
         return draw.choice(SCALARS)
     choice = draw.random()
@@ -216,7 +216,7 @@ def random_value(draw: random.Random, depth: int = 4) -> Any:
         return value
     try:
         return json.dumps(random_value(draw, depth - 1))
-    except ValueError:  # an integer of more digits than Python writes
+    except ValueError:  # an integer of more digits than Python converts
         return "{}"
 
 
@@ -234,8 +234,8 @@ ZONES = [
 ]
 
 
-def take(hint: Any, value: Any, zone: Optional[str]) -> str:
-    """What became of it."""
+def convert_one(hint: Any, value: Any, zone: Optional[str]) -> str:
+    """Convert a value. Return the outcome."""
     try:
         convert(read_hint(hint).type, value, Conversion(value, zone))
     except Mismatch as error:
@@ -250,7 +250,7 @@ def take(hint: Any, value: Any, zone: Optional[str]) -> str:
 
 
 def random_result(draw: random.Random, depth: int = 4) -> Any:
-    """What a function may return."""
+    """Return a value as a function may return it."""
     if depth == 0 or draw.random() < 0.3:
         others: List[Any] = [
             decimal.Decimal("1.5"),
@@ -286,8 +286,8 @@ def random_result(draw: random.Random, depth: int = 4) -> Any:
     return {draw.choice(keys): value for value in values}
 
 
-def give(result: Any) -> str:
-    """What became of a result."""
+def encode_one(result: Any) -> str:
+    """Make items of a result, and encode them. Return the outcome."""
     try:
         made = make_items(result, lambda file: {"content": "", "fileName": file.filename})
         try:
@@ -297,11 +297,11 @@ def give(result: Any) -> str:
     except NotJson:
         return "refused"
     json.loads(encode_result("t", text).decode("utf-8"))
-    return "given"
+    return "encoded"
 
 
 class _Limits:
-    """Runs conversions, and asserts that each stays within its bounds of time and, for some, of memory."""
+    """Run conversions, and assert that each stays within its limits of time and, for some, of memory."""
 
     def __init__(self) -> None:
         self.seen: Dict[str, int] = {}
@@ -327,33 +327,33 @@ class _Limits:
 
 
 def run(seconds: float, seed: int) -> Dict[str, int]:
-    """Converts and encodes random values for so many seconds.
+    """Convert and encode random values for a number of seconds.
 
     Returns:
-        How often each outcome was seen.
+        The number of conversions with each outcome.
 
     Raises:
-        AssertionError: an unexpected exception escaped, or time or memory went beyond their bounds.
+        AssertionError: an unexpected exception escaped, or a limit of time or memory was exceeded.
     """
     draw = random.Random(seed)
     limits = _Limits()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        # Shallow ones fit each other more often.
+        # Shallow hints and values fit each other more often.
         depth = draw.choice([0, 0, 1, 3])
         hint, value, zone = random_hint(draw, depth), random_value(draw, depth), draw.choice(ZONES)
         limits.run(
-            functools.partial(take, hint, value, zone),
+            functools.partial(convert_one, hint, value, zone),
             _size(value),
             lambda: f"seed {seed}: {hint}, {repr(value)[:300]}, {zone}",  # noqa: B023 - called at once
         )
         result = random_result(draw)
-        limits.run(functools.partial(give, result), 10_000, lambda: f"seed {seed}: {type(result)}")  # noqa: B023
+        limits.run(functools.partial(encode_one, result), 10_000, lambda: f"seed {seed}: {type(result)}")  # noqa: B023
     return limits.seen
 
 
 def _size(value: Any) -> int:
-    """About how many characters a value has."""
+    """Return the approximate number of characters of a value."""
     size, left = 0, [value]
     while left:
         part = left.pop()

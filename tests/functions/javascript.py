@@ -1,4 +1,4 @@
-"""The node that is written from functions, run in Node.js with a stand-in for n8n's package."""
+"""Run a written node in Node.js, with a substitute for n8n's package."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ exports.NodeOperationError = class NodeOperationError {
 
 
 def loaded(written: Package, folder: Path, program: str = "new Node()") -> Any:
-    """Return what a JavaScript expression makes of the `Node` that is written. Skips without Node.js."""
+    """Write the node. Return the value of a JavaScript expression about its `Node`. Skips without Node.js."""
     if shutil.which("node") is None:
         pytest.skip("Node.js is not installed")
     written.write(folder, {})

@@ -1,4 +1,4 @@
-"""What the log says about calls that fail, and what it never says."""
+"""The log of calls that fail: it names function, item and execution, and shows no argument."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_failure_names_function_item_execution_and_message(
     assert re.search(message, line.splitlines()[0])
 
 
-def test_a_misfit_is_logged_without_the_value(
+def test_an_argument_that_does_not_fit_is_logged_without_its_value(
     broker: Broker, runner: Runner, caplog: pytest.LogCaptureFixture
 ) -> None:
     signature = runner._registry.functions.by_name["score"].signature.hash  # type: ignore[union-attr]
@@ -72,7 +72,7 @@ def test_a_misfit_is_logged_without_the_value(
 def test_a_refusal_is_logged_and_names_the_process(
     broker: Broker, runner: Runner, caplog: pytest.LogCaptureFixture, function: str, code: str
 ) -> None:
-    """A forgotten runner of the same name may answer, in a kernel that its owner has to find."""
+    """The process may be a forgotten kernel whose runner has the same name."""
     more = {"version": 99} if code == "newer_node" else {}
     result = answer(broker, function, {"budget": VALUE}, **more)
     assert result["error"]["code"] == code
@@ -87,14 +87,14 @@ def test_the_stack_of_an_exception_names_the_process(broker: Broker, runner: Run
     assert error["stack"].splitlines()[-1].startswith(f"the runner leads (process {os.getpid()} on ")
 
 
-def test_an_id_of_an_execution_that_is_none_stays_out_of_the_log(
+def test_an_invalid_execution_id_is_not_logged(
     broker: Broker, runner: Runner, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer(broker, "score", {"budget": 0}, executionId="47\n11")
     assert "execution" not in caplog.text
 
 
-def test_a_recovery_is_logged_at_the_level_of_the_trouble(
+def test_a_recovery_is_logged_at_the_level_of_the_problem(
     broker: Broker, runner: Runner, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker.kill()

@@ -1,4 +1,4 @@
-"""Tasks of calls, over the embedded broker: what a node sends, and what it gets."""
+"""Tasks of nodes over the embedded broker: the settings that a node sends, and the answer that it gets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def runner(broker: Broker) -> Iterator[Runner]:
 
 
 class Caller:
-    """Calls functions as a node does."""
+    """Call functions as a node does."""
 
     def __init__(self, broker: Broker, runner: Runner) -> None:
         self.broker = broker
@@ -62,7 +62,7 @@ def call(broker: Broker, runner: Runner) -> Caller:
 
 
 class From:
-    """A lower bound, as `annotated_types` spells it."""
+    """A lower bound in the form of `annotated_types`."""
 
     def __init__(self, ge: Any) -> None:
         self.ge = ge
@@ -82,7 +82,7 @@ def fails_for_two(number: int) -> int:
     return number
 
 
-def test_each_item_is_called_for(runner: Runner, call: Caller) -> None:
+def test_a_function_is_called_once_for_each_item(runner: Runner, call: Caller) -> None:
     assert runner.function(double) is double
     assert call("double", {"number": 1}, {"number": "2"}) == {
         "version": 1,
@@ -94,7 +94,7 @@ def test_each_item_is_called_for(runner: Runner, call: Caller) -> None:
     }
 
 
-def test_a_wrong_argument_names_parameter_item_and_value(runner: Runner, call: Caller) -> None:
+def test_the_error_of_an_argument_names_parameter_item_and_value(runner: Runner, call: Caller) -> None:
     runner.function(double)
     answer = call("double", {"number": 1}, {"number": "x"}, {"number": 3})
     assert answer["items"] == []
@@ -104,7 +104,7 @@ def test_a_wrong_argument_names_parameter_item_and_value(runner: Runner, call: C
     assert "Item 1, parameter 'number' of double" in error["description"]
 
 
-def test_what_an_expression_left_out_fails_its_item(runner: Runner, call: Caller) -> None:
+def test_an_argument_missing_from_an_expression_fails_its_item(runner: Runner, call: Caller) -> None:
     runner.function(double)
     answer = call("double", {"number": 1}, {}, {"number": 3}, continueOnFail=True)
     assert [item["json"]["result"] for item in answer["items"]] == [2, 6]
@@ -124,7 +124,7 @@ def test_what_an_expression_left_out_fails_its_item(runner: Runner, call: Caller
         (float, 10**400),
     ],
 )
-def test_whatever_goes_wrong_with_a_value_fails_its_item(
+def test_a_value_whose_conversion_raises_fails_its_item(
     runner: Runner, call: Caller, hint: Any, value: Any
 ) -> None:
     def function(value: Any) -> str:
@@ -137,7 +137,7 @@ def test_whatever_goes_wrong_with_a_value_fails_its_item(
     assert error["message"].startswith("value: expected ")
 
 
-def test_moments_are_in_the_zone_that_the_node_sends(runner: Runner, call: Caller) -> None:
+def test_datetimes_are_in_the_time_zone_that_the_node_sends(runner: Runner, call: Caller) -> None:
     @runner.function
     def when(at: datetime.datetime, on: datetime.date) -> str:
         return f"{at.isoformat()} {on.isoformat()}"
@@ -145,7 +145,7 @@ def test_moments_are_in_the_zone_that_the_node_sends(runner: Runner, call: Calle
     arguments = {"at": "2024-05-06T09:00:00", "on": "2024-05-05T22:00:00.000Z"}
     (item,) = call("when", arguments, timezone="Europe/Warsaw")["items"]
     assert item["json"] == {"result": "2024-05-06T09:00:00+02:00 2024-05-06"}
-    for more in ({}, {"timezone": 5}):  # a node from before the zone was sent
+    for more in ({}, {"timezone": 5}):  # an older node does not send the time zone
         (item,) = call("when", arguments, **more)["items"]
         assert item["json"] == {"result": "2024-05-06T09:00:00 2024-05-05"}
     with pytest.raises(BrokerTaskError, match="does not know the workflow's time zone, Mars/Olympus"):
@@ -153,7 +153,7 @@ def test_moments_are_in_the_zone_that_the_node_sends(runner: Runner, call: Calle
 
 
 def test_conversions_end_with_their_task(broker: Broker, runner: Runner, call: Caller) -> None:
-    begun, goes_on = threading.Event(), threading.Event()
+    begun, may_continue = threading.Event(), threading.Event()
 
     @dataclasses.dataclass
     class Slow:
@@ -162,7 +162,7 @@ def test_conversions_end_with_their_task(broker: Broker, runner: Runner, call: C
         def __post_init__(self) -> None:
             made.append(self.number)
             begun.set()
-            assert goes_on.wait(LIMIT)
+            assert may_continue.wait(LIMIT)
 
     made: List[int] = []
 
@@ -176,7 +176,7 @@ def test_conversions_end_with_their_task(broker: Broker, runner: Runner, call: C
     assert begun.wait(LIMIT)
     task.cancel("enough")
     wait_until(lambda: runner.snapshot().tasks[0].cancel_reason)
-    goes_on.set()
+    may_continue.set()
     runner.stop()
     assert len(made) <= 10_000
 
@@ -210,7 +210,7 @@ def test_an_integer_that_n8n_has_rounded_fails_its_item(runner: Runner, call: Ca
     )
 
 
-def test_a_result_that_is_no_json_fails_its_item(runner: Runner, call: Caller) -> None:
+def test_a_result_that_json_cannot_represent_fails_its_item(runner: Runner, call: Caller) -> None:
     @runner.function
     def tags(number: int) -> Dict[str, Any]:
         return {"tags": {number} if number == 1 else [number]}
@@ -225,7 +225,7 @@ def test_a_result_that_is_no_json_fails_its_item(runner: Runner, call: Caller) -
 
 
 needs_digit_limit = pytest.mark.skipif(
-    not hasattr(sys, "get_int_max_str_digits"), reason="this Python writes integers of any length"
+    not hasattr(sys, "get_int_max_str_digits"), reason="this Python converts integers of any length"
 )
 
 
@@ -235,8 +235,8 @@ def loop() -> Any:
     return value
 
 
-#: What is found only when the whole answer is written.
-UNWRITABLE = [
+#: Results that fail only when the whole answer is encoded.
+NOT_ENCODABLE = [
     pytest.param(
         lambda: {"n": [0, 10**5000]},
         "result['n'][1] is an integer of more digits than",
@@ -249,8 +249,8 @@ UNWRITABLE = [
 ]
 
 
-@pytest.mark.parametrize(("bad", "said"), UNWRITABLE)
-def test_a_result_that_cannot_be_written_fails_its_item(
+@pytest.mark.parametrize(("bad", "said"), NOT_ENCODABLE)
+def test_a_result_that_cannot_be_encoded_fails_its_item(
     runner: Runner, call: Caller, bad: Callable[[], Any], said: str
 ) -> None:
     @runner.function
@@ -270,7 +270,7 @@ def test_a_result_that_cannot_be_written_fails_its_item(
     assert [error["item"] for error in answer["errors"]] == [1]
 
 
-def test_a_result_of_a_batch_that_cannot_be_written_fails_all_its_items(runner: Runner, call: Caller) -> None:
+def test_a_result_of_a_batch_that_cannot_be_encoded_fails_all_its_items(runner: Runner, call: Caller) -> None:
     @runner.function(batch=True)
     def function(number: List[int]) -> Any:
         return [{"json": {}, "pairedItem": {1}}]
@@ -280,7 +280,7 @@ def test_a_result_of_a_batch_that_cannot_be_written_fails_all_its_items(runner: 
     assert [error["item"] for error in answer["errors"]] == [0, 1]
 
 
-def test_half_of_a_surrogate_pair_arrives(runner: Runner, call: Caller) -> None:
+def test_half_of_a_surrogate_pair_arrives_in_n8n(runner: Runner, call: Caller) -> None:
     @runner.function
     def cut(text: str) -> Dict[str, Any]:
         return {text[0]: text[0]}
@@ -288,7 +288,7 @@ def test_half_of_a_surrogate_pair_arrives(runner: Runner, call: Caller) -> None:
     assert call("cut", {"text": "\ud83dx"})["items"][0]["json"] == {"\ud83d": "\ud83d"}
 
 
-def test_an_integer_that_n8n_would_round_is_returned_as_text(runner: Runner, call: Caller) -> None:
+def test_an_integer_that_n8n_would_round_is_returned_as_a_string(runner: Runner, call: Caller) -> None:
     @runner.function
     def ids() -> Dict[str, Any]:
         return {"big": 7615917337495251231, "all": [-(2**53), 2**53 - 1], "share": 0.1234567890123456}
@@ -301,7 +301,7 @@ def test_an_integer_that_n8n_would_round_is_returned_as_text(runner: Runner, cal
     }
 
 
-def test_a_call_to_n8n_with_an_integer_that_it_would_round_is_not_made(runner: Runner, call: Caller) -> None:
+def test_a_call_to_n8n_with_an_integer_that_it_would_round_is_refused(runner: Runner, call: Caller) -> None:
     @runner.function
     def ask(task: Task) -> Any:
         return task.rpc("helpers.httpRequest", {"body": {"id": 2**60}})
@@ -311,7 +311,9 @@ def test_a_call_to_n8n_with_an_integer_that_it_would_round_is_not_made(runner: R
     assert error["message"] == f"a call to n8n was not made: {said}"
 
 
-def test_a_good_batch_is_encoded_once(runner: Runner, call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_that_can_be_encoded_are_not_checked_one_by_one(
+    runner: Runner, call: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runner.function(double)
     checked: List[Any] = []
     monkeypatch.setattr(dispatch, "make_encodable", lambda result: checked.append(result) or result[0])
@@ -319,7 +321,7 @@ def test_a_good_batch_is_encoded_once(runner: Runner, call: Caller, monkeypatch:
     assert checked == []
 
 
-def test_an_exception_comes_with_its_own_traceback(
+def test_an_exception_arrives_with_the_traceback_of_the_function(
     runner: Runner, call: Caller, caplog: pytest.LogCaptureFixture
 ) -> None:
     runner.function(fails_for_two)
@@ -332,7 +334,7 @@ def test_an_exception_comes_with_its_own_traceback(
     assert "2 is bad" in caplog.text
 
 
-def test_a_task_error_is_shown_as_it_is(runner: Runner, call: Caller) -> None:
+def test_a_task_error_arrives_as_it_is(runner: Runner, call: Caller) -> None:
     @runner.function
     def refuse() -> None:
         raise TaskError("Not today", "Come back tomorrow")
@@ -342,7 +344,7 @@ def test_a_task_error_is_shown_as_it_is(runner: Runner, call: Caller) -> None:
 
 
 @pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), RecursionError("deep")])
-def test_whatever_is_raised_fails_its_item_only(runner: Runner, call: Caller, raised: BaseException) -> None:
+def test_any_exception_fails_its_item_only(runner: Runner, call: Caller, raised: BaseException) -> None:
     @runner.function
     def function(number: int) -> int:
         if number == 1:
@@ -367,7 +369,7 @@ def test_a_generator_that_fails_midway_fails_its_item(runner: Runner, call: Call
     assert [error["message"] for error in answer["errors"]] == ["ValueError: no more"]
 
 
-def test_files_both_ways(runner: Runner, call: Caller) -> None:
+def test_files_are_fetched_and_stored_by_calls_for_an_older_node(runner: Runner, call: Caller) -> None:
     seen: List[Any] = []
 
     @runner.function
@@ -384,7 +386,7 @@ def test_files_both_ways(runner: Runner, call: Caller) -> None:
     assert seen == [("x.txt", "text/plain", None)]
 
 
-def test_files_come_and_go_with_their_task(runner: Runner, call: Caller) -> None:
+def test_files_travel_with_the_task_and_its_result(runner: Runner, call: Caller) -> None:
     @runner.function
     def shout(document: File) -> Dict[str, Any]:
         return {"loud": document.read().upper(), "report": File(b"short", "r.txt", "text/plain")}
@@ -399,7 +401,7 @@ def test_files_come_and_go_with_their_task(runner: Runner, call: Caller) -> None
     }
 
 
-def test_files_above_what_the_node_takes_are_stored_by_a_call(
+def test_files_above_the_limit_of_the_node_are_stored_by_a_call(
     broker: Broker, runner: Runner, call: Caller
 ) -> None:
     @runner.function
@@ -415,7 +417,7 @@ def test_files_above_what_the_node_takes_are_stored_by_a_call(
     assert [saved.data for saved in task.saved_files] == [b"5678"]
 
 
-def test_a_name_with_a_slash_stays_whole(runner: Runner, call: Caller) -> None:
+def test_a_file_name_with_a_slash_is_kept(runner: Runner, call: Caller) -> None:
     @runner.function
     def invoice() -> File:
         return File(b"%PDF", "Invoice 5/2024.pdf")
@@ -427,7 +429,7 @@ def test_a_name_with_a_slash_stays_whole(runner: Runner, call: Caller) -> None:
         assert "directory" not in item["binary"]["data"]
 
 
-def test_a_file_that_n8n_would_not_survive_fails_its_item(runner: Runner, call: Caller) -> None:
+def test_a_file_that_is_too_large_for_n8n_fails_its_item(runner: Runner, call: Caller) -> None:
     @runner.function
     def film(mebibytes: int) -> File:
         return File(bytes(mebibytes * 2**20), "film.mp4")
@@ -439,7 +441,7 @@ def test_a_file_that_n8n_would_not_survive_fails_its_item(runner: Runner, call: 
     assert [item["pairedItem"] for item in answer["items"]] == [{"item": 1}]
 
 
-def test_the_task_is_given(runner: Runner, call: Caller, broker: Broker) -> None:
+def test_a_parameter_of_type_task_gets_the_task(runner: Runner, call: Caller, broker: Broker) -> None:
     @runner.function
     def log(task: Task, text: str) -> str:
         task.log(text)
@@ -454,7 +456,9 @@ def test_the_task_is_given(runner: Runner, call: Caller, broker: Broker) -> None
 # --- all items at once --------------------------------------------------------------------------------
 
 
-def test_a_batch_gets_lists_of_what_is_a_list_and_the_first_of_the_rest(runner: Runner, call: Caller) -> None:
+def test_a_batch_gets_lists_for_parameters_that_are_lists_and_the_first_value_for_others(
+    runner: Runner, call: Caller
+) -> None:
     @runner.function(batch=True)
     def scale(number: List[int], factor: int = 1) -> List[int]:
         return [each * factor for each in number]
@@ -464,7 +468,7 @@ def test_a_batch_gets_lists_of_what_is_a_list_and_the_first_of_the_rest(runner: 
     assert [item["pairedItem"] for item in answer["items"]] == [{"item": 0}, {"item": 1}]
 
 
-def test_a_batch_that_sums_up_is_paired_with_all(runner: Runner, call: Caller) -> None:
+def test_a_single_result_of_a_batch_is_paired_with_all_items(runner: Runner, call: Caller) -> None:
     runner.function(name="total", batch=True)(total)
     (item,) = call("total", {"number": 1}, {"number": 2}, {"number": 3})["items"]
     assert item == {"json": {"result": 6}, "pairedItem": [{"item": 0}, {"item": 1}, {"item": 2}]}
@@ -476,7 +480,7 @@ def total(number: List[int]) -> int:
     return sum(number)
 
 
-def test_a_batch_leaves_out_what_does_not_fit(runner: Runner, call: Caller) -> None:
+def test_a_batch_leaves_out_items_whose_arguments_do_not_fit(runner: Runner, call: Caller) -> None:
     runner.function(batch=True)(total)
     answer = call("total", {"number": 1}, {"number": "x"}, {"number": 3}, continueOnFail=True)
     assert answer["items"][0]["json"] == {"result": 4}
@@ -501,29 +505,33 @@ def test_the_columns_of_a_batch_stay_aligned(runner: Runner, call: Caller) -> No
     assert answer["items"][0]["json"] == {"name": ["a", "b"], "score": [], "note": None}
 
 
-@pytest.mark.parametrize("goes_on", [True, False])
-def test_a_batch_of_which_nothing_is_left(runner: Runner, call: Caller, goes_on: bool) -> None:
+@pytest.mark.parametrize("continue_on_fail", [True, False])
+def test_a_batch_is_called_with_the_items_that_have_all_arguments(
+    runner: Runner, call: Caller, continue_on_fail: bool
+) -> None:
     called: List[Any] = []
 
     @runner.function(batch=True)
     def scale(number: List[int], other: List[int] = [], factor: int = 1) -> None:  # noqa: B006
         called.append((number, other, factor))
 
-    # The first lacks what the second has; the second's own number does not fit.
+    # The first item lacks an argument that others have; the number of the second does not fit.
     rows = [{"number": 1, "factor": 3}, {"number": "x", "other": 1}, {"other": 2, "number": 2}]
-    answer = call("scale", *rows, continueOnFail=goes_on)
-    if goes_on:
+    answer = call("scale", *rows, continueOnFail=continue_on_fail)
+    if continue_on_fail:
         assert sorted(error["item"] for error in answer["errors"]) == [0, 1]
         assert called == [([2], [2], 1)]
     else:
         assert [error["item"] for error in answer["errors"]] == [1]
         assert called == []
-    answer = call("scale", {"number": 1, "factor": 3}, {"number": "x", "other": 1}, continueOnFail=goes_on)
+    answer = call(
+        "scale", {"number": 1, "factor": 3}, {"number": "x", "other": 1}, continueOnFail=continue_on_fail
+    )
     assert [error["item"] for error in answer["errors"]] == [1]
-    assert called == ([([2], [2], 1), ([1], [], 3)] if goes_on else [])
+    assert called == ([([2], [2], 1), ([1], [], 3)] if continue_on_fail else [])
 
 
-def test_a_batch_in_which_each_lacks_what_another_has(runner: Runner, call: Caller) -> None:
+def test_a_batch_whose_items_all_lack_an_argument_calls_nothing(runner: Runner, call: Caller) -> None:
     @runner.function(batch=True)
     def function(x: List[int] = [], y: List[int] = [], factor: int = 1) -> str:  # noqa: B006
         return "called"
@@ -536,7 +544,7 @@ def test_a_batch_in_which_each_lacks_what_another_has(runner: Runner, call: Call
     ]
 
 
-def test_a_batch_that_fails_fails_all_its_items(runner: Runner, call: Caller) -> None:
+def test_an_exception_in_a_batch_fails_all_its_items(runner: Runner, call: Caller) -> None:
     runner.function(batch=True)(total)
     arguments = [{"number": 13}, {"number": 1}]
     assert [error["item"] for error in call("total", *arguments)["errors"]] == [0]
@@ -560,7 +568,7 @@ def counts_of(runner: Runner) -> Dict[str, int]:
     return {name: count for name, count in counts.items() if count and name != "accepted"}
 
 
-def test_a_call_that_failed_counts_as_failed(runner: Runner, call: Caller) -> None:
+def test_a_task_with_a_failed_call_counts_as_failed(runner: Runner, call: Caller) -> None:
     runner.function(positive)
     for number in (-1, -2, 3, -4, -5, -6, -7):
         call("positive", {"number": number})
@@ -591,16 +599,16 @@ def test_calls_of_a_batch_and_results_that_cannot_be_sent_count_as_failed(
         return sum(number) // (0 if 13 in number else 1)
 
     @runner.function
-    def unwritable(number: int) -> Any:
+    def unencodable(number: int) -> Any:
         return {number} if number else float(number)
 
     call("total", {"number": 1}, {"number": 2})
     call("total", {"number": 1}, {"number": 13}, {"number": 2})
-    call("unwritable", {"number": 0}, {"number": 1}, continueOnFail=True)
+    call("unencodable", {"number": 0}, {"number": 1}, continueOnFail=True)
     assert counts_of(runner) == {"done": 1, "failed": 2}
     assert runner.snapshot().functions == (
         FunctionSnapshot("total", 2, 3),
-        FunctionSnapshot("unwritable", 1, 1),
+        FunctionSnapshot("unencodable", 1, 1),
     )
 
 
@@ -616,14 +624,16 @@ def test_a_changed_or_unknown_function_counts_as_failed_at_the_last_try(
         assert runner.snapshot().functions == (FunctionSnapshot("double", 0, 1),)
     else:
         assert runner.snapshot().functions == ()  # names of functions that do not exist are not kept
-    call(function, {"value": 1})  # a node that does not say so
+    call(function, {"value": 1})  # an older node does not say which try is the last
     assert counts_of(runner) == {"retried": 3, "failed": 2}
 
 
-# --- ages ---------------------------------------------------------------------------------------------
+# --- versions -----------------------------------------------------------------------------------------
 
 
-def test_other_names_are_a_change(runner: Runner, call: Caller) -> None:
+def test_unknown_and_missing_arguments_mean_that_the_function_has_changed(
+    runner: Runner, call: Caller
+) -> None:
     runner.function(double)
     answer = call("double", {"value": 1})
     assert answer["error"]["code"] == "changed"
@@ -632,13 +642,13 @@ def test_other_names_are_a_change(runner: Runner, call: Caller) -> None:
     assert answer["error"]["function"]["parameters"][0]["name"] == "number"
 
 
-def test_a_change_of_many_names_is_cut(runner: Runner, call: Caller) -> None:
+def test_an_error_names_at_most_twenty_differences(runner: Runner, call: Caller) -> None:
     runner.function(double)
     answer = call("double", {f"value{number}": 1 for number in range(1000)})
     assert "no parameter 'value19', and 981 more" in answer["error"]["message"]
 
 
-def test_a_value_that_does_not_fit_is_a_change_if_the_signature_is_another(
+def test_a_value_that_does_not_fit_means_a_change_if_the_signature_differs(
     runner: Runner, call: Caller
 ) -> None:
     runner.function(double)
@@ -646,7 +656,7 @@ def test_a_value_that_does_not_fit_is_a_change_if_the_signature_is_another(
     assert call("double", {"number": 4}, signature="old")["items"][0]["json"] == {"result": 8}
 
 
-def test_nothing_has_run_when_a_function_turns_out_to_have_changed(runner: Runner, call: Caller) -> None:
+def test_no_call_is_made_if_the_function_has_changed(runner: Runner, call: Caller) -> None:
     called: List[int] = []
 
     @runner.function
@@ -659,12 +669,12 @@ def test_nothing_has_run_when_a_function_turns_out_to_have_changed(runner: Runne
 
 
 @pytest.mark.parametrize("batch", [False, True])
-def test_a_task_without_calls_runs_nothing(runner: Runner, call: Caller, batch: bool) -> None:
+def test_a_task_without_calls_returns_no_items(runner: Runner, call: Caller, batch: bool) -> None:
     runner.function(batch=batch)(double)
     assert call("double") == {"version": 1, "items": [], "errors": []}
 
 
-def test_arguments_may_be_text(runner: Runner, call: Caller) -> None:
+def test_arguments_may_be_a_json_string(runner: Runner, call: Caller) -> None:
     def takes(value: Any, constructor: str) -> Any:
         return {"got": [value, constructor]}
 
@@ -675,20 +685,22 @@ def test_arguments_may_be_text(runner: Runner, call: Caller) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '"text"', "[" * 100_000])
-def test_text_that_is_no_object_of_arguments(runner: Runner, call: Caller, text: str) -> None:
+def test_a_string_that_is_not_a_json_object_of_arguments_is_refused(
+    runner: Runner, call: Caller, text: str
+) -> None:
     runner.function(double)
     with pytest.raises(BrokerTaskError, match="not sent by a node of n8nrunner"):
         call("double", text)  # type: ignore[arg-type]
 
 
-def test_an_unknown_function(runner: Runner, call: Caller) -> None:
+def test_an_unknown_function_is_refused_with_the_known_names(runner: Runner, call: Caller) -> None:
     runner.function(double)
     answer = call("triple", {"number": 1})
     assert answer["error"]["code"] == "unknown_function"
     assert "it has double" in answer["error"]["message"]
 
 
-def test_a_newer_node(runner: Runner, call: Caller) -> None:
+def test_a_node_with_a_newer_version_is_refused(runner: Runner, call: Caller) -> None:
     runner.function(double)
     assert call("double", {"number": 1}, version=2)["error"]["code"] == "newer_node"
 
@@ -701,7 +713,7 @@ def test_a_newer_node(runner: Runner, call: Caller) -> None:
         for calls in (5, [5], [{}], [{"item": "x", "arguments": {}}], [{"item": 0, "arguments": []}])
     ],
 )
-def test_settings_of_something_else(broker: Broker, runner: Runner, settings: Any) -> None:
+def test_settings_of_another_node_are_refused(broker: Broker, runner: Runner, settings: Any) -> None:
     runner.function(double)
     runner.start(wait=LIMIT)
     with pytest.raises(BrokerTaskError, match="not sent by a node of n8nrunner"):
@@ -715,7 +727,7 @@ def test_a_function_that_is_registered_again_serves_the_next_task(runner: Runner
     assert call("double", {"number": 2})["items"][0]["json"] == {"result": 20}
 
 
-def test_registering_changes_nothing_under_the_hands_of_other_threads(runner: Runner) -> None:
+def test_registering_does_not_change_a_dictionary_that_other_threads_read(runner: Runner) -> None:
     runner.function(double)
     functions = runner._registry.functions
     assert functions is not None
@@ -725,7 +737,7 @@ def test_registering_changes_nothing_under_the_hands_of_other_threads(runner: Ru
     assert list(functions.by_name) == ["double", "fails_for_two"]
 
 
-def test_a_function_that_is_registered_while_the_runner_runs(broker: Broker, call: Caller) -> None:
+def test_a_function_registered_while_the_runner_runs_is_offered(broker: Broker, call: Caller) -> None:
     call.runner.task("other")(lambda task: None)
     call.runner.start(wait=LIMIT)
     call.runner.function(limit=1)(double)
@@ -733,7 +745,7 @@ def test_a_function_that_is_registered_while_the_runner_runs(broker: Broker, cal
     assert answer["items"][0]["json"] == {"result": 4}
 
 
-def test_a_node_from_before_a_limit_was_taken_away_still_works(call: Caller) -> None:
+def test_a_node_written_before_a_limit_was_removed_still_works(call: Caller) -> None:
     call.runner.function(limit=1)(double)
     call.runner.start(wait=LIMIT)
     call.runner.function(double)
@@ -769,7 +781,7 @@ def test_functions_run_in_other_processes_with_their_files(
 
 
 @pytest.mark.parametrize("own_type", [True, False])
-def test_a_limit_holds_whatever_type_the_calls_come_by(
+def test_a_limit_covers_the_calls_of_both_task_types(
     broker: Broker, runner: Runner, call: Caller, own_type: bool
 ) -> None:
     inside, most = 0, 0
@@ -793,11 +805,11 @@ def test_a_limit_holds_whatever_type_the_calls_come_by(
 
 
 def test_a_limit_holds_while_a_function_is_replaced(broker: Broker, runner: Runner, call: Caller) -> None:
-    begun, goes_on, ran = threading.Event(), threading.Event(), threading.Event()
+    begun, may_continue, ran = threading.Event(), threading.Event(), threading.Event()
 
     def first() -> None:
         begun.set()
-        assert goes_on.wait(LIMIT)
+        assert may_continue.wait(LIMIT)
 
     runner.function(name="alone", limit=1)(first)
     runner.start(wait=LIMIT)
@@ -806,12 +818,12 @@ def test_a_limit_holds_while_a_function_is_replaced(broker: Broker, runner: Runn
     runner.function(name="alone", limit=1)(lambda: ran.set())
     new = broker.submit(f"n8nrunner.{NAME}", call.settings("alone", {}), timeout=LIMIT)
     assert not ran.wait(0.3)
-    goes_on.set()
+    may_continue.set()
     assert [task.result(LIMIT)["errors"] for task in (old, new)] == [[], []]
     assert ran.is_set()
 
 
-def test_a_generator_runs_within_its_turn(broker: Broker, runner: Runner, call: Caller) -> None:
+def test_a_generator_runs_within_the_limit(broker: Broker, runner: Runner, call: Caller) -> None:
     inside, most = 0, 0
     counting = threading.Lock()
 
@@ -834,7 +846,7 @@ def test_a_generator_runs_within_its_turn(broker: Broker, runner: Runner, call: 
     assert most == 1
 
 
-def test_a_generator_without_end_ends_with_its_task(broker: Broker, runner: Runner, call: Caller) -> None:
+def test_an_endless_generator_ends_with_its_task(broker: Broker, runner: Runner, call: Caller) -> None:
     begun, ended = threading.Event(), threading.Event()
 
     @runner.function
@@ -903,7 +915,7 @@ async def later() -> None: ...
         ),
     ],
 )
-def test_what_cannot_be_registered(function: Any, options: Dict[str, Any], said: str) -> None:
+def test_a_function_that_cannot_work_is_refused(function: Any, options: Dict[str, Any], said: str) -> None:
     if "hint" in options:
         function.__annotations__ = {"docs": options.pop("hint")}
     with pytest.raises(ConfigurationError, match=said):
@@ -914,7 +926,7 @@ if TYPE_CHECKING:
     from decimal import Decimal as OnlyForTypeCheckers
 
 
-def test_a_hint_of_the_result_need_not_be_there(runner: Runner, call: Caller) -> None:
+def test_the_hint_of_the_result_is_not_evaluated(runner: Runner, call: Caller) -> None:
     @runner.function
     def price(number: int) -> OnlyForTypeCheckers:
         return number  # type: ignore[return-value]
@@ -923,7 +935,7 @@ def test_a_hint_of_the_result_need_not_be_there(runner: Runner, call: Caller) ->
 
 
 @pytest.mark.parametrize("name", ["n8nrunner", "My Shop"])
-def test_functions_need_a_name_of_their_runners_own(broker: Broker, name: str) -> None:
+def test_a_runner_with_functions_needs_a_valid_name(broker: Broker, name: str) -> None:
     runner = Runner(broker.url, auth_token=TOKEN, name=name)
     runner.function(double)
     with pytest.raises(ConfigurationError, match="a name of its own"):
@@ -932,7 +944,7 @@ def test_functions_need_a_name_of_their_runners_own(broker: Broker, name: str) -
 
 
 @pytest.mark.parametrize(("name", "shared"), [("elsewhere", False), (NAME, True)])
-def test_two_runners_run_beside_each_other(
+def test_runners_of_other_names_or_shared_ones_run_at_the_same_time(
     new_runner: Callable[..., Runner], caplog: pytest.LogCaptureFixture, name: str, shared: bool
 ) -> None:
     runners = [new_runner(name=each, shared=shared) for each in (NAME, name)]
@@ -952,19 +964,19 @@ def test_a_newer_runner_of_a_name_takes_over(
     shared: Tuple[bool, bool],
     is_late: bool,
 ) -> None:
-    """As when a notebook's cell that builds a runner is run again. The earlier one finishes its calls."""
-    go_on, called = threading.Event(), threading.Event()
+    """A notebook's cell that builds a runner is run again. The earlier runner finishes its calls."""
+    may_continue, called = threading.Event(), threading.Event()
     older = new_runner(name=NAME, shared=shared[0])
 
     @older.function
     def version() -> str:
         called.set()
-        go_on.wait(LIMIT)
+        may_continue.wait(LIMIT)
         return "older"
 
     older.start(wait=LIMIT)
     settings = {"version": 1, "function": "version", "calls": [{"item": 0, "arguments": {}}]}
-    under_way = broker.submit(f"n8nrunner.{NAME}", settings)
+    running = broker.submit(f"n8nrunner.{NAME}", settings)
     assert called.wait(LIMIT)
 
     newer = new_runner(name=NAME, shared=shared[1])
@@ -973,8 +985,8 @@ def test_a_newer_runner_of_a_name_takes_over(
     newer.function(name="version")(lambda: "newer")
     newer.start(wait=LIMIT)
     wait_until(lambda: older.state == "stopping")
-    go_on.set()
-    assert under_way.result(LIMIT)["items"][0]["json"] == {"result": "older"}
+    may_continue.set()
+    assert running.result(LIMIT)["items"][0]["json"] == {"result": "older"}
     assert older.join(LIMIT)
     for _ in range(5):
         answer = broker.run_task(f"n8nrunner.{NAME}", settings, timeout=LIMIT)
@@ -982,7 +994,7 @@ def test_a_newer_runner_of_a_name_takes_over(
     assert caplog.text.count("takes over") == 1
 
 
-def test_a_runner_without_a_name_takes_one() -> None:
+def test_a_runner_without_a_name_gets_one() -> None:
     runner = Runner(auth_token=TOKEN)
     runner._use_name("My.Jobs")
     assert runner.config.name == "my_jobs"

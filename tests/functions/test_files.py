@@ -37,7 +37,7 @@ LONG = "ü" * 200
         (f"x.{LONG}", f"x.{'ü' * 126}"),
     ],
 )
-def test_a_safe_name(name: str, safe: str, tmp_path: Path) -> None:
+def test_a_safe_name_is_a_plain_file_name(name: str, safe: str, tmp_path: Path) -> None:
     file = File(b"abc", name)
     assert file.safe_name == safe
     assert file.filename == name

@@ -1,4 +1,4 @@
-"""Names and docstrings as labels and descriptions."""
+"""Names and docstrings become labels and descriptions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from n8nrunner.functions.labels import sentence_of, title_of, title_of_constant,
         ("_", "_"),
     ],
 )
-def test_titles(name: str, title: str) -> None:
+def test_a_name_becomes_a_title(name: str, title: str) -> None:
     assert title_of(name) == title
 
 
@@ -40,7 +40,7 @@ def test_titles(name: str, title: str) -> None:
     ("name", "title"),
     [("EU", "EU"), ("VERY_HIGH", "Very High"), ("PDF_FILE", "PDF File"), ("Mixed", "Mixed")],
 )
-def test_titles_of_constants(name: str, title: str) -> None:
+def test_the_name_of_a_constant_becomes_a_title(name: str, title: str) -> None:
     assert title_of_constant(name) == title
 
 
@@ -53,7 +53,7 @@ def test_titles_of_constants(name: str, title: str) -> None:
         ("Get User IDs", "Get user ids"),
     ],
 )
-def test_sentences(title: str, sentence: str) -> None:
+def test_a_title_becomes_a_sentence(title: str, sentence: str) -> None:
     assert sentence_of(title) == sentence
 
 
@@ -79,7 +79,7 @@ def test_sentences(title: str, sentence: str) -> None:
         ("ok", "Whether this is on. Ok."),
     ],
 )
-def test_descriptions_of_switches(text: str, description: str) -> None:
+def test_the_description_of_a_switch_begins_with_whether(text: str, description: str) -> None:
     assert whether(text) == description
 
 
@@ -89,7 +89,7 @@ class Region(enum.Enum):
     OpenSea = 3
 
 
-def test_titles_of_choices() -> None:
+def test_choices_have_titles() -> None:
     assert type_of(Region).choices == [("EU", "eu"), ("North America", "na"), ("OpenSea", 3)]
     assert type_of(Literal["EU", "us", "dark-blue", 2]).choices == [
         ("EU", "EU"),

@@ -1,4 +1,4 @@
-"""The node package that is written from functions. That n8n takes it is tested in tests/n8n."""
+"""The node package that is generated from functions. tests/n8n loads it into n8n."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def everything(
     task: Task,
     yes: bool = True,
     label: str = "none",
-    weights: List[float] = [0.5],  # noqa: B006 - as people write it
+    weights: List[float] = [0.5],  # noqa: B006 - users write it so
     perhaps: Optional[int] = None,
     picture: Optional[File] = None,
 ) -> None:
@@ -78,12 +78,12 @@ def everything(
 
 @pytest.fixture(scope="module")
 def description(tmp_path_factory: pytest.TempPathFactory) -> Dict[str, Any]:
-    """What n8n would read of the node, by running it."""
+    """Return the description that n8n reads from the node."""
     return loaded(package(everything), tmp_path_factory.mktemp("node"))["description"]
 
 
 def fields(description: Dict[str, Any]) -> Dict[str, Dict[str, Any]]:
-    """All fields by name, those that may be added included."""
+    """Return all fields by name, additional ones included."""
     found = {}
     for field in description["properties"]:
         for each in field["options"] if field["name"] == "additionalFields" else [field]:
@@ -165,7 +165,9 @@ def test_the_field_of_a_model_starts_with_its_required_keys() -> None:
 
 
 @pytest.mark.parametrize(("default", "field"), [("abc", "abc"), (5, None), (float("inf"), None), ([1], None)])
-def test_the_default_of_what_may_be_anything(tmp_path: Path, default: Any, field: Optional[str]) -> None:
+def test_a_default_of_any_value_is_shown_if_it_is_a_string(
+    tmp_path: Path, default: Any, field: Optional[str]
+) -> None:
 
     def function(value: Any = default) -> None: ...
 
@@ -177,7 +179,7 @@ def test_the_default_of_what_may_be_anything(tmp_path: Path, default: Any, field
 
 
 @pytest.mark.parametrize("default", [float("inf"), float("nan")])
-def test_a_default_that_json_lacks_is_in_no_field(tmp_path: Path, default: float) -> None:
+def test_a_default_that_json_lacks_is_not_shown(tmp_path: Path, default: float) -> None:
 
     def function(value: float = default) -> None: ...
 
@@ -185,18 +187,18 @@ def test_a_default_that_json_lacks_is_in_no_field(tmp_path: Path, default: float
     assert first["name"] == "additionalFields"
 
 
-def test_a_task_is_no_field(description: Dict[str, Any]) -> None:
+def test_a_parameter_for_the_task_has_no_field(description: Dict[str, Any]) -> None:
     assert "task" not in fields(description)
 
 
-def test_what_has_no_default_that_a_field_could_show_is_added_when_wanted(
+def test_a_parameter_whose_default_cannot_be_shown_is_an_additional_field(
     description: Dict[str, Any],
 ) -> None:
     (additional,) = [each for each in description["properties"] if each["name"] == "additionalFields"]
     assert [field["name"] for field in additional["options"]] == ["perhaps", "picture"]
 
 
-def test_fields_show_for_their_operation_only(tmp_path: Path) -> None:
+def test_fields_are_shown_for_their_operation_only(tmp_path: Path) -> None:
 
     def one(value: int) -> None: ...
 
@@ -209,7 +211,7 @@ def test_fields_show_for_their_operation_only(tmp_path: Path) -> None:
     assert shown == [("number", ["one"]), ("string", ["two"])]
 
 
-def test_a_parameter_may_be_named_as_a_field_of_the_node() -> None:
+def test_a_parameter_with_the_name_of_a_field_of_the_node_gets_another_field_name() -> None:
     def function(operation: str, options: int = 1) -> None: ...
 
     text = node_file(package(function))
@@ -217,7 +219,7 @@ def test_a_parameter_may_be_named_as_a_field_of_the_node() -> None:
     assert "field: 'options_'" in text
 
 
-def test_texts_are_written_as_javascript(tmp_path: Path) -> None:
+def test_strings_are_escaped_for_javascript(tmp_path: Path) -> None:
 
     def function(value: str = 'it\'s `${x}` \\ "y" \n\u2028 </script>') -> None:
         """It's `${process.exit(1)}` \\ "quoted" */ //"""
@@ -228,7 +230,7 @@ def test_texts_are_written_as_javascript(tmp_path: Path) -> None:
 
 
 def executed(folder: Path, answers: Any, name: str = "shop", **more: Any) -> Any:
-    """What a node puts out for three items, whose runner answers this; or its error, if it fails."""
+    """Return the output, or the error, of a node with three items whose runner answers with `answers`."""
     settings = {"continueOnFail": False, "options": {}, **more}
     parameters = json.dumps({"operation": "function", "options": settings["options"]})
     result = answers if isinstance(answers, str) else json.dumps(answers)
@@ -247,17 +249,17 @@ def executed(folder: Path, answers: Any, name: str = "shop", **more: Any) -> Any
 
 
 def error_of_node(folder: Path, reported: Dict[str, Any]) -> Any:
-    """The error of a node whose runner reports this of its first item."""
+    """Return the error of a node whose runner reports this error for the first item."""
     return executed(folder, {"items": [], "errors": [{"item": 0, **reported}]})
 
 
 @pytest.mark.parametrize("name", ["math", "object", "promise", "array", "date", "node-operation-error"])
-def test_a_runner_may_be_named_as_something_of_javascript(tmp_path: Path, name: str) -> None:
+def test_a_runner_may_have_a_name_of_javascript(tmp_path: Path, name: str) -> None:
     items = [{"json": {"n": n}, "pairedItem": {"item": n}} for n in range(3)]
     assert executed(tmp_path, {"items": items, "errors": []}, name) == [items]
 
 
-def test_a_node_says_whether_it_tries_again(tmp_path: Path) -> None:
+def test_a_node_says_which_try_is_the_last(tmp_path: Path) -> None:
     answer = (
         "((globalThis.tries ??= []).push(sent.lastTry), sent.lastTry"
         " ? { items: [{ json: { tries: globalThis.tries } }], errors: [] } : { error: { code: 'changed' } })"
@@ -265,7 +267,7 @@ def test_a_node_says_whether_it_tries_again(tmp_path: Path) -> None:
     assert executed(tmp_path, answer)[0][0]["json"] == {"tries": [False, False, False, True]}
 
 
-def test_errors_stand_where_their_items_would(tmp_path: Path) -> None:
+def test_errors_are_at_the_places_of_their_items(tmp_path: Path) -> None:
     items: List[Any] = [
         {"json": {"n": 2}, "pairedItem": 2},
         {"json": {"n": 0}, "pairedItem": [{"item": 0}]},
@@ -276,19 +278,19 @@ def test_errors_stand_where_their_items_would(tmp_path: Path) -> None:
     assert [item["json"] for item in found] == [{"n": 0}, {"n": "of none"}, {"error": "no"}, {"n": 2}]
 
 
-def test_more_errors_than_a_call_has_room_for(tmp_path: Path) -> None:
+def test_three_hundred_thousand_errors_are_put_out(tmp_path: Path) -> None:
     answer = "{ items: [], errors: Array.from({ length: 300000 }, (_, item) => ({ item, message: 'no' })) }"
     (found,) = executed(tmp_path, answer, continueOnFail=True)
     assert len(found) == 300_000
 
 
 @pytest.mark.parametrize("option", [-1, 0, 0.5, "many", None])
-def test_options_that_make_no_sense_are_left_aside(tmp_path: Path, option: Any) -> None:
+def test_invalid_options_are_ignored(tmp_path: Path, option: Any) -> None:
     options = {"batchSize": option, "parallelTasks": option}
     assert executed(tmp_path, {"items": [{"json": {}}]}, options=options) == [[{"json": {}}]]
 
 
-def test_a_traceback_is_shown_line_by_line_in_characters_of_one_width(tmp_path: Path) -> None:
+def test_a_traceback_is_shown_line_by_line_in_a_monospaced_font(tmp_path: Path) -> None:
     stack = 'Traceback:\n  File "a.py"\n    1 < "b"\n    ~~^~~~~\nTypeError: no\n'
     error = error_of_node(tmp_path, {"message": "TypeError: no", "stack": stack})
     assert error["message"] == "TypeError: no"
@@ -300,12 +302,12 @@ def test_a_traceback_is_shown_line_by_line_in_characters_of_one_width(tmp_path: 
     assert error["stack"] == stack.strip()
 
 
-def test_a_description_is_shown_in_place_of_the_traceback(tmp_path: Path) -> None:
+def test_a_description_is_shown_instead_of_the_traceback(tmp_path: Path) -> None:
     error = error_of_node(tmp_path, {"message": "No", "description": "Ask <them>", "stack": "Traceback:"})
     assert error["description"] == "Ask &lt;them&gt;"
 
 
-def test_an_error_may_be_its_message_alone(tmp_path: Path) -> None:
+def test_an_error_may_have_a_message_only(tmp_path: Path) -> None:
     error = error_of_node(tmp_path, {"message": "No"})
     assert (error["message"], error["description"], "stack" in error) == ("No", "", False)
 
@@ -318,7 +320,7 @@ def test_an_error_may_be_its_message_alone(tmp_path: Path) -> None:
         ("reST", "Sum up.\n\n:param value: The value.\n"),
     ],
 )
-def test_docstrings_of_three_styles(style: str, text: str) -> None:
+def test_docstrings_of_three_styles_are_read(style: str, text: str) -> None:
     def function(value: str) -> None: ...
 
     function.__doc__ = text
@@ -335,7 +337,9 @@ def test_docstrings_of_three_styles(style: str, text: str) -> None:
         ("2shops", "Runner2shops", "runner2shops"),
     ],
 )
-def test_names(name: str, class_name: str, node_name: str) -> None:
+def test_the_names_of_package_class_and_node_come_from_the_runner_s_name(
+    name: str, class_name: str, node_name: str
+) -> None:
     def function() -> None: ...
 
     written = package(function, name=name)

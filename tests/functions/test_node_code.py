@@ -1,4 +1,4 @@
-"""What the code of a node does: which tasks it sends, and what it makes of their ends."""
+"""The runtime of nodes, in Node.js: the tasks that it sends, and its output for each outcome."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .javascript import loaded, package
 
 pytest.importorskip("docstring_parser")
 
-#: Runs the node over `count` items. `startJob` is given a task's settings and the number of tasks before it.
+#: Runs the node with `count` items. `startJob` gets a task's settings and the number of earlier tasks.
 PROGRAM = """(async () => {
     const abort = new AbortController();
     const sent = [];
@@ -30,7 +30,7 @@ PROGRAM = """(async () => {
         getInputData: () => items,
         getNode: () => ({ name: 'Shop' }),
         getNodeParameter: (name) => parameters[name],
-        continueOnFail: () => %(goes_on)s,
+        continueOnFail: () => %(continue_on_fail)s,
         getTimezone: () => 'Europe/Warsaw',
         getExecutionCancelSignal: () => abort.signal,
         startJob: (type, settings) => {
@@ -51,7 +51,7 @@ def executed(
     start_job: str,
     *,
     count: int = 3,
-    goes_on: bool = False,
+    continue_on_fail: bool = False,
     written: Optional[Package] = None,
     **parameters: Any,
 ) -> Dict[str, Any]:
@@ -65,7 +65,7 @@ def executed(
     filled = {
         "count": count,
         "start_job": f"async (settings, number, {{ abort, ok, TaskRunnerDisconnectedError }}) => {start_job}",
-        "goes_on": json.dumps(goes_on),
+        "continue_on_fail": json.dumps(continue_on_fail),
         "parameters": json.dumps(json.dumps(given)),
     }
     found: Dict[str, Any] = loaded(written or package(function), folder, PROGRAM % filled)
@@ -79,21 +79,21 @@ def errors_of(found: Dict[str, Any]) -> List[str]:
 # --- a stopped execution -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("goes_on", [False, True])
-def test_no_task_is_sent_after_the_execution_was_stopped(tmp_path: Path, goes_on: bool) -> None:
+@pytest.mark.parametrize("continue_on_fail", [False, True])
+def test_no_task_is_sent_after_the_execution_was_stopped(tmp_path: Path, continue_on_fail: bool) -> None:
     job = "{ if (number === 1) abort.abort(); return ok(settings); }"
-    found = executed(tmp_path, job, count=600, goes_on=goes_on)
+    found = executed(tmp_path, job, count=600, continue_on_fail=continue_on_fail)
     assert found["output"]["error"]["message"] == "The execution was stopped"
     assert len(found["sent"]) == 2
 
 
-@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize("continue_on_fail", [False, True])
 def test_a_task_that_waits_for_a_runner_when_the_execution_is_stopped_has_no_calls(
-    tmp_path: Path, goes_on: bool
+    tmp_path: Path, continue_on_fail: bool
 ) -> None:
     job = "{ setTimeout(() => abort.abort(), 1); return new Promise(() => {}); }"
     options = {"batchSize": 1, "parallelTasks": 3}
-    found = executed(tmp_path, job, count=600, goes_on=goes_on, options=options)
+    found = executed(tmp_path, job, count=600, continue_on_fail=continue_on_fail, options=options)
     assert found["output"]["error"]["message"] == "The execution was stopped"
     assert [settings["calls"] for settings in found["sent"]] == [[], [], []]
 
@@ -102,7 +102,7 @@ def test_a_task_that_n8n_cancelled_ends_the_node(tmp_path: Path) -> None:
     job = (
         "{ abort.abort(); return { ok: false, error: new Error('Task cancelled: Task cancelled by user') }; }"
     )
-    found = executed(tmp_path, job, count=600, goes_on=True)
+    found = executed(tmp_path, job, count=600, continue_on_fail=True)
     assert found["output"]["error"]["message"] == "The execution was stopped"
     assert len(found["sent"]) == 1
 
@@ -140,14 +140,14 @@ NO_RUNNER = 'No runner "shop" took the call'
 def test_after_a_whole_task_failed_no_other_is_sent(tmp_path: Path, job: str, message: str) -> None:
     stopped = executed(tmp_path / "stops", job, count=600)
     assert stopped["output"]["error"]["message"] == message
-    continued = executed(tmp_path / "continues", job, count=600, goes_on=True)
+    continued = executed(tmp_path / "continues", job, count=600, continue_on_fail=True)
     assert errors_of(continued) == [message] * 600
-    assert len(continued["sent"]) == len(stopped["sent"])  # with the tries for a replica of another age
+    assert len(continued["sent"]) == len(stopped["sent"])  # retries included
 
 
 def test_items_that_succeeded_before_keep_their_results(tmp_path: Path) -> None:
     job = "{ if (number < 2) return ok(settings); throw new Error('Task request timed out'); }"
-    found = executed(tmp_path, job, count=5, goes_on=True)
+    found = executed(tmp_path, job, count=5, continue_on_fail=True)
     assert errors_of(found) == ["", "", NO_RUNNER, NO_RUNNER, NO_RUNNER]
     assert [item["pairedItem"] for item in found["output"][0]] == [{"item": number} for number in range(5)]
 
@@ -165,7 +165,7 @@ def test_the_limits_of_a_task_with_one_item_are_the_item_s(
 ) -> None:
     job = f"({{ ok: false, error: {{ message: '{message}' }} }})"
     options = {"batchSize": size, "parallelTasks": 1}
-    found = executed(tmp_path, job, count=4, goes_on=True, options=options)
+    found = executed(tmp_path, job, count=4, continue_on_fail=True, options=options)
     assert errors_of(found) == [message] * 4
     assert len(found["sent"]) == tasks
 
@@ -173,13 +173,13 @@ def test_the_limits_of_a_task_with_one_item_are_the_item_s(
 # --- n8n's own errors ----------------------------------------------------------------------------------
 
 
-def test_n8n_s_html_is_not_escaped(tmp_path: Path) -> None:
+def test_the_html_of_n8n_s_errors_is_not_escaped(tmp_path: Path) -> None:
     job = "({ ok: false, error: Object.assign(new Error('New in n8n'), { description: 'One<br/>two' }) })"
     error = executed(tmp_path, job)["output"]["error"]
     assert (error["message"], error["description"]) == ("New in n8n", "One<br/>two")
 
 
-def test_what_a_runner_reports_is_escaped(tmp_path: Path) -> None:
+def test_the_description_of_a_runner_s_error_is_escaped(tmp_path: Path) -> None:
     job = "({ ok: false, error: { message: 'No', description: 'a < b' } })"
     assert executed(tmp_path, job)["output"]["error"]["description"] == "a &lt; b"
 
@@ -212,18 +212,18 @@ SUCCEEDS = "ok(settings)"
 
 
 @pytest.mark.parametrize("operation", ["gone", "constructor", "__proto__", None, 5])
-def test_an_operation_that_is_gone_is_named_with_those_there_are(tmp_path: Path, operation: Any) -> None:
+def test_the_error_of_an_unknown_operation_names_the_known_ones(tmp_path: Path, operation: Any) -> None:
     found = executed(tmp_path / "stops", SUCCEEDS, operation=operation)
     name = "null" if operation is None else operation
     assert found["output"]["error"]["message"] == f'This node has no operation "{name}"'
     assert "Its operations are: function." in found["output"]["error"]["description"]
-    continued = executed(tmp_path / "continues", SUCCEEDS, operation=operation, goes_on=True)
+    continued = executed(tmp_path / "continues", SUCCEEDS, operation=operation, continue_on_fail=True)
     assert errors_of(continued) == [f'This node has no operation "{name}"'] * 3
     assert not continued["sent"]
 
 
 @pytest.mark.parametrize("value", [None, "text", 5])
-def test_collections_may_hold_something_else(tmp_path: Path, value: Any) -> None:
+def test_collections_with_invalid_values_count_as_empty(tmp_path: Path, value: Any) -> None:
     def optional(value: Optional[str] = None) -> None: ...
 
     parameters = {"operation": "optional", "options": value, "additionalFields": value}
@@ -231,7 +231,7 @@ def test_collections_may_hold_something_else(tmp_path: Path, value: Any) -> None
     assert [call["arguments"] for call in found["sent"][0]["calls"]] == [{}, {}, {}]
 
 
-# --- names and texts with a meaning in JavaScript or n8n -----------------------------------------------
+# --- names and strings with a meaning in JavaScript or n8n -----------------------------------------------
 
 NAMES = [
     "constructor", "toString", "valueOf", "hasOwnProperty", "isPrototypeOf", "propertyIsEnumerable",
@@ -254,12 +254,12 @@ def test_parameters_may_have_the_names_of_properties_that_every_object_has(
     given = {"additionalFields": fields} if "Optional" in default else fields
     found = executed(tmp_path, SUCCEEDS, count=1, written=written, **given)
     (call,) = json.loads(found["text"])[0]["calls"]
-    # As text, because n8n removes some of these keys from what it sends.
+    # A JSON string, because n8n removes some of these keys from what it sends.
     assert json.loads(call["arguments"]) == {name: name.upper() for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_functions_may_have_such_names_too(tmp_path: Path, name: str) -> None:
+def test_functions_may_have_the_names_of_properties_that_every_object_has(tmp_path: Path, name: str) -> None:
     written = package(function_with("value", name), function_with("value", "other"))
     found = executed(tmp_path, SUCCEEDS, written=written, operation=name, value="x")
     assert found["sent"][0]["function"] == name
@@ -267,7 +267,7 @@ def test_functions_may_have_such_names_too(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["to-string", "constructor", "value_of"])
-def test_runners_may_have_such_names_too(tmp_path: Path, name: str) -> None:
+def test_runners_may_have_the_names_of_properties_that_every_object_has(tmp_path: Path, name: str) -> None:
     description = loaded(package(function, name=name), tmp_path)["description"]
     assert (
         description["name"] == f"runner{''.join(part.title() for part in name.replace('_', '-').split('-'))}"
@@ -283,7 +283,7 @@ def test_no_two_fields_of_a_function_have_the_same_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [{"constructor": 1}, {"deep": [{"__proto__": None}]}, {"prototype": {}}])
-def test_arguments_with_keys_that_n8n_removes_are_sent_as_text(tmp_path: Path, value: Any) -> None:
+def test_arguments_with_keys_that_n8n_removes_are_sent_as_a_string(tmp_path: Path, value: Any) -> None:
     found = executed(tmp_path, SUCCEEDS, count=1, value=value)
     assert json.loads(found["sent"][0]["calls"][0]["arguments"]) == {"value": value}
 
@@ -305,7 +305,9 @@ def test_other_arguments_are_sent_as_they_are(tmp_path: Path, value: Any) -> Non
         ('={{ "x" }}', '={{ "=\\u007b\\u007b \\"x\\" \\u007d\\u007d" }}'),
     ],
 )
-def test_text_that_n8n_would_take_for_an_expression(tmp_path: Path, text: str, field: str) -> None:
+def test_strings_that_look_like_expressions_are_escaped_for_n8n(
+    tmp_path: Path, text: str, field: str
+) -> None:
     def takes(plain: str = text, anything: Any = text, choice: Literal[text, "<"] = text) -> None: ...  # type: ignore[valid-type]
 
     takes.__annotations__ = {"plain": str, "anything": Any, "choice": Literal[text, "<"]}
@@ -315,7 +317,7 @@ def test_text_that_n8n_would_take_for_an_expression(tmp_path: Path, text: str, f
     assert [option["value"] for option in fields["choice"]["options"]] == [field, "<"]
 
 
-def test_integers_that_javascript_would_round_are_sent_as_text(tmp_path: Path) -> None:
+def test_integers_that_javascript_would_round_are_sent_as_strings(tmp_path: Path) -> None:
     def takes(choice: Literal[9007199254740993, 3] = 3, number: int = 9007199254740993) -> None: ...
 
     takes.__annotations__ = {"choice": Literal[9007199254740993, 3], "number": int}
@@ -326,7 +328,7 @@ def test_integers_that_javascript_would_round_are_sent_as_text(tmp_path: Path) -
     assert [field["name"] for field in additional["options"]] == ["number"]
 
 
-def test_tags_in_a_docstring_are_shown(tmp_path: Path) -> None:
+def test_html_in_a_docstring_is_escaped(tmp_path: Path) -> None:
     def render(page: str) -> None:
         """Render <page> & <b>all</b>.
 
@@ -341,19 +343,19 @@ def test_tags_in_a_docstring_are_shown(tmp_path: Path) -> None:
     assert properties[2]["description"] == "As &lt;html&gt;"
 
 
-# --- what else is sent, and stored ------------------------------------------------------------------------
+# --- time zone and files ------------------------------------------------------------------------
 
 
 def test_the_workflow_s_zone_is_sent(tmp_path: Path) -> None:
     assert executed(tmp_path, SUCCEEDS)["sent"][0]["timezone"] == "Europe/Warsaw"
 
 
-def test_an_older_n8n_has_no_zone_and_no_signal(tmp_path: Path) -> None:
+def test_a_node_works_in_an_older_n8n_without_time_zone_and_cancel_signal(tmp_path: Path) -> None:
     written = package(function)
     filled = {
         "count": 1,
         "start_job": "async (settings, number, { ok }) => ok(settings)",
-        "goes_on": "false",
+        "continue_on_fail": "false",
         "parameters": json.dumps('{"operation": "function"}'),
     }
     program = PROGRAM % filled

@@ -1,4 +1,4 @@
-"""Where a node package is written, and how."""
+"""Writing a node package, and the folder where n8n looks for it."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ def test_writing_reports_which_operations_changed(tmp_path: Path) -> None:
     assert (third.added, third.updated, third.removed) == (["two"], [], [])
 
 
-@pytest.mark.parametrize("written", [{"n8nrunner": "0.1.0"}, {}, [], "no JSON"])
-def test_what_an_older_package_had_is_unknown(tmp_path: Path, written: Any) -> None:
+@pytest.mark.parametrize("written", [{"n8nrunner": "0.1.0"}, {}, [], "not JSON"])
+def test_the_operations_of_an_older_package_are_unknown(tmp_path: Path, written: Any) -> None:
     description = tmp_path / "n8n-nodes-shop" / "package.json"
     description.parent.mkdir()
-    description.write_text(written if written == "no JSON" else json.dumps(written))
+    description.write_text(written if written == "not JSON" else json.dumps(written))
     found = package(one).write(tmp_path, {})
     assert (found.changed, found.is_new, found.added, found.removed) == (True, False, None, [])
 
@@ -158,11 +158,11 @@ def test_a_current_file_behind_a_symbolic_link_is_replaced(tmp_path: Path) -> No
         ({"N8N_CUSTOM_EXTENSIONS": "", "N8N_USER_FOLDER": "/data"}, Path("/data/.n8n/custom")),
     ],
 )
-def test_where_n8n_looks_for_nodes(environment: Dict[str, str], folder: Path) -> None:
+def test_the_folder_is_the_one_where_n8n_looks_for_nodes(environment: Dict[str, str], folder: Path) -> None:
     assert custom_folder(environment) == folder
 
 
-def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_a_home_folder_names_the_variables_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
@@ -172,9 +172,9 @@ def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch: pytest.Mo
     assert custom_folder({"N8N_CUSTOM_EXTENSIONS": "/nodes"}) == Path("/nodes")
 
 
-def test_a_home_folder_that_is_not_there_is_named() -> None:
-    with pytest.raises(ConfigurationError, match="~nobody-of-this-name/nodes: there is no such home folder"):
-        runner_with("shop").write_node("~nobody-of-this-name/nodes")
+def test_the_error_of_a_missing_home_folder_names_it() -> None:
+    with pytest.raises(ConfigurationError, match="~no-such-user/nodes: there is no such home folder"):
+        runner_with("shop").write_node("~no-such-user/nodes")
 
 
 # --- two nodes of one type --------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_a_home_folder_that_is_not_there_is_named() -> None:
 @pytest.mark.parametrize(
     ("first", "second"), [("my-leads", "my_leads"), ("shop-2", "shop2"), ("2shops", "runner2shops")]
 )
-def test_a_node_that_n8n_would_take_for_another_one_is_refused(
+def test_a_node_that_n8n_would_confuse_with_another_one_is_refused(
     tmp_path: Path, first: str, second: str
 ) -> None:
     folder = package(one, name=first).write(tmp_path, {}).folder
@@ -195,7 +195,7 @@ def test_a_node_that_n8n_would_take_for_another_one_is_refused(
 
 
 @pytest.mark.parametrize("where", ["custom", "custom/nodes"])
-def test_all_of_the_folder_that_n8n_reads_is_searched(tmp_path: Path, where: str) -> None:
+def test_all_folders_that_n8n_reads_are_searched_for_such_nodes(tmp_path: Path, where: str) -> None:
     environment = {"N8N_CUSTOM_EXTENSIONS": str(tmp_path / "custom")}
     package(one, name="my-leads").write(tmp_path / "custom" / "other" / "deeper", environment)
     with pytest.raises(ConfigurationError, match="'my-leads'"):

@@ -11,50 +11,51 @@ from typing import Any, NamedTuple
 
 from n8nrunner.errors import ConfigurationError
 
-#: Modes of what is written, with any umask: n8n may run as another user, who has to read the code. Only its
-#: owner may change it.
+#: Modes of files and folders, with any umask: n8n may run as another user, who has to read the code. Only
+#: their owner can change them.
 _FILE_MODE = 0o644
 _FOLDER_MODE = 0o755
 
-#: The variable with n8n's own list of folders, separated by ";".
+#: The environment variable with n8n's own list of folders, separated by ";".
 CUSTOM_EXTENSIONS = "N8N_CUSTOM_EXTENSIONS"
 
 
 class Written(NamedTuple):
-    """What writing a package has changed. Operations are named as the functions are."""
+    """The changes of one `Package.write`. Operations have the names of their functions."""
 
     folder: Path
-    #: Whether there was no package before.
+    #: Whether there was no package in the folder before.
     is_new: bool
     #: Whether any file was written.
     changed: bool
-    #: Operations that the package has now and had not before; None if it is unknown what it had.
+    #: Operations that are new in the package; None if its earlier operations are unknown.
     added: list[str] | None
     updated: list[str]
     removed: list[str]
 
 
 class Package(NamedTuple):
-    """The files of a node package, by their path inside of it."""
+    """A node package."""
 
     #: The name of the package, and of its folder.
     name: str
-    #: The path of the node's code, whose last part n8n loads the class by.
+    #: The path of the node's code. n8n takes the name of the class from its file name.
     code: str
+    #: The text of each file by its path in the package, in the order of writing.
     files: dict[str, str]
 
     def write(self, where: Path, environment: Mapping[str, str]) -> Written:
-        """Write the package into its folder in `where`. Files that are current already are not written.
+        """Write the package into its folder in `where`. Files that are current already are left as they are.
 
-        Each file is put in place at once, so that n8n never reads half of one.
+        Each file is replaced at once, so that n8n never reads an incomplete one.
 
         Args:
-            environment: says where n8n looks for nodes.
+            environment: the environment variables with n8n's folders.
 
         Raises:
-            ConfigurationError: n8n would take the node and another one for the same, or a part of the path is
-                a symbolic link.
-            OSError: the folder cannot be written to.
+            ConfigurationError: n8n would confuse the node with another one, or a part of the path is a
+                symbolic link.
+            OSError: a file cannot be written.
         """
         folder = where / self.name
         self._check_rivals(where, folder, environment)
@@ -62,7 +63,7 @@ class Package(NamedTuple):
         for part in reversed([where, *where.parents]):
             if not part.is_dir():
                 _make_folder(part)
-        # The description last: it says what the other files are.
+        # package.json last: it has the hashes of the operations in the other files.
         paths = sorted(self.files, key=lambda name: name == "package.json")
         changed = [_write(folder, name, self.files[name]) for name in paths]
         now: dict[str, str] = json.loads(self.files["package.json"])["n8nrunner"]["operations"]
@@ -76,7 +77,11 @@ class Package(NamedTuple):
         )
 
     def _check_rivals(self, where: Path, folder: Path, environment: Mapping[str, str]) -> None:
-        """n8n loads one node of a type from its folder, whichever comes last."""
+        """Reject a second node of the same type: n8n would load only one of them.
+
+        Raises:
+            ConfigurationError: there is one.
+        """
         file_name = Path(self.code).name
         for other in _nodes_beside(where, file_name, environment):
             if folder in other.parents:
@@ -85,10 +90,10 @@ class Package(NamedTuple):
             runner = (
                 found.get("n8nrunner", {}).get("runner") if isinstance(found.get("n8nrunner"), dict) else None
             )
-            whose = f"the node of the runner {runner!r}" if runner else "another node"
+            owner = f"the node of the runner {runner!r}" if runner else "another node"
             raise ConfigurationError(
                 [
-                    f"name: n8n would take this node and {whose} for the same node, because both are in a "
+                    f"name: n8n would take this node and {owner} for the same node, because both are in a "
                     f"file {file_name}: {other}. Give this runner another name, or delete the other node if "
                     "it is no longer used"
                 ]
@@ -98,7 +103,7 @@ class Package(NamedTuple):
 def custom_folder(environment: Mapping[str, str]) -> Path:
     """Return the folder where an n8n with this environment looks for nodes when it starts.
 
-    It is the last one of `N8N_CUSTOM_EXTENSIONS`, because n8n loads only that one; else ``.n8n/custom`` below
+    It is the last one of `N8N_CUSTOM_EXTENSIONS`, the only one that n8n loads, or else ``.n8n/custom`` in
     `N8N_USER_FOLDER` or the home folder.
 
     Raises:
@@ -109,7 +114,7 @@ def custom_folder(environment: Mapping[str, str]) -> Path:
 
 
 def folder_of(directory: str | os.PathLike[str]) -> Path:
-    """Return a folder that the user has named, with "~" as the home folder. Raises `ConfigurationError`."""
+    """Return the folder of a path in which "~" is the home folder. Raises `ConfigurationError`."""
     try:
         return Path(directory).expanduser()
     except RuntimeError:
@@ -119,7 +124,7 @@ def folder_of(directory: str | os.PathLike[str]) -> Path:
 
 
 def n8n_folder(environment: Mapping[str, str]) -> Path:
-    """Return n8n's own folder, ``.n8n``, which need not exist.
+    """Return n8n's own folder, ``.n8n``. It may not exist.
 
     Raises:
         ConfigurationError: there is no home folder.
@@ -139,7 +144,7 @@ def n8n_folder(environment: Mapping[str, str]) -> Path:
 
 
 def _nodes_beside(where: Path, file_name: str, environment: Mapping[str, str]) -> Iterator[Path]:
-    """Yield the files of this name that n8n would load beside those in `where`."""
+    """Yield the files with this name that n8n would load together with those in `where`."""
     yield from where.glob(file_name)
     yield from where.glob(f"*/dist/nodes/*/{file_name}")
     try:
@@ -156,8 +161,8 @@ def _write(folder: Path, name: str, text: str) -> bool:
     if not path.is_symlink() and path.is_file() and _read(path) == text:
         return False
     _make_folders(folder, path.parent)
-    # Its name cannot be guessed, and it must not exist: in a folder that others may write to, a symbolic link
-    # of this name would make us overwrite the file that it leads to.
+    # Under a random name, and only if no such file exists: in a folder that others may write to, a symbolic
+    # link with this name would make us overwrite the file that it leads to.
     handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".unfinished", dir=path.parent)
     try:
         with open(handle, "w", encoding="utf-8", newline="\n") as file:
@@ -171,13 +176,13 @@ def _write(folder: Path, name: str, text: str) -> bool:
 
 
 def _make_folders(package: Path, folder: Path) -> None:
-    """Make a folder of a package and those above it, up to the package's own. None of them may be a link."""
+    """Make a folder of a package and its parents, up to the package's own. None of them may be a link."""
     for part in reversed([folder, *folder.parents]):
         if part != package and package not in part.parents:
             continue
         if part.is_symlink():
             raise ConfigurationError(
-                [f"{part} is a symbolic link, which may lead anywhere: remove it, or name another folder"]
+                [f"{part} is a symbolic link, which may lead anywhere: remove it, or choose another folder"]
             )
         if not part.is_dir():
             _make_folder(part)
@@ -196,7 +201,7 @@ def _read(path: Path) -> str | None:
 
 
 def _description(path: Path) -> dict[str, Any]:
-    """Return the content of a package.json; empty if it has none that can be read."""
+    """Return the content of a package.json; empty if it cannot be read."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -205,7 +210,7 @@ def _description(path: Path) -> dict[str, Any]:
 
 
 def _operations(path: Path) -> dict[str, str] | None:
-    """Return the operations that a package had, with their hashes; None if an older n8nrunner wrote it."""
+    """Return the operations of a written package, with their hashes; None if an older n8nrunner wrote it."""
     if not path.exists():
         return {}
     found = _description(path).get("n8nrunner")

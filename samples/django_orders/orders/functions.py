@@ -1,4 +1,4 @@
-"""What n8n can do with orders: the functions of the node "Orders"."""
+"""The functions of the node "Orders" in n8n."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orders.models import Order
 
 @contextlib.contextmanager
 def database_connections() -> Iterator[None]:
-    """Around every task, as Django does around every request: closes what is too old or broken."""
+    """Close old and broken connections around every task, as Django does around every request."""
     close_old_connections()
     try:
         yield
@@ -31,7 +31,7 @@ def place_order(email: str, total: float) -> Dict[str, Any]:
 
     Args:
         email: The customer's address.
-        total: What it costs, in euros.
+        total: The price, in euros.
     """
     amount = decimal.Decimal(str(total)).quantize(decimal.Decimal("0.01"))
     return _described(Order.objects.create(email=email, total=amount))
@@ -42,8 +42,8 @@ def list_orders(email: Optional[str] = None, open_only: bool = True) -> Iterator
     """List orders, the oldest first.
 
     Args:
-        email: Of this customer only.
-        open_only: Whether to leave out what has been shipped.
+        email: The customer whose orders are listed; all customers by default.
+        open_only: Whether to leave out shipped orders.
     """
     found = Order.objects.order_by("id")
     if email is not None:
@@ -60,12 +60,12 @@ def ship_order(number: int, carrier: Literal["DHL", "UPS"] = "DHL") -> Dict[str,
 
     Args:
         number: The order's number.
-        carrier: Who takes it.
+        carrier: The carrier of the parcel.
     """
     with transaction.atomic():
         order = Order.objects.select_for_update().filter(id=number).first()
         if order is None:
-            raise TaskError(f"There is no order {number}", "List Orders shows those there are.")
+            raise TaskError(f"There is no order {number}", "See the operation List Orders.")
         if order.carrier:
             raise TaskError(f"Order {number} has been shipped with {order.carrier}")
         order.carrier = carrier

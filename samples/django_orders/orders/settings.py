@@ -1,4 +1,4 @@
-"""The least a Django project needs, and the database's connections as one has them in production."""
+"""The minimal settings of a Django project, with database connections as in production."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": os.environ.get("ORDERS_DATABASE", FOLDER / "orders.sqlite3"),
-        # A connection is kept for a minute, and looked at before it is used again.
+        # Django keeps a connection for a minute, and checks it before it uses it again.
         "CONN_MAX_AGE": 60,
         "CONN_HEALTH_CHECKS": True,
     }

@@ -5,7 +5,7 @@ from orders.functions import list_orders, runner
 
 
 def show_orders(request: HttpRequest) -> JsonResponse:
-    """A page of the application; the functions can be called here as before."""
+    """Show a page of the application; it can call the functions as before."""
     n8n = {"runner": runner.state, "registered": runner.is_registered}
     return JsonResponse({"orders": list(list_orders()), "n8n": n8n})
 

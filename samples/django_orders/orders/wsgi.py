@@ -1,8 +1,8 @@
-"""The application as a web server loads it, with the runner beside it.
+"""The application and its runner, as a web server loads them.
 
-Here, and not in `AppConfig.ready`, because that also runs for `manage.py migrate` and every other command.
-A server that forks after it has loaded this (gunicorn with --preload) has to call `runner.start(wait=0)` in
-each worker.
+The runner is not started in `AppConfig.ready`, which also runs for `manage.py migrate` and other commands.
+A server that forks after it has loaded this module (gunicorn with --preload) has to call
+`runner.start(wait=0)` in each worker.
 """
 
 import os

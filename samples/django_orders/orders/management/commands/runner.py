@@ -1,4 +1,4 @@
-"""`manage.py runner`: the runner in a process of its own, instead of beside the web server."""
+"""`manage.py runner`: the runner in a process of its own, not in the web server's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orders.functions import runner
 
 
 class Command(BaseCommand):
-    help = "Serves this application's functions to n8n until SIGINT or SIGTERM."
+    help = "Serve the functions of this application to n8n until SIGINT or SIGTERM."
 
     def handle(self, *args: Any, **options: Any) -> None:
         runner.run()
