@@ -76,7 +76,6 @@ def files() -> list[str]:
 TO_DO = {
     "CHANGELOG.md",
     "CONTRIBUTING.md",
-    "docs/architecture.md",
     "docs/mutation.md",
     "docs/reference.md",
     "n8nrunner/broker/behaviour.py",
