@@ -19,18 +19,19 @@ from n8nrunner.deadline import Deadline
 from n8nrunner.engine import Engine, Extras
 from n8nrunner.errors import ConfigurationError, N8nRunnerError, RunnerForked, RunnerStopped
 from n8nrunner.execution.executors import ExecutorOrFactory
-from n8nrunner.execution.invoke import Handler, TaskContext
+from n8nrunner.execution.invoke import TaskContext
 from n8nrunner.exit_hook import STOP_MARGIN
 from n8nrunner.lifecycle import Lifecycle, State
 from n8nrunner.registry import Registry, check_task_type
 from n8nrunner.snapshot import Counts, Snapshot
+from n8nrunner.task import Task
 
 if TYPE_CHECKING:
     from n8nrunner.functions.node.writing import Written
 
 logger = logs.get_logger("n8nrunner")
 
-_HandlerType = TypeVar("_HandlerType", bound=Handler)
+_HandlerType = TypeVar("_HandlerType", bound=Callable[[Task], Any])
 _FunctionType = TypeVar("_FunctionType", bound=Callable[..., Any])
 
 

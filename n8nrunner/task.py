@@ -1,4 +1,7 @@
-"""What a handler may touch: its `Task`. And what becomes of a result that n8n did not get: `Undelivered`."""
+"""`Task`, which a handler gets, and `Undelivered`, a result that n8n did not get.
+
+`ActiveTask` adds the parts of a task that are for the runner only.
+"""
 
 from __future__ import annotations
 
@@ -18,46 +21,46 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class CallPort(Protocol):
-        """A handler's way to its link. Nothing in it waits."""
+        """The link of a task, as far as its handler needs it. No method waits."""
 
         max_payload: int
 
         def new_id(self) -> str:
-            """An id that no other call of the connection has."""
+            """Return an id that no other call of the connection has."""
 
-        def call(self, task: Task, call_id: str, payload: bytes, call: Call | None) -> None:
-            """Posts the text of a call; its answer ends `call`."""
+        def call(self, task: ActiveTask, call_id: str, payload: bytes, call: Call | None) -> None:
+            """Post the JSON text of a call. The answer ends `call`."""
 
 
 logger = logs.get_logger("n8nrunner.tasks")
 
-#: Lines that one task may log to n8n; what is beyond is counted and left out.
+#: Lines that one task may log to n8n. Further lines are left out.
 LOG_LINES = 1000
 #: Lines about failures of one task in the runner's own log; each 200 characters count as a line.
 OWN_LOG_LINES = 200
 _LINE = 200
-#: Characters of a text of progress in the runner's own log.
+#: Characters of the text of `Task.progress` in the runner's own log.
 _PROGRESS_TEXT = 1000
-#: Seconds between two lines of progress in our own log.
+#: Seconds between two lines about a task's progress in the runner's own log.
 PROGRESS_INTERVAL = 1.0
-#: A call answered by nothing at all ends this long after the task's own time limit, in seconds.
+#: Seconds after the task's time limit at which a call without an answer ends.
 _CALL_MARGIN = 5.0
 
-#: Characters of an execution's id; a longer one is none.
+#: The longest id of an execution that is used, in characters.
 _ID_LIMIT = 64
 
-# Cancelling is rare and short, so one lock for all tasks spares each of them a lock of its own.
+# One lock for all tasks, because cancelling is rare and short and a lock for each task would cost time.
 _cancel_lock = threading.Lock()
 
 
 def renew_lock_after_fork() -> None:
-    """Replace the lock in a child process: a thread that is not there may have held it."""
+    """Replace the lock in a child process: a thread of the parent process may have held it."""
     global _cancel_lock
     _cancel_lock = threading.Lock()
 
 
 class Call:
-    """One call to n8n, on which a handler waits. The link's thread ends it."""
+    """A call to n8n on which a handler waits. The links' thread ends it."""
 
     __slots__ = ("_ended", "error", "value")
 
@@ -67,24 +70,24 @@ class Call:
         self.error: Any = None
 
     def end(self, value: Any, error: Any) -> None:
-        """Called once, by the link: `error` is None, or says why there is no value."""
+        """Set the value, or the error that says why there is none. Called once, on the links' thread."""
         self.value = value
         self.error = error
         self._ended.set()
 
     def wait(self, timeout: float) -> bool:
-        """Whether the call ended within `timeout` seconds."""
+        """Wait for the end, for at most `timeout` seconds. Return whether the call has ended."""
         return self._ended.wait(timeout)
 
 
 class Tally(NamedTuple):
-    """What became of a task's calls to a function.
+    """The outcome of a task's calls to a function.
 
     Attributes:
-        function: its name; empty if the runner has no such function.
-        done: calls that returned.
-        failed: calls that raised, or could not be made.
-        again: whether nothing ran, and the node tries again.
+        function: the function's name; empty if the runner has no such function.
+        done: the number of calls that returned.
+        failed: the number of calls that raised, or could not be made.
+        again: whether nothing ran, and the node will send the task again.
     """
 
     function: str
@@ -94,71 +97,45 @@ class Tally(NamedTuple):
 
 
 class Task:
-    """One task, as its handler sees it. Every wait in it ends with the task.
+    """One task, as its handler sees it. Each of its methods that waits returns or raises when the task ends.
 
     Attributes:
         id: n8n's id of the task.
         type: the task type.
-        settings: what the node sent; any JSON, for most nodes an object.
         deadline: the moment of `time.monotonic()` at which the task times out.
-        progress_fraction: what `progress` was last given, from 0 to 1; None if it was not called.
-        progress_text: the text that `progress` was last given.
-        started_at: the moment of `time.monotonic()` at which the task was handed to the pool.
+        progress_fraction: the fraction that `progress` was called with last, from 0 to 1, or None.
+        progress_text: the text that `progress` was called with last.
     """
 
     __slots__ = (
         "_cancel_event",
         "_cancel_reason",
         "_lines",
-        "_log_lines",
-        "_on_cancel",
         "_port",
         "_progress_logged_at",
         "_settings",
         "_timed_out",
         "deadline",
-        "generation",
-        "has_ended",
         "id",
-        "left_out",
         "progress_fraction",
         "progress_text",
-        "started_at",
-        "tally",
         "type",
     )
 
     def __init__(
-        self,
-        id: str,
-        type: str,
-        settings: Any,
-        deadline: float,
-        generation: int = 0,
-        port: CallPort | None = None,
+        self, id: str, type: str, settings: Any, deadline: float, port: CallPort | None = None
     ) -> None:
         self.id = id
         self.type = type
         self.deadline = deadline
         self.progress_fraction: float | None = None
         self.progress_text = ""
-        self.started_at = time.monotonic()
         self._settings = settings
-        #: Which connection of its link the task came over.
-        self.generation = generation
         self._port = port
         self._cancel_reason: str | None = None
         self._cancel_event: threading.Event | None = None
-        self._on_cancel: Callable[[], None] | None = None
         self._timed_out = False
-        #: What became of its calls to a function; None if its handler is not a function's.
-        self.tally: Tally | None = None
-        #: Whether its slot has been given back. The links' thread alone reads and sets it.
-        self.has_ended = False
         self._lines = 0
-        self._log_lines = 0
-        #: Records about the task that the runner's own log has not taken.
-        self.left_out = 0
         self._progress_logged_at = 0.0
 
     def __repr__(self) -> str:
@@ -166,34 +143,26 @@ class Task:
 
     @property
     def execution_id(self) -> str | None:
-        """The id of the execution in n8n, if the node has sent it; None for settings not decoded yet."""
+        """The id of the execution in n8n; None if the node did not send it or `settings` was not read yet."""
         settings = self._settings
         found = settings.get("executionId") if isinstance(settings, dict) else None
         return found if isinstance(found, str) and found.isalnum() and len(found) <= _ID_LIMIT else None
-
-    def describe(self) -> str:
-        """Return what runs and the task's id, for a line of the log: ``score_lead (task 4711)``."""
-        settings = self._settings  # decodes nothing: this is called on other threads than the handler's
-        name = settings.get("function") if isinstance(settings, dict) else None
-        is_name = isinstance(name, str) and name.isidentifier()
-        return f"{name if is_name else self.type} (task {self.id})"
-
-    def __reduce__(self) -> Any:
-        # In another process the task is plain data: nothing there can reach the connection.
-        return Task, (self.id, self.type, self.settings, self.deadline)
 
     # --- input ----------------------------------------------------------------------------------
 
     @property
     def settings(self) -> Any:
-        """What the node sent. Large settings are decoded here, at the first look, on the handler's thread."""
+        """The settings that the node sent: any JSON value, an object for most nodes.
+
+        Large settings are decoded when they are first read, on the thread that reads them.
+        """
         if isinstance(self._settings, m.Undecoded):
             self._settings = decode_member(self._settings.text, self._settings.key)
         return self._settings
 
     @property
     def items(self) -> list[dict[str, Any]]:
-        """The input items in n8n's form, ``[{"json": {...}, "binary": {...}}, ...]``; empty if none came."""
+        """The input items as n8n has them: ``[{"json": {...}, "binary": {...}}, ...]``. May be empty."""
         settings = self.settings
         items = settings.get("items") if isinstance(settings, dict) else None
         return items if isinstance(items, list) else []
@@ -202,19 +171,22 @@ class Task:
 
     @property
     def cancelled(self) -> bool:
-        """Whether no result is wanted: cancelled in n8n, timed out, connection lost, or runner stopped.
+        """Whether n8n wants no result any more, for one of the reasons for which `raise_if_cancelled` raises.
 
-        A thread cannot be ended from outside: a handler that runs for long looks here from time to time.
+        Python cannot end a thread. A handler that takes long should read this from time to time, and return.
         """
         return self._cancel_reason is not None
 
     @property
     def cancel_reason(self) -> str | None:
-        """Why the task was cancelled; None if it was not."""
+        """The reason of the cancellation; None if the task is not cancelled."""
         return self._cancel_reason
 
     def wait_for_cancel(self, timeout: float | None = None) -> bool:
-        """Waits until the task is cancelled, at most `timeout` seconds. A `time.sleep` that can be ended.
+        """Wait until the task is cancelled. Use it in place of `time.sleep`.
+
+        Args:
+            timeout: the longest wait, in seconds; None for no limit.
 
         Returns:
             Whether the task is cancelled.
@@ -227,38 +199,28 @@ class Task:
         return self._cancel_event.wait(timeout)
 
     def raise_if_cancelled(self) -> None:
-        """Raises `TaskCancelled`, or `TaskTimeout`, if no result is wanted any more."""
+        """Raise an error if n8n wants no result any more, which ends the handler.
+
+        Raises:
+            TaskCancelled: the task was cancelled, its connection was lost, or the runner stops.
+            TaskTimeout: the task timed out.
+        """
         if self._cancel_reason is not None:
             raise (TaskTimeout if self._timed_out else TaskCancelled)(self._cancel_reason)
 
-    def cancel(self, reason: str, timed_out: bool = False) -> None:
-        """Tell the handler that no result is wanted. Called by the link; the first reason stays."""
-        with _cancel_lock:
-            if self._cancel_reason is not None:
-                return
-            self._timed_out = timed_out
-            self._cancel_reason = reason
-            callback = self._on_cancel
-            if self._cancel_event is not None:
-                self._cancel_event.set()
-        if callback is not None:
-            callback()
-
-    def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when the task is cancelled, or now if it is. One callback, which is the pool's."""
-        with _cancel_lock:
-            self._on_cancel = callback
-            if self._cancel_reason is None:
-                return
-        callback()
-
-    # --- news for n8n ---------------------------------------------------------------------------
+    # --- output -----------------------------------------------------------------------------------
 
     def log(self, *args: Any) -> None:
-        """Writes a line to the browser's console in manual runs.
+        """Write a line to the browser's console, in executions that were started in n8n's editor.
 
-        In production runs n8n prints it if it was started with ``CODE_ENABLE_STDOUT=true``, and drops it
-        otherwise. It is sent at once and waits for nothing. A task may log `LOG_LINES` lines.
+        In other executions n8n prints the line if n8n was started with ``CODE_ENABLE_STDOUT=true``, and drops
+        it otherwise. This does not wait. A task may log 1000 lines; further lines are left out.
+
+        Args:
+            *args: the values. Strings are shown in single quotes, other values as JSON.
+
+        Raises:
+            TaskError: the line is larger than `RunnerConfig.max_payload`.
         """
         if self.cancelled:
             return
@@ -272,14 +234,14 @@ class Task:
         self._send(lambda call_id: m.RpcCall(call_id, self.id, "logNodeOutput", None), params, None)
 
     def progress(self, fraction: float | None = None, text: str = "") -> None:
-        """Says how far the task is.
+        """Report the progress of the task.
 
-        It shows in `Runner.snapshot` and in the runner's log (level INFO, once a second at most). n8n has no
-        place for it; `log` writes to the browser's console.
+        `Runner.snapshot` and the runner's log show it, the log with level INFO and once a second at most. n8n
+        does not show it; `log` writes to the browser's console.
 
         Args:
-            fraction: from 0 to 1; None if it cannot be said.
-            text: what is being done.
+            fraction: the part that is done, from 0 to 1; None if it is unknown.
+            text: a description of the current step.
         """
         self.progress_fraction = None if fraction is None else min(1.0, max(0.0, float(fraction)))
         self.progress_text = text
@@ -290,29 +252,22 @@ class Task:
             shown = text if len(text) <= _PROGRESS_TEXT else text[:_PROGRESS_TEXT] + " ..."
             logger.info("Task %s (%s):%s %s", self.id, self.type, share, shown)
 
-    def has_room_in_log(self, text: str) -> bool:
-        """Return whether the runner's own log takes another text about this task. If not, it is left out.
-
-        Each item of a task can fail with a traceback of its own. The first one is always taken.
-        """
-        if self._log_lines >= OWN_LOG_LINES:
-            self.left_out += 1
-            return False
-        self._log_lines += 1 + text.count("\n") + len(text) // _LINE
-        return True
-
     # --- calls to n8n ---------------------------------------------------------------------------
 
     def rpc(self, name: str, *params: Any) -> Any:
-        """Calls one of the helper functions that n8n offers to runners (docs/protocol.md, "Calls to n8n").
+        """Call a helper function of n8n and wait for its result (docs/protocol.md, "Calls to n8n").
 
         Args:
-            name: such as "helpers.httpRequest".
-            params: JSON values; bytes as ``{"type": "Buffer", "data": [...]}``.
+            name: the function's name, such as "helpers.httpRequest".
+            *params: the arguments, as JSON values. Bytes are ``{"type": "Buffer", "data": [...]}``.
+
+        Returns:
+            The result, as a JSON value.
 
         Raises:
-            TaskError: n8n refused the call or its function failed.
-            TaskCancelled, TaskTimeout: the task ended meanwhile.
+            TaskError: n8n refused the call, its function failed, or the arguments are too large or not JSON.
+            TaskCancelled: the task was cancelled before the answer came.
+            TaskTimeout: the task timed out before the answer came.
         """
         return self._ask(name, lambda call_id: m.RpcCall(call_id, self.id, name, None), list(params))
 
@@ -325,16 +280,22 @@ class Task:
         input: bool = True,
         chunk: Mapping[str, int] | None = None,
     ) -> dict[str, Any]:
-        """The data of the execution that this task belongs to (docs/protocol.md, "Data of the execution").
+        """Ask n8n for the data of the task's execution (docs/protocol.md, "Data of the execution").
 
         Args:
-            nodes: names of the nodes whose output is wanted, or "all".
-            previous_node: whether the output of the node before is wanted in any case.
-            env: whether the environment's variables are wanted, if n8n gives them.
-            input: whether the input items are wanted.
-            chunk: ``{"startIndex": 0, "count": 1000}`` for a part of the input items.
+            nodes: the names of the nodes whose output to send, or "all".
+            previous_node: whether to send the output of the previous node in any case.
+            env: whether to send the environment variables, if n8n permits that.
+            input: whether to send the input items.
+            chunk: a part of the input items, such as ``{"startIndex": 0, "count": 1000}``; None for all.
 
-        Raises: as `rpc`.
+        Returns:
+            The data, as a JSON object; empty if n8n sent something else.
+
+        Raises:
+            TaskError: as for `rpc`.
+            TaskCancelled: the task was cancelled before the answer came.
+            TaskTimeout: the task timed out before the answer came.
         """
         wanted_input: dict[str, Any] = {"include": input}
         if chunk is not None:
@@ -349,12 +310,18 @@ class Task:
         return answer if isinstance(answer, dict) else {}
 
     def request_node_types(self, node_types: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Descriptions of node types.
+        """Ask n8n for descriptions of node types.
 
         Args:
-            node_types: such as ``[{"name": "n8n-nodes-base.code", "version": 2}]``.
+            node_types: the names and versions, such as ``[{"name": "n8n-nodes-base.code", "version": 2}]``.
 
-        Raises: as `rpc`.
+        Returns:
+            The descriptions, as JSON objects.
+
+        Raises:
+            TaskError: as for `rpc`.
+            TaskCancelled: the task was cancelled before the answer came.
+            TaskTimeout: the task timed out before the answer came.
         """
         wanted = [dict(node_type) for node_type in node_types]
         answer = self._ask(
@@ -363,31 +330,40 @@ class Task:
         return answer if isinstance(answer, list) else []
 
     def read_file(self, item_index: int, name: str) -> bytes:
-        """The bytes of an input item's file.
+        """Read the file of an input item.
 
-        n8n sends them as a list of numbers, for which it needs about twenty times their memory: 100 MB and
-        more may be the end of it.
+        n8n sends the bytes as a list of numbers and needs about twenty times their memory for it. A file of
+        100 MB or more can end n8n.
 
         Args:
-            item_index: the item's place in the node's input, from 0.
-            name: the binary property, most often "data".
+            item_index: the index of the item in the node's input, from 0.
+            name: the binary property, which is "data" for most nodes.
 
-        Raises: as `rpc`.
+        Returns:
+            The bytes of the file.
+
+        Raises:
+            TaskError: as for `rpc`.
+            TaskCancelled: the task was cancelled before the answer came.
+            TaskTimeout: the task timed out before the answer came.
         """
         return _from_buffer(self.rpc("helpers.getBinaryDataBuffer", item_index, name))
 
     def save_file(self, data: bytes, filename: str | None = None, mime: str | None = None) -> dict[str, Any]:
-        """Stores a file in n8n, whose need of memory is that of `read_file`.
+        """Store a file in n8n. n8n needs as much memory as for `read_file`.
 
         Args:
-            data: its bytes.
-            filename: its name.
-            mime: its type; None lets n8n derive it from the bytes.
+            data: the bytes of the file.
+            filename: the name of the file.
+            mime: the MIME type; None to let n8n find it from the bytes.
 
         Returns:
-            What belongs into an output item: ``{"json": {...}, "binary": {"data": <this>}}``.
+            The description of the file for an output item: ``{"json": {...}, "binary": {"data": <this>}}``.
 
-        Raises: as `rpc`.
+        Raises:
+            TaskError: as for `rpc`.
+            TaskCancelled: the task was cancelled before the answer came.
+            TaskTimeout: the task timed out before the answer came.
         """
         arguments: list[Any] = [to_buffer(data)]
         if filename is not None or mime is not None:
@@ -402,12 +378,18 @@ class Task:
         return saved
 
     def http_request(self, **options: Any) -> Any:
-        """Lets n8n itself make an HTTP request.
+        """Let n8n make an HTTP request.
 
         Args:
-            options: n8n's own: url, method, headers, body, qs, json, returnFullResponse, ...
+            **options: n8n's options: url, method, headers, body, qs, json, returnFullResponse and others.
 
-        Raises: as `rpc`.
+        Returns:
+            The body of the response, or what the options ask for.
+
+        Raises:
+            TaskError: as for `rpc`.
+            TaskCancelled: the task was cancelled before the answer came.
+            TaskTimeout: the task timed out before the answer came.
         """
         return self.rpc("helpers.httpRequest", options)
 
@@ -432,6 +414,7 @@ class Task:
                 f"a call to n8n was not made: it has {len(payload)} bytes, of {port.max_payload} allowed "
                 "(max_payload of the runner, N8N_RUNNERS_MAX_PAYLOAD)"
             )
+        assert isinstance(self, ActiveTask)  # no other task has a port
         port.call(self, call_id, payload, call)
 
     def _ask(self, name: str, build: Callable[[str], Any], params: Any) -> Any:
@@ -448,15 +431,95 @@ class Task:
         return decode_member(value.text, value.key) if isinstance(value, m.Undecoded) else value
 
 
+class ActiveTask(Task):
+    """A task with the parts that are for the runner: its links, its pool, and its functions.
+
+    The object that a handler gets is of this class, so that a task costs one object. The public class `Task`
+    is what users see of it.
+
+    Args:
+        generation: the number of its connection among all of its link.
+
+    Attributes:
+        has_ended: whether its slot has been given back. Only the links' thread uses this.
+        left_out: the number of records about the task that the runner's own log left out.
+        started_at: the moment of `time.monotonic()` at which the task was handed to the pool.
+        tally: the outcome of its calls to a function; None if its handler is not a function's.
+    """
+
+    __slots__ = ("_log_lines", "_on_cancel", "generation", "has_ended", "left_out", "started_at", "tally")
+
+    def __init__(
+        self,
+        id: str,
+        type: str,
+        settings: Any,
+        deadline: float,
+        port: CallPort | None = None,
+        generation: int = 0,
+    ) -> None:
+        super().__init__(id, type, settings, deadline, port)
+        self.generation = generation
+        self.started_at = time.monotonic()
+        self.tally: Tally | None = None
+        self.has_ended = False
+        self.left_out = 0
+        self._log_lines = 0
+        self._on_cancel: Callable[[], None] | None = None
+
+    def __reduce__(self) -> Any:
+        # In another process the task is plain data: nothing there can reach the connection.
+        return ActiveTask, (self.id, self.type, self.settings, self.deadline)
+
+    def describe(self) -> str:
+        """Return the function or type and the task's id for the log, such as ``score_lead (task 4711)``."""
+        settings = self._settings  # decodes nothing: this is called on other threads than the handler's
+        name = settings.get("function") if isinstance(settings, dict) else None
+        is_name = isinstance(name, str) and name.isidentifier()
+        return f"{name if is_name else self.type} (task {self.id})"
+
+    def cancel(self, reason: str, timed_out: bool = False) -> None:
+        """Tell the handler that n8n wants no result any more. The first reason stays."""
+        with _cancel_lock:
+            if self._cancel_reason is not None:
+                return
+            self._timed_out = timed_out
+            self._cancel_reason = reason
+            callback = self._on_cancel
+            if self._cancel_event is not None:
+                self._cancel_event.set()
+        if callback is not None:
+            callback()
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the task is cancelled, or now if it is. It replaces an earlier callback."""
+        with _cancel_lock:
+            self._on_cancel = callback
+            if self._cancel_reason is None:
+                return
+        callback()
+
+    def has_room_in_log(self, text: str) -> bool:
+        """Return whether the runner's own log shows another text about this task; if not, count it.
+
+        Each item of a task can fail with a traceback of its own. The first text is always shown.
+        """
+        if self._log_lines >= OWN_LOG_LINES:
+            self.left_out += 1
+            return False
+        self._log_lines += 1 + text.count("\n") + len(text) // _LINE
+        return True
+
+
 class Undelivered:
-    """A result that n8n did not get, or may not have got, because its connection was lost.
+    """A result that n8n did not get, or may not have got, because the connection was lost.
 
     Attributes:
         task_id: n8n's id of the task.
         task_type: the task type.
         broker: the broker's URL.
-        failed: whether the handler had raised.
-        certain: True if n8n certainly did not get it; False if it was sent and may have arrived.
+        failed: whether the handler raised.
+        certain: True if n8n did not get the result; False if it was sent and may have arrived.
     """
 
     __slots__ = ("_payload", "broker", "certain", "failed", "task_id", "task_type")
@@ -476,19 +539,19 @@ class Undelivered:
 
     @property
     def kept(self) -> bool:
-        """Whether the result's text is there. False if it was sent but was too large to keep a copy of."""
+        """Whether the result was kept. False if it was sent and was too large for a copy."""
         return self._payload is not None
 
     @property
     def result(self) -> Any:
-        """What the handler returned, as n8n would have seen it; None if it raised or nothing was kept."""
+        """The handler's return value, as a JSON value; None if the handler raised or nothing was kept."""
         if self._payload is None or self.failed:
             return None
         return json.loads(self._payload)["data"]["result"]
 
     @property
     def error(self) -> dict[str, Any] | None:
-        """What the handler raised, with "message" and more; None if it returned."""
+        """The handler's error, an object with "message"; None if the handler returned or nothing was kept."""
         if self._payload is None or not self.failed:
             return None
         error = json.loads(self._payload)["error"]
@@ -496,7 +559,7 @@ class Undelivered:
 
 
 def to_buffer(data: bytes) -> dict[str, Any]:
-    """n8n's form of bytes in a call."""
+    """Return bytes in n8n's form for the arguments of a call."""
     return {"type": "Buffer", "data": list(data)}
 
 
@@ -510,7 +573,7 @@ def _from_buffer(value: Any) -> bytes:
 
 
 def _format(value: Any) -> str:
-    """As the official runners write what is logged: texts in single quotes, everything else as JSON."""
+    """Return a logged value as n8n's own runners write it: a string in single quotes, others as JSON."""
     if isinstance(value, str):
         return f"'{value}'"
     try:

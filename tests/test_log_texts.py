@@ -13,7 +13,7 @@ import pytest
 from n8nrunner import Runner, Task, TaskError, logs
 from n8nrunner.broker import Broker, BrokerTaskError
 from n8nrunner.execution.invoke import invoke
-from n8nrunner.task import OWN_LOG_LINES
+from n8nrunner.task import OWN_LOG_LINES, ActiveTask
 from tests.conftest import LIMIT, wait_until
 
 NewRunner = Callable[..., Runner]
@@ -129,6 +129,6 @@ def test_the_first_failure_of_a_task_is_logged_whatever_its_length(output: io.St
         raise ValueError("x" * 49_000)
 
     for _ in range(2):
-        invoke(fails, Task("abcd1234", "tests", None, time.monotonic() + 60), None, 100_000)
+        invoke(fails, ActiveTask("abcd1234", "tests", None, time.monotonic() + 60), None, 100_000)
     assert output.getvalue().count("x" * 1000) >= 2
     assert "left out" not in output.getvalue()

@@ -61,7 +61,7 @@ from n8nrunner.protocol.states import CONNECTED_STATES, State
 from n8nrunner.protocol.tasks import Counters
 from n8nrunner.protocol.throttle import Throttle
 from n8nrunner.snapshot import LinkSnapshot
-from n8nrunner.task import Call, Tally, Task, Undelivered
+from n8nrunner.task import ActiveTask, Call, Tally, Undelivered
 
 logger = logs.get_logger("n8nrunner")
 
@@ -83,7 +83,7 @@ _NEVER = float("inf")
 class Ended(NamedTuple):
     """A task's handler has returned, or could not be run. May be posted twice for one task."""
 
-    task: Task
+    task: ActiveTask
     answer: Answer
 
 
@@ -129,7 +129,7 @@ class BrokerLink:
         config: RunnerConfig,
         types: Mapping[str, int | None],
         slots: Slots,
-        submit: Callable[[Handler, Task, OnEnd], None],
+        submit: Callable[[Handler, ActiveTask, OnEnd], None],
         inbox: Inbox,
         wake_links: Callable[[tuple[Hashable, ...]], None],
         owner: LinkOwner,
@@ -157,7 +157,7 @@ class BrokerLink:
         self._owner = owner
         self._ids = itertools.count(1)
         self._session = RunnerSession(index, config.name, types, slots, config.task_timeout, self.new_id)
-        self._tasks: dict[str, Task] = {}
+        self._tasks: dict[str, ActiveTask] = {}
         self._retry = Retry(config.is_one_shot, _new_delays)
         self._registrations = 0
         self._last_error: str | None = None
@@ -180,7 +180,7 @@ class BrokerLink:
         """An id for an offer or a call, unlike all others of this link."""
         return f"{next(self._ids):x}"
 
-    def call(self, task: Task, call_id: str, payload: bytes, call: Call | None) -> None:
+    def call(self, task: ActiveTask, call_id: str, payload: bytes, call: Call | None) -> None:
         """Posts a handler's call to n8n; part of what a `Task` needs of its link."""
         self._inbox.post(self, CallMade(task.id, task.generation, call_id, payload, call))
 
@@ -241,7 +241,7 @@ class BrokerLink:
             return
         self._perform(self._session.handle(event, now))
 
-    def _finished(self, task: Task, answer: Answer, now: float) -> HandlerFinished | None:
+    def _finished(self, task: ActiveTask, answer: Answer, now: float) -> HandlerFinished | None:
         """Give back the task's slot. Return the session's event, or None if the task had ended before."""
         if task.has_ended:
             return None
@@ -561,8 +561,8 @@ class BrokerLink:
             self.connection.sender.send_message(action.payload)
 
     def _start_task(self, action: StartTask) -> None:
-        task = Task(
-            action.task_id, action.task_type, action.settings, action.deadline, action.generation, self
+        task = ActiveTask(
+            action.task_id, action.task_type, action.settings, action.deadline, self, action.generation
         )
         self._tasks[task.id] = task
         handler = self._owner.handler_of(task.type)
@@ -573,7 +573,7 @@ class BrokerLink:
         else:
             self._submit(handler, task, self._task_ended)
 
-    def _task_ended(self, task: Task, answer: Answer) -> None:
+    def _task_ended(self, task: ActiveTask, answer: Answer) -> None:
         """Post the end of a task, on any thread. An exception may interrupt it: it is called again then.
 
         So it does nothing but post, and the links' thread, which nothing interrupts, gives back the slot.

@@ -30,7 +30,7 @@ from n8nrunner.protocol.events import OfferingChanged, SlotFreed, StopRequested,
 from n8nrunner.protocol.failures import ConnectionLost, LinkFailure
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.protocol.throttle import Throttle
-from n8nrunner.task import Task
+from n8nrunner.task import ActiveTask
 
 logger = logs.get_logger("n8nrunner")
 
@@ -73,7 +73,7 @@ class LinkThread:
         self.thread = threading.Thread(target=self._run, name="n8nrunner-links", daemon=True)
         self._ended = ended
         self._pool = pool
-        self._to_submit: list[tuple[Handler, Task, OnEnd]] = []
+        self._to_submit: list[tuple[Handler, ActiveTask, OnEnd]] = []
         self._registered: dict[BrokerLink, tuple[Connection, int]] = {}
         # Links that the current turn, or the next one at once, has to do with; and when the next one is due.
         self._touched: dict[BrokerLink, None] = {}
@@ -221,7 +221,7 @@ class LinkThread:
             if link.more and not link.paused:  # it gets its next turn at once
                 touched[link] = None
 
-    def _submit_later(self, handler: Handler, task: Task, ended: OnEnd) -> None:
+    def _submit_later(self, handler: Handler, task: ActiveTask, ended: OnEnd) -> None:
         self._to_submit.append((handler, task, ended))
 
     def _submit(self) -> None:

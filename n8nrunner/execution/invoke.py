@@ -16,12 +16,12 @@ from n8nrunner import logs
 from n8nrunner.errors import TaskError
 from n8nrunner.protocol.codec import encode_error, encode_result
 from n8nrunner.protocol.json_text import Encoded, NotJson, encode_value
-from n8nrunner.task import Tally, Task
+from n8nrunner.task import ActiveTask, Tally
 
 logger = logs.get_logger("n8nrunner.tasks")
 
-#: What runs a task: takes it, returns any JSON.
-Handler = Callable[[Task], Any]
+#: Runs a task: takes it, returns any JSON value. A handler of an application takes a `Task`, which it is too.
+Handler = Callable[[ActiveTask], Any]
 #: Entered around every handler.
 TaskContext = Callable[[], AbstractContextManager[Any]]
 
@@ -50,7 +50,7 @@ class Answer(NamedTuple):
 
 def invoke(
     handler: Handler,
-    task: Task,
+    task: ActiveTask,
     context: TaskContext | None,
     max_payload: int,
     in_other_process: bool = False,
@@ -69,7 +69,7 @@ def invoke(
 
 def _invoke(
     handler: Handler,
-    task: Task,
+    task: ActiveTask,
     context: TaskContext | None,
     max_payload: int,
     in_other_process: bool,
@@ -104,17 +104,17 @@ def _invoke(
     return Answer(payload, False, False, task.tally)
 
 
-def failure(task: Task, message: str, description: str | None = None) -> Answer:
+def failure(task: ActiveTask, message: str, description: str | None = None) -> Answer:
     """An answer for a task whose handler could not be run at all."""
     return _answer(task, None, message, description=description)
 
 
-def _refused(task: Task, max_payload: int, message: str, description: str | None = None) -> Answer:
+def _refused(task: ActiveTask, max_payload: int, message: str, description: str | None = None) -> Answer:
     logger.error("Task %s (%s) failed. %s", task.id, task.type, message)
     return _answer(task, max_payload, message, description=description)
 
 
-def _failed(task: Task, error: BaseException, max_payload: int) -> Answer:
+def _failed(task: ActiveTask, error: BaseException, max_payload: int) -> Answer:
     if task.cancelled:
         # The answer is not wanted, and handlers are asked to end by raising.
         logger.info("Task %s (%s) ended after its cancellation", task.id, task.type)
@@ -123,7 +123,7 @@ def _failed(task: Task, error: BaseException, max_payload: int) -> Answer:
     return _answer(task, max_payload, **describe_error(error))
 
 
-def _interrupted(task: Task, max_payload: int) -> Answer:
+def _interrupted(task: ActiveTask, max_payload: int) -> Answer:
     """Answer for a task that Ctrl-C has ended in the process of an executor."""
     logger.error(
         "Task %s (%s) was cut short: Ctrl-C reached its process. To let tasks finish, pass "
@@ -137,7 +137,7 @@ def _interrupted(task: Task, max_payload: int) -> Answer:
     return answer._replace(interrupted=True)
 
 
-def log_error(task: Task, error: BaseException, where: str = "") -> None:
+def log_error(task: ActiveTask, error: BaseException, where: str = "") -> None:
     """Log what a handler raised, as long as the log has room for the task.
 
     Args:
@@ -153,14 +153,14 @@ def log_error(task: Task, error: BaseException, where: str = "") -> None:
         logger.error("%s failed: %s\n    %s", about(task, where), message, stack)
 
 
-def _log_left_out(task: Task) -> None:
+def _log_left_out(task: ActiveTask) -> None:
     if task.left_out:
         logger.error(
             "Task %s (%s): %d more failures are left out of the log", task.id, task.type, task.left_out
         )
 
 
-def about(task: Task, where: str = "") -> str:
+def about(task: ActiveTask, where: str = "") -> str:
     """Return what a line of the log says first: the task, where in it, and the execution, if it is known."""
     execution = task.execution_id
     parts = [f"Task {task.id} ({task.type})", where, f"execution {execution}" if execution else ""]
@@ -179,7 +179,7 @@ def describe_error(error: BaseException) -> dict[str, str]:
     return {"message": _cut(f"{name}: {text}" if text else name), "stack": _stack_of(error)}
 
 
-def _answer(task: Task, max_payload: int | None, message: Any, **more: Any) -> Answer:
+def _answer(task: ActiveTask, max_payload: int | None, message: Any, **more: Any) -> Answer:
     error = {"message": _cut(text_of(message))}
     for name, value in more.items():
         if value is not None:

@@ -21,13 +21,13 @@ from n8nrunner.execution.contexts import StartContext
 from n8nrunner.execution.executors import ExecutorHolder, ExecutorOrFactory, Listener
 from n8nrunner.execution.invoke import Answer, Handler, TaskContext, failure, invoke, text_of
 from n8nrunner.execution.threads import Threads
-from n8nrunner.task import Task
+from n8nrunner.task import ActiveTask
 
 logger = logs.get_logger("n8nrunner")
 task_logger = logs.get_logger("n8nrunner.tasks")
 
 #: Called when a task has ended, on any thread. Only posts. Of several calls for one task the first counts.
-OnEnd = Callable[[Task, Answer], None]
+OnEnd = Callable[[ActiveTask, Answer], None]
 
 #: How often the end of a task is tried while `ended` raises.
 _TRIES = 5
@@ -45,7 +45,7 @@ def _clock() -> str:
 
 
 def _invoke_elsewhere(
-    handler: Handler, task: Task, context: TaskContext | None, max_payload: int, clock: str
+    handler: Handler, task: ActiveTask, context: TaskContext | None, max_payload: int, clock: str
 ) -> Answer:
     """Run a task in another process, unless its time limit has passed while it waited for the process."""
     if time.monotonic() >= task.deadline and clock == _clock():
@@ -65,7 +65,7 @@ class _Job:
 
     __slots__ = ("answer", "ended", "handler", "has_ended", "started", "task", "tries")
 
-    def __init__(self, handler: Handler, task: Task, ended: OnEnd) -> None:
+    def __init__(self, handler: Handler, task: ActiveTask, ended: OnEnd) -> None:
         self.handler = handler
         self.task = task
         self.ended = ended
@@ -96,7 +96,7 @@ class TaskPool:
         listener: Listener | None = None,
     ) -> None:
         #: Tasks whose handler has not returned: they hold their slots.
-        self.active: dict[Task, None] = {}
+        self.active: dict[ActiveTask, None] = {}
         self._task_context = context
         self._max_payload = max_payload
         self._start_context = StartContext()
@@ -132,7 +132,7 @@ class TaskPool:
         """Whether the calling thread is inside a handler of this pool."""
         return getattr(_inside, "pool", None) is self
 
-    def submit(self, handler: Handler, task: Task, ended: OnEnd) -> None:
+    def submit(self, handler: Handler, task: ActiveTask, ended: OnEnd) -> None:
         """Run `handler`. `ended` is called when it has returned or cannot be run. Never raises."""
         self.active[task] = None
         job = _Job(handler, task, ended)
@@ -314,7 +314,7 @@ class TaskPool:
         return [f"{task.id} ({task.type})" for task in list(self.active)]
 
 
-def _future_of(executor: Executor, task: Task) -> Future[Any] | None:
+def _future_of(executor: Executor, task: ActiveTask) -> Future[Any] | None:
     """Return the future of a task that a `ProcessPoolExecutor` has queued although its `submit` raised."""
     pending = getattr(executor, "_pending_work_items", None)
     for item in list(pending.values()) if isinstance(pending, dict) else ():
@@ -328,13 +328,13 @@ def _reason(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {text_of(error)}"
 
 
-def _not_run(task: Task, reason: str | None = None) -> Answer:
+def _not_run(task: ActiveTask, reason: str | None = None) -> Answer:
     """Return the answer for a task that ended before its handler began. n8n no longer waits for it."""
     why = reason or task.cancel_reason
     task_logger.info("Task %s (%s) did not run: %s", task.id, task.type, why)
     return failure(task, f"The task did not run: {why}")
 
 
-def _broken(task: Task, reason: str) -> Answer:
+def _broken(task: ActiveTask, reason: str) -> Answer:
     task_logger.error("The executor did not run task %s (%s): %s", task.id, task.type, reason)
     return failure(task, f"{ExecutorBroken.__name__}: the runner's executor did not run the task", reason)

@@ -25,7 +25,7 @@ from n8nrunner.functions.function import Function
 from n8nrunner.functions.items import Item, ResultItems, make_encodable, make_items, pair, pair_batch
 from n8nrunner.functions.transfers import FileTransfer
 from n8nrunner.protocol.json_text import Encoded, NotJson, encode_value
-from n8nrunner.task import Tally, Task
+from n8nrunner.task import ActiveTask, Tally
 
 #: The version of settings and result. A node may have an older or a newer one than the runner.
 VERSION = 1
@@ -60,7 +60,7 @@ class Functions:
                 types[task_type(runner_name, name)] = function.limit
         return types
 
-    def handle(self, task: Task) -> Encoded | dict[str, Any]:
+    def handle(self, task: ActiveTask) -> Encoded | dict[str, Any]:
         """Run a task's calls.
 
         Returns:
@@ -105,14 +105,18 @@ def task_type(runner_name: str, function_name: str | None = None) -> str:
     return f"{TYPE_PREFIX}{runner_name}{suffix}"
 
 
-def _this_runner(task: Task) -> str:
+def _this_runner(task: ActiveTask) -> str:
     """Return the runner's name and process: a forgotten runner of the same name may run elsewhere."""
     name = task.type[len(TYPE_PREFIX) :].partition(".")[0]
     return f"the runner {name} ({logs.this_process()})"
 
 
 def _refuse(
-    task: Task, code: str, message: str, function: Function | None = None, log_message: str | None = None
+    task: ActiveTask,
+    code: str,
+    message: str,
+    function: Function | None = None,
+    log_message: str | None = None,
 ) -> dict[str, Any]:
     """Return the result of a task whose calls cannot be made.
 
@@ -133,7 +137,7 @@ def _cannot_be_sent(error: NotJson) -> TaskError:
 class _FunctionTask:
     """A task that calls a function: its calls, and their results so far."""
 
-    def __init__(self, task: Task, function: Function, settings: Mapping[str, Any]) -> None:
+    def __init__(self, task: ActiveTask, function: Function, settings: Mapping[str, Any]) -> None:
         self._task = task
         self._function = function
         self._continue_on_fail = settings.get("continueOnFail") is True

@@ -15,6 +15,7 @@ import pytest
 
 from n8nrunner import Task, TaskCancelled, TaskError, TaskTimeout
 from n8nrunner.execution.invoke import Answer, failure, invoke
+from n8nrunner.task import ActiveTask
 
 LARGE = 100_000_000
 
@@ -24,8 +25,8 @@ def nothing_left_behind() -> None:
     """Nothing here opens anything, and the look at what is left takes longer than these tests."""
 
 
-def new_task(settings: Any = None) -> Task:
-    return Task("abcd1234", "tests", settings, time.monotonic() + 60)
+def new_task(settings: Any = None) -> ActiveTask:
+    return ActiveTask("abcd1234", "tests", settings, time.monotonic() + 60)
 
 
 def answer_of(handler: Callable[[Task], Any], max_payload: int = LARGE, context: Any = None) -> Answer:

@@ -23,14 +23,15 @@ from n8nrunner.deadline import Deadline
 from n8nrunner.execution import executors
 from n8nrunner.execution.invoke import Answer
 from n8nrunner.execution.pools import TaskPool
+from n8nrunner.task import ActiveTask
 from tests.conftest import LIMIT, new_processes, promptly, wait_until
 from tests.execution import handlers
 
 NewRunner = Callable[..., Runner]
 
 
-def new_task(settings: Any = None, task_id: str = "abcd1234") -> Task:
-    return Task(task_id, "tests", settings, time.monotonic() + 60)
+def new_task(settings: Any = None, task_id: str = "abcd1234") -> ActiveTask:
+    return ActiveTask(task_id, "tests", settings, time.monotonic() + 60)
 
 
 class Ends:
@@ -375,10 +376,10 @@ def test_a_runner_with_an_executor_that_cancels_tasks_stays_at_its_capacity(
 
 
 def test_a_task_is_plain_data_when_it_travels() -> None:
-    task = Task("abcd1234", "tests", {"items": [{"json": {}}]}, 12345.5, generation=7)
+    task = ActiveTask("abcd1234", "tests", {"items": [{"json": {}}]}, 12345.5, generation=7)
     task.progress(0.5, "half")
     copy = pickle.loads(pickle.dumps(task))
-    assert type(copy) is Task
+    assert type(copy) is ActiveTask
     assert (copy.id, copy.type, copy.settings, copy.deadline) == (
         "abcd1234",
         "tests",
