@@ -43,7 +43,7 @@ SAMPLES_VERSION = "2.43.3"
 #: Variables of n8n itself that the guide names.
 N8NS_OWN = {"N8N_RUNNERS_MODE", "N8N_RUNNERS_BROKER_LISTEN_ADDRESS", "N8N_RUNNERS_PATH"}
 #: Every setting of a runner that comes from the environment.
-KNOWN = {variable + tail for variable, _ in VARIABLES.values() for tail in ("", "_FILE")}
+KNOWN = {variable + tail for variable in VARIABLES.values() for tail in ("", "_FILE")}
 #: What the guide lets its reader try, and the same with a wrong check digit.
 IBAN, WRONG_IBAN = "DE89 3704 0044 0532 0130 00", "DE88 3704 0044 0532 0130 00"
 
