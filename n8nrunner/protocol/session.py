@@ -17,37 +17,9 @@ from collections import deque
 from collections.abc import Hashable, Mapping
 from typing import Callable, NamedTuple, Union
 
+from n8nrunner.protocol import actions, events
 from n8nrunner.protocol import messages as m
-from n8nrunner.protocol.actions import (
-    AbortConnection,
-    Action,
-    CancelTask,
-    CloseConnection,
-    EndCall,
-    MeasureSocket,
-    ReportUndelivered,
-    SendPayload,
-    SendUrgentPing,
-    StartTask,
-    WakeLinks,
-)
 from n8nrunner.protocol.calls import Calls
-from n8nrunner.protocol.events import (
-    CallMade,
-    Connected,
-    Disconnected,
-    Event,
-    FunctionCalls,
-    HandlerFinished,
-    OfferingChanged,
-    OversizedMessage,
-    Pong,
-    SlotFreed,
-    SocketMeasured,
-    StopRequested,
-    TypesChanged,
-    UnreadableMessage,
-)
 from n8nrunner.protocol.liveness import Liveness
 from n8nrunner.protocol.offers import Offers
 from n8nrunner.protocol.receipts import Receipts, SentResult
@@ -157,7 +129,7 @@ class RunnerSession:
         # link settles after each event. All other events set it to `_AT_ONCE`.
         self._due = _NEVER
         self._handlers = _HANDLERS[self.state]
-        self._actions: list[Action] = []
+        self._actions: list[actions.Action] = []
 
     # --- what the link asks and notes -----------------------------------------------------------
 
@@ -229,7 +201,7 @@ class RunnerSession:
 
     # --- events and time ------------------------------------------------------------------------
 
-    def handle(self, event: Event, now: float) -> list[Action]:
+    def handle(self, event: events.Event, now: float) -> list[actions.Action]:
         """Handle one event.
 
         Returns:
@@ -239,10 +211,10 @@ class RunnerSession:
         self._handlers[kind](self, event, now)
         if kind not in _OF_EVERY_TASK:
             self._due = _AT_ONCE
-        actions, self._actions = self._actions, []
-        return actions
+        wanted, self._actions = self._actions, []
+        return wanted
 
-    def settle(self, now: float) -> list[Action]:
+    def settle(self, now: float) -> list[actions.Action]:
         """Do what time and free slots ask for; to be called after each batch of events.
 
         Returns:
@@ -265,8 +237,8 @@ class RunnerSession:
         if self.state not in IDLE_STATES:
             self._settle_liveness(now)
         self._due = self._next_due()
-        actions, self._actions = self._actions, []
-        return actions
+        wanted, self._actions = self._actions, []
+        return wanted
 
     def _next_due(self) -> float:
         # Too early a moment costs one idle `settle`; too late a moment would miss a deadline.
@@ -300,8 +272,8 @@ class RunnerSession:
         self.state = TRANSITIONS[trigger][self.state]
         self._handlers = _HANDLERS[self.state]
 
-    def _connected(self, event: Connected, now: float) -> None:
-        self._enter(Connected)
+    def _connected(self, event: events.Connected, now: float) -> None:
+        self._enter(events.Connected)
         self.generation += 1
         self._handshake_until = now + HANDSHAKE_TIMEOUT
         self._sent_count = 0
@@ -320,11 +292,11 @@ class RunnerSession:
         self._enter(m.RunnerRegistered)
         self._join(now)
 
-    def _types_changed(self, event: TypesChanged, now: float) -> None:
+    def _types_changed(self, event: events.TypesChanged, now: float) -> None:
         self._offers.types = dict(event.types)
         self._join(now)
 
-    def _offering_changed(self, event: OfferingChanged, now: float) -> None:
+    def _offering_changed(self, event: events.OfferingChanged, now: float) -> None:
         self.offers_wanted = event.wanted
         if event.wanted:
             self._join(now)
@@ -340,20 +312,20 @@ class RunnerSession:
         self._drain_until = now + DRAIN_LIMIT
         self._wake(self._offers.withdraw(now))
 
-    def _stop(self, event: StopRequested, now: float) -> None:
+    def _stop(self, event: events.StopRequested, now: float) -> None:
         if self._stop_until is None or event.until < self._stop_until:
             self._stop_until = event.until
         before = self.state
-        self._enter(StopRequested)
+        self._enter(events.StopRequested)
         if before is State.OFFERING:
             self._wake(self._offers.withdraw(now))
         elif self.state is State.CLOSING and before is not State.CLOSING:
-            self._actions.append(CloseConnection(1000, "the runner stops"))
+            self._actions.append(actions.CloseConnection(1000, "the runner stops"))
 
-    def _disconnected(self, event: Disconnected, now: float) -> None:
-        self._enter(Disconnected)
+    def _disconnected(self, event: events.Disconnected, now: float) -> None:
+        self._enter(events.Disconnected)
         if self._stop_until is not None:
-            self._enter(StopRequested)
+            self._enter(events.StopRequested)
         # First of all: other links may wait for the slots that were reserved for this one.
         self._wake(self._offers.withdraw(now))
         self._delayed.clear()
@@ -364,14 +336,14 @@ class RunnerSession:
         for task in running:
             self._tasks.add_orphan(self.generation, task)
             self._actions += self._calls.end_all_of(task.task_id, REASON_LOST)
-            self._actions.append(CancelTask(task.task_id, REASON_LOST))
+            self._actions.append(actions.CancelTask(task.task_id, REASON_LOST))
         reports = self._receipts.lose(event.written, event.clean)
         self.counters.undelivered += len(reports)
         self._actions += reports
 
     def _close(self, reason: str) -> None:
-        self._enter(CloseConnection)
-        self._actions.append(CloseConnection(1000, reason))
+        self._enter(actions.CloseConnection)
+        self._actions.append(actions.CloseConnection(1000, reason))
 
     # --- tasks ----------------------------------------------------------------------------------
 
@@ -400,9 +372,10 @@ class RunnerSession:
     def _task_settings(self, event: m.TaskSettings, now: float) -> None:
         task = self._tasks.start(event.task_id, now)
         if task is not None:
-            self._settle_by(task.deadline)
+            deadline = task.deadline
+            self._settle_by(deadline)
             self._actions.append(
-                StartTask(task.task_id, task.task_type, self.generation, event.settings, task.deadline)
+                actions.StartTask(event.task_id, task.task_type, self.generation, event.settings, deadline)
             )
 
     def _task_cancel(self, event: m.TaskCancel, now: float) -> None:
@@ -414,12 +387,12 @@ class RunnerSession:
         elif self._tasks.remove_running(event.task_id) is not None:
             self.counters.cancelled += 1
             self._actions += self._calls.end_all_of(event.task_id, reason)
-            self._actions.append(CancelTask(event.task_id, reason))
+            self._actions.append(actions.CancelTask(event.task_id, reason))
         if reason == REASON_WINDOW:
             # With the acceptance that was not answered in time, the broker has thrown away all offers.
             self._offers.void()
 
-    def _finished(self, event: HandlerFinished, now: float) -> None:
+    def _finished(self, event: events.HandlerFinished, now: float) -> None:
         if event.freed or not self._offers:  # without offers, a drain may be over, or a keep-alive be due
             self._due = _AT_ONCE
         task = None
@@ -438,25 +411,27 @@ class RunnerSession:
             return
         if event.interrupted:
             self.counters.unfinished += 1
-        elif event.failed or event.calls is FunctionCalls.FAILED:
+        elif event.failed or event.calls is events.FunctionCalls.FAILED:
             self.counters.failed += 1
-        elif event.calls is FunctionCalls.AGAIN:
+        elif event.calls is events.FunctionCalls.AGAIN:
             self.counters.retried += 1
         else:
             self.counters.done += 1
-        self._send(SendPayload(event.payload), now)
+        self._send(actions.SendPayload(event.payload), now)
         self._receipts.add(self._sent_count, task.task_id, task.task_type, event.payload, event.failed)
         self._settle_by(self._receipts.next_deadline(self._congested))
 
-    def _report(self, event: HandlerFinished, task_type: str) -> None:
+    def _report(self, event: events.HandlerFinished, task_type: str) -> None:
         self.counters.undelivered += 1
-        self._actions.append(ReportUndelivered(event.task_id, task_type, event.payload, event.failed, True))
+        self._actions.append(
+            actions.ReportUndelivered(event.task_id, task_type, event.payload, event.failed, True)
+        )
 
-    def _oversized(self, event: OversizedMessage, now: float) -> None:
+    def _oversized(self, event: events.OversizedMessage, now: float) -> None:
         sizes = f"{event.size} bytes, and the runner takes {event.limit} (N8N_RUNNERS_MAX_PAYLOAD)"
         self._skipped(event.head, "is too large for the runner", f"It has {sizes}.", now)
 
-    def _unreadable(self, event: UnreadableMessage, now: float) -> None:
+    def _unreadable(self, event: events.UnreadableMessage, now: float) -> None:
         self._skipped(event.head, "cannot be read by the runner", event.problem, now)
 
     def _skipped(self, head: m.Head, problem: str, description: str, now: float) -> None:
@@ -480,15 +455,15 @@ class RunnerSession:
 
     # --- calls of handlers ----------------------------------------------------------------------
 
-    def _call_made(self, event: CallMade, now: float) -> None:
+    def _call_made(self, event: events.CallMade, now: float) -> None:
         is_running = event.generation == self.generation and self._tasks.is_running(event.task_id)
         if not is_running or self.state is State.CLOSING:
             if event.call is not None:
-                self._actions.append(EndCall(event.call, None, "the task has ended"))
+                self._actions.append(actions.EndCall(event.call, None, "the task has ended"))
             return
         if event.call is not None:
             self._calls.add(event.call_id, event.task_id, event.call)
-        self._send(SendPayload(event.payload), now)
+        self._send(actions.SendPayload(event.payload), now)
 
     def _rpc_response(self, event: m.RpcResponse, now: float) -> None:
         if event.status == "success":
@@ -514,7 +489,7 @@ class RunnerSession:
                 now,
             )
             self._actions += self._calls.end_all_of(task.task_id, self._timeout_message)
-            self._actions.append(CancelTask(task.task_id, self._timeout_message, True))
+            self._actions.append(actions.CancelTask(task.task_id, self._timeout_message, True))
         if self._receiving:  # a large message, which may be the settings of one of these tasks
             self._tasks.extend_settings_time(now)
         for task in self._tasks.remove_without_settings(now):
@@ -577,33 +552,33 @@ class RunnerSession:
         for task in accepted:
             self._wake(self._slots.release(task.task_type, now))
         for task in running:
-            self._actions.append(CancelTask(task.task_id, REASON_STOPPED))
+            self._actions.append(actions.CancelTask(task.task_id, REASON_STOPPED))
 
     def _settle_liveness(self, now: float) -> None:
         if now >= self._liveness.due:
             check = self._liveness.check(now)
             if check.ping:
-                self._actions.append(SendUrgentPing(LIVENESS_PING))
+                self._actions.append(actions.SendUrgentPing(LIVENESS_PING))
             if check.measure:
-                self._actions.append(MeasureSocket())
+                self._actions.append(actions.MeasureSocket())
         if now >= self._receipts.next_deadline(self._congested):
             self._actions.append(self._receipts.ping(self._sent_count, now))
 
-    def _measured(self, event: SocketMeasured, now: float) -> None:
+    def _measured(self, event: events.SocketMeasured, now: float) -> None:
         reason = self._liveness.judge(event, now)
         if reason is None:
             self._settle_by(self._liveness.due)
         else:
             self._due = _NEVER
-            self._enter(AbortConnection)
-            self._actions.append(AbortConnection(reason))
+            self._enter(actions.AbortConnection)
+            self._actions.append(actions.AbortConnection(reason))
 
-    def _pong(self, event: Pong, now: float) -> None:
+    def _pong(self, event: events.Pong, now: float) -> None:
         self._receipts.confirm(event.payload)
 
     # --- sending --------------------------------------------------------------------------------
 
-    def _send(self, message: m.FromRunner | SendPayload, now: float) -> None:
+    def _send(self, message: m.FromRunner | actions.SendPayload, now: float) -> None:
         self._sent_count += 1
         self._last_sent_at = now
         self._actions.append(message)
@@ -618,16 +593,16 @@ class RunnerSession:
     def _wake(self, links: set[Hashable]) -> None:
         others = tuple(link for link in links if link != self._link)
         if others:
-            self._actions.append(WakeLinks(others))
+            self._actions.append(actions.WakeLinks(others))
 
-    def _settle_only(self, event: SlotFreed, now: float) -> None:
+    def _settle_only(self, event: events.SlotFreed, now: float) -> None:
         """`settle` does the rest."""
 
-    def _ignore(self, event: Event, now: float) -> None:
+    def _ignore(self, event: events.Event, now: float) -> None:
         """The event has no effect in this state; see `TRANSITIONS`."""
 
 
-_HANDLER_OF: dict[type[Event], Callable[..., None]] = {
+_HANDLER_OF: dict[type[events.Event], Callable[..., None]] = {
     m.InfoRequest: RunnerSession._info_request,
     m.RunnerRegistered: RunnerSession._runner_registered,
     m.TaskOfferAccept: RunnerSession._task_offer_accept,
@@ -637,22 +612,22 @@ _HANDLER_OF: dict[type[Event], Callable[..., None]] = {
     m.TaskDataResponse: RunnerSession._task_data_response,
     m.NodeTypes: RunnerSession._node_types,
     m.Drain: RunnerSession._drain,
-    Connected: RunnerSession._connected,
-    Disconnected: RunnerSession._disconnected,
-    HandlerFinished: RunnerSession._finished,
-    CallMade: RunnerSession._call_made,
-    SlotFreed: RunnerSession._settle_only,
-    TypesChanged: RunnerSession._types_changed,
-    OfferingChanged: RunnerSession._offering_changed,
-    OversizedMessage: RunnerSession._oversized,
-    UnreadableMessage: RunnerSession._unreadable,
-    Pong: RunnerSession._pong,
-    SocketMeasured: RunnerSession._measured,
-    StopRequested: RunnerSession._stop,
+    events.Connected: RunnerSession._connected,
+    events.Disconnected: RunnerSession._disconnected,
+    events.HandlerFinished: RunnerSession._finished,
+    events.CallMade: RunnerSession._call_made,
+    events.SlotFreed: RunnerSession._settle_only,
+    events.TypesChanged: RunnerSession._types_changed,
+    events.OfferingChanged: RunnerSession._offering_changed,
+    events.OversizedMessage: RunnerSession._oversized,
+    events.UnreadableMessage: RunnerSession._unreadable,
+    events.Pong: RunnerSession._pong,
+    events.SocketMeasured: RunnerSession._measured,
+    events.StopRequested: RunnerSession._stop,
 }
 
 #: The handlers in each state.
-_HANDLERS: dict[State, dict[type[Event], Callable[..., None]]] = {
+_HANDLERS: dict[State, dict[type[events.Event], Callable[..., None]]] = {
     state: {
         kind: handler if state in TRANSITIONS[kind] else RunnerSession._ignore
         for kind, handler in _HANDLER_OF.items()
@@ -661,4 +636,4 @@ _HANDLERS: dict[State, dict[type[Event], Callable[..., None]]] = {
 }
 
 #: Events that every task brings, or every measurement. They lower `_due` themselves.
-_OF_EVERY_TASK = frozenset({m.TaskOfferAccept, m.TaskSettings, HandlerFinished, SocketMeasured})
+_OF_EVERY_TASK = frozenset({m.TaskOfferAccept, m.TaskSettings, events.HandlerFinished, events.SocketMeasured})

@@ -9,23 +9,8 @@ from __future__ import annotations
 import enum
 from typing import Union
 
+from n8nrunner.protocol import actions, events
 from n8nrunner.protocol import messages as m
-from n8nrunner.protocol.actions import AbortConnection, CloseConnection
-from n8nrunner.protocol.events import (
-    CallMade,
-    Connected,
-    Disconnected,
-    Event,
-    HandlerFinished,
-    OfferingChanged,
-    OversizedMessage,
-    Pong,
-    SlotFreed,
-    SocketMeasured,
-    StopRequested,
-    TypesChanged,
-    UnreadableMessage,
-)
 
 
 class State(enum.Enum):
@@ -48,7 +33,7 @@ TASK_STATES = (State.OFFERING, State.DRAINING)
 IDLE_STATES = (State.DISCONNECTED, State.CLOSING, State.CLOSED)
 
 #: A trigger changes a state: an event, or one of the two actions that end a connection.
-Trigger = Union[Event, CloseConnection, AbortConnection]
+Trigger = Union[events.Event, actions.CloseConnection, actions.AbortConnection]
 
 
 def _stay_in(*states: State) -> dict[State, State]:
@@ -59,11 +44,11 @@ def _stay_in(*states: State) -> dict[State, State]:
 #: ignored.
 TRANSITIONS: dict[type[Trigger], dict[State, State]] = {
     # The connection
-    Connected: {State.DISCONNECTED: State.AWAITING_INFO_REQUEST},
+    events.Connected: {State.DISCONNECTED: State.AWAITING_INFO_REQUEST},
     m.InfoRequest: {State.AWAITING_INFO_REQUEST: State.AWAITING_REGISTRATION},
     m.RunnerRegistered: {State.AWAITING_REGISTRATION: State.OFFERING},
     m.Drain: {State.OFFERING: State.DRAINING},
-    StopRequested: {
+    events.StopRequested: {
         State.DISCONNECTED: State.CLOSED,
         State.AWAITING_INFO_REQUEST: State.CLOSING,
         State.AWAITING_REGISTRATION: State.CLOSING,
@@ -71,29 +56,29 @@ TRANSITIONS: dict[type[Trigger], dict[State, State]] = {
         State.DRAINING: State.DRAINING,
         State.CLOSING: State.CLOSING,
     },
-    CloseConnection: {
+    actions.CloseConnection: {
         State.AWAITING_INFO_REQUEST: State.CLOSING,
         State.AWAITING_REGISTRATION: State.CLOSING,
         State.DRAINING: State.CLOSING,
     },
-    AbortConnection: dict.fromkeys(CONNECTED_STATES - {State.CLOSING}, State.CLOSING),
+    actions.AbortConnection: dict.fromkeys(CONNECTED_STATES - {State.CLOSING}, State.CLOSING),
     # After a stop, `StopRequested` follows.
-    Disconnected: dict.fromkeys(CONNECTED_STATES, State.DISCONNECTED),
-    SocketMeasured: _stay_in(*CONNECTED_STATES - {State.CLOSING}),
+    events.Disconnected: dict.fromkeys(CONNECTED_STATES, State.DISCONNECTED),
+    events.SocketMeasured: _stay_in(*CONNECTED_STATES - {State.CLOSING}),
     # Tasks. Nothing begins in CLOSING, because its answer could not be sent.
     m.TaskOfferAccept: _stay_in(*TASK_STATES),
     m.TaskSettings: _stay_in(*TASK_STATES),
-    OversizedMessage: _stay_in(*TASK_STATES),
-    UnreadableMessage: _stay_in(*TASK_STATES),
+    events.OversizedMessage: _stay_in(*TASK_STATES),
+    events.UnreadableMessage: _stay_in(*TASK_STATES),
     m.TaskCancel: _stay_in(*TASK_STATES, State.CLOSING),
     m.RpcResponse: _stay_in(*TASK_STATES, State.CLOSING),
     m.TaskDataResponse: _stay_in(*TASK_STATES, State.CLOSING),
     m.NodeTypes: _stay_in(*TASK_STATES, State.CLOSING),
-    Pong: _stay_in(*TASK_STATES, State.CLOSING),
+    events.Pong: _stay_in(*TASK_STATES, State.CLOSING),
     # The runner. A handler may return or call after its connection is lost.
-    HandlerFinished: _stay_in(*State),
-    CallMade: _stay_in(*State),
-    TypesChanged: _stay_in(*State),
-    OfferingChanged: _stay_in(*State),
-    SlotFreed: _stay_in(State.OFFERING),
+    events.HandlerFinished: _stay_in(*State),
+    events.CallMade: _stay_in(*State),
+    events.TypesChanged: _stay_in(*State),
+    events.OfferingChanged: _stay_in(*State),
+    events.SlotFreed: _stay_in(State.OFFERING),
 }
