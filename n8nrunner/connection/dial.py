@@ -1,4 +1,4 @@
-"""A connected socket to a broker: name look-up, TCP, a proxy's CONNECT and TLS, all within one deadline."""
+"""Open sockets to brokers: name look-up, TCP, a proxy's CONNECT and TLS, all within one deadline."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from n8nrunner.connection.sockets import keep_alive, note
 from n8nrunner.deadline import Deadline
 from n8nrunner.protocol.failures import NotABroker, Unreachable
 
-#: What `dial` returns.
+#: A connected socket, with or without TLS.
 Socket = Union[socket.socket, ssl.SSLSocket]
 
-#: Bytes of a proxy's answer to CONNECT that are read before it is taken for something else.
+#: Bytes that the head of a proxy's answer to CONNECT may have.
 _HEAD_LIMIT = 16 * 1024
 
 
@@ -32,14 +32,14 @@ def dial(url: BrokerUrl, deadline: Deadline, directory: str | None = None) -> So
     Args:
         url: the broker's addresses.
         deadline: for all steps together.
-        directory: where a relative path to certificates begins; None for the current folder.
+        directory: the folder that a relative path to certificates starts from; None for the current one.
 
     Returns:
         A blocking socket, over TLS if the broker's URL says so.
 
     Raises:
-        Unreachable: the broker or the proxy did not answer in time, or TLS failed; the text names the step.
-        NotABroker: the settings of the proxy cannot work.
+        Unreachable: the broker or the proxy did not answer in time, or TLS failed. The text names the step.
+        NotABroker: the settings of the proxy are invalid.
     """
     try:
         proxy = proxy_for(url.auth)
@@ -63,15 +63,16 @@ def dial(url: BrokerUrl, deadline: Deadline, directory: str | None = None) -> So
         raise
 
 
-def _tcp(host: str, port: int, deadline: Deadline, what: str) -> socket.socket:
+def _tcp(host: str, port: int, deadline: Deadline, peer: str) -> socket.socket:
+    """Connect to the first address of a host that accepts. `peer` names the host in errors."""
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise Unreachable(f"{what}: the host {host!r} has no known address: {reason_of(error)}") from None
+        raise Unreachable(f"{peer}: the host {host!r} has no known address: {reason_of(error)}") from None
     reason: OSError | None = None
     for index, (family, kind, protocol, _, address) in enumerate(addresses):
-        # An address that swallows everything, such as of a broken IPv6, leaves time for the next one.
-        share = _time_left(deadline, what) / (len(addresses) - index)
+        # An address that never answers, such as one behind a broken IPv6 tunnel, leaves time for the next.
+        share = _time_left(deadline, peer) / (len(addresses) - index)
         try:
             connection = socket.socket(family, kind, protocol)
         except OSError as error:
@@ -88,50 +89,52 @@ def _tcp(host: str, port: int, deadline: Deadline, what: str) -> socket.socket:
         except BaseException:
             connection.close()
             raise
-    raise Unreachable(f"{what} cannot be reached: {reason_of(reason)}")
+    raise Unreachable(f"{peer} cannot be reached: {reason_of(reason)}")
 
 
 def _through_proxy(proxy: Proxy, url: BrokerUrl, deadline: Deadline) -> socket.socket:
-    what = f"the proxy {proxy.shown}"
-    raw = _tcp(proxy.host, proxy.port, deadline, what)
+    """Connect to the proxy, and let it connect to the broker."""
+    peer = f"the proxy {proxy.shown}"
+    raw = _tcp(proxy.host, proxy.port, deadline, peer)
     try:
         target = f"[{url.host}]:{url.port}" if ":" in url.host else f"{url.host}:{url.port}"
         head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n"
         if proxy.authorization is not None:
             head += f"Proxy-Authorization: {proxy.authorization}\r\n"
-        raw.settimeout(_time_left(deadline, what))
+        raw.settimeout(_time_left(deadline, peer))
         raw.sendall(f"{head}\r\n".encode("ascii"))
         answer = b""
         while b"\r\n\r\n" not in answer:
-            raw.settimeout(_time_left(deadline, what))
-            # One byte at a time, because what follows the head belongs to the connection behind the proxy.
+            raw.settimeout(_time_left(deadline, peer))
+            # One byte at a time, because the bytes behind the head are the broker's.
             received = raw.recv(1)
             if not received:
-                raise Unreachable(f"{what} closed the connection instead of answering CONNECT")
+                raise Unreachable(f"{peer} closed the connection instead of answering CONNECT")
             if len(answer) >= _HEAD_LIMIT:
-                raise Unreachable(f"{what} answered CONNECT with something else than HTTP")
+                raise Unreachable(f"{peer} answered CONNECT with something other than HTTP")
             answer += received
         status = answer.split(b"\r\n", 1)[0].split(b" ", 2)
         if len(status) < 2 or status[1] != b"200":
             code = status[1].decode("latin-1") if len(status) > 1 else "nothing"
-            raise Unreachable(f"{what} answered {code} to CONNECT {target}")
+            raise Unreachable(f"{peer} answered {code} to CONNECT {target}")
         return raw
     except OSError as error:
         raw.close()
-        raise Unreachable(f"{what}: {reason_of(error)}") from None
+        raise Unreachable(f"{peer}: {reason_of(error)}") from None
     except BaseException:
         raw.close()
         raise
 
 
 def _tls(raw: socket.socket, url: BrokerUrl, deadline: Deadline, directory: str | None) -> ssl.SSLSocket:
+    """Make the TLS handshake."""
     try:
         context = tls_context(certificates(directory))
     except OSError as error:
         raise Unreachable(f"{url.base}: {error}") from None
     raw.settimeout(_time_left(deadline, url.base))
     try:
-        # The handshake comes afterwards, because a child of a fork during it has to know the socket.
+        # `note` comes before the handshake: a process forked during the handshake has to know the socket.
         secure = context.wrap_socket(raw, server_hostname=url.host, do_handshake_on_connect=False)
         note(secure)
         try:
@@ -144,8 +147,11 @@ def _tls(raw: socket.socket, url: BrokerUrl, deadline: Deadline, directory: str 
         raise Unreachable(f"{url.base}: the TLS handshake failed: {reason_of(error)}") from None
 
 
-def _time_left(deadline: Deadline, what: str) -> float:
+def _time_left(deadline: Deadline, peer: str) -> float:
+    """Return the seconds until the deadline. Raises `Unreachable` if it has passed."""
     remaining = deadline.remaining()
-    if remaining is None or remaining > 0:
-        return 60.0 if remaining is None else remaining
-    raise Unreachable(f"{what} did not answer in time")
+    if remaining is None:
+        return 60.0
+    if remaining <= 0:
+        raise Unreachable(f"{peer} did not answer in time")
+    return remaining

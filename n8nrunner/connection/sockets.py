@@ -1,6 +1,6 @@
-"""What the operating system offers for sockets: keep-alive, numbers, and copies in a child process.
+"""Functions of the operating system for sockets: keep-alive, delivery, and copies in a child process.
 
-Keep-alive and the numbers serve to notice a dead peer.
+Keep-alive and delivery tell that a peer is dead.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import weakref
 from http.client import HTTPConnection
 from typing import NamedTuple
 
-#: An idle connection is probed after this many seconds, then at this interval; this many probes without an
-#: answer end it. A dead host is noticed after 13 s. Windows sends ten probes, which take 34 s.
+#: An idle connection is probed after `KEEP_ALIVE_IDLE` seconds, then every `KEEP_ALIVE_INTERVAL` seconds.
+#: `KEEP_ALIVE_PROBES` probes without an answer end it, so a dead host is noticed after 13 s. Windows sends
+#: ten probes, which take 34 s.
 KEEP_ALIVE_IDLE = 4
 KEEP_ALIVE_INTERVAL = 3
 KEEP_ALIVE_PROBES = 3
@@ -26,7 +27,7 @@ _TCP_INFO = struct.Struct("=8B13I")
 
 
 class Delivery(NamedTuple):
-    """How far what was written has come.
+    """How much of the written data has been delivered.
 
     Args:
         unacknowledged: bytes in the kernel that the peer's kernel has not acknowledged; 0 if unknown.
@@ -60,7 +61,7 @@ def close_copies() -> None:
         raw = opened if isinstance(opened, socket.socket) else opened.sock
         if raw is None:  # not connected yet
             continue
-        # `close` would wait for the files made of the socket, whose locks a thread of the parent's may hold.
+        # `close` would wait for files made from the socket. A thread of the parent may hold their locks.
         descriptor = raw.detach()
         if descriptor >= 0:
             os.close(descriptor)
@@ -68,8 +69,8 @@ def close_copies() -> None:
 
 
 def keep_alive(raw: socket.socket) -> None:
-    """Let the kernel probe the connection while it is idle, as far as the system offers it."""
-    # Some sandboxes refuse single options. The pings of the protocol are left then.
+    """Let the kernel probe the connection while it is idle, with the options that the system has."""
+    # Some sandboxes refuse single options. The pings of the protocol remain then.
     with contextlib.suppress(OSError):
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, "SIO_KEEPALIVE_VALS"):  # Windows
@@ -78,7 +79,7 @@ def keep_alive(raw: socket.socket) -> None:
                 socket.SIO_KEEPALIVE_VALS, (1, KEEP_ALIVE_IDLE * 1000, KEEP_ALIVE_INTERVAL * 1000)
             )
         return
-    # On macOS the option for the idle time has another name, which Python has since 3.10.
+    # macOS has another name for the option of the idle time. Python has it since 3.10.
     idle = getattr(socket, "TCP_KEEPIDLE", 0x10 if sys.platform == "darwin" else None)
     options = (
         (idle, KEEP_ALIVE_IDLE),
@@ -96,7 +97,7 @@ if sys.platform == "linux":
     import termios
 
     def delivery(raw: socket.socket) -> Delivery:
-        """Return how far what was written to the socket has come."""
+        """Return how much of the data written to the socket has been delivered."""
         try:
             (unacknowledged,) = struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, b"\0" * 4))
             info = raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
@@ -108,5 +109,5 @@ if sys.platform == "linux":
 else:
 
     def delivery(raw: socket.socket) -> Delivery:
-        """Return how far what was written to the socket has come; unknown on this system."""
+        """Return that the delivery is unknown on this system."""
         return _UNKNOWN

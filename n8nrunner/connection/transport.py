@@ -20,7 +20,7 @@ from n8nrunner.protocol.events import SocketMeasured
 from n8nrunner.protocol.failures import ConnectionLost
 from n8nrunner.protocol.frames import (
     CloseFrame,
-    Message,
+    Payload,
     PingFrame,
     PongFrame,
     Receiver,
@@ -39,7 +39,7 @@ FRAMES_PER_TURN = 250
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 #: What `Connection.read` returns. A message in a `bytearray` is the caller's alone.
-Received = Union[Message, SkippedMessage, PongFrame]
+Received = Union[Payload, SkippedMessage, PongFrame]
 
 
 class Connection:

@@ -185,7 +185,7 @@ def _exchange(raw: Socket, request: bytes, url: str, deadline: Deadline) -> tupl
     answer = bytearray()
     while (end := answer.find(b"\r\n\r\n") + 4) < 4:
         if len(answer) > _HEAD_LIMIT:
-            raise UpgradeRefused(f"{url} answered the upgrade with something else than HTTP", 0)
+            raise UpgradeRefused(f"{url} answered the upgrade with something other than HTTP", 0)
         raw.settimeout(_time_left(deadline, url))
         try:
             data = raw.recv(_HEAD_LIMIT)
@@ -217,6 +217,7 @@ def _accepted_close(frame: CloseFrame) -> bytes:
 
 
 def _time_left(deadline: Deadline, url: str) -> float | None:
+    """Return the seconds until the deadline. Raises `Unreachable` if it has passed."""
     remaining = deadline.remaining()
     if remaining is not None and remaining <= 0:
         raise Unreachable(f"{url} did not answer the upgrade in time")

@@ -82,9 +82,9 @@ class CloseFrame(NamedTuple):
 
 
 #: The payload of a text or binary message. It is not wrapped in a class, because several come with each task.
-Message = Union[bytes, bytearray]
+Payload = Union[bytes, bytearray]
 
-Event = Union[Message, SkippedMessage, PingFrame, PongFrame, CloseFrame]
+FrameEvent = Union[Payload, SkippedMessage, PingFrame, PongFrame, CloseFrame]
 
 
 class Receiver:
@@ -148,7 +148,7 @@ class Receiver:
         assert self._buffer is not None
         self._add(self._buffer[:count])
 
-    def next_events(self, limit: int) -> list[Event]:
+    def next_events(self, limit: int) -> list[FrameEvent]:
         """Return the events of the next frames.
 
         Args:
@@ -160,7 +160,7 @@ class Receiver:
         data, position = self._data, self._position
         end = len(data)
         last = self.frames + limit
-        events: list[Event] = []
+        events: list[FrameEvent] = []
         self.has_more = False
         try:
             while not self._closed:
@@ -234,7 +234,7 @@ class Receiver:
         elif opcode == CONTINUATION:
             raise ConnectionLost("the broker sent a continuation of no message", 1002)
 
-    def _control_frame(self, opcode: int, payload: bytes) -> Event:
+    def _control_frame(self, opcode: int, payload: bytes) -> FrameEvent:
         if opcode == PING:
             return PingFrame(payload)
         if opcode == PONG:
@@ -265,7 +265,7 @@ class Receiver:
         elif len(self._payload) < HEAD_SIZE:
             self._payload += payload[: HEAD_SIZE - len(self._payload)]
 
-    def _end_frame(self) -> Message | SkippedMessage | None:
+    def _end_frame(self) -> Payload | SkippedMessage | None:
         """Return the message that ends with this frame, if one does."""
         self._in_frame = False
         if not self._is_final:

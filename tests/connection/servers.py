@@ -1,4 +1,4 @@
-"""Peers for the connection's tests: all of them real sockets on loopback, and most of them badly behaved."""
+"""Peers for the tests of connections: real sockets on loopback, most of which misbehave."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_PAYLOAD = 64 * 1024 * 1024
 
 
 class Server:
-    """Listens on loopback and runs a script for each connection, on a thread of its own.
+    """Listen on loopback and run a script for each connection, on a thread of its own.
 
     Args:
         script: gets the accepted socket, which is closed when it returns.
@@ -79,7 +79,7 @@ class Server:
         accepted.close()
 
     def close(self) -> None:
-        """Ends everything, whatever the scripts are waiting for."""
+        """End everything, whatever the scripts are waiting for."""
         if self.closing.is_set():
             return
         self.closing.set()
@@ -98,7 +98,7 @@ class Server:
 
 
 class Request(NamedTuple):
-    """A request as it came."""
+    """A received request."""
 
     line: str
     headers: dict[str, str]
@@ -106,7 +106,7 @@ class Request(NamedTuple):
 
 
 def read_request(connection: socket.socket) -> Request:
-    """Reads an HTTP request with its body."""
+    """Read an HTTP request with its body."""
     received = b""
     while b"\r\n\r\n" not in received:
         data = connection.recv(65536)
@@ -122,7 +122,7 @@ def read_request(connection: socket.socket) -> Request:
 
 
 class HttpServer(Server):
-    """Answers every request with the same bytes, and remembers the requests."""
+    """Answer every request with the same bytes, and remember the requests."""
 
     def __init__(self, answer: bytes, hold: bool = False) -> None:
         self.requests: list[Request] = []
@@ -140,7 +140,7 @@ class HttpServer(Server):
 
 
 def http_answer(status: int, body: bytes = b"", **headers: str) -> bytes:
-    """An HTTP answer; `Content_Type` becomes `Content-Type`."""
+    """Return an HTTP answer; `Content_Type` becomes `Content-Type`."""
     fields = {"Content-Length": str(len(body)), **headers}
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
     return f"HTTP/1.1 {status} Some Reason\r\n{lines}\r\n".encode() + body
@@ -157,7 +157,7 @@ def frame(
     mask: bool = False,
     size: int = 0,
 ) -> bytes:
-    """A frame as a server sends it, or as none should.
+    """Return a frame as a server sends it, or as no server should.
 
     Args:
         size: how many bytes the length takes at least: 0, 2 or 8.
@@ -183,7 +183,7 @@ class Sent(NamedTuple):
 
 
 class Peer:
-    """The broker's side of one connection. The test calls it, so that every byte has its moment."""
+    """The broker's side of one connection, called by the test, which decides when each byte is sent."""
 
     def __init__(self, raw: socket.socket) -> None:
         self.raw = raw
@@ -194,13 +194,13 @@ class Peer:
         self.raw.sendall(data)
 
     def send_in_background(self, data: bytes) -> threading.Thread:
-        """For more than the buffers of a socket take."""
+        """Send more than the buffers of a socket hold."""
         thread = threading.Thread(target=self.raw.sendall, args=(data,), name="test-sender")
         thread.start()
         return thread
 
     def next_frame(self) -> Sent:
-        """The next frame of the runner. Raises `EOFError` at the end of the connection."""
+        """Return the next frame of the runner. Raises `EOFError` at the end of the connection."""
         first, second = self._take(2)
         assert second & 0x80, "a client has to mask its frames"
         length = second & 0x7F
@@ -212,7 +212,7 @@ class Peer:
         return Sent(first & 0x0F, bool(first & 0x80), unmasked(self._take(length), key))
 
     def frames(self) -> list[Sent]:
-        """All frames until the end of the connection; a frame that is cut off is left out."""
+        """Return all frames until the end of the connection, without one that is cut off."""
         found = []
         with contextlib.suppress(EOFError):
             while True:
@@ -233,7 +233,7 @@ class Peer:
         return taken
 
     def reset(self) -> None:
-        """Ends the connection as a process that was killed."""
+        """End the connection as a killed process does."""
         self.raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.raw.close()
 
@@ -248,7 +248,7 @@ def unmasked(payload: bytes, key: bytes) -> bytes:
 
 
 def accept_upgrade(raw: Any, tail: bytes = b"") -> Request:
-    """Reads a request to upgrade and grants it; `tail` follows in the same segment."""
+    """Read a request to upgrade and grant it; `tail` follows in the same segment."""
     request = read_request(raw)
     raw.sendall(upgrade_answer(request) + tail)
     return request
@@ -264,7 +264,7 @@ def upgrade_answer(request: Request) -> bytes:
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Both ends of a TCP connection."""
+    """Return both ends of a TCP connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = socket.create_connection(listener.getsockname(), LIMIT)
         server, _ = listener.accept()
@@ -275,7 +275,7 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
 
 @contextlib.contextmanager
 def websocket(max_payload: int = MAX_PAYLOAD, tail: bytes = b"") -> Any:
-    """An open WebSocket: the runner's `Connection`, and the `Peer` at its other end."""
+    """Open a WebSocket: the runner's `Connection`, and the `Peer` at its other end."""
     client, server = socket_pair()
     peer = Peer(server)
     connection = Connection(client, max_payload)
@@ -292,14 +292,14 @@ def websocket(max_payload: int = MAX_PAYLOAD, tail: bytes = b"") -> Any:
 
 
 def wait_for(raw: Any, event: int, deadline: Deadline) -> None:
-    """Waits until a socket can be read or written."""
+    """Wait until a socket can be read or written."""
     with selectors.DefaultSelector() as selector:
         selector.register(raw, event)
         assert selector.select(deadline.remaining()), f"nothing came within {LIMIT:g} s"
 
 
 def read_until(connection: Connection, enough: Callable[[list[Received]], bool]) -> list[Received]:
-    """What the connection reads, until it is enough."""
+    """Read until `enough` returns true for what has come."""
     deadline = Deadline(LIMIT)
     received: list[Received] = []
     more = True
@@ -312,14 +312,14 @@ def read_until(connection: Connection, enough: Callable[[list[Received]], bool])
 
 
 def read_count(connection: Connection, count: int) -> list[Received]:
-    """As many things as that, and no more."""
+    """Read exactly so many messages and other events."""
     received = read_until(connection, lambda received: len(received) >= count)
     assert len(received) == count
     return received
 
 
 def read_bytes(connection: Connection, count: int) -> list[Received]:
-    """What is in that many bytes, whole messages or not."""
+    """Read so many bytes, and return the messages and other events that they make."""
     deadline = Deadline(LIMIT)
     received: list[Received] = []
     total = 0
@@ -337,7 +337,7 @@ def read_bytes(connection: Connection, count: int) -> list[Received]:
 
 
 def flush_all(connection: Connection) -> None:
-    """Writes until nothing is left to be written."""
+    """Write until nothing waits."""
     deadline = Deadline(LIMIT)
     while True:
         connection.flush()
@@ -347,7 +347,7 @@ def flush_all(connection: Connection) -> None:
 
 
 def flush_in_background(connection: Connection) -> threading.Thread:
-    """`flush_all` on a thread, which the connection belongs to from then on."""
+    """Call `flush_all` on a thread, which owns the connection from then on."""
 
     def flush() -> None:
         connection.bind()
@@ -362,9 +362,9 @@ def flush_in_background(connection: Connection) -> threading.Thread:
 
 
 def pump(one: Any, other: Any) -> None:
-    """Passes bytes both ways until one end closes. One thread, as TLS allows no more."""
+    """Pass bytes both ways until one end closes, on one thread, because TLS allows no more."""
     ends = {one: other, other: one}
-    waiting = {one: b"", other: b""}  # what an end still has to be written
+    waiting = {one: b"", other: b""}  # bytes that wait for an end
     blocked = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
     for end in ends:
         end.setblocking(False)
@@ -396,14 +396,14 @@ class Proxy(Server):
     """An HTTP proxy: CONNECT, and plain requests with a whole URL. Every host is this machine to it.
 
     Args:
-        authorization: what `Proxy-Authorization` has to be; None to let everybody through.
+        authorization: the expected `Proxy-Authorization`; None to accept every client.
         behaviour: "serve", "refuse", "hang" or "close".
     """
 
     def __init__(self, authorization: str | None = None, behaviour: str = "serve") -> None:
         #: Request lines, in the order in which they came.
         self.lines: list[str] = []
-        #: What each of them had as `Proxy-Authorization`.
+        #: The `Proxy-Authorization` of each of them.
         self.authorizations: list[str | None] = []
         self._authorization = authorization
         self._behaviour = behaviour
@@ -438,7 +438,7 @@ class Proxy(Server):
 
 
 class TlsTerminator(Server):
-    """Takes TLS connections and passes what is in them to a port of this machine, as a TLS proxy before n8n.
+    """Accept TLS connections and pass their bytes to a port of this machine, as a TLS proxy before n8n.
 
     Args:
         context: with the certificate.

@@ -1,4 +1,4 @@
-"""A connected socket to a broker: addresses, proxies and TLS, all of it within one deadline."""
+"""Sockets to brokers: addresses, proxies and TLS, all within one deadline."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def echo(connection: socket.socket) -> None:
 
 
 def is_echo(raw: socket.socket) -> bool:
-    """Whether what is sent comes back."""
+    """Return whether sent bytes come back."""
     raw.settimeout(LIMIT)
     raw.sendall(b"are you there?")
     return raw.recv(100) == b"are you there?"
@@ -48,13 +48,13 @@ def refused(url: str, seconds: float = LIMIT) -> LinkFailure:
 # --- addresses ----------------------------------------------------------------------------------------------
 
 
-def test_a_plain_connection() -> None:
+def test_dial_opens_a_plain_connection() -> None:
     with Server(echo) as server, dial(parse_broker(server.url), Deadline(LIMIT)) as raw:
         assert is_echo(raw)
         assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_a_port_that_nobody_listens_on() -> None:
+def test_a_port_without_a_listener_is_unreachable() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -64,13 +64,13 @@ def test_a_port_that_nobody_listens_on() -> None:
 
 
 @pytest.mark.usefixtures("names")
-def test_a_host_that_nobody_knows() -> None:
+def test_an_unknown_host_is_unreachable() -> None:
     failure = refused("http://nowhere.invalid:5679")
     assert type(failure) is Unreachable
     assert "'nowhere.invalid' has no known address" in str(failure)
 
 
-def test_a_host_name_that_cannot_be_one() -> None:
+def test_an_invalid_host_name_is_unreachable() -> None:
     failure = refused(f"http://{'a' * 70}.test:5679")
     assert type(failure) is Unreachable
     assert "has no known address" in str(failure)
@@ -95,8 +95,8 @@ def test_the_next_address_is_tried_if_one_refuses(monkeypatch: pytest.MonkeyPatc
             assert is_echo(raw)
 
 
-def test_the_next_address_is_tried_if_one_is_of_no_use_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine without IPv6, whose sockets cannot even be made."""
+def test_the_next_address_is_tried_if_one_cannot_be_used_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example on a machine without IPv6, whose sockets cannot be made."""
     unusable = (socket.AF_UNIX, socket.SOCK_STREAM, 6, "", "/nowhere")
     with Server(echo) as server:
         answer_with([unusable, ipv4(server.port)], monkeypatch)
@@ -106,10 +106,10 @@ def test_the_next_address_is_tried_if_one_is_of_no_use_here(monkeypatch: pytest.
     assert type(refused("http://n8n.test")) is Unreachable
 
 
-def test_an_address_that_swallows_everything_leaves_time_for_the_next(
+def test_an_address_that_never_answers_leaves_time_for_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As behind a broken IPv6 tunnel: a connection attempt is neither accepted nor refused."""
+    """For example behind a broken IPv6 tunnel: the attempt is neither accepted nor refused."""
     with socket.socket() as full, Server(echo) as server:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -131,12 +131,12 @@ def test_an_address_that_swallows_everything_leaves_time_for_the_next(
                 filler.close()
 
 
-def test_a_host_without_any_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_without_an_address_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     answer_with([], monkeypatch)
     assert "it has no address" in str(refused("http://n8n.test"))
 
 
-def test_a_deadline_that_is_over() -> None:
+def test_nothing_is_tried_after_the_deadline() -> None:
     with Server(echo) as server:
         failure = refused(server.url, 0.0)
         assert server.accepted == 0
@@ -144,7 +144,7 @@ def test_a_deadline_that_is_over() -> None:
     assert "did not answer in time" in str(failure)
 
 
-def test_no_deadline_at_all() -> None:
+def test_dial_works_without_a_deadline() -> None:
     with Server(echo) as server, dial(parse_broker(server.url), Deadline(None)) as raw:
         assert is_echo(raw)
 
@@ -153,7 +153,7 @@ def test_no_deadline_at_all() -> None:
 
 
 @pytest.mark.usefixtures("names")
-def test_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dial_connects_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     with Server(echo) as server, Proxy() as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
         with dial(parse_broker(f"http://n8n.test:{server.port}"), Deadline(LIMIT)) as raw:
@@ -172,7 +172,7 @@ def test_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         ("%C3%BC:%C3%A4", "ü:ä"),
     ],
 )
-def test_through_a_proxy_with_a_password(
+def test_the_credentials_of_a_proxy_are_sent_decoded(
     credentials: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = f"Basic {base64.b64encode(expected.encode()).decode()}"
@@ -184,7 +184,7 @@ def test_through_a_proxy_with_a_password(
 
 
 @pytest.mark.usefixtures("names")
-def test_a_proxy_without_a_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_needs_no_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
     with Server(echo) as server, Proxy() as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"proxy.test:{proxy.port}")
         with dial(parse_broker(f"http://n8n.test:{server.port}"), Deadline(LIMIT)) as raw:
@@ -199,7 +199,7 @@ def test_the_address_of_an_ipv6_broker_stands_in_brackets(monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("names")
-def test_what_follows_the_proxys_answer_belongs_to_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bytes_behind_the_proxys_answer_are_the_brokers(monkeypatch: pytest.MonkeyPatch) -> None:
     def script(connection: socket.socket) -> None:
         read_request(connection)
         connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nfrom the broker")
@@ -244,7 +244,9 @@ def test_no_proxy_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
         ("hang", "TimeoutError|timed out|in time"),
     ],
 )
-def test_proxies_that_let_nobody_through(behaviour: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_does_not_connect_is_named_without_its_password(
+    behaviour: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted = "Basic other" if behaviour == "unauthorised" else None
     with Proxy(wanted, "serve" if wanted else behaviour) as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://user:proxy-password@127.0.0.1:{proxy.port}")
@@ -259,13 +261,13 @@ def test_proxies_that_let_nobody_through(behaviour: str, says: str, monkeypatch:
     ("answer", "says"),
     [
         (b"garbage\r\n\r\n", "answered nothing"),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 20_000, "something else than HTTP"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 20_000, "something other than HTTP"),
         (b"HTTP/1.1 200 OK\r\n", "closed the connection"),
         (b"HTTP/1.1 302 Found\r\nLocation: http://elsewhere.test/\r\n\r\n", "answered 302"),
         (http_answer(200)[:-4], "closed the connection"),
     ],
 )
-def test_proxies_that_answer_something_else(
+def test_an_answer_of_a_proxy_that_is_not_200_is_unreachable(
     answer: bytes, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def script(connection: socket.socket) -> None:
@@ -307,7 +309,9 @@ def test_a_proxy_that_answers_byte_by_byte_has_until_the_deadline(monkeypatch: p
         ("http://user:proxy-password@nowhere.invalid:80", Unreachable),
     ],
 )
-def test_a_proxy_that_cannot_be_used(proxy: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_proxy_is_named_without_its_password(
+    proxy: str, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy)
     failure = refused("http://n8n.test:5679")
     assert type(failure) is kind
@@ -333,7 +337,7 @@ def behind(front: TlsTerminator, host: str = "n8n.test") -> BrokerUrl:
 @pytest.mark.usefixtures("names")
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 @pytest.mark.parametrize("host", ["n8n.test", "127.0.0.1"])
-def test_over_tls(
+def test_dial_makes_the_tls_handshake(
     variable: str, host: str, front: TlsTerminator, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, str(authority.bundle))
@@ -344,7 +348,7 @@ def test_over_tls(
 
 @pytest.mark.usefixtures("names")
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl names the files of such a directory")
-def test_a_directory_of_certificates(
+def test_certificates_may_be_in_a_directory(
     front: TlsTerminator, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = subprocess.run(
@@ -360,7 +364,7 @@ def test_a_directory_of_certificates(
 
 
 @pytest.mark.usefixtures("names")
-def test_over_tls_through_a_proxy(
+def test_dial_makes_the_tls_handshake_through_a_proxy(
     front: TlsTerminator, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
@@ -381,7 +385,7 @@ def test_over_tls_through_a_proxy(
         (__file__, "n8n.test", "cannot be read"),
     ],
 )
-def test_certificates_that_do_not_fit(
+def test_a_certificate_that_does_not_verify_is_unreachable(
     bundle: str | None, host: str, says: str, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if bundle is not None:
@@ -395,7 +399,7 @@ def test_certificates_that_do_not_fit(
 
 
 @pytest.mark.usefixtures("names")
-def test_tls_with_somebody_who_does_not_speak_it() -> None:
+def test_a_server_without_tls_is_unreachable() -> None:
     def script(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(http_answer(400))
@@ -408,7 +412,7 @@ def test_tls_with_somebody_who_does_not_speak_it() -> None:
 
 @pytest.mark.usefixtures("names")
 @pytest.mark.parametrize("drip", [False, True])
-def test_a_handshake_that_does_not_end(drip: bool) -> None:
+def test_a_handshake_that_does_not_end_has_until_the_deadline(drip: bool) -> None:
     def script(connection: socket.socket) -> None:
         connection.recv(65536)
         for byte in b"\x16\x03\x03\x40\x00" + bytes(1000) if drip else b"":

@@ -1,4 +1,4 @@
-"""Keep-alive and the numbers of a socket, on this system and as the others offer them."""
+"""Keep-alive and delivery of a socket, on this system and on others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.connection.servers import HttpServer, Proxy, Server, http_answer, soc
 
 
 class Options:
-    """A socket that takes down what is set on it, and refuses some of it."""
+    """A socket that records its options, and refuses some."""
 
     def __init__(self, refused: tuple[Any, ...] = ()) -> None:
         self.set: list[tuple[Any, ...]] = []
@@ -65,21 +65,21 @@ def test_macos_has_another_name_for_the_idle_time(monkeypatch: pytest.MonkeyPatc
     ]
 
 
-def test_windows_takes_both_times_at_once_in_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_gets_both_times_at_once_in_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "SIO_KEEPALIVE_VALS", 0x98000004, raising=False)
     options = Options()
     keep_alive(options)  # type: ignore[arg-type]
     assert options.set == [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (0x98000004, (1, 4000, 3000))]
 
 
-def test_an_option_that_is_refused_keeps_no_other_from_being_set() -> None:
+def test_the_other_options_are_set_if_one_is_refused() -> None:
     options = Options(refused=(socket.SO_KEEPALIVE, socket.TCP_KEEPINTVL))
     keep_alive(options)  # type: ignore[arg-type]
     assert (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3) in options.set
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the numbers are Linux's")
-def test_linux_tells_what_has_not_been_acknowledged_and_since_when() -> None:
+def test_linux_reports_the_unacknowledged_bytes_and_the_time_since_the_last_acknowledgement() -> None:
     client, server = socket_pair()
     try:
         client.setblocking(False)
@@ -101,7 +101,7 @@ def test_linux_tells_what_has_not_been_acknowledged_and_since_when() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is known anyway")
-def test_what_a_sandbox_does_not_tell_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delivery_is_unknown_if_the_system_does_not_report_it(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = socket.socket()
     closed.close()
     assert delivery(closed) == Delivery(0, None)

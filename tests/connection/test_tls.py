@@ -69,17 +69,17 @@ class TlsEnd:
         self._do(self._tls.do_handshake)
 
     def records(self, data: bytes) -> bytes:
-        """What `sendall` would put on the wire."""
+        """Return the bytes that `sendall` would put on the wire."""
         self._tls.write(data)
         return self._out.read()
 
     def farewell(self) -> bytes:
-        """The record that says that nothing more comes."""
+        """Return the record that ends the TLS connection."""
         with contextlib.suppress(ssl.SSLWantReadError):
             self._tls.unwrap()
         return self._out.read()
 
-    # What `Peer` uses of a socket.
+    # The methods of a socket that `Peer` uses.
 
     def sendall(self, data: bytes) -> None:
         self._do(self._tls.write, data)
@@ -122,7 +122,7 @@ def secure(authority: Authority, tail: bytes = b"") -> Iterator[tuple[Connection
 
 
 def read_nothing(connection: Connection, count: int) -> None:
-    """Reads although no record is complete: it neither waits nor fails."""
+    """Read although no record is complete: it neither waits nor fails."""
     for _ in range(count):
         assert connection.read() == ([], 0, False)
 
@@ -148,14 +148,14 @@ def test_a_frame_may_be_cut_into_records(authority: Authority) -> None:
             assert read_count(connection, 1) == [b"some message"]
 
 
-def test_many_records_may_come_in_one_segment(authority: Authority) -> None:
+def test_many_records_in_one_segment_are_read(authority: Authority) -> None:
     with secure(authority) as (connection, _, end):
         messages = [b"message %d" % number for number in range(500)]
         end.wire.sendall(b"".join(end.records(frame(TEXT, message)) for message in messages))
         assert read_count(connection, 500) == messages
 
 
-def test_what_comes_with_the_answer_to_the_upgrade_is_not_lost(authority: Authority) -> None:
+def test_a_frame_that_comes_with_the_answer_to_the_upgrade_is_read(authority: Authority) -> None:
     with secure(authority, tail=frame(TEXT, b"early")) as (connection, _, _):
         assert read_count(connection, 1) == [b"early"]
 
@@ -172,7 +172,7 @@ def test_nothing_is_left_in_the_tls_layer_when_the_socket_has_nothing_more(autho
             sending.join()
 
 
-def test_a_message_of_twenty_megabytes(authority: Authority) -> None:
+def test_a_message_of_twenty_megabytes_is_read(authority: Authority) -> None:
     payload = bytes(range(256)) * (20 * MEGABYTE // 256)
     with secure(authority) as (connection, peer, _):
         sending = peer.send_in_background(frame(TEXT, payload) + frame(TEXT, b"after"))
@@ -200,7 +200,7 @@ def test_a_peer_that_does_not_read_blocks_nothing_and_gets_every_byte_later(auth
 
 
 @pytest.mark.parametrize("politely", [True, False])
-def test_the_end_of_the_connection(authority: Authority, politely: bool) -> None:
+def test_an_end_raises_after_the_messages_before_it(authority: Authority, politely: bool) -> None:
     with secure(authority) as (connection, _, end):
         end.wire.sendall(end.records(frame(TEXT, b"last")) + (end.farewell() if politely else b""))
         end.wire.shutdown(socket.SHUT_WR)
@@ -210,7 +210,7 @@ def test_the_end_of_the_connection(authority: Authority, politely: bool) -> None
         assert b"last" in received
 
 
-def test_the_end_of_the_connection_in_the_middle_of_a_record(authority: Authority) -> None:
+def test_an_end_in_the_middle_of_a_record_raises(authority: Authority) -> None:
     with secure(authority) as (connection, _, end):
         end.wire.sendall(end.records(frame(TEXT, b"cut off"))[:-3])
         end.wire.shutdown(socket.SHUT_WR)
@@ -218,14 +218,14 @@ def test_the_end_of_the_connection_in_the_middle_of_a_record(authority: Authorit
             read_until(connection, bool)
 
 
-def test_bytes_that_are_no_tls(authority: Authority) -> None:
+def test_bytes_that_are_not_tls_raise(authority: Authority) -> None:
     with secure(authority) as (connection, _, end):
         end.wire.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         with pytest.raises(ConnectionLost, match="SSL"):
             read_until(connection, bool)
 
 
-def test_a_close_frame(authority: Authority) -> None:
+def test_a_close_frame_is_answered(authority: Authority) -> None:
     with secure(authority) as (connection, peer, _):
         peer.send(frame(CLOSE, b"\x03\xe9"))
         read_until(connection, lambda _: connection.received_close)

@@ -1,4 +1,4 @@
-"""From a connected socket to a WebSocket: what is asked for, and every answer but the right one."""
+"""From a connected socket to a WebSocket: the request, and the answers to it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Answer = Callable[[socket.socket, Request], Any]
 
 @contextlib.contextmanager
 def upgrading(answer: Answer) -> Iterator[Connection]:
-    """A connection whose request to upgrade gets that answer, on a thread."""
+    """Yield a connection whose request to upgrade gets that answer, on a thread."""
     client, server = socket_pair()
     server.settimeout(LIMIT)
 
@@ -57,7 +57,7 @@ def upgrading(answer: Answer) -> Iterator[Connection]:
 
 
 def refused(answer: Answer, seconds: float = LIMIT) -> LinkFailure:
-    """The failure that an answer leads to."""
+    """Return the failure that an answer leads to."""
     with upgrading(answer) as connection, pytest.raises(LinkFailure) as caught:
         connection.open(URL, "runner", GRANT, Deadline(seconds))
     assert GRANT not in str(caught.value)
@@ -76,7 +76,7 @@ def sends(data: bytes, end: bool = True) -> Answer:
     return answer
 
 
-# --- what is asked for -----------------------------------------------------------------------------------
+# --- the request -----------------------------------------------------------------------------------
 
 
 def request_of(runner_id: str, url: str = URL) -> Request:
@@ -91,7 +91,7 @@ def request_of(runner_id: str, url: str = URL) -> Request:
     return requests[0]
 
 
-def test_the_request() -> None:
+def test_the_request_has_the_grant_token_and_no_other_headers() -> None:
     request = request_of("0a1b")
     assert request.line == "GET /runners/_ws?id=0a1b HTTP/1.1"
     assert request.headers.pop("sec-websocket-key")
@@ -111,7 +111,7 @@ def test_a_runner_id_is_escaped(runner_id: str, shown: str) -> None:
     assert request_of(runner_id).line == f"GET /runners/_ws?id={shown} HTTP/1.1"
 
 
-def test_the_request_for_an_ipv6_address_and_another_path() -> None:
+def test_the_request_has_the_path_and_the_ipv6_address_of_the_url() -> None:
     request = request_of("r", "ws://[::1]:7000/some/path/_ws")
     assert request.line == "GET /some/path/_ws?id=r HTTP/1.1"
     assert request.headers["host"] == "[::1]:7000"
@@ -190,7 +190,7 @@ def test_a_refusal_gives_its_status(status: int, body: bytes | None) -> None:
     assert ("a proxy or gateway before n8n has answered" in str(failure)) is (body is not None)
 
 
-def test_too_many_upgrades() -> None:
+def test_status_429_is_rate_limited() -> None:
     assert type(refused(sends(b"HTTP/1.1 429 Too Many Requests\r\n\r\n"))) is RateLimited
 
 
@@ -215,7 +215,7 @@ def test_a_redirect_is_refused_and_never_followed(status: int) -> None:
         b"\r\n\r\n",
     ],
 )
-def test_an_answer_that_is_not_http(data: bytes) -> None:
+def test_an_answer_that_is_not_http_is_refused(data: bytes) -> None:
     failure = refused(sends(data))
     assert isinstance(failure, UpgradeRefused)
     assert failure.status == 0
@@ -232,19 +232,19 @@ def test_an_answer_that_is_not_http(data: bytes) -> None:
         "Upgrade: \xff\xfe\r\n",
     ],
 )
-def test_a_101_that_does_not_upgrade(lines: str) -> None:
+def test_a_101_with_wrong_headers_is_refused(lines: str) -> None:
     failure = refused(sends(f"HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n".encode("latin-1")))
     assert isinstance(failure, UpgradeRefused)
     assert "did not upgrade" in str(failure)
 
 
-def test_an_answer_whose_head_never_ends() -> None:
+def test_a_head_that_never_ends_is_refused() -> None:
     failure = refused(sends(b"HTTP/1.1 101 Switching Protocols\r\n" + b"X: y\r\n" * 1_000_000))
     assert isinstance(failure, UpgradeRefused)
-    assert "something else than HTTP" in str(failure)
+    assert "something other than HTTP" in str(failure)
 
 
-def test_silence_until_the_deadline() -> None:
+def test_silence_until_the_deadline_is_unreachable() -> None:
     began = time.monotonic()
     with promptly():
         failure = refused(sends(b"", end=False), seconds=0.2)
@@ -252,7 +252,7 @@ def test_silence_until_the_deadline() -> None:
     assert time.monotonic() - began > 0.15
 
 
-def test_a_byte_now_and_then_until_the_deadline() -> None:
+def test_an_answer_byte_by_byte_has_until_the_deadline() -> None:
     def answer(raw: socket.socket, request: Request) -> None:
         for _ in range(1000):
             raw.sendall(b"H")
@@ -265,20 +265,20 @@ def test_a_byte_now_and_then_until_the_deadline() -> None:
     assert time.monotonic() - began > 0.25
 
 
-def test_a_deadline_that_is_over() -> None:
+def test_a_deadline_that_has_passed_is_unreachable() -> None:
     failure = refused(sends(b"", end=False), seconds=0.0)
     assert type(failure) is Unreachable
     assert "in time" in str(failure)
 
 
 @pytest.mark.parametrize("data", [b"", b"HTTP/1.1 101 Switching"])
-def test_an_end_instead_of_an_answer(data: bytes) -> None:
+def test_an_end_instead_of_an_answer_is_unreachable(data: bytes) -> None:
     failure = refused(sends(data))
     assert type(failure) is Unreachable
     assert "closed the connection at the upgrade" in str(failure)
 
 
-def test_a_reset_instead_of_an_answer() -> None:
+def test_a_reset_instead_of_an_answer_is_unreachable() -> None:
     def answer(raw: socket.socket, request: Request) -> None:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         raw.close()
@@ -289,7 +289,7 @@ def test_a_reset_instead_of_an_answer() -> None:
 def test_nothing_of_a_refusal_reaches_the_log_of_a_runners_threads(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The library writes an ERROR for each, with what the peer sent. It is no news to our users."""
+    """The library logs an ERROR for each, with the bytes of the peer. Users do not need these records."""
     failures: list[LinkFailure] = []
     thread = threading.Thread(
         target=lambda: failures.append(refused(sends(http_answer(403, b"x")))), name="n8nrunner-connect-0"

@@ -62,7 +62,7 @@ def test_small_messages_leave_in_one_write() -> None:
         assert len(peer.raw.recv(65536)) == total
 
 
-def test_flush_with_nothing_to_write() -> None:
+def test_flush_writes_nothing_if_nothing_waits() -> None:
     with websocket() as (connection, _):
         assert connection.flush() == 0
         assert connection.sender.is_empty
@@ -125,7 +125,7 @@ def test_only_the_latest_of_several_pings_is_answered() -> None:
     assert [sent for sent in frames if sent.opcode == PONG] == [Sent(PONG, True, b"99")]
 
 
-def test_the_kernel_tells_what_the_peer_has_not_acknowledged() -> None:
+def test_measure_reports_what_the_peer_has_not_acknowledged() -> None:
     with websocket() as (connection, peer):
         if delivery(connection.raw).silent_for is None:
             pytest.skip("this system does not tell")
@@ -164,7 +164,7 @@ def test_messages_that_have_not_started_never_arrive_and_few_others_fail_to(leng
 # --- the end ---------------------------------------------------------------------------------------------
 
 
-def test_writing_to_a_connection_that_was_reset() -> None:
+def test_writing_to_a_reset_connection_raises() -> None:
     with websocket() as (connection, peer):
         peer.reset()
         wait_for(connection.raw, selectors.EVENT_READ, Deadline(LIMIT))
@@ -173,7 +173,7 @@ def test_writing_to_a_connection_that_was_reset() -> None:
             flush_all(connection)
 
 
-def test_a_close_frame_leaves_behind_what_was_queued_before() -> None:
+def test_a_close_frame_is_written_behind_the_messages_before_it() -> None:
     with websocket() as (connection, peer):
         connection.sender.send_message("last words")
         connection.sender.send_close(1000)
@@ -182,7 +182,7 @@ def test_a_close_frame_leaves_behind_what_was_queued_before() -> None:
         assert peer.next_frame() == Sent(CLOSE, True, struct.pack("!H", 1000))
 
 
-def test_close_ends_the_connection_at_once_whatever_is_queued() -> None:
+def test_close_ends_the_connection_at_once_although_messages_wait() -> None:
     with websocket() as (connection, peer):
         stall(connection, peer)
         connection.sender.send_message(b"x" * 20 * MEGABYTE)

@@ -23,7 +23,7 @@ from n8nrunner.protocol.frames import (
     PONG,
     TEXT,
     CloseFrame,
-    Event,
+    FrameEvent,
     PingFrame,
     PongFrame,
     Receiver,
@@ -46,7 +46,7 @@ class Case(NamedTuple):
     """The bytes of a broker, and the events that they make; None if they may make any."""
 
     data: bytes
-    expected: list[Event] | None = None
+    expected: list[FrameEvent] | None = None
 
 
 def run(seconds: float, seed: int) -> dict[str, int]:
@@ -71,8 +71,8 @@ def run(seconds: float, seed: int) -> dict[str, int]:
 
 
 def feed(
-    receiver: Receiver, *pieces: bytes, limit: int = 250, events: list[Event] | None = None
-) -> list[Event]:
+    receiver: Receiver, *pieces: bytes, limit: int = 250, events: list[FrameEvent] | None = None
+) -> list[FrameEvent]:
     """Give pieces to the receiver as a connection does, and return the events that they make.
 
     Args:
@@ -112,7 +112,7 @@ def _run_one(draw: random.Random, traces: bool, about: str) -> str:
     # Tracing takes time, so not everything is traced.
     traces = traces or make in (announced, flood)
     about = f"{about}, {name}, max_payload {max_payload}, {len(case.data)} bytes"
-    events: list[Event] = []
+    events: list[FrameEvent] = []
     lost: ConnectionLost | None = None
     if traces:
         gc.collect()
@@ -156,10 +156,10 @@ def _payload(draw: random.Random) -> bytes:
     return bytes([draw.randrange(256)]) * draw.choice(SIZES)
 
 
-def _messages(draw: random.Random, max_payload: int) -> tuple[list[bytes], list[Event]]:
+def _messages(draw: random.Random, max_payload: int) -> tuple[list[bytes], list[FrameEvent]]:
     """Return frames that keep the rules, and the events that they make."""
     frames: list[bytes] = []
-    expected: list[Event] = []
+    expected: list[FrameEvent] = []
     for _ in range(draw.randint(0, 12)):
         payload = _payload(draw)
         parts = [payload]
