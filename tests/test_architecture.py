@@ -60,8 +60,8 @@ SIDEWAYS = {
 PURE_BROKER = {
     f"broker/{name}"
     for name in (
-        "access", "actions", "behaviour", "bodies", "constants", "counts", "events", "javascript", "limits",
-        "matching", "offers", "queue", "records", "timers", "wording",
+        "access", "actions", "behaviour", "bodies", "constants", "counts", "decoding", "events", "javascript",
+        "limits", "matching", "offers", "queue", "records", "task_data", "timers", "wording",
     )
 }  # fmt: skip
 

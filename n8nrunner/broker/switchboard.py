@@ -1,17 +1,16 @@
-"""Carries out what the matching decides, on the broker's loop, between runners, requesters and the clock."""
+"""Carries out the actions of the matching, on the broker's loop."""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import json
 import threading
 from collections import deque
 from collections.abc import Coroutine
-from typing import Any, Callable, Protocol
+from typing import Callable, Protocol
 
 from n8nrunner import logs
-from n8nrunner.broker import actions, events, javascript, requester
+from n8nrunner.broker import actions, decoding, events, requester
 from n8nrunner.broker.errors import (
     BrokerTaskCancelled,
     BrokerTaskError,
@@ -25,16 +24,15 @@ from n8nrunner.broker.wording import runner_error
 from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol import codec
 from n8nrunner.protocol import messages as m
-from n8nrunner.protocol.json_text import PIECE, may_have_large_integer
+from n8nrunner.protocol.json_text import PIECE
 
 logger = logs.get_logger("n8nrunner.broker")
 
-#: A timer that fires this much too late shows that this thread could not run, in seconds.
+#: A timer that fires this late shows that this thread could not run, in seconds.
 LATE = 0.05
-#: What has arrived meanwhile is given this long to be read before deadlines take effect, in seconds.
+#: How long messages that have arrived in that time can be read before deadlines take effect, in seconds.
 CATCH_UP = 0.02
 
-_PAYLOADS = {"runner:taskdone": "data", "runner:taskerror": "error", "runner:rpc": "params"}
 _CAUSES = {
     "timed_out": BrokerTaskTimeout,
     "lost": BrokerTaskLost,
@@ -43,78 +41,30 @@ _CAUSES = {
 
 
 class Channel(Protocol):
-    """One runner's connection, as far as the switchboard writes to it. Nothing here waits."""
+    """Writes to one runner. No method waits."""
 
     def send(self, text: str) -> None:
-        """Sends a message."""
+        """Send a message."""
 
     def ping(self) -> None:
-        """Sends a ping."""
+        """Send a ping."""
 
     def close(self, code: int) -> None:
-        """Closes the connection, after what has been sent before."""
-
-
-def decode(text: str) -> m.FromRunner | None:
-    """A runner's message, or None if its type is not known; large ones without holding the interpreter lock.
-
-    Raises:
-        ProtocolError: it is no message.
-    """
-    try:
-        if len(text) > PIECE or may_have_large_integer(text):
-            return _decode_large(text)
-        if "NaN" in text or "Infinity" in text:
-            javascript.parse(text)  # n8n's parser refuses what Python's accepts
-        return codec.decode_from_runner(text)
-    except ProtocolError:
-        tolerated = _tolerate(text)
-        if tolerated is None:
-            raise
-        return tolerated
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"a message of {len(text)} characters is not JSON: {error}") from None
-
-
-def _decode_large(text: str) -> m.FromRunner | None:
-    value = javascript.parse(text)
-    key = _PAYLOADS.get(str(value.get("type"))) if isinstance(value, dict) else None
-    if key is None or not isinstance(value.get(key), (dict, list)):
-        return codec.decode_from_runner(text)
-    # The codec checks the message with an empty payload of the same kind.
-    payload = value[key]
-    value[key] = type(payload)()
-    message: Any = codec.decode_from_runner(json.dumps(value))
-    return message._replace(**{key: payload})  # type: ignore[no-any-return]
-
-
-def _tolerate(text: str) -> m.FromRunner | None:
-    """n8n does not check messages: a result without data fails the task, a call without parameters fails."""
-    try:
-        value = javascript.parse(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(value, dict) or not isinstance(value.get("taskId"), str):
-        return None
-    if value.get("type") == "runner:taskdone":
-        return m.TaskFailed(value["taskId"], {"message": "The runner sent a result without a data object"})
-    if value.get("type") == "runner:rpc" and all(
-        isinstance(value.get(key), str) for key in ("callId", "name")
-    ):
-        return m.RpcCall(value["callId"], value["taskId"], value["name"], None)
-    return None
+        """Close the connection after the messages that were sent before."""
 
 
 class Switchboard:
-    """One run of the broker, from its start to its end. All methods are for the loop's thread.
+    """Connects runners, requesters, the clock and the matching, in one run of the broker.
+
+    All methods are for the loop's thread.
 
     Args:
-        matching: decides everything.
+        matching: decides.
         changed: held while the matching changes, and notified afterwards.
-        log_events: logs what the matching has reported; called after `changed` is released, because a logging
+        log_events: logs what the matching has reported. Called after `changed` is released, because a logging
             handler of the application may wait for anything.
         json_pool: decodes large messages.
-        rpc_pool: answers runners on behalf of tasks.
+        rpc_pool: runs the functions that runners call.
     """
 
     def __init__(
@@ -148,14 +98,14 @@ class Switchboard:
     # --- runners --------------------------------------------------------------------------------
 
     def connect(self, runner_id: str, channel: Channel) -> int:
-        """A runner has connected; returns the number of its connection."""
+        """Handle a new connection of a runner, and return its number."""
         self._last_key += 1
         self._channels[self._last_key] = channel
         self._step(events.Connected(self._last_key, runner_id))
         return self._last_key
 
     def receive(self, key: int, text: str) -> None:
-        """A runner has sent a text."""
+        """Handle a message of a runner."""
         busy = self._decoding.get(key)
         large = len(text) > PIECE
         task_id = codec.peek(text).task_id if large or busy else None
@@ -169,24 +119,24 @@ class Switchboard:
             self._receive_now(key, text)
 
     def malformed(self, key: int, why: str) -> None:
-        """A runner has sent what cannot be a message; it is counted, and otherwise ignored."""
+        """Count a message of a runner that cannot be decoded."""
         with self._changed:
             self._matching.count_malformed(key, self._loop.time(), why)
             self._changed.notify_all()
         self._log_events()
 
     def pong(self, key: int) -> None:
-        """A runner has sent a pong."""
+        """Handle a pong of a runner."""
         self._step(events.PongReceived(key))
 
     def failing(self, key: int) -> None:
-        """A runner's connection takes nothing any more."""
+        """Handle a connection that cannot be written to any more."""
         self._step(events.ConnectionFailing(key))
 
     def disconnect(self, key: int) -> None:
-        """A runner's connection has ended."""
+        """Handle the end of a connection."""
         if key in self._decoding:
-            self._leaving.add(key)  # what it had sent before comes first
+            self._leaving.add(key)  # its earlier messages come first
         else:
             self._disconnect_now(key)
 
@@ -197,7 +147,7 @@ class Switchboard:
 
     def _receive_now(self, key: int, text: str) -> None:
         try:
-            message = decode(text)
+            message = decoding.decode(text)
         except ProtocolError as error:
             self.malformed(key, str(error))
             return
@@ -208,7 +158,7 @@ class Switchboard:
         while waiting:
             text = waiting[0]
             try:
-                message = await self._loop.run_in_executor(self._json_pool, decode, text)
+                message = await self._loop.run_in_executor(self._json_pool, decoding.decode, text)
             except ProtocolError as error:
                 self.malformed(key, str(error))
             else:
@@ -226,12 +176,12 @@ class Switchboard:
     # --- requesters -----------------------------------------------------------------------------
 
     def request(self, task: BrokerTask) -> None:
-        """A task is to be run."""
+        """Request a runner for a task."""
         self._tasks[task.request_id] = task
         self._step(events.TaskRequested(task.request_id, task.task_type, task._timeout))
 
     def cancel(self, task: BrokerTask, reason: str) -> None:
-        """A task is not wanted any more."""
+        """Withdraw the request for a task, or cancel it."""
         if self._tasks.pop(task.request_id, None) is None:
             return
         if task.task_id is None:
@@ -243,18 +193,18 @@ class Switchboard:
     # --- the end --------------------------------------------------------------------------------
 
     def drain(self, timeout: float) -> None:
-        """Shuts down within that many seconds; `drained` is set when it is over."""
+        """Shut down within `timeout` seconds. `drained` is set at the end."""
         self._step(events.DrainStarted(timeout))
 
     def drop_everything(self) -> None:
-        """All connections have gone at once, and so has the broker."""
+        """End all connections and tasks at once."""
         for key in list(self._channels):
             self._disconnect_now(key)
         self._step(events.DrainStarted(0.0))
         self._step(events.TimePassed())
 
     async def close(self, timeout: float) -> bool:
-        """Lets go of timers, and of calls that take longer than `timeout` seconds; False if there are any."""
+        """Cancel timers, and calls that take longer than `timeout` seconds. Return False if there are any."""
         if self._timer is not None:
             self._timer.cancel()
         if not self._work:
@@ -265,10 +215,10 @@ class Switchboard:
         await asyncio.gather(*unfinished, return_exceptions=True)
         return not unfinished
 
-    # --- inside ---------------------------------------------------------------------------------
+    # --- steps ----------------------------------------------------------------------------------
 
     def _step(self, event: events.Event) -> None:
-        # Carrying out an action can bring up the next event; it has to wait until its cause is all done.
+        # Carrying out an action can make the next event. It waits until all actions before it are done.
         self._events.append(event)
         if self._stepping:
             return
@@ -280,7 +230,7 @@ class Switchboard:
                     self._changed.notify_all()
                 self._log_events()
                 for action in wanted:
-                    self._PERFORM[type(action)](self, action)
+                    _PERFORMERS[type(action)](self, action)
         finally:
             self._stepping = False
         self._arm()
@@ -298,7 +248,7 @@ class Switchboard:
     def _time_passed(self, at: float) -> None:
         self._timer = None
         if self._loop.time() - at > LATE and not self._catching_up:
-            # Somebody else held the interpreter: answers may have come in time that nobody could read.
+            # Another thread held the interpreter: answers may have arrived in time, and not been read.
             self._catching_up = True
             soon = self._loop.time() + CATCH_UP
             self._timer = self._loop.call_at(soon, self._time_passed, soon)
@@ -307,7 +257,7 @@ class Switchboard:
         self._step(events.TimePassed())
         self._arm()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[object, None, None]) -> None:
         task = self._loop.create_task(work)
         self._work.add(task)
         task.add_done_callback(self._work.discard)
@@ -348,7 +298,7 @@ class Switchboard:
         task = self._tasks[action.request_id]
         message = action.message
         if isinstance(message, m.RpcCall) and message.name == requester.LOG and message.name not in task._rpc:
-            # At once, so that the logs are complete when the result is there.
+            # At once, so that the logs are complete when the task ends.
             if message.params is not None:
                 task.logs.append(requester.log_line(message.params))
             response = m.RpcResponse(message.task_id, message.call_id, "success", requester.NULL)
@@ -360,21 +310,22 @@ class Switchboard:
         try:
             response = await self._loop.run_in_executor(self._rpc_pool, requester.answer, task, message)
         except Exception:
-            logger.exception("the question of task %s could not be answered", message.task_id)
+            logger.exception("could not answer a call of task %s", message.task_id)
             return
         self._step(events.Answered(message.task_id, response))
 
     def _drained(self, _: actions.Drained) -> None:
         self.drained.set()
 
-    _PERFORM: dict[type, Callable[[Switchboard, Any], None]] = {
-        actions.Send: _send,
-        actions.Ping: _ping,
-        actions.Close: _close,
-        actions.TaskReady: _task_ready,
-        actions.RequestExpired: _request_expired,
-        actions.TaskDone: _task_done,
-        actions.TaskFailed: _task_failed,
-        actions.Relay: _relay,
-        actions.Drained: _drained,
-    }
+
+_PERFORMERS: dict[type[actions.Action], Callable[..., None]] = {
+    actions.Send: Switchboard._send,
+    actions.Ping: Switchboard._ping,
+    actions.Close: Switchboard._close,
+    actions.TaskReady: Switchboard._task_ready,
+    actions.RequestExpired: Switchboard._request_expired,
+    actions.TaskDone: Switchboard._task_done,
+    actions.TaskFailed: Switchboard._task_failed,
+    actions.Relay: Switchboard._relay,
+    actions.Drained: Switchboard._drained,
+}

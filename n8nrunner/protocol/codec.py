@@ -109,7 +109,21 @@ def decode_from_runner(text: str) -> m.FromRunner | None:
     Raises:
         ProtocolError: as `decode_from_broker`.
     """
-    message = _decode(text, _FROM_RUNNER)
+    return _with_tuple(_decode(text, _FROM_RUNNER))
+
+
+def message_from_runner(value: m.Json) -> m.FromRunner | None:
+    """Return a message of a runner from its decoded JSON; None if its type is unknown.
+
+    Raises:
+        ProtocolError: as `decode_from_broker`.
+    """
+    if type(value) is not dict:
+        raise ProtocolError("a message is JSON, but not an object")
+    return _with_tuple(_message(value, _FROM_RUNNER))
+
+
+def _with_tuple(message: m.FromRunner | None) -> m.FromRunner | None:
     return message._replace(types=tuple(message.types)) if type(message) is m.RunnerInfo else message
 
 
@@ -132,6 +146,10 @@ def _decode(text: str, table: Mapping[str, tuple[type[_M], _Fields]]) -> _M | No
         raise ProtocolError(f"a message of {len(text)} characters {fault}") from None
     if type(value) is not dict:
         raise ProtocolError(f"a message of {len(text)} characters is JSON, but not an object")
+    return _message(value, table)
+
+
+def _message(value: dict[str, m.Json], table: Mapping[str, tuple[type[_M], _Fields]]) -> _M | None:
     name = value.get("type")
     entry = table.get(name) if type(name) is str else None
     if entry is None:

@@ -22,7 +22,7 @@ from n8nrunner.broker import (
     BrokerTaskTimeout,
     SavedFile,
 )
-from n8nrunner.broker.requester import size_for_people
+from n8nrunner.broker.helpers import readable_size
 from tests.broker.raw_runner import LIMIT, TOKEN, RawRunner, new_broker
 
 BUFFER = {"type": "Buffer", "data": [0, 255, 10]}
@@ -392,8 +392,8 @@ class TestFiles:
         [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1500, "1.5 kB"), (12_345, "12.3 kB"),
          (999_499, "999 kB"), (999_999, "1 MB"), (3_000_000, "3 MB"), (5_000_000_000, "5 GB")],
     )  # fmt: skip
-    def test_size_for_people(self, size: int, text: str) -> None:
-        assert size_for_people(size) == text
+    def test_readable_size(self, size: int, text: str) -> None:
+        assert readable_size(size) == text
 
 
 class TestHttpRequest:

@@ -26,8 +26,8 @@ from n8nrunner.broker import (
     BrokerTaskExpired,
     BrokerTaskLost,
     BrokerTaskTimeout,
+    decoding,
     server,
-    switchboard,
 )
 from tests.broker.raw_runner import LIMIT, TOKEN, RawRunner, base_of, grant, new_broker, raw_http
 from tests.conftest import promptly
@@ -520,13 +520,13 @@ class TestSizes:
         self, shared: Broker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         may_decode = threading.Event()
-        real = switchboard.decode
+        real = decoding.decode
 
         def decode(text: str) -> Any:
             assert len(text) < 100_000 or may_decode.wait(LIMIT)
             return real(text)
 
-        monkeypatch.setattr(switchboard, "decode", decode)
+        monkeypatch.setattr(decoding, "decode", decode)
         with RawRunner(shared, ["order"]) as runner:
             first = shared.submit("order", 1)
             one = runner.take("order")["taskId"]
