@@ -1,8 +1,8 @@
 """Requests to a broker over HTTP: the log-in, which returns a grant token, and the probe.
 
-The requests are made by the transport of `requests`, without a session: a session adds credentials of a
-netrc file, reads the bodies of redirects, and is what other packages patch. An answer has a limited time and
-a limited size, and is not decompressed.
+They use `dial`, as the WebSocket does: the same proxy, certificates and TLS settings, and a limited time.
+`requests` would add credentials of a netrc file, read the bodies of redirects, decompress answers, and read
+for as long as a peer sends a byte now and then.
 """
 
 from __future__ import annotations
@@ -11,39 +11,23 @@ import contextlib
 import http.client
 import io
 import json
-import socket
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import requests
-import requests.adapters
-
 from n8nrunner._version import __version__
 from n8nrunner.config import BrokerUrl
-from n8nrunner.connection.environment import (
-    Proxy,
-    certificates,
-    no_proxy_advice,
-    proxy_for,
-    reason_of,
-    tls_context,
-)
-from n8nrunner.connection.sockets import note
+from n8nrunner.connection.dial import Socket, dial, dial_proxy
+from n8nrunner.connection.environment import no_proxy_advice, proxy_for, reason_of
 from n8nrunner.deadline import Deadline
-from n8nrunner.logs import drop_records_of_threads
-from n8nrunner.protocol.failures import AuthRefused, NotABroker, RateLimited, Unreachable
+from n8nrunner.protocol.failures import AuthRefused, LinkFailure, NotABroker, RateLimited, Unreachable
 
-#: Seconds to connect to one address, and again for the whole answer.
+#: Seconds to connect, and again for the whole answer.
 HTTP_TIMEOUT = 5.0
 #: Bytes that an answer may have, its head included.
 _ANSWER_LIMIT = 64 * 1024
 #: The first bytes of a TLS alert, which a TLS port sends in answer to plain HTTP.
 _TLS_ALERT = "\x15\x03"
-_SPEAKS_TLS = "this port speaks TLS; use https:// in the broker's URL"
-
-# urllib3 logs each request, and the text of headers that it cannot parse: a peer would write the log.
-for _name in ("connection", "connectionpool", "response", "util.retry"):
-    drop_records_of_threads(f"urllib3.{_name}", ("n8nrunner-connect",))
+_CONTENT = {"Content-Type": "application/json"}
 
 
 def fetch_grant(url: BrokerUrl, auth_token: str, directory: str | None = None) -> str:
@@ -57,7 +41,7 @@ def fetch_grant(url: BrokerUrl, auth_token: str, directory: str | None = None) -
     Raises:
         AuthRefused, RateLimited, NotABroker, Unreachable: see `failures`.
     """
-    answer = _request("POST", url, url.auth, directory, {"token": auth_token})
+    answer = _request("POST", url, url.auth, directory, json.dumps({"token": auth_token}).encode())
     status, value = answer.status, answer.value
     if status == 200:
         data = value.get("data") if isinstance(value, dict) else None
@@ -159,7 +143,7 @@ def _request(
     broker: BrokerUrl,
     url: str,
     directory: str | None,
-    body: dict[str, str] | None = None,
+    content: bytes | None = None,
     read_body: bool = True,
 ) -> _Answer:
     """Make a request.
@@ -167,155 +151,88 @@ def _request(
     Raises:
         Unreachable: there is no answer, or it is not HTTP, too long or too slow.
     """
-    proxy: Proxy | None = None
+    address = urlsplit(url)
+    target = address.path
+    headers = {"Host": address.netloc, "User-Agent": f"n8nrunner/{__version__}"}
+    body = b""
+    way = ""
     try:
-        try:
-            proxy = proxy_for(url)
-            context = tls_context(certificates(directory)) if url.startswith("https") else None
-        except (OSError, ValueError) as error:
-            raise Unreachable(f"{broker.base} cannot be reached: {error}") from None
-        request = requests.PreparedRequest()
-        headers = {"Accept-Encoding": "identity", "User-Agent": f"n8nrunner/{__version__}"}
-        request.prepare(method=method, url=url, headers=headers, json=body)
-        with contextlib.closing(_Adapter(context, proxy)) as adapter:
-            response = adapter.send(
-                request, stream=True, timeout=HTTP_TIMEOUT, proxies={"all": proxy.url} if proxy else {}
-            )
-            with contextlib.closing(response):
-                content = _content(response.raw) if read_body else b""
-                status = response.status_code
+        proxy = proxy_for(url)
+    except ValueError as error:
+        raise Unreachable(f"{broker.base} cannot be reached: {error}") from None
+    if proxy is not None:
+        way = f" (through the proxy {proxy.shown} of the environment; {no_proxy_advice(broker.host)})"
+    try:
+        if proxy is None or broker.is_secure:
+            raw = dial(broker, Deadline(HTTP_TIMEOUT), directory)
+        else:
+            raw = dial_proxy(proxy, broker, Deadline(HTTP_TIMEOUT))
+            target = url
+            if proxy.authorization is not None:
+                headers["Proxy-Authorization"] = proxy.authorization
+        with contextlib.closing(raw), contextlib.closing(_Connection(raw)) as connection:
+            connection.request(method, target, content, headers | _CONTENT if content else headers)
+            with connection.getresponse() as response:
+                if read_body:
+                    body = response.read(_ANSWER_LIMIT)
                 encoding = response.headers.get("Content-Encoding", "identity")
-    except Unreachable:
-        raise
-    except Exception as error:  # noqa: BLE001 - a peer can provoke every exception of the libraries
-        text = f"{broker.base} cannot be reached: {_reason(error)}{_way(proxy, broker.host)}"
-        raise Unreachable(text) from None
+    except LinkFailure as failure:
+        raise Unreachable(str(failure)) from None
+    except Exception as error:  # noqa: BLE001 - a peer can provoke every exception of the library
+        raise Unreachable(f"{broker.base} cannot be reached: {_reason(error)}{way}") from None
     try:
-        value = json.loads(content)
+        value = json.loads(body)
     except (ValueError, RecursionError):
         value = None
-    return _Answer(status, content, value, encoding.lower() != "identity", _way(proxy, broker.host))
+    return _Answer(response.status, body, value, encoding.lower() != "identity", way)
 
 
-def _way(proxy: Proxy | None, host: str) -> str:
-    """Return what an error says about the proxy that was used."""
-    if proxy is None:
-        return ""
-    return f" (through the proxy {proxy.shown} of the environment; {no_proxy_advice(host)})"
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a socket that is open already."""
+
+    def __init__(self, raw: Socket) -> None:
+        super().__init__("")
+        self.sock: Any = _LimitedSocket(raw)
 
 
-def _content(raw: Any) -> bytes:
-    """Read a body as it was sent: the server was asked not to compress it."""
-    parts: list[bytes] = []
-    while True:
-        part = raw.read(_ANSWER_LIMIT, decode_content=False)
-        if not part:
-            return b"".join(parts)
-        parts.append(part)
+class _LimitedSocket(io.RawIOBase):
+    """The socket of one request, until the time or the bytes for its answer are used up."""
 
-
-class _Adapter(requests.adapters.HTTPAdapter):
-    """The transport of `requests` for one request: our TLS settings, and a limited answer."""
-
-    def __init__(self, context: Any, proxy: Proxy | None) -> None:
-        self._context = context
-        self._proxy = proxy
-        self._opened: list[Any] = []
-        super().__init__()
-
-    def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        super().init_poolmanager(*args, ssl_context=self._context, **options)
-
-    def proxy_manager_for(self, proxy: Any, **options: Any) -> Any:
-        return super().proxy_manager_for(proxy, ssl_context=self._context, **options)
-
-    def proxy_headers(self, proxy: Any) -> dict[str, str]:
-        authorization = self._proxy.authorization if self._proxy else None
-        return {} if authorization is None else {"Proxy-Authorization": authorization}
-
-    def cert_verify(self, *args: Any, **options: Any) -> None:
-        """Leave the certificates alone: they are in the context."""
-
-    def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
-        pool: Any = super().get_connection_with_tls_context(*args, **options)
-        new_connection = pool.ConnectionCls
-
-        def new_limited_connection(*args: Any, **options: Any) -> Any:
-            connection = new_connection(*args, **options)
-            note(
-                connection
-            )  # before it has a socket, because a fork can come right after the request is sent
-            connection.response_class = self._new_response
-            self._opened.append(connection)
-            return connection
-
-        pool.ConnectionCls = new_limited_connection
-        return pool
-
-    def _new_response(self, *args: Any, **options: Any) -> _Response:
-        response = _Response(*args, **options)
-        self._opened.append(response)
-        return response
-
-    def close(self) -> None:
-        super().close()
-        # urllib3 drops a response without closing it if it cannot understand its head, and leaves the
-        # connections of a pool to the garbage collector.
-        for opened in self._opened:
-            opened.close()
-
-
-class _Limited(io.RawIOBase):
-    """Read from a socket until the time or the bytes for one answer are used up.
-
-    `requests` limits the time of each read, and nothing else: a byte now and then would go on without end.
-    """
-
-    def __init__(self, raw: io.RawIOBase, connection: socket.socket) -> None:
+    def __init__(self, raw: Socket) -> None:
         self._raw = raw
-        self._connection = connection
         self._deadline = Deadline(HTTP_TIMEOUT)
         self._left = _ANSWER_LIMIT
+
+    def sendall(self, data: bytes) -> None:
+        self._raw.settimeout(self._remaining())
+        self._raw.sendall(data)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def close(self) -> None:
+        """Do nothing: `http.client` closes before it reads an answer without a length."""
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int | None:
-        remaining = self._deadline.remaining()
-        if not remaining:
-            raise TimeoutError("the answer takes too long")
-        self._connection.settimeout(remaining)
-        count: int | None = self._raw.readinto(buffer)
-        self._left -= count or 0
+    def readinto(self, buffer: Any) -> int:
+        self._raw.settimeout(self._remaining())
+        count = self._raw.recv_into(buffer)
+        self._left -= count
         if self._left < 0:
             raise OSError("the answer is too long")
         return count
 
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
+    def _remaining(self) -> float:
+        remaining = self._deadline.remaining()
+        if not remaining:
+            raise TimeoutError("the answer takes too long")
+        return remaining
 
 
-class _Response(http.client.HTTPResponse):
-    """An answer whose head and body are limited together."""
-
-    def __init__(self, connection: socket.socket, *args: Any, **options: Any) -> None:
-        super().__init__(connection, *args, **options)
-        note(connection)
-        self.fp = io.BufferedReader(_Limited(self.fp.detach(), connection))
-
-
-def _reason(error: BaseException) -> str:
-    """Return the system's own reason, without the wrapping of urllib3 and `requests`."""
-    seen = error
-    while isinstance(seen, requests.RequestException) or not isinstance(seen, OSError):
-        inner = seen.__cause__ or seen.__context__ or getattr(seen, "reason", None)
-        if not isinstance(inner, BaseException):
-            break
-        seen = inner
-    if isinstance(seen, OSError) and not isinstance(seen, requests.RequestException):
-        return reason_of(seen)
-    if isinstance(seen, http.client.BadStatusLine) and seen.args[0].startswith(_TLS_ALERT):
-        return _SPEAKS_TLS
-    # The text may hold what the peer sent, or a password of the proxy; the type says enough.
-    return type(seen).__name__
+def _reason(error: Exception) -> str:
+    if isinstance(error, http.client.BadStatusLine) and error.args[0].startswith(_TLS_ALERT):
+        return "this port speaks TLS; use https:// in the broker's URL"
+    # The text of another error may hold what the peer sent, or a password of the proxy.
+    return reason_of(error) if isinstance(error, OSError) else type(error).__name__

@@ -63,6 +63,18 @@ def dial(url: BrokerUrl, deadline: Deadline, directory: str | None = None) -> So
         raise
 
 
+def dial_proxy(proxy: Proxy, url: BrokerUrl, deadline: Deadline) -> socket.socket:
+    """Open a socket to a proxy, for plain HTTP requests to the broker.
+
+    Raises:
+        Unreachable: the proxy did not answer in time.
+    """
+    try:
+        return _tcp(proxy.host, proxy.port, deadline, f"the proxy {proxy.shown}")
+    except Unreachable as failure:
+        raise Unreachable(f"{failure} ({no_proxy_advice(url.host)})") from None
+
+
 def _tcp(host: str, port: int, deadline: Deadline, peer: str) -> socket.socket:
     """Connect to the first address of a host that accepts. `peer` names the host in errors."""
     try:

@@ -1,7 +1,7 @@
 """The environment's settings for a connection: a proxy and certificates, as users of `requests` set them.
 
-Nothing else is taken: no netrc file, no cookies, no hooks. The HTTP requests (`auth.py`) and the WebSocket
-(`dial.py`) use the same proxy and the same TLS settings.
+n8nrunner takes nothing else from there: no netrc file, no cookies, no hooks. The HTTP requests (`auth.py`)
+and the WebSocket use the same proxy and the same TLS settings.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ _NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PAC
 class Proxy(NamedTuple):
     """An HTTP proxy."""
 
-    #: With a scheme, and with the credentials.
-    url: str
-    #: Without the credentials, for logs and errors.
+    #: Its URL without the credentials, for logs and errors.
     shown: str
     host: str
     port: int
@@ -78,7 +76,7 @@ def proxy_for(url: str) -> Proxy | None:
     if parts.username:
         user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         authorization = f"Basic {base64.b64encode(user.encode()).decode()}"
-    return Proxy(parts.geturl(), shown, parts.hostname, port, authorization)
+    return Proxy(shown, parts.hostname, port, authorization)
 
 
 def certificates(directory: str | None = None) -> str:

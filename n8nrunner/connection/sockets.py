@@ -11,7 +11,6 @@ import socket
 import struct
 import sys
 import weakref
-from http.client import HTTPConnection
 from typing import NamedTuple
 
 #: An idle connection is probed after `KEEP_ALIVE_IDLE` seconds, then every `KEEP_ALIVE_INTERVAL` seconds.
@@ -41,13 +40,12 @@ class Delivery(NamedTuple):
 _UNKNOWN = Delivery(0, None)
 
 
-#: All sockets to brokers and proxies that this process has opened and still uses, and connections of
-#: `http.client`, which have theirs in the attribute `sock`.
-_opened: weakref.WeakSet[socket.socket | HTTPConnection] = weakref.WeakSet()
+#: All sockets to brokers and proxies that this process has opened and still uses.
+_opened: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
-def note(opened: socket.socket | HTTPConnection) -> None:
-    """Remember an open socket, or a connection that may open one, for `close_copies`."""
+def note(opened: socket.socket) -> None:
+    """Remember an open socket for `close_copies`."""
     _opened.add(opened)
 
 
@@ -58,11 +56,8 @@ def close_copies() -> None:
     its socket. The parent and the peer do not notice: no socket is shut down, and no TLS goodbye is sent.
     """
     for opened in list(_opened):
-        raw = opened if isinstance(opened, socket.socket) else opened.sock
-        if raw is None:  # not connected yet
-            continue
         # `close` would wait for files made from the socket. A thread of the parent may hold their locks.
-        descriptor = raw.detach()
+        descriptor = opened.detach()
         if descriptor >= 0:
             os.close(descriptor)
     _opened.clear()

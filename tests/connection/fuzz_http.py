@@ -204,7 +204,7 @@ def run(seconds: float, seed: int, at_most: int = sys.maxsize) -> dict[str, int]
 
 def _targets(url: BrokerUrl, port: int) -> list[Callable[[], None]]:
     """Return what is asked for: a grant, a probe, the upgrade, and a proxy's CONNECT."""
-    proxy = Proxy(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}", "127.0.0.1", port, None)
+    proxy = Proxy(f"http://127.0.0.1:{port}", "127.0.0.1", port, None)
 
     def probe() -> None:
         failure = auth.why_unhealthy(url)

@@ -1,4 +1,4 @@
-"""The grant token and the health probe over HTTP, and what is taken from the environment for them."""
+"""The grant token and the health probe over HTTP, and their settings from the environment."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_another_path_replaces_the_first_part() -> None:
         ]
 
 
-def test_answers_may_be_chunked_or_without_a_length() -> None:
+def test_an_answer_may_be_chunked_or_without_a_length() -> None:
     body = json.dumps({"data": {"token": GRANT}, "stacktrace": "ignored"}).encode()
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:7], body[7:])) + b"0\r\n\r\n"
     for answer in (
@@ -97,7 +97,7 @@ HTML = b"<!DOCTYPE html><html><body>Error</body></html>"
             AuthRefused,
             "refused the token",
         ),
-        # Refusals of a server between n8n and the runner: they pass, or somebody has to change them.
+        # Refusals of a server between n8n and the runner: they pass, or an operator has to change them.
         (http_answer(401, HTML), NotABroker, "HTTP 401, which does not come from n8n's task broker"),
         (http_answer(403, HTML), NotABroker, "HTTP 403, which does not come from n8n's task broker"),
         (http_answer(403), NotABroker, "HTTP 403"),
@@ -128,7 +128,7 @@ HTML = b"<!DOCTYPE html><html><body>Error</body></html>"
         (http_answer(200, '{"data":{"token":"ü"}}'.encode()), NotABroker, "without a grant token"),
     ],
 )
-def test_the_table_of_answers(answer: bytes, kind: type[LinkFailure], says: str) -> None:
+def test_each_answer_has_its_class_of_failure(answer: bytes, kind: type[LinkFailure], says: str) -> None:
     with HttpServer(answer) as server:
         failure = refused(server.url)
     assert type(failure) is kind
@@ -137,7 +137,7 @@ def test_the_table_of_answers(answer: bytes, kind: type[LinkFailure], says: str)
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_never_followed(status: int) -> None:
-    """A 307 would post the secret again, to whoever is there."""
+    """A 307 would post the secret again, to another server."""
     with HttpServer(GRANTED) as elsewhere:
         with HttpServer(http_answer(status, b"moved", Location=f"{elsewhere.url}/runners/auth")) as server:
             failure = refused(server.url)
@@ -150,7 +150,7 @@ def test_a_redirect_is_never_followed(status: int) -> None:
 @pytest.mark.parametrize(
     ("status", "healthy"), [(200, True), (404, True), (403, True), (302, True), (500, False), (503, False)]
 )
-def test_health(status: int, healthy: bool) -> None:
+def test_only_a_status_of_500_and_above_is_unhealthy(status: int, healthy: bool) -> None:
     with HttpServer(http_answer(status, b'{"status":"ok"}', Location="/")) as server:
         assert is_healthy(parse_broker(server.url)) is healthy
 
@@ -309,7 +309,7 @@ def test_the_text_of_a_peer_does_not_reach_the_log(caplog: pytest.LogCaptureFixt
 
 def test_no_credentials_of_a_netrc_file_are_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     netrc = tmp_path / "netrc"
-    netrc.write_text("default login somebody password netrc-password\n")
+    netrc.write_text("default login someone password netrc-password\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
     with HttpServer(GRANTED) as server:
@@ -343,10 +343,10 @@ def test_cookies_are_not_kept() -> None:
         assert all("cookie" not in request.headers for request in server.requests)
 
 
-# --- nobody there, or somebody who wastes our time -------------------------------------------------------
+# --- no answer, or a slow one ----------------------------------------------------------------------------
 
 
-def test_a_port_that_nobody_listens_on() -> None:
+def test_a_port_without_a_listener_is_unreachable() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -357,7 +357,7 @@ def test_a_port_that_nobody_listens_on() -> None:
 
 
 @pytest.mark.usefixtures("names")
-def test_a_host_that_nobody_knows() -> None:
+def test_a_host_without_an_address_is_unreachable() -> None:
     failure = refused("http://nowhere.invalid:5679")
     assert type(failure) is Unreachable
     assert "Name or service not known" in str(failure)
@@ -445,7 +445,7 @@ def test_silence_has_the_time_of_one_answer() -> None:
         b"HTTP/1.1 307 Moved\r\nLocation: http://127.0.0.1:1/\r\n\r\n",
     ],
 )
-def test_an_answer_without_an_end_is_not_read_to_it(begin: bytes) -> None:
+def test_an_answer_without_an_end_is_cut_off(begin: bytes) -> None:
     with Server(floods(begin)) as server, promptly():
         refused(server.url)
 
@@ -453,13 +453,12 @@ def test_an_answer_without_an_end_is_not_read_to_it(begin: bytes) -> None:
 @pytest.mark.parametrize(
     "answer", [b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort"]
 )
-def test_an_answer_that_is_none(answer: bytes) -> None:
+def test_an_answer_that_is_not_http_or_cut_off_is_a_failure_to_connect(answer: bytes) -> None:
     with HttpServer(answer) as server:
-        # What a broken-off body is taken for depends on the release of urllib3.
         assert isinstance(refused(server.url), (Unreachable, NotABroker))
 
 
-def test_many_brokers_may_be_asked_at_once() -> None:
+def test_a_request_that_hangs_delays_no_other() -> None:
     """Each request has its own limits: one that hangs takes nothing from another."""
     with HttpServer(b"", hold=True) as silent, HttpServer(GRANTED) as server:
         waiting = threading.Thread(target=is_healthy, args=(parse_broker(silent.url),), daemon=True)
@@ -474,7 +473,7 @@ def test_many_brokers_may_be_asked_at_once() -> None:
 
 
 @pytest.mark.usefixtures("names")
-def test_a_grant_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grant_comes_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     with HttpServer(GRANTED) as server, Proxy("Basic dXNlcjpwQHNz") as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://user:p%40ss@127.0.0.1:{proxy.port}")
         url = f"http://n8n.test:{server.port}"
@@ -489,7 +488,7 @@ def test_a_grant_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("names", "quick")
 @pytest.mark.parametrize("behaviour", ["refuse", "hang", "close", "unauthorised"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_proxies_that_let_nobody_through(
+def test_an_error_of_a_proxy_hides_its_password(
     behaviour: str, scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     password = "proxy-password"
@@ -503,7 +502,7 @@ def test_proxies_that_let_nobody_through(
 
 
 @pytest.mark.usefixtures("names", "quick")
-def test_a_slow_answer_over_tls_is_limited_too(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_answer_over_tls_is_limited(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
     context = authority.server("n8n.test")
     with Server(drips(b"HTTP/1.1 200 OK\r\n\r\n")) as server, TlsTerminator(context, server.port) as front:
@@ -513,7 +512,7 @@ def test_a_slow_answer_over_tls_is_limited_too(authority: Authority, monkeypatch
 
 
 @pytest.mark.usefixtures("names", "quick")
-def test_a_slow_answer_through_a_proxy_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_answer_through_a_proxy_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     with Server(drips(b"HTTP/1.1 200 OK\r\n\r\n")) as server, Proxy() as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
         with promptly():
@@ -533,10 +532,11 @@ def test_a_slow_answer_through_a_proxy_is_limited_too(monkeypatch: pytest.Monkey
         "http://user:proxy-password@nowhere.invalid:80",
     ],
 )
-def test_a_proxy_that_cannot_be_used(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_cannot_be_used_is_an_error(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy)
     failure = refused("http://n8n.test:5679")
     assert type(failure) is Unreachable
+    assert "the proxy " in str(failure)
     assert "proxy-password" not in str(failure)
 
 
@@ -551,7 +551,7 @@ def secure(authority: Authority) -> Iterator[tuple[HttpServer, BrokerUrl]]:
 
 @pytest.mark.usefixtures("names")
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_a_bundle_of_certificates(
+def test_certificates_come_from_the_bundle_of_the_environment(
     variable: str, secure: Any, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, url = secure
@@ -572,7 +572,7 @@ def test_requests_bundle_wins_over_curls(
 
 
 @pytest.mark.usefixtures("names")
-def test_a_certificate_of_an_unknown_authority(secure: Any) -> None:
+def test_a_certificate_of_an_unknown_authority_is_refused(secure: Any) -> None:
     server, url = secure
     failure = refused(url.base)
     assert type(failure) is Unreachable
@@ -582,7 +582,7 @@ def test_a_certificate_of_an_unknown_authority(secure: Any) -> None:
 
 
 @pytest.mark.usefixtures("names")
-def test_a_certificate_for_another_host(
+def test_a_certificate_for_another_host_is_refused(
     secure: Any, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, url = secure
@@ -595,7 +595,7 @@ def test_a_certificate_for_another_host(
 
 
 @pytest.mark.usefixtures("names")
-def test_a_bundle_that_is_not_there(secure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_names_a_missing_bundle(secure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _, url = secure
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/bundle.pem")
     failure = refused(url.base)
@@ -604,7 +604,7 @@ def test_a_bundle_that_is_not_there(secure: Any, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.usefixtures("names")
-def test_https_where_there_is_only_http() -> None:
+def test_https_to_a_port_of_plain_http_is_unreachable() -> None:
     def script(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(http_answer(400))
@@ -615,14 +615,13 @@ def test_https_where_there_is_only_http() -> None:
     assert "SSL" in str(failure)
 
 
-def test_nothing_is_left_open_by_any_of_it() -> None:
+def test_every_answer_leaves_no_socket_open() -> None:
     """Sockets that the garbage collector closes would show as warnings, which are errors here."""
     answers: list[bytes] = [
         GRANTED,
         http_answer(403),
         b"",
         b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx",
-        # urllib3 logs this with a traceback, which pytest keeps, and with it all that its frames hold.
         b"HTTP/1.1 204 No Content\r\nno colon\r\n\r\n",
     ]
     for answer in answers:

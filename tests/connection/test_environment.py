@@ -98,7 +98,7 @@ def test_which_proxy_is_used(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     proxy = proxy_for(parse_broker(url).auth)
-    assert (proxy.url if proxy else None) == expected
+    assert (proxy.shown if proxy else None) == expected
 
 
 # --- certificates ------------------------------------------------------------------------------------------

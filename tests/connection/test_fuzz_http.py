@@ -14,20 +14,20 @@ def test_random_answers_are_failures_to_connect_and_nothing_else(seed: int) -> N
     assert {"Unreachable", "NotABroker", "UpgradeRefused", "good"} <= set(outcomes)
 
 
-def test_the_fuzz_finds_an_exception_that_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def careless(raw: object) -> bytes:
-        raise ValueError("not handled")
-
+def test_the_fuzz_finds_an_exception_that_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
     class Escapes(Exception):
         pass
 
-    monkeypatch.setattr(auth, "_content", careless)
-    monkeypatch.setattr(auth, "_reason", lambda error: (_ for _ in ()).throw(Escapes()))
+    def fail(*_: object) -> None:
+        raise Escapes
+
+    monkeypatch.setattr(auth._LimitedSocket, "readinto", fail)
+    monkeypatch.setattr(auth, "_reason", fail)
     with pytest.raises(AssertionError, match=r"Escapes.* from seed 1, answer"):
         run(10.0, 1)
 
 
 def test_the_fuzz_finds_memory_that_grows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "_content", lambda raw: bytes(20_000_000))
+    monkeypatch.setattr(auth._LimitedSocket, "readinto", lambda *_: len(bytes(20_000_000)))
     with pytest.raises(AssertionError, match="bytes with seed 1"):
         run(10.0, 1)

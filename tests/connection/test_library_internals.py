@@ -7,12 +7,10 @@ assertion's text says what it is. docs/architecture.md says what it is used for.
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import http.client
 import io
 import logging
-import ssl
 import struct
 from typing import Any, Callable
 
@@ -23,8 +21,7 @@ import requests.adapters
 import requests.utils
 import websocket
 
-from tests.connection.conftest import Authority
-from tests.connection.servers import CLOSE, PING, PONG, HttpServer, TlsTerminator, frame, unmasked
+from tests.connection.servers import CLOSE, PING, PONG, frame, unmasked
 
 
 class Socket:
@@ -229,73 +226,27 @@ def test_requests_has_a_bundle_of_certificates() -> None:
         assert "BEGIN CERTIFICATE" in file.read()
 
 
-def test_an_adapter_makes_its_responses_by_the_connections_response_class() -> None:
-    made = []
+def test_http_client_uses_the_socket_that_is_handed_in() -> None:
+    """It writes by `sendall`, reads a file that `makefile` returns, and closes before it reads to the end."""
+    written = []
+    closed = []
 
-    class Response(http.client.HTTPResponse):
-        def __init__(self, *args: Any, **options: Any) -> None:
-            made.append(self)
-            super().__init__(*args, **options)
-            detached = self.fp.detach()
-            assert detached.readable(), "HTTPResponse.fp is no longer a buffer around the socket"
-            self.fp = io.BufferedReader(detached)
+    class Socket:
+        def sendall(self, data: bytes) -> None:
+            written.append(bytes(data))
 
-    class Adapter(requests.adapters.HTTPAdapter):
-        def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
-            pool: Any = super().get_connection_with_tls_context(*args, **options)
-            new_connection = pool.ConnectionCls
+        def makefile(self, mode: str) -> io.BytesIO:
+            return io.BytesIO(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nas it is")
 
-            def new(*args: Any, **options: Any) -> Any:
-                connection = new_connection(*args, **options)
-                connection.response_class = Response
-                return connection
+        def close(self) -> None:
+            closed.append(True)
 
-            pool.ConnectionCls = new
-            return pool
-
-    request = requests.PreparedRequest()
-    with HttpServer(b"HTTP/1.1 302 Found\r\nContent-Encoding: gzip\r\n\r\nx") as peer:
-        request.prepare(method="GET", url=peer.url, headers={})
-        with contextlib.closing(Adapter()) as adapter:
-            response = adapter.send(request, stream=True, timeout=5)
-            with contextlib.closing(response):
-                assert response.status_code == 302
-                assert response.raw.read(10, decode_content=False) == b"x", "the adapter has read the body"
-    assert made, "requests or urllib3 no longer uses ConnectionCls or response_class"
-
-
-def test_an_adapter_uses_the_tls_context_that_its_pool_manager_is_given(
-    authority: Authority, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And only that: `cert_verify` would add the certificates of `requests`."""
-    asked = []
-
-    class Context(ssl.SSLContext):
-        def wrap_socket(self, *args: Any, **options: Any) -> Any:
-            asked.append(self)
-            return super().wrap_socket(*args, **options)
-
-        def load_verify_locations(self, *args: Any, **options: Any) -> None:
-            assert not asked, "urllib3 adds certificates to a context that it is given"
-            super().load_verify_locations(*args, **options)
-
-    context = Context(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(str(authority.bundle))
-
-    class Adapter(requests.adapters.HTTPAdapter):
-        def init_poolmanager(self, *args: Any, **options: Any) -> None:
-            super().init_poolmanager(*args, ssl_context=context, **options)
-
-        def cert_verify(self, *args: Any, **options: Any) -> None:
-            pass
-
-    request = requests.PreparedRequest()
-    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-    with (
-        HttpServer(answer) as peer,
-        TlsTerminator(authority.server("127.0.0.1"), peer.port) as front,
-        contextlib.closing(Adapter()) as adapter,
-    ):
-        request.prepare(method="GET", url=f"https://127.0.0.1:{front.port}/", headers={})
-        adapter.send(request, timeout=5).close()
-    assert asked == [context], "an adapter no longer uses the context of its pool manager"
+    connection = http.client.HTTPConnection("")
+    connection.sock = Socket()
+    connection.request("POST", "/path", b"{}", {"Host": "n8n.test"})
+    response = connection.getresponse()
+    assert closed
+    assert response.read(100) == b"as it is", "the body is decompressed"
+    assert b"".join(written) == (
+        b"POST /path HTTP/1.1\r\nAccept-Encoding: identity\r\nContent-Length: 2\r\nHost: n8n.test\r\n\r\n{}"
+    )
