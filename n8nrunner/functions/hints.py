@@ -25,6 +25,7 @@ from n8nrunner.functions.parameters import (
     Array,
     Boolean,
     Bounded,
+    Bounds,
     Choice,
     Dictionary,
     FileProperty,
@@ -52,11 +53,7 @@ _SIMPLE: dict[Any, Callable[[], ParameterType]] = {
     File: FileProperty,
     Any: AnyValue,
     object: AnyValue,
-    list: lambda: Array(AnyValue(), list),
     tuple: lambda: Array(AnyValue(), tuple),
-    set: lambda: Array(AnyValue(), set),
-    frozenset: lambda: Array(AnyValue(), frozenset),
-    dict: lambda: Dictionary(AnyValue()),
 }
 
 _ARRAYS: dict[Any, Callable[[list[Any]], Any]] = {
@@ -101,7 +98,7 @@ def read_hint(hint: Any, records: dict[Any, Record] | None = None) -> AnnotatedT
         return AnnotatedType(type_of(hint, records), "")
     inner, *extras = typing.get_args(hint)
     description = next((extra for extra in extras if isinstance(extra, str)), "")
-    bounds: dict[str, Any] = {}
+    bounds: Bounds = {}
     for extra in extras:
         description = (
             description or getattr(extra, "description", None) or getattr(extra, "documentation", None) or ""

@@ -1,6 +1,7 @@
 """The types that a parameter can have: each converts a JSON value to the Python value, or says why it cannot.
 
-`hints.py` makes them from type hints. Types with a module of their own: `dates.py` and `records.py`.
+To add a type, write its class here, and the line for its type hint in `hints.py`. The types of dates and of
+objects with known keys have modules of their own, `dates.py` and `records.py`.
 """
 
 from __future__ import annotations
@@ -30,11 +31,17 @@ class ParameterType:
         name: the type's name in a function's description, such as "number".
         choices: the titles and JSON values of a drop-down; None for other types.
         element_types: the types of the elements of a list or an object with any keys.
+        field_type: the type of its field in n8n.
+        empty: the value of its field without a default.
+        default_types: the Python types of the defaults that the field can show.
     """
 
     name: str
     choices: list[tuple[str, Any]] | None = None
     element_types: Sequence[ParameterType] = ()
+    field_type = "string"
+    empty: Any = ""
+    default_types: type | tuple[type, ...] = str
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         """Convert a JSON value to the Python value.
@@ -54,7 +61,7 @@ class ParameterType:
     def signature(self) -> str:
         """Return the part of a function's signature that decides which values fit.
 
-        Written nodes hold a hash of it: another text for the same type makes every written node an old one.
+        Written nodes hold a hash of it, so the text of a type must not change.
         """
         return self.name
 
@@ -63,16 +70,13 @@ class ParameterType:
         """A description of the values that fit, for errors."""
         raise NotImplementedError
 
-    #: Python types of the defaults that the field can show.
-    _default_types: type | tuple[type, ...] = str
-
     def field(self, default: Any) -> dict[str, Any]:
         """Return type, default and options of the parameter's field in n8n: JSON.
 
         Args:
-            default: a default that `field_default` has returned; None for the type's own.
+            default: as `field_default` returns it.
         """
-        return {"type": "string", "default": default or ""}
+        return {"type": self.field_type, "default": self.empty if default is None else default}
 
     def field_default(self, default: Any) -> Any:
         """Return a parameter's default as its field shows it: JSON. None if it cannot show it."""
@@ -81,7 +85,7 @@ class ParameterType:
             return None  # JSON has no such number
         if isinstance(default, int) and abs(default) > LARGEST_INTEGER:
             return None  # JavaScript would round it
-        return default if isinstance(default, self._default_types) else None
+        return default if isinstance(default, self.default_types) else None
 
 
 class AnyValue(ParameterType):
@@ -133,7 +137,7 @@ class Number(ParameterType):
 
     name = "number"
     expected = "a number"
-    _default_types = (int, float)
+    field_type, empty, default_types = "number", 0, (int, float)
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         number = value
@@ -151,16 +155,13 @@ class Number(ParameterType):
             raise Mismatch("", self.expected, value)
         return number
 
-    def field(self, default: Any) -> dict[str, Any]:
-        return {"type": "number", "default": default or 0}
-
 
 class Integer(ParameterType):
     """An int."""
 
     name = "integer"
     expected = "an integer"
-    _default_types = int
+    default_types = int
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         if type(value) is int and -LARGEST_INTEGER <= value <= LARGEST_INTEGER:
@@ -202,7 +203,7 @@ class Boolean(ParameterType):
 
     name = "boolean"
     expected = "true or false"
-    _default_types = bool
+    field_type, empty, default_types = "boolean", False, bool
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         if isinstance(value, str) and not strict and value.lower() in ("true", "false"):
@@ -210,9 +211,6 @@ class Boolean(ParameterType):
         if not isinstance(value, bool):
             raise Mismatch("", self.expected, value)
         return value
-
-    def field(self, default: Any) -> dict[str, Any]:
-        return {"type": "boolean", "default": bool(default)}
 
 
 class Choice(ParameterType):
@@ -264,17 +262,12 @@ class FileProperty(ParameterType):
 
     name = "file"
     expected = "the name of one of the item's files"
+    empty, default_types = "data", ()
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         if isinstance(value, File):
             return value
         raise Mismatch("", self.expected, value)
-
-    def field(self, default: Any) -> dict[str, Any]:
-        return {"type": "string", "default": "data"}
-
-    def field_default(self, default: Any) -> Any:
-        return None
 
 
 # --- types of JSON fields ---------------------------------------------------------------------------
@@ -297,12 +290,7 @@ def parse_field(value: Any, conversion: Conversion, expected: str, strict: bool)
 class JsonType(ParameterType):
     """A type whose field in n8n is for JSON."""
 
-    def field(self, default: Any) -> dict[str, Any]:
-        return {"type": "json", "default": default or self.empty_json()}
-
-    def empty_json(self) -> str:
-        """Return the JSON that the field of a parameter without a default starts with."""
-        return "[]" if self.name == "list" else "{}"
+    field_type, empty = "json", "{}"
 
     def field_default(self, default: Any) -> Any:
         default = to_json(default)
@@ -322,6 +310,7 @@ class Array(JsonType):
 
     name = "list"
     expected = "a list"
+    empty = "[]"
 
     def __init__(self, element: ParameterType, make: Callable[[list[Any]], Any]) -> None:
         self.element = element
@@ -358,6 +347,7 @@ class Tuple(JsonType):
     """A tuple of fixed length."""
 
     name = "list"
+    empty = "[]"
 
     def __init__(self, elements: Sequence[ParameterType]) -> None:
         self.element_types = elements
@@ -454,13 +444,23 @@ class Union(ParameterType):
         return json.dumps(["either", sorted(each.signature() for each in self.types)])
 
 
-class Optional(ParameterType):
-    """A value of a type, or None."""
+class Wrapper(ParameterType):
+    """A type around another one, with its field."""
 
     def __init__(self, inner: ParameterType) -> None:
         self.inner = inner
         self.name = inner.name
         self.choices = inner.choices
+
+    def field(self, default: Any) -> dict[str, Any]:
+        return self.inner.field(default)
+
+    def field_default(self, default: Any) -> Any:
+        return self.inner.field_default(default)
+
+
+class Optional(Wrapper):
+    """A value of a type, or None."""
 
     @property
     def expected(self) -> str:
@@ -474,14 +474,11 @@ class Optional(ParameterType):
     def signature(self) -> str:
         return json.dumps(["perhaps", self.inner.signature()])
 
-    def field(self, default: Any) -> dict[str, Any]:
-        return self.inner.field(default)
 
-    def field_default(self, default: Any) -> Any:
-        return self.inner.field_default(default)
+#: Bounds by their names in `annotated_types` and in pydantic's `Field`.
+Bounds = dict[str, "int | float | datetime.date"]
 
-
-#: For each bound: what an error says, and whether a value is within it.
+#: For each bound: the words for it in errors, and the check of a value.
 _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "ge": ("at least {}", lambda value, bound: bool(value >= bound)),
     "le": ("at most {}", lambda value, bound: bool(value <= bound)),
@@ -493,17 +490,16 @@ _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 BOUND_NAMES = tuple(_BOUNDS)
 
 
-class Bounded(ParameterType):
+class Bounded(Wrapper):
     """A value within bounds.
 
     Args:
-        bounds: by the names that `annotated_types` and pydantic's `Field` have for them: `BOUND_NAMES`.
+        inner: the type of the value.
+        bounds: one or more of `BOUND_NAMES`.
     """
 
-    def __init__(self, inner: ParameterType, bounds: dict[str, Any]) -> None:
-        self.inner = inner
-        self.name = inner.name
-        self.choices = inner.choices
+    def __init__(self, inner: ParameterType, bounds: Bounds) -> None:
+        super().__init__(inner)
         self.bounds = bounds
 
     @property
@@ -513,7 +509,7 @@ class Bounded(ParameterType):
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         max_length = self.bounds.get("max_length")
-        if max_length is not None:
+        if isinstance(max_length, (int, float)):
             # Before the elements are converted: the bound is there to save that work.
             raw = value
             if isinstance(unwrap(self.inner), (Array, Dictionary)) and value != "":
@@ -527,7 +523,7 @@ class Bounded(ParameterType):
             raise Mismatch("", self.expected, value)
         return converted
 
-    def _is_within(self, name: str, value: Any, bound: Any) -> bool:
+    def _is_within(self, name: str, value: Any, bound: int | float | datetime.date) -> bool:
         if isinstance(bound, datetime.datetime) and bound.tzinfo is None:
             bound = bound.replace(tzinfo=getattr(value, "tzinfo", None))  # the workflow's time zone
         try:
@@ -546,13 +542,10 @@ class Bounded(ParameterType):
             field["typeOptions"] = {**field.get("typeOptions", {}), **limits}
         return field
 
-    def field_default(self, default: Any) -> Any:
-        return self.inner.field_default(default)
-
 
 def unwrap(type: ParameterType) -> ParameterType:
-    """Return the type without `Bounded` and `Optional` around it."""
-    while isinstance(type, (Bounded, Optional)):
+    """Return the innermost type, such as that in an `Optional`."""
+    while isinstance(type, Wrapper):
         type = type.inner
     return type
 

@@ -70,7 +70,8 @@ class Record(JsonType):
         names = [f"{name}{'' if member.required else '?'}" for name, member in self.members.items()]
         return json.dumps(["record", sorted(names)])
 
-    def empty_json(self) -> str:
+    @property
+    def empty(self) -> str:  # type: ignore[override]
         return _with_null(key for key, member in self.members.items() if member.required)
 
 
@@ -99,7 +100,7 @@ class Model(JsonType):
         self._validate = getattr(model, "model_validate", None) or model.parse_obj
         fields = getattr(model, "model_fields", None) or model.__fields__
         self._fields = list(fields)
-        self._required = [_key_of(name, field) for name, field in fields.items() if _is_required(field)]
+        self.empty = _with_null(_key_of(name, field) for name, field in fields.items() if _is_required(field))
 
     @property
     def expected(self) -> str:
@@ -141,9 +142,6 @@ class Model(JsonType):
 
     def signature(self) -> str:
         return json.dumps(["model", sorted(self._fields)])
-
-    def empty_json(self) -> str:
-        return _with_null(self._required)
 
 
 def _is_required(field: Any) -> bool:

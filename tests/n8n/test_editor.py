@@ -252,7 +252,7 @@ def test_a_value_that_does_not_fit_its_field(open_workflow: OpenWorkflow, leads_
     editor.enter_expression("attempts", "{{ 'many' }}", "many")
     editor.execute("danger")
 
-    expect(editor.get("node-error-message")).to_have_text('attempts: expected a whole number, got "many"')
+    expect(editor.get("node-error-message")).to_have_text('attempts: expected an integer, got "many"')
     expect(editor.get("node-error-description")).to_contain_text("parameter 'attempts' of plan_call")
     editor.screenshot("4-misfit")
 
