@@ -96,12 +96,12 @@ class Offers:
         """
         offer = self._open.pop(offer_id, None)
         if offer is not None:
-            if self._slots.take(self._link, offer[0], now):
+            if self._slots.take(self._link, offer[0]):
                 return offer[0], ""
             self._rejected = True
             return None, REASON_FULL
         offer = self._lapsed.pop(offer_id, None)
-        if offer is not None and offer[1] > now and self._slots.take(self._link, offer[0], now, lapsed=True):
+        if offer is not None and offer[1] > now and self._slots.take(self._link, offer[0], lapsed=True):
             return offer[0], ""
         self._rejected = True
         return None, REASON_EXPIRED

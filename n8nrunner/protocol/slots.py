@@ -191,13 +191,12 @@ class Slots:
                 self._waiting.remove(pair)
         return self._serve(now, link)
 
-    def take(self, link: Hashable, type_name: str, now: float, lapsed: bool = False) -> bool:
+    def take(self, link: Hashable, type_name: str, lapsed: bool = False) -> bool:
         """Take a slot for an accepted offer. Return whether there was one.
 
         Args:
             link: the link whose offer was accepted.
             type_name: the task type of the offer.
-            now: the moment.
             lapsed: whether the offer was open no more. It has no right to the reserved slots of open offers.
         """
         pair = self._links.get(link, {}).get(type_name)

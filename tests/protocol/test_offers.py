@@ -131,6 +131,17 @@ class TestRenew:
         renew(offers, NOW + 11)
         assert offers.lapsed == {}
 
+    def test_forgets_each_lapsed_offer_in_its_own_time(self) -> None:
+        slots = Slots(2)
+        offers = joined(slots)
+        offers.claim("a1", NOW)
+        slots.release("t", NOW + 0.5)
+        renew(offers, NOW + 0.5)
+        renew(offers, NOW + 10.5)
+        assert list(offers.lapsed) == ["a2", "a3"]
+        renew(offers, NOW + 11)
+        assert list(offers.lapsed) == ["a3"]
+
     def test_lets_offers_lapse_and_makes_none_while_none_can_be_sent(self) -> None:
         offers = joined()
         assert renew(offers, NOW + 10, ready=False) == []
@@ -175,6 +186,13 @@ class TestClaim:
         assert slots.taken == (claimed[0] is not None)
         assert list(offers.open) == ["a3", "a4"]
         assert offers.claim("a1", NOW + 10) == (None, REASON_EXPIRED)
+
+    def test_a_lapsed_offer_gets_no_reserved_slot(self) -> None:
+        offers = joined()
+        renew(offers, NOW + 10)
+        assert offers.claim("a1", NOW + 10) == ("t", "")
+        assert offers.claim("a2", NOW + 10) == (None, REASON_EXPIRED)
+        assert offers.claim("a3", NOW + 10) == ("t", "")
 
     def test_an_offer_that_has_ended_but_was_not_renewed_is_open(self) -> None:
         assert joined().claim("a1", NOW + 10.5) == ("t", "")

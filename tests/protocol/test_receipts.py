@@ -175,6 +175,11 @@ class TestKeptPayloads:
         self.add(kept, *sizes)
         assert self.sizes(kept) == expected
 
+    def test_a_result_without_its_payload_is_reported(self) -> None:
+        kept = begun()
+        kept.add(1, "x", "type", b"y" * 11, True)
+        assert kept.lose(1, False) == [ReportUndelivered("x", "type", None, True, False)]
+
     def test_a_proof_makes_room(self) -> None:
         kept = begun()
         self.add(kept, 4, 7, 6)

@@ -30,7 +30,7 @@ def full(capacity: int, types: dict[str, int | None] | None = None, links: Any =
         slots.join(link, types or {"t": None}, 0.0)
         offered(slots, link)
     for _ in range(capacity):
-        assert slots.take(links[0], "t", 0.0)
+        assert slots.take(links[0], "t")
         offered(slots, links[0])
     return slots
 
@@ -43,7 +43,7 @@ def lapsing(link: Any) -> Slots:
         assert offered(slots, name) == {"t": 1}
     slots.lapse(link, "t", 1)
     assert offered(slots, link) == {"t": 1}
-    assert slots.take(A, "t", 0.0)
+    assert slots.take(A, "t")
     return slots
 
 
@@ -60,9 +60,9 @@ class TestSinglePair:
         slots = Slots(3)
         slots.join(A, {"t": None}, 0.0)
         offered(slots, A)
-        assert slots.take(A, "t", 0.0)
+        assert slots.take(A, "t")
         assert offered(slots, A) == {}
-        assert slots.take(A, "t", 0.0)
+        assert slots.take(A, "t")
         assert slots.release("t", 1.0) == {A}, "its link has to ask for offers"
         assert offered(slots, A, 1.0) == {"t": 1}
         assert slots.taken == 1
@@ -71,7 +71,7 @@ class TestSinglePair:
         slots = Slots(4)
         slots.join(A, {"t": None}, 0.0)
         offered(slots, A)
-        slots.take(A, "t", 0.0)
+        slots.take(A, "t")
         slots.lapse(A, "t", 2)
         assert offered(slots, A) == {"t": 2}
         slots.lapse(A, "t", 3)
@@ -81,7 +81,7 @@ class TestSinglePair:
         slots = Slots(5)
         slots.join(A, {"t": 2}, 0.0)
         assert offered(slots, A) == {"t": 2}
-        slots.take(A, "t", 0.0)
+        slots.take(A, "t")
         assert offered(slots, A) == {}
         slots.release("t", 0.0)
         assert offered(slots, A) == {"t": 1}
@@ -95,7 +95,7 @@ class TestSinglePair:
         slots = Slots(3)
         slots.join(A, {"t": None}, 0.0)
         offered(slots, A)
-        slots.take(A, "t", 0.0)
+        slots.take(A, "t")
         slots.void(A)
         assert offered(slots, A) == {"t": 2}
 
@@ -106,10 +106,10 @@ class TestSinglePair:
         slots.lapse(A, "t", 2)
         assert offered(slots, A) == {"t": 2}
         # The second open offer has a reserved slot, the first one has none.
-        assert slots.take(A, "t", 0.0, lapsed=True)
-        assert not slots.take(A, "t", 0.0, lapsed=True)
-        assert slots.take(A, "t", 0.0)
-        assert not slots.take(A, "t", 0.0)
+        assert slots.take(A, "t", lapsed=True)
+        assert not slots.take(A, "t", lapsed=True)
+        assert slots.take(A, "t")
+        assert not slots.take(A, "t")
         assert slots.taken == 2
         assert offered(slots, A) == {}
         slots.release("t", 0.0)
@@ -121,7 +121,7 @@ class TestSinglePair:
         offered(slots, A)
         slots.lapse(A, "t", 1)
         offered(slots, A)
-        assert slots.take(A, "t", 0.0, lapsed=True)  # 3 open, 2 free
+        assert slots.take(A, "t", lapsed=True)  # 3 open, 2 free
         assert offered(slots, A) == {}
         slots.lapse(A, "t", 2)
         assert offered(slots, A) == {"t": 1}
@@ -132,8 +132,8 @@ class TestSinglePair:
         offered(slots, A)
         slots.lapse(A, "t", 1)
         offered(slots, A)
-        assert slots.take(A, "t", 0.0, lapsed=True)
-        assert not slots.take(A, "t", 0.0)
+        assert slots.take(A, "t", lapsed=True)
+        assert not slots.take(A, "t")
         assert slots.release("t", 1.0) == {A}
         assert offered(slots, A, 1.0) == {"t": 1}
         assert slots.next_deadline(A) is None
@@ -149,7 +149,7 @@ class TestSinglePair:
         slots = Slots(3)
         slots.join(A, {"t": None}, 0.0)
         offered(slots, A)
-        slots.take(A, "t", 0.0)
+        slots.take(A, "t")
         assert slots.leave(A, 1.0) == set()
         assert offered(slots, A, 1.0) == {}
         assert slots.taken == 1
@@ -163,8 +163,8 @@ class TestSinglePair:
         slots.join(A, {"t": None, "u": None}, 0.0)
         assert offered(slots, A) == {"u": 1}
         # Its offers beyond the first one still have their reserved slots.
-        assert slots.take(A, "u", 0.0)
-        assert [slots.take(A, "t", 0.0) for _ in range(4)] == [True, True, True, False]
+        assert slots.take(A, "u")
+        assert [slots.take(A, "t") for _ in range(4)] == [True, True, True, False]
 
     def test_refusals_of_a_single_pair_are_forgotten(self) -> None:
         slots = Slots(1)
@@ -172,15 +172,15 @@ class TestSinglePair:
         offered(slots, A)
         slots.lapse(A, "t", 1)
         offered(slots, A)
-        assert slots.take(A, "t", 0.0, lapsed=True)
-        assert not slots.take(A, "t", 0.0)
+        assert slots.take(A, "t", lapsed=True)
+        assert not slots.take(A, "t")
         slots.release("t", 1.0)
         assert offered(slots, A, 1.0) == {"t": 1}
         slots.join(A, {"t": None, "u": None}, 1.0)
         assert offered(slots, A, 1.0) == {"u": 1}
-        assert slots.take(A, "t", 1.0)
+        assert slots.take(A, "t")
         # "t" waits as a busy pair, so the refused "u" is before it.
-        assert not slots.take(A, "u", 1.0)
+        assert not slots.take(A, "u")
         slots.release("t", 2.0)
         assert offered(slots, A, 2.0) == {"u": 1}
 
@@ -188,13 +188,13 @@ class TestSinglePair:
         slots = Slots(1)
         slots.join(A, {"t": None}, 0.0)
         offered(slots, A)
-        assert slots.take(A, "t", 0.0)
+        assert slots.take(A, "t")
         assert offered(slots, A) == {}
         slots.join(A, {"t": None, "u": None}, 0.0)
         assert offered(slots, A) == {}
         assert slots.release("t", 1.0) == {A}
         assert offered(slots, A, 1.0) == {"t": 1}
-        assert slots.take(A, "t", 1.0)
+        assert slots.take(A, "t")
         assert slots.release("t", 2.0) == {A}
         assert offered(slots, A, 2.0) == {"t": 1, "u": 1}
 
@@ -225,11 +225,11 @@ class TestSeveralPairs:
         for link in (A, B):
             slots.join(link, {"t": None}, 0.0)
             offered(slots, link)
-        assert slots.take(A, "t", 0.0)
+        assert slots.take(A, "t")
         assert offered(slots, A) == {"t": 1}
-        assert slots.take(A, "t", 0.0)
+        assert slots.take(A, "t")
         assert offered(slots, A) == {"t": 1}
-        assert slots.take(A, "t", 0.0)
+        assert slots.take(A, "t")
         assert offered(slots, A) == {}
 
     def test_a_lapsed_offer_is_replaced(self) -> None:
@@ -246,7 +246,7 @@ class TestSeveralPairs:
         # After an offer that was not accepted, B waits for an offer only: A alone waits for a slot.
         assert slots.release("t", 1.0) == {A}
         assert offered(slots, A, 1.0) == {"t": 1}
-        assert slots.take(A, "t", 1.0)
+        assert slots.take(A, "t")
         assert slots.release("t", 2.0) == {A, B}
         assert offered(slots, B, 2.0) == {"t": 1}
         assert slots.next_deadline(B) is None
@@ -256,8 +256,8 @@ class TestSeveralPairs:
         for link in (A, B):
             slots.join(link, {"t": None}, 0.0)
             offered(slots, link)
-        assert slots.take(B, "t", 0.0)
-        assert not slots.take(A, "t", 0.0)
+        assert slots.take(B, "t")
+        assert not slots.take(A, "t")
         assert slots.taken == 1
 
     def test_a_link_is_ready_unless_it_says_otherwise(self) -> None:
@@ -274,8 +274,8 @@ class TestSeveralPairs:
         for link in (A, B):
             slots.join(link, {"t": 1}, 0.0)
             offered(slots, link)
-        assert slots.take(A, "t", 0.0)
-        assert not slots.take(B, "t", 0.0)
+        assert slots.take(A, "t")
+        assert not slots.take(B, "t")
         assert slots.join(A, {"t": 3}, 0.0) == {B}
         assert offered(slots, B) == {"t": 1}
         assert offered(slots, A) == {"t": 1}
@@ -289,7 +289,7 @@ class TestPlentyOfRoom:
         for link in (A, B):
             slots.join(link, {"t": limit}, 0.0)
             assert offered(slots, link) == {"t": 1}
-        assert slots.take(A, "t", 0.0)
+        assert slots.take(A, "t")
         return slots
 
     @pytest.mark.parametrize(
@@ -307,25 +307,25 @@ class TestPlentyOfRoom:
         assert offered(slots, A) == {"t": 10}
         assert slots.reservations == 0
         for _ in range(31):  # 40 slots are free, 9 of them are reserved
-            assert slots.take(B, "t", 0.0, lapsed=True)
-        assert not slots.take(B, "t", 0.0)
-        assert [slots.take(A, "t", 0.0) for _ in range(10)] == [True] * 9 + [False]
+            assert slots.take(B, "t", lapsed=True)
+        assert not slots.take(B, "t")
+        assert [slots.take(A, "t") for _ in range(10)] == [True] * 9 + [False]
 
     def test_the_room_counts_when_offers_are_made(self) -> None:
         slots = self.slots(41)
         offered(slots, B)
         slots.offers(A, 0.0, ready=False)  # ten are granted
         for _ in range(37):
-            assert slots.take(B, "t", 0.0, lapsed=True)
+            assert slots.take(B, "t", lapsed=True)
         assert offered(slots, A) == {"t": 4}
-        assert not slots.take(B, "t", 0.0)
-        assert [slots.take(A, "t", 0.0) for _ in range(4)] == [True] * 3 + [False]
+        assert not slots.take(B, "t")
+        assert [slots.take(A, "t") for _ in range(4)] == [True] * 3 + [False]
 
     def test_the_first_offer_is_made_although_the_room_is_gone(self) -> None:
         slots = self.slots(41)
         slots.offers(A, 0.0, ready=False)
         for _ in range(40):
-            assert slots.take(B, "t", 0.0, lapsed=True)
+            assert slots.take(B, "t", lapsed=True)
         assert offered(slots, A) == {"t": 1}
 
     def test_a_new_or_idle_pair_makes_one_offer(self) -> None:
@@ -353,7 +353,7 @@ class TestRefusal:
 
     def test_a_refused_pair_gets_the_next_slot(self) -> None:
         slots = full(1)
-        assert not slots.take(B, "t", 0.0)
+        assert not slots.take(B, "t")
         assert offered(slots, B) == {}
         # A has waited longer, but was not refused.
         assert slots.release("t", 5.0) == {B}
@@ -361,93 +361,93 @@ class TestRefusal:
         assert slots.next_deadline(A) is None
         assert offered(slots, B, 5.1) == {"t": 1}
         assert offered(slots, A, 5.1) == {}
-        assert slots.take(B, "t", 5.2)
+        assert slots.take(B, "t")
         assert slots.next_deadline(B) is None
 
     def test_no_other_pair_gets_a_reserved_slot(self) -> None:
         slots = full(2, links=(A, B, C))
-        assert not slots.take(B, "t", 0.0)
+        assert not slots.take(B, "t")
         slots.release("t", 1.0)
         assert offered(slots, B, 1.0) == {"t": 1}
-        assert not slots.take(C, "t", 1.1)
-        assert slots.take(B, "t", 1.2)
+        assert not slots.take(C, "t")
+        assert slots.take(B, "t")
         assert slots.taken == 2
 
     def test_a_reservation_lapses(self) -> None:
         slots = full(1, links=(A, B, C))
-        assert not slots.take(B, "t", 0.0)
+        assert not slots.take(B, "t")
         slots.release("t", 1.0)
         assert offered(slots, B, 1.0) == {"t": 1}
-        assert slots.take(C, "t", 1.5) is False
+        assert slots.take(C, "t") is False
         assert offered(slots, B, 1.0 + RESERVATION_TIME - 0.001) == {}
         assert slots.next_deadline(B) == 1.0 + RESERVATION_TIME
         assert woken(slots, B, 1.0 + RESERVATION_TIME) == {C}
         # Its offer stays, and the next pair has a reservation now.
         assert slots.next_deadline(B) is None
         assert offered(slots, C, 1.0 + RESERVATION_TIME) == {"t": 1}
-        assert not slots.take(B, "t", 1.0 + RESERVATION_TIME)
-        assert slots.take(C, "t", 1.0 + RESERVATION_TIME)
+        assert not slots.take(B, "t")
+        assert slots.take(C, "t")
 
     def test_refused_pairs_come_first_and_in_their_order(self) -> None:
         slots = full(1, links=(A, B, C))
-        assert not slots.take(C, "t", 0.0)
-        assert not slots.take(B, "t", 0.0)
+        assert not slots.take(C, "t")
+        assert not slots.take(B, "t")
         assert slots.release("t", 1.0) == {C}
         assert offered(slots, C, 1.0) == {"t": 1}
-        assert slots.take(C, "t", 1.0)
+        assert slots.take(C, "t")
         assert slots.release("t", 2.0) == {B}
         assert offered(slots, B, 2.0) == {"t": 1}
-        assert slots.take(B, "t", 2.0)
+        assert slots.take(B, "t")
         assert slots.release("t", 3.0) == {A}
 
     def test_a_pair_that_is_refused_twice_gets_two_reservations(self) -> None:
         slots = lapsing(B)
         # Both of its offers are accepted, the lapsed one and its replacement.
-        assert not slots.take(B, "t", 0.0, lapsed=True)
-        assert not slots.take(C, "t", 0.0)
-        assert not slots.take(B, "t", 0.0)
+        assert not slots.take(B, "t", lapsed=True)
+        assert not slots.take(C, "t")
+        assert not slots.take(B, "t")
         assert slots.release("t", 1.0) == {B}
         assert offered(slots, B, 1.0) == {"t": 1}
-        assert slots.take(B, "t", 1.0)
+        assert slots.take(B, "t")
         assert slots.release("t", 2.0) == {C}
         assert offered(slots, C, 2.0) == {"t": 1}
-        assert slots.take(C, "t", 2.0)
+        assert slots.take(C, "t")
         assert slots.release("t", 3.0) == {B}
         assert slots.next_deadline(B) == 3.0 + RESERVATION_TIME
         assert offered(slots, B, 3.0) == {"t": 1}
-        assert slots.take(B, "t", 3.0)
+        assert slots.take(B, "t")
         # Now it waits like any other pair.
         assert slots.release("t", 4.0) == {A}
 
     def test_a_lapsed_reservation_makes_up_for_all_refusals(self) -> None:
         slots = lapsing(B)
-        assert not slots.take(B, "t", 0.0, lapsed=True)
-        assert not slots.take(B, "t", 0.0)
+        assert not slots.take(B, "t", lapsed=True)
+        assert not slots.take(B, "t")
         slots.release("t", 1.0)
         assert offered(slots, B, 1.0) == {"t": 1}
         assert woken(slots, B, 1.0 + RESERVATION_TIME) == {A}
         # A waits alone, so no slot is reserved for it.
         assert slots.reservations == 0
-        assert slots.take(B, "t", 1.0 + RESERVATION_TIME)
+        assert slots.take(B, "t")
         slots.lapse(C, "t", 1)
         offered(slots, C)
         assert offered(slots, A, 1.0 + RESERVATION_TIME) == {"t": 1}
-        assert not slots.take(A, "t", 1.0 + RESERVATION_TIME)
+        assert not slots.take(A, "t")
         # No refusal of B is left to make up for.
         assert slots.release("t", 3.0) == {A}
 
     def test_an_open_offer_of_a_refused_pair_gets_the_reserved_slot(self) -> None:
         slots = lapsing(B)
-        assert not slots.take(B, "t", 0.0, lapsed=True)
+        assert not slots.take(B, "t", lapsed=True)
         assert slots.release("t", 1.0) == {B}
         assert offered(slots, B, 1.0) == {}  # it has one
-        assert not slots.take(C, "t", 1.0)
-        assert slots.take(B, "t", 1.0)
+        assert not slots.take(C, "t")
+        assert slots.take(B, "t")
 
     def test_several_freed_slots_go_to_several_pairs(self) -> None:
         slots = full(3, links=(A, B, C))
-        assert not slots.take(B, "t", 0.0)
-        assert not slots.take(C, "t", 0.0)
+        assert not slots.take(B, "t")
+        assert not slots.take(C, "t")
         assert slots.release("t", 1.0) == {B}
         assert slots.release("t", 1.0) == {C}
         # The last one is for A, which waits alone: no need for a reservation.
@@ -455,16 +455,16 @@ class TestRefusal:
         assert slots.next_deadline(A) is None
         assert slots.reservations == 2
         assert [offered(slots, link, 1.0) for link in (A, B, C)] == [{"t": 1}] * 3
-        assert [slots.take(link, "t", 1.0) for link in (A, B, C)] == [True] * 3
+        assert [slots.take(link, "t") for link in (A, B, C)] == [True] * 3
 
     def test_a_waiting_pair_that_is_refused_goes_to_the_front(self) -> None:
         slots = lapsing(C)
         assert slots.release("t", 1.0) == {A}
         assert offered(slots, A, 1.0) == {"t": 1}
-        assert slots.take(A, "t", 1.0)
+        assert slots.take(A, "t")
         slots.lapse(B, "t", 1)
         slots.lapse(C, "t", 1)
-        assert not slots.take(C, "t", 1.0, lapsed=True)
+        assert not slots.take(C, "t", lapsed=True)
         assert slots.release("t", 2.0) == {C}
         assert slots.next_deadline(C) == 2.0 + RESERVATION_TIME
 
@@ -476,14 +476,14 @@ class TestRefusal:
         slots.void(B)
         assert slots.release("t", 1.0) == {A}
         assert offered(slots, A, 1.0) == {"t": 1}
-        assert slots.take(A, "t", 1.0)
+        assert slots.take(A, "t")
         assert slots.release("t", 2.0) == {B}
 
     def test_a_lapsed_acceptance_uses_the_reservation_of_its_pair(self) -> None:
         slots = full(1)
-        assert not slots.take(B, "t", 0.0)
+        assert not slots.take(B, "t")
         slots.release("t", 1.0)
-        assert slots.take(B, "t", 1.0, lapsed=True)
+        assert slots.take(B, "t", lapsed=True)
         assert slots.reservations == 0
         assert offered(slots, B, 1.0) == {}
         # B has used its reservation: A is next.
@@ -491,19 +491,19 @@ class TestRefusal:
 
     def test_a_lapsed_acceptance_uses_the_reservation_despite_an_open_offer(self) -> None:
         slots = full(1)
-        assert not slots.take(B, "t", 0.0)
+        assert not slots.take(B, "t")
         slots.release("t", 1.0)
         assert offered(slots, B, 1.0) == {"t": 1}
-        assert slots.take(B, "t", 1.0, lapsed=True)
-        assert not slots.take(B, "t", 1.0)
+        assert slots.take(B, "t", lapsed=True)
+        assert not slots.take(B, "t")
         assert slots.release("t", 2.0) == {B}
 
     def test_a_lapsed_acceptance_does_not_use_the_reservation_of_another_pair(self) -> None:
         slots = full(1, links=(A, B, C))
-        assert not slots.take(B, "t", 0.0)
+        assert not slots.take(B, "t")
         slots.release("t", 1.0)
-        assert not slots.take(C, "t", 1.0, lapsed=True)
-        assert slots.take(B, "t", 1.0, lapsed=True)
+        assert not slots.take(C, "t", lapsed=True)
+        assert slots.take(B, "t", lapsed=True)
 
 
 class TestReservations:
@@ -517,7 +517,7 @@ class TestReservations:
             slots.join(link, {"t": None}, 0.0)
             offered(slots, link)
         for link in links:
-            assert slots.take(link, "t", 0.0)
+            assert slots.take(link, "t")
         slots.capacity = capacity
         for _ in range(count - capacity):
             assert slots.release("t", 0.0) == set()
@@ -532,7 +532,7 @@ class TestReservations:
             assert slots.next_deadline(link) == step + RESERVATION_TIME
             assert [offered(slots, other, float(step)) for other in links if other != link] == [{}, {}]
             assert offered(slots, link, float(step)) == {"t": 1}
-            assert slots.take(link, "t", float(step))
+            assert slots.take(link, "t")
         assert order == links * 3
 
     def test_no_slot_is_reserved_while_there_is_room_for_all(self) -> None:
@@ -553,8 +553,8 @@ class TestReservations:
         # The last one waits alone, so no slot is reserved for it; now all of them have an open offer.
         assert offered(slots, links[2], 2 * RESERVATION_TIME) == {"t": 1}
         assert slots.reservations == 0
-        assert slots.take(links[0], "t", 2 * RESERVATION_TIME)
-        assert not slots.take(links[1], "t", 2 * RESERVATION_TIME)
+        assert slots.take(links[0], "t")
+        assert not slots.take(links[1], "t")
 
     def test_the_reservation_of_a_link_that_cannot_offer_lapses(self) -> None:
         slots, links = self.busy(2)
@@ -564,18 +564,18 @@ class TestReservations:
         assert slots.offers(links[0], RESERVATION_TIME, ready=False) == ([], {links[1]})
         assert slots.next_deadline(links[0]) is None
         assert offered(slots, links[1], RESERVATION_TIME) == {"t": 1}
-        assert slots.take(links[1], "t", RESERVATION_TIME)
+        assert slots.take(links[1], "t")
         # Its offer is granted, and it makes it as soon as it can.
         assert offered(slots, links[0], RESERVATION_TIME) == {"t": 1}
 
     def test_a_lapsed_offer_is_replaced_within_the_reservation(self) -> None:
         slots = lapsing(B)
-        assert not slots.take(B, "t", 0.0, lapsed=True)
+        assert not slots.take(B, "t", lapsed=True)
         slots.release("t", 1.0)
         slots.lapse(B, "t", 1)
         assert offered(slots, B, 1.1) == {"t": 1}
         assert slots.next_deadline(B) == 1.0 + RESERVATION_TIME
-        assert slots.take(B, "t", 1.2)
+        assert slots.take(B, "t")
 
     def test_void_offers_are_replaced_within_the_reservation(self) -> None:
         slots, links = self.busy(2)
@@ -592,7 +592,7 @@ class TestReservations:
         slots.void(C)
         assert slots.release("t", 1.0) == {A}
         assert offered(slots, A, 1.0) == {"t": 1}
-        assert slots.take(A, "t", 1.0)
+        assert slots.take(A, "t")
         assert slots.release("t", 2.0) == {B}
         assert slots.next_deadline(B) == 2.0 + RESERVATION_TIME
         assert offered(slots, B, 2.0) == {"t": 1}
@@ -604,7 +604,7 @@ class TestReservations:
         # The freed slot is for A; the others are behind it.
         assert slots.release("t", 0.0) == {A}
         assert offered(slots, A) == {"t": 1}
-        assert slots.take(A, "t", 0.0)
+        assert slots.take(A, "t")
         # Now they are ahead of A: both may offer, and A still gets the slot.
         assert slots.release("t", 1.0) == {A, B, C}
         assert slots.next_deadline(A) is None  # by now it waits alone
@@ -630,7 +630,7 @@ class TestReservations:
                 open_offers += [link] * sum(offered(slots, link, now).values())
             # A broker with work accepts every offer at once, and a more distant one a bit later.
             for link in sorted(open_offers):
-                if slots.take(link, "t", now):
+                if slots.take(link, "t"):
                     served[link] += 1
                     running.append(link)
             open_offers = []
@@ -648,16 +648,16 @@ class TestTypes:
         for link in (A, B):
             slots.join(link, {"t": 1, "u": None}, 0.0)
             assert offered(slots, link) == {"t": 1, "u": 1}
-        assert slots.take(A, "t", 0.0)
+        assert slots.take(A, "t")
         assert offered(slots, A) == {}
-        assert not slots.take(B, "t", 0.0)
+        assert not slots.take(B, "t")
         # Other types are not limited.
-        assert slots.take(B, "u", 0.0)
+        assert slots.take(B, "u")
         assert offered(slots, B) == {"u": 1}
         assert slots.release("u", 0.0) == set()
         assert slots.release("t", 1.0) == {B}
         assert offered(slots, B, 1.0) == {"t": 1}
-        assert slots.take(B, "t", 1.0)
+        assert slots.take(B, "t")
 
     def test_a_pair_at_the_limit_of_its_type_delays_no_other(self) -> None:
         slots = Slots(2, brokers=2)
@@ -665,9 +665,9 @@ class TestTypes:
         slots.join(B, {"t": 1, "u": None}, 0.0)
         offered(slots, A)
         offered(slots, B)
-        assert slots.take(A, "t", 0.0)
-        assert not slots.take(B, "t", 0.0)
-        assert slots.take(B, "u", 0.0)
+        assert slots.take(A, "t")
+        assert not slots.take(B, "t")
+        assert slots.take(B, "u")
         assert offered(slots, B) == {}
         # First in line is B's "t", whose type is at its limit; "u" has waited for less.
         assert slots.release("u", 1.0) == {B}
@@ -678,21 +678,21 @@ class TestTypes:
         for link in (A, B, C):
             slots.join(link, {"t": 1}, 0.0)
             offered(slots, link)
-        assert slots.take(A, "t", 0.0)
-        assert not slots.take(B, "t", 0.0)
+        assert slots.take(A, "t")
+        assert not slots.take(B, "t")
         assert slots.release("t", 1.0) == {B}
         assert offered(slots, B, 1.0) == {"t": 1}
-        assert not slots.take(C, "t", 1.0)
-        assert slots.take(B, "t", 1.0)
+        assert not slots.take(C, "t")
+        assert slots.take(B, "t")
 
     def test_each_type_has_its_own_limit(self) -> None:
         slots = Slots(9, brokers=2)
         slots.join(A, {"t": 1, "u": 2}, 0.0)
         offered(slots, A)
-        assert slots.take(A, "t", 0.0)
-        assert slots.take(A, "u", 0.0)
+        assert slots.take(A, "t")
+        assert slots.take(A, "u")
         assert offered(slots, A) == {"u": 1}
-        assert slots.take(A, "u", 0.0)
+        assert slots.take(A, "u")
         assert offered(slots, A) == {}
         assert slots.taken == 3
 
@@ -701,7 +701,7 @@ class TestTypes:
         slots.join(A, {"t": 3}, 0.0)
         offered(slots, A)
         for _ in range(3):
-            assert slots.take(A, "t", 0.0)
+            assert slots.take(A, "t")
             offered(slots, A)
         slots.join(A, {"t": 1}, 0.0)
         slots.release("t", 0.0)
@@ -714,8 +714,8 @@ class TestTypes:
 class TestLeaving:
     def test_a_reserved_slot_is_free_again(self) -> None:
         slots = full(1, links=(A, B, C))
-        assert not slots.take(B, "t", 0.0)
-        assert not slots.take(C, "t", 0.0)
+        assert not slots.take(B, "t")
+        assert not slots.take(C, "t")
         slots.release("t", 1.0)
         assert slots.leave(B, 1.0) == {C}
         assert offered(slots, C, 1.0) == {"t": 1}
@@ -724,7 +724,7 @@ class TestLeaving:
 
     def test_a_waiting_pair_is_removed(self) -> None:
         slots = full(1)
-        assert not slots.take(B, "t", 0.0)
+        assert not slots.take(B, "t")
         assert slots.leave(B, 0.0) == set()
         assert slots.release("t", 1.0) == {A}
 
@@ -740,7 +740,7 @@ class TestLeaving:
         slots = full(2)
         slots.leave(A, 0.0)
         assert slots.taken == 2
-        assert not slots.take(B, "t", 0.0)
+        assert not slots.take(B, "t")
         assert slots.release("t", 0.0) == {B}
 
     def test_no_later_acceptance_is_granted(self) -> None:
@@ -748,8 +748,8 @@ class TestLeaving:
         slots.join(A, {"t": None}, 0.0)
         offered(slots, A)
         slots.leave(A, 0.0)
-        assert not slots.take(A, "t", 0.0)
-        assert not slots.take(A, "t", 0.0, lapsed=True)
+        assert not slots.take(A, "t")
+        assert not slots.take(A, "t", lapsed=True)
         slots.lapse(A, "t", 1)
         slots.void(A)
         assert slots.leave(A, 0.0) == set()
@@ -759,7 +759,7 @@ class TestLeaving:
     def test_a_type_that_the_link_does_not_have_is_refused(self) -> None:
         slots = Slots(1)
         slots.join(A, {"t": None}, 0.0)
-        assert not slots.take(A, "other", 0.0)
+        assert not slots.take(A, "other")
         slots.lapse(A, "other", 1)
         assert slots.taken == 0
         assert offered(slots, A) == {"t": 1}
@@ -774,9 +774,9 @@ class TestIdle:
         slots.join(A, {"t": None}, 3.0)
         assert slots.idle_since == 3.0
         offered(slots, A)
-        slots.take(A, "t", 4.0)
+        slots.take(A, "t")
         assert slots.idle_since is None
-        slots.take(A, "t", 4.0)
+        slots.take(A, "t")
         slots.release("t", 5.0)
         assert slots.idle_since is None
         slots.leave(A, 5.5)
@@ -787,6 +787,6 @@ class TestIdle:
 
     def test_a_refused_acceptance_does_not_end_idleness(self) -> None:
         slots = full(1)
-        assert not slots.take(B, "t", 1.0)
+        assert not slots.take(B, "t")
         slots.release("t", 2.0)
         assert slots.idle_since == 2.0

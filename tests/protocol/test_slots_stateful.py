@@ -187,7 +187,7 @@ class SlotsMachine(RuleBasedStateMachine):
         is_reserved = has_reservation or (inside.open > 1 and not lapsed)
         room = self.room(name)
         was_refused = inside.refused
-        granted = self.slots.take(link, name, self.now, lapsed)
+        granted = self.slots.take(link, name, lapsed)
         assert granted is (is_reserved or room > 0)
         self.due.add(link)
         inside = self.pair(pair)
