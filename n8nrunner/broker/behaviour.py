@@ -1,4 +1,4 @@
-"""The versions of n8n whose broker can be had: one value of `Behaviour` for each."""
+"""The versions of n8n that the embedded broker can behave like: one value of `Behaviour` for each."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ N8N_2_27 = Behaviour(
 )
 N8N_1_123 = replace(N8N_2_27, version="1.123", grant_ttl=15.0, queues_deferred_again=True, drains=False)
 
-#: What `Broker` takes as `profile`.
+#: The values of `Broker`'s argument `profile`.
 BEHAVIOURS = {behaviour.version: behaviour for behaviour in (N8N_1_123, N8N_2_27, N8N_2_40)}
 #: The versions of n8n that the broker can imitate.
 PROFILES = tuple(BEHAVIOURS)

@@ -108,7 +108,7 @@ class WebSocketChannel:
         self._timer = self._loop.call_later(self._timeout, self.abort)
 
     def abort(self) -> None:
-        """End the connection at once. What has not been written yet is lost."""
+        """End the connection at once. Messages that are still in the queue are lost."""
         self._transport.abort()
 
     def abandon(self) -> None:

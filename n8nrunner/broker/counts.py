@@ -1,4 +1,4 @@
-"""What the broker counts, and what it remembers of what happened: for assertions and screens."""
+"""Counts and events of the broker, for assertions and displays."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class BrokerEvent(NamedTuple):
     Attributes:
         kind: the name of the total in `Counts` that it raised.
         at: seconds on the monotonic clock.
-        runner_id: the id under which the runner connected, if a runner has to do with it.
-        request_id: the request, if it is about one.
-        task_id: the task, if it is about one.
-        detail: a task type, a reason or a close code, where there is one; never a payload.
+        runner_id: the id of the runner, if the event concerns one.
+        request_id: the request, if the event concerns one.
+        task_id: the task, if the event concerns one.
+        detail: a task type, a reason or an error, if there is one; never a payload.
     """
 
     kind: str
@@ -26,13 +26,13 @@ class BrokerEvent(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How many of everything there are now, and how often everything has happened since the broker was built.
+    """The number of runners, tasks and so on now, and how often everything has happened since the start.
 
     Attributes:
         connections: open WebSocket connections, registered or not.
         runners: registered ones among them.
-        offers: offers that the broker holds; one that has lapsed is dropped at the next match, as in n8n.
-        requests: requests that wait for a runner, `accepting` ones included.
+        offers: open offers. A lapsed one is dropped in the next match pass, as in n8n.
+        requests: requests that no runner has accepted, including those in `accepting`.
         accepting: acceptances that a runner has not answered yet.
         tasks: tasks that a runner has accepted and that have not ended.
         running: tasks among them whose settings have been forwarded.
@@ -40,16 +40,16 @@ class Counts(NamedTuple):
         connected: connections opened.
         registered: runners registered.
         evicted: connections closed because of another one with the same id.
-        disconnected: connections that ended, in whatever way.
+        disconnected: connections that ended.
         heartbeat_missed: connections closed because a ping was not answered.
         kicked: connections closed as unresponsive: acceptances missed, or silent while requests expired.
         offered: offers received.
-        offers_lapsed: offers dropped because their time was over.
+        offers_lapsed: offers dropped because their validity ended.
         offers_dropped: offers dropped because their runner was gone or had missed an acceptance.
         requested: requests made.
         refused: requests refused because the broker drains.
         expired: requests that no runner took in time, or that were still waiting when the broker stopped.
-        withdrawn: requests taken back by their requester.
+        withdrawn: requests withdrawn by their requester.
         mismatched: requests that found offers, but of other task types only.
         acceptances: offers that the broker accepted.
         accepted: acceptances that the runner accepted in time.
@@ -67,8 +67,8 @@ class Counts(NamedTuple):
         lost: tasks that ended because their runner's connection did.
         shut_down: tasks cut off by the broker's shutdown (2.40 only).
         relayed: calls and requests for data that were relayed to the requester.
-        ignored: messages about tasks that do not exist or belong to another runner, or at the wrong moment.
-        malformed: messages that are not JSON, or lack what their type needs.
+        ignored: messages about tasks that do not exist or belong to another runner, or at the wrong time.
+        malformed: messages that are not JSON, or lack a key of their type.
     """
 
     connections: int = 0

@@ -1,4 +1,4 @@
-"""How a task that was given to the embedded broker can end without a result.
+"""Errors of the embedded broker: how a task can end without a result.
 
 The tree::
 
@@ -7,8 +7,8 @@ The tree::
     +-- BrokerTaskError              the runner reported an error
         +-- BrokerTaskExpired        no runner took the task, or the broker was shutting down
         +-- BrokerTaskTimeout        the task ran into the broker's time limit
-        +-- BrokerTaskCancelled      whoever submitted the task cancelled it
-        +-- BrokerTaskLost           the runner's connection ended, or the broker was stopped meanwhile
+        +-- BrokerTaskCancelled      the requester cancelled the task
+        +-- BrokerTaskLost           the runner's connection ended, or the broker was stopped
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class BrokerNotRunning(N8nRunnerError):
 
 
 class BrokerTaskError(N8nRunnerError):
-    """A task ended with an error: what a workflow's author would see in n8n.
+    """A task ended with an error, in the words that a workflow's author would see in n8n.
 
     Attributes:
         message: the headline.
@@ -36,8 +36,8 @@ class BrokerTaskError(N8nRunnerError):
     def __init__(self, error: Mapping[str, Any]) -> None:
         self.error: dict[str, Any] = dict(error)
         self.message: str = str(error.get("message"))
-        self.description: str | None = _text(error.get("description"))
-        self.stack: str | None = _text(error.get("stack"))
+        self.description: str | None = _string_or_none(error.get("description"))
+        self.stack: str | None = _string_or_none(error.get("stack"))
         super().__init__(self.message)
 
     def __reduce__(self) -> tuple[type[BrokerTaskError], tuple[dict[str, Any]]]:
@@ -45,7 +45,7 @@ class BrokerTaskError(N8nRunnerError):
 
 
 class BrokerTaskExpired(BrokerTaskError):
-    """No runner took the task in time, or the broker was shutting down when it was asked."""
+    """No runner took the task in time, or the broker was shutting down."""
 
 
 class BrokerTaskTimeout(BrokerTaskError):
@@ -53,12 +53,12 @@ class BrokerTaskTimeout(BrokerTaskError):
 
 
 class BrokerTaskCancelled(BrokerTaskError):
-    """Whoever submitted the task cancelled it."""
+    """The requester cancelled the task."""
 
 
 class BrokerTaskLost(BrokerTaskError):
     """The runner's connection ended before the task did, or the broker was stopped or killed."""
 
 
-def _text(value: Any) -> str | None:
+def _string_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) else None

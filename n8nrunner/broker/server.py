@@ -1,62 +1,36 @@
-"""The embedded broker: a thread of its own, an aiohttp server, and calls from any other thread."""
+"""The embedded broker."""
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import logging
-import secrets
-import socket
 import threading
-from collections import Counter, deque
-from collections.abc import Coroutine, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import (
-    Any,
-    Callable,
-)
-
-from aiohttp import web
+from typing import Any, Callable
 
 from n8nrunner.broker import javascript
-from n8nrunner.broker.access import Access
-from n8nrunner.broker.behaviour import BEHAVIOURS, PROFILES, Behaviour
+from n8nrunner.broker.behaviour import BEHAVIOURS, PROFILES
 from n8nrunner.broker.constants import BrokerConstants
 from n8nrunner.broker.counts import BrokerEvent, Counts
-from n8nrunner.broker.endpoints import Endpoints
-from n8nrunner.broker.errors import BrokerNotRunning, BrokerTaskLost
-from n8nrunner.broker.limits import GrantTokens
-from n8nrunner.broker.matching import Matching
-from n8nrunner.broker.switchboard import Switchboard, logger
+from n8nrunner.broker.errors import BrokerNotRunning
+from n8nrunner.broker.history import History, logger
+from n8nrunner.broker.run import BrokerRun, Settings, listen, new_id
 from n8nrunner.broker.task import BrokerTask
-from n8nrunner.deadline import Deadline
 
-#: Events that whoever watches the broker wants to see; the rest is logged as debug.
-_NOTEWORTHY = {
-    "registered", "evicted", "disconnected", "heartbeat_missed", "kicked", "missed", "expired", "mismatched",
-    "timed_out", "malformed", "refused",
-}  # fmt: skip
-#: How long the ends of connections, requests and calls are waited for when the broker stops, in seconds.
-FAREWELL = 0.5
-_RPC_THREADS = 32
-_EVENTS_KEPT = 10_000
-
-
-#: Seconds; the event loop takes no timers that are longer by much.
+#: Longest timeout of a task, in seconds. The event loop does not take much longer timers.
 LONGEST_TIMEOUT = 4_000_000.0
 
 
 class Broker:
     """n8n's task broker without n8n, for development, tests and demonstrations.
 
-    It serves runners as n8n does, and is also the requester: `submit` gives a task to whichever runner offers
-    to take it. Everything can be called from any thread.
+    It serves runners as n8n does, and is also the requester: `submit` gives a task to the first runner that
+    offers to take it. All methods can be called from any thread.
 
     Args:
         auth_token: the shared secret that runners swap for a grant token; also for ``POST /tasks``.
         host: the address to listen on.
         port: the port to listen on; 0 for any free one, which is then kept over restarts.
-        path: what n8n has in ``N8N_RUNNERS_PATH``. A leading slash is added.
+        path: the base path, as in ``N8N_RUNNERS_PATH`` of n8n. A leading slash is added.
         profile: the version of n8n to behave like: "1.123", "2.27" or "2.40".
         constants: limits and delays other than n8n's defaults.
 
@@ -74,7 +48,7 @@ class Broker:
         constants: BrokerConstants | None = None,
     ) -> None:
         if not isinstance(auth_token, str) or not auth_token:
-            raise ValueError("auth_token must be a text that is not empty")
+            raise ValueError("auth_token must be a non-empty string")
         if profile not in PROFILES:
             raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
         path = path if path.startswith("/") else f"/{path}"
@@ -82,24 +56,16 @@ class Broker:
             raise ValueError(f"path must not end in a slash, which n8n cannot serve either: {path!r}")
         if not 0 <= port <= 65535:
             raise ValueError(f"port must be from 0 to 65535, got {port!r}")
-        self._auth_token = auth_token
         self._host = host
         self._port = port
-        self._path = path
-        self._behaviour = BEHAVIOURS[profile]
-        self._constants = constants or BrokerConstants()
+        self._settings = Settings(auth_token, path, BEHAVIOURS[profile], constants or BrokerConstants())
         self._lifecycle = threading.Lock()
-        self._changed = threading.Condition()
-        self._totals: MutableMapping[str, int] = Counter()
-        self._events: deque[BrokerEvent] = deque(maxlen=_EVENTS_KEPT)
-        # Level, kind and text of events that are not logged yet; only the run's thread uses it.
-        self._to_log: deque[tuple[int, str, str]] = deque()
-        self._matching: Matching | None = None
-        self._run: _Run | None = None
+        self._history = History()
+        self._run: BrokerRun | None = None
 
     def __repr__(self) -> str:
         state = self.url if self.is_running else "not running"
-        return f"<Broker {state}, profile {self._behaviour.version}>"
+        return f"<Broker {state}, profile {self._settings.behaviour.version}>"
 
     def __enter__(self) -> Broker:
         self.start()
@@ -111,22 +77,26 @@ class Broker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # After an error nobody is left who would want the running tasks.
+        # After an exception no one is left to take the results of running tasks.
         self.stop(None if error is None else 0)
 
     @property
     def url(self) -> str:
-        """What a runner is given as the broker's address."""
+        """The broker's address, for a runner.
+
+        Raises:
+            BrokerNotRunning: the port is not known yet.
+        """
         if not self._port:
             raise BrokerNotRunning("the broker has no port yet: call start()")
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
         host = f"[{host}]" if ":" in host else host
-        path = "" if self._path == "/runners" else self._path
-        return f"http://{host}:{self._port}{path}"
+        path = self._settings.path
+        return f"http://{host}:{self._port}{'' if path == '/runners' else path}"
 
     @property
     def port(self) -> int:
-        """The port that the broker listens on; before the first start, what it was built with."""
+        """The port that the broker listens on; before the first start, the argument `port`."""
         return self._port
 
     @property
@@ -136,19 +106,19 @@ class Broker:
         return run is not None and run.is_alive
 
     def start(self) -> None:
-        """Start the broker; return when it listens. After `stop`, `kill` or a raise it can be started again.
+        """Start the broker and return when it listens. After `stop`, `kill` or an error, it can start again.
 
         Raises:
-            OSError: the address cannot be listened on.
-            RuntimeError: it is running, or the process can have no more threads.
+            OSError: the address is not of this machine, or in use.
+            RuntimeError: the broker is running, or the process can have no more threads.
         """
         with self._lifecycle:
             if self.is_running:
                 raise RuntimeError("the broker is running already")
-            listener = _listen(self._host, self._port)
+            listener = listen(self._host, self._port)
             self._port = listener.getsockname()[1]
             try:
-                run = _Run(self._auth_token, self._path, self._behaviour, self._constants, listener, self)
+                run = BrokerRun(self._settings, listener, self._history, self.submit)
                 run.start()
             except BaseException:
                 listener.close()
@@ -157,24 +127,24 @@ class Broker:
         logger.info("n8nrunner broker ready on %s, port %d", self._host, self._port)
 
     def stop(self, timeout: float | None = None) -> None:
-        """Shuts down as n8n does: runners are told to drain, running tasks may end, then all is closed.
+        """Shut down as n8n does: tell runners to drain, let running tasks end, then close all connections.
+
+        Tasks that have not ended then fail. A broker that does not run stays as it is.
 
         Args:
             timeout: seconds to wait for running tasks; None for `BrokerConstants.drain_timeout`.
-
-        What has not ended then fails. Once stopped, nothing happens.
         """
-        self._end("stop", self._constants.drain_timeout if timeout is None else timeout)
+        self._end(self._settings.constants.drain_timeout if timeout is None else timeout)
 
     def kill(self) -> None:
-        """Ends at once, as if the process had died: connections are reset, and all tasks fail."""
-        self._end("kill", 0.0)
+        """End at once, as if the process had been killed: without close frames, and all tasks fail."""
+        self._end(None)
 
-    def _end(self, how: str, timeout: float) -> None:
+    def _end(self, timeout: float | None) -> None:
         run = self._run
         if run is None:
             return
-        run.end(how, timeout)
+        run.end(timeout)
         with self._lifecycle:
             if self._run is run:
                 self._run = None
@@ -190,21 +160,21 @@ class Broker:
         rpc: Mapping[str, Callable[..., Any]] | None = None,
         timeout: float | None = None,
     ) -> BrokerTask:
-        """Gives a task to the first runner that offers to take it.
+        """Give a task to the first runner that offers to take it.
 
         Args:
-            task_type: what kind of runner it needs.
-            settings: any JSON; what the runner gets as the task's settings.
-            items: n8n items, each like ``{"json": {...}}``: what the runner gets when it asks for the task's
-                data. They are also put into the settings, if these are an object without ``items``.
-            files: by item index and name, what ``helpers.getBinaryDataBuffer`` returns.
+            task_type: the type that the runner has to offer.
+            settings: the task's settings, any JSON value.
+            items: n8n items, each like ``{"json": {...}}``, for a runner that asks for the task's data. They
+                are also put into the settings, if these are an object without ``items``.
+            files: the results of ``helpers.getBinaryDataBuffer``, by item index and name.
             node_types: descriptions of node types for a runner that asks for them.
-            rpc: functions by name, for runners that call them; they come before n8n's own helpers, and run on
-                threads of the broker's. Bytes travel as n8n's Buffer, both ways.
-            timeout: seconds to wait for a runner, and again for its result, in place of the constants.
+            rpc: functions by name that runners can call. They come before n8n's own helpers, and run on
+                threads of the broker. Bytes travel as n8n's Buffer, both ways.
+            timeout: seconds to wait for a runner, and again for its result, instead of the constants.
 
         Raises:
-            ValueError, TypeError: the settings are no JSON.
+            ValueError, TypeError: the settings are not valid JSON, or the timeout is not possible.
             BrokerNotRunning: the broker is not running.
         """
         if timeout is not None and not 0 < timeout <= LONGEST_TIMEOUT:
@@ -219,7 +189,7 @@ class Broker:
             settings = {**settings, "items": items}
         task = BrokerTask(
             task_type,
-            _new_id(21),
+            new_id(21),
             javascript.stringify(settings),
             items,
             dict(files or {}),
@@ -232,247 +202,27 @@ class Broker:
         return task
 
     def run_task(self, task_type: str, settings: Any, **options: Any) -> Any:
-        """`submit` with the same arguments, and the result of the task it returns."""
+        """Give a task to a runner and return its result; arguments and errors as of `submit`.
+
+        Raises:
+            BrokerTaskError: the task ended without a result; the subclasses say why.
+        """
         return self.submit(task_type, settings, **options).result()
 
     @property
     def counts(self) -> Counts:
-        """How many of everything there are now, and how often everything has happened."""
-        with self._changed:
-            return self._counts()
+        """The number of runners, tasks and so on, and how often everything has happened."""
+        return self._history.counts()
 
     @property
     def events(self) -> list[BrokerEvent]:
-        """What has happened, oldest first; the latest ten thousand."""
-        with self._changed:
-            return list(self._events)
+        """The latest ten thousand events, oldest first."""
+        return self._history.events()
 
     def wait_for(self, predicate: Callable[[Counts], bool], timeout: float = 10.0) -> Counts:
-        """Waits until `predicate` is true of the counts; returns them.
+        """Wait until `predicate` is true of the counts, and return them.
 
         Raises:
-            TimeoutError: it has not been true within `timeout` seconds.
+            TimeoutError: it was not true within `timeout` seconds.
         """
-        deadline = Deadline(timeout)
-        with self._changed:
-            while True:
-                counts = self._counts()
-                if predicate(counts):
-                    return counts
-                if deadline.expired:
-                    raise TimeoutError(f"not within {timeout:g} seconds; the counts are {counts}")
-                self._changed.wait(deadline.remaining())
-
-    def _counts(self) -> Counts:
-        if self._matching is None:
-            return Counts(**self._totals)
-        return self._matching.counts()
-
-    # For the run's thread.
-
-    def _new_matching(self, now: float) -> Matching:
-        matching = Matching(
-            now,
-            lambda: _new_id(8),
-            behaviour=self._behaviour,
-            constants=self._constants,
-            totals=self._totals,
-            on_event=self._remember,
-        )
-        with self._changed:
-            self._matching = matching
-        return matching
-
-    def _forget_matching(self) -> None:
-        with self._changed:
-            self._matching = None
-            self._changed.notify_all()
-
-    def _remember(self, event: BrokerEvent) -> None:
-        """Keep an event, and the line about it until `_log_events`; called with `_changed` held."""
-        self._events.append(event)
-        level = logging.INFO if event.kind in _NOTEWORTHY else logging.DEBUG
-        if logger.isEnabledFor(level):
-            about = " ".join(part for part in (event.runner_id, event.task_id, event.detail) if part)
-            self._to_log.append((level, event.kind, about))
-
-    def _log_events(self) -> None:
-        """Log the events since the last call, without a lock."""
-        while self._to_log:
-            level, kind, about = self._to_log.popleft()
-            logger.log(level, "%s %s", kind, about)
-
-
-class _Run:
-    """One run of the broker: a thread with an event loop, from start to stop."""
-
-    def __init__(
-        self,
-        auth_token: str,
-        path: str,
-        behaviour: Behaviour,
-        constants: BrokerConstants,
-        listener: socket.socket,
-        broker: Broker,
-    ) -> None:
-        self._auth_token = auth_token
-        self._path = path
-        self._behaviour = behaviour
-        self._constants = constants
-        self._listener = listener
-        self._broker = broker
-        self._lock = threading.Lock()
-        self._open = False
-        self._tasks: set[BrokerTask] = set()
-        self._ready = threading.Event()
-        self._failure: BaseException | None = None
-        self._how = "stop"
-        self._drain_timeout = 0.0
-        self._thread = threading.Thread(target=self._main, name="n8nrunner-broker", daemon=True)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._switchboard: Switchboard | None = None
-
-    # --- from any thread ------------------------------------------------------------------------
-
-    @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
-
-    def start(self) -> None:
-        """Start the thread and wait until it listens. After a raise, it does not run."""
-        try:
-            self._thread.start()
-            self._ready.wait()
-        except BaseException:
-            # An interrupt leaves a thread that is about to listen; a lack of threads leaves none.
-            if self._thread.is_alive():
-                self._ready.wait()
-                self.end("kill", 0.0)
-            raise
-        if self._failure is not None:
-            self._thread.join()
-            raise self._failure
-
-    def request(self, task: BrokerTask) -> None:
-        with self._lock:
-            if not self._open:
-                raise BrokerNotRunning("the broker has been stopped: call start()")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            assert self._loop is not None
-            assert self._switchboard is not None
-            self._loop.call_soon_threadsafe(self._switchboard.request, task)
-
-    def cancel(self, task: BrokerTask, reason: str) -> None:
-        with self._lock:
-            if self._open:
-                assert self._loop is not None
-                assert self._switchboard is not None
-                self._loop.call_soon_threadsafe(self._switchboard.cancel, task, reason)
-
-    def end(self, how: str, timeout: float) -> None:
-        with self._lock:
-            if self._open:
-                assert self._loop is not None
-                self._loop.call_soon_threadsafe(self._ask_to_end, how, timeout)
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-
-    # --- on the thread --------------------------------------------------------------------------
-
-    def _main(self) -> None:
-        try:
-            asyncio.run(self._serve())
-        except BaseException as failure:  # noqa: BLE001 - goes to whoever called start()
-            if self._ready.is_set():
-                logger.exception("the broker has ended because of an error of its own")
-            self._failure = failure
-        finally:
-            with self._lock:
-                self._open = False
-                left = list(self._tasks)
-            for task in left:
-                error = {"message": "Node execution failed", "description": "The broker has been stopped."}
-                task._fail(BrokerTaskLost(error))
-            self._broker._forget_matching()
-            self._listener.close()
-            self._ready.set()
-
-    async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._loop = loop
-        self._stop_asked = asyncio.Event()
-        self._kill_asked = asyncio.Event()
-        loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(4, "n8nrunner-broker-http"))
-        json_pool = concurrent.futures.ThreadPoolExecutor(1, "n8nrunner-broker-json")
-        rpc_pool = concurrent.futures.ThreadPoolExecutor(_RPC_THREADS, "n8nrunner-broker-rpc")
-        switchboard = Switchboard(
-            self._broker._new_matching(loop.time()),
-            self._broker._changed,
-            self._broker._log_events,
-            json_pool,
-            rpc_pool,
-        )
-        self._switchboard = switchboard
-        grants = GrantTokens(self._behaviour.grant_lifetime(self._constants), lambda: secrets.token_hex(32))
-        access = Access(self._auth_token, self._path, self._constants, grants)
-        endpoints = Endpoints(access, self._path, self._constants, switchboard, self._broker.submit)
-        server = web.Server(endpoints.handle, handler_cancellation=True, access_log=None)
-        listening = await loop.create_server(server, sock=self._listener, backlog=1024)
-        with self._lock:
-            self._open = True
-        self._ready.set()
-        try:
-            await self._stop_asked.wait()
-            listening.close()
-            access.stopping = True
-            if self._how == "stop":
-                switchboard.drain(self._drain_timeout)
-                await _first_of(switchboard.drained.wait(), self._kill_asked.wait())
-            if self._how == "stop":
-                await _first_of(endpoints.idle.wait(), self._kill_asked.wait(), timeout=FAREWELL)
-            else:
-                for channel in endpoints.channels:
-                    channel.abort()
-                switchboard.drop_everything()
-        finally:
-            listening.close()
-            with self._lock:
-                self._open = False
-            for channel in list(endpoints.channels):
-                channel.abort()
-            server.pre_shutdown()  # ends idle connections, which would be waited for otherwise
-            await server.shutdown(FAREWELL if self._how == "stop" else 0)
-            finished = await switchboard.close(FAREWELL)
-            for pool in (json_pool, rpc_pool):
-                # A caller's function that does not return must not keep the broker from stopping.
-                pool.shutdown(wait=finished, cancel_futures=True)
-
-    def _ask_to_end(self, how: str, timeout: float) -> None:
-        if how == "kill":
-            self._how = how
-            self._kill_asked.set()
-        elif not self._stop_asked.is_set():
-            self._drain_timeout = timeout
-        self._stop_asked.set()
-
-
-async def _first_of(*waits: Coroutine[Any, Any, Any], timeout: float | None = None) -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    dualstack = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
-    return socket.create_server(address, family=family, backlog=1024, dualstack_ipv6=dualstack)
-
-
-def _new_id(length: int) -> str:
-    """An id of letters, digits, "_" and "-", as n8n's are."""
-    return secrets.token_urlsafe(length)[:length]
+        return self._history.wait_for(predicate, timeout)

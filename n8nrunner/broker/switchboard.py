@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import threading
 from collections import deque
 from collections.abc import Coroutine
 from typing import Callable, Protocol
 
-from n8nrunner import logs
 from n8nrunner.broker import actions, decoding, events, requester
 from n8nrunner.broker.errors import (
     BrokerTaskCancelled,
@@ -18,6 +16,7 @@ from n8nrunner.broker.errors import (
     BrokerTaskLost,
     BrokerTaskTimeout,
 )
+from n8nrunner.broker.history import History, logger
 from n8nrunner.broker.matching import Matching
 from n8nrunner.broker.task import BrokerTask
 from n8nrunner.broker.wording import runner_error
@@ -25,8 +24,6 @@ from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol import codec
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.json_text import PIECE
-
-logger = logs.get_logger("n8nrunner.broker")
 
 #: A timer that fires this late shows that this thread could not run, in seconds.
 LATE = 0.05
@@ -60,9 +57,7 @@ class Switchboard:
 
     Args:
         matching: decides.
-        changed: held while the matching changes, and notified afterwards.
-        log_events: logs what the matching has reported. Called after `changed` is released, because a logging
-            handler of the application may wait for anything.
+        history: takes counts and events.
         json_pool: decodes large messages.
         rpc_pool: runs the functions that runners call.
     """
@@ -70,15 +65,13 @@ class Switchboard:
     def __init__(
         self,
         matching: Matching,
-        changed: threading.Condition,
-        log_events: Callable[[], None],
+        history: History,
         json_pool: concurrent.futures.Executor,
         rpc_pool: concurrent.futures.Executor,
     ) -> None:
         self.drained = asyncio.Event()
         self._matching = matching
-        self._changed = changed
-        self._log_events = log_events
+        self._history = history
         self._json_pool = json_pool
         self._rpc_pool = rpc_pool
         self._loop = asyncio.get_running_loop()
@@ -120,10 +113,10 @@ class Switchboard:
 
     def malformed(self, key: int, why: str) -> None:
         """Count a message of a runner that cannot be decoded."""
-        with self._changed:
+        with self._history.changed:
             self._matching.count_malformed(key, self._loop.time(), why)
-            self._changed.notify_all()
-        self._log_events()
+            self._history.changed.notify_all()
+        self._history.log()
 
     def pong(self, key: int) -> None:
         """Handle a pong of a runner."""
@@ -225,10 +218,10 @@ class Switchboard:
         self._stepping = True
         try:
             while self._events:
-                with self._changed:
+                with self._history.changed:
                     wanted = self._matching.handle(self._events.popleft(), self._loop.time())
-                    self._changed.notify_all()
-                self._log_events()
+                    self._history.changed.notify_all()
+                self._history.log()
                 for action in wanted:
                     _PERFORMERS[type(action)](self, action)
         finally:
@@ -309,7 +302,7 @@ class Switchboard:
     async def _answer(self, task: BrokerTask, message: m.Request) -> None:
         try:
             response = await self._loop.run_in_executor(self._rpc_pool, requester.answer, task, message)
-        except Exception:
+        except Exception:  # noqa: BLE001 - it is logged, and the other tasks go on
             logger.exception("could not answer a call of task %s", message.task_id)
             return
         self._step(events.Answered(message.task_id, response))

@@ -18,7 +18,7 @@ class SavedFile(NamedTuple):
         data: its content.
         file_name: its name, if the task gave one.
         mime_type: its type, as given or guessed.
-        binary_data: the object that n8n would put into an item's ``binary``; its ``data`` is base64.
+        binary_data: n8n's object for an item's ``binary``. Its ``data`` is Base64.
     """
 
     data: bytes
@@ -31,10 +31,10 @@ class BrokerTask:
     """One task, from `Broker.submit` to its end. Its methods can be called from any thread.
 
     Attributes:
-        task_type: what kind of runner it needs.
-        request_id: the broker's id for the wait for a runner.
-        logs: what the task logged so far, one text for each ``logNodeOutput``, its parts joined by spaces.
-        saved_files: what the task saved so far.
+        task_type: the type that its runner has to offer.
+        request_id: the broker's id for its request for a runner.
+        logs: the lines that the task has logged, one for each ``logNodeOutput``, its parts joined by spaces.
+        saved_files: the files that the task has saved.
     """
 
     def __init__(
@@ -64,28 +64,27 @@ class BrokerTask:
         self._future: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
     def __repr__(self) -> str:
-        state = (
-            "done" if self.done() else "waiting for a runner" if self._task_id is None else "with a runner"
-        )
+        waiting = "waiting for a runner" if self._task_id is None else "with a runner"
+        state = "done" if self.done() else waiting
         return f"<BrokerTask {self.task_type!r} {self._task_id or self.request_id}: {state}>"
 
     @property
     def task_id(self) -> str | None:
-        """The id under which a runner has the task; None until one has accepted it."""
+        """The task's id on the wire; None until a runner has accepted it."""
         return self._task_id
 
     def done(self) -> bool:
-        """Whether the task has ended, in whatever way."""
+        """Return whether the task has ended."""
         return self._future.done()
 
     def result(self, timeout: float | None = None) -> Any:
-        """Waits for the end of the task and returns what the runner answered: any JSON.
+        """Wait for the end of the task and return its result, any JSON value.
 
         Args:
-            timeout: seconds to wait; None for as long as it takes. The task goes on when they are over.
+            timeout: seconds to wait; None to wait without a limit. The task goes on after a timeout.
 
         Raises:
-            BrokerTaskError: the runner reported an error; the subclasses say what else can happen.
+            BrokerTaskError: the task ended without a result; the subclasses say why.
             TimeoutError: the task has not ended in time.
         """
         error = self.error(timeout)
@@ -94,7 +93,7 @@ class BrokerTask:
         return self._future.result(0)
 
     def error(self, timeout: float | None = None) -> BrokerTaskError | None:
-        """Waits like `result`, but returns the task's error, or None if it ended with a result."""
+        """Wait as `result` does, and return the task's error, or None if it ended with a result."""
         try:
             error = self._future.exception(timeout)
         except concurrent.futures.TimeoutError:
@@ -103,20 +102,20 @@ class BrokerTask:
         return error
 
     def cancel(self, reason: str = CANCELLED_BY_USER) -> None:
-        """Asks the broker to end the task; once it has ended, nothing happens.
+        """Ask the broker to end the task. Do nothing if it has ended.
 
-        A task that no runner has accepted is withdrawn. `result` raises `BrokerTaskCancelled` then.
+        `result` raises `BrokerTaskCancelled` then. A request that no runner has accepted is withdrawn.
         """
         self._cancel(self, reason)
 
     def add_done_callback(self, callback: Callable[[BrokerTask], None]) -> None:
-        """Calls `callback` with this task when it has ended, on the broker's thread: it must return soon.
+        """Call `callback` with this task when it has ended, on the broker's thread. It must return soon.
 
-        If the task has ended already, it is called at once, on this thread.
+        If the task has ended already, the callback runs at once, on the caller's thread.
         """
         self._future.add_done_callback(lambda _: callback(self))
 
-    # What follows is for the broker's thread alone.
+    # For the broker's thread only.
 
     def _end(self, result: Any) -> None:
         self._release()
@@ -129,7 +128,7 @@ class BrokerTask:
             self._future.set_exception(error)
 
     def _release(self) -> None:
-        # Settings and items can be large, and the caller may keep the task for its result only.
+        # Settings and items can be large, and the caller may keep the task for its result.
         self._settings = None
         self._items = ()
         self._files = {}

@@ -36,9 +36,10 @@ def main() -> None:
         if word == "task":
             threading.Thread(target=give, args=(broker, what), daemon=True).start()
         elif word == "busy":
-            loop = broker._run._loop  # type: ignore[union-attr]
-            assert loop is not None
-            loop.call_soon_threadsafe(time.sleep, float(what))
+            task = broker.submit("busy", None)
+            seconds = float(what)
+            task.add_done_callback(lambda _, s=seconds: time.sleep(s))  # on the broker's thread
+            task.cancel()
     broker.kill()
 
 
