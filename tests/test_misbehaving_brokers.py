@@ -404,7 +404,7 @@ def test_results_without_a_receipt_are_reported_as_uncertain(raw: RawBroker, new
     peer.hear("taskdone")
     peer.give("after it", 1)  # by then, the ping that follows the first result has been answered
     peer.hear("taskdone")
-    session_of = runner._engine.links[0]._session  # type: ignore[union-attr]
+    session_of = runner._engine.links[0]._machine.session  # type: ignore[union-attr]
     wait_until(lambda: peer.answer_pings() or not session_of.describe().results)
     peer.gives_receipts = False
     peer.give("without", {"kept": True})
@@ -455,8 +455,9 @@ def test_a_defect_while_nothing_is_connected_is_not_the_end_either(
     broker: Broker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from n8nrunner.connection import link
+    from n8nrunner.protocol import link as machine
 
-    monkeypatch.setattr(link, "DEFECT_PAUSE", 0.05)
+    monkeypatch.setattr(machine, "DEFECT_PAUSE", 0.05)
     start = link.start_attempt
     faults = [ValueError("a defect"), ValueError("another")]
 

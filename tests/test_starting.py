@@ -30,11 +30,11 @@ from n8nrunner import (
     RunnerStopped,
 )
 from n8nrunner.broker import Broker
-from n8nrunner.connection import link
 from n8nrunner.connection.serving import LinkThread
 from n8nrunner.engine import Engine
 from n8nrunner.execution.pools import TaskPool
 from n8nrunner.health import HealthServer
+from n8nrunner.protocol import link
 from tests.conftest import LIMIT, TOKEN, promptly, wait_until
 from tests.connection.servers import Server
 from tests.processes import python
@@ -577,7 +577,7 @@ def test_a_start_without_a_wait_logs_a_refused_token_and_tries_again(
     assert runner.state == "running"
     assert runner.error is None
     assert "N8N_RUNNERS_AUTH_TOKEN" in caplog.records[0].getMessage()
-    assert "Trying again in" in caplog.records[0].getMessage()
+    assert "Retrying in" in caplog.records[0].getMessage()
     assert "not-the-token" not in caplog.text
     token.write_text(TOKEN)
     assert runner.wait_registered(LIMIT)

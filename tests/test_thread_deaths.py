@@ -15,10 +15,10 @@ import pytest
 
 from n8nrunner import Runner, RunnerFailed, Task, Undelivered
 from n8nrunner.broker import Broker
-from n8nrunner.connection import attempt, link
+from n8nrunner.connection import attempt
 from n8nrunner.connection.serving import LinkThread
-from n8nrunner.protocol import retry
-from n8nrunner.protocol.events import SlotFreed
+from n8nrunner.protocol import link, retry
+from n8nrunner.protocol.events import AttemptFailed, BrokerProbed, ConnectionOpened, SlotFreed
 from tests.conftest import LIMIT, TOKEN, wait_until
 from tests.processes import python
 from tests.test_misbehaving_brokers import RawBroker
@@ -40,15 +40,19 @@ class Waiting:
 
 
 class Fault:
-    """Raises an error in place of a function, as often as it is told to."""
+    """Raises an error in place of a function, as often as it is told to.
 
-    def __init__(self, function: Any, error: BaseException, times: int = 1) -> None:
+    With `kind`, only calls whose first argument is of that type raise.
+    """
+
+    def __init__(self, function: Any, error: BaseException, times: int = 1, kind: type | None = None) -> None:
         self.function = function
         self.error = error
         self.left = times
+        self.kind = kind
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        if self.left:
+        if self.left and (self.kind is None or type(args[0]) is self.kind):
             self.left -= 1
             raise self.error
         return self.function(*args, **options)
@@ -151,25 +155,37 @@ def test_a_fault_of_the_selector_ends_one_connection(
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a defect"), SystemExit()])
-@pytest.mark.parametrize("method", ["_opened", "_failed", "lose", "settle", "read"])
-def test_a_fault_in_a_step_of_a_link_is_not_the_end_of_it(
-    broker: Broker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch, method: str, error: BaseException
+@pytest.mark.parametrize(
+    "step", [ConnectionOpened, AttemptFailed, BrokerProbed, "end", "settle", "written", "read"]
+)
+def test_a_link_connects_again_after_a_fault_in_any_step(
+    broker: Broker,
+    new_runner: NewRunner,
+    monkeypatch: pytest.MonkeyPatch,
+    step: type | str,
+    error: BaseException,
 ) -> None:
-    """Whichever step fails, the link connects again, and waits for nothing that never comes."""
     monkeypatch.setattr(link, "DEFECT_PAUSE", 0.01)
     runner = new_runner()
     runner.task("echo")(lambda task: task.settings)
     runner.start()
     one = serving(runner).links[0]
-    fault = Fault(getattr(one, method), error)
-    if method == "lose":
-        # The loss itself is handled; the fault comes after it.
-        fault = Fault(one._retry.ended, error)
-        monkeypatch.setattr(one._retry, "ended", fault)
+    machine = one._machine
+    if isinstance(step, type):
+        fault = Fault(machine.handle, error, kind=step)
+        monkeypatch.setattr(machine, "handle", fault)
+    elif step == "end":
+        # The session has handled the end of the connection; the fault comes after it.
+        fault = Fault(machine._retry.ended, error)
+        monkeypatch.setattr(machine._retry, "ended", fault)
     else:
-        monkeypatch.setattr(one, method, fault)
+        owner = machine if step == "written" else one
+        fault = Fault(getattr(owner, step), error)
+        monkeypatch.setattr(owner, step, fault)
     broker.kill()
     wait_until(lambda: not runner.is_registered)
+    if step in (AttemptFailed, BrokerProbed):
+        wait_until(lambda: fault.left == 0)
     broker.start()
     assert runner.wait_registered(LIMIT)
     assert broker.run_task("echo", 1, timeout=LIMIT) == 1
@@ -299,9 +315,8 @@ def close_the_selector(runner: Runner) -> None:
 
 def break_a_loss(runner: Runner) -> None:
     one = serving(runner).links[0]
-    one._session.handle = Fault(  # type: ignore[method-assign]
-        one._session.handle, RuntimeError("of the test"), 1000
-    )
+    session = one._machine.session
+    session.handle = Fault(session.handle, RuntimeError("of the test"), 1000)  # type: ignore[method-assign]
     wake(runner)
 
 

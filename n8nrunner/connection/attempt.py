@@ -1,7 +1,7 @@
 """The blocking steps of a connection, each on a thread of its own: grant token, dialling, upgrade, probes.
 
-A look-up of a name or a handshake cannot be interrupted. So none of it runs where tasks are served, and
-nothing waits for it: the thread touches nothing but its arguments, posts what came of it, and ends.
+A name look-up or a handshake cannot be interrupted. So none of them runs on the thread that serves tasks,
+and nothing waits for them: the thread touches nothing but its arguments, posts one event, and ends.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from typing import Any, Callable, NamedTuple
+from typing import Callable
 
 from n8nrunner import logs
 from n8nrunner.config import BrokerUrl, RunnerConfig
 from n8nrunner.connection import auth
+from n8nrunner.connection.delays import jitter
 from n8nrunner.connection.dial import dial
 from n8nrunner.connection.environment import public_address
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.transport import Connection
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import ConfigurationError
+from n8nrunner.protocol.events import AttemptFailed, BrokerProbed, ConnectionOpened, LinkEvent
 from n8nrunner.protocol.failures import AuthRefused, LinkFailure, Unreachable
 
 logger = logs.get_logger("n8nrunner")
@@ -27,57 +29,39 @@ logger = logs.get_logger("n8nrunner")
 #: Seconds for name look-up, TCP, proxy, TLS and the upgrade together.
 CONNECT_TIMEOUT = 5.0
 
-
 #: Brokers whose address is known to be public or not.
 _looked_at: set[str] = set()
 
 
-class Opened(NamedTuple):
-    """A WebSocket is open. The thread that takes this event owns it."""
-
-    connection: Connection
-
-
-class Failed(NamedTuple):
-    """There is none. `grant` is the grant token that was tried, if it came so far."""
-
-    reason: LinkFailure
-    grant: str | None
-
-
-class Probed(NamedTuple):
-    """The result of a probe. `error` says why the broker is not healthy."""
-
-    healthy: bool
-    error: str | None = None
-
-
 def start_attempt(
-    index: int, config: RunnerConfig, grant: str | None, post: Callable[[Any], None]
+    index: int, config: RunnerConfig, grant: str | None, post: Callable[[LinkEvent], None]
 ) -> threading.Thread:
-    """Try to connect to the broker with that index; post `Opened` or `Failed` in every case.
+    """Try to connect to a broker, and post `ConnectionOpened` or `AttemptFailed` in every case.
 
     Args:
+        index: the broker's place in `config`.
+        config: the runner's settings.
         grant: a grant token that has not been used; None to fetch one.
+        post: called on the thread. Whoever receives the event owns its connection.
     """
 
-    def failed(error: BaseException) -> Failed:
-        return Failed(Unreachable(_unexpected(index, config, error)), grant)
+    def failed(problem: str) -> AttemptFailed:
+        return AttemptFailed(Unreachable(problem), grant, jitter())
 
-    return _start(index, lambda: _attempt(index, config, grant), failed, post)
+    return _start(index, config, lambda: _attempt(index, config, grant), failed, post)
 
 
-def start_probe(index: int, config: RunnerConfig, post: Callable[[Any], None]) -> threading.Thread:
-    """Look whether a broker answers; post `Probed` in every case."""
+def start_probe(index: int, config: RunnerConfig, post: Callable[[LinkEvent], None]) -> threading.Thread:
+    """Look whether a broker answers, and post `BrokerProbed` in every case."""
 
-    def failed(error: BaseException) -> Probed:
-        return Probed(False, _unexpected(index, config, error))
+    def failed(problem: str) -> BrokerProbed:
+        return BrokerProbed(problem, jitter())
 
-    def probe() -> Probed:
+    def probe() -> BrokerProbed:
         failure = auth.why_unhealthy(config.urls[index], config.directory)
-        return Probed(failure is None, str(failure))
+        return BrokerProbed(None if failure is None else str(failure), jitter())
 
-    return _start(index, probe, failed, post)
+    return _start(index, config, probe, failed, post)
 
 
 def close_late_comers(inbox: Inbox) -> None:
@@ -85,23 +69,27 @@ def close_late_comers(inbox: Inbox) -> None:
     while inbox.events:
         with contextlib.suppress(IndexError):  # another thread does the same
             _, event = inbox.events.popleft()
-            if type(event) is Opened:
+            if type(event) is ConnectionOpened:
                 event.connection.close()
 
 
 def _start(
     index: int,
-    work: Callable[[], Any],
-    failed: Callable[[BaseException], Any],
-    post: Callable[[Any], None],
+    config: RunnerConfig,
+    work: Callable[[], LinkEvent],
+    failed: Callable[[str], LinkEvent],
+    post: Callable[[LinkEvent], None],
 ) -> threading.Thread:
+    url = config.urls[index].base
+
     def run() -> None:
         # The link waits for an outcome and does nothing else until it comes.
-        outcome: Any = None
+        outcome = failed(f"connecting to {url} was interrupted")
         try:
             outcome = work()
         except BaseException as error:  # noqa: BLE001 - the link logs it
-            outcome = failed(error)
+            logger.debug("Unexpected error while connecting:\n%s", logs.frames_of(error))
+            outcome = failed(f"connecting to {url} failed with {logs.describe(error)}")
         finally:
             post(outcome)
 
@@ -110,12 +98,7 @@ def _start(
     return thread
 
 
-def _unexpected(index: int, config: RunnerConfig, error: BaseException) -> str:
-    logger.debug("Unexpected error while connecting:\n%s", logs.frames_of(error))
-    return f"connecting to {config.urls[index].base} failed with {logs.describe(error)}"
-
-
-def _attempt(index: int, config: RunnerConfig, grant: str | None) -> Any:
+def _attempt(index: int, config: RunnerConfig, grant: str | None) -> LinkEvent:
     url = config.urls[index]
     connection = None
     try:
@@ -125,10 +108,10 @@ def _attempt(index: int, config: RunnerConfig, grant: str | None) -> Any:
         deadline = Deadline(CONNECT_TIMEOUT)
         connection = Connection(dial(url, deadline, config.directory), config.max_payload)
         connection.open(url.socket, config.runner_id or uuid.uuid4().hex, grant, deadline)
-        opened, connection = Opened(connection), None
+        opened, connection = ConnectionOpened(connection, jitter()), None
         return opened
     except LinkFailure as reason:
-        return Failed(reason, grant)
+        return AttemptFailed(reason, grant, jitter())
     finally:
         if connection is not None:
             connection.close()

@@ -70,6 +70,7 @@ class LinkThread:
             BrokerLink(index, config, types, slots, self._submit_later, self.inbox, self._touch, owner)
             for index in range(len(config.broker))
         ]
+        self._unended = set(self.links)
         self.thread = threading.Thread(target=self._run, name="n8nrunner-links", daemon=True)
         self._ended = ended
         self._pool = pool
@@ -155,7 +156,7 @@ class LinkThread:
         failure: BaseException | None = None
         assert self._selector is not None
         try:
-            while not all(link.has_ended for link in self.links):
+            while self._unended:
                 self._turn(self._selector)
             self._submit()  # of the last turn: a task that is not run would keep its slot
         except BaseException as error:  # noqa: BLE001 - reported by the runner
@@ -212,6 +213,8 @@ class LinkThread:
             link, _ = touched.popitem()
             self._guarded(link, link.settle, now)
             self._watch(link, selector)
+            if link.has_ended:
+                self._unended.discard(link)
         if woken:
             # Not before the answers are out: a call that gives up the interpreter's lock lets the thread that
             # woke us go on first.

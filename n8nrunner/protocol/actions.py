@@ -1,11 +1,16 @@
-"""Actions that a session asks for, in the order of its list. A message to the broker is an action itself."""
+"""Actions that a session or a link asks for, in the order of its list.
+
+A message to the broker is an action itself.
+"""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Hashable
 from typing import NamedTuple, Union
 
-from n8nrunner.protocol.events import PendingCall
+from n8nrunner.errors import N8nRunnerError
+from n8nrunner.protocol.events import OpenConnection, PendingCall
 from n8nrunner.protocol.messages import FromRunner, Json
 
 
@@ -84,9 +89,15 @@ class CloseConnection(NamedTuple):
 
 
 class AbortConnection(NamedTuple):
-    """End the connection at once, without a close frame: the peer is gone. `reason` is for the log."""
+    """End the connection at once, without a close frame.
+
+    Attributes:
+        reason: for the runner's log.
+        code: the broker's close code; None if it sent none.
+    """
 
     reason: str
+    code: int | None = None
 
 
 Action = Union[
@@ -102,4 +113,76 @@ Action = Union[
     WakeLinks,
     CloseConnection,
     AbortConnection,
+]
+
+# --- actions of a link ------------------------------------------------------------------------------
+
+
+class LogLevel(enum.IntEnum):
+    """Levels of log lines, with the numbers of `logging`."""
+
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
+
+
+class StartAttempt(NamedTuple):
+    """Try to connect, with a new grant if `grant` is None.
+
+    The answer is `ConnectionOpened` or `AttemptFailed`.
+    """
+
+    grant: str | None
+
+
+class StartProbe(NamedTuple):
+    """Look whether the broker is healthy: the answer is `BrokerProbed`."""
+
+
+class ServeConnection(NamedTuple):
+    """Read and write this connection from now on, until `ConnectionEnded`."""
+
+    connection: OpenConnection
+
+
+class DiscardConnection(NamedTuple):
+    """Close a connection that is not needed any more."""
+
+    connection: OpenConnection
+
+
+class ReportRegistered(NamedTuple):
+    """Log with `level` that the broker has registered the runner, and tell the runner."""
+
+    level: LogLevel
+
+
+class ReportRefused(NamedTuple):
+    """Tell the runner that the token is refused or used up: the answer is `RefusalAnswered`, at once."""
+
+    error: N8nRunnerError
+
+
+class ReportIdle(NamedTuple):
+    """Tell the runner that it has had no task for the time after which it ends."""
+
+
+class LogFailure(NamedTuple):
+    """Log `reason`, and that the next step comes in `delay` seconds."""
+
+    level: LogLevel
+    reason: str
+    delay: float
+
+
+LinkAction = Union[
+    Action,
+    StartAttempt,
+    StartProbe,
+    ServeConnection,
+    DiscardConnection,
+    ReportRegistered,
+    ReportRefused,
+    ReportIdle,
+    LogFailure,
 ]

@@ -1,4 +1,4 @@
-"""Events that a session handles, besides the broker's messages (docs/protocol.md, "States of a connection").
+"""Events of a session or a link, besides broker messages (docs/protocol.md, "States of a connection").
 
 Moments are in seconds of one monotonic clock.
 """
@@ -9,6 +9,8 @@ import enum
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, Union
 
+from n8nrunner.errors import N8nRunnerError
+from n8nrunner.protocol.failures import LinkFailure
 from n8nrunner.protocol.messages import FromBroker, Head, Json
 
 
@@ -148,5 +150,75 @@ Event = Union[
     UnreadableMessage,
     Pong,
     SocketMeasured,
+    StopRequested,
+]
+
+# --- events of a link -------------------------------------------------------------------------------
+# `jitter` is a random number in [0, 1] that spreads what many runners do after the same event.
+
+
+class OpenConnection(Protocol):
+    """A WebSocket. A link only passes it on."""
+
+    def close(self) -> None:
+        """Close the socket."""
+
+
+class ConnectionOpened(NamedTuple):
+    """An attempt has opened a WebSocket."""
+
+    connection: OpenConnection
+    jitter: float
+
+
+class AttemptFailed(NamedTuple):
+    """An attempt has failed. `grant` is the grant token that was tried, or None if there was none."""
+
+    reason: LinkFailure
+    grant: str | None
+    jitter: float
+
+
+class BrokerProbed(NamedTuple):
+    """A probe has ended. `problem` says why the broker is not healthy; None if it is."""
+
+    problem: str | None
+    jitter: float
+
+
+class CloseReceived(NamedTuple):
+    """The broker has sent a close frame. `code` is None if the frame has none."""
+
+    code: int | None
+
+
+class ConnectionEnded(NamedTuple):
+    """The connection is closed or lost. `written` and `clean` are those of `Disconnected`."""
+
+    reason: LinkFailure
+    written: int
+    clean: bool
+    jitter: float
+
+
+class RefusalAnswered(NamedTuple):
+    """The runner has handled `ReportRefused` with `error`. `is_final` says whether the link gives up."""
+
+    error: N8nRunnerError
+    is_final: bool
+
+
+class TimePassed(NamedTuple):
+    """Something has happened, or the moment of `next_deadline` has come."""
+
+
+LinkEvent = Union[
+    ConnectionOpened,
+    AttemptFailed,
+    BrokerProbed,
+    CloseReceived,
+    ConnectionEnded,
+    RefusalAnswered,
+    TimePassed,
     StopRequested,
 ]

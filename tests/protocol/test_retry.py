@@ -40,7 +40,7 @@ def new_retry(one_shot: bool = SECRET, registered: bool = NEW) -> Retry:
 
 
 class Row(NamedTuple):
-    """What follows a first failure: None for giving up, or the bounds of the delay in seconds."""
+    """The step after a first failure: None for giving up, or the bounds of the delay in seconds."""
 
     failure: LinkFailure
     one_shot: bool

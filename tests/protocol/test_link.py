@@ -1,0 +1,651 @@
+"""The life of a link without a socket: every transition, then what it does about grants, logs and closing."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple
+
+import pytest
+
+from n8nrunner.errors import AuthenticationError, GrantTokenSpent
+from n8nrunner.protocol import actions as a
+from n8nrunner.protocol import events as e
+from n8nrunner.protocol import messages as m
+from n8nrunner.protocol.actions import LogLevel
+from n8nrunner.protocol.failures import (
+    AuthRefused,
+    ConnectionLost,
+    LinkFailure,
+    NotABroker,
+    RateLimited,
+    Unreachable,
+    UpgradeRefused,
+)
+from n8nrunner.protocol.link import (
+    CLOSE_WAIT,
+    CLOSE_WAIT_LATE,
+    DEFECT_PAUSE,
+    TRANSITIONS,
+    LinkState,
+)
+from n8nrunner.protocol.retry import HEALTHY_JITTER, REFUSED_WAIT
+from n8nrunner.protocol.session import HANDSHAKE_TIMEOUT
+from n8nrunner.protocol.states import State
+from tests.protocol.link_bench import BROKER, GRANT, Connection, LinkBench
+
+WAITING, CONNECTING, PROBING, REFUSED, CONNECTED, CLOSING, FINISHING, CLOSED = LinkState
+
+
+def bench_in(state: LinkState, **options: Any) -> LinkBench:
+    """Return a link in `state`. A connected one is registered, a closing one was not registered in time."""
+    bench = LinkBench(**options)
+    if state is WAITING:
+        return bench
+    bench.settle()
+    if state is PROBING:
+        bench.fail(Unreachable("no answer"))
+        bench.wait(1)
+    elif state is REFUSED:
+        bench.attempt = None
+        bench.machine.handle(e.AttemptFailed(AuthRefused("wrong"), None, 0.0), bench.now)
+    elif state is CLOSING:
+        bench.open()
+        bench.wait(HANDSHAKE_TIMEOUT)
+    elif state is not CONNECTING:
+        bench.open()
+        bench.register()
+    if state is FINISHING:
+        bench.run_task("task")
+        bench.do(e.StopRequested(bench.now + 10))
+        bench.lose()
+    elif state is CLOSED:
+        bench.do(e.StopRequested(bench.now))
+        bench.lose()
+    assert bench.state is state
+    return bench
+
+
+# --- the table ------------------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    """An event in a state, and the state that follows. `prepare` makes what tells it from another row."""
+
+    state: LinkState
+    event: Any
+    to: LinkState
+    prepare: Callable[[LinkBench], object] = lambda bench: None
+    one_shot: bool = False
+
+
+def _stop(bench: LinkBench) -> None:
+    bench.handle(e.StopRequested(bench.now + 5))
+
+
+def _orphan(bench: LinkBench) -> None:
+    """Leave a handler of a lost connection behind, in the state in which the link is."""
+    state = bench.state
+    bench.attempt = None
+    bench.machine._wait(0, False, bench.now)
+    bench.settle()
+    bench.open()
+    bench.register()
+    bench.run_task("orphan")
+    bench.end(ConnectionLost("lost"))
+    bench.machine._wait(0, state is PROBING, bench.now)
+    if state is REFUSED:
+        bench.machine._go(REFUSED)
+    elif state is not WAITING:
+        bench.settle()
+    assert bench.state is state
+
+
+def _reconnect(bench: LinkBench) -> None:
+    """End the connection and open another, which is not registered."""
+    bench.lose()
+    bench.wait(1)
+    bench.open()
+
+
+def _closing_with_an_orphan(bench: LinkBench) -> None:
+    _reconnect(bench)
+    bench.register()
+    bench.run_task("orphan")
+    _reconnect(bench)
+    bench.handle(e.CloseReceived(1000))
+    _stop(bench)
+
+
+LOST = e.ConnectionEnded(ConnectionLost("lost"), 0, False, 1.0)
+STOP = e.StopRequested(1000.0 + 20)
+PASSED = e.TimePassed()
+DENIED = AuthenticationError("wrong")
+
+ROWS = [
+    Row(WAITING, PASSED, CONNECTING),
+    Row(WAITING, PASSED, PROBING, lambda bench: bench.machine._wait(0, True, bench.now)),
+    Row(WAITING, PASSED, WAITING, lambda bench: bench.machine._wait(1, False, bench.now)),
+    Row(WAITING, STOP, CLOSED),
+    Row(WAITING, STOP, FINISHING, _orphan),
+    Row(CONNECTING, e.ConnectionOpened(Connection(), 0.0), CONNECTED),
+    Row(CONNECTING, e.AttemptFailed(RateLimited("busy"), "grant", 1.0), WAITING),
+    Row(CONNECTING, e.AttemptFailed(AuthRefused("wrong"), None, 1.0), REFUSED),
+    Row(CONNECTING, STOP, CLOSED),
+    Row(CONNECTING, STOP, FINISHING, _orphan),
+    Row(PROBING, e.BrokerProbed(None, 1.0), WAITING),
+    Row(PROBING, STOP, CLOSED),
+    Row(PROBING, STOP, FINISHING, _orphan),
+    Row(REFUSED, e.RefusalAnswered(DENIED, False), WAITING),
+    Row(REFUSED, e.RefusalAnswered(DENIED, True), CLOSED),
+    Row(REFUSED, STOP, CLOSED),
+    Row(REFUSED, STOP, FINISHING, _orphan),
+    Row(CONNECTED, m.RunnerRegistered(), CONNECTED),
+    Row(CONNECTED, a.CloseConnection(1000, "the runner stops"), CLOSING),
+    Row(CONNECTED, STOP, CONNECTED),
+    Row(CONNECTED, STOP, CLOSING, _reconnect),
+    Row(CONNECTED, e.CloseReceived(1001), CLOSING),
+    Row(CONNECTED, LOST, WAITING),
+    Row(CONNECTED, LOST, REFUSED, one_shot=True),
+    Row(CONNECTED, LOST, CLOSED, _stop),
+    Row(CONNECTED, LOST, FINISHING, lambda bench: (bench.run_task("task"), _stop(bench))),
+    Row(CLOSING, STOP, CLOSING),
+    Row(CLOSING, e.CloseReceived(None), CLOSING),
+    Row(CLOSING, LOST, WAITING),
+    Row(CLOSING, LOST, REFUSED, one_shot=True),
+    Row(CLOSING, LOST, CLOSED, _stop),
+    Row(CLOSING, LOST, FINISHING, _closing_with_an_orphan),
+    Row(FINISHING, PASSED, FINISHING),
+    Row(FINISHING, PASSED, CLOSED, lambda bench: setattr(bench, "now", bench.now + 20)),
+    Row(FINISHING, STOP, FINISHING),
+    Row(FINISHING, e.StopRequested(0.0), CLOSED),
+]
+
+
+@pytest.mark.parametrize(
+    "row", ROWS, ids=lambda row: f"{row.state.name}-{type(row.event).__name__}-{row.to.name}"
+)
+def test_an_event_leads_to_the_state_of_its_row(row: Row) -> None:
+    bench = bench_in(row.state, one_shot=row.one_shot)
+    row.prepare(bench)
+    bench.machine.handle(row.event, bench.now)
+    assert bench.state is row.to
+
+
+def test_the_rows_are_the_table() -> None:
+    rows = {(row.state, type(row.event), row.to) for row in ROWS}
+    table = {
+        (state, event, to)
+        for state, transitions in TRANSITIONS.items()
+        for event, transition in transitions.items()
+        for to in transition.to
+    }
+    assert rows == table
+
+
+LATE = [
+    e.ConnectionOpened(Connection(), 0.0),
+    e.AttemptFailed(AuthRefused("late"), None, 0.0),
+    e.BrokerProbed("late", 0.0),
+    e.CloseReceived(1000),
+    e.RefusalAnswered(DENIED, True),
+    PASSED,
+    STOP,
+    LOST,
+]
+
+
+@pytest.mark.parametrize("state", LinkState)
+@pytest.mark.parametrize("event", LATE, ids=lambda event: type(event).__name__)
+def test_an_event_without_a_row_changes_nothing_and_closes_its_connection(
+    state: LinkState, event: Any
+) -> None:
+    if type(event) in TRANSITIONS[state]:
+        return
+    bench = bench_in(state)
+    actions = bench.machine.handle(event, bench.now)
+    assert bench.state is state
+    expected = [a.DiscardConnection(event.connection)] if type(event) is e.ConnectionOpened else []
+    assert list(actions) == expected
+
+
+def only(actions: list[Any], kind: type) -> list[Any]:
+    return [action for action in actions if type(action) is kind]
+
+
+# --- connecting -----------------------------------------------------------------------------------------
+
+FAILURES: list[LinkFailure] = [
+    Unreachable("no answer"),
+    NotABroker("another server"),
+    AuthRefused("wrong token"),
+    RateLimited("too many"),
+    UpgradeRefused("refused", 503),
+]
+
+
+def test_a_new_link_connects_at_once_with_the_grant_that_it_has() -> None:
+    bench = LinkBench()
+    assert bench.machine.next_deadline() < bench.now
+    bench.settle()
+    assert bench.done == [a.StartAttempt(None)]
+    one_shot = LinkBench(one_shot=True)
+    one_shot.settle()
+    assert one_shot.done == [a.StartAttempt(GRANT)]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
+def test_after_every_failed_attempt_another_one_or_a_probe_follows(failure: LinkFailure) -> None:
+    bench = bench_in(CONNECTING, gives_up=False)
+    bench.fail(failure)
+    assert bench.state is WAITING
+    bench.wait(REFUSED_WAIT)
+    assert type(bench.attempt) is (a.StartProbe if type(failure) is Unreachable else a.StartAttempt)
+
+
+def test_the_next_attempt_comes_when_its_delay_has_passed() -> None:
+    bench = bench_in(CONNECTING)
+    bench.fail(UpgradeRefused("refused", 503))
+    assert bench.machine.next_deadline() == bench.now + 0.5
+    assert bench.wait(0.49) == []
+    assert bench.wait(0.01) == [a.StartAttempt(None)]
+
+
+def test_a_healthy_broker_is_connected_to_soon_and_an_unhealthy_one_is_probed_again() -> None:
+    bench = bench_in(PROBING)
+    assert bench.probed("still no answer") == [
+        a.LogFailure(LogLevel.WARNING, f"{BROKER}: still no answer", 1.0)
+    ]
+    assert bench.machine.last_error == "still no answer"
+    assert bench.wait(1) == [a.StartProbe()]
+    bench.probed(None)
+    assert bench.machine.next_deadline() == bench.now + HEALTHY_JITTER
+    assert bench.wait(HEALTHY_JITTER) == [a.StartAttempt(None)]
+
+
+# --- grants ---------------------------------------------------------------------------------------------
+
+
+def test_a_grant_that_was_fetched_is_kept_after_a_limited_rate_alone() -> None:
+    for failure, kept in [
+        (RateLimited("too many"), "fetched"),
+        (UpgradeRefused("refused", 403), None),
+        (Unreachable("no answer"), None),
+    ]:
+        bench = bench_in(CONNECTING)
+        bench.fail(failure, "fetched")
+        bench.wait(5)
+        if bench.state is PROBING:
+            bench.probed(None)
+            bench.wait(1)
+        assert bench.attempt == a.StartAttempt(kept)
+
+
+def test_a_one_shot_grant_survives_an_outage_and_its_probes() -> None:
+    bench = bench_in(CONNECTING, one_shot=True)
+    bench.fail(Unreachable("no answer"))
+    bench.wait(1)
+    bench.probed("no answer")
+    bench.wait(1)
+    bench.probed(None)
+    bench.wait(1)
+    assert bench.attempt == a.StartAttempt(GRANT)
+
+
+def test_no_grant_serves_two_connections() -> None:
+    bench = bench_in(CONNECTING)
+    bench.fail(RateLimited("too many"), "fetched")
+    bench.wait(2)
+    bench.open()
+    bench.lose()
+    bench.wait(1)
+    assert bench.attempt == a.StartAttempt(None)
+
+
+# --- a token that is refused ----------------------------------------------------------------------------
+
+
+def test_a_refused_token_ends_a_new_link_if_the_runner_gives_up() -> None:
+    bench = bench_in(CONNECTING)
+    [action] = bench.fail(AuthRefused("the broker refused the token"))
+    assert type(action.error) is AuthenticationError
+    assert "set N8N_RUNNERS_AUTH_TOKEN at n8n" in str(action.error)
+    assert bench.state is CLOSED
+    assert bench.session.state is State.CLOSED
+
+
+def test_a_refused_token_is_logged_as_an_error_each_time_if_the_runner_goes_on() -> None:
+    bench = bench_in(CONNECTING, gives_up=False)
+    for _ in range(2):
+        refused, logged = bench.fail(AuthRefused("the broker refused the token"))
+        assert logged == a.LogFailure(LogLevel.ERROR, f"{BROKER}: {refused.error}", REFUSED_WAIT)
+        bench.wait(REFUSED_WAIT)
+        assert bench.attempt == a.StartAttempt(None)
+
+
+def test_a_token_that_is_refused_after_a_registration_does_not_concern_the_runner() -> None:
+    bench = bench_in(CONNECTED)
+    bench.lose()
+    bench.wait(1)
+    [logged] = bench.fail(AuthRefused("refused"))
+    assert logged == a.LogFailure(LogLevel.ERROR, f"{BROKER}: refused", REFUSED_WAIT)
+
+
+@pytest.mark.parametrize(
+    ("end", "kind", "says"),
+    [
+        (AuthRefused("refused"), AuthenticationError, "unknown, used or too old"),
+        (UpgradeRefused("refused", 403), AuthenticationError, "unknown, used or too old"),
+        (ConnectionLost("reset"), GrantTokenSpent, "reset; the one-shot grant token is used up"),
+    ],
+)
+def test_a_link_gives_up_without_a_valid_one_shot_grant(end: LinkFailure, kind: type, says: str) -> None:
+    bench = bench_in(CONNECTING, one_shot=True)
+    if isinstance(end, ConnectionLost):
+        bench.open()
+        bench.end(end)
+    else:
+        bench.fail(end)
+    [refused] = only(bench.done, a.ReportRefused)
+    assert type(refused.error) is kind
+    assert says in str(refused.error)
+    assert bench.state is CLOSED
+
+
+# --- what is logged and shown ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("failure", "level"),
+    [
+        (None, LogLevel.INFO),
+        (UpgradeRefused("refused", 503), LogLevel.WARNING),
+        (AuthRefused("wrong"), LogLevel.ERROR),
+    ],
+)
+def test_a_registration_is_logged_at_the_level_of_the_trouble_before_it(
+    failure: LinkFailure | None, level: LogLevel
+) -> None:
+    bench = bench_in(CONNECTING, gives_up=False)
+    if failure is not None:
+        bench.fail(failure)
+        bench.wait(REFUSED_WAIT)
+    bench.open()
+    assert only(bench.register(), a.ReportRegistered) == [a.ReportRegistered(level)]
+    bench.lose()
+    bench.wait(1)
+    bench.open()
+    assert only(bench.register(), a.ReportRegistered) == [a.ReportRegistered(LogLevel.WARNING)]
+
+
+def test_a_failure_is_logged_once_a_minute_with_the_brokers_url() -> None:
+    bench = bench_in(CONNECTING)
+    [logged] = bench.fail(UpgradeRefused(f"{BROKER} refused", 503))
+    assert logged == a.LogFailure(LogLevel.WARNING, f"{BROKER} refused", 0.5)
+    bench.wait(1)
+    assert bench.fail(UpgradeRefused(f"{BROKER} refused", 503)) == []
+    bench.wait(1)
+    assert len(bench.fail(UpgradeRefused("something else", 503))) == 1
+    bench.wait(60)
+    assert len(bench.fail(UpgradeRefused(f"{BROKER} refused", 503))) == 1
+
+
+def test_the_counts_and_the_last_error_follow_failures_and_registrations() -> None:
+    bench = bench_in(CONNECTING)
+    machine = bench.machine
+    bench.fail(UpgradeRefused("refused", 503))
+    assert (machine.registrations, machine.failures, machine.last_error) == (0, 1, "refused")
+    bench.wait(1)
+    bench.open()
+    bench.register()
+    assert (machine.registrations, machine.failures, machine.last_error) == (1, 0, None)
+    bench.lose("reset")
+    assert (machine.registrations, machine.failures, machine.last_error) == (1, 1, "reset")
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [
+        (WAITING, "waiting"),
+        (CONNECTING, "connecting"),
+        (PROBING, "connecting"),
+        (REFUSED, "waiting"),
+        (CONNECTED, "registered"),
+        (CLOSING, "connecting"),
+        (FINISHING, "closed"),
+        (CLOSED, "closed"),
+    ],
+)
+def test_a_snapshot_shows_the_state(state: LinkState, shown: str) -> None:
+    bench = bench_in(state)
+    assert bench.machine.shown == shown
+    assert bench.machine.is_registered is (state is CONNECTED)
+    assert bench.machine.has_ended is (state is CLOSED)
+
+
+def test_a_snapshot_tells_the_states_of_a_session_apart() -> None:
+    bench = bench_in(CONNECTING)
+    bench.open()
+    assert bench.machine.shown == "connecting"
+    bench.register()
+    bench.do(e.OfferingChanged(False))
+    assert bench.machine.shown == "paused"
+    bench.do(e.OfferingChanged(True))
+    bench.run_task("task")
+    bench.do(e.StopRequested(bench.now + 10))
+    assert (bench.state, bench.machine.shown) == (CONNECTED, "draining")
+    bench.finish("task")
+    assert (bench.state, bench.machine.shown) == (CLOSING, "draining")
+
+
+# --- the end of a connection ----------------------------------------------------------------------------
+
+
+def test_the_broker_has_two_seconds_to_answer_a_close_frame() -> None:
+    bench = bench_in(CONNECTED)
+    bench.do(e.StopRequested(bench.now))
+    assert bench.state is CLOSING
+    began = bench.now
+    bench = bench_in(CLOSING)
+    began = bench.now
+    reason = bench.machine.last_error
+    assert reason == f"the broker did not send its greeting within {HANDSHAKE_TIMEOUT:g} s"
+    [aborted, *_] = bench.wait(CLOSE_WAIT)
+    assert aborted == a.AbortConnection(reason)
+    assert bench.now == began + CLOSE_WAIT
+    assert bench.machine.last_error == reason
+
+
+def test_a_stop_leaves_the_rest_of_the_grace_period_to_answers_on_their_way() -> None:
+    bench = bench_in(CONNECTED)
+    bench.is_writable = False
+    bench.do(e.StopRequested(bench.now + 10))
+    assert bench.state is CLOSING
+    assert bench.machine.next_deadline() == bench.now + 10 + CLOSE_WAIT_LATE
+    bench.now += 5
+    bench.is_writable = True
+    bench.settle()  # the close frame has left
+    assert bench.machine.next_deadline() == bench.now + CLOSE_WAIT
+    bench.now += 1
+    bench.settle()
+    assert bench.machine.next_deadline() == bench.now + CLOSE_WAIT - 1
+    assert bench.wait(1) == [a.AbortConnection("the runner stops")]
+    assert bench.state is CLOSED
+
+
+def test_after_the_grace_period_a_close_frame_is_waited_for_only_shortly() -> None:
+    bench = bench_in(CONNECTED)
+    bench.do(e.StopRequested(bench.now - 5))
+    assert bench.machine.next_deadline() == bench.now + CLOSE_WAIT_LATE
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (None, "without a code"),
+        (1000, "1000: another runner uses the same id"),
+        (1001, "1001: n8n shuts down"),
+        (1002, "1002: it takes this runner for unresponsive, or a frame was broken"),
+        (1007, "1007: a message was not UTF-8"),
+        (1009, "1009: a message was above n8n's N8N_RUNNERS_MAX_PAYLOAD"),
+        (4000, "(4000)"),
+    ],
+)
+def test_a_close_frame_of_the_broker_ends_the_connection_after_the_next_write(
+    code: int | None, says: str
+) -> None:
+    bench = bench_in(CONNECTED)
+    bench.handle(e.CloseReceived(code))
+    assert bench.machine.next_deadline() == bench.now
+    bench.settle()
+    [aborted] = only(bench.done, a.AbortConnection)
+    assert aborted.code == code
+    assert aborted.reason.startswith(f"the broker at {BROKER} closed the connection (")
+    assert says in aborted.reason
+    assert bench.state is WAITING
+
+
+def test_the_brokers_answer_to_a_close_frame_ends_the_connection_with_the_runners_reason() -> None:
+    bench = bench_in(CONNECTED)
+    bench.do(e.StopRequested(bench.now + 10))
+    bench.do(e.CloseReceived(1000))
+    assert only(bench.done, a.AbortConnection) == [a.AbortConnection("the runner stops", 1000)]
+    assert bench.state is CLOSED
+
+
+def test_delays_begin_again_after_a_good_connection_only() -> None:
+    bench = bench_in(CONNECTING)
+    bench.jitter = 1.0
+    delays = []
+    for seconds, code in ((0, None), (0, None), (0, 1001), (0, None), (1.0, None)):
+        bench.open()
+        bench.now += seconds
+        bench.lose("reset", code)
+        delays.append(bench.machine.next_deadline() - bench.now)
+        bench.wait(30)
+    assert delays == [0.5, 1, 0.5, 1, 0.5]
+    bench.open()
+    bench.register()
+    bench.run_task("task")
+    bench.lose()
+    assert bench.machine.next_deadline() - bench.now == 0.5
+
+
+# --- stopping and idling --------------------------------------------------------------------------------
+
+
+def test_a_second_stop_shortens_the_grace_period_and_never_prolongs_it() -> None:
+    bench = bench_in(FINISHING)
+    until = bench.machine.next_deadline()
+    bench.do(e.StopRequested(until + 5))
+    assert bench.machine.next_deadline() == until
+    bench.do(e.StopRequested(until - 5))
+    assert bench.machine.next_deadline() == until - 5
+
+
+def test_a_stopped_link_ends_when_the_handlers_of_lost_tasks_have_returned() -> None:
+    bench = bench_in(FINISHING)
+    assert only(bench.finish("task"), a.ReportUndelivered)
+    assert bench.state is CLOSED
+
+
+@pytest.mark.parametrize("idle", [0.0, 9.0])
+def test_a_registered_link_reports_that_it_is_idle_if_that_is_wanted(idle: float) -> None:
+    bench = bench_in(CONNECTED, idle=idle)
+    bench.run_task("task")
+    bench.wait(3)
+    bench.finish("task")
+    bench.wait(8.9)
+    assert not only(bench.done, a.ReportIdle)
+    bench.wait(0.1)
+    assert len(only(bench.done, a.ReportIdle)) == bool(idle)
+
+
+def test_a_link_that_was_not_registered_is_not_idle() -> None:
+    bench = bench_in(CONNECTING, idle=1.0)
+    bench.open()
+    bench.wait(5)
+    assert only(bench.done, a.ReportIdle) == []
+
+
+# --- an open connection ---------------------------------------------------------------------------------
+
+
+def test_a_link_settles_again_at_once_when_a_large_message_has_left() -> None:
+    bench = bench_in(CONNECTED)
+    bench.machine.settle(bench.now, is_congested=True)
+    bench.machine.written(True, 0, True, bench.now)
+    assert bench.machine.next_deadline() > bench.now
+    bench.machine.settle(bench.now, is_congested=True)
+    bench.machine.written(False, 0, False, bench.now)
+    assert bench.machine.next_deadline() < bench.now
+    bench.settle()
+    assert bench.machine.next_deadline() > bench.now
+
+
+def test_reading_pauses_while_a_peer_does_not_take_what_waits_for_it() -> None:
+    bench = bench_in(CONNECTED)
+    bench.machine.written(True, 5 * 1024 * 1024, False, bench.now)
+    assert bench.machine.is_paused
+    bench.machine.written(False, 0, False, bench.now)
+    assert not bench.machine.is_paused
+    bench.machine.written(True, 5 * 1024 * 1024, False, bench.now)
+    bench.lose()
+    assert not bench.machine.is_paused
+
+
+# --- after an unexpected error --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "is_attempting", "to"),
+    [
+        (WAITING, False, WAITING),
+        (CONNECTING, True, CONNECTING),
+        (CONNECTING, False, WAITING),
+        (PROBING, True, PROBING),
+        (PROBING, False, WAITING),
+        (REFUSED, False, WAITING),
+        (FINISHING, False, FINISHING),
+        (CLOSED, False, CLOSED),
+    ],
+)
+def test_recovery_leaves_every_state_with_a_next_step(
+    state: LinkState, is_attempting: bool, to: LinkState
+) -> None:
+    bench = bench_in(state)
+    assert bench.machine.recover(bench.now, is_attempting) == bench.now + DEFECT_PAUSE
+    assert bench.state is to
+    if to is WAITING:
+        bench.attempt = None
+        [step] = bench.wait(DEFECT_PAUSE)
+        assert type(step) is (a.StartProbe if state is PROBING else a.StartAttempt)
+
+
+@pytest.mark.parametrize("is_stopping", [False, True])
+def test_recovery_follows_a_session_whose_connection_has_ended(is_stopping: bool) -> None:
+    bench = bench_in(CONNECTED)
+    if is_stopping:
+        bench.handle(e.StopRequested(bench.now))
+    bench.session.handle(e.Disconnected(0), bench.now)
+    bench.connection = None
+    bench.machine.recover(bench.now, False)
+    bench.wait(DEFECT_PAUSE)
+    assert bench.state is (CLOSED if is_stopping else CONNECTING)
+
+
+@pytest.mark.parametrize("state", [CONNECTED, CLOSING])
+def test_recovery_is_impossible_while_the_session_counts_as_connected(state: LinkState) -> None:
+    bench = bench_in(state)
+    with pytest.raises(RuntimeError, match="connected session"):
+        bench.machine.recover(bench.now, False)
+
+
+def test_actions_before_an_error_are_asked_for_by_the_next_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = bench_in(CONNECTED)
+    bench.run_task("task")
+    monkeypatch.setattr(bench.machine._retry, "ended", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        bench.machine.handle(LOST, bench.now)
+    bench.connection = None
+    bench.machine.recover(bench.now, False)
+    actions = bench.machine.settle(bench.now)
+    assert [type(action) for action in actions] == [a.CancelTask]
