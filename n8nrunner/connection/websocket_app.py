@@ -8,7 +8,7 @@ it changes.
 from __future__ import annotations
 
 import re
-from typing import Any, Callable
+from typing import Callable
 from urllib.parse import quote
 
 import websocket
@@ -154,21 +154,21 @@ class _Dispatcher:
         self.read_message: Callable[[], bool] | None = None
         self._buffers = buffers
 
-    def read(self, sock: Any, read_message: Callable[[], bool]) -> None:
+    def read(self, sock: object, read_message: Callable[[], bool]) -> None:
         """Keep the function that reads a frame. `run_forever` returns when this returns."""
         self.read_message = read_message
 
-    def buffwrite(self, sock: Any, data: bytes, send: Any, on_disconnect: Any) -> None:
+    def buffwrite(self, sock: object, data: bytes, send: object, on_disconnect: object) -> None:
         """Write to the buffer."""
         self._buffers.send(data)
 
-    def signal(self, number: int, handler: Any) -> None:
+    def signal(self, number: int, handler: object) -> None:
         """Ignore the library's wish to handle signals."""
 
     def abort(self) -> None:
         """Do nothing: only `signal` would call it."""
 
-    def timeout(self, seconds: float, callback: Callable[..., Any], *args: Any) -> None:
+    def timeout(self, seconds: float, callback: object, *args: object) -> None:
         """Ignore the library's timers, which only its own pings need. They are off."""
 
 
