@@ -72,11 +72,11 @@ _WATCH_TURN = 1000
 
 
 class _ImportFailed(Exception):
-    """The module of a command raises when it is imported; the text has its traceback."""
+    """The module that a command imports raised an error. The message has its traceback."""
 
 
 class _Usage(Exception):
-    """What the user asked for cannot be done; the text says why."""
+    """The command cannot do what the user asked for. The message says why."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -30,7 +30,7 @@ class _Interrupted(Exception):
 
 
 class _Account:
-    """What became of every task that was sent."""
+    """The outcome of every task that was sent."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -327,7 +327,7 @@ class _Demo:
             if self._interrupted.wait(0.005):
                 raise _Interrupted
             if time.monotonic() > end:
-                raise N8nRunnerError(f"waited {_LIMIT:g} s in vain; the runner is {self._runner!r}")
+                raise N8nRunnerError(f"waited {_LIMIT:g} s without success; the runner is {self._runner!r}")
 
     def _check(self) -> None:
         if self._interrupted.is_set():

@@ -1,4 +1,4 @@
-"""What one `Runner.start` starts, from the links to the last thread."""
+"""The threads and objects that one `Runner.start` starts, from the links to the last thread."""
 
 from __future__ import annotations
 

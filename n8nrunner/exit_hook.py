@@ -11,7 +11,7 @@ from n8nrunner import process
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import RunnerStopped
 
-#: Seconds beyond the grace period that a stop waits for what it has asked to end.
+#: Seconds beyond the grace period that a stop waits for threads and connections to end.
 STOP_MARGIN = 0.45
 
 
@@ -24,7 +24,7 @@ class HasState(Protocol):
 
 
 class Stoppable(Protocol):
-    """What a start of a runner has started."""
+    """An engine, which one start of a runner has started."""
 
     @property
     def grace(self) -> float:
@@ -40,10 +40,10 @@ class Stoppable(Protocol):
         """Wait for its end."""
 
 
-#: What runs. It is stopped when the threads of the application have ended.
+#: The engines that run. They are stopped when the threads of the application have ended.
 running: set[Stoppable] = set()
 
-#: The runners of this process. If one is new or runs, the threads of the application end first.
+#: The runners of this process. While one is new or runs, the hook waits for the threads of the application.
 _runners: weakref.WeakSet[HasState] = weakref.WeakSet()
 
 #: Whether `concurrent.futures.process` was there when the hook was registered; None before that.
@@ -77,7 +77,7 @@ def _is_any_needed() -> bool:
 
 
 def _stop_at_exit() -> None:
-    """Stop all that runs, when the main thread and the other threads of the application have ended."""
+    """Stop the engines that run, when all threads of the application have ended."""
     global _is_ending
     try:
         process.wait_for_threads(_is_any_needed)

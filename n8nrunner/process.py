@@ -1,4 +1,4 @@
-"""What a runner shares with the whole process: signals, the interpreter's end, fork."""
+"""Signals, the end of the interpreter, and fork: the things that a runner shares with its whole process."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _asides: list[_thread.LockType] = []
 
 
 def aside(work: Callable[[], Any], wait: float = 0.0) -> bool:
-    """Do `work` on another thread: it may wait for a lock or for a pipe that has no reader.
+    """Do work on another thread, because it may wait for a lock or for a pipe without a reader.
 
     The calling thread takes no lock, so this works in a signal handler as well.
 
     Args:
-        work: what to do, such as a log call. What it raises is dropped.
-        wait: seconds to wait for it.
+        work: the work, such as a log call. Its exceptions are dropped.
+        wait: seconds to wait for the end of the work.
 
     Returns:
-        Whether there was a thread for it. Python 3.12 starts none once the main thread has ended.
+        Whether a thread could be started. Python 3.12 starts none once the main thread has ended.
     """
     done = _thread.allocate_lock()
     done.acquire()
@@ -68,7 +68,7 @@ def aside(work: Callable[[], Any], wait: float = 0.0) -> bool:
 
 
 def wait_for_asides() -> bool:
-    """Wait for work given to `aside`, at most `_LAST_OUTPUT` seconds for each; return whether all is done."""
+    """Wait for each work given to `aside`, at most `_LAST_OUTPUT` seconds. Return whether all is done."""
     for done in list(_asides):
         if not done.acquire(timeout=_LAST_OUTPUT):
             return False
@@ -77,9 +77,9 @@ def wait_for_asides() -> bool:
 
 
 def leave_if_stuck(code: int) -> None:
-    """End the process with exit code `code` if work given to `aside` does not come to its end.
+    """End the process with exit code `code` if work given to `aside` does not end.
 
-    The end of the interpreter would wait for the same lock or pipe, or abort the process.
+    Otherwise the interpreter would wait at its end for the same lock or pipe, or abort the process.
     """
     if not wait_for_asides():
         os._exit(code)
@@ -89,36 +89,36 @@ def leave_if_stuck(code: int) -> None:
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
-#: Those of `run()` in other threads than the main thread.
+#: The `signals` blocks of other threads than the main thread.
 _elsewhere: set[Signals] = set()
 
 _main_thread_has_ended = False
 
-#: Handlers that are installed: the signal's number, our handler, and the one to put back.
+#: The installed handlers: the signal's number, the handler, and the handler to put back.
 _installed: list[tuple[int, Any, Any]] = []
 
 
 class Signals:
-    """The signals that arrive while `signals` is in force. The second one ends the process at once."""
+    """The signals that arrive in a `signals` block. The second one ends the process at once."""
 
     def __init__(self) -> None:
         self._received: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._count = 0
 
     def arrive(self, number: int, frame: Any = None) -> None:
-        """Handle a signal, in a signal handler: the interrupted thread may hold any lock."""
+        """Handle a signal. This takes no lock, because the interrupted thread may hold any lock."""
         self._count += 1
         if self._count > 1:
             end_process(number)
         self._received.put(number)
 
     def end(self) -> None:
-        """End a `wait` without a signal: what the signals were to stop has stopped. For any thread."""
+        """End a `wait` without a signal, on any thread: the runner has stopped."""
         self._received.put(None)
 
     def wait(self, deadline: Deadline | None = None) -> int | None:
-        """Wait for a signal's number, or for None after `end` and after the deadline."""
-        # In turns, because a signal right before a wait begins does not end it; on Windows, none does.
+        """Wait for a signal. Return its number, or None after `end` and after the deadline."""
+        # Waits repeatedly, because a signal right before a wait does not end it; on Windows, no signal does.
         deadline = deadline or Deadline(None)
         while not deadline.expired:
             with contextlib.suppress(queue.Empty):
@@ -150,7 +150,7 @@ def signals() -> Iterator[Signals]:
 
 
 def _install(handler: Callable[[int, Any], None], instead: Any = None) -> None:
-    """Handle SIGINT and SIGTERM. `instead` is put back afterwards; None for the handler of before."""
+    """Handle SIGINT and SIGTERM. `instead` is put back afterwards, or the present handler if it is None."""
     for number in _NUMBERS:
         present = signal.getsignal(number)
         if present is not None and present != signal.SIG_IGN:
@@ -174,7 +174,7 @@ def _has_default_handlers() -> bool:
 
 
 def _restore(count: int) -> None:
-    """Put back what handled the signals before, until only `count` handlers of ours are left."""
+    """Put back the earlier handlers of the signals, until only `count` handlers are installed."""
     while len(_installed) > count:
         number, handler, before = _installed.pop()
         if signal.getsignal(number) == handler:
@@ -202,8 +202,8 @@ def _after_fork(is_child: bool) -> None:
 def end_at_signals() -> None:
     """Let SIGINT and SIGTERM end the process at once, without a traceback, until `signals` is entered.
 
-    For commands, in the main thread, before they import anything slow. The kernel drops a signal with the
-    default action if it is sent to process 1, the first one of a container, so that one gets a handler.
+    For commands, in the main thread, before they import anything slow. The kernel drops signals with the
+    default action for process 1, which is the first one of a container, so that process gets a handler.
     """
     if os.getpid() == 1:
         _install(lambda number, frame: end_process(number), signal.SIG_DFL)
@@ -212,7 +212,7 @@ def end_at_signals() -> None:
 
 
 def end_process(number: int) -> None:
-    """End the process at once with exit code 128 + `number`; for signal handlers: it waits for no lock."""
+    """End the process at once with exit code 128 + `number`. A signal handler may call this."""
 
     def say() -> None:
         logger.warning("Ending at once after %s", signal.Signals(number).name)
@@ -234,14 +234,14 @@ def end_process(number: int) -> None:
 def at_exit(callback: Callable[[], None]) -> bool:
     """Call `callback` when the main thread has ended, before other hooks that are registered already.
 
-    `concurrent.futures` shuts its pools down before anything of `atexit` runs. The private hook of
-    `threading` that is used here runs before that, in reverse order of registration, and
-    `concurrent.futures.thread` registers its own when it is imported. Without the hook, `atexit` has to do.
+    `concurrent.futures` shuts its pools down before `atexit` runs its hooks. A private hook of `threading`
+    runs before that. Its callbacks run in reverse order of registration, and `concurrent.futures.thread`
+    registers its own when it is imported. Without this hook, `atexit` is used.
 
     Returns:
-        Whether it will be called; False if the main thread has ended already.
+        Whether `callback` will be called; False if the main thread has ended already.
     """
-    import concurrent.futures.thread  # noqa: F401 - its hook has to be there before ours
+    import concurrent.futures.thread  # noqa: F401 - it has to register its hook before this one
 
     register = getattr(threading, "_register_atexit", None)
     if register is None:
@@ -256,18 +256,18 @@ def at_exit(callback: Callable[[], None]) -> bool:
 
 
 def main_thread_has_ended() -> bool:
-    """Return whether the exit hooks are running: from then on Python 3.12 starts no more threads."""
+    """Return whether the exit hooks run. From then on, Python 3.12 starts no threads."""
     return _main_thread_has_ended
 
 
 def wait_for_threads(is_needed: Callable[[], bool]) -> None:
-    """Wait until no thread of the application keeps the program going, or `is_needed` is False.
+    """Wait until no thread of the application keeps the program running, or `is_needed` returns False.
 
-    For an exit hook, on the main thread. Signals reach `signals` blocks of other threads meanwhile, unless
-    the application handles them.
+    For an exit hook, on the main thread. During the wait, signals reach the `signals` blocks of other
+    threads, unless the application handles them.
 
     Raises:
-        KeyboardInterrupt: SIGINT, if it reaches no such block.
+        KeyboardInterrupt: SIGINT came, and no thread has a `signals` block.
     """
     global _main_thread_has_ended
     _main_thread_has_ended = True
@@ -292,7 +292,7 @@ def wait_for_threads(is_needed: Callable[[], bool]) -> None:
 
 
 def _threads_of_application() -> list[threading.Thread]:
-    """Return the threads for which the interpreter would wait, without those that wait for its own end."""
+    """Return the threads for which the interpreter would wait, except those that wait for its end."""
     pools = sys.modules.get("concurrent.futures.thread")
     workers = list(getattr(pools, "_threads_queues", ()))
     frames = sys._current_frames()
@@ -309,7 +309,7 @@ def _threads_of_application() -> list[threading.Thread]:
 
 
 def _waits_for_main_thread(frame: FrameType | None) -> bool:
-    """Return whether the thread is in ``threading.main_thread().join()``, which the exit hooks hold up."""
+    """Return whether a thread is in ``threading.main_thread().join()``, which the exit hooks delay."""
     while frame is not None:
         if frame.f_code is threading.Thread.join.__code__:
             return frame.f_locals.get("self") is threading.main_thread()
@@ -318,7 +318,7 @@ def _waits_for_main_thread(frame: FrameType | None) -> bool:
 
 
 def after_fork_in_child(callback: Callable[[], None]) -> None:
-    """Calls `callback` in every child process that is forked from this one, where there is such a thing."""
+    """Call `callback` in every child process that is forked from this process, on systems with fork."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=callback)
 

@@ -1,4 +1,4 @@
-"""`Runner`: what a program sees of all this. Builds links, pool and slots; starts and stops them."""
+"""`Runner`, the facade: its settings, its registry of handlers, and an engine for each start."""
 
 from __future__ import annotations
 
@@ -36,39 +36,40 @@ _FunctionType = TypeVar("_FunctionType", bound=Callable[..., Any])
 
 
 class Runner:
-    """A task runner of n8n in this process. Building one opens nothing and starts nothing.
+    """A task runner for n8n in this process. Building one opens nothing and starts nothing.
 
-    What is not given is taken from n8n's own environment variables (`config.VARIABLES`), and then from
-    `RunnerConfig`'s defaults. All methods may be called from any thread.
+    A parameter that is None has the value of its environment variable, which n8n's own runners read too (see
+    the table of settings in the README), or else its default. All methods may be called from any thread.
 
     Args:
-        broker: the URL of n8n's task broker, or several; they share the capacity.
+        broker: the URL of n8n's task broker, or several URLs. Several brokers share the capacity.
         auth_token: the secret shared with n8n (``N8N_RUNNERS_AUTH_TOKEN`` there).
-        auth_token_file: a file that holds it, read again for every attempt to connect.
-        grant_token: a one-shot grant from a launcher; the secret, if there is one, serves for reconnecting.
-        runner_id: the id towards n8n; best left out.
-        name: shown in n8n's log.
+        auth_token_file: a file that holds the secret, read again for every attempt to connect.
+        grant_token: a one-shot grant from a launcher. The secret, if there is one, serves for reconnecting.
+        runner_id: the id that n8n sees. None, for a new id for every connection, suits most programs.
+        name: the name that n8n's log shows. A runner with functions needs a name of its own.
         capacity: how many tasks may run at once.
         task_timeout: seconds that a task may take.
         max_payload: bytes that a message may have, in both directions.
         graceful_shutdown_timeout: seconds that running tasks get when the runner stops.
         auto_shutdown_timeout: seconds without a task after which the runner stops; 0 for never.
         health_check_enabled: whether a health check server runs.
-        health_check_host: the address on which it listens.
-        health_check_port: the port on which it listens; 0 for any free one.
-        health_check_allowed_hosts: names under which its ``/status`` may be asked.
-        executor: where handlers run; None for `capacity` threads of the runner. An executor that is passed
-            stays the caller's: the runner never shuts it down, and ends with `ExecutorBroken` when it breaks,
-            such as when a process of a `ProcessPoolExecutor` dies. A function that makes an executor, such as
+        health_check_host: the address on which the health check server listens.
+        health_check_port: the port on which the health check server listens; 0 for any free one.
+        health_check_allowed_hosts: names in the Host header to which ``/status`` answers, besides this
+            machine's addresses.
+        executor: the executor that runs handlers; None for `capacity` threads of the runner. It stays the
+            caller's: the runner never shuts it down, and ends with `ExecutorBroken` when it breaks, such
+            as when a process of a `ProcessPoolExecutor` dies. A function that makes an executor, such as
             ``lambda: ProcessPoolExecutor(4)``, gives it to the runner: the runner shuts it down at the end,
-            and replaces it when it breaks. No task is offered until then.
-        task_context: a factory of context managers, entered around every handler, such as
+            and replaces it when it breaks. Until then the runner offers nothing.
+        task_context: a function that makes a context manager, which is entered around every handler, such as
             ``app.app_context`` of Flask.
-        on_undelivered: called with an `Undelivered` for each result whose connection was lost, on a thread of
-            its own.
-        shared: whether another runner of this process with functions and the same name may run beside this
-            one, if it is shared as well. Otherwise the one that is started last takes over, and the other one
-            finishes its tasks and stops.
+        on_undelivered: a function that is called with an `Undelivered` for each result whose connection was
+            lost. It runs on a thread of its own.
+        shared: whether another runner of this process with functions and the same name may run at the same
+            time, if it is shared as well. Otherwise the runner that is started last takes over, and the other
+            one finishes its tasks and stops.
 
     Attributes:
         config: the settings.
@@ -120,17 +121,20 @@ class Runner:
     # --- handlers -------------------------------------------------------------------------------
 
     def task(self, type: str, *, limit: int | None = None) -> Callable[[_HandlerType], _HandlerType]:
-        """Registers the decorated function for tasks of a type. It takes a `Task` and returns any JSON.
+        """Decorate a function that handles tasks of one type. It takes a `Task` and returns a JSON value.
 
-        Registering a type again replaces its handler from the next task on. A handler that is registered
-        while the runner runs is offered at once.
+        The function itself does not change. Registering a type again replaces its handler from the next task
+        on. While the runner runs, it offers a new type at once.
 
         Args:
             type: the task type, as the node in n8n names it.
-            limit: how many tasks of this type may run at once; None for as many as there are slots.
+            limit: how many tasks of this type may run at once; None for the capacity of the runner.
+
+        Returns:
+            A decorator that returns the function.
 
         Raises:
-            ConfigurationError: the type, the limit or the function cannot work.
+            ConfigurationError: the type, the limit or the function is not valid.
         """
         check_task_type(type, limit)
 
@@ -156,22 +160,26 @@ class Runner:
         batch: bool = False,
         limit: int | None = None,
     ) -> Any:
-        """Makes the decorated function an operation of this runner's node in n8n.
+        """Decorate a function that becomes an operation of this runner's node in n8n.
 
-        Its type hints become the fields, its defaults theirs, its docstring their descriptions. The function
-        itself stays as it is, and can be called as before. Registering a name again replaces the function
-        from the next task on, as a notebook does when a cell runs again. The runner needs a name of its own.
+        Its type hints, defaults and docstring become the fields of the operation and their descriptions
+        (docs/functions.md). The function itself does not change, and can be called as before. Registering a
+        name again replaces the function from the next task on, as when a cell of a notebook runs again. The
+        runner needs a name of its own.
 
         Args:
-            function: with ``@runner.function`` alone, the function.
-            name: what n8n knows it by; None for the function's own name.
-            batch: whether it takes all items at once: a parameter that is a list gets a value of each item,
-                and every other parameter the first item's.
-            limit: how many calls may run at once, such as 1 for what is not thread-safe; None for as many as
-                there are slots.
+            function: the function, for ``@runner.function`` without parentheses.
+            name: the name of the operation; None for the function's own name.
+            batch: whether the function takes all items at once. A parameter that is a list then gets the
+                values of all items, and any other parameter the value of the first item.
+            limit: how many calls may run at once, such as 1 for a function that is not thread-safe; None for
+                the capacity of the runner.
+
+        Returns:
+            The function, or a decorator that returns it.
 
         Raises:
-            ConfigurationError: with every parameter that cannot become a field, and why.
+            ConfigurationError: with every parameter that cannot become a field, and the reason.
         """
         if function is None:
             return lambda function: self._add_function(function, name, batch, limit)
@@ -189,26 +197,27 @@ class Runner:
     def write_node(
         self, directory: str | os.PathLike[str] | None = None, *, docs_url: str | None = None
     ) -> Path:
-        """Write the node package of this runner's functions, which n8n loads as it is.
+        """Write the package of a node with this runner's functions. n8n loads it without a build.
 
         Args:
-            directory: the folder for the package's folder; None for the one where an n8n on this machine
-                looks when it starts: the last one of ``N8N_CUSTOM_EXTENSIONS``, else ``~/.n8n/custom`` (or
-                below ``N8N_USER_FOLDER``, if that is set). Files that are current already are not written.
-            docs_url: the page that the node's "Docs" link in n8n shows; None for n8n's page on task runners.
+            directory: the folder in which to write the package's folder. None for the folder in which an n8n
+                on this machine looks when it starts: the last one of ``N8N_CUSTOM_EXTENSIONS``, or else
+                ``custom`` in ``N8N_USER_FOLDER`` or ``~/.n8n``. Files that are current are not written.
+            docs_url: the page to which the node's "Docs" link in n8n leads; None for n8n's page on task
+                runners.
 
         Returns:
             The package's folder.
 
         Raises:
-            ConfigurationError: there is no function, the runner has no name of its own, n8n would take the
-                node and another one in the folder for the same, or the extra "node" is not installed.
+            ConfigurationError: no function is registered, the runner has no name of its own, n8n would not
+                tell the node from another one in the folder, or the extra "node" is not installed.
             OSError: the folder cannot be written to.
         """
         return self._write_node(directory, docs_url).folder
 
     def _write_node(self, directory: str | os.PathLike[str] | None, docs_url: str | None) -> Written:
-        """As `write_node`, which returns a part of this."""
+        """Write the package as `write_node` does, and return what has changed."""
         from n8nrunner.functions.node.package import make_package  # imported only where a node is written
         from n8nrunner.functions.node.writing import custom_folder, folder_of
 
@@ -220,10 +229,10 @@ class Runner:
         return package.write(where, os.environ)
 
     def _use_name(self, name: str) -> None:
-        """Gives a runner that has no name of its own yet this one; what starts a module's runner names it so.
+        """Give the runner a name if it does not have one of its own, such as the name of its module.
 
         Args:
-            name: anything; what a name may not hold becomes '_'.
+            name: the name. Characters that a name must not have become '_'.
         """
         if self.config.name == DEFAULT_NAME and self._current_engine() is None:
             self.config = replace(self.config, name=re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_-"))
@@ -234,8 +243,8 @@ class Runner:
     def start(self, wait: float = 10.0) -> None:
         """Start the runner in the background, or wait for the registration of a runner that runs already.
 
-        If the runner is stopping, first wait until it has stopped. What this call has started does not run
-        after it has raised; a runner that ran before the call goes on.
+        If the runner is stopping, first wait until it has stopped. After a raise, nothing runs that this call
+        has started; a runner that ran before the call goes on.
 
         Args:
             wait: seconds to wait for the first registration. With 0, do not wait for a broker, and do not
@@ -244,11 +253,12 @@ class Runner:
 
         Raises:
             AuthenticationError: every broker refused the token.
-            BrokerConnectionError: no broker registered the runner in time. It says what was tried.
-            ConfigurationError: there is no token, the health check server cannot listen, or functions lack a
-                runner's name.
-            ExecutorBroken: the executor that was passed runs nothing.
-            OSError, RuntimeError: the process has no descriptor or no thread left.
+            BrokerConnectionError: no broker registered the runner in time. It names each attempt's failure.
+            ConfigurationError: there is no token, the health check server cannot listen, or a runner with
+                functions has no name of its own.
+            ExecutorBroken: the executor does not run anything.
+            OSError: the process has no descriptor left.
+            RuntimeError: the process has no thread left.
             RunnerStopped: `stop` was called during this call.
         """
         if reimports.may_start():
@@ -287,9 +297,10 @@ class Runner:
                     engine.lifecycle.begin()
                     self._begun = engine
                     break
-            if other.lifecycle.state is State.RUNNING or other.lifecycle.is_starter:
+            state = other.lifecycle.state  # read once, because another thread may change it
+            if state is State.RUNNING or other.lifecycle.is_starter:
                 return other  # in the latter case, called by a log handler, inside of `start`
-            if other.lifecycle.state is State.STARTING:
+            if state is State.STARTING:
                 other.lifecycle.wait_started()
             else:
                 _wait_for_stop(other)
@@ -309,13 +320,13 @@ class Runner:
         return begun if begun is not None and begun.lifecycle.is_alive else self._engine
 
     def stop(self, timeout: float | None = None) -> None:
-        """Stops the runner: no new tasks, running ones get time to finish, then they are cancelled.
+        """Stop the runner: take no new tasks, let running tasks finish, cancel the rest, and disconnect.
 
-        Works in every state, any number of times. From within a handler or `on_undelivered` it asks and
-        returns.
+        This may be called in every state and any number of times. A call from a handler or from
+        `on_undelivered` does not wait for the end.
 
         Args:
-            timeout: seconds that running tasks get; None for ``graceful_shutdown_timeout``.
+            timeout: seconds that running tasks get to finish; None for `graceful_shutdown_timeout`.
         """
         engine = self._current_engine()
         if engine is None:
@@ -327,17 +338,17 @@ class Runner:
         engine.join(Deadline(grace + STOP_MARGIN))
 
     def join(self, timeout: float | None = None) -> bool:
-        """Waits until the runner has stopped.
+        """Wait until the runner has stopped.
 
         Args:
-            timeout: seconds; None for as long as it takes.
+            timeout: the longest wait, in seconds; None for no limit.
 
         Returns:
-            Whether it has stopped.
+            Whether the runner has stopped.
 
         Raises:
-            N8nRunnerError: it ended by itself, with the reason; see `error`.
-            RunnerForked: it runs in the parent process.
+            N8nRunnerError: the runner ended by itself. This is the reason, as in `error`.
+            RunnerForked: the runner runs in the parent process.
         """
         self._refuse_forked()
         lifecycle = self._lifecycle
@@ -348,14 +359,14 @@ class Runner:
         return True
 
     def run(self) -> None:
-        """Starts the runner and returns when it has stopped: by SIGINT, SIGTERM, `stop`, or by itself.
+        """Start the runner, and return when SIGINT, SIGTERM, `stop` or an error has stopped it.
 
-        A second signal ends the process at once. Signals are handled in the main thread only, and not if they
-        are ignored or handled by C code. In a program that has not configured logging, the log from INFO on
-        is shown on stderr meanwhile.
+        A second signal ends the process at once. Only the main thread handles signals, and only signals that
+        are neither ignored nor handled by C code. If the program has not configured logging, stderr shows the
+        log with the level INFO while the runner runs.
 
         Raises:
-            N8nRunnerError: as `start` and `join`.
+            N8nRunnerError: as for `start` and `join`.
         """
         if not reimports.may_start():
             return
@@ -393,31 +404,31 @@ class Runner:
 
     @property
     def state(self) -> str:
-        """One of "new", "running", "stopping", "stopped", "failed" and "forked"."""
+        """The state: "new", "running", "stopping", "stopped", "failed", or "forked" in a child process."""
         return self._lifecycle.state.value
 
     @property
     def error(self) -> N8nRunnerError | None:
-        """Why the runner ended by itself; None if it did not."""
+        """The reason why the runner ended by itself; None if it did not."""
         return self._lifecycle.error
 
     @property
     def is_registered(self) -> bool:
-        """Whether at least one broker knows the runner now."""
+        """Whether the runner is registered with at least one broker now."""
         return self._lifecycle.is_registered()
 
     def wait_registered(self, timeout: float | None = None) -> bool:
-        """Waits until a broker knows the runner.
+        """Wait until the runner is registered with a broker.
 
         Args:
-            timeout: seconds; None for as long as it takes.
+            timeout: the longest wait, in seconds; None for no limit.
 
         Returns:
-            Whether one does.
+            Whether the runner is registered.
 
         Raises:
-            N8nRunnerError: the runner has ended by itself.
-            RunnerForked: it runs in the parent process.
+            N8nRunnerError: the runner ended by itself. This is the reason, as in `error`.
+            RunnerForked: the runner runs in the parent process.
         """
         self._refuse_forked()
         engine = self._current_engine()
@@ -428,7 +439,7 @@ class Runner:
         return registered
 
     def snapshot(self) -> Snapshot:
-        """The runner as it is now: connections, running tasks, totals."""
+        """Return the state of the runner now: its connections, running tasks and totals."""
         engine = self._engine
         if engine is None:
             return Snapshot(self.state, self.config.name, self.config.capacity, 0, (), (), Counts())
@@ -444,7 +455,7 @@ class Runner:
             )
 
     def _after_fork(self) -> None:
-        """In a child process: the threads are the parent's, and so is what they hold."""
+        """Forget the engine, in a child process: its threads are in the parent process."""
         self._lock = threading.Lock()
         self._registry.renew_lock_after_fork()
         if self._begun is not None and self._begun.lifecycle.is_alive:

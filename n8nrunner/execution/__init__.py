@@ -1,1 +1,1 @@
-"""Runs handlers: on a pool of threads, or on whatever `concurrent.futures.Executor` the caller passes."""
+"""Runs handlers, on a pool of threads or on the caller's `concurrent.futures.Executor`."""

@@ -1,4 +1,4 @@
-"""The context (`contextvars`) of a start, in which the application's functions run later on other threads."""
+"""The context (`contextvars`) of a start, in which functions of the application run on other threads."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _Result = TypeVar("_Result")
 
 
 class StartContext:
-    """The context in which this is made. What runs in it gets a fresh copy, so nothing it sets stays."""
+    """The context in which the object is made. Each call runs in a new copy and so does not change it."""
 
     def __init__(self) -> None:
         self._context = contextvars.copy_context()
-        # A copied context still shares the object that holds the precision. Where `decimal` has not been
-        # imported, there is none.
+        # A copied context still shares the object that holds the precision. It exists only if `decimal` has
+        # been imported.
         self._decimal: Any = sys.modules.get("decimal")
         self._precision: Any = None if self._decimal is None else self._decimal.getcontext().copy()
 
     def run(self, function: Callable[[_Argument], _Result], argument: _Argument) -> _Result:
-        """Call a function in a fresh copy of the context."""
+        """Call a function in a new copy of the context, and return its result."""
         context = self._context.copy()
         if self._decimal is not None:
             context.run(self._decimal.setcontext, self._precision.copy())

@@ -1,4 +1,4 @@
-"""The executor of a pool: the caller's own, or one that the caller's function makes and this replaces."""
+"""The executor of a pool: the caller's, or one that the caller's function makes and the runner replaces."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from n8nrunner.execution.invoke import text_of
 logger = logs.get_logger("n8nrunner")
 task_logger = logs.get_logger("n8nrunner.tasks")
 
-#: An executor, which stays the caller's; or a function that makes one, which the runner shuts down.
+#: An executor, which stays the caller's; or a function that makes one for the runner.
 ExecutorOrFactory = Union[Executor, Callable[[], Executor]]
 
-#: Seconds that an executor of other processes gets to run something for the first time.
+#: Seconds that an executor has to run its first function. Its processes may have to start first.
 WARM_UP = 30.0
 #: Delays before a broken executor is replaced, in seconds: the first, and the longest after doubling.
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
-#: An executor that refuses so many tasks in a row is taken for broken.
+#: The number of tasks in a row that an executor may refuse before it counts as broken.
 _REFUSALS = 3
 
 _token = uuid.uuid4().hex
 
 
 class Listener(Protocol):
-    """What the pool tells of its executor. Called on any thread; nothing in it waits."""
+    """Learns about the state of the pool's executor, on any thread. No method waits."""
 
     def executor_broken(self, error: ExecutorBroken) -> None:
-        """The executor runs nothing any more, and no other one will come."""
+        """The executor is broken, and the runner cannot replace it."""
 
     def set_offering(self, wanted: bool) -> None:
-        """Tasks can be run, or cannot until the executor has been replaced."""
+        """Tasks can run, or cannot run until the executor has been replaced."""
 
 
 def is_factory(executor: Any) -> bool:
-    """Return whether this makes executors, such as a lambda or a class, and is not one."""
+    """Return whether an object makes executors, as a lambda or a class does."""
     return callable(executor) and (isinstance(executor, type) or not hasattr(executor, "submit"))
 
 
@@ -49,13 +49,13 @@ class ExecutorHolder:
     """The executor of a pool.
 
     Args:
-        given: what the caller passed.
+        given: the caller's executor or function.
         capacity: how many tasks run at once.
-        listener: is told when the executor breaks.
-        replaced: called on any thread when a new executor stands in for a broken one.
+        listener: learns when the executor breaks and when it has been replaced.
+        replaced: called on any thread when a new executor has replaced a broken one.
 
     Attributes:
-        executor: what runs tasks; None before `start`, and while it is replaced.
+        executor: the executor; None before `start`, and while it is replaced.
         is_here: whether it runs tasks in this process.
     """
 
@@ -85,11 +85,11 @@ class ExecutorHolder:
         self._broken: Executor | None = None
 
     def start(self) -> None:
-        """Make the executor, if it is a function's, get it going, and find out where it runs tasks.
+        """Make the executor if the caller gave a function, run a first function, and find out where it ran.
 
         Raises:
-            ExecutorBroken: the executor runs nothing, or only in the thread that submits to it, or the
-                function made none.
+            ExecutorBroken: the executor does not run anything, or runs it in the thread that submits it, or
+                the function did not make an executor.
         """
         self._adopt(self._given if self._factory is None else self._make(self._factory))
 
@@ -127,14 +127,14 @@ class ExecutorHolder:
             )
 
     def accepted(self) -> None:
-        """Note that the executor has taken a task."""
+        """Note that the executor has accepted a task."""
         self._refusals = 0
 
     def refused(self, executor: Executor, error: BaseException) -> bool:
         """Note that the executor raised when it got a task.
 
         Returns:
-            Whether the task may wait: it was not taken, and another executor will come.
+            Whether the task may wait: the executor did not accept it, and will be replaced.
         """
         self._refusals += 1
         if not _is_final(error) and self._refusals < _REFUSALS:
@@ -143,12 +143,12 @@ class ExecutorHolder:
         return self._factory is not None and isinstance(error, BrokenExecutor) and not self._ended.is_set()
 
     def failed(self, executor: Executor, error: BaseException | None) -> None:
-        """Note the exception of a future of the executor's."""
+        """Note the exception of a future of the executor."""
         if error is not None and _is_final(error):
             self.broke(executor, error)
 
     def broke(self, executor: Executor, error: BaseException) -> None:
-        """Replace an executor that runs nothing any more, or report it; only once for each executor."""
+        """Replace a broken executor, or report it. Later calls for the same executor do nothing."""
         with self._lock:
             if self._ended.is_set() or self._broken is executor:
                 return
@@ -176,7 +176,7 @@ class ExecutorHolder:
             self._listener.executor_broken(reason)
 
     def _replace(self, factory: Callable[[], Executor], executor: Executor) -> None:
-        """On a thread of its own: making an executor may take long."""
+        """Replace the executor, on a thread of its own, because making one may take long."""
         try:
             self._dismiss(executor)
             while not self._ended.is_set():
@@ -217,13 +217,13 @@ class ExecutorHolder:
             task_logger.error("The executor could not be shut down: %s", _shown(error))
 
     def shut_down(self) -> None:
-        """End what is the runner's. Waits for nothing."""
+        """Shut the executor down if a function made it. Wait for nothing."""
         self._ended.set()
         self._dismiss(self.executor)
 
 
 def _is_final(error: BaseException) -> bool:
-    """Return whether an executor that raised this never runs anything again."""
+    """Return whether an executor that raised an error can never run anything again."""
     return isinstance(error, BrokenExecutor) or (
         isinstance(error, RuntimeError) and str(error).startswith("cannot schedule new futures")
     )
@@ -234,15 +234,15 @@ def _shown(error: BaseException) -> str:
 
 
 def _where() -> tuple[str, int, int]:
-    """Return the names of this process and thread. A forked process has our token, but not our number."""
+    """Return what identifies this process and thread. A forked process has the same token, not the number."""
     return _token, os.getpid(), threading.get_ident()
 
 
 def _runs_here(executor: Executor) -> bool:
-    """Return whether the executor runs tasks in this process; for the first time, which may take a while.
+    """Run a first function, which may take long, and return whether it ran in this process.
 
     Raises:
-        ExecutorBroken: it runs nothing, or runs it in the thread that submits.
+        ExecutorBroken: the executor does not run anything, or runs it in the thread that submits it.
     """
     try:
         where = executor.submit(_where).result(WARM_UP)

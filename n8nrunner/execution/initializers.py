@@ -1,4 +1,4 @@
-"""Initializers for the processes of an executor. Light, because each process imports this."""
+"""Initializers for the processes of an executor. Each process imports this module, so it imports little."""
 
 from __future__ import annotations
 

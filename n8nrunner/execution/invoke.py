@@ -1,6 +1,6 @@
-"""Runs one handler and makes its answer's text, wherever the executor runs it.
+"""Runs one handler and encodes its answer, in this process or in a process of an executor.
 
-`invoke` and its arguments are picklable for executors of other processes.
+`invoke` and its arguments can be pickled.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ logger = logs.get_logger("n8nrunner.tasks")
 
 #: Runs a task: takes it, returns any JSON value. A handler of an application takes a `Task`, which it is too.
 Handler = Callable[[ActiveTask], Any]
-#: Entered around every handler.
+#: Makes a context manager that is entered around every handler.
 TaskContext = Callable[[], AbstractContextManager[Any]]
 
-#: Characters of an exception's message or description, and of its traceback, that are shown in n8n.
+#: Characters of an exception's message or description, and of its traceback, that n8n shows.
 _MESSAGE_LIMIT = 10_000
 _STACK_LIMIT = 50_000
 
-#: The folders whose code stands between the pool and a handler.
+#: The folders whose functions call a handler. Tracebacks leave their frames out.
 _CALLERS = tuple(
     os.path.join(os.path.dirname(os.path.dirname(__file__)), folder, "")
     for folder in ("execution", "functions")
@@ -37,9 +37,13 @@ _CALLERS = tuple(
 
 
 class Answer(NamedTuple):
-    """The text of a ``runner:taskdone`` or, if `failed`, of a ``runner:taskerror``.
+    """The end of a task.
 
-    `interrupted` says that Ctrl-C ended the handler in another process. `tally` counts calls to a function.
+    Attributes:
+        payload: the JSON text of a ``runner:taskdone`` or, if `failed`, of a ``runner:taskerror``.
+        failed: whether the task failed.
+        interrupted: whether Ctrl-C ended the handler in another process.
+        tally: the outcome of the task's calls to a function; None if its handler is not a function's.
     """
 
     payload: bytes
@@ -55,9 +59,12 @@ def invoke(
     max_payload: int,
     in_other_process: bool = False,
 ) -> Answer:
-    """Runs `handler` on `task` within `context`; whatever happens becomes an answer.
+    """Run a handler on a task within a context, and return the answer. Exceptions become answers too.
 
     Args:
+        handler: the handler.
+        task: its task.
+        context: makes the context; None for none.
         max_payload: bytes that the answer may have.
         in_other_process: whether Ctrl-C can raise `KeyboardInterrupt` in the handler.
     """
@@ -74,7 +81,7 @@ def _invoke(
     max_payload: int,
     in_other_process: bool,
 ) -> Answer:
-    result = None  # what a context leaves that swallows the handler's exception
+    result = None  # stays so if the context suppresses the handler's exception
     try:
         if context is None:
             result = handler(task)
@@ -90,7 +97,7 @@ def _invoke(
         payload = encode_result(task.id, text)
     except NotJson as error:
         return _refused(task, max_payload, f"The result cannot be sent to n8n: {error}")
-    except BaseException as error:  # noqa: BLE001 - say, a property of the result's own class that raises
+    except BaseException as error:  # noqa: BLE001 - such as from a property of the result's class
         return _failed(task, error, max_payload)
     if len(payload) > max_payload:
         return _refused(
@@ -105,7 +112,7 @@ def _invoke(
 
 
 def failure(task: ActiveTask, message: str, description: str | None = None) -> Answer:
-    """An answer for a task whose handler could not be run at all."""
+    """Return the answer for a task whose handler could not run."""
     return _answer(task, None, message, description=description)
 
 
@@ -116,7 +123,7 @@ def _refused(task: ActiveTask, max_payload: int, message: str, description: str 
 
 def _failed(task: ActiveTask, error: BaseException, max_payload: int) -> Answer:
     if task.cancelled:
-        # The answer is not wanted, and handlers are asked to end by raising.
+        # n8n does not want the answer, and a cancelled handler is meant to end by raising.
         logger.info("Task %s (%s) ended after its cancellation", task.id, task.type)
         return failure(task, "cancelled")
     log_error(task, error)
@@ -124,7 +131,7 @@ def _failed(task: ActiveTask, error: BaseException, max_payload: int) -> Answer:
 
 
 def _interrupted(task: ActiveTask, max_payload: int) -> Answer:
-    """Answer for a task that Ctrl-C has ended in the process of an executor."""
+    """Return the answer for a task that Ctrl-C has ended in a process of an executor."""
     logger.error(
         "Task %s (%s) was cut short: Ctrl-C reached its process. To let tasks finish, pass "
         "initializer=n8nrunner.ignore_interrupts to the executor",
@@ -138,7 +145,7 @@ def _interrupted(task: ActiveTask, max_payload: int) -> Answer:
 
 
 def log_error(task: ActiveTask, error: BaseException, where: str = "") -> None:
-    """Log what a handler raised, as long as the log has room for the task.
+    """Log a handler's exception, as long as the log has room for the task.
 
     Args:
         where: the function and the item, if the handler calls functions.
@@ -161,14 +168,14 @@ def _log_left_out(task: ActiveTask) -> None:
 
 
 def about(task: ActiveTask, where: str = "") -> str:
-    """Return what a line of the log says first: the task, where in it, and the execution, if it is known."""
+    """Return the beginning of a line of the log: the task, the place in it, and the execution if known."""
     execution = task.execution_id
     parts = [f"Task {task.id} ({task.type})", where, f"execution {execution}" if execution else ""]
     return ", ".join(part for part in parts if part)
 
 
 def describe_error(error: BaseException) -> dict[str, str]:
-    """What a handler raised, for the workflow's author: "message", and "description" or "stack"."""
+    """Return a handler's exception for the workflow's author: "message", and "description" or "stack"."""
     if isinstance(error, TaskError):
         # A subclass may have put anything there, or not have called the constructor.
         message = text_of(getattr(error, "message", error)) or type(error).__name__
@@ -205,7 +212,7 @@ def _cut(text: str) -> str:
 
 
 def _stack_of(error: BaseException) -> str:
-    """The handler's own traceback: without the frames of who called it, which say nothing to its author."""
+    """Return the handler's own traceback, without the frames of its callers in n8nrunner."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_CALLERS):
         trace = trace.tb_next

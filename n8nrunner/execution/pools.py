@@ -1,8 +1,8 @@
-"""Where handlers run: threads of this pool, or an executor of the caller's.
+"""Runs handlers, on threads of the pool or on an executor of the caller.
 
-Each task ends exactly once, at whatever point an exception comes. A `_Job` notes how far its task has come,
-and `TaskPool._end` can be called again until `ended` has returned. `ended` may be called twice then, so the
-caller counts the first call.
+Each task ends exactly once, wherever an exception interrupts the pool. A `_Job` notes how far its task has
+come, and `TaskPool._end` can be called again until `ended` has returned. `ended` may be called twice then, so
+the caller counts the first call.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from n8nrunner.task import ActiveTask
 logger = logs.get_logger("n8nrunner")
 task_logger = logs.get_logger("n8nrunner.tasks")
 
-#: Called when a task has ended, on any thread. Only posts. Of several calls for one task the first counts.
+#: Called when a task has ended, on any thread. It only posts. The first call for a task counts.
 OnEnd = Callable[[ActiveTask, Answer], None]
 
-#: How often the end of a task is tried while `ended` raises.
+#: How often `ended` is called while it raises.
 _TRIES = 5
 
 _inside = threading.local()
 
 
 def _clock() -> str:
-    """Return a name for this machine's monotonic clock: processes with the same name share the clock."""
+    """Return the name of this machine's monotonic clock. Processes with the same name share the clock."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()
@@ -47,7 +47,7 @@ def _clock() -> str:
 def _invoke_elsewhere(
     handler: Handler, task: ActiveTask, context: TaskContext | None, max_payload: int, clock: str
 ) -> Answer:
-    """Run a task in another process, unless its time limit has passed while it waited for the process."""
+    """Run a task in another process, unless its time limit passed while it waited for the process."""
     if time.monotonic() >= task.deadline and clock == _clock():
         return _not_run(task, "its time limit had passed before a process was free for it")
     return invoke(handler, task, context, max_payload, in_other_process=True)
@@ -58,9 +58,9 @@ class _Job:
 
     Attributes:
         started: whether the handler may have begun.
-        answer: what to tell n8n, once it is known.
+        answer: the answer, once it is known.
         has_ended: whether `ended` has returned.
-        tries: how often the end has been tried.
+        tries: how often `ended` has raised.
     """
 
     __slots__ = ("answer", "ended", "handler", "has_ended", "started", "task", "tries")
@@ -75,16 +75,16 @@ class _Job:
 
 
 class TaskPool:
-    """Runs handlers and keeps account of them.
+    """Runs handlers, and knows which of them have not returned.
 
-    In this process each task runs in a copy of the context (`contextvars`) in which the pool was built.
+    In this process each task runs in a new copy of the context (`contextvars`) in which the pool was built.
 
     Args:
-        executor: the caller's, or a function that makes one, or None for threads of our own.
-        capacity: how many tasks run at once; so many threads, if they are our own.
-        context: entered around every handler; None for nothing.
+        executor: the caller's executor, or a function that makes one, or None for threads of the pool.
+        capacity: how many tasks run at once. Without an executor, the pool has that many threads.
+        context: makes a context manager that is entered around every handler; None for none.
         max_payload: bytes that an answer may have.
-        listener: told when the executor breaks; None for nothing.
+        listener: learns when the executor breaks; None for none.
     """
 
     def __init__(
@@ -95,15 +95,15 @@ class TaskPool:
         max_payload: int,
         listener: Listener | None = None,
     ) -> None:
-        #: Tasks whose handler has not returned: they hold their slots.
+        #: Tasks whose handler has not returned. They hold their slots.
         self.active: dict[ActiveTask, None] = {}
         self._task_context = context
         self._max_payload = max_payload
         self._start_context = StartContext()
         self._is_shut_down = False
         self._clock = ""
-        # Tasks that wait in an executor's queue, or for an executor. The thread that removes one decides what
-        # becomes of it.
+        # Tasks that wait in an executor's queue, or for an executor. The thread that removes a task runs it
+        # or ends it.
         self._queued: dict[_Job, None] = {}
         # Tasks that wait until a broken executor has been replaced.
         self._held: deque[_Job] = deque()
@@ -115,11 +115,11 @@ class TaskPool:
             self._holder = ExecutorHolder(executor, capacity, listener, self._submit_held)
 
     def warm_up(self) -> None:
-        """Start our own threads; or get a given executor going, and find out whether it runs in this process.
+        """Start the threads of the pool, or let the executor run a first function.
 
         Raises:
-            ExecutorBroken: no thread can be started, or the executor runs nothing, or only in the thread that
-                submits to it.
+            ExecutorBroken: no thread can be started, or the executor does not run anything, or runs it in the
+                thread that submits it.
         """
         if self._threads is not None:
             self._threads.start()
@@ -133,7 +133,7 @@ class TaskPool:
         return getattr(_inside, "pool", None) is self
 
     def submit(self, handler: Handler, task: ActiveTask, ended: OnEnd) -> None:
-        """Run `handler`. `ended` is called when it has returned or cannot be run. Never raises."""
+        """Run a handler. `ended` is called when it has returned or cannot run. This never raises."""
         self.active[task] = None
         job = _Job(handler, task, ended)
         if self._holder is not None:
@@ -146,11 +146,11 @@ class TaskPool:
     # --- on a thread of this process --------------------------------------------------------------
 
     def _enter(self) -> None:
-        """On each of our own threads, before its first task."""
+        """Prepare a thread of the pool, before its first task."""
         _inside.pool = self
 
     def _run(self, job: _Job) -> None:
-        """Run a job and end it. Called again after an exception that interrupted it."""
+        """Run a job and end it. This is called again after an exception that interrupted it."""
         task = job.task
         answer = job.answer
         if answer is None:
@@ -183,7 +183,7 @@ class TaskPool:
                     job.has_ended = True
                     task_logger.error("The end of task %s was lost: %s", job.task.id, type(error).__name__)
 
-    # --- on an executor of the caller's -----------------------------------------------------------
+    # --- on an executor of the caller -------------------------------------------------------------
 
     def _submit_elsewhere(self, job: _Job, holder: ExecutorHolder) -> None:
         executor, task = holder.executor, job.task
@@ -245,7 +245,7 @@ class TaskPool:
         return self._queued.pop(job, job) is None
 
     def _run_queued(self, job: _Job) -> None:
-        """In the executor's thread."""
+        """Run a job, on a thread of the executor."""
         if not self._claim(job):
             return
         _inside.pool = self
@@ -257,7 +257,7 @@ class TaskPool:
             self._holder.works()
 
     def _cancel(self, job: _Job, future: Future[Any], here: bool) -> None:
-        """End a cancelled job that its executor has not begun. On the thread that cancels."""
+        """End a cancelled job that its executor has not begun, on the thread that cancels it."""
         is_ours = here and self._claim(job)
         try:
             withdrawn = (is_ours or not here) and future.cancel()
@@ -267,7 +267,7 @@ class TaskPool:
             self._end(job, _not_run(job.task))
 
     def _check(self, job: _Job, future: Future[Any], here: bool, executor: Executor) -> None:
-        """Look at a job that the executor has finished or dropped: cancelled, or its worker has gone."""
+        """End a job that the executor has finished, cancelled, or lost with a process."""
         is_ours = self._claim(job)
         if job.has_ended:
             return
@@ -294,7 +294,7 @@ class TaskPool:
     # --- the end ----------------------------------------------------------------------------------
 
     def shut_down(self) -> None:
-        """Take no more tasks. Waits for nothing; our own threads end when their handlers return."""
+        """Accept no more tasks. Wait for nothing: the pool's threads end when their handlers return."""
         self._is_shut_down = True
         if self._threads is not None:
             self._threads.end()
@@ -304,10 +304,10 @@ class TaskPool:
             self._cancel_held(self._held.popleft())
 
     def join(self, deadline: Deadline) -> list[str]:
-        """Wait for our own threads.
+        """Wait for the threads of the pool.
 
         Returns:
-            What still runs at the end: ids and types of tasks.
+            The ids and types of the tasks whose handlers have not returned.
         """
         if self._threads is not None:
             self._threads.join(deadline)

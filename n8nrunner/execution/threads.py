@@ -44,7 +44,7 @@ class Threads(Generic[_Job]):
         self._prepare = prepare
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._count = count
-        # Daemons, so that the exit hook below is all that waits for them at the interpreter's end.
+        # Daemons, so that only the exit hook below waits for them at the interpreter's end.
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}_{number}", daemon=True)
             for number in range(count)
@@ -74,12 +74,12 @@ class Threads(Generic[_Job]):
         _alive.add(self)
 
     def end(self) -> None:
-        """Let each thread end after the jobs that are queued. Waits for nothing."""
+        """Let each thread end after the jobs in the queue. Wait for nothing."""
         for _ in self._threads:
             self._queue.put(None)
 
     def join(self, deadline: Deadline) -> None:
-        """Wait for the threads' end, without the calling thread."""
+        """Wait for the end of the threads, except the calling thread."""
         for thread in self._threads:
             if thread is not threading.current_thread() and thread.ident is not None:
                 thread.join(deadline.remaining())
@@ -95,7 +95,7 @@ class Threads(Generic[_Job]):
         step()
 
     def _retry(self, step: Callable[[], None]) -> None:
-        """Call `step` until it returns, whatever comes from outside."""
+        """Call `step` until it returns, although exceptions from outside interrupt it."""
         while True:
             try:
                 self._prepare()
