@@ -25,7 +25,6 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Hashable, Mapping
-from typing import NamedTuple
 
 #: Seconds for which a freed slot is kept for a waiting pair.
 RESERVATION_TIME = 1.0
@@ -33,7 +32,7 @@ RESERVATION_TIME = 1.0
 _NONE: set[Hashable] = set()
 
 
-class _WaitReason(enum.Enum):
+class WaitReason(enum.Enum):
     """Why a pair waits, which decides what it gets."""
 
     IDLE = "its last offer lapsed, or it is new"  # gets an offer without a reservation
@@ -41,61 +40,37 @@ class _WaitReason(enum.Enum):
     REFUSED = "an acceptance found no room"  # gets a reservation in any case
 
 
-class PairState(NamedTuple):
-    """The state of a pair, for tests and debugging.
+class Pair:
+    """A task type on one link.
 
     Attributes:
         open: the number of open offers.
+        refused: the number of refused acceptances that no task with a reservation has made up for.
         may_offer: the number of offers that the pair can make when its link next asks.
-        refused: the number of refused acceptances that a reservation has not made up for.
         reserved_until: when its reservation lapses; None without one.
-        wait_reason: "IDLE", "BUSY" or "REFUSED" while the pair waits; otherwise None.
+        wait_reason: why it waits; None if it does not.
     """
 
-    open: int
-    may_offer: int
-    refused: int
-    reserved_until: float | None
-    wait_reason: str | None
-
-
-class Description(NamedTuple):
-    """The state of `Slots`, for tests and debugging.
-
-    Attributes:
-        pairs: the pairs, by link and task type.
-        waiting: the waiting pairs, in their order.
-        types: the limit, and the numbers of taken and of reserved slots of each task type.
-        reserved: the number of reserved slots.
-    """
-
-    pairs: dict[tuple[Hashable, str], PairState]
-    waiting: list[tuple[Hashable, str]]
-    types: dict[str, tuple[int | None, int, int]]
-    reserved: int
-
-
-class _Pair:
     __slots__ = ("link", "may_offer", "open", "refused", "reserved_until", "task_type", "wait_reason")
 
-    def __init__(self, link: Hashable, task_type: _TaskType) -> None:
+    def __init__(self, link: Hashable, task_type: TaskType) -> None:
         self.link = link
         self.task_type = task_type
         self.open = 0
-        #: Refused acceptances that no task with a reservation has made up for.
         self.refused = 0
-        #: Number of offers that the pair can make when its link next asks.
         self.may_offer = 0
         self.reserved_until: float | None = None
-        self.wait_reason: _WaitReason | None = None
+        self.wait_reason: WaitReason | None = None
 
 
-class _TaskType:
+class TaskType:
+    """A task type on all links: its limit, and its numbers of taken and of reserved slots."""
+
     __slots__ = ("limit", "name", "reserved", "taken")
 
-    def __init__(self, name: str, limit: int | None) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.limit = limit
+        self.limit: int | None = None
         self.taken = 0
         self.reserved = 0
 
@@ -109,6 +84,7 @@ class Slots:
 
     Attributes:
         taken: the number of taken slots.
+        reserved: the number of reserved slots.
         reservations: the number of pairs with a reservation.
         idle_since: when the last task ended; None while a slot is taken.
     """
@@ -119,35 +95,26 @@ class Slots:
         self.reservations = 0
         self.idle_since: float | None = None
         self._brokers = brokers
-        self._reserved = 0
-        self._types: dict[str, _TaskType] = {}
-        self._links: dict[Hashable, dict[str, _Pair]] = {}
+        self.reserved = 0
+        self._types: dict[str, TaskType] = {}
+        self._links: dict[Hashable, dict[str, Pair]] = {}
         self._pairs = 0
-        self._waiting: deque[_Pair] = deque()
+        self._waiting: deque[Pair] = deque()
 
-    def describe(self) -> Description:
-        """Return the state of all pairs and task types."""
-        return Description(
-            {
-                (link, name): PairState(
-                    pair.open,
-                    pair.may_offer,
-                    pair.refused,
-                    pair.reserved_until,
-                    None if pair.wait_reason is None else pair.wait_reason.name,
-                )
-                for link, pairs in self._links.items()
-                for name, pair in pairs.items()
-            },
-            [(pair.link, pair.task_type.name) for pair in self._waiting],
-            {name: (kind.limit, kind.taken, kind.reserved) for name, kind in self._types.items()},
-            self._reserved,
-        )
+    @property
+    def pairs(self) -> dict[tuple[Hashable, str], Pair]:
+        """The pairs, by link and task type."""
+        return {(link, name): pair for link, pairs in self._links.items() for name, pair in pairs.items()}
+
+    @property
+    def waiting(self) -> list[tuple[Hashable, str]]:
+        """The waiting pairs, in their order, as the keys of `pairs`."""
+        return [(pair.link, pair.task_type.name) for pair in self._waiting]
 
     @property
     def can_serve(self) -> bool:
         """Whether a pair waits while there is room, so that `offers` can have something for a link."""
-        return bool(self._waiting) and self.capacity - self.taken - self._reserved > 0
+        return bool(self._waiting) and self.capacity - self.taken - self.reserved > 0
 
     # --- what a link does -----------------------------------------------------------------------
 
@@ -164,15 +131,15 @@ class Slots:
         """
         pairs = self._links.setdefault(link, {})
         for name, limit in types.items():
-            task_type = self._types.setdefault(name, _TaskType(name, limit))
+            task_type = self._types.setdefault(name, TaskType(name))
             task_type.limit = limit
             pair = pairs.get(name)
             if pair is None:
-                pair = pairs[name] = _Pair(link, task_type)
+                pair = pairs[name] = Pair(link, task_type)
                 self._pairs += 1
-                self._enqueue(pair, _WaitReason.IDLE)
+                self._enqueue(pair, WaitReason.IDLE)
             elif not pair.open and not pair.may_offer:
-                self._enqueue(pair, _WaitReason.BUSY)  # a single pair does not wait; it may have company now
+                self._enqueue(pair, WaitReason.BUSY)  # a single pair does not wait; it may have company now
         if self.taken == 0:
             self.idle_since = now
         return self._serve(now, link)
@@ -209,7 +176,7 @@ class Slots:
             self._set_open(pair, pair.open - 1)
         if not granted:
             pair.refused += 1
-            self._enqueue(pair, _WaitReason.REFUSED)
+            self._enqueue(pair, WaitReason.REFUSED)
             return False
         self._end_reservation(pair)
         self.taken += 1
@@ -218,9 +185,9 @@ class Slots:
         if has_reservation and pair.refused:
             pair.refused -= 1
         if pair.refused:
-            self._enqueue(pair, _WaitReason.REFUSED)
+            self._enqueue(pair, WaitReason.REFUSED)
         elif pair.open == 0:
-            self._enqueue(pair, _WaitReason.BUSY)
+            self._enqueue(pair, WaitReason.BUSY)
         return True
 
     def lapse(self, link: Hashable, type_name: str, count: int) -> None:
@@ -229,13 +196,13 @@ class Slots:
         if pair is not None:
             self._set_open(pair, pair.open - count)
             if pair.open == 0:
-                self._requeue(pair, _WaitReason.IDLE)
+                self._requeue(pair, WaitReason.IDLE)
 
     def void(self, link: Hashable) -> None:
         """Remove all offers of a link, because its broker has thrown them away. `offers` replaces them."""
         for pair in self._links.get(link, {}).values():
             self._set_open(pair, 0)
-            self._requeue(pair, _WaitReason.BUSY)
+            self._requeue(pair, WaitReason.BUSY)
 
     def offers(
         self, link: Hashable, now: float, ready: bool = True
@@ -307,55 +274,55 @@ class Slots:
     def _is_single(self) -> bool:
         return self._brokers == 1 and self._pairs == 1
 
-    def _free(self, task_type: _TaskType) -> int:
+    def _free(self, task_type: TaskType) -> int:
         free = self.capacity - self.taken
         return free if task_type.limit is None else min(free, task_type.limit - task_type.taken)
 
-    def _room(self, task_type: _TaskType) -> int:
-        room = self.capacity - self.taken - self._reserved
+    def _room(self, task_type: TaskType) -> int:
+        room = self.capacity - self.taken - self.reserved
         if task_type.limit is None:
             return room
         return min(room, task_type.limit - task_type.taken - task_type.reserved)
 
-    def _reserve(self, pair: _Pair, count: int) -> None:
-        self._reserved += count
+    def _reserve(self, pair: Pair, count: int) -> None:
+        self.reserved += count
         pair.task_type.reserved += count
 
-    def _set_open(self, pair: _Pair, count: int) -> None:
+    def _set_open(self, pair: Pair, count: int) -> None:
         count = max(0, count)
         difference = max(0, count - 1) - max(0, pair.open - 1)
         pair.open = count
         if difference:
             self._reserve(pair, difference)
 
-    def _end_reservation(self, pair: _Pair) -> None:
+    def _end_reservation(self, pair: Pair) -> None:
         if pair.reserved_until is not None:
             pair.reserved_until = None
             self.reservations -= 1
             self._reserve(pair, -1)
 
-    def _requeue(self, pair: _Pair, reason: _WaitReason) -> None:
+    def _requeue(self, pair: Pair, reason: WaitReason) -> None:
         """Let a pair offer again that has no offer left, other than by an acceptance."""
         if pair.reserved_until is not None:
             pair.may_offer = 1
         else:
             self._enqueue(pair, reason)
 
-    def _enqueue(self, pair: _Pair, reason: _WaitReason) -> None:
+    def _enqueue(self, pair: Pair, reason: WaitReason) -> None:
         if pair.wait_reason is not None:
-            if reason is not _WaitReason.REFUSED or pair.wait_reason is _WaitReason.REFUSED:
+            if reason is not WaitReason.REFUSED or pair.wait_reason is WaitReason.REFUSED:
                 return
             self._waiting.remove(pair)
         pair.wait_reason = reason
         pair.may_offer = 0
-        if reason is _WaitReason.REFUSED:
+        if reason is WaitReason.REFUSED:
             # Behind the pairs that were refused before, ahead of all others.
-            position = sum(1 for other in self._waiting if other.wait_reason is _WaitReason.REFUSED)
+            position = sum(1 for other in self._waiting if other.wait_reason is WaitReason.REFUSED)
             self._waiting.insert(position, pair)
         else:
             self._waiting.append(pair)
 
-    def _dequeue(self, pair: _Pair) -> None:
+    def _dequeue(self, pair: Pair) -> None:
         if pair.wait_reason is not None:
             pair.wait_reason = None
             self._waiting.remove(pair)
@@ -366,18 +333,18 @@ class Slots:
             return _NONE
         served: set[Hashable] = set()
         for pair in list(self._waiting):
-            if self.capacity - self.taken - self._reserved <= 0:
+            if self.capacity - self.taken - self.reserved <= 0:
                 break
             room = self._room(pair.task_type)
             if room <= 0:
                 continue  # its type's own limit; others may still have room
             scarce = room < len(self._waiting)
             offers = 1
-            if pair.wait_reason is _WaitReason.REFUSED or (scarce and pair.wait_reason is _WaitReason.BUSY):
+            if pair.wait_reason is WaitReason.REFUSED or (scarce and pair.wait_reason is WaitReason.BUSY):
                 pair.reserved_until = now + RESERVATION_TIME
                 self.reservations += 1
                 self._reserve(pair, 1)
-            elif pair.wait_reason is _WaitReason.BUSY:
+            elif pair.wait_reason is WaitReason.BUSY:
                 offers = max(1, room // (2 * self._pairs))
             self._dequeue(pair)
             pair.may_offer = offers if pair.open == 0 else 0

@@ -95,7 +95,7 @@ class Bench:
         offers: dict[str, int] = {}
         for task_type, _ in held.offers.values():
             offers[task_type] = offers.get(task_type, 0) + 1
-        pairs = slots.describe().pairs
+        pairs = slots.pairs
         counted = {name: pair.open for (link, name), pair in pairs.items() if link == self.link}
         assert {name: count for name, count in counted.items() if count} == offers
         if session.state is not State.CLOSING:  # it keeps its offers until the connection has ended

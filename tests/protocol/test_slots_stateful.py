@@ -9,13 +9,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from n8nrunner.protocol.slots import RESERVATION_TIME, PairState, Slots
+from n8nrunner.protocol.slots import RESERVATION_TIME, Pair, Slots, WaitReason
 
 LINKS = ("a", "b", "c")
 TYPES = ("t", "u", "v")
 #: The number of any existing thing, modulo how many there are.
 any_of = st.integers(0, 100)
-Pair = tuple[str, str]
+Key = tuple[str, str]
 
 
 def pick(things: Any, number: int) -> Any:
@@ -31,17 +31,17 @@ class SlotsMachine(RuleBasedStateMachine):
         self.links: tuple[str, ...] = LINKS[:1]
         self.limits: dict[str, int | None] = {}
         #: Open offers of the pairs of joined links, as the links count them.
-        self.open: dict[Pair, int] = {}
+        self.open: dict[Key, int] = {}
         #: Offers that a broker may still accept although they have lapsed, until when.
-        self.lapsed: list[tuple[float, Pair]] = []
+        self.lapsed: list[tuple[float, Key]] = []
         #: Task types of the tasks that hold a slot.
         self.tasks: list[str] = []
         #: Links that have to ask for `offers`: they were named, or something happened to them.
         self.due: set[Hashable] = set()
         #: For each waiting pair: how often other pairs could offer since, and the bound of that.
-        self.overtaken: dict[Pair, int] = {}
+        self.overtaken: dict[Key, int] = {}
         self.refusals = 0
-        self.refusals_before: dict[Pair, int] = {}
+        self.refusals_before: dict[Key, int] = {}
 
     @initialize(
         capacity=st.sampled_from([1, 1, 2, 3, 4, 20]),
@@ -59,14 +59,14 @@ class SlotsMachine(RuleBasedStateMachine):
 
     # --- what the slots say ---------------------------------------------------------------------
 
-    def pair(self, pair: Pair) -> PairState:
-        return self.slots.describe().pairs[pair]
+    def pair(self, pair: Key) -> Pair:
+        return self.slots.pairs[pair]
 
-    def pairs(self) -> dict[Any, PairState]:
-        return self.slots.describe().pairs
+    def pairs(self) -> dict[Any, Pair]:
+        return self.slots.pairs
 
     def waiting(self) -> list[Any]:
-        return self.slots.describe().waiting
+        return self.slots.waiting
 
     def room(self, name: str) -> int:
         """Free slots that are not reserved, counted from the pairs."""
@@ -79,7 +79,7 @@ class SlotsMachine(RuleBasedStateMachine):
         return min(room, limit - self.tasks.count(name) - of_type)
 
     @staticmethod
-    def reserved(pair: PairState) -> int:
+    def reserved(pair: Pair) -> int:
         return max(0, pair.open - 1) + (pair.reserved_until is not None)
 
     def is_single(self) -> bool:
@@ -87,16 +87,16 @@ class SlotsMachine(RuleBasedStateMachine):
 
     def noting(self, before: list[Any]) -> None:
         """Compare the pairs that waited before a step with those that wait after it."""
-        after, pairs, types = self.waiting(), self.pairs(), self.slots.describe().types
+        after, pairs = self.waiting(), self.pairs()
         served = [pair for pair in before if pair not in after and pair in pairs]
         for position, pair in enumerate(before):
             if pair not in after:
                 continue
             for other in served:
                 if before.index(other) > position:
-                    limit, taken, reserved = types[pair[1]]
-                    assert limit is not None, "a pair that came later was served first"
-                    assert limit - taken - reserved <= 0
+                    kind = pairs[pair].task_type
+                    assert kind.limit is not None, "a pair that came later was served first"
+                    assert kind.limit - kind.taken - kind.reserved <= 0
                 else:
                     self.overtaken[pair] = self.overtaken.get(pair, 0) + 1
 
@@ -180,7 +180,7 @@ class SlotsMachine(RuleBasedStateMachine):
             _, pair = self.lapsed.pop(number % len(self.lapsed))
             self.take(pair, True)
 
-    def take(self, pair: Pair, lapsed: bool) -> None:
+    def take(self, pair: Key, lapsed: bool) -> None:
         link, name = pair
         inside = self.pair(pair)
         has_reservation = inside.reserved_until is not None
@@ -190,7 +190,6 @@ class SlotsMachine(RuleBasedStateMachine):
         granted = self.slots.take(link, name, lapsed)
         assert granted is (is_reserved or room > 0)
         self.due.add(link)
-        inside = self.pair(pair)
         if granted:
             self.tasks.append(name)
             assert self.slots.idle_since is None
@@ -198,10 +197,10 @@ class SlotsMachine(RuleBasedStateMachine):
             assert inside.refused == was_refused - (has_reservation and was_refused > 0)
         else:
             self.refusals += 1
-            assert inside.wait_reason == "REFUSED"
+            assert inside.wait_reason is WaitReason.REFUSED
             waiting = self.waiting()
             ahead = waiting[: waiting.index(pair)]
-            assert all(self.pair(other).wait_reason == "REFUSED" for other in ahead), (
+            assert all(self.pair(other).wait_reason is WaitReason.REFUSED for other in ahead), (
                 "refused, and others are ahead"
             )
 
@@ -262,21 +261,23 @@ class SlotsMachine(RuleBasedStateMachine):
     def nothing_is_taken_beyond_its_limit(self) -> None:
         slots = self.slots
         assert slots.taken == len(self.tasks) <= slots.capacity
-        for name, (limit, taken, _) in slots.describe().types.items():
-            assert taken == self.tasks.count(name)
-            assert limit is None or taken <= limit
+        for (_, name), pair in slots.pairs.items():
+            assert pair.task_type.taken == self.tasks.count(name)
+            assert pair.task_type.limit is None or pair.task_type.taken <= pair.task_type.limit
 
     @invariant()
     def the_books_agree(self) -> None:
         slots, pairs = self.slots, self.pairs()
         assert {pair: inside.open for pair, inside in pairs.items()} == self.open
         reserved = sum(self.reserved(pair) for pair in pairs.values())
-        assert slots.describe().reserved == reserved
+        assert slots.reserved == reserved
         assert reserved <= slots.capacity - slots.taken, "more slots are reserved than are free"
         assert slots.reservations == sum(pair.reserved_until is not None for pair in pairs.values())
-        for name, (limit, taken, reserved) in slots.describe().types.items():
-            assert reserved == sum(self.reserved(pair) for key, pair in pairs.items() if key[1] == name)
-            assert limit is None or reserved <= limit - taken
+        for (_, name), pair in pairs.items():
+            kind = pair.task_type
+            of_type = sum(self.reserved(other) for key, other in pairs.items() if key[1] == name)
+            assert kind.reserved == of_type
+            assert kind.limit is None or of_type <= kind.limit - kind.taken
         for link in LINKS:
             ends = [pair.reserved_until for (name, _), pair in pairs.items() if name == link]
             assert slots.next_deadline(link) == min((end for end in ends if end is not None), default=None)
@@ -286,8 +287,8 @@ class SlotsMachine(RuleBasedStateMachine):
         waiting, pairs = self.waiting(), self.pairs()
         assert len(set(waiting)) == len(waiting)
         assert set(waiting) == {key for key, pair in pairs.items() if pair.wait_reason is not None}
-        reasons = [pairs[key].wait_reason for key in waiting]
-        assert reasons == sorted(reasons, key=lambda reason: reason != "REFUSED"), "refused pairs come first"
+        refused = [pairs[key].wait_reason is WaitReason.REFUSED for key in waiting]
+        assert refused == sorted(refused, reverse=True), "refused pairs come first"
         for pair in pairs.values():
             assert pair.open or pair.wait_reason or pair.may_offer or self.is_single(), "a pair was forgotten"
             assert not (pair.wait_reason and pair.reserved_until), "a pair waits despite its reservation"

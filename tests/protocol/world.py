@@ -687,12 +687,13 @@ class World:
                     self.is_calm or link.broker.profile == "2.40"
                 ):
                     waiting = link.broker.waiting_types()
-                slots = runner.slots.describe()
-                room = runner.capacity - runner.slots.taken - slots.reserved
+                slots = runner.slots
+                room = runner.capacity - slots.taken - slots.reserved
                 for name in runner.types:
-                    limit, taken, reserved = slots.types[name]
-                    if room > 0 and (limit is None or limit > taken + reserved):
-                        assert slots.pairs[link.index, name].open >= 1, "no open offer, and there is room"
+                    pair = slots.pairs[link.index, name]
+                    kind = pair.task_type
+                    if room > 0 and (kind.limit is None or kind.limit > kind.taken + kind.reserved):
+                        assert pair.open >= 1, "no open offer, and there is room"
                         assert name in at_broker, "the broker has no offer, and there is room"
                         assert name not in waiting, "a request waits, and there is room"
 
@@ -721,10 +722,8 @@ class World:
         self.pass_time(DELAY)
         for runner in self.runners:
             assert runner.slots.taken == 0
-            assert runner.slots.reservations == 0
-            slots = runner.slots.describe()
-            assert slots.reserved == 0
-            assert not slots.waiting
+            assert runner.slots.reservations == runner.slots.reserved == 0
+            assert not runner.slots.waiting
         for handler in self.handlers:
             self.check_account(handler)
         for call in self.calls:
