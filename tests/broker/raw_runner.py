@@ -1,4 +1,4 @@
-"""A runner made of `requests` and `websocket-client` alone, which does only what a test tells it."""
+"""A runner of `requests` and `websocket-client` only, which sends nothing that a test does not ask for."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def grant(broker: Broker) -> str:
 
 
 class RawRunner:
-    """Connects and registers; then every message is up to the test."""
+    """Connects and registers. The test sends all other messages."""
 
     def __init__(
         self,
@@ -98,13 +98,13 @@ class RawRunner:
         return offer_id
 
     def accept(self) -> dict[str, Any]:
-        """Accepts the next task; returns its settings message."""
+        """Accept the next task and return its settings message."""
         task_id = self.expect("broker:taskofferaccept")["taskId"]
         self.send("runner:taskaccepted", taskId=task_id)
         return self.expect("broker:tasksettings")
 
     def take(self, task_type: str = "t") -> dict[str, Any]:
-        """Offers, and accepts what comes."""
+        """Offer, accept the next task, and return its settings message."""
         self.offer(task_type)
         return self.accept()
 
@@ -112,7 +112,7 @@ class RawRunner:
         self.send("runner:taskdone", taskId=task_id, data={"result": result})
 
     def close_code(self) -> int | None:
-        """Waits for the broker to close; the code of its close frame, or None if there was none."""
+        """Wait for the broker to close; return the code of its close frame, or None without a frame."""
         try:
             while True:
                 opcode, frame = self.socket.recv_data_frame(control_frame=True)
@@ -124,7 +124,7 @@ class RawRunner:
 
 
 def raw_http(broker: Broker, text: str) -> bytes:
-    """Sends lines as they are; returns everything until the broker closes the connection."""
+    """Send lines unchanged, and return the bytes that come until the broker closes the connection."""
     with socket.create_connection(("127.0.0.1", broker.port), timeout=LIMIT) as connection:
         connection.sendall(text.replace("\n", "\r\n").encode("latin-1"))
         received = b""

@@ -173,7 +173,7 @@ def task_outlasts_the_drain(behaviour: Behaviour) -> list[str]:
 
 
 class Difference(NamedTuple):
-    """What a scenario leads to in 1.123, 2.27 and 2.40."""
+    """The outcomes of a scenario in 1.123, 2.27 and 2.40."""
 
     field: str
     scenario: Callable[[Behaviour], Any]

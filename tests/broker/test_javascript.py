@@ -133,7 +133,7 @@ def test_lone_surrogates_are_escaped() -> None:
     assert javascript.stringify("\U0001f600") == '"\U0001f600"'
 
 
-#: What `JSON.stringify(JSON.parse(text))` writes in Node.js.
+#: Integers, and the output of `JSON.stringify(JSON.parse(text))` in Node.js.
 ROUNDED = {
     "7615917337495251231": "7615917337495251000",
     "9007199254740991": "9007199254740991",

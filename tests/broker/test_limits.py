@@ -1,4 +1,4 @@
-"""Grant tokens and rate limits, with a clock of our own."""
+"""Grant tokens and rate limits, with a clock under the test's control."""
 
 from __future__ import annotations
 

@@ -21,13 +21,13 @@ ActionT = TypeVar("ActionT")
 
 
 class Table:
-    """A matching, its clock, and everything that it wanted done."""
+    """A matching, its clock and its events."""
 
     def __init__(self, version: str | Behaviour = "2.40", **constants: Any) -> None:
         self.now = 1000.0
         self.events: list[BrokerEvent] = []
         numbers = itertools.count(1)
-        # Heartbeats would get into the way of everything that waits longer than 30 seconds.
+        # Heartbeats would disturb every test that waits longer than 30 seconds.
         constants.setdefault("heartbeat_interval", 1e6)
         self.matching = Matching(
             self.now,
@@ -42,7 +42,7 @@ class Table:
         return list(self.matching.handle(event, self.now))
 
     def pass_time(self, seconds: float) -> list[Any]:
-        """Moves the clock, and stops at every deadline on the way."""
+        """Move the clock, stopping at every deadline, and return all actions."""
         end = self.now + seconds
         result: list[Any] = []
         while True:
@@ -71,7 +71,7 @@ class Table:
         return self.step(events.TaskRequested(request_id, task_type, timeout))
 
     def accepted(self, key: int = 1, request_id: str = "q") -> str:
-        """A request, an offer of runner `key`, and its acceptance; returns the task's id."""
+        """Let runner `key` accept a request, and return the task's id."""
         self.request(request_id)
         task_id = acceptance(self.offer(key)).task_id
         assert self.receive(key, m.TaskAccepted(task_id)) == [actions.TaskReady(request_id, task_id)]
@@ -115,7 +115,7 @@ def profile(request: pytest.FixtureRequest) -> str:
 
 
 class TestRegistration:
-    def test_whatever_comes_before_the_registration_is_dropped(self, profile: str) -> None:
+    def test_drops_messages_before_the_registration(self, profile: str) -> None:
         table = Table(profile)
         table.step(events.Connected(1, "a"))
         assert table.offer(1) == []
@@ -123,14 +123,14 @@ class TestRegistration:
         assert table.counts.runners == 0
         assert table.counts.connections == 1
 
-    def test_a_second_registration_changes_nothing(self, profile: str) -> None:
+    def test_ignores_a_second_registration(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1, types=["t"])
         assert table.receive(1, m.RunnerInfo("other", ("u",))) == []
         assert table.counts.runners == 1
         assert table.counts.ignored == 1
 
-    def test_what_comes_of_connections_that_nobody_knows(self, profile: str) -> None:
+    def test_ignores_events_of_unknown_connections(self, profile: str) -> None:
         table = Table(profile)
         for event in (
             events.Received(9, m.RunnerInfo("name", ())),
@@ -141,7 +141,7 @@ class TestRegistration:
             assert table.step(event) == []
         assert table.counts == Counts()
 
-    def test_an_unregistered_connection_that_ends_takes_no_runner_with_it(self) -> None:
+    def test_keeps_the_runner_when_an_unregistered_connection_of_its_id_ends(self) -> None:
         table = Table("2.40")
         table.connect(1, "same")
         table.step(events.Connected(2, "same"))
@@ -150,7 +150,7 @@ class TestRegistration:
 
 
 class TestSameId:
-    def test_240_replaces_the_old_connection(self) -> None:
+    def test_240_closes_the_old_connection_of_an_id(self) -> None:
         table = Table("2.40")
         table.connect(1, "same")
         task_id = table.running(1)
@@ -161,7 +161,7 @@ class TestSameId:
             actions.TaskFailed("q", task_id, "lost", {"message": "Node execution failed"}),
             actions.Send(2, m.RunnerRegistered()),
         ]
-        # What the old socket still sends, and its end, touch nothing of the new one.
+        # Later messages of the old connection, and its end, do not change the new one.
         assert table.receive(1, m.TaskDone(task_id, {"result": 1})) == []
         assert table.offer(1) == []
         assert table.counts.offers == 0
@@ -170,7 +170,7 @@ class TestSameId:
         assert table.counts.evicted == 1
         assert acceptance([*table.request("again"), *table.offer(2)])
 
-    def test_227_also_closes_the_new_connection_when_the_old_one_has_ended(self) -> None:
+    def test_227_closes_the_new_connection_when_the_old_one_ends(self) -> None:
         table = Table("2.27")
         table.connect(1, "same")
         table.connect(2, "same")
@@ -185,7 +185,7 @@ class TestSameId:
         assert table.step(events.Disconnected(2)) == []
         assert table.counts.connections == 0
 
-    def test_offers_of_the_old_connection_are_gone(self, profile: str) -> None:
+    def test_drops_the_offers_of_the_old_connection(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1, "same")
         table.offer(1)
@@ -195,7 +195,7 @@ class TestSameId:
 
 
 class TestMatchPass:
-    def test_first_come_first_served_on_both_sides(self, profile: str) -> None:
+    def test_matches_the_oldest_request_with_the_oldest_offer(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.connect(2)
@@ -209,7 +209,7 @@ class TestMatchPass:
         matched = [event.request_id for event in table.events if event.kind == "acceptances"]
         assert matched == ["q1", "q2", "q3"]
 
-    def test_types_do_not_mix(self, profile: str) -> None:
+    def test_matches_within_one_type_only(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1, types=["t", "u"])
         table.offer(1, "u")
@@ -219,9 +219,9 @@ class TestMatchPass:
         assert table.counts.offers == 1
         assert acceptance(table.request("q2", "u"))
         table.request("q3", "t")
-        assert table.counts.mismatched == 1, "no offer at all is another thing"
+        assert table.counts.mismatched == 1, "without any offer, a request is not mismatched"
 
-    def test_an_offer_may_be_of_a_type_that_the_runner_did_not_register(self, profile: str) -> None:
+    def test_accepts_offers_of_types_that_were_not_registered(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1, types=[])
         table.offer(1, "t")
@@ -231,7 +231,9 @@ class TestMatchPass:
         ("valid_for", "waits", "used"),
         [(0, 0.0, False), (5000, 4.999, True), (5000, 5.0, False), (-1, 1e5, True)],
     )
-    def test_an_offer_lapses(self, profile: str, valid_for: int, waits: float, used: bool) -> None:
+    def test_uses_an_offer_until_its_validity_ends(
+        self, profile: str, valid_for: int, waits: float, used: bool
+    ) -> None:
         table = Table(profile)
         table.connect(1)
         table.offer(1, valid_for=valid_for)
@@ -241,7 +243,7 @@ class TestMatchPass:
         assert table.counts.offers == 0
         assert table.counts.offers_lapsed == (0 if used else 1)
 
-    def test_a_lapsed_offer_is_held_until_the_next_match_pass_of_any_type(self, profile: str) -> None:
+    def test_keeps_a_lapsed_offer_until_the_next_match_pass_of_any_type(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.offer(1, valid_for=1000)
@@ -250,14 +252,14 @@ class TestMatchPass:
         table.request("q", "other")
         assert table.counts.offers == 0
 
-    def test_an_offer_that_waits_is_used_once(self, profile: str) -> None:
+    def test_uses_a_waiting_offer_once(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.offer(1)
         assert acceptance(table.request("q1"))
         assert table.request("q2") == []
 
-    def test_the_same_offer_id_twice_is_two_offers(self, profile: str) -> None:
+    def test_counts_two_offers_with_one_id(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.offer(1, offer_id="same")
@@ -267,9 +269,9 @@ class TestMatchPass:
 
 
 class TestAnswerToAcceptance:
-    """What a runner may say, or not say, to the acceptance of its offer."""
+    """The answers of a runner to the acceptance of its offer, and the lack of one."""
 
-    def test_accepted(self, profile: str) -> None:
+    def test_tells_the_requester_when_a_runner_accepts(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         task_id = table.accepted()
@@ -277,7 +279,7 @@ class TestAnswerToAcceptance:
         assert table.step(events.SettingsGiven(task_id, 7)) == [actions.Send(1, m.TaskSettings(task_id, 7))]
         assert table.counts.running == 1
 
-    def test_rejected_227_waits_for_the_next_offer_or_request(self) -> None:
+    def test_227_matches_a_rejected_request_at_the_next_offer_or_request(self) -> None:
         table = Table("2.27")
         table.connect(1)
         table.connect(2)
@@ -287,11 +289,11 @@ class TestAnswerToAcceptance:
         assert table.receive(1, m.TaskRejected(task_id, "full")) == []
         assert table.pass_time(10) == []
         assert table.counts.requests == 1
-        # A request of another type brings a match pass for all.
+        # A request of another type makes a match pass for all types.
         accept = acceptance(table.request("q2", "other"))
         assert accept.task_id != task_id
 
-    def test_a_rejected_request_keeps_its_place(self, profile: str) -> None:
+    def test_keeps_the_place_of_a_rejected_request(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.request("q1")
@@ -302,7 +304,7 @@ class TestAnswerToAcceptance:
         matched = [event.request_id for event in table.events if event.kind == "acceptances"]
         assert matched == ["q1", "q1"]
 
-    def test_deferred_starts_the_request_timer_anew(self, profile: str) -> None:
+    def test_restarts_the_request_timer_at_a_deferral(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.request()
@@ -312,7 +314,7 @@ class TestAnswerToAcceptance:
         assert table.pass_time(59.9) == []
         assert only(actions.RequestExpired, table.pass_time(0.2)).reason == "timeout"
 
-    def test_deferred_is_not_matched_until_something_happens(self, profile: str) -> None:
+    def test_does_not_match_a_deferred_request_at_once(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.connect(2)
@@ -322,7 +324,7 @@ class TestAnswerToAcceptance:
         assert table.receive(1, m.TaskDeferred(task_id)) == []
         assert acceptance(table.offer(1)).offer_id == "offer2"
 
-    def test_missed_227_tells_nobody(self) -> None:
+    def test_227_tells_no_one_of_a_missed_acceptance(self) -> None:
         table = Table("2.27")
         table.connect(1)
         table.request()
@@ -334,7 +336,7 @@ class TestAnswerToAcceptance:
         assert table.counts.offers == 1, "its other offers stay"
         assert acceptance(table.offer(1)).offer_id == "offer2"
 
-    def test_missed_240_cancels_drops_the_offers_and_matches_again(self) -> None:
+    def test_240_cancels_a_missed_acceptance_drops_the_offers_and_matches_again(self) -> None:
         table = Table("2.40")
         table.connect(1)
         table.connect(2)
@@ -350,7 +352,7 @@ class TestAnswerToAcceptance:
         assert table.counts.offers == 0
         assert table.counts.offers_dropped == 1
 
-    def test_missed_240_restarts_the_request_timer_three_times(self) -> None:
+    def test_240_restarts_the_request_timer_for_three_misses(self) -> None:
         table = Table("2.40", missed_limit=1000)
         table.connect(1)
         table.request()
@@ -363,7 +365,7 @@ class TestAnswerToAcceptance:
         expired = next(event for event in table.events if event.kind == "expired")
         assert expired.at - start == pytest.approx(3 * 52.0 + 60.0)
 
-    def test_the_runner_disconnects_227_is_noticed_when_the_time_is_over(self) -> None:
+    def test_227_notices_a_lost_runner_when_the_time_for_its_answer_ends(self) -> None:
         table = Table("2.27")
         table.connect(1)
         table.connect(2)
@@ -375,7 +377,7 @@ class TestAnswerToAcceptance:
         assert table.counts.missed == 1
         assert acceptance(table.offer(2))
 
-    def test_the_runner_disconnects_240_is_matched_again_at_once(self) -> None:
+    def test_240_matches_the_request_of_a_lost_runner_at_once(self) -> None:
         table = Table("2.40")
         table.connect(1)
         table.connect(2)
@@ -389,7 +391,7 @@ class TestAnswerToAcceptance:
         table.step(events.SettingsGiven("task2", 1))
         assert table.pass_time(10.0) == [], "nothing is left of the first acceptance"
 
-    def test_expired_then_accepted_227_leaves_a_task_that_never_ends(self) -> None:
+    def test_227_keeps_a_task_without_end_if_its_request_had_expired(self) -> None:
         table = Table("2.27")
         table.connect(1)
         table.request(timeout=1.0)
@@ -399,7 +401,7 @@ class TestAnswerToAcceptance:
         assert table.pass_time(1000.0) == []
         assert table.counts.tasks == 1
         assert table.step(events.SettingsGiven(task_id, 1)) == []
-        # It holds up a drain until the drain's own time is over, and its requester hears nothing of it.
+        # A drain waits for it until its own timeout, and the requester is not told.
         assert table.step(events.DrainStarted(24.0)) == [actions.Send(1, m.Drain())]
         assert table.pass_time(23.9) == []
         assert table.pass_time(0.2) == [actions.Close(1, 1001), actions.Drained()]
@@ -411,7 +413,7 @@ class TestAnswerToAcceptance:
             *[(version, m.TaskDeferred("task1")) for version in ("2.27", "2.40")],
         ],
     )
-    def test_expired_then_refused_is_over(self, version: str, answer: Any) -> None:
+    def test_does_not_match_an_expired_request_that_a_runner_refuses(self, version: str, answer: Any) -> None:
         table = Table(version)
         table.connect(1)
         table.request(timeout=1.0)
@@ -421,7 +423,7 @@ class TestAnswerToAcceptance:
         assert table.offer(1) == []
         assert table.counts.requests == 0
 
-    def test_expired_then_missed_is_over(self, profile: str) -> None:
+    def test_does_not_match_an_expired_request_after_a_miss(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.request(timeout=1.0)
@@ -431,7 +433,7 @@ class TestAnswerToAcceptance:
         assert table.offer(1) == []
 
     @pytest.mark.parametrize("answer", [m.TaskRejected("task1", "full"), m.TaskDeferred("task1")])
-    def test_late_refusals_are_ignored(self, profile: str, answer: Any) -> None:
+    def test_ignores_late_refusals(self, profile: str, answer: Any) -> None:
         table = Table(profile)
         table.connect(1)
         table.request()
@@ -440,7 +442,7 @@ class TestAnswerToAcceptance:
         assert table.receive(1, answer) == []
         assert (table.counts.late, table.counts.requests) == (1, 1)
 
-    def test_late_acceptance_is_ignored(self, profile: str) -> None:
+    def test_ignores_a_late_acceptance(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.request()
@@ -451,7 +453,7 @@ class TestAnswerToAcceptance:
         assert table.counts.late == 1
         assert table.counts.requests == 1
 
-    def test_an_acceptance_that_is_handed_in_before_the_time_is_called_counts(self, profile: str) -> None:
+    def test_counts_an_acceptance_that_comes_before_its_deadline_is_handled(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.request()
@@ -459,7 +461,7 @@ class TestAnswerToAcceptance:
         table.now += 3.0
         assert table.receive(1, m.TaskAccepted(task_id)) == [actions.TaskReady("q", task_id)]
 
-    def test_only_the_runner_that_was_asked_can_answer(self, profile: str) -> None:
+    def test_ignores_answers_of_a_runner_that_was_not_asked(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.connect(2)
@@ -470,9 +472,9 @@ class TestAnswerToAcceptance:
 
 
 class TestTasks:
-    """What can happen to a task once a runner has accepted it."""
+    """Tasks that a runner has accepted."""
 
-    def test_no_settings(self, profile: str) -> None:
+    def test_fails_a_task_without_settings_and_gives_the_runner_the_same_reason(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         task_id = table.accepted()
@@ -484,13 +486,13 @@ class TestTasks:
         assert table.step(events.SettingsGiven(task_id, 1)) == []
         assert table.counts.tasks == 0
 
-    def test_settings_twice_are_sent_once(self, profile: str) -> None:
+    def test_sends_settings_once(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         task_id = table.running()
         assert table.step(events.SettingsGiven(task_id, 1)) == []
 
-    def test_a_runner_that_disconnects_with_open_offers(self, profile: str) -> None:
+    def test_drops_the_offers_of_a_lost_runner(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.offer(1)
@@ -498,7 +500,7 @@ class TestTasks:
         assert table.counts.offers == 0
         assert table.request() == []
 
-    def test_a_runner_that_disconnects_with_tasks(self, profile: str) -> None:
+    def test_fails_the_tasks_of_a_lost_runner(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         waiting = table.accepted(1, "q1")
@@ -508,10 +510,10 @@ class TestTasks:
             actions.TaskFailed("q1", waiting, "lost", error),
             actions.TaskFailed("q2", running, "lost", error),
         ]
-        assert table.pass_time(1000.0) == [], "no timer of theirs is left"
+        assert table.pass_time(1000.0) == [], "their timers are cancelled"
         assert table.counts.requests == 0, "no task is tried again"
 
-    def test_withdrawn_while_it_waits(self, profile: str) -> None:
+    def test_does_not_match_a_withdrawn_request(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.request()
@@ -520,7 +522,7 @@ class TestTasks:
         assert table.pass_time(100.0) == []
         assert table.counts.withdrawn == 1
 
-    def test_withdrawn_while_a_runner_is_asked(self, profile: str) -> None:
+    def test_cancels_an_acceptance_whose_request_is_withdrawn(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.request()
@@ -531,7 +533,7 @@ class TestTasks:
         assert table.pass_time(100.0) == []
 
     @pytest.mark.parametrize("answer", [m.TaskRejected("task1", "full"), m.TaskDeferred("task1"), None])
-    def test_withdrawn_while_it_waits_again(self, profile: str, answer: Any) -> None:
+    def test_withdraws_a_request_after_a_failed_acceptance(self, profile: str, answer: Any) -> None:
         table = Table(profile)
         table.connect(1)
         table.request()
@@ -543,14 +545,14 @@ class TestTasks:
         assert table.step(events.RequestWithdrawn("q", "why")) == []
         assert table.offer(1) == []
 
-    def test_withdrawn_after_it_has_ended(self, profile: str) -> None:
+    def test_ignores_the_withdrawal_of_an_ended_request(self, profile: str) -> None:
         table = Table(profile)
         table.request(timeout=1.0)
         table.pass_time(1.0)
         assert table.step(events.RequestWithdrawn("q", "why")) == []
 
     @pytest.mark.parametrize("state", ["accepted", "running"])
-    def test_cancelled(self, profile: str, state: str) -> None:
+    def test_cancels_a_task_at_its_runner_and_ignores_later_messages(self, profile: str, state: str) -> None:
         table = Table(profile)
         table.connect(1)
         task_id = getattr(table, state)()
@@ -562,7 +564,7 @@ class TestTasks:
         assert table.pass_time(1000.0) == []
         assert (table.counts.cancelled, table.counts.ignored) == (1, 3)
 
-    def test_cancelled_after_its_end(self, profile: str) -> None:
+    def test_ignores_the_cancel_of_an_ended_task(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         task_id = table.running()
@@ -572,7 +574,9 @@ class TestTasks:
     @pytest.mark.parametrize(
         ("timeout", "text"), [(None, "300 seconds"), (1.0, "1 second"), (0.5, "0.5 seconds")]
     )
-    def test_task_timeout(self, profile: str, timeout: float | None, text: str) -> None:
+    def test_cancels_and_fails_a_task_at_its_timeout(
+        self, profile: str, timeout: float | None, text: str
+    ) -> None:
         table = Table(profile)
         table.connect(1)
         table.request(timeout=timeout)
@@ -589,7 +593,7 @@ class TestTasks:
         assert failed.error["message"] == f"Task execution timed out after {text}"
         assert table.receive(1, m.TaskDone(task_id, {"result": 1})) == []
 
-    def test_done(self, profile: str) -> None:
+    def test_passes_on_a_result_once(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         task_id = table.running()
@@ -599,7 +603,7 @@ class TestTasks:
         assert table.pass_time(1000.0) == []
         assert (table.counts.tasks, table.counts.running, table.counts.done) == (0, 0, 1)
 
-    def test_failed(self, profile: str) -> None:
+    def test_passes_on_the_runners_error(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         task_id = table.running()
@@ -608,7 +612,7 @@ class TestTasks:
             actions.TaskFailed("q", task_id, "failed", error)
         ]
 
-    def test_failed_before_the_settings(self, profile: str) -> None:
+    def test_accepts_an_error_before_the_settings(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         task_id = table.accepted()
@@ -616,7 +620,7 @@ class TestTasks:
         assert only(actions.TaskFailed, result).cause == "failed"
         assert table.step(events.SettingsGiven(task_id, 1)) == []
 
-    def test_another_runner_cannot_end_it(self, profile: str) -> None:
+    def test_ignores_a_result_of_another_runner(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.connect(2)
@@ -624,7 +628,7 @@ class TestTasks:
         assert table.receive(2, m.TaskDone(task_id, {"result": 1})) == []
         assert table.counts.running == 1
 
-    def test_questions_and_answers(self, profile: str) -> None:
+    def test_relays_calls_and_answers_while_the_task_runs(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         task_id = table.running()
@@ -638,10 +642,10 @@ class TestTasks:
             assert table.step(events.Answered(task_id, answer)) == [actions.Send(1, answer)]
         table.receive(1, m.TaskDone(task_id, {}))
         for question, answer in pairs:
-            assert table.receive(1, question) == [], "no reply about an unknown task"
+            assert table.receive(1, question) == [], "unknown tasks get no reply"
             assert table.step(events.Answered(task_id, answer)) == []
 
-    def test_an_answer_to_a_socket_that_takes_nothing(self) -> None:
+    def test_fails_a_task_whose_answer_cannot_be_sent_from_240_on(self) -> None:
         answer = m.RpcResponse("task1", "c", "success", 1)
         table = Table("2.27")
         table.connect(1)
@@ -657,7 +661,7 @@ class TestTasks:
         assert failed.error["message"] == "Runner (runner1) became unreachable while processing task (task1)"
         assert table.counts.lost == 1
 
-    def test_settings_for_a_socket_that_takes_nothing(self) -> None:
+    def test_240_fails_a_task_whose_settings_cannot_be_sent(self) -> None:
         table = Table("2.40")
         table.connect(1)
         task_id = table.accepted()
@@ -676,18 +680,18 @@ class TestTasks:
             (None, {"message": "Unknown error: null"}),
         ],
     )
-    def test_what_the_user_sees_of_a_runners_error(self, sent: Any, seen: Any) -> None:
+    def test_completes_a_runners_error_as_n8n_does(self, sent: Any, seen: Any) -> None:
         assert runner_error(sent) == seen
 
 
 class TestRequestExpiry:
-    def test_message_227_in_the_singular(self) -> None:
+    def test_227_names_one_second_in_the_singular(self) -> None:
         table = Table("2.27")
         table.request(timeout=1.0)
         expired = only(actions.RequestExpired, table.pass_time(1.0))
         assert expired.error["message"] == "Task request timed out after 1 second"
 
-    def test_message_240_says_how_long_it_really_waited(self) -> None:
+    def test_240_names_the_time_that_a_request_waited(self) -> None:
         table = Table("2.40")
         table.connect(1)
         table.request()
@@ -699,7 +703,7 @@ class TestRequestExpiry:
         assert "61 seconds" in expired.error["description"]
         assert "N8N_RUNNERS_TASK_REQUEST_TIMEOUT" in expired.error["description"]
 
-    def test_it_is_gone(self, profile: str) -> None:
+    def test_removes_an_expired_request(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.request()
@@ -709,13 +713,13 @@ class TestRequestExpiry:
 
 
 class TestUnresponsive:
-    """2.40 closes runners that do not answer, or say nothing at all. 2.27 has nothing of the kind."""
+    """2.40 closes runners that do not answer acceptances, and runners that are silent."""
 
     def miss(self, table: Table, request_id: str = "q") -> list[Any]:
         acceptance(table.offer(1))
         return table.pass_time(2.0)
 
-    def test_three_misses_in_a_row(self) -> None:
+    def test_closes_a_runner_after_three_misses(self) -> None:
         table = Table("2.40")
         table.connect(1)
         table.request()
@@ -725,7 +729,7 @@ class TestUnresponsive:
         assert table.counts.kicked == 1
         assert table.counts.runners == 0
 
-    def test_misses_of_one_window_count_as_one(self) -> None:
+    def test_counts_misses_of_one_window_once(self) -> None:
         table = Table("2.40")
         table.connect(1)
         for number in range(5):
@@ -736,7 +740,7 @@ class TestUnresponsive:
         assert table.counts.runners == 1
 
     @pytest.mark.parametrize("answer", ["accepted", "rejected", "deferred", "done", "failed"])
-    def test_an_answer_clears_the_count(self, answer: str) -> None:
+    def test_clears_the_misses_at_an_answer_or_a_result(self, answer: str) -> None:
         table = Table("2.40")
         table.connect(1)
         running = table.running(1, "other") if answer in ("done", "failed") else ""
@@ -756,7 +760,7 @@ class TestUnresponsive:
             }
             table.receive(1, replies[answer])
             if answer == "accepted":
-                # Ended without a word of the runner's, which would clear the count as well.
+                # The requester ends the task: a result of the runner would clear the count as well.
                 table.step(events.TaskCancelled(task_id, "x"))
                 table.request("next")
         self.miss(table)
@@ -765,7 +769,7 @@ class TestUnresponsive:
         self.miss(table)
         assert table.counts.kicked == 1
 
-    def test_not_while_it_has_a_task(self) -> None:
+    def test_does_not_close_a_runner_with_a_task(self) -> None:
         table = Table("2.40")
         table.connect(1)
         task_id = table.running(1, "other")
@@ -773,11 +777,11 @@ class TestUnresponsive:
         for _ in range(5):
             self.miss(table)
         assert table.counts.kicked == 0
-        # Its other task ends without a word of its own.
+        # The requester ends its other task.
         table.step(events.TaskCancelled(task_id, "x"))
         assert actions.Close(1, 1002) in self.miss(table)
 
-    def test_a_kick_gives_its_other_acceptances_to_others(self) -> None:
+    def test_matches_the_other_acceptances_of_a_closed_runner_again(self) -> None:
         table = Table("2.40", missed_limit=1)
         table.connect(1)
         table.connect(2)
@@ -794,7 +798,7 @@ class TestUnresponsive:
         assert acceptance(table.offer(2))
         assert [event.request_id for event in table.events if event.kind == "abandoned"] == ["q2"]
 
-    def test_silence(self) -> None:
+    def test_closes_a_runner_that_is_silent_at_two_expiries(self) -> None:
         table = Table("2.40")
         table.connect(1)
         for number, seconds in enumerate((10.0, 11.9, 12.0)):
@@ -807,7 +811,7 @@ class TestUnresponsive:
     @pytest.mark.parametrize(
         "message", [m.TaskOffer("o", "t", 0), m.RunnerInfo("again", ()), m.TaskRejected("nothing", "")]
     )
-    def test_any_message_breaks_the_silence(self, message: Any) -> None:
+    def test_restarts_the_silence_at_any_message(self, message: Any) -> None:
         table = Table("2.40")
         table.connect(1)
         table.request("q1", timeout=10.0)
@@ -820,7 +824,7 @@ class TestUnresponsive:
         table.pass_time(5.0)
         assert table.counts.kicked == 1
 
-    def test_a_pong_does_not(self) -> None:
+    def test_does_not_restart_the_silence_at_a_pong(self) -> None:
         table = Table("2.40")
         table.connect(1)
         table.request("q1", timeout=1.0)
@@ -831,7 +835,7 @@ class TestUnresponsive:
         assert table.counts.kicked == 1
 
     @pytest.mark.parametrize("busy", ["offer of another type", "task", "acceptance", "other type", "failing"])
-    def test_not_if_there_is_a_reason(self, busy: str) -> None:
+    def test_does_not_close_a_silent_runner_that_is_busy_or_of_another_type(self, busy: str) -> None:
         table = Table("2.40", acceptance_timeout=100.0)
         table.connect(1, types=["u"] if busy == "other type" else ["t", "u"])
         if busy == "offer of another type":
@@ -851,14 +855,14 @@ class TestUnresponsive:
 
 
 class TestHeartbeat:
-    def test_pings_and_pongs(self, profile: str) -> None:
+    def test_pings_a_runner_that_answers_at_every_heartbeat(self, profile: str) -> None:
         table = Table(profile, heartbeat_interval=30.0)
         table.connect(1)
         for _ in range(3):
             assert table.pass_time(30.0) == [actions.Ping(1)]
             table.step(events.PongReceived(1))
 
-    def test_a_runner_without_pong_is_dropped_with_its_tasks(self, profile: str) -> None:
+    def test_closes_a_runner_without_a_pong_and_fails_its_tasks(self, profile: str) -> None:
         table = Table(profile, heartbeat_interval=30.0)
         table.pass_time(20.0)
         table.connect(1)
@@ -874,14 +878,14 @@ class TestHeartbeat:
         ]
         assert table.counts.heartbeat_missed == 1
 
-    def test_an_unsolicited_pong_counts(self, profile: str) -> None:
+    def test_counts_an_unsolicited_pong(self, profile: str) -> None:
         table = Table(profile, heartbeat_interval=30.0)
         table.connect(1)
         table.pass_time(30.0)
         table.step(events.PongReceived(1))
         assert table.pass_time(30.0) == [actions.Ping(1)]
 
-    def test_a_drop_that_ends_a_drain(self) -> None:
+    def test_ends_a_drain_when_a_heartbeat_closes_the_last_busy_runner(self) -> None:
         table = Table("2.40", heartbeat_interval=30.0)
         table.connect(1)
         table.connect(2)
@@ -892,7 +896,7 @@ class TestHeartbeat:
         closed = [action for action in result if isinstance(action, actions.Close)]
         assert closed == [actions.Close(1, 1002), actions.Close(2, 1001)]
 
-    def test_an_unregistered_connection_is_left_alone(self, profile: str) -> None:
+    def test_neither_pings_nor_closes_an_unregistered_connection(self, profile: str) -> None:
         table = Table(profile, heartbeat_interval=30.0)
         table.step(events.Connected(1, "a"))
         assert table.pass_time(300.0) == []
@@ -905,7 +909,7 @@ class TestDrain:
     def profile(self, request: pytest.FixtureRequest) -> str:
         return str(request.param)
 
-    def test_at_once_without_tasks(self, profile: str) -> None:
+    def test_ends_at_once_without_tasks(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.step(events.Connected(2, "not registered"))
@@ -918,7 +922,7 @@ class TestDrain:
         ]
         assert table.matching.next_deadline() is None
 
-    def test_waits_for_tasks(self, profile: str) -> None:
+    def test_ends_after_the_last_task(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.connect(2)
@@ -927,13 +931,13 @@ class TestDrain:
             actions.Send(1, m.Drain()),
             actions.Send(2, m.Drain()),
         ]
-        assert table.step(events.DrainStarted(1.0)) == [], "once is enough"
+        assert table.step(events.DrainStarted(1.0)) == [], "a second drain is ignored"
         done = actions.TaskDone("q1", first, {})
         assert table.receive(1, m.TaskDone(first, {})) == [done]
         result = table.receive(2, m.TaskDone(second, {}))
         assert result[-3:] == [actions.Close(1, 1001), actions.Close(2, 1001), actions.Drained()]
 
-    def test_new_requests_fail_at_once(self, profile: str) -> None:
+    def test_refuses_new_requests(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.running()
@@ -945,7 +949,7 @@ class TestDrain:
         assert table.counts.requests == 0
         assert table.offer(1) == []
 
-    def test_queued_requests_are_still_matched(self, profile: str) -> None:
+    def test_matches_queued_requests(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         task_id = table.running(1, "q1")
@@ -954,11 +958,11 @@ class TestDrain:
         second = acceptance(table.offer(1)).task_id
         assert table.receive(1, m.TaskAccepted(second)) == [actions.TaskReady("q2", second)]
         table.receive(1, m.TaskDone(task_id, {}))
-        assert table.counts.runners == 1, "the second task holds up the drain"
+        assert table.counts.runners == 1, "the drain waits for the second task"
         table.step(events.SettingsGiven(second, 1))
         assert actions.Drained() in table.receive(1, m.TaskDone(second, {}))
 
-    def test_queued_requests_that_nobody_takes_end_with_the_broker(self, profile: str) -> None:
+    def test_ends_queued_requests_with_the_drain(self, profile: str) -> None:
         table = Table(profile)
         table.request("q1")
         result = table.step(events.DrainStarted(24.0))
@@ -966,7 +970,7 @@ class TestDrain:
         assert result[-1] == actions.Drained()
         assert (table.counts.requests, table.counts.expired) == (0, 1)
 
-    def test_acceptances_do_not_hold_it_up(self, profile: str) -> None:
+    def test_does_not_wait_for_acceptances(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.request()
@@ -977,7 +981,7 @@ class TestDrain:
         assert (table.counts.accepting, table.counts.requests) == (0, 0)
 
     @pytest.mark.parametrize("how", ["failed", "cancelled", "disconnected"])
-    def test_any_end_of_the_last_task_ends_it(self, profile: str, how: str) -> None:
+    def test_ends_with_any_end_of_the_last_task(self, profile: str, how: str) -> None:
         table = Table(profile)
         table.connect(1)
         task_id = table.running()
@@ -989,7 +993,7 @@ class TestDrain:
         }[how]
         assert table.step(event)[-1] == actions.Drained()
 
-    def test_leftover_tasks_227(self) -> None:
+    def test_227_fails_leftover_tasks_with_their_connection(self) -> None:
         table = Table("2.27")
         table.connect(1)
         task_id = table.running()
@@ -1000,7 +1004,7 @@ class TestDrain:
             actions.Drained(),
         ]
 
-    def test_leftover_tasks_240_end_with_the_shutdown_error(self) -> None:
+    def test_240_ends_leftover_tasks_with_the_shutdown_error(self) -> None:
         table = Table("2.40")
         table.connect(1)
         running = table.running(1, "q1")
@@ -1019,7 +1023,7 @@ class TestDrain:
             actions.Drained(),
         ]
 
-    def test_a_task_timeout_that_is_sooner_stays(self, profile: str) -> None:
+    def test_keeps_a_task_timeout_that_is_sooner(self, profile: str) -> None:
         table = Table(profile)
         table.connect(1)
         table.running()
@@ -1028,14 +1032,14 @@ class TestDrain:
         failed = only(actions.TaskFailed, table.pass_time(5.0))
         assert failed.cause == "timed_out"
 
-    def test_who_connects_afterwards_is_closed(self, profile: str) -> None:
+    def test_closes_connections_that_open_after_the_drain(self, profile: str) -> None:
         table = Table(profile)
         table.step(events.DrainStarted(24.0))
         assert table.step(events.Connected(1, "late")) == [actions.Close(1, 1001)]
 
 
 class TestTheRest:
-    def test_deadlines_are_the_soonest_and_cancelled_ones_are_forgotten(self) -> None:
+    def test_forgets_cancelled_timers(self) -> None:
         table = Table()
         table.connect(1)
         for number in range(1000):
@@ -1044,7 +1048,7 @@ class TestTheRest:
         assert table.matching.next_deadline() == 1000.0 + 1e6
 
     @given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), max_size=300), st.integers(0, 25))
-    def test_timers_come_in_order(self, entries: list[tuple[int, bool]], now: int) -> None:
+    def test_returns_timers_in_order(self, entries: list[tuple[int, bool]], now: int) -> None:
         timers = Timers()
         kept = []
         for number, (at, cancelled) in enumerate(entries):
@@ -1060,22 +1064,22 @@ class TestTheRest:
             assert timers.pop_due(float(now)) is (timer if at <= now else None)
             if at > now:
                 break
-            timers.cancel(timer)  # too late: that must not confuse the others
+            timers.cancel(timer)  # too late: the other timers stay
 
-    def test_a_request_id_in_use(self) -> None:
+    def test_rejects_a_request_id_in_use(self) -> None:
         table = Table()
         table.request("q")
         with pytest.raises(ValueError, match="in use"):
             table.request("q")
 
-    def test_events_name_what_they_are_about(self) -> None:
+    def test_names_runner_request_and_task_in_events(self) -> None:
         table = Table()
         table.connect(1, "a")
         task_id = table.running()
         started = next(event for event in table.events if event.kind == "started")
         assert started == BrokerEvent("started", 1000.0, "a", "q", task_id, None)
 
-    def test_every_total_is_the_number_of_its_events(self) -> None:
+    def test_counts_each_event_in_its_total(self) -> None:
         table = Table(request_timeout=10.0)
         table.connect(1)
         task_id = table.running()
@@ -1097,7 +1101,7 @@ class TestTheRest:
         malformed = next(event for event in table.events if event.kind == "malformed")
         assert malformed == BrokerEvent("malformed", table.now, "runner1", detail="no JSON")
 
-    def test_totals_go_on(self) -> None:
+    def test_continues_the_totals_of_an_earlier_broker(self) -> None:
         totals = {"done": 7}
         matching = Matching(0.0, str, totals=totals)
         matching.handle(events.Connected(1, "a"), 0.0)

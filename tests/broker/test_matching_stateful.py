@@ -1,4 +1,4 @@
-"""The broker's algorithm under any order of events: what must hold whatever runners and requesters do."""
+"""Invariants of the broker's algorithm under any order of events."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class MatchingMachine(RuleBasedStateMachine):
         self.used: set[str] = set()
         self.drained = False
 
-    # --- what the broker wants done -------------------------------------------------------------
+    # --- actions of the broker ------------------------------------------------------------------
 
     def step(self, event: Any) -> list[Any]:
         result = self.matching.handle(event, self.now)
@@ -67,7 +67,7 @@ class MatchingMachine(RuleBasedStateMachine):
         assert connection is not None, f"{action} to a connection that is closed"
         message = action.message
         if isinstance(message, m.TaskOfferAccept):
-            assert connection.usable, "an offer of a runner was used that cannot be reached"
+            assert connection.usable, "an offer of an unreachable runner was used"
             task_type, lapses_at = connection.offers.pop(message.offer_id)
             assert lapses_at is None or lapses_at > self.now, "a lapsed offer was used"
             assert message.offer_id not in self.used, "an offer was used twice"
@@ -137,7 +137,7 @@ class MatchingMachine(RuleBasedStateMachine):
         things = sorted(things)
         return things[number % len(things)] if things else None
 
-    # --- what can happen ------------------------------------------------------------------------
+    # --- events ---------------------------------------------------------------------------------
 
     @rule(runner_id=st.sampled_from(["a", "b", "c"]))
     def connect(self, runner_id: str) -> None:
@@ -198,7 +198,7 @@ class MatchingMachine(RuleBasedStateMachine):
 
     @rule(number=any_of, other=any_of, kind=st.sampled_from([m.TaskAccepted, m.TaskDone, m.TaskFailed]))
     def say_something_about_any_task(self, number: int, other: int, kind: Any) -> None:
-        """A runner that repeats itself, is late, or speaks of another runner's task."""
+        """A runner repeats a message, is late, or names another runner's task."""
         task_id, key = self.pick(self.owners, number), self.pick(self.open, other)
         if task_id is not None and key is not None:
             self.step(events.Received(key, kind(task_id, *([] if kind is m.TaskAccepted else [{}]))))
@@ -281,10 +281,10 @@ class MatchingMachine(RuleBasedStateMachine):
     def drain(self, timeout: float) -> None:
         self.step(events.DrainStarted(timeout))
 
-    # --- what must hold -------------------------------------------------------------------------
+    # --- invariants -----------------------------------------------------------------------------
 
     def check_all_matched(self) -> None:
-        """After a match pass no request waits for what an open offer would give it."""
+        """After a match pass, no request waits that has an open offer of its type."""
         waiting = self.matching.describe().waiting_types
         offered = {
             task_type

@@ -1,4 +1,4 @@
-"""The requester's side: what a runner is answered, what a caller gets, and ``POST /tasks``."""
+"""The requester's side: answers to runners, results for callers, and ``POST /tasks``."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def runner(broker: Broker) -> Iterator[RawRunner]:
 
 
 def ask(runner: RawRunner, task_id: str, name: str, *params: Any) -> tuple[str, Any]:
-    """Calls a helper; returns the status and the data of the answer."""
+    """Call a helper, and return the status and the data of the answer."""
     runner.send("runner:rpc", callId="call", taskId=task_id, name=name, params=list(params))
     answer = runner.expect("broker:rpcresponse")
     assert (answer["callId"], answer["taskId"]) == ("call", task_id)
@@ -56,7 +56,7 @@ def given(broker: Broker, runner: RawRunner, **options: Any) -> tuple[BrokerTask
 
 
 class TestResults:
-    def test_run_task(self, broker: Broker, runner: RawRunner) -> None:
+    def test_returns_the_result_of_run_task(self, broker: Broker, runner: RawRunner) -> None:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             result = pool.submit(broker.run_task, "t", {"a": 1}, timeout=LIMIT)
             settings = runner.take()
@@ -64,7 +64,7 @@ class TestResults:
             runner.done(settings["taskId"], [None])
             assert result.result(LIMIT) == [None]
 
-    def test_the_runners_error(self, broker: Broker, runner: RawRunner) -> None:
+    def test_raises_the_runners_error(self, broker: Broker, runner: RawRunner) -> None:
         task, task_id = given(broker, runner)
         error = {"message": "no", "description": "not at all", "stack": "line 1", "lineNumber": 3}
         runner.send("runner:taskerror", taskId=task_id, error=error)
@@ -78,25 +78,25 @@ class TestResults:
         assert task.error() is caught.value
 
     @pytest.mark.parametrize(("error", "message"), [({}, "Unknown error"), ([1], "Unknown error: [1]")])
-    def test_an_error_without_message(
+    def test_completes_an_error_without_message(
         self, broker: Broker, runner: RawRunner, error: Any, message: str
     ) -> None:
         task, task_id = given(broker, runner)
         runner.send("runner:taskerror", taskId=task_id, error=error)
         assert str(task.error(LIMIT)) == message
 
-    def test_a_result_without_data_fails(self, broker: Broker, runner: RawRunner) -> None:
+    def test_fails_a_result_without_data(self, broker: Broker, runner: RawRunner) -> None:
         task, task_id = given(broker, runner)
         runner.send("runner:taskdone", taskId=task_id)
         with pytest.raises(BrokerTaskError, match="without a data object"):
             task.result(LIMIT)
 
-    def test_data_without_a_result_is_none(self, broker: Broker, runner: RawRunner) -> None:
+    def test_returns_none_for_data_without_a_result(self, broker: Broker, runner: RawRunner) -> None:
         task, task_id = given(broker, runner)
         runner.send("runner:taskdone", taskId=task_id, data={})
         assert task.result(LIMIT) is None
 
-    def test_the_task_timeout(self) -> None:
+    def test_raises_at_the_task_timeout(self) -> None:
         with new_broker(task_timeout=0.1) as broker, RawRunner(broker) as runner:
             task, task_id = given(broker, runner)
             cancel = runner.expect("broker:taskcancel")
@@ -104,20 +104,20 @@ class TestResults:
             with pytest.raises(BrokerTaskTimeout, match=r"^Task execution timed out after 0\.1 seconds$"):
                 task.result(LIMIT)
 
-    def test_a_timeout_of_its_own(self, broker: Broker, runner: RawRunner) -> None:
+    def test_raises_at_the_timeout_of_a_task(self, broker: Broker, runner: RawRunner) -> None:
         task = broker.submit("t", {}, timeout=1.0)
         runner.take()
         with pytest.raises(BrokerTaskTimeout, match=r"^Task execution timed out after 1 second$"):
             task.result(LIMIT)
 
-    def test_waiting_too_short_changes_nothing(self, broker: Broker, runner: RawRunner) -> None:
+    def test_does_not_end_a_task_when_a_wait_times_out(self, broker: Broker, runner: RawRunner) -> None:
         task, task_id = given(broker, runner)
         with pytest.raises(TimeoutError, match=task_id):
             task.result(timeout=0.01)
         runner.done(task_id, 1)
         assert task.result(LIMIT) == 1
 
-    def test_callback(self, broker: Broker, runner: RawRunner) -> None:
+    def test_calls_back_at_the_end_and_at_once_after_it(self, broker: Broker, runner: RawRunner) -> None:
         called: list[BrokerTask] = []
         task, task_id = given(broker, runner)
         task.add_done_callback(called.append)
@@ -126,7 +126,7 @@ class TestResults:
         task.add_done_callback(called.append)
         assert called == [task, task]
 
-    def test_a_callback_may_submit(self, broker: Broker, runner: RawRunner) -> None:
+    def test_lets_a_callback_submit(self, broker: Broker, runner: RawRunner) -> None:
         second: concurrent.futures.Future[BrokerTask] = concurrent.futures.Future()
         task, task_id = given(broker, runner)
         task.add_done_callback(lambda _: second.set_result(broker.submit("t", 2)))
@@ -135,7 +135,7 @@ class TestResults:
         runner.done(settings["taskId"], settings["settings"])
         assert second.result(LIMIT).result(LIMIT) == 2
 
-    def test_repr(self, broker: Broker, runner: RawRunner) -> None:
+    def test_shows_the_state_of_a_task_in_its_repr(self, broker: Broker, runner: RawRunner) -> None:
         task = broker.submit("t", {"password": "p"})
         assert "waiting for a runner" in repr(task)
         runner.take()
@@ -155,18 +155,18 @@ class TestSettings:
             ("half a character: \ud83d", [], "half a character: \ud83d"),
         ],
     )
-    def test_items_are_put_into_them(
+    def test_puts_items_into_an_object_without_items(
         self, broker: Broker, runner: RawRunner, settings: Any, items: Any, sent: Any
     ) -> None:
         broker.submit("t", settings, items=items)
         assert runner.take()["settings"] == sent
 
-    def test_the_callers_settings_stay_as_they_are(self, broker: Broker) -> None:
+    def test_does_not_change_the_callers_settings(self, broker: Broker) -> None:
         settings: dict[str, Any] = {}
         broker.submit("t", settings, items=[{"json": {}}])
         assert settings == {}
 
-    def test_they_are_taken_as_they_are_when_submitted(self, broker: Broker, runner: RawRunner) -> None:
+    def test_takes_settings_as_they_are_when_submitted(self, broker: Broker, runner: RawRunner) -> None:
         settings = {"a": 1}
         broker.submit("t", settings)
         settings["a"] = 2
@@ -175,18 +175,18 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("settings", "error"), [({"a": float("nan")}, ValueError), ({"a": {1}}, TypeError)]
     )
-    def test_what_is_no_json_fails_at_once(self, broker: Broker, settings: Any, error: Any) -> None:
+    def test_rejects_settings_that_are_not_json(self, broker: Broker, settings: Any, error: Any) -> None:
         with pytest.raises(error, match="JSON"):
             broker.submit("t", settings)
         assert broker.counts.requested == 0
 
-    def test_a_timeout_that_cannot_be(self, broker: Broker) -> None:
+    def test_rejects_an_impossible_timeout(self, broker: Broker) -> None:
         with pytest.raises(ValueError, match="timeout"):
             broker.submit("t", {}, timeout=0)
 
 
 class TestCancel:
-    def test_while_it_waits_for_a_runner(self, broker: Broker, runner: RawRunner) -> None:
+    def test_cancels_a_task_that_waits_for_a_runner(self, broker: Broker, runner: RawRunner) -> None:
         task = broker.submit("t", 1)
         task.cancel()
         with pytest.raises(BrokerTaskCancelled, match=r"^Task cancelled: Task cancelled by user$"):
@@ -194,7 +194,7 @@ class TestCancel:
         broker.submit("t", 2)
         assert runner.take()["settings"] == 2, "its code does not run"
 
-    def test_while_a_runner_is_asked(self, broker: Broker, runner: RawRunner) -> None:
+    def test_cancels_a_task_while_a_runner_is_asked(self, broker: Broker, runner: RawRunner) -> None:
         task = broker.submit("t", 1)
         runner.offer()
         task_id = runner.expect("broker:taskofferaccept")["taskId"]
@@ -205,7 +205,7 @@ class TestCancel:
         broker.wait_for(lambda counts: counts.late == 1)
         assert broker.counts.tasks == 0
 
-    def test_while_it_runs(self, broker: Broker, runner: RawRunner) -> None:
+    def test_cancels_a_running_task(self, broker: Broker, runner: RawRunner) -> None:
         task, task_id = given(broker, runner)
         task.cancel("not any more")
         assert runner.expect("broker:taskcancel")["reason"] == "not any more"
@@ -213,7 +213,7 @@ class TestCancel:
         with pytest.raises(BrokerTaskCancelled, match="not any more"):
             task.result(LIMIT)
 
-    def test_after_its_end(self, broker: Broker, runner: RawRunner) -> None:
+    def test_ignores_a_cancel_after_the_end(self, broker: Broker, runner: RawRunner) -> None:
         task, task_id = given(broker, runner)
         runner.done(task_id, 1)
         assert task.result(LIMIT) == 1
@@ -222,13 +222,13 @@ class TestCancel:
 
 
 class TestCalls:
-    def test_logs(self, broker: Broker, runner: RawRunner) -> None:
+    def test_collects_log_lines(self, broker: Broker, runner: RawRunner) -> None:
         task, task_id = given(broker, runner)
         assert ask(runner, task_id, "logNodeOutput", "'a'", "{}") == ("success", None)
         runner.send("runner:rpc", callId="c", taskId=task_id, name="logNodeOutput", params=["last", 7])
         runner.done(task_id, 1)
         task.result(LIMIT)
-        assert task.logs == ["'a' {}", "last 7"], "complete when the result is there"
+        assert task.logs == ["'a' {}", "last 7"], "complete when the task ends"
 
     @pytest.mark.parametrize(
         ("name", "answer"),
@@ -238,11 +238,13 @@ class TestCalls:
             ("helpers.request", "Could not find method"),
         ],
     )
-    def test_unknown_names(self, broker: Broker, runner: RawRunner, name: str, answer: str) -> None:
+    def test_answers_calls_of_unknown_names_with_an_error(
+        self, broker: Broker, runner: RawRunner, name: str, answer: str
+    ) -> None:
         _, task_id = given(broker, runner)
         assert ask(runner, task_id, name) == ("error", answer)
 
-    def test_the_callers_own_functions(self, broker: Broker, runner: RawRunner) -> None:
+    def test_calls_the_callers_functions(self, broker: Broker, runner: RawRunner) -> None:
         called: list[Any] = []
 
         def function(*params: Any) -> Any:
@@ -268,14 +270,14 @@ class TestCalls:
         status, error = ask(runner, task_id, "odd")
         assert (status, error["name"]) == ("error", "TypeError")
 
-    def test_without_parameters(self, broker: Broker, runner: RawRunner) -> None:
+    def test_answers_a_call_without_parameters_with_an_error(self, broker: Broker, runner: RawRunner) -> None:
         _, task_id = given(broker, runner)
         for name in ("logNodeOutput", "helpers.getBinaryDataBuffer"):
             runner.send("runner:rpc", callId="c", taskId=task_id, name=name)
         statuses = sorted(runner.expect("broker:rpcresponse")["status"] for _ in range(2))
         assert statuses == ["error", "success"]
 
-    def test_a_slow_function_holds_nobody_up(self, broker: Broker, runner: RawRunner) -> None:
+    def test_serves_other_calls_while_a_function_is_slow(self, broker: Broker, runner: RawRunner) -> None:
         go_on = threading.Event()
         _, slow = given(broker, runner, rpc={"slow": lambda: go_on.wait(LIMIT)})
         runner.send("runner:rpc", callId="c", taskId=slow, name="slow", params=[])
@@ -286,12 +288,12 @@ class TestCalls:
         go_on.set()
         assert runner.expect("broker:rpcresponse")["data"] is True
 
-    def test_no_answer_for_an_unknown_task(self, broker: Broker, runner: RawRunner) -> None:
+    def test_does_not_answer_for_an_unknown_task(self, broker: Broker, runner: RawRunner) -> None:
         _, task_id = given(broker, runner)
         runner.send("runner:rpc", callId="c", taskId="unknown", name="logNodeOutput", params=[])
         assert ask(runner, task_id, "logNodeOutput", "x") == ("success", None)
 
-    def test_no_answer_after_the_end(self, broker: Broker, runner: RawRunner) -> None:
+    def test_does_not_answer_after_the_end_of_a_task(self, broker: Broker, runner: RawRunner) -> None:
         started, go_on = threading.Event(), threading.Event()
 
         def slow() -> None:
@@ -307,7 +309,7 @@ class TestCalls:
         _, other = given(broker, runner)
         assert ask(runner, other, "logNodeOutput", "x") == ("success", None)
 
-    def test_stopping_does_not_wait_for_a_function_that_hangs(self) -> None:
+    def test_stops_without_waiting_for_a_function_that_hangs(self) -> None:
         go_on = threading.Event()
         try:
             with new_broker() as broker, RawRunner(broker) as runner:
@@ -322,7 +324,7 @@ class TestCalls:
 
 
 class TestFiles:
-    def test_read(self, broker: Broker, runner: RawRunner) -> None:
+    def test_reads_files_of_the_caller_and_of_items(self, broker: Broker, runner: RawRunner) -> None:
         stored = {"mimeType": "text/plain", "data": base64.b64encode(b"stored").decode()}
         items = [{"json": {}}, {"json": {}, "binary": {"in item": stored}}]
         _, task_id = given(broker, runner, items=items, files={(0, "data"): CONTENT})
@@ -336,7 +338,7 @@ class TestFiles:
             assert status == "error"
             assert repr(wrong[1]) in error["message"]
 
-    def test_described(self, broker: Broker, runner: RawRunner) -> None:
+    def test_describes_a_file(self, broker: Broker, runner: RawRunner) -> None:
         stored = {"mimeType": "text/plain", "data": ""}
         items = [{"json": {}, "binary": {"in item": stored}}]
         _, task_id = given(broker, runner, items=items, files={(0, "data"): CONTENT})
@@ -345,7 +347,7 @@ class TestFiles:
         assert ask(runner, task_id, "helpers.assertBinaryData", 0, "in item") == ("success", stored)
         assert ask(runner, task_id, "helpers.assertBinaryData", 0, "other")[0] == "error"
 
-    def test_saved(self, broker: Broker, runner: RawRunner) -> None:
+    def test_saves_files(self, broker: Broker, runner: RawRunner) -> None:
         task, task_id = given(broker, runner)
         save = "helpers.prepareBinaryData"
         status, described = ask(runner, task_id, save, BUFFER, "photo.png", "image/png")
@@ -364,7 +366,7 @@ class TestFiles:
         assert task.saved_files[0] == SavedFile(CONTENT, "photo.png", "image/png", described)
         assert [file.data for file in task.saved_files] == [CONTENT, CONTENT, b"text"]
 
-    def test_replaced(self, broker: Broker, runner: RawRunner) -> None:
+    def test_replaces_the_content_of_a_file(self, broker: Broker, runner: RawRunner) -> None:
         task, task_id = given(broker, runner)
         described = {"mimeType": "text/csv", "fileName": "a.csv", "data": "", "directory": "/x"}
         status, changed = ask(runner, task_id, "helpers.setBinaryDataBuffer", described, BUFFER)
@@ -373,12 +375,12 @@ class TestFiles:
         assert (changed["fileName"], changed["mimeType"], changed["directory"]) == ("a.csv", "text/csv", "/x")
         assert task.saved_files == [SavedFile(CONTENT, "a.csv", "text/csv", changed)]
 
-    def test_as_text(self, broker: Broker, runner: RawRunner) -> None:
+    def test_returns_a_file_as_a_string(self, broker: Broker, runner: RawRunner) -> None:
         _, task_id = given(broker, runner)
         text = {"type": "Buffer", "data": list("ä".encode("latin-1"))}
         assert ask(runner, task_id, "helpers.binaryToString", text, "latin1") == ("success", "ä")
 
-    def test_large(self, broker: Broker, runner: RawRunner) -> None:
+    def test_passes_on_large_files(self, broker: Broker, runner: RawRunner) -> None:
         content = bytes(range(256)) * 1000
         task, task_id = given(broker, runner, files={(0, "data"): content})
         status, data = ask(runner, task_id, "helpers.getBinaryDataBuffer", 0, "data")
@@ -392,22 +394,22 @@ class TestFiles:
         [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1500, "1.5 kB"), (12_345, "12.3 kB"),
          (999_499, "999 kB"), (999_999, "1 MB"), (3_000_000, "3 MB"), (5_000_000_000, "5 GB")],
     )  # fmt: skip
-    def test_readable_size(self, size: int, text: str) -> None:
+    def test_writes_sizes_as_n8n_does(self, size: int, text: str) -> None:
         assert readable_size(size) == text
 
 
 class TestHttpRequest:
-    """The broker's own endpoints serve as the outside world."""
+    """Requests go to the broker's own endpoints."""
 
     def request(self, runner: RawRunner, task_id: str, **options: Any) -> tuple[str, Any]:
         return ask(runner, task_id, "helpers.httpRequest", options)
 
-    def test_json(self, broker: Broker, runner: RawRunner) -> None:
+    def test_requests_json(self, broker: Broker, runner: RawRunner) -> None:
         _, task_id = given(broker, runner)
         answer = self.request(runner, task_id, url=f"{broker.url}/healthz", json=True)
         assert answer == ("success", {"status": "ok"})
 
-    def test_method_body_and_base(self, broker: Broker, runner: RawRunner) -> None:
+    def test_uses_method_body_and_base_url(self, broker: Broker, runner: RawRunner) -> None:
         _, task_id = given(broker, runner)
         options: dict[str, Any] = {"baseURL": f"{broker.url}/", "url": "/runners/auth", "method": "post"}
         for body, headers in (
@@ -420,7 +422,7 @@ class TestHttpRequest:
             assert status == "success"
             assert len(data["data"]["token"]) == 64
 
-    def test_whole_response(self, broker: Broker, runner: RawRunner) -> None:
+    def test_returns_the_whole_response_on_demand(self, broker: Broker, runner: RawRunner) -> None:
         _, task_id = given(broker, runner)
         status, data = self.request(
             runner, task_id, url=f"{broker.url}/what", qs={"a": 1}, returnFullResponse=True,
@@ -430,12 +432,12 @@ class TestHttpRequest:
         assert data["headers"]["content-type"].startswith("text/html")
         assert "Cannot GET /what" in data["body"]
 
-    def test_bytes(self, broker: Broker, runner: RawRunner) -> None:
+    def test_returns_bytes_on_demand(self, broker: Broker, runner: RawRunner) -> None:
         _, task_id = given(broker, runner)
         status, data = self.request(runner, task_id, url=f"{broker.url}/healthz", encoding="arraybuffer")
         assert (status, json.loads(bytes(data["data"]))) == ("success", {"status": "ok"})
 
-    def test_errors(self, broker: Broker, runner: RawRunner) -> None:
+    def test_answers_failed_requests_with_an_error(self, broker: Broker, runner: RawRunner) -> None:
         _, task_id = given(broker, runner)
         status, error = self.request(runner, task_id, url=f"{broker.url}/what")
         assert (status, error["message"]) == ("error", "Request failed with status code 404")
@@ -464,13 +466,15 @@ class TestTaskData:
             ({"include": True, "chunk": {"startIndex": 20, "count": 5}}, []),
         ],
     )
-    def test_items(self, broker: Broker, runner: RawRunner, wanted: Any, given_items: Any) -> None:
+    def test_sends_the_wanted_items(
+        self, broker: Broker, runner: RawRunner, wanted: Any, given_items: Any
+    ) -> None:
         _, task_id = given(broker, runner, items=self.ITEMS)
         data = self.data(runner, task_id, dataOfNodes=[], prevNode=False, env=False, input=wanted)
         assert data["inputData"] == {"main": [given_items]}
 
     @pytest.mark.parametrize("params", [{}, {"input": {"include": False}}])
-    def test_no_items_if_none_are_wanted(self, broker: Broker, runner: RawRunner, params: Any) -> None:
+    def test_sends_no_items_if_none_are_wanted(self, broker: Broker, runner: RawRunner, params: Any) -> None:
         _, task_id = given(broker, runner, items=self.ITEMS)
         assert self.data(runner, task_id, **params)["inputData"] == {}
 
@@ -479,7 +483,7 @@ class TestTaskData:
         [({"dataOfNodes": "all"}, True), ({"dataOfNodes": [], "prevNode": True}, True),
          ({"dataOfNodes": ["Start"]}, True), ({"dataOfNodes": ["Other"], "prevNode": False}, False)],
     )  # fmt: skip
-    def test_the_data_of_the_node_before(
+    def test_sends_the_data_of_the_node_before_on_demand(
         self, broker: Broker, runner: RawRunner, params: Any, shown: bool
     ) -> None:
         _, task_id = given(broker, runner, items=self.ITEMS)
@@ -491,7 +495,7 @@ class TestTaskData:
         else:
             assert run_data == {}
 
-    def test_everything_that_n8n_sends_is_there(self, broker: Broker, runner: RawRunner) -> None:
+    def test_sends_every_key_that_n8n_sends(self, broker: Broker, runner: RawRunner) -> None:
         _, task_id = given(broker, runner)
         data = self.data(runner, task_id, dataOfNodes="all", prevNode=True, env=True, input={"include": True})
         assert set(data) == {
@@ -502,12 +506,12 @@ class TestTaskData:
         assert data["node"] in data["workflow"]["nodes"]
         assert data["activeNodeName"] == data["node"]["name"]
 
-    def test_without_parameters_there_is_no_answer(self, broker: Broker, runner: RawRunner) -> None:
+    def test_does_not_answer_a_request_without_parameters(self, broker: Broker, runner: RawRunner) -> None:
         _, task_id = given(broker, runner)
         runner.send("runner:taskdatarequest", taskId=task_id, requestId="r")
         assert ask(runner, task_id, "logNodeOutput", "x") == ("success", None)
 
-    def test_node_types(self, broker: Broker, runner: RawRunner) -> None:
+    def test_sends_the_wanted_node_types(self, broker: Broker, runner: RawRunner) -> None:
         one: dict[str, Any] = {"name": "a", "version": 1, "displayName": "A"}
         many: dict[str, Any] = {"name": "a", "version": [2, 2.1]}
         other: dict[str, Any] = {"name": "b"}
@@ -534,7 +538,7 @@ class TestPostTasks:
         data = body if isinstance(body, (str, bytes)) else json.dumps(body)
         return requests.post(f"{broker.url}/tasks", data=data, timeout=LIMIT, **options)
 
-    def test_a_result(self, broker: Broker, runner: RawRunner) -> None:
+    def test_answers_with_the_result(self, broker: Broker, runner: RawRunner) -> None:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             body = {"taskType": "t", "settings": {"a": 1}, "items": [{"json": {}}], "timeout": 9.5}
             response = pool.submit(self.post, broker, body)
@@ -544,7 +548,7 @@ class TestPostTasks:
             assert response.result(LIMIT).status_code == 200
             assert response.result().json() == {"result": {"x": "ä\ud800"}}
 
-    def test_the_runners_error(self, broker: Broker, runner: RawRunner) -> None:
+    def test_answers_422_with_the_runners_error(self, broker: Broker, runner: RawRunner) -> None:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             response = pool.submit(self.post, broker, {"taskType": "t"})
             settings = runner.take()
@@ -554,11 +558,11 @@ class TestPostTasks:
             assert response.result(LIMIT).status_code == 422
             assert response.result().json() == {"error": error}
 
-    def test_no_runner_in_time(self, broker: Broker) -> None:
-        response = self.post(broker, {"taskType": "nobody", "timeout": 0.05})
+    def test_answers_504_without_a_runner(self, broker: Broker) -> None:
+        response = self.post(broker, {"taskType": "unknown", "timeout": 0.05})
         assert (response.status_code, response.json()["error"]["message"]) == (504, "Task request timed out")
 
-    def test_no_result_in_time(self) -> None:
+    def test_answers_504_without_a_result(self) -> None:
         with new_broker(task_timeout=0.2) as broker, RawRunner(broker) as runner:
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 posting = pool.submit(self.post, broker, {"taskType": "t"})
@@ -567,7 +571,7 @@ class TestPostTasks:
             message = posting.result().json()["error"]["message"]
             assert message == "Task execution timed out after 0.2 seconds"
 
-    def test_the_connection_is_lost(self, broker: Broker) -> None:
+    def test_answers_502_when_the_connection_is_lost(self, broker: Broker) -> None:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             with RawRunner(broker) as runner:
                 posting = pool.submit(self.post, broker, {"taskType": "t"})
@@ -575,7 +579,7 @@ class TestPostTasks:
             assert posting.result(LIMIT).status_code == 502
             assert posting.result().json() == {"error": {"message": "Node execution failed"}}
 
-    def test_the_broker_stops(self, broker: Broker) -> None:
+    def test_answers_503_when_the_broker_stops(self, broker: Broker) -> None:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             posting = pool.submit(self.post, broker, {"taskType": "t"})
             broker.wait_for(lambda counts: counts.requests == 1)
@@ -584,7 +588,7 @@ class TestPostTasks:
 
     @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN},
                                          {"Authorization": f"Basic {TOKEN}"}])  # fmt: skip
-    def test_the_token(self, broker: Broker, headers: dict[str, str]) -> None:
+    def test_answers_401_without_the_token(self, broker: Broker, headers: dict[str, str]) -> None:
         response = self.post(broker, {"taskType": "t"}, headers=headers)
         assert response.status_code == 401
         assert "message" in response.json()["error"]
@@ -598,17 +602,17 @@ class TestPostTasks:
          ({"taskType": "t", "timeout": True}, "timeout"), ({"taskType": "t", "timeout": 0}, "timeout"),
          ({"taskType": "t", "typo": 1}, "typo"), ('{"taskType": "t", "settings": NaN}', "NaN")],
     )  # fmt: skip
-    def test_bodies_that_cannot_be_used(self, broker: Broker, body: Any, names: str) -> None:
+    def test_answers_400_to_a_wrong_body(self, broker: Broker, body: Any, names: str) -> None:
         response = self.post(broker, body)
         assert response.status_code == 400
         assert names in response.json()["error"]["message"]
         assert broker.counts.requested == 0
 
-    def test_a_body_that_is_too_large(self) -> None:
+    def test_answers_413_to_a_large_body(self) -> None:
         with new_broker(max_body=100) as broker:
             assert self.post(broker, {"taskType": "t" * 200}).status_code == 413
 
-    def test_whoever_hangs_up_cancels_the_task(self, broker: Broker, runner: RawRunner) -> None:
+    def test_cancels_the_task_of_a_client_that_disconnects(self, broker: Broker, runner: RawRunner) -> None:
         body = json.dumps({"taskType": "t"})
         head = f"POST /tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
         head += f"Content-Length: {len(body)}\r\n\r\n"
