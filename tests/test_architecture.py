@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import n8nrunner
+from n8nrunner.protocol.failures import LinkFailure
 
 PACKAGE = Path(n8nrunner.__file__).parent
 
@@ -120,6 +121,64 @@ PURE = [m for m in _modules() if m[0].startswith("protocol/") or m[0] in PURE_BR
 @pytest.mark.parametrize(("module", "path"), PURE)
 def test_the_protocol_is_pure(module: str, path: Path) -> None:
     assert not {name.split(".")[0] for name in _imports(path)} & IMPURE
+
+
+#: Modules that do the I/O of links and of the embedded broker. They perform actions and post events.
+IO = [m for m in _modules() if m[0].startswith(("connection/", "broker/")) and m not in PURE]
+
+#: The loop waits until the first deadline, so it compares moments. It does not choose them.
+COMPARES_TIME = {"connection/serving"}
+
+
+def _names(node: ast.AST) -> set[str]:
+    """Return the names and attributes in an expression."""
+    return {
+        found.attr if isinstance(found, ast.Attribute) else found.id
+        for found in ast.walk(node)
+        if isinstance(found, (ast.Attribute, ast.Name))
+    }
+
+
+def _decisions(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the kind of each decision that belongs to a state machine."""
+    failures = {kind.__name__ for kind in LinkFailure.__subclasses__()}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Compare, ast.BinOp)):
+            operands = [node.left, *(node.comparators if isinstance(node, ast.Compare) else [node.right])]
+            if any(isinstance(operand, ast.Name) and operand.id == "now" for operand in operands):
+                yield node.lineno, "computes or compares a moment"
+        if isinstance(node, ast.Compare):
+            if any(isinstance(part, ast.Attribute) and part.attr == "state" for part in ast.walk(node)):
+                yield node.lineno, "asks for a state"
+            if _names(node) & failures:
+                yield node.lineno, "chooses by the kind of a failure"
+        if isinstance(node, ast.Call) and _names(node.func) == {"isinstance"} and _names(node) & failures:
+            yield node.lineno, "chooses by the kind of a failure"
+        if isinstance(node, (ast.Attribute, ast.Name)) and _names(node) & {"State", "LinkState"}:
+            yield node.lineno, "uses the states of a machine"
+
+
+@pytest.mark.parametrize(("module", "path"), IO)
+def test_io_decides_nothing(module: str, path: Path) -> None:
+    found = set(_decisions(path.read_text(encoding="utf-8")))
+    if module in COMPARES_TIME:
+        found = {decision for decision in found if "moment" not in decision[1]}
+    assert not found, f"{module} decides something, which belongs to a pure machine: {sorted(found)}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "if now >= self._next_at: self._attempt()",
+        "self._close_limit = now + CLOSE_WAIT",
+        "if self._session.state is state.DISCONNECTED: self._wait()",
+        "shown = _SHOWN[State.OFFERING]",
+        "if isinstance(reason, ConnectionLost): return Decision(None)",
+        "if type(reason) is AuthRefused: self._give_up()",
+    ],
+)
+def test_the_rule_for_io_finds_a_decision(source: str) -> None:
+    assert list(_decisions(source))
 
 
 #: Functions of `logging` that make a record or an unguarded logger.
