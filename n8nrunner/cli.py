@@ -16,7 +16,8 @@ import re
 import secrets
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Callable
 from urllib.parse import urljoin
 
 from n8nrunner import logs
@@ -164,9 +165,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add(
-    commands: Any, name: str, command: Any, text: str, epilog: str | None = None
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    command: Callable[[argparse.Namespace], int],
+    text: str,
+    epilog: str | None = None,
 ) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = commands.add_parser(
         name,
         help=text,
         description=text[0].upper() + text[1:] + ".",
@@ -422,7 +427,7 @@ def _check_module_name(module_name: str, attribute: str) -> None:
     raise _Usage(f"expected a module, such as jobs or shop.jobs, and no file or path; got {module_name!r}")
 
 
-def _import(module_name: str) -> Any:
+def _import(module_name: str) -> ModuleType:
     from n8nrunner import reimports
     from n8nrunner.errors import N8nRunnerError
 

@@ -115,25 +115,25 @@ class _Setting(NamedTuple):
 
     variable: str
     parse: Callable[[str], Any]
-    is_valid: Callable[[Any], bool]
+    is_valid: Callable[[object], bool]
     expected: str
 
 
 def _setting(
-    variable: str, expected: str, is_valid: Callable[[Any], bool], parse: Callable[[str], Any] = str
+    variable: str, expected: str, is_valid: Callable[[object], bool], parse: Callable[[str], Any] = str
 ) -> dict[str, _Setting]:
     return {"setting": _Setting(variable, parse, is_valid, expected)}
 
 
 def _integer(variable: str, least: int, most: float = math.inf) -> dict[str, _Setting]:
-    def is_valid(value: Any) -> bool:
+    def is_valid(value: object) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
     return _setting(variable, f"an integer, {_range(least, most)}", is_valid, _parse_integer)
 
 
 def _seconds(variable: str, least: float) -> dict[str, _Setting]:
-    def is_valid(value: Any) -> bool:
+    def is_valid(value: object) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= _LONGEST
 
     return _setting(variable, f"a number of seconds, {_range(least, _LONGEST)}", is_valid, _parse_seconds)
@@ -147,7 +147,7 @@ def _secret(variable: str) -> dict[str, _Setting]:
     return _setting(variable, "a non-empty string", _is_filled)
 
 
-def _is_filled(value: Any) -> bool:
+def _is_filled(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
@@ -478,7 +478,7 @@ def _without_text_of_files(problem: str, from_files: Mapping[str, str]) -> str:
 _NO_TOKEN = "expected printable ASCII characters on one line"
 
 
-def _is_host(value: Any) -> bool:
+def _is_host(value: object) -> bool:
     return isinstance(value, str) and bool(_HOST.fullmatch(value))
 
 
@@ -486,7 +486,7 @@ def _is_token(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
 
-def _shown(url: Any) -> str:
+def _shown(url: object) -> str:
     """Return a value that was given as a URL for an error: without user name, password and query."""
     if not isinstance(url, str):
         return "nothing" if url is None or url == () else type(url).__name__

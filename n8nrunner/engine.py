@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from n8nrunner import exit_hook, logs, process
 from n8nrunner.callbacks import Callbacks, OnUndelivered
@@ -63,7 +63,7 @@ class Extras(NamedTuple):
             ConfigurationError: with everything that is wrong.
         """
         problems = []
-        executor: Any = self.executor
+        executor: object = self.executor
         if (
             executor is not None
             and not is_factory(executor)

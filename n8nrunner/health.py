@@ -85,7 +85,7 @@ class HealthServer:
 
             do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET
 
-            def log_message(self, format: str, *args: Any) -> None:
+            def log_message(self, format: str, *args: object) -> None:
                 """Log nothing: probes come every few seconds."""
 
         try:
@@ -162,7 +162,7 @@ class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 100
 
-    def __init__(self, host: str, port: int, handler: Any) -> None:
+    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.stopping = threading.Event()
         self._places = threading.BoundedSemaphore(_MOST_REQUESTS)
@@ -170,7 +170,7 @@ class _Server(socketserver.ThreadingTCPServer):
         self._open: OrderedDict[socket.socket, None] = OrderedDict()
         super().__init__((host, port), handler)
 
-    def get_request(self) -> Any:
+    def get_request(self) -> tuple[socket.socket, Any]:
         try:
             return super().get_request()
         except OSError:
@@ -208,7 +208,7 @@ class _Server(socketserver.ThreadingTCPServer):
                     continue  # it has ended by itself
                 return
 
-    def _forget(self, request: Any) -> None:
+    def _forget(self, request: socket.socket) -> None:
         with self._lock:
             del self._open[request]
         self._places.release()
@@ -217,7 +217,7 @@ class _Server(socketserver.ThreadingTCPServer):
         logger.debug("A health check request ended without its answer", exc_info=True)
 
 
-def _status(snapshot: Snapshot) -> Any:
+def _status(snapshot: Snapshot) -> dict[str, object]:
     return {
         "state": snapshot.state,
         "registered": snapshot.is_registered,

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any, Callable
+from typing import Callable, Optional
 
 from n8nrunner.deadline import Deadline
 from n8nrunner.logs import get_logger
@@ -34,7 +34,7 @@ _LAST_OUTPUT = 0.5
 _asides: list[_thread.LockType] = []
 
 
-def aside(work: Callable[[], Any], wait: float = 0.0) -> bool:
+def aside(work: Callable[[], object], wait: float = 0.0) -> bool:
     """Do work on another thread, because it may wait for a lock or for a pipe without a reader.
 
     The calling thread takes no lock, so this works in a signal handler as well.
@@ -94,8 +94,11 @@ _elsewhere: set[Signals] = set()
 
 _main_thread_has_ended = False
 
+#: A function that handles a signal.
+_Handler = Callable[[int, Optional[FrameType]], object]
+
 #: The installed handlers: the signal's number, the handler, and the handler to put back.
-_installed: list[tuple[int, Any, Any]] = []
+_installed: list[tuple[int, _Handler, _Handler | int]] = []
 
 
 class Signals:
@@ -105,7 +108,7 @@ class Signals:
         self._received: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._count = 0
 
-    def arrive(self, number: int, frame: Any = None) -> None:
+    def arrive(self, number: int, frame: FrameType | None = None) -> None:
         """Handle a signal. This takes no lock, because the interrupted thread may hold any lock."""
         self._count += 1
         if self._count > 1:
@@ -149,7 +152,7 @@ def signals() -> Iterator[Signals]:
         _restore(before)
 
 
-def _install(handler: Callable[[int, Any], None], instead: Any = None) -> None:
+def _install(handler: _Handler, instead: _Handler | int | None = None) -> None:
     """Handle SIGINT and SIGTERM. `instead` is put back afterwards, or the present handler if it is None."""
     for number in _NUMBERS:
         present = signal.getsignal(number)
@@ -158,7 +161,7 @@ def _install(handler: Callable[[int, Any], None], instead: Any = None) -> None:
             signal.signal(number, handler)
 
 
-def _arrive_elsewhere(number: int, frame: Any) -> None:
+def _arrive_elsewhere(number: int, frame: FrameType | None) -> None:
     for received in list(_elsewhere):
         received.arrive(number)
     if not _elsewhere:

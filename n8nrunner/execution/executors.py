@@ -7,7 +7,7 @@ import os
 import threading
 import uuid
 from concurrent.futures import BrokenExecutor, Executor
-from typing import Any, Callable, Protocol, Union
+from typing import Callable, Protocol, Union
 
 from n8nrunner import logs
 from n8nrunner.errors import ExecutorBroken
@@ -40,7 +40,7 @@ class Listener(Protocol):
         """Tasks can run, or cannot run until the executor has been replaced."""
 
 
-def is_factory(executor: Any) -> bool:
+def is_factory(executor: object) -> bool:
     """Return whether an object makes executors, as a lambda or a class does."""
     return callable(executor) and (isinstance(executor, type) or not hasattr(executor, "submit"))
 

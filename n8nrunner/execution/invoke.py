@@ -186,11 +186,11 @@ def describe_error(error: BaseException) -> dict[str, str]:
     return {"message": _cut(f"{name}: {text}" if text else name), "stack": _stack_of(error)}
 
 
-def _answer(task: ActiveTask, max_payload: int | None, message: Any, **more: Any) -> Answer:
+def _answer(task: ActiveTask, max_payload: int | None, message: object, **more: object) -> Answer:
     error = {"message": _cut(text_of(message))}
     for name, value in more.items():
         if value is not None:
-            error[name] = value if name == "stack" else _cut(text_of(value))
+            error[name] = text_of(value) if name == "stack" else _cut(text_of(value))
     payload = encode_error(task.id, error)
     if max_payload is not None and len(payload) > max_payload:
         # n8n would close the connection, and fail everything on it. A character may take twelve bytes.
@@ -199,7 +199,7 @@ def _answer(task: ActiveTask, max_payload: int | None, message: Any, **more: Any
     return Answer(payload, True, False, task.tally)
 
 
-def text_of(value: Any) -> str:
+def text_of(value: object) -> str:
     """Return ``str(value)``, or a replacement if that raises."""
     try:
         return str(value)
