@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
 import pytest
@@ -179,6 +181,24 @@ def test_the_rows_are_the_table() -> None:
         for to in transition.to
     }
     assert rows == table
+
+
+def test_the_architecture_page_draws_the_table() -> None:
+    """A stop, which leads from every state to the end, is described instead."""
+    page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawing = page[page.index("## The life of a link") :].split("```")[1]
+    drawn = set()
+    for state, to, events in re.findall(r"(\w+) --> (\w+): (.*)", drawing):
+        for name in ("CONNECTED", "CLOSING") if state == "OPEN" else (state,):
+            drawn |= {(name, event, to) for event in events.split(", ")}
+    table = {
+        (state.name, event.__name__, to.name)
+        for state, transitions in TRANSITIONS.items()
+        for event, transition in transitions.items()
+        for to in transition.to
+        if to is not state and event is not e.StopRequested
+    }
+    assert drawn == table
 
 
 LATE = [
