@@ -160,6 +160,7 @@ class TestLimitOfFrames:
 
     def test_has_more_is_false_when_the_limit_falls_on_the_last_frame(self) -> None:
         receiver = Receiver(100)
+        assert not receiver.has_more
         receiver.receive_data(frame(TEXT, b"x") * 3)
         assert receiver.next_events(3) == [b"x"] * 3
         assert not receiver.has_more
@@ -286,35 +287,43 @@ class TestMemory:
         assert failure.code == 1008
 
 
+MASKED = "the broker sent a frame that is masked or has reserved bits set"
+WITHIN = "the broker began a message within another"
+UNKNOWN = "the broker sent a frame with an unknown opcode"
+CONTROL = "the broker sent a control frame that is too long or in fragments"
+
+
 class TestViolations:
     @pytest.mark.parametrize(
         ("data", "reason"),
         [
-            (frame(TEXT, b"masked", mask=True), "masked"),
-            (frame(TEXT, b"x", reserved=4), "reserved"),
-            (frame(TEXT, b"x", reserved=2), "reserved"),
-            (frame(TEXT, b"x", reserved=1), "reserved"),
-            (frame(PING, b"x" * 126), "control frame"),
-            (frame(PONG, b"x" * 70_000), "control frame"),
-            (frame(CLOSE, b"x" * 126), "control frame"),
+            (frame(TEXT, b"masked", mask=True), MASKED),
+            (frame(TEXT, b"x", reserved=4), MASKED),
+            (frame(TEXT, b"x", reserved=2), MASKED),
+            (frame(TEXT, b"x", reserved=1), MASKED),
+            (frame(PING, b"x" * 126), CONTROL),
+            (frame(PONG, b"x" * 70_000), CONTROL),
+            (frame(CLOSE, b"x" * 126), CONTROL),
             # Only the header: a receiver that waits for the payload never ends, or runs out of memory.
-            (struct.pack("!BBQ", 0x80 | PING, 127, 2**62), "control frame"),
-            (struct.pack("!BBH", 0x80 | CLOSE, 126, 60_000), "control frame"),
-            (frame(PING, b"x", final=False), "control frame"),
-            (frame(CLOSE, final=False), "control frame"),
-            (frame(CONTINUATION, b"x"), "continuation of no message"),
-            (frame(CONTINUATION, b"x", final=False), "continuation of no message"),
-            (frame(TEXT, b"x", final=False) + frame(TEXT, b"y"), "within another"),
-            (frame(TEXT, final=False) + frame(BINARY, b"y"), "within another"),
-            (frame(TEXT, b"x" * 2000, final=False) + frame(TEXT, b"y"), "within another"),
-            *((frame(opcode, b"x"), "unknown opcode") for opcode in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)),
+            (struct.pack("!BBQ", 0x80 | PING, 127, 2**62), CONTROL),
+            (struct.pack("!BBH", 0x80 | CLOSE, 126, 60_000), CONTROL),
+            (frame(PING, b"x", final=False), CONTROL),
+            (frame(CLOSE, final=False), CONTROL),
+            (frame(CONTINUATION, b"x"), "the broker sent a continuation of no message"),
+            (frame(CONTINUATION, b"x", final=False), "the broker sent a continuation of no message"),
+            (frame(TEXT, b"x", final=False) + frame(TEXT, b"y"), WITHIN),
+            (frame(TEXT, final=False) + frame(BINARY, b"y"), WITHIN),
+            (
+                frame(TEXT, b"x" * 2000, final=False) + frame(TEXT, b"y"),
+                WITHIN,
+            ),
+            *((frame(opcode, b"x"), UNKNOWN) for opcode in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)),
         ],
     )
     def test_a_frame_against_the_rules_raises(self, data: bytes, reason: str) -> None:
         failure = violation(data, max_payload=1000)
-        assert reason in str(failure)
+        assert str(failure) == reason
         assert failure.code == 1002
-        assert "x" * 10 not in str(failure)
 
     def test_the_events_before_a_violation_are_returned_first(self) -> None:
         receiver = Receiver(1000)

@@ -281,6 +281,14 @@ class TestCounts:
         write(sender)
         assert sender.backlog == 0
 
+    def test_backlog_leaves_out_what_has_been_returned(self, sender: Sender) -> None:
+        for _ in range(5):
+            sender.send_message(b"x" * (FRAGMENT // 2))
+        one = FRAGMENT // 2 + 14
+        assert sender.backlog == 5 * one
+        assert len(sender.data_to_send()) == 2 * one
+        assert sender.backlog == 3 * one
+
     def test_pinged_to_is_the_end_of_the_latest_urgent_ping(self, sender: Sender) -> None:
         assert sender.pinged_to == 0
         data = in_large_message(sender)
@@ -302,6 +310,17 @@ class TestCounts:
         assert sender.is_congested
         write(sender)
         assert not sender.is_congested
+
+    def test_each_large_message_congests(self, sender: Sender) -> None:
+        for _ in range(2):
+            sender.send_message(b"x" * 2 * FRAGMENT)
+        sender.send_message(b"behind")
+        write(sender, 2 * (FRAGMENT + 14))
+        assert sender.is_congested
+        write(sender)
+        assert not sender.is_congested
+        in_large_message(sender)
+        assert sender.is_congested
 
 
 #: What a test sends: the sender's method, and its argument.
