@@ -134,19 +134,9 @@ class RunnerSession:
     # --- what the link asks and notes -----------------------------------------------------------
 
     @property
-    def held_tasks(self) -> int:
-        """The number of tasks of this connection that are accepted and not answered."""
-        return len(self._tasks)
-
-    @property
     def orphans(self) -> int:
         """The number of tasks of lost connections whose handlers have not returned."""
         return self._tasks.orphans
-
-    @property
-    def is_registered(self) -> bool:
-        """Whether the broker knows this runner now."""
-        return self.state in TASK_STATES
 
     @property
     def is_stopping(self) -> bool:

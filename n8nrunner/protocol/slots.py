@@ -92,10 +92,10 @@ class Slots:
     def __init__(self, capacity: int, brokers: int = 1) -> None:
         self.capacity = capacity
         self.taken = 0
+        self.reserved = 0
         self.reservations = 0
         self.idle_since: float | None = None
         self._brokers = brokers
-        self.reserved = 0
         self._types: dict[str, TaskType] = {}
         self._links: dict[Hashable, dict[str, Pair]] = {}
         self._pairs = 0

@@ -12,7 +12,7 @@ from n8nrunner.protocol.events import CallMade, Connected, Disconnected, Handler
 from n8nrunner.protocol.receipts import UNCONFIRMED_LIMIT
 from n8nrunner.protocol.session import RunnerSession
 from n8nrunner.protocol.slots import Slots
-from n8nrunner.protocol.states import State
+from n8nrunner.protocol.states import TASK_STATES, State
 
 START = 1000.0
 
@@ -46,6 +46,17 @@ class Bench:
         self.sent = 0
         #: The answer to `MeasureSocket`.
         self.measured = SocketMeasured(0, 0, 0.0, None)
+
+    @property
+    def held_tasks(self) -> int:
+        """The number of tasks that are accepted or running."""
+        held = self.session.describe()
+        return len(held.accepted) + len(held.running)
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether the broker knows the runner."""
+        return self.session.state in TASK_STATES
 
     # --- steps ----------------------------------------------------------------------------------
 
@@ -112,7 +123,7 @@ class Bench:
             + counters.lost
             + counters.unfinished
             + counters.retried
-            + session.held_tasks
+            + self.held_tasks
         ), "a task is not counted, or counted twice"
         assert set(held.calls.values()) <= set(held.running), "a call waits for a task that has ended"
         assert slots.taken <= slots.capacity

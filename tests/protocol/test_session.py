@@ -82,19 +82,19 @@ class TestConnecting:
         session = bench.session
         assert session.state is State.DISCONNECTED
         assert session.next_deadline() is None
-        assert not session.is_registered
+        assert not bench.is_registered
         assert bench.do(Connected(0.0)) == []
         assert session.generation == 1
         assert session.state is State.AWAITING_INFO_REQUEST
         assert bench.do(m.InfoRequest()) == [m.RunnerInfo("name", ("t",))]
         assert session.state is State.AWAITING_REGISTRATION
-        assert not session.is_registered
+        assert not bench.is_registered
         assert bench.do(m.RunnerRegistered()) == [
             m.TaskOffer("a1", "t", 10_000),
             m.TaskOffer("a2", "t", 10_000),
         ]
         assert session.state is State.OFFERING
-        assert session.is_registered
+        assert bench.is_registered
         assert not session.is_stopping
 
     def test_a_runner_without_types_registers_and_offers_nothing(self) -> None:
@@ -131,7 +131,7 @@ class TestConnecting:
         closing = CloseConnection(1000, "the broker did not send the registration within 10 s")
         assert bench.pass_time(0.01)[-1] == closing
         assert bench.do(m.RunnerRegistered()) == []
-        assert not bench.session.is_registered
+        assert not bench.is_registered
         assert bench.offers() == []
 
     def test_a_registered_link_has_no_handshake_limit(self) -> None:
@@ -169,7 +169,7 @@ class TestConnecting:
         bench.pass_time(HANDSHAKE_TIMEOUT)
         bench.lose()
         assert bench.connect() != []
-        assert bench.session.is_registered
+        assert bench.is_registered
 
 
 class TestOffers:
@@ -470,14 +470,14 @@ class TestTasks:
         bench = Bench(capacity=1, task_timeout=60.0)
         bench.connect()
         task_id = bench.accept()
-        assert bench.session.held_tasks == 1
+        assert bench.held_tasks == 1
         bench.now += 5
         settings = {"any": "settings"}
         (started,) = bench.do(m.TaskSettings(task_id, settings))
         assert started == StartTask(task_id, "t", 1, settings, bench.now + 60)
         assert started.settings is settings
         assert bench.do(m.TaskSettings(task_id, settings)) == []
-        assert bench.session.held_tasks == 1
+        assert bench.held_tasks == 1
 
     @pytest.mark.parametrize("failed", [False, True])
     def test_an_answer_is_sent_and_its_slot_offered(self, failed: bool) -> None:
@@ -486,7 +486,7 @@ class TestTasks:
         actions = bench.finish(bench.start(), b"the answer", failed)
         assert without(PING, actions) == [SendPayload(b"the answer"), m.TaskOffer("a2", "t", 10_000)]
         account(bench, accepted=1, **{"failed" if failed else "done": 1})
-        assert bench.session.held_tasks == 0
+        assert bench.held_tasks == 0
 
     def test_a_second_answer_of_a_task_is_ignored(self) -> None:
         bench = Bench()
@@ -505,7 +505,7 @@ class TestTasks:
         ]
         # Its slot is free when the handler has returned, and nothing is sent for it.
         assert bench.slots.taken == 1
-        assert bench.session.held_tasks == 0
+        assert bench.held_tasks == 0
         assert without(PING, bench.finish(task_id)) == [m.TaskOffer("a2", "t", 10_000)]
         assert bench.do(m.TaskCancel(task_id, "again")) == []
         account(bench, accepted=1, cancelled=1)
@@ -629,7 +629,7 @@ class TestTasks:
         bench.pass_time(SETTINGS_TIMEOUT - 2)
         bench.session.note_received(bench.now)
         bench.pass_time(5)
-        assert bench.session.held_tasks == 2
+        assert bench.held_tasks == 2
         # The large message has come and was for another task: there is time once more.
         bench.session.set_receiving(False)
         assert bench.session.describe().accepted == {
@@ -705,7 +705,7 @@ class TestTasks:
         assert (
             bench.do(UnreadableMessage(m.Head(head or None, None, None, None, None), "It is not JSON.")) == []
         )
-        assert bench.session.held_tasks == 1
+        assert bench.held_tasks == 1
 
     def test_an_unreadable_answer_ends_its_call(self) -> None:
         bench = Bench()
@@ -731,7 +731,7 @@ class TestTasks:
             bench.do(OversizedMessage(m.Head("broker:tasksettings", "unknown", "c", None, None), 2, 1)) == []
         )
         assert bench.do(OversizedMessage(m.Head("broker:tasksettings", None, None, None, None), 2, 1)) == []
-        assert bench.session.held_tasks == 1
+        assert bench.held_tasks == 1
 
     def test_the_end_of_the_grace_period_fails_the_tasks(self) -> None:
         bench = Bench(capacity=3)
@@ -741,7 +741,7 @@ class TestTasks:
         assert bench.do(StopRequested(START + 10)) == []
         assert bench.session.is_stopping
         bench.pass_time(9.99)
-        assert bench.session.held_tasks == 2
+        assert bench.held_tasks == 2
         error = {
             "message": "The task runner was stopped before the task had finished",
             "description": "Its grace period is over; run the workflow again.",
@@ -1224,10 +1224,10 @@ class TestLiveness:
         bench = Bench()
         bench.connect()
         bench.pass_time(liveness.PING_INTERVAL + liveness.SILENCE_LIMIT - 0.01)
-        assert bench.session.is_registered
+        assert bench.is_registered
         reason = "the broker has been silent for 30 s after a ping"
         assert bench.pass_time(0.01)[-1] == AbortConnection(reason)
-        assert not bench.session.is_registered
+        assert not bench.is_registered
         assert bench.session.next_deadline() is None
         assert bench.pass_time(100) == []
         bench.lose()
@@ -1238,7 +1238,7 @@ class TestLiveness:
         bench.connect()
         offers: list[Any] = []
         ended_after = 0.0
-        while bench.session.is_registered:
+        while bench.is_registered:
             ended_after += 0.5
             offers += of(m.TaskOffer, bench.pass_time(0.5))
             bench.measured = bench.measured._replace(written=bench.measured.written + 100)
@@ -1251,7 +1251,7 @@ class TestLiveness:
         bench.pass_time(liveness.PING_INTERVAL)
         bench.measured = bench.measured._replace(unacknowledged=1, silent_for=14.9)
         bench.pass_time(liveness.MEASURE_INTERVAL)
-        assert bench.session.is_registered
+        assert bench.is_registered
         bench.measured = bench.measured._replace(silent_for=15.0)
         assert isinstance(bench.pass_time(0.1)[-1], AbortConnection)
 
@@ -1296,7 +1296,7 @@ class TestLiveness:
         task_id = bench.start()
         bench.call(task_id, "c")
         bench.pass_time(liveness.PING_INTERVAL + liveness.SILENCE_LIMIT)
-        assert not bench.session.is_registered
+        assert not bench.is_registered
         assert bench.finish(task_id, b"late", True) == [
             EndCall("call c", None, "the task has ended"),
             ReportUndelivered(task_id, "t", b"late", True, True),
@@ -1403,7 +1403,7 @@ class TestDrain:
         running, accepted = bench.start(), bench.accept()
         assert bench.do(m.Drain()) == []
         assert bench.session.state is State.DRAINING
-        assert bench.session.is_registered
+        assert bench.is_registered
         assert bench.offers() == []
         # An acceptance that was under way.
         assert bench.do(m.TaskOfferAccept("a3", "x")) == [m.TaskRejected("x", REASON_STOPPING)]
@@ -1421,7 +1421,7 @@ class TestDrain:
         bench.connect()
         bench.do(m.Drain())
         self.passing(bench, DRAIN_LIMIT - 1)
-        assert bench.session.is_registered
+        assert bench.is_registered
         assert of(CloseConnection, bench.pass_time(0.99)) == []
         assert of(CloseConnection, bench.pass_time(0.01)) == [
             CloseConnection(1000, "the broker drains, but does not close")
@@ -1512,7 +1512,7 @@ class TestStop:
         bench.connect()
         assert bench.do(StopRequested(START + 10)) == [CloseConnection(1000, "the runner stops")]
         assert bench.session.state is State.CLOSING
-        assert not bench.session.is_registered
+        assert not bench.is_registered
         bench.lose()
         assert bench.session.state is State.CLOSED
 

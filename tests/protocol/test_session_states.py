@@ -301,7 +301,7 @@ def test_the_outcome_of_an_event_in_a_state(event: str, state: str) -> None:
     assert bench.slots.taken == taken + slots
     if bench.session.state is State.CLOSING and state == "CLOSING":
         assert set(bench.slots.pairs) == {("a", "t")}
-    assert bench.session.is_registered is (after in ("OFFERING", "DRAINING"))
+    assert bench.is_registered is (after in ("OFFERING", "DRAINING"))
     if state == "CLOSING":
         # No message may follow the close frame.
         sent = (SendPayload, SendPing, CloseConnection, m.TaskOffer, m.TaskAccepted, m.TaskRejected)

@@ -648,6 +648,7 @@ class World:
                 assert limit is None or tasks.count(name) <= limit
             for link in runner.links:
                 session, counters = link.session, link.session.counters
+                held = session.describe()
                 assert counters.accepted == (
                     counters.done
                     + counters.failed
@@ -655,7 +656,8 @@ class World:
                     + counters.cancelled
                     + counters.lost
                     + counters.unfinished
-                    + session.held_tasks
+                    + len(held.accepted)
+                    + len(held.running)
                 ), "a task is not counted, or counted twice"
                 orphans = [
                     handler
@@ -717,8 +719,11 @@ class World:
                 link.lost(clean=False)
                 link.turn()
             assert link.session.state is State.CLOSED
-            assert link.session.held_tasks == link.session.orphans == 0
-            assert not link.session.describe().calls
+            held = link.session.describe()
+            assert not held.accepted
+            assert not held.running
+            assert link.session.orphans == 0
+            assert not held.calls
         self.pass_time(DELAY)
         for runner in self.runners:
             assert runner.slots.taken == 0
