@@ -200,7 +200,7 @@ def test_only_the_guarded_logger_logs(module: str, path: Path) -> None:
             assert node.module != "logging", f"{module}, line {node.lineno}: use n8nrunner.logs"
 
 
-def test_importing_the_package_imports_next_to_nothing() -> None:
+def test_importing_the_package_imports_no_dependency() -> None:
     code = (
         "import sys, n8nrunner; "
         "print(sorted(set(sys.modules) & {'requests', 'websocket', 'backoff', 'aiohttp', 'rich', 'ssl'}))"

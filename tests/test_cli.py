@@ -144,7 +144,7 @@ class TestRun:
         ("jobs:missing", "there is no 'missing' in 'jobs'; its runners are: runner"),
     ],
 )
-def test_targets_that_are_none(
+def test_a_target_that_is_not_a_runner_is_exit_code_2(
     jobs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], target: str, says: str
 ) -> None:
     monkeypatch.chdir(jobs)
@@ -327,7 +327,7 @@ class TestDemo:
         ("jobs.py", "Did you mean 'jobs'?"),
     ],
 )
-def test_a_target_that_is_no_module(jobs: Path, target: str, said: str) -> None:
+def test_a_target_that_is_not_a_module_is_named(jobs: Path, target: str, said: str) -> None:
     with python("-m", "n8nrunner", "run", target, env={"N8N_RUNNERS_AUTH_TOKEN": "x"}, cwd=jobs) as program:
         assert program.wait() == 2
         assert said in program.output
@@ -341,7 +341,7 @@ def test_a_target_that_is_no_module(jobs: Path, target: str, said: str) -> None:
         (["--port", "0", "--path", "/foo/"], "n8nrunner: path must not end in a slash"),
     ],
 )
-def test_a_broker_that_cannot_be(arguments: list[str], said: str) -> None:
+def test_a_broker_with_wrong_settings_is_exit_code_2(arguments: list[str], said: str) -> None:
     with python("-m", "n8nrunner", "broker", *arguments) as program:
         assert program.wait() == 2
         assert said in program.output
@@ -442,7 +442,9 @@ class TestNode:
             ),
         ],
     )
-    def test_what_cannot_be_done(self, tmp_path: Path, arguments: list[str], module: str, said: str) -> None:
+    def test_a_node_that_cannot_be_written_is_exit_code_2(
+        self, tmp_path: Path, arguments: list[str], module: str, said: str
+    ) -> None:
         code, output = self.run(tmp_path, *arguments, module=module)
         assert code == 2
         assert said in output

@@ -213,7 +213,7 @@ def test_a_file_given_directly_wins_over_the_variable(tmp_path: Path) -> None:
         *((text, None) for text in ("yes", "no", "on", "off", "2", "t", "enabled", "-1", "true false")),
     ],
 )
-def test_booleans(text: str, expected: Any) -> None:
+def test_each_spelling_of_a_boolean_is_read(text: str, expected: Any) -> None:
     environment = {"N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED": text}
     if expected is None:
         (problem,) = problems(environment)
@@ -349,7 +349,7 @@ def test_several_brokers_in_every_form() -> None:
         ("http://[::1", "Invalid IPv6 URL"),
     ],
 )
-def test_what_is_no_address_of_a_broker(url: str, says: str) -> None:
+def test_a_wrong_address_of_a_broker_is_refused(url: str, says: str) -> None:
     (problem,) = problems({}, broker=url)
     assert problem.startswith(f"broker: {says}")
     assert problem.endswith(f"got {url.strip()!r}")
@@ -417,7 +417,7 @@ def test_a_password_in_an_address_is_refused_and_shown_nowhere(url: str) -> None
         ([b"http://n8n"], "expected"),
     ],
 )
-def test_what_is_no_broker_at_all(given: Any, says: str) -> None:
+def test_a_value_that_names_no_broker_is_refused(given: Any, says: str) -> None:
     (problem,) = problems({}, broker=given)
     assert problem.startswith(f"broker: {says}")
 
@@ -496,7 +496,7 @@ def test_a_broker_may_be_named_once_only(first: str, second: str, same: bool) ->
         ("auth_token_file", "/", "cannot read '/': Is a directory"),
     ],
 )
-def test_a_value_that_cannot_be(field: str, value: Any, says: str) -> None:
+def test_a_wrong_value_is_refused_with_the_expectation(field: str, value: Any, says: str) -> None:
     given = {field: value} if "token" in field else {field: value, "auth_token": SECRET}
     for build in (lambda: RunnerConfig(**given), lambda: RunnerConfig.from_env({}, **given)):
         with pytest.raises(ConfigurationError) as caught:
@@ -516,7 +516,9 @@ def test_a_value_that_cannot_be(field: str, value: Any, says: str) -> None:
         ("N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT", "http", "expected an integer, got 'http'"),
     ],
 )
-def test_a_variable_that_cannot_be_read(variable: str, text: str, says: str, tmp_path: Path) -> None:
+def test_a_variable_with_a_wrong_value_is_refused(
+    variable: str, text: str, says: str, tmp_path: Path
+) -> None:
     assert problems({variable: text}) == [f"{variable}: {says}"]
     path = tmp_path / "setting"
     path.write_text(text)
@@ -545,7 +547,7 @@ def test_the_text_of_a_wrong_file_is_not_shown(variable: str, secret: str, tmp_p
     assert not text or "the text of" in text or str(path) in text or "printable ASCII" in text
 
 
-def test_a_value_of_a_variable_that_cannot_be_names_the_variable() -> None:
+def test_an_error_about_a_variable_names_the_variable() -> None:
     (problem,) = problems({"N8N_RUNNERS_MAX_CONCURRENCY": "0"})
     assert problem == ("capacity: expected an integer, from 1 to 100000, got 0 (N8N_RUNNERS_MAX_CONCURRENCY)")
 
@@ -560,7 +562,7 @@ def test_a_value_of_a_variable_that_cannot_be_names_the_variable() -> None:
         (b"\xff\xfe", "it is not UTF-8"),
     ],
 )
-def test_a_file_that_cannot_be_read(content: Any, says: str, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_refused(content: Any, says: str, tmp_path: Path) -> None:
     path = tmp_path / "setting"
     if content is not None:
         path.write_bytes(content)
@@ -573,7 +575,7 @@ def test_a_file_that_cannot_be_read(content: Any, says: str, tmp_path: Path) -> 
         RunnerConfig.from_env({"N8N_RUNNERS_AUTH_TOKEN_FILE": str(path)})
 
 
-def test_no_token_at_all() -> None:
+def test_a_missing_token_is_reported() -> None:
     (problem,) = RunnerConfig.from_env({}).missing()
     assert "auth_token: expected the secret shared with n8n" in problem
     assert "N8N_RUNNERS_AUTH_TOKEN" in problem
@@ -645,7 +647,7 @@ def test_everything_wrong_at_once_is_still_a_configuration_error() -> None:
         assert len(caught.value.problems) >= 9
 
 
-def test_a_field_that_does_not_exist() -> None:
+def test_an_unknown_field_is_refused() -> None:
     with pytest.raises(TypeError, match="no field speed"):
         RunnerConfig.from_env({}, auth_token=SECRET, speed=7)
 

@@ -181,7 +181,7 @@ def test_a_server_that_cannot_accept_does_not_spin(monkeypatch: pytest.MonkeyPat
     assert waits == [health_module._ACCEPT_PAUSE] * 2
 
 
-def test_who_sends_nothing_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_sends_nothing_is_closed_after_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health_module, "_REQUEST_TIMEOUT", 0.1)
     with serving() as server, socket.create_connection(server.address, LIMIT) as client:
         client.sendall(b"GET /healthz HT")
@@ -189,7 +189,7 @@ def test_who_sends_nothing_is_not_waited_for_for_ever(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x00\xff\r\n\r\n", b"GET\r\n\r\n", b"GET /healthz HTTP/1.1\r\n"])
-def test_who_goes_away_or_speaks_something_else_harms_nobody(
+def test_a_client_that_leaves_or_sends_garbage_delays_no_other(
     sent: bytes, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with serving() as server:
@@ -242,7 +242,7 @@ def test_an_ipv6_address() -> None:
         assert ask(server.address, "GET", "/healthz")[0] == 200
 
 
-def test_starting_asks_nobody_for_the_name_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starting_does_not_look_up_the_name_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which takes many seconds where no name server answers."""
 
     def refuse(*args: Any) -> str:

@@ -86,7 +86,7 @@ def test_a_long_argument_is_cut(output: io.StringIO) -> None:
     assert "(1000000 characters)" in output.getvalue()
 
 
-def test_what_a_handler_says_is_escaped(broker: Broker, new_runner: NewRunner, output: io.StringIO) -> None:
+def test_texts_of_a_handler_are_escaped(broker: Broker, new_runner: NewRunner, output: io.StringIO) -> None:
     runner = new_runner()
 
     @runner.task("says")
@@ -124,7 +124,7 @@ def test_a_task_with_many_failing_items_takes_a_bounded_part_of_the_log(
     assert f": {2000 - shown} more failures" in left_out
 
 
-def test_the_first_failure_of_a_task_is_logged_whatever_its_length(output: io.StringIO) -> None:
+def test_the_first_failure_of_a_task_is_logged_at_any_length(output: io.StringIO) -> None:
     def fails(task: Task) -> None:
         raise ValueError("x" * 49_000)
 

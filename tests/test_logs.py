@@ -142,7 +142,7 @@ def test_the_level_is_that_of_logging(plain: logging.Logger) -> None:
 
 
 @pytest.mark.parametrize("names_in_records", [True, False])
-def test_websocket_client_runs_no_handler_or_filter_on_threads_of_ours(
+def test_websocket_client_runs_no_handler_or_filter_on_the_runners_threads(
     monkeypatch: pytest.MonkeyPatch, names_in_records: bool
 ) -> None:
     import n8nrunner.connection.transport  # noqa: F401 - it sets the filter

@@ -138,7 +138,7 @@ def misbehave(peer: RawPeer, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["stops in mid-frame", "does not read"])
-def test_a_broker_that_stalls_delays_nobody(
+def test_a_broker_that_stalls_delays_no_other_broker(
     raw: RawBroker, broker: Broker, new_runner: NewRunner, how: str
 ) -> None:
     """Its own tasks time out on time, other brokers' tasks run, and stop() keeps to its grace period."""
@@ -207,7 +207,7 @@ def test_a_large_answer_leaves_room_for_pongs_and_holds_acceptances(
     runner.stop(0)
 
 
-def test_what_a_large_answer_held_back_leaves_right_behind_it(
+def test_messages_that_waited_for_a_large_answer_follow_it_at_once(
     raw: RawBroker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing else has to come for it: no pong, no other message, no deadline."""
@@ -426,7 +426,7 @@ def test_a_host_that_never_answers_is_named(new_runner: NewRunner) -> None:
         quiet.set()
 
 
-def test_a_defect_of_ours_ends_a_connection_and_not_the_runner(
+def test_a_bug_in_a_link_ends_its_connection_and_not_the_runner(
     broker: Broker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from n8nrunner.connection import link
@@ -451,7 +451,7 @@ def test_a_defect_of_ours_ends_a_connection_and_not_the_runner(
     assert "a defect" not in caplog.records[0].getMessage()  # no exception's own text
 
 
-def test_a_defect_while_nothing_is_connected_is_not_the_end_either(
+def test_a_bug_in_a_link_without_a_connection_does_not_end_the_runner(
     broker: Broker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from n8nrunner.connection import link

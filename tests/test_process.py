@@ -157,7 +157,7 @@ if __name__ == "__main__":
         assert "goes on until" not in program.output
 
 
-def test_an_outage_after_the_main_thread_s_end(broker: Broker, tmp_path: Path) -> None:
+def test_the_runner_reconnects_after_the_main_thread_s_end_or_fails(broker: Broker, tmp_path: Path) -> None:
     """The runner comes back; on Python 3.12, which starts no thread for that, it fails and says so."""
     script = tmp_path / "script.py"
     script.write_text(
@@ -295,7 +295,7 @@ runner.join(30)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_runner_can_begin_afresh(broker: Broker, tmp_path: Path) -> None:
+def test_a_forked_runner_can_be_started_in_the_child(broker: Broker, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         HEAD
@@ -423,7 +423,7 @@ print("after", signal.getsignal(signal.SIGINT) is before, runner.state, flush=Tr
         assert "after True stopped" in program.output
 
 
-def test_a_repl_session(broker: Broker) -> None:
+def test_a_runner_works_in_a_repl_session(broker: Broker) -> None:
     """An interactive session whose runner works in the background between its lines."""
     lines = [
         "from n8nrunner import Runner",

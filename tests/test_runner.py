@@ -87,7 +87,7 @@ def test_handlers_run_on_pool_threads(broker: Broker, new_runner: NewRunner) -> 
         (object(), "result is an object"),
     ],
 )
-def test_a_result_that_is_no_json_names_its_place(
+def test_the_error_about_a_result_outside_of_json_names_its_place(
     broker: Broker, new_runner: NewRunner, value: Any, place: str
 ) -> None:
     runner = new_runner()
@@ -133,7 +133,7 @@ def test_nan_becomes_null(broker: Broker, new_runner: NewRunner) -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), ValueError("no way")])
-def test_whatever_a_handler_raises_ends_its_task_only(
+def test_an_exception_of_any_class_in_a_handler_ends_only_its_task(
     broker: Broker, new_runner: NewRunner, error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     runner = new_runner()
@@ -412,7 +412,7 @@ def test_a_stubborn_handler_keeps_its_slot_visibly(broker: Broker, new_runner: N
         assert broker.run_task("gate", 2) == 2
 
 
-def test_our_own_timeout_uses_n8ns_sentence_and_is_on_time(broker: Broker, new_runner: NewRunner) -> None:
+def test_the_runners_timeout_uses_n8ns_sentence_and_is_on_time(broker: Broker, new_runner: NewRunner) -> None:
     seen: list[Any] = []
     runner = new_runner(task_timeout=0.3)
 
@@ -433,7 +433,7 @@ def test_our_own_timeout_uses_n8ns_sentence_and_is_on_time(broker: Broker, new_r
     assert runner.snapshot().counts.timed_out == 1
 
 
-def test_n8ns_timeout_cancels(broker: Broker, new_runner: NewRunner) -> None:
+def test_n8ns_timeout_cancels_the_task(broker: Broker, new_runner: NewRunner) -> None:
     reasons: list[Any] = []
     runner = new_runner()
 
@@ -717,7 +717,7 @@ def test_stop_from_a_handler_asks_and_returns(broker: Broker, new_runner: NewRun
     assert runner.state == "stopped"
 
 
-def test_stop_while_nobody_answers_is_quick(broker: Broker, new_runner: NewRunner) -> None:
+def test_stop_during_an_outage_does_not_wait(broker: Broker, new_runner: NewRunner) -> None:
     broker.kill()
     runner = new_runner()
     runner.start(wait=0)
@@ -727,7 +727,7 @@ def test_stop_while_nobody_answers_is_quick(broker: Broker, new_runner: NewRunne
     assert runner.state == "stopped"
 
 
-def test_idle_shutdown(broker: Broker, new_runner: NewRunner) -> None:
+def test_an_idle_runner_stops_after_its_timeout(broker: Broker, new_runner: NewRunner) -> None:
     runner = new_runner(auto_shutdown_timeout=0.3)
     runner.task("echo")(lambda task: task.settings)
     runner.start()

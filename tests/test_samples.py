@@ -61,7 +61,7 @@ def running(*arguments: str, env: dict[str, str], cwd: Any = ROOT) -> Iterator[P
 
 
 @needs_signals
-def test_enrich(broker: Broker) -> None:
+def test_the_enrich_sample_serves_its_tasks(broker: Broker) -> None:
     with running("-m", "n8nrunner", "run", "samples.enrich", env=variables(broker)):
         items = [{"json": {"name": "Ada"}}, {"json": {}}]
         (greeted,) = broker.run_task("enrich", {}, items=items[:1], timeout=LIMIT)
@@ -136,7 +136,7 @@ def test_the_node_of_raw_tasks_sends_no_job_that_cannot_succeed(job: str, output
 
 
 @needs_signals
-def test_report(broker: Broker) -> None:
+def test_the_report_sample_serves_a_workflow(broker: Broker) -> None:
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
     for row in (["region", "amount"], ["north", 10], ["south", 2.5], [None, None], ["north", 1]):
@@ -172,7 +172,9 @@ def test_report(broker: Broker) -> None:
 # --- a Flask application --------------------------------------------------------------------------
 
 
-def test_flask_shop(broker: Broker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_flask_shop_serves_its_functions(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name, value in variables(broker).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SHOP_DATABASE", str(tmp_path / "shop.sqlite3"))

@@ -285,7 +285,7 @@ def test_process_1_ends_at_a_signal_while_it_imports(tmp_path: Path, number: sig
         assert program.wait() == 128 + number
 
 
-def test_what_takes_itself_for_process_1_has_a_handler(tmp_path: Path) -> None:
+def test_the_command_as_process_1_has_a_signal_handler(tmp_path: Path) -> None:
     """The same where there are no PID namespaces: the exit code is the handler's."""
     (tmp_path / "jobs.py").write_text(IMPORTING)
     code = "import os; os.getpid = lambda: 1; from n8nrunner.__main__ import main; main()"

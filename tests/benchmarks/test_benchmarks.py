@@ -124,7 +124,7 @@ def rounds(*figures: Any) -> Any:
     return [{OLD: old, NEW: new, OLD_AGAIN: again} for old, new, again in figures]
 
 
-def test_the_new_version_is_held_against_the_mean_of_the_old_figures() -> None:
+def test_the_new_version_is_compared_with_the_mean_of_the_old_figures() -> None:
     rate = Comparison("rate", "tasks/s", rounds((100, 88, 81), (100, 180, 100), (100, 90, 100)))
     assert rate.ratios == pytest.approx([88 / 90, 1.8, 0.9])
     assert rate.ratio == pytest.approx(88 / 90)
@@ -160,7 +160,7 @@ def test_a_restarted_broker_lets_five_a_second_in(modules: Path, tmp_path: Path)
     assert max(one["seconds"]) > 1
 
 
-def test_the_broker_counts_what_becomes_of_tasks(modules: Path) -> None:
+def test_the_broker_counts_the_outcomes_of_tasks(modules: Path) -> None:
     program = ("-m", "tests.benchmarks.contestants.floor")
     with LoadBroker(modules) as broker, Contestant("floor", program, broker.urls, 3) as floor:
         wait_registered(broker, [floor])
@@ -225,6 +225,6 @@ def read_up_to(runner: websocket.WebSocket, kind: str) -> dict[str, Any]:
         (Row("time", [1.1], "s"), ""),
     ],
 )
-def test_the_median_is_held_against_what_is_wanted(row: Row, verdict: str) -> None:
+def test_the_median_is_compared_with_the_wanted_value(row: Row, verdict: str) -> None:
     assert row.cells()[-1] == verdict
     assert table([row]).splitlines()[-1].endswith(verdict or "1.10 s")

@@ -136,7 +136,7 @@ class Unusual:
         ([math.nan, {2}], "result[1] is a set"),
     ],
 )
-def test_a_result_that_is_no_json_names_the_place(value: Any, says: str) -> None:
+def test_an_error_about_a_result_outside_of_json_names_the_place(value: Any, says: str) -> None:
     message = error_of(lambda task: value)["message"]
     assert message.startswith("The result cannot be sent to n8n: ")
     assert says in message
@@ -150,7 +150,7 @@ def test_a_place_is_never_longer_than_a_message_may_be() -> None:
     error_of(lambda task: value, max_payload=1024)
 
 
-def test_a_shared_value_is_no_cycle() -> None:
+def test_a_value_that_occurs_twice_is_not_a_cycle() -> None:
     shared = {"x": [1]}
     assert result_of(lambda task: [shared, {"again": shared}]) == [shared, {"again": shared}]
 
@@ -234,7 +234,7 @@ class Wrong(Exception):
         (ValueError("x" * 20_000), f"ValueError: {'x' * (10_000 - len('ValueError: '))} ..."),
     ],
 )
-def test_whatever_is_raised_becomes_an_error_with_its_type(error: BaseException, message: str) -> None:
+def test_an_exception_of_any_class_becomes_an_error_with_its_type(error: BaseException, message: str) -> None:
     found = error_of(raising(error))
     assert found["message"] == message
     assert set(found) == {"message", "stack"}
@@ -330,7 +330,7 @@ def test_an_error_above_the_limit_is_cut_too(max_payload: int, character: str) -
 
 
 @pytest.mark.parametrize("error", [TaskCancelled("x"), ValueError("x"), SystemExit(1)])
-def test_what_is_raised_after_a_cancellation_is_no_error(
+def test_an_exception_after_a_cancellation_is_not_an_error(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     def handler(task: Task) -> None:
@@ -342,7 +342,7 @@ def test_what_is_raised_after_a_cancellation_is_no_error(
     assert [record.levelname for record in caplog.records] == ["INFO"]
 
 
-def test_what_is_returned_after_a_cancellation_is_kept_for_whoever_wants_it() -> None:
+def test_a_result_after_a_cancellation_is_kept_for_on_undelivered() -> None:
     def handler(task: Task) -> Any:
         task.cancel("n8n went away")
         return {"done": True}
@@ -390,7 +390,7 @@ def test_the_handler_runs_within_the_context() -> None:
     assert context.diary == ["entered", "handled", "left"]
 
 
-def test_the_context_is_made_anew_for_every_task() -> None:
+def test_each_task_gets_a_new_context() -> None:
     made: list[int] = []
 
     @contextlib.contextmanager
@@ -404,7 +404,7 @@ def test_the_context_is_made_anew_for_every_task() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), TaskError("x"), SystemExit(1), KeyboardInterrupt()])
-def test_the_context_is_left_whatever_the_handler_raises(error: BaseException) -> None:
+def test_the_context_is_left_after_an_exception_of_any_class(error: BaseException) -> None:
     context = Context()
     error_of(raising(error), context=context)
     assert context.diary == ["entered", type(error).__name__]

@@ -109,7 +109,7 @@ def test_tasks_are_active_until_their_handlers_return() -> None:
     assert {task for task, _ in ends.all} == set(tasks)
 
 
-def test_whoever_is_told_of_an_end_may_submit_again() -> None:
+def test_a_listener_may_submit_again_when_a_task_ends() -> None:
     ends = Ends()
     left = [50]
 

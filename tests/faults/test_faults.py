@@ -193,7 +193,7 @@ def test_connections_are_refused_and_then_accepted_again(between: FaultProxy, ru
     wait_until(connects)
 
 
-def test_a_mute_proxy_accepts_and_says_nothing(broker: Broker, between: FaultProxy) -> None:
+def test_a_mute_proxy_accepts_connections_and_sends_nothing(broker: Broker, between: FaultProxy) -> None:
     between.inject(Fault(proxy.MUTE, 0.3))
     with socket.create_connection(("127.0.0.1", between.port), LIMIT) as connection:
         connection.sendall(b"hello")
@@ -229,7 +229,7 @@ def test_a_seed_gives_the_same_faults_and_tasks() -> None:
     assert plan.pause(7, 5) == plan.pause(7, 5)
 
 
-def test_a_minute_has_every_fault() -> None:
+def test_every_fault_occurs_within_a_minute() -> None:
     for seed in range(20):
         events = plan.faults(seed, 60, 3)
         assert {event.fault.kind for event in events} == set(plan.ALL_KINDS)
@@ -258,7 +258,7 @@ UNCERTAIN = {"undelivered": "a", "certain": False}
         ("cancelled", [BEGUN, ENDED]),
     ],
 )
-def test_accounts_that_agree(outcome: str, book: list[dict[str, Any]]) -> None:
+def test_accounts_that_agree_have_no_findings(outcome: str, book: list[dict[str, Any]]) -> None:
     assert ledger.compare([Request(1, "a", outcome)], book).is_good
 
 
@@ -276,7 +276,9 @@ def test_accounts_that_agree(outcome: str, book: list[dict[str, Any]]) -> None:
         (LOST, [{"begun": 2, "task": "b"}, {"ended": 2, "task": "b"}], "wrong"),
     ],
 )
-def test_accounts_that_do_not_agree(outcome: str, book: list[dict[str, Any]], what: str) -> None:
+def test_each_disagreement_of_accounts_is_a_finding(
+    outcome: str, book: list[dict[str, Any]], what: str
+) -> None:
     verdict = ledger.compare([Request(1, "a", outcome)], book)
     assert len(getattr(verdict, what)) == 1, verdict
     assert not verdict.is_good
@@ -288,7 +290,7 @@ def test_a_task_that_another_runner_does_again_is_doubled() -> None:
     assert ledger.compare(requests, again, was_killed=True).doubled
 
 
-def test_the_word_of_the_broker_is_the_account_of_a_killed_runner() -> None:
+def test_the_brokers_report_is_the_account_of_a_killed_runner() -> None:
     for book in ([BEGUN], [BEGUN, ENDED]):
         assert ledger.compare([Request(1, "a", LOST)], book, was_killed=True).is_good
     assert ledger.compare([Request(1, "a", None)], [BEGUN], was_killed=True).lost
@@ -309,7 +311,7 @@ def run(tmp_path: Path, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", FUZZES)
-def test_each_fuzz_says_what_it_has_seen(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_fuzz_reports_its_coverage(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--fuzz", name, "--seconds", "0.3", "--seed", "5"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "seed 5"
@@ -317,14 +319,14 @@ def test_each_fuzz_says_what_it_has_seen(name: str, capsys: pytest.CaptureFixtur
     assert len(printed) > 2
 
 
-def test_a_short_soak(tmp_path: Path) -> None:
+def test_a_short_soak_has_no_findings(tmp_path: Path) -> None:
     facts = run(tmp_path, "--seconds", "3", "--seed", "5", "--faults", "reset,partial")
     assert facts["tasks"] >= 100
     assert facts["faults"] >= 1
     assert facts["connections of the runner"] > 3
 
 
-def test_a_runner_that_is_killed_twice(tmp_path: Path) -> None:
+def test_two_kills_of_a_runner_lose_no_answer(tmp_path: Path) -> None:
     facts = run(tmp_path, "--kills", "2", "--seed", "5")
     assert facts["kills"] == 2
     assert facts["outcomes"]["done"] >= 9

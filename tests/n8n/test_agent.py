@@ -116,7 +116,9 @@ def test_an_agent_calls_a_function(n8n: N8n, start_runner: StartRunner, model: M
     assert offered["function"]["description"] == "Twice the number in Functions"
 
 
-def test_an_agent_is_told_of_a_file(n8n: N8n, start_runner: StartRunner, model: Model) -> None:
+def test_an_agent_sees_name_type_and_size_of_a_file(
+    n8n: N8n, start_runner: StartRunner, model: Model
+) -> None:
     start_runner("functions", command=[sys.executable, str(SCRIPT)])
     model.arguments = {}
     workflow = agent_with(n8n, model, "agent-file", function_node("gives_bytes", name="Reporter"))

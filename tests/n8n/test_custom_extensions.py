@@ -34,7 +34,7 @@ def n8n(place: Installation, tmp_path: Path) -> Iterator[N8n]:
         n8n.kill()
 
 
-def test_the_variable_takes_the_place_of_n8n_s_own_folder(n8n: N8n, tmp_path: Path) -> None:
+def test_the_variable_replaces_n8n_s_own_folder(n8n: N8n, tmp_path: Path) -> None:
     """The guide says so; if a later n8n reads both, the guide's advice can go."""
     install = ("-m", "n8nrunner", "node", "application", "--install")
     with python(*install, cwd=SAMPLE, env={"N8N_CUSTOM_EXTENSIONS": folders(tmp_path)}) as program:
@@ -56,7 +56,7 @@ def test_the_variable_takes_the_place_of_n8n_s_own_folder(n8n: N8n, tmp_path: Pa
         ]
 
 
-def test_a_folder_below_n8n_s_own_leaves_the_others(place: Installation, tmp_path: Path) -> None:
+def test_a_folder_below_n8n_s_own_keeps_the_other_nodes(place: Installation, tmp_path: Path) -> None:
     n8n = N8n(place, tmp_path)
     write_node("application", n8n.custom_folder / "application", SAMPLE)
     try:

@@ -245,7 +245,9 @@ def test_an_exception_shows_its_traceback(open_workflow: OpenWorkflow, leads_run
     editor.screenshot("4-traceback")
 
 
-def test_a_value_that_does_not_fit_its_field(open_workflow: OpenWorkflow, leads_runner: None) -> None:
+def test_a_value_that_does_not_fit_its_field_shows_the_expectation(
+    open_workflow: OpenWorkflow, leads_runner: None
+) -> None:
     editor = open_workflow(leads_node("plan_call"))
     editor.open_node("Leads")
     editor.enter("email", "ada@example.com")
@@ -257,7 +259,7 @@ def test_a_value_that_does_not_fit_its_field(open_workflow: OpenWorkflow, leads_
     editor.screenshot("4-misfit")
 
 
-def test_an_expression_for_each_item(open_workflow: OpenWorkflow, leads_runner: None) -> None:
+def test_an_expression_is_evaluated_for_each_item(open_workflow: OpenWorkflow, leads_runner: None) -> None:
     editor = open_workflow(leads_node("find_leads", "Find Leads"), leads_node("score_lead", "Score Lead"))
     editor.open_node("Score Lead")
     editor.get("execute-previous-node").click()

@@ -53,7 +53,7 @@ def test_any_other_exception_shows_its_type_its_message_and_the_line_of_the_hand
     assert echo.call({"still": "there"}).json()[0]["body"] == {"still": "there"}
 
 
-def test_a_result_that_is_no_json_names_the_place(n8n: N8n, start_runner: StartRunner) -> None:
+def test_an_error_about_a_result_outside_of_json_names_the_place(n8n: N8n, start_runner: StartRunner) -> None:
     start_runner()
     workflow = n8n.create_workflow("no json", [webhook_node("no-json"), job_node("tests.unencodable")])
 
@@ -79,7 +79,9 @@ def test_an_unhandled_error_goes_to_the_error_output_when_the_node_continues_on_
     assert response.json() == [{"error": "The lead is not in the list"}]
 
 
-def test_our_task_timeout(n8n: N8n, start_runner: StartRunner) -> None:
+def test_the_runners_task_timeout_fails_the_execution_with_n8ns_sentence(
+    n8n: N8n, start_runner: StartRunner
+) -> None:
     runner = start_runner(N8N_RUNNERS_TASK_TIMEOUT="1")
     node = job_node("tests.wait", settings={"seconds": 60})
     workflow = n8n.create_workflow("timeout", [webhook_node("timeout"), node])
@@ -131,7 +133,7 @@ def test_a_runner_that_is_killed_fails_its_task_and_a_new_one_takes_the_next(
     assert echo.call({"next": 1}).json()[0]["body"] == {"next": 1}
 
 
-def test_a_wrong_token_is_said_at_once(n8n: N8n, start_runner: StartRunner) -> None:
+def test_a_wrong_token_is_reported_at_once(n8n: N8n, start_runner: StartRunner) -> None:
     wrong = "not-the-secret-that-n8n-has"
     started = time.monotonic()
 
@@ -144,7 +146,7 @@ def test_a_wrong_token_is_said_at_once(n8n: N8n, start_runner: StartRunner) -> N
     assert time.monotonic() - started < 15.0
 
 
-def test_the_command_line_ends_with_3_when_the_token_is_wrong(n8n: N8n, start_runner: StartRunner) -> None:
+def test_the_command_exits_with_3_when_the_token_is_wrong(n8n: N8n, start_runner: StartRunner) -> None:
     runner = start_runner(
         registered=False,
         command=[sys.executable, "-m", "n8nrunner", "run", "runner_script:runner"],
@@ -155,7 +157,7 @@ def test_the_command_line_ends_with_3_when_the_token_is_wrong(n8n: N8n, start_ru
     assert "Traceback" not in runner.log
 
 
-def test_n8n_is_there_for_the_runner_that_knows_the_token(n8n: N8n) -> None:
+def test_n8n_accepts_a_runner_with_the_token_after_one_without(n8n: N8n) -> None:
     """The tests about wrong tokens would pass as well if n8n refused everybody."""
     right = requests.post(f"{n8n.broker_url}/runners/auth", json={"token": n8n.auth_token}, timeout=10)
     wrong = requests.post(f"{n8n.broker_url}/runners/auth", json={"token": "another"}, timeout=10)
@@ -173,7 +175,7 @@ def refusal(url: str, token: str) -> LinkFailure:
     return caught.value
 
 
-def test_n8ns_own_refusal_is_told_apart_from_others(n8n: N8n) -> None:
+def test_n8ns_own_refusal_differs_from_that_of_a_proxy(n8n: N8n) -> None:
     refused = refusal(n8n.broker_url, "not-the-token")
     assert type(refused) is AuthRefused, refused
 

@@ -320,14 +320,14 @@ def wrong_rows(n8n: N8n, name: str, rows: list[Row], **settings: Any) -> list[st
         return [text for text in pool.map(outcome, range(len(rows)), rows) if text]
 
 
-def test_every_mechanism(n8n: N8n, start_functions: StartRunner) -> None:
+def test_every_mechanism_of_a_function_works_in_a_workflow(n8n: N8n, start_functions: StartRunner) -> None:
     start_functions()
     wrong = wrong_rows(n8n, "mechanism", MECHANISMS)
     assert not wrong, "\n".join(wrong)
     assert len(MECHANISMS) >= 50
 
 
-def test_every_conversion(n8n: N8n, start_functions: StartRunner) -> None:
+def test_every_type_of_parameter_is_converted(n8n: N8n, start_functions: StartRunner) -> None:
     start_functions()
     wrong = wrong_rows(n8n, "conversion", CONVERSIONS, **WARSAW)
     assert not wrong, "\n".join(wrong)
@@ -360,7 +360,7 @@ def numbers(count: int) -> dict[str, Any]:
     return function_node("gives_rows", name="Rows", count=count)
 
 
-def test_each_item_is_called_for_and_paired(n8n: N8n, start_functions: StartRunner) -> None:
+def test_each_item_gets_a_call_and_is_paired_with_its_result(n8n: N8n, start_functions: StartRunner) -> None:
     start_functions()
     each = function_node("double", number="={{ $json.row }}", options={"batchSize": 3})
     workflow = run(n8n, "paired", numbers(8), each)
@@ -370,7 +370,7 @@ def test_each_item_is_called_for_and_paired(n8n: N8n, start_functions: StartRunn
     assert [item["pairedItem"] for item in items] == [{"item": number} for number in range(8)]
 
 
-def test_all_items_at_once(n8n: N8n, start_functions: StartRunner) -> None:
+def test_a_batch_function_gets_all_items_at_once(n8n: N8n, start_functions: StartRunner) -> None:
     start_functions()
     ranked = run(n8n, "rank", numbers(3), function_node("rank", number="={{ $json.row }}", label="place"))
     assert ranked.call().json() == [{"place": 3}, {"place": 2}, {"place": 1}]
@@ -404,7 +404,7 @@ def test_files_go_in_and_out(n8n: N8n, start_functions: StartRunner) -> None:
 
 
 @pytest.mark.parametrize("operation", ["gives_file", "gives_bytes"])
-def test_files_are_made(n8n: N8n, start_functions: StartRunner, operation: str) -> None:
+def test_a_function_creates_files(n8n: N8n, start_functions: StartRunner, operation: str) -> None:
     start_functions()
     workflow = run(n8n, operation, function_node(operation))
     assert workflow.call().status_code == 200
@@ -431,7 +431,7 @@ def test_items_with_large_files_are_tasks_of_their_own(
     assert len({each["task"] for each in found}) == tasks
 
 
-def test_files_that_n8n_would_not_survive(n8n: N8n, start_functions: StartRunner) -> None:
+def test_files_that_need_too_much_memory_in_n8n_are_refused(n8n: N8n, start_functions: StartRunner) -> None:
     start_functions()
     size = 130 * 2**20
     workflow = run(n8n, "huge-file-out", function_node("gives_files", count=1, size=size))
@@ -462,7 +462,7 @@ def test_an_error_shows_the_traceback_of_the_function(n8n: N8n, start_functions:
     assert error["description"].count("<br/>") >= 3  # n8n shows it as HTML
 
 
-def test_a_task_error_shows_exactly_what_it_says(n8n: N8n, start_functions: StartRunner) -> None:
+def test_a_task_error_shows_exactly_its_texts(n8n: N8n, start_functions: StartRunner) -> None:
     start_functions()
     workflow = run(n8n, "says-why", function_node("says_why", reason="No such lead"))
     workflow.call()
@@ -480,7 +480,7 @@ def test_an_item_that_fails_does_not_stop_the_others(n8n: N8n, start_functions: 
     assert found == [{"result": 0}, {"result": 10}, {"error": "ValueError: 2 is bad"}, {"result": 30}]
 
 
-def test_an_item_whose_result_is_no_json_does_not_stop_the_others(
+def test_an_item_with_a_result_outside_of_json_does_not_stop_the_others(
     n8n: N8n, start_functions: StartRunner
 ) -> None:
     start_functions()
@@ -510,7 +510,7 @@ def test_a_failed_node_is_tried_again(n8n: N8n, start_functions: StartRunner) ->
 # --- the task ---------------------------------------------------------------------------------------
 
 
-def test_log_and_progress(n8n: N8n, start_functions: StartRunner) -> None:
+def test_log_and_progress_reach_the_runner(n8n: N8n, start_functions: StartRunner) -> None:
     start_functions()
     start = n8n.output_length
     assert run(n8n, "talks", function_node("talks")).call().json() == [{"progress": [[0.5, "half way"]]}]
@@ -582,7 +582,7 @@ def test_a_stopped_execution_sends_no_further_raw_jobs(n8n: N8n, start_functions
     assert len(runner.events("started")) == 1
 
 
-def test_a_function_that_takes_too_long(n8n: N8n, start_functions: StartRunner) -> None:
+def test_a_function_that_takes_too_long_fails_with_the_limit(n8n: N8n, start_functions: StartRunner) -> None:
     runner = start_functions(N8N_RUNNERS_TASK_TIMEOUT="1")
     workflow = run(n8n, "timeout", function_node("waits", seconds=60))
     assert workflow.call().status_code == 500
@@ -590,7 +590,9 @@ def test_a_function_that_takes_too_long(n8n: N8n, start_functions: StartRunner) 
     assert runner.wait_for("ended")["cancelled"] is True
 
 
-def test_a_runner_that_is_lost(n8n: N8n, start_functions: StartRunner) -> None:
+def test_the_node_says_that_the_runner_was_lost_during_the_call(
+    n8n: N8n, start_functions: StartRunner
+) -> None:
     runner = start_functions()
     workflow = run(n8n, "lost", function_node("waits", seconds=60))
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -612,7 +614,7 @@ def test_a_function_with_a_limit_runs_alone(n8n: N8n, start_functions: StartRunn
     assert found == [{"most": 1}] * 6
 
 
-def test_ten_thousand_items(n8n: N8n, start_functions: StartRunner) -> None:
+def test_ten_thousand_items_pass_through_a_function(n8n: N8n, start_functions: StartRunner) -> None:
     start_functions()
     nodes = [
         numbers(10_000),
@@ -626,7 +628,9 @@ def test_ten_thousand_items(n8n: N8n, start_functions: StartRunner) -> None:
 # --- runners of other ages, other people's, and none -------------------------------------------------
 
 
-def test_a_changed_function_says_what_differs(n8n: N8n, start_functions: StartRunner) -> None:
+def test_the_error_for_a_changed_function_names_the_differences(
+    n8n: N8n, start_functions: StartRunner
+) -> None:
     start_functions(VARIANT="changed")
     workflow = run(n8n, "changed", function_node("double", number=1))
     assert workflow.call().status_code == 500
@@ -640,7 +644,9 @@ def test_a_changed_function_says_what_differs(n8n: N8n, start_functions: StartRu
     assert "was one of red, blue and is one of green" in error_of(workflow)["description"]
 
 
-def test_other_texts_and_more_that_may_be_given_fail_nothing(n8n: N8n, start_functions: StartRunner) -> None:
+def test_changed_texts_and_new_optional_parameters_fail_no_call(
+    n8n: N8n, start_functions: StartRunner
+) -> None:
     start_functions(VARIANT="reworded")
     assert run(n8n, "reworded", function_node("double", number=2)).call().json() == [{"result": 4}]
 
@@ -653,7 +659,7 @@ def test_a_call_that_meets_an_older_replica_is_tried_again(n8n: N8n, start_funct
         assert workflow.call().json() == [{"pid": new.pid}]
 
 
-def test_only_older_replicas(n8n: N8n, start_functions: StartRunner) -> None:
+def test_a_call_fails_if_all_replicas_are_older(n8n: N8n, start_functions: StartRunner) -> None:
     start_functions(VARIANT="old")
     workflow = run(n8n, "only-older", function_node("who"))
     assert workflow.call().status_code == 500
@@ -669,7 +675,7 @@ def test_replicas_share_the_load(n8n: N8n, start_functions: StartRunner) -> None
     assert min(answers.count(replica.pid) for replica in replicas) >= 20
 
 
-def test_two_peoples_runners_do_not_mix(
+def test_runners_with_different_names_do_not_share_calls(
     n8n: N8n, start_functions: StartRunner, start_runner: StartRunner
 ) -> None:
     mine = start_functions()
@@ -678,7 +684,7 @@ def test_two_peoples_runners_do_not_mix(
     assert {workflow.call().json()[0]["pid"] for _ in range(8)} == {mine.pid}
 
 
-def test_a_runner_that_joins_late(n8n: N8n, start_functions: StartRunner) -> None:
+def test_a_runner_that_joins_late_gets_calls(n8n: N8n, start_functions: StartRunner) -> None:
     workflow = run(n8n, "late", function_node("double", number=2))
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         answer = pool.submit(workflow.call)
@@ -687,7 +693,7 @@ def test_a_runner_that_joins_late(n8n: N8n, start_functions: StartRunner) -> Non
         assert answer.result().json() == [{"result": 4}]
 
 
-def test_a_restart_of_n8n_in_the_middle(n8n: N8n, start_functions: StartRunner) -> None:
+def test_functions_work_after_a_restart_of_n8n_during_a_call(n8n: N8n, start_functions: StartRunner) -> None:
     runner = start_functions()
     waiting = run(n8n, "restart", function_node("waits", seconds=60))
     workflow = run(n8n, "restarted", function_node("double", number=2))
@@ -702,7 +708,7 @@ def test_a_restart_of_n8n_in_the_middle(n8n: N8n, start_functions: StartRunner) 
     assert workflow.call().json() == [{"result": 4}]
 
 
-def test_no_runner(n8n: N8n) -> None:
+def test_the_node_says_that_no_runner_took_the_call(n8n: N8n) -> None:
     # At the same time, because each of them waits a minute.
     stops = run(n8n, "nobody", function_node("double", number=2))
     options = {"batchSize": 1, "parallelTasks": 2}

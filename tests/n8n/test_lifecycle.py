@@ -24,7 +24,7 @@ NEXT_ANSWER_LIMIT = 5.0
 """Seconds until a call is answered once n8n is back: the runner has to be back, and others call as well."""
 
 
-def test_a_runner_that_starts_before_n8n(n8n: N8n, start_runner: StartRunner) -> None:
+def test_a_runner_that_starts_before_n8n_registers_later(n8n: N8n, start_runner: StartRunner) -> None:
     workflow = n8n.create_workflow("early", [webhook_node("early"), job_node("tests.echo")])
     n8n.stop()
     runner = start_runner(registered=False, arguments=["--wait", "0"])
@@ -39,7 +39,7 @@ def test_a_runner_that_starts_before_n8n(n8n: N8n, start_runner: StartRunner) ->
     runner.stop()
 
 
-def test_start_says_what_to_check_when_n8n_is_not_there(n8n: N8n, start_runner: StartRunner) -> None:
+def test_start_says_what_to_check_when_n8n_is_down(n8n: N8n, start_runner: StartRunner) -> None:
     n8n.stop()
 
     runner = start_runner(registered=False, arguments=["--wait", "1"])
@@ -63,7 +63,9 @@ def test_stop_lets_a_task_finish_and_n8n_gets_its_answer(n8n: N8n, start_runner:
         assert answer.result(30).json() == [{"number": 1, "runner": "tests"}]
 
 
-def test_n8n_that_stops_drains_the_runner_which_comes_back(n8n: N8n, start_runner: StartRunner) -> None:
+def test_n8n_drains_the_runner_when_it_stops_and_the_runner_reconnects(
+    n8n: N8n, start_runner: StartRunner
+) -> None:
     runner = start_runner()
     node = job_node("tests.count", settings={"seconds": 1.0})
     workflow = n8n.create_workflow("n8n drains", [webhook_node("n8n-drains"), node])
@@ -83,7 +85,7 @@ def test_n8n_that_stops_drains_the_runner_which_comes_back(n8n: N8n, start_runne
     runner.stop()
 
 
-def test_n8n_that_stands_still_for_25_s_keeps_its_runner(n8n: N8n, start_runner: StartRunner) -> None:
+def test_n8n_keeps_its_runner_while_it_is_stopped_for_25_s(n8n: N8n, start_runner: StartRunner) -> None:
     """As while its event loop is busy, in the middle of a large answer."""
     size = 20_000_000
     runner = start_runner()
@@ -125,7 +127,7 @@ def test_two_runners_share_the_load(n8n: N8n, start_runner: StartRunner) -> None
     assert min(shares.values()) >= 50
 
 
-def test_n8n_is_restarted_ten_times_under_load(
+def test_the_runner_reconnects_after_each_of_ten_restarts_under_load(
     n8n: N8n, start_runner: StartRunner, record_property: Callable[[str, object], None]
 ) -> None:
     runner = start_runner()

@@ -20,7 +20,7 @@ SCANNER_VERSION = "0.32.0"
 
 
 @pytest.mark.parametrize("as_source", [False, True], ids=["as it is", "as a source file"])
-def test_it_passes_the_linter(place: Installation, tmp_path: Path, as_source: bool) -> None:
+def test_a_written_node_passes_the_linter(place: Installation, tmp_path: Path, as_source: bool) -> None:
     scanner = npm_package(place, SCANNER, SCANNER_VERSION)
     write_node("functions_script", tmp_path)
     folder = tmp_path / "n8n-nodes-functions"
@@ -39,7 +39,7 @@ def test_it_passes_the_linter(place: Installation, tmp_path: Path, as_source: bo
         assert found["passed"], found.get("details", found)
 
 
-def test_the_linter_bites(place: Installation, tmp_path: Path) -> None:
+def test_the_linter_finds_a_defect(place: Installation, tmp_path: Path) -> None:
     scanner = npm_package(place, SCANNER, SCANNER_VERSION)
     write_node("functions_script", tmp_path)
     folder = tmp_path / "n8n-nodes-functions"

@@ -94,7 +94,7 @@ def run(broker: Broker, code: str, **options: Any) -> Any:
 
 
 @pytest.mark.usefixtures("runner")
-def test_code_nodes(broker: Broker) -> None:
+def test_official_runners_run_code_nodes_over_the_embedded_broker(broker: Broker) -> None:
     total = "return [{json: {total: $input.all().reduce((sum, item) => sum + item.json.n, 0)}}]"
     assert run(broker, total) == [{"json": {"total": 10}}]
 
@@ -107,7 +107,7 @@ def test_code_nodes(broker: Broker) -> None:
 
 
 @pytest.mark.usefixtures("runner")
-def test_files_and_http(broker: Broker) -> None:
+def test_official_runners_use_files_and_http(broker: Broker) -> None:
     read = (
         "const file = await this.helpers.getBinaryDataBuffer(0, 'data');"
         "return [{json: {text: file.toString()}}]"
@@ -128,7 +128,7 @@ def test_files_and_http(broker: Broker) -> None:
 
 
 @pytest.mark.usefixtures("runner")
-def test_errors_and_cancellation(broker: Broker) -> None:
+def test_official_runners_report_errors_and_obey_cancellation(broker: Broker) -> None:
     with pytest.raises(BrokerTaskError, match="boom") as caught:
         run(broker, "throw new Error('boom')")
     assert "boom" in str(caught.value.stack)
@@ -147,7 +147,7 @@ def test_errors_and_cancellation(broker: Broker) -> None:
 
 
 @pytest.mark.usefixtures("runner")
-def test_it_stays_connected_over_heartbeats_and_takes_many_tasks(broker: Broker) -> None:
+def test_an_official_runner_stays_connected_over_heartbeats_and_takes_many_tasks(broker: Broker) -> None:
     tasks = [submit(broker, f"return [{{json: {{n: {n}}}}}]", items=[]) for n in range(200)]
     assert [task.result(LIMIT) for task in tasks] == [[{"json": {"n": n}}] for n in range(200)]
     start = broker.counts
@@ -160,7 +160,9 @@ def test_it_stays_connected_over_heartbeats_and_takes_many_tasks(broker: Broker)
     assert (counts.runners, counts.heartbeat_missed, counts.missed, counts.malformed) == (1, 0, 0, 0)
 
 
-def test_it_finishes_its_task_when_the_broker_drains(broker: Broker, runner: ChildProcess) -> None:
+def test_an_official_runner_finishes_its_task_when_the_broker_drains(
+    broker: Broker, runner: ChildProcess
+) -> None:
     task = submit(
         broker, "await new Promise((resolve) => setTimeout(resolve, 1000)); return [{json: {done: true}}]"
     )
@@ -171,6 +173,6 @@ def test_it_finishes_its_task_when_the_broker_drains(broker: Broker, runner: Chi
     assert runner.wait(LIMIT) == 0
 
 
-def test_it_ends_when_the_broker_is_killed(broker: Broker, runner: ChildProcess) -> None:
+def test_an_official_runner_ends_when_the_broker_is_killed(broker: Broker, runner: ChildProcess) -> None:
     broker.kill()
     assert runner.wait(LIMIT) == 1

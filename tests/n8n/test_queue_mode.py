@@ -107,7 +107,7 @@ def test_both_workers_reach_the_one_runner(queue: Queue) -> None:
     assert min(shares) >= CALLS // 8, f"one worker did next to nothing: {shares}"
 
 
-def test_a_worker_that_is_killed_and_comes_back(queue: Queue) -> None:
+def test_the_runner_reconnects_to_a_worker_that_was_killed(queue: Queue) -> None:
     first, second = queue.workers
     first.kill()
     queue.call(8)  # Redis may still hand a few to the worker that is gone

@@ -72,7 +72,7 @@ def workflow(n8n: N8n, node_type: str, operation: str, path: str, **parameters: 
     return n8n.create_workflow(path, [webhook, node])
 
 
-def test_flask(n8n_with_nodes: N8n, start: Start, tmp_path: Path) -> None:
+def test_the_flask_sample_serves_n8n(n8n_with_nodes: N8n, start: Start, tmp_path: Path) -> None:
     database = {"SHOP_DATABASE": str(tmp_path / "shop.sqlite3")}
     flask = ["-m", "flask", "--app"]
     created = ChildProcess(
@@ -93,7 +93,7 @@ def test_flask(n8n_with_nodes: N8n, start: Start, tmp_path: Path) -> None:
     assert sell.wait_for_execution("error").error["message"] == "There are no 2 pieces of pear"
 
 
-def test_django_with_connections_that_are_broken_between_tasks(
+def test_the_django_sample_replaces_connections_that_broke_between_tasks(
     n8n_with_nodes: N8n, start: Start, tmp_path: Path
 ) -> None:
     if "postgresql" in services.missing():
@@ -122,7 +122,7 @@ def test_django_with_connections_that_are_broken_between_tasks(
         postgres.close()
 
 
-def test_report(n8n_with_nodes: N8n, start: Start) -> None:
+def test_the_report_sample_serves_a_workflow(n8n_with_nodes: N8n, start: Start) -> None:
     start("report", ["-m", "samples.report"])
     answer_with_file = {"responseData": "firstEntryBinary", "responseBinaryPropertyName": "report"}
     report = workflow(

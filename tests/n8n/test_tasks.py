@@ -69,7 +69,7 @@ def test_many_items_pass_through_two_nodes_one_job_an_item(n8n: N8n, start_runne
     ]
 
 
-def test_a_large_answer(n8n: N8n, start_runner: StartRunner) -> None:
+def test_a_large_answer_arrives_whole(n8n: N8n, start_runner: StartRunner) -> None:
     start_runner()
     text = "0123456789abcdef" * 200_000
     workflow = n8n.create_workflow("large", [webhook_node("large"), job_node("tests.echo")])
@@ -133,7 +133,9 @@ def test_a_file_is_read_and_another_saved(n8n: N8n, start_runner: StartRunner) -
     assert item["binary"]["file"]["mimeType"] == "application/octet-stream"
 
 
-def test_an_http_call_through_n8n(n8n: N8n, start_runner: StartRunner, web_server: WebServer) -> None:
+def test_n8n_makes_an_http_call_for_a_handler(
+    n8n: N8n, start_runner: StartRunner, web_server: WebServer
+) -> None:
     start_runner()
     request = {
         "method": "POST",
@@ -170,7 +172,7 @@ def test_an_http_call_that_fails_raises_in_the_handler(
     assert "501" in answer["error"]
 
 
-def test_a_javascript_code_node_on_n8ns_own_runner_beside_ours(
+def test_a_javascript_code_node_runs_on_n8ns_runner_next_to_this_one(
     n8n: N8n, start_runner: StartRunner, javascript_runner: JavaScriptRunner
 ) -> None:
     start_runner()

@@ -1208,7 +1208,7 @@ class TestLiveness:
         assert bench.pass_time(0.01) == [SendUrgentPing(LIVENESS_PING)]
         assert of((SendPing, SendUrgentPing), bench.pass_time(liveness.SILENCE_LIMIT - 1)) == []
 
-    def test_the_pong_of_a_liveness_ping_is_no_receipt(self) -> None:
+    def test_the_pong_of_a_liveness_ping_is_not_a_receipt(self) -> None:
         bench = Bench(capacity=1)
         bench.connect()
         bench.now += 1
@@ -1233,7 +1233,7 @@ class TestLiveness:
         bench.lose()
         assert bench.session.state is State.DISCONNECTED
 
-    def test_bytes_that_the_kernel_takes_are_no_sign_of_life(self) -> None:
+    def test_bytes_that_the_kernel_accepts_are_not_a_sign_of_life(self) -> None:
         bench = Bench()
         bench.connect()
         offers: list[Any] = []

@@ -310,6 +310,6 @@ def test_the_outcome_of_an_event_in_a_state(event: str, state: str) -> None:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_an_object_that_is_no_event_raises(state: str) -> None:
+def test_an_object_that_is_not_an_event_raises(state: str) -> None:
     with pytest.raises(KeyError):
         bench_in(state).handle(object())
