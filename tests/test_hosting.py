@@ -1,6 +1,6 @@
-"""What self-hosters copy: the samples for Docker Compose and systemd, and the guide.
+"""The samples for Docker Compose and systemd, and the guide for self-hosting.
 
-Containers are not started here. What runs in them is: the application, its node, the health checks.
+The tests start no container. They run the application, its node and the health checks without one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,14 +43,14 @@ SAMPLES_VERSION = "2.43.3"
 N8NS_OWN = {"N8N_RUNNERS_MODE", "N8N_RUNNERS_BROKER_LISTEN_ADDRESS", "N8N_RUNNERS_PATH"}
 #: Every setting of a runner that comes from the environment.
 KNOWN = {variable + tail for variable in VARIABLES.values() for tail in ("", "_FILE")}
-#: What the guide lets its reader try, and the same with a wrong check digit.
+#: The number in the guide, and the same with a wrong check digit.
 IBAN, WRONG_IBAN = "DE89 3704 0044 0532 0130 00", "DE88 3704 0044 0532 0130 00"
 
 on_posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and shells of POSIX")
 
 
 class ComposeFile:
-    """One file of Docker Compose, with what its services are for."""
+    """One file of Docker Compose, with its services by their purpose."""
 
     def __init__(self, name: str) -> None:
         self.path = COMPOSE / name
@@ -84,7 +83,7 @@ class ComposeFile:
         return found
 
     def needs(self, service: dict[str, Any]) -> dict[str, str]:
-        """The services that it depends on, each with the condition."""
+        """Return the services that it depends on, each with the condition."""
         found = service.get("depends_on", {})
         if isinstance(found, list):
             return dict.fromkeys(found, "service_started")
@@ -114,7 +113,7 @@ def check_schema(path: Path) -> subprocess.CompletedProcess[str]:
 
 
 @each_file
-def test_the_schema_of_compose(compose: ComposeFile, tmp_path: Path) -> None:
+def test_the_sample_follows_the_schema_of_compose(compose: ComposeFile, tmp_path: Path) -> None:
     checked = check_schema(compose.path)
     assert checked.returncode == 0, checked.stdout
     broken = tmp_path / "compose.yaml"
@@ -122,7 +121,7 @@ def test_the_schema_of_compose(compose: ComposeFile, tmp_path: Path) -> None:
     assert check_schema(broken).returncode == 1
 
 
-def test_how_many_there_are() -> None:
+def test_the_samples_have_one_n8n_and_three() -> None:
     assert [len(compose.n8n) for compose in FILES] == [1, 3]
 
 
@@ -136,13 +135,13 @@ def test_every_n8n_waits_for_runners(compose: ComposeFile) -> None:
 
 
 @each_file
-def test_all_have_one_token(compose: ComposeFile) -> None:
+def test_all_services_have_the_same_token(compose: ComposeFile) -> None:
     services = [*compose.n8n.values(), *compose.javascript_runners.values(), compose.application]
     assert {compose.environment(service)["N8N_RUNNERS_AUTH_TOKEN"] for service in services} == {TOKEN}
 
 
 @each_file
-def test_secrets_stand_in_no_environment_but_a_javascript_runner_s(compose: ComposeFile) -> None:
+def test_only_javascript_runners_have_secrets_in_their_environment(compose: ComposeFile) -> None:
     """The image of n8n's runners reads no files of secrets."""
     for name, service in compose.services.items():
         variables = {f"${{{secret}:?fill in .env}}" for secret in SECRETS}
@@ -178,7 +177,7 @@ def test_the_application_knows_every_broker(compose: ComposeFile) -> None:
 
 
 @each_file
-def test_the_application_s_settings_are_known(compose: ComposeFile) -> None:
+def test_the_settings_of_the_application_are_known(compose: ComposeFile) -> None:
     given = {name for name in compose.application["environment"] if name.startswith(("N8N_", "N8NRUNNER_"))}
     assert given <= KNOWN
 
@@ -202,7 +201,7 @@ def test_every_variable_is_in_the_example() -> None:
 
 
 @each_file
-def test_one_version_of_n8n_and_its_runner(compose: ComposeFile) -> None:
+def test_n8n_and_its_runners_have_the_same_version(compose: ComposeFile) -> None:
     services = {**compose.n8n, **compose.javascript_runners}
     assert {service["image"].split(":", 1)[1] for service in services.values()} == {
         f"${{N8N_VERSION:-{SAMPLES_VERSION}}}"
@@ -210,14 +209,14 @@ def test_one_version_of_n8n_and_its_runner(compose: ComposeFile) -> None:
 
 
 @each_file
-def test_nothing_but_the_editor_is_published(compose: ComposeFile) -> None:
+def test_only_the_editor_is_published(compose: ComposeFile) -> None:
     published = {name: service["ports"] for name, service in compose.services.items() if "ports" in service}
     assert published == {"n8n": ["127.0.0.1:5678:5678"]}
     assert not any("network_mode" in service for service in compose.n8n.values())
 
 
 @each_file
-def test_what_services_depend_on(compose: ComposeFile) -> None:
+def test_dependencies_have_the_condition_they_need(compose: ComposeFile) -> None:
     for name, service in compose.services.items():
         for other, condition in compose.needs(service).items():
             assert other in compose.services, f"{name} depends on {other}"
@@ -232,7 +231,7 @@ def test_what_services_depend_on(compose: ComposeFile) -> None:
 
 
 @each_file
-def test_all_that_is_declared_is_used(compose: ComposeFile) -> None:
+def test_all_declared_volumes_networks_and_secrets_are_used(compose: ComposeFile) -> None:
     for kind in ("volumes", "networks", "secrets"):
         named = {
             entry.split(":")[0] for service in compose.services.values() for entry in service.get(kind, [])
@@ -241,7 +240,7 @@ def test_all_that_is_declared_is_used(compose: ComposeFile) -> None:
 
 
 @each_file
-def test_time_to_stop(compose: ComposeFile) -> None:
+def test_services_have_time_to_stop(compose: ComposeFile) -> None:
     grace = RunnerConfig.from_env(compose.environment(compose.application)).graceful_shutdown_timeout
     assert seconds(compose.application["stop_grace_period"]) > grace
     for service in compose.n8n.values():
@@ -266,14 +265,14 @@ def test_n8n_reads_the_node_that_is_written(compose: ComposeFile) -> None:
     assert compose.needs(compose.n8n["n8n"])["nodes"] == "service_completed_successfully"
 
 
-def test_queue_mode() -> None:
+def test_workers_have_the_settings_of_the_main_n8n() -> None:
     main = QUEUE.n8n["n8n"]
     workers = [service for name, service in QUEUE.n8n.items() if name != "n8n"]
     assert "command" not in main
     for worker in workers:
         assert worker["command"] == ["worker"]
         assert worker["environment"] == main["environment"], "the same key, queue and database"
-        # Which waits for the database and the node, and creates the tables.
+        # The main n8n waits for the database and the node, and creates the tables.
         assert QUEUE.needs(worker) == {"n8n": "service_healthy"}
     environment = QUEUE.environment(main)
     assert environment["EXECUTIONS_MODE"] == "queue"
@@ -299,7 +298,7 @@ def test_runners_do_not_reach_the_database() -> None:
 
 
 def dockerfile() -> dict[str, list[str]]:
-    """The instructions of the Dockerfile, each with its arguments."""
+    """Return the instructions of the Dockerfile, each with its arguments."""
     found: dict[str, list[str]] = {}
     for line in (COMPOSE / "Dockerfile").read_text().splitlines():
         if line and not line.startswith("#"):
@@ -308,7 +307,7 @@ def dockerfile() -> dict[str, list[str]]:
     return found
 
 
-def test_the_dockerfile() -> None:
+def test_the_image_has_the_application_and_the_user_of_n8n() -> None:
     instructions = dockerfile()
     copied = {source for argument in instructions["COPY"] for source in argument.split()[:-1]}
     assert copied == {"requirements.txt", "application.py"}
@@ -332,7 +331,7 @@ def test_the_dockerfile() -> None:
 
 
 def command_of(arguments: list[str]) -> list[str]:
-    """Arguments for this Python that do what the program n8nrunner does."""
+    """Return arguments for this Python that do the same as the program n8nrunner."""
     assert arguments[0] == "n8nrunner"
     return ["-m", *arguments]
 
@@ -347,7 +346,7 @@ def embedded_brokers(number: int) -> Iterator[list[Broker]]:
 
 
 def call(broker: Broker, runner: str, function: str, *arguments: dict[str, Any]) -> list[Any]:
-    """The JSON of the items that a function makes of the arguments of each item."""
+    """Return the JSON of the items that a function returns for the arguments of each item."""
     calls = [{"item": item, "arguments": each} for item, each in enumerate(arguments)]
     settings = {"version": 1, "function": function, "calls": calls}
     result = broker.run_task(f"n8nrunner.{runner}", settings, timeout=LIMIT)
@@ -356,7 +355,7 @@ def call(broker: Broker, runner: str, function: str, *arguments: dict[str, Any])
 
 
 def is_healthy(compose: ComposeFile, port: str) -> bool:
-    """Whether the health check of the application's service finds it so."""
+    """Return whether the health check of the application's service succeeds."""
     kind, program, *arguments = compose.application["healthcheck"]["test"]
     assert (kind, program) == ("CMD", "python")
     arguments = [argument.replace("5681", port) for argument in arguments]
@@ -368,7 +367,7 @@ def is_healthy(compose: ComposeFile, port: str) -> bool:
 
 @on_posix
 @each_file
-def test_the_application(compose: ComposeFile) -> None:
+def test_the_application_answers_calls_of_every_broker(compose: ComposeFile) -> None:
     environment = compose.environment(compose.application)
     (command,) = (YAML(typ="safe", pure=True).load(text) for text in dockerfile()["CMD"])
     with embedded_brokers(len(compose.brokers)) as brokers:
@@ -412,7 +411,7 @@ def test_the_application(compose: ComposeFile) -> None:
 
 
 @each_file
-def test_the_application_s_node(compose: ComposeFile, tmp_path: Path) -> None:
+def test_the_application_writes_its_node(compose: ComposeFile, tmp_path: Path) -> None:
     command = [str(tmp_path) if each == "/nodes" else each for each in compose.services["nodes"]["command"]]
     assert str(tmp_path) in command
     with python(*command_of(command), cwd=COMPOSE, env={"PYTHONDONTWRITEBYTECODE": "1"}) as program:
@@ -426,7 +425,9 @@ def test_the_application_s_node(compose: ComposeFile, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
 @each_file
-def test_the_health_check_of_n8n(compose: ComposeFile, status: int, code: int) -> None:
+def test_the_health_check_of_n8n_asks_whether_it_is_ready(
+    compose: ComposeFile, status: int, code: int
+) -> None:
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -462,7 +463,7 @@ def test_the_health_check_of_n8n(compose: ComposeFile, status: int, code: int) -
 
 
 def unit() -> dict[str, list[str]]:
-    """The settings of the unit, over all its sections; many may be there more than once."""
+    """Return the settings of the unit, of all sections; a setting may have several values."""
     found: dict[str, list[str]] = {}
     for line in UNIT.read_text().splitlines():
         if line and not line.startswith(("#", "[")):
@@ -471,8 +472,8 @@ def unit() -> dict[str, list[str]]:
     return found
 
 
-def what_systemd_says(text: str, folder: Path) -> list[str]:
-    """What `systemd-analyze verify` finds in a unit whose program is there."""
+def complaints_of_systemd(text: str, folder: Path) -> list[str]:
+    """Return the complaints of `systemd-analyze verify` about a unit whose program exists."""
     (start,) = unit()["ExecStart"]
     path = folder / UNIT.name
     path.write_text(text.replace(start.split()[0], str(PROGRAM)))
@@ -485,8 +486,8 @@ def what_systemd_says(text: str, folder: Path) -> list[str]:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not on this machine")
 def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     text = UNIT.read_text()
-    assert what_systemd_says(text, tmp_path) == []
-    assert what_systemd_says(text.replace("ProtectHome", "ProtectHouse"), tmp_path) != []
+    assert complaints_of_systemd(text, tmp_path) == []
+    assert complaints_of_systemd(text.replace("ProtectHome", "ProtectHouse"), tmp_path) != []
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not on this machine")
@@ -503,7 +504,7 @@ def test_systemd_rates_the_unit_as_hardened() -> None:
     assert float(found[1]) <= 1.3
 
 
-def test_what_starts_the_unit_again() -> None:
+def test_a_wrong_token_or_wrong_settings_do_not_start_the_unit_again() -> None:
     settings = unit()
     assert settings["Restart"] == ["on-failure"]
     (codes,) = settings["RestartPreventExitStatus"]
@@ -517,7 +518,7 @@ def test_the_unit_has_time_to_stop() -> None:
 
 
 def start_unit(broker: Broker, folder: Path, token: str) -> Program:
-    """What systemd starts, with a token and the address of this broker."""
+    """Start the program of the unit, with a token and the address of this broker."""
     settings = unit()
     assert settings["LoadCredential"] == ["token:/etc/leads/token"]
     (folder / "token").write_text(f"{token}\n")
@@ -542,7 +543,7 @@ def test_the_service_runs_until_it_is_stopped(broker: Broker, tmp_path: Path) ->
 
 
 @on_posix
-def test_the_service_ends_for_good_with_a_wrong_token(broker: Broker, tmp_path: Path) -> None:
+def test_the_service_is_not_started_again_with_a_wrong_token(broker: Broker, tmp_path: Path) -> None:
     with start_unit(broker, tmp_path, "wrong") as program:
         assert str(program.wait()) in unit()["RestartPreventExitStatus"][0].split()
 
@@ -551,22 +552,22 @@ def test_the_service_ends_for_good_with_a_wrong_token(broker: Broker, tmp_path: 
 
 
 def code() -> str:
-    """The guide's Python."""
+    """Return the Python code of the guide."""
     (block,) = blocks(PAGE, "python")
     return block.text
 
 
-def test_every_block_is_of_a_kind_that_is_checked() -> None:
+def test_every_block_of_the_guide_is_checked() -> None:
     number = sum(block.language in ("python", "yaml", "sh") for block in blocks(PAGE))
     assert number == GUIDE.count("\n```") / 2 > 0
 
 
-def test_the_guide_s_yaml_is_that_of_the_samples() -> None:
+def test_the_yaml_of_the_guide_is_in_the_samples() -> None:
     for block in blocks(PAGE, "yaml"):
         assert any(block.text in compose.text for compose in FILES), block.text
 
 
-def test_the_guide_s_settings_are_known() -> None:
+def test_the_settings_of_the_guide_are_known() -> None:
     for name in re.findall(r"\b(?:N8N_RUNNERS|N8NRUNNER)_[A-Z_]+\b", GUIDE):
         assert name in KNOWN | N8NS_OWN
 
@@ -587,143 +588,115 @@ def test_the_guide_s_settings_are_known() -> None:
         ("tasks were cut short", "cli.py"),
     ],
 )
-def test_messages_of_the_table_are_real(message: str, file: str) -> None:
+def test_messages_of_the_table_are_in_the_source(message: str, file: str) -> None:
     table = GUIDE[GUIDE.index("## When something is wrong") :]
     assert message in table
     source = (ROOT / "n8nrunner" / file).read_text(encoding="utf-8")
     assert message.replace('"billing"', '"${runner}"') in source
 
 
-#: Subcommands of `docker compose`, each with the options that the guide may use; a value follows "=".
-COMPOSE_COMMANDS = {
-    "build": set(),
-    "logs": {"-f"},
-    "ps": {"--all"},
-    "restart": set(),
-    "run": {"--rm"},
-    "up": {"-d", "--build", "--no-deps", "--no-recreate", "--wait", "--scale="},
-}
-
-
-def check_docker(arguments: list[str]) -> None:
-    assert arguments.pop(0) == "compose"
-    compose = FILES[0]
-    if arguments[0] == "-f":
-        (compose,) = (each for each in FILES if each.path.name == arguments[1])
-        del arguments[:2]
-    command = arguments.pop(0)
-    while arguments:
-        argument = arguments.pop(0)
-        if f"{argument}=" in COMPOSE_COMMANDS[command]:
-            argument = arguments.pop(0).split("=")[0]
-            assert argument in compose.services
-        elif argument.startswith("-"):
-            assert argument in COMPOSE_COMMANDS[command]
-        else:
-            assert argument in compose.services
-            if command == "run":
-                break  # the rest is what runs in the container
-
-
-@pytest.mark.parametrize("command", re.findall(r"`docker ([^`]+)`", GUIDE))
-def test_the_commands_of_the_table(command: str) -> None:
-    check_docker(command.split())
-
-
-def check_install(arguments: list[str], folder: Path) -> None:
-    """Copies come from files that are there, and go where the unit looks for them."""
-    settings = unit()
-    places = {
-        "leads.py": f"{settings['WorkingDirectory'][0]}/",
-        "token": settings["LoadCredential"][0].split(":")[1],
-        "leads.service": "/etc/systemd/system/",
-    }
-    if arguments[0] == "-d":
-        assert set(arguments[1:]) == {settings["WorkingDirectory"][0], "/etc/leads"}
-    else:
-        option, mode, source, target = arguments
-        assert (option, places[source]) == ("-m", target)
-        assert mode == ("600" if source == "token" else "644")
-        assert (folder / source).is_file()
-
-
-def check_sudo(arguments: list[str], folder: Path) -> None:
-    if arguments[:3] == ["-H", "-u", "n8n"]:
-        program, *arguments = arguments[3:]
-        with python(
-            *command_of([Path(program).name, *arguments]), cwd=folder, env={"HOME": str(folder)}
-        ) as run:
-            assert run.wait() == 0
-        assert (folder / ".n8n/custom/n8n-nodes-leads/dist/nodes/Leads/Leads.node.js").is_file()
-        return
-    program, *arguments = arguments
-    venv = f"{unit()['WorkingDirectory'][0]}/.venv"
-    if program == "install":
-        check_install(arguments, folder)
-    elif program == "systemctl":
-        assert arguments in (["daemon-reload"], ["enable", "--now", "leads"], ["restart", "n8n"])
-    elif program == "useradd":
-        assert arguments[-1] == unit()["User"][0]
-    elif program == "journalctl":
-        assert arguments == ["-f", "-u", UNIT.stem]
-    else:
-        assert [program, *arguments] in (
-            ["python3", "-m", "venv", venv],
-            [f"{venv}/bin/pip", "install", "n8nrunner[node]"],
-        )
-
-
-@on_posix
-@pytest.mark.parametrize(
-    ("heading", "script"),
-    [(block.heading, block.text) for block in SHELL],
-    ids=[block.heading for block in SHELL],
+_FILE = "|".join(compose.path.name for compose in FILES)
+_SERVICE = "|".join(FILES[0].services)
+#: Commands with services of the samples, and with options that their subcommand has.
+COMPOSE_COMMAND = re.compile(
+    rf"docker compose( -f ({_FILE}))? "
+    rf"((up( -d| --build| --no-deps| --no-recreate| --wait| --scale ({_SERVICE})=\d)*"
+    rf"|build|restart|logs -f|ps --all)( ({_SERVICE}))*|run --rm ({_SERVICE}) .+)"
 )
-def test_the_guide_s_commands(heading: str, script: str, tmp_path: Path) -> None:
-    """Runs them with stand-ins that write down how they are called, and checks each call."""
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    programs = tmp_path / "programs"
+
+
+@pytest.mark.parametrize("command", re.findall(r"`(docker [^`]+)`", GUIDE))
+def test_commands_of_the_table_name_services_of_the_samples(command: str) -> None:
+    assert COMPOSE_COMMAND.fullmatch(command)
+
+
+#: Writes its name and its arguments into a file.
+STAND_IN = """\
+#!/bin/sh
+echo "${0##*/} $*" >> "$CALLS"
+"""
+#: Runs a command as if the folder $ROOT were the root of the file system.
+SUDO = """\
+#!/bin/sh
+if [ "$1 $2 $3" = "-H -u n8n" ]; then shift 3; export HOME="$ROOT/home/n8n"; fi
+for argument; do
+    shift
+    case $argument in /*) argument=$ROOT$argument ;; esac
+    set -- "$@" "$argument"
+done
+exec "$@"
+"""
+#: Makes an environment with this machine's n8nrunner.
+PYTHON = f"""\
+{STAND_IN}
+mkdir -p "$3/bin"
+ln -s "${{0%/*}}/pip" "$3/bin/pip"
+ln -s "{PROGRAM}" "$3/bin/n8nrunner"
+"""
+
+
+def run_section(heading: str, folder: Path) -> list[str]:
+    """Run the commands of a section of the guide in a folder, with the folder "root" as their file system.
+
+    Returns:
+        The calls of programs that change more than files, and of `docker`.
+    """
+    programs = folder / "programs"
     programs.mkdir()
-    calls = tmp_path / "calls"
-    stand_in = f"""\
-        #!/bin/sh
-        for argument in "${{0##*/}}" "$@"; do printf '%s\\037' "$argument"; done >> {calls}
-        echo >> {calls}
-        """
-    for name in ("docker", "sudo", "openssl"):
-        (programs / name).write_text(textwrap.dedent(stand_in))
+    recorded = dict.fromkeys(["docker", "openssl", "useradd", "systemctl", "journalctl", "pip"], STAND_IN)
+    for name, text in {**recorded, "sudo": SUDO, "python3": PYTHON}.items():
+        (programs / name).write_text(text)
         (programs / name).chmod(0o755)
-    for name in ("chmod", "cp"):
-        found = shutil.which(name)
-        assert found
-        (programs / name).symlink_to(found)
+    for name in ("chmod", "cp", "install", "ln", "mkdir"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    root = folder / "root"
+    (root / "etc/systemd/system").mkdir(parents=True)
     shutil.copy(COMPOSE / ".env.example", folder)
     shutil.copy(UNIT, folder)
     (folder / "leads.py").write_text(code())
-
-    script = script.replace("cd /opt/leads\n", f"cd {folder}\n")
     ran = subprocess.run(
-        ["/bin/sh", "-eu", "-c", script],
+        ["/bin/sh", "-eu"],
+        input="".join(block.text for block in SHELL if block.heading == heading).replace(
+            "cd /", f"cd {root}/"
+        ),
         cwd=folder,
-        env={"PATH": str(programs)},
+        env={"PATH": str(programs), "ROOT": str(root), "CALLS": str(folder / "calls")},
         capture_output=True,
         text=True,
     )
     assert (ran.returncode, ran.stderr) == (0, "")
+    return (folder / "calls").read_text().replace(str(root), "").splitlines()
 
-    lines = calls.read_text().splitlines()
-    assert lines
-    for line in lines:
-        program, *arguments = line.split("\037")[:-1]
-        if program == "docker":
-            check_docker(arguments)
-        elif program == "sudo":
-            check_sudo(arguments, folder)
-        else:
-            assert arguments == ["rand", "-hex", "32"]
+
+@on_posix
+@pytest.mark.parametrize("heading", sorted({block.heading for block in SHELL} - {"With systemd"}))
+def test_commands_of_a_section_name_services_of_the_samples(heading: str, tmp_path: Path) -> None:
+    for command in run_section(heading, tmp_path):
+        expected = ("openssl rand -hex 32", f"journalctl -f -u {UNIT.stem}")
+        assert command in expected or COMPOSE_COMMAND.fullmatch(command)
     if heading == "With Docker Compose":
         assert IBAN in GUIDE
-        assert (folder / ".env").stat().st_mode & 0o777 == 0o600
-    if (folder / "token").exists():
-        assert (folder / "token").stat().st_mode & 0o777 == 0o600
+        assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+
+
+@on_posix
+def test_commands_for_systemd_put_files_where_the_unit_looks_for_them(tmp_path: Path) -> None:
+    settings = unit()
+    (home,) = settings["WorkingDirectory"]
+    (user,) = settings["User"]
+    (credential,) = settings["LoadCredential"]
+    assert run_section("With systemd", tmp_path) == [
+        "openssl rand -hex 32",
+        f"useradd --system --user-group --home-dir {home} --shell /usr/sbin/nologin {user}",
+        f"python3 -m venv {home}/.venv",
+        "pip install n8nrunner[node]",
+        "systemctl daemon-reload",
+        f"systemctl enable --now {UNIT.stem}",
+        "systemctl restart n8n",
+    ]
+    root = tmp_path / "root"
+    token = credential.split(":")[1]
+    modes = {token: 0o600, f"{home}/leads.py": 0o644, f"/etc/systemd/system/{UNIT.name}": 0o644}
+    assert {path: Path(f"{root}{path}").stat().st_mode & 0o777 for path in modes} == modes
+    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
+    assert (root / "home/n8n/.n8n/custom/n8n-nodes-leads/dist/nodes/Leads/Leads.node.js").is_file()
