@@ -21,7 +21,7 @@ from n8nrunner.config import is_loopback
 
 #: OpenSSL's codes for certificates that only strict verification refuses.
 _STRICT_CODES = range(80, 94)
-#: What OpenSSL calls the answer of a peer that does not speak TLS; the name depends on its version.
+#: Names of OpenSSL for an answer of a peer that does not speak TLS; each version has another one.
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
 
 

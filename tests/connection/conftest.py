@@ -13,7 +13,7 @@ import trustme
 
 @pytest.fixture(autouse=True)
 def clean_certificates(clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No certificates of whoever runs the tests."""
+    """Remove the certificates of the user who runs the tests."""
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
 

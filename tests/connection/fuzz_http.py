@@ -30,7 +30,7 @@ from n8nrunner.deadline import Deadline
 from n8nrunner.protocol.failures import LinkFailure
 from tests.connection.servers import Server, read_request
 
-#: Bytes that one request may allocate, whatever the answer is.
+#: Bytes that one request may allocate, for any answer.
 MEMORY_BOUND = 8 * 1024 * 1024
 
 _ZEROS = gzip.compress(bytes(1024 * 1024)) * 30

@@ -79,7 +79,7 @@ class Server:
         accepted.close()
 
     def close(self) -> None:
-        """End everything, whatever the scripts are waiting for."""
+        """End everything, even if scripts are waiting."""
         if self.closing.is_set():
             return
         self.closing.set()

@@ -123,7 +123,7 @@ HTML = b"<!DOCTYPE html><html><body>Error</body></html>"
         (http_answer(200, b'{"data":{}}'), NotABroker, "without a grant token"),
         (http_answer(200, b'{"data":{"token":""}}'), NotABroker, "without a grant token"),
         (http_answer(200, b'{"data":{"token":7}}'), NotABroker, "without a grant token"),
-        # What would become a header of its own, or none at all.
+        # This token would add a header, or is not a header at all.
         (http_answer(200, b'{"data":{"token":"a\\r\\nX: y"}}'), NotABroker, "without a grant token"),
         (http_answer(200, '{"data":{"token":"ü"}}'.encode()), NotABroker, "without a grant token"),
     ],
@@ -157,7 +157,7 @@ def test_only_a_status_of_500_and_above_is_unhealthy(status: int, healthy: bool)
 
 # --- answers of other servers of n8n ---------------------------------------------------------------------
 
-#: What n8n's editor and its task broker answer to an unknown path.
+#: The answer of n8n's editor and its task broker to an unknown path.
 UNKNOWN_PATH = http_answer(404, b"<!DOCTYPE html><pre>Cannot POST /runners/auth</pre>")
 OK = http_answer(200, b'{"status":"ok"}')
 
@@ -279,7 +279,7 @@ def test_a_probe_does_not_need_the_body() -> None:
 
 def test_an_error_of_a_library_is_a_failure_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **options: Any) -> Any:
-        raise RuntimeError(f"pytest-socket, or whatever else {SECRET} is in")
+        raise RuntimeError(f"pytest-socket, or another package whose error shows {SECRET}")
 
     with HttpServer(GRANTED) as server:
         monkeypatch.setattr(socket, "socket", fail)

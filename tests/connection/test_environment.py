@@ -46,7 +46,7 @@ OTHER = "http://other.test:3128"
         ("", False),
     ],
 )
-def test_loopback(host: str, expected: bool) -> None:
+def test_loopback_addresses_and_localhost_are_this_machine(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
 
 
@@ -61,7 +61,7 @@ def test_loopback(host: str, expected: bool) -> None:
         ([], None),
     ],
 )
-def test_public_addresses(
+def test_only_global_addresses_are_public(
     addresses: list[str], expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 5679)) for address in addresses]
@@ -84,7 +84,7 @@ def test_public_addresses(
         ("http://n8n.test:5679", {"HTTP_PROXY": PROXY, "NO_PROXY": "*"}, None),
         ("http://n8n.test:5679", {"HTTP_PROXY": PROXY, "NO_PROXY": "other.test"}, PROXY),
         ("http://10.1.2.3:5679", {"HTTP_PROXY": PROXY, "NO_PROXY": "10.0.0.0/8"}, None),
-        # Never for this machine itself, whatever the environment says.
+        # Never for this machine itself, even if the environment sets a proxy.
         ("http://127.0.0.1:5679", {"HTTP_PROXY": PROXY, "ALL_PROXY": PROXY}, None),
         ("http://localhost:5679", {"HTTP_PROXY": PROXY}, None),
         ("http://LOCALHOST:5679", {"HTTP_PROXY": PROXY}, None),
@@ -92,7 +92,7 @@ def test_public_addresses(
         ("http://127.0.0.1:5679", {"HTTP_PROXY": PROXY, "NO_PROXY": "other.test"}, None),
     ],
 )
-def test_which_proxy_is_used(
+def test_the_proxy_is_the_one_that_requests_would_use(
     url: str, variables: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in variables.items():

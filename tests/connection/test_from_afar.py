@@ -46,7 +46,7 @@ def serve_and_check(runner: Runner, broker: Broker) -> None:
 
 @pytest.mark.usefixtures("names")
 @pytest.mark.parametrize("password", [False, True])
-def test_through_a_proxy(
+def test_a_runner_serves_through_a_proxy(
     password: bool, broker: Broker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Proxy("Basic dXNlcjpwYXNz" if password else None) as proxy:
@@ -61,7 +61,7 @@ def test_through_a_proxy(
 
 
 @pytest.mark.usefixtures("names")
-def test_over_tls(
+def test_a_runner_serves_over_tls(
     broker: Broker, new_runner: NewRunner, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
@@ -84,7 +84,7 @@ def test_a_relative_bundle_is_found_after_a_change_of_folder(
 
 
 @pytest.mark.usefixtures("names")
-def test_over_tls_through_a_proxy(
+def test_a_runner_serves_over_tls_through_a_proxy(
     broker: Broker, new_runner: NewRunner, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CURL_CA_BUNDLE", str(authority.bundle))
@@ -120,7 +120,7 @@ def failing(new_runner: NewRunner, url: str) -> str:
 
 
 @pytest.mark.usefixtures("names")
-def test_a_certificate_of_an_unknown_authority(
+def test_a_certificate_of_an_unknown_authority_is_refused(
     broker: Broker, new_runner: NewRunner, authority: Authority
 ) -> None:
     with TlsTerminator(authority.server("n8n.test"), broker.port) as front:
@@ -131,7 +131,7 @@ def test_a_certificate_of_an_unknown_authority(
 
 
 @pytest.mark.usefixtures("names")
-def test_a_certificate_for_another_host(
+def test_a_certificate_for_another_host_is_refused(
     broker: Broker, new_runner: NewRunner, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
@@ -172,7 +172,7 @@ def test_a_proxy_that_dies_is_an_outage(
         runner.start()
     wait_until(lambda: not runner.is_registered)
     with Proxy() as proxy:
-        # The environment is looked at anew for every attempt.
+        # Each attempt reads the environment again.
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
         assert runner.wait_registered(10.0)
         assert broker.run_task("echo", 7, timeout=10) == 7
@@ -196,7 +196,9 @@ def test_the_secret_and_the_grant_reach_no_log(
     assert "Registered with the broker" in text
 
 
-def test_a_process_with_more_files_than_select_can_take(broker: Broker, new_runner: NewRunner) -> None:
+def test_a_runner_serves_in_a_process_with_more_files_than_select_can_take(
+    broker: Broker, new_runner: NewRunner
+) -> None:
     """`select` fails above a thousand descriptors, which a web server has soon."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -225,4 +227,4 @@ def test_a_process_with_more_files_than_select_can_take(broker: Broker, new_runn
 
 
 def _unused_url() -> str:
-    return "http://127.0.0.1:9"  # "discard": nobody serves it any more, and no test may listen there
+    return "http://127.0.0.1:9"  # "discard": no process serves it, and no test may listen there

@@ -1,4 +1,4 @@
-"""What JSON or n8n cannot represent, and where it is in a value."""
+"""Values that JSON or n8n cannot represent, and the place in an error."""
 
 from __future__ import annotations
 
