@@ -109,6 +109,10 @@ class TestMessages:
         receiver.receive_data(b"z" * missing)
         assert receiver.next_events(1) == [b"x" * 990 + b"y" * (length - 990 - missing) + b"z" * missing]
 
+    def test_a_message_that_has_arrived_as_a_whole_is_copied_once(self) -> None:
+        (message,) = received(frame(TEXT, b"x" * 1000), max_payload=1000)
+        assert type(message) is bytes
+
     def test_a_buffer_that_ends_with_the_frame_ends_the_message(self) -> None:
         receiver = Receiver(MAX_PAYLOAD)
         receiver.receive_data(frame(TEXT, b"x" * 100_000)[:10])

@@ -231,7 +231,7 @@ class TestControlFrames:
         sender.send_control(bytes((0x80 | CLOSE, 0x80, 0, 0, 0, 0)))
         frames = parse(data + write(sender))
         assert [sent.opcode for sent in frames] == [TEXT, PING, CLOSE]
-        assert not sender.closed_in_order
+        assert sender.closed_in_order is False
         assert sender.started == 1
 
     @pytest.mark.parametrize("overtakes", [False, True])
