@@ -168,9 +168,6 @@ class _Dispatcher:
     def abort(self) -> None:
         """Do nothing: only `signal` would call it."""
 
-    def timeout(self, seconds: float, callback: object, *args: object) -> None:
-        """Ignore the library's timers, which only its own pings need. They are off."""
-
 
 def _exchange(raw: Socket, request: bytes, url: str, deadline: Deadline) -> tuple[bytes, bytes]:
     """Send the request to upgrade, and return the head of the answer and what came behind it.

@@ -95,9 +95,6 @@ class Dispatcher:
     def abort(self) -> None:
         pass
 
-    def timeout(self, seconds: float, callback: Any, *args: Any) -> None:
-        raise AssertionError("websocket-client asks the dispatcher for a timer although its pings are off")
-
 
 class App:
     """A WebSocketApp as the connection uses it."""
