@@ -43,7 +43,7 @@ LAYERS: dict[str, int] = {
     "demo": 6,
 }
 
-#: What may import a neighbour of its own layer, and which.
+#: The modules that may import a neighbour of their own layer.
 SIDEWAYS = {
     ("deadline", "errors"),
     ("connection", "execution"),

@@ -377,11 +377,11 @@ class TestNode:
         with python("-m", "n8nrunner", "node", *arguments, cwd=tmp_path, env=env) as program:
             return program.wait(), program.output
 
-    def test_it_is_written_where_it_is_wanted(self, tmp_path: Path) -> None:
+    def test_writes_the_node_into_the_given_folder(self, tmp_path: Path) -> None:
         assert self.run(tmp_path, "leads", "--out", "build")[0] == 0
         assert "taskType: 'n8nrunner.leads'" in (tmp_path / "build" / LEADS_NODE).read_text()
 
-    def test_it_is_written_where_n8n_finds_it(self, tmp_path: Path) -> None:
+    def test_installs_the_node_where_n8n_finds_it(self, tmp_path: Path) -> None:
         code, output = self.run(tmp_path, "leads:runner", "--install")
         assert code == 0
         assert "after its next start" in output
@@ -450,14 +450,14 @@ class TestNode:
         assert said in output
         assert "Traceback" not in output
 
-    def test_a_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
+    def test_exits_with_1_if_the_folder_cannot_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         code, output = self.run(tmp_path, "leads", "--out", "file")
         assert code == 1
         assert "Traceback" not in output
 
     @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-    def test_it_is_written_again_when_the_module_changes(self, tmp_path: Path) -> None:
+    def test_watch_writes_the_node_again_when_the_module_changes(self, tmp_path: Path) -> None:
         (tmp_path / "leads.py").write_text(LEADS)
         arguments = ["leads", "--out", "build", "--watch"]
         with python("-m", "n8nrunner", "node", *arguments, cwd=tmp_path) as program:

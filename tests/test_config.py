@@ -114,7 +114,9 @@ def test_an_argument_wins_over_variable_and_file(
 
 
 @BY_FIELD
-def test_an_empty_variable_is_none(field: str, variable: str, text: str, value: Any, other: Any) -> None:
+def test_an_empty_variable_counts_as_missing(
+    field: str, variable: str, text: str, value: Any, other: Any
+) -> None:
     default = {item.name: item.default for item in dataclasses.fields(RunnerConfig)}[field]
     for empty in ("", "  ", '""', "''"):
         found = config({variable: empty, f"{variable}_FILE": empty}, auth_token=SECRET)
@@ -122,11 +124,13 @@ def test_an_empty_variable_is_none(field: str, variable: str, text: str, value: 
 
 
 @BY_FIELD
-def test_an_argument_of_none_is_none(field: str, variable: str, text: str, value: Any, other: Any) -> None:
+def test_an_argument_of_none_counts_as_missing(
+    field: str, variable: str, text: str, value: Any, other: Any
+) -> None:
     assert getattr(config({variable: text}, **{field: None}), field) == value
 
 
-def test_the_defaults_are_n8ns() -> None:
+def test_the_defaults_are_those_of_n8n() -> None:
     assert config({}) == RunnerConfig(
         broker=("http://127.0.0.1:5679",),
         auth_token=SECRET,
@@ -146,7 +150,7 @@ def test_the_defaults_are_n8ns() -> None:
     )
 
 
-def test_the_processs_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_the_environment_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("N8N_RUNNERS_AUTH_TOKEN", SECRET)
     monkeypatch.setenv("N8N_RUNNERS_MAX_CONCURRENCY", "3")
     assert RunnerConfig.from_env().capacity == 3

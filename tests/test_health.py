@@ -57,7 +57,7 @@ def ask(
 
 
 def test_every_path_and_method_is_answered_with_200_and_ok() -> None:
-    """What starts runners kills those that answer anything else, an outage of n8n included."""
+    """A launcher kills runners that answer anything else, also during an outage of n8n."""
     with serving("connecting") as server:
         for path in ("/", "/healthz", "/healthz/", "/anything/else?x=1", "/readyz/not", "*"):
             for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
@@ -130,7 +130,7 @@ def test_a_foreign_host_header_reads_no_data() -> None:
             assert ask(server.address, "GET", path, headers=host)[:2] == (200, b"OK")
 
 
-def test_a_body_is_neither_wanted_nor_waited_for() -> None:
+def test_answers_without_reading_the_body() -> None:
     with serving() as server:
         for size in (0, 1, 10_000):
             assert ask(server.address, "POST", "/healthz", b"x" * size)[:2] == (200, b"OK")
@@ -212,7 +212,7 @@ def test_a_snapshot_that_raises_costs_that_answer_only() -> None:
         server.stop()
 
 
-def test_a_port_that_is_taken() -> None:
+def test_refuses_a_port_that_is_in_use() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -227,7 +227,7 @@ def test_a_port_that_is_taken() -> None:
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "256.1.1.1", f"{'a' * 70}.invalid"])
-def test_a_host_that_is_none(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refuses_an_invalid_host(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match=f"cannot listen on {host}"):
         HealthServer(host, 0, lambda: snapshot("registered"))
 
@@ -266,7 +266,7 @@ def test_stop_frees_the_port_at_once() -> None:
         assert ask(again.address, "GET", "/healthz")[0] == 200
 
 
-def test_stop_before_start() -> None:
+def test_stop_before_start_closes_the_socket() -> None:
     server = HealthServer("127.0.0.1", 0, lambda: snapshot("registered"))
     with promptly():
         server.stop()
@@ -349,7 +349,7 @@ def test_without_the_setting_nothing_listens(new_runner: NewRunner, caplog: pyte
     assert "Health check" not in caplog.text
 
 
-def test_the_settings_of_the_environment(
+def test_reads_its_settings_from_the_environment(
     broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -94,9 +94,6 @@ TO_DO = {
     "tests/conftest.py",
     "tests/connection/test_tls.py",
     "tests/connection/test_writing.py",
-    "tests/execution/handlers.py",
-    "tests/execution/test_interruptions.py",
-    "tests/execution/test_invoke.py",
     "tests/faults/__main__.py",
     "tests/faults/ledger.py",
     "tests/faults/load.py",
@@ -125,15 +122,10 @@ TO_DO = {
     "tests/protocol/test_frames_received.py",
     "tests/protocol/test_frames_sent.py",
     "tests/protocol/test_session.py",
-    "tests/test_architecture.py",
     "tests/test_dead_peers.py",
     "tests/test_dependencies.py",
-    "tests/test_health.py",
-    "tests/test_log_texts.py",
     "tests/test_misbehaving_brokers.py",
-    "tests/test_process.py",
     "tests/test_readme.py",
-    "tests/test_runner.py",
 }
 
 

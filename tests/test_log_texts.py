@@ -1,4 +1,4 @@
-"""What a workflow, n8n or a handler has said stands in the log as text, and takes a bounded part of it."""
+"""Messages of workflows, n8n and handlers are escaped in the log, and take a bounded part of it."""
 
 from __future__ import annotations
 

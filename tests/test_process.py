@@ -1,4 +1,4 @@
-"""What only shows in a whole process: the interpreter's end, fork, a program's signals."""
+"""Whole processes: the end of the interpreter, fork, and the signals of a program."""
 
 from __future__ import annotations
 

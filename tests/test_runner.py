@@ -207,7 +207,7 @@ def test_large_settings_and_results_pass_whole(broker: Broker, new_runner: NewRu
 # --- what a handler can ask of n8n ------------------------------------------------------------------
 
 
-def test_everything_a_task_can_ask_for(broker: Broker, new_runner: NewRunner) -> None:
+def test_a_task_can_call_every_function_of_n8n(broker: Broker, new_runner: NewRunner) -> None:
     node_types = [{"name": "n8n-nodes-base.code", "version": 2}]
     runner = new_runner()
 
@@ -267,7 +267,7 @@ def test_a_call_that_n8n_refuses_is_a_clear_error(broker: Broker, new_runner: Ne
             broker.run_task("nonsense", {})
 
 
-def test_logging_is_bounded(broker: Broker, new_runner: NewRunner) -> None:
+def test_a_task_sends_at_most_1000_lines_of_log(broker: Broker, new_runner: NewRunner) -> None:
     runner = new_runner()
 
     @runner.task("log")
@@ -361,7 +361,7 @@ def test_several_brokers_share_the_capacity(new_runner: NewRunner) -> None:
         runner.stop()
 
 
-def test_one_broker_may_be_down(broker: Broker, new_runner: NewRunner) -> None:
+def test_a_runner_serves_its_other_brokers_while_one_is_down(broker: Broker, new_runner: NewRunner) -> None:
     with Broker(auth_token=TOKEN) as gone:
         url = gone.url
     runner = new_runner([url, broker.url])
@@ -576,7 +576,9 @@ def test_start_without_waiting_registers_when_the_broker_comes(broker: Broker, n
     assert broker.run_task("echo", 5) == 5
 
 
-def test_start_twice_is_once_and_a_stopped_runner_starts_again(broker: Broker, new_runner: NewRunner) -> None:
+def test_a_second_start_does_nothing_and_a_stopped_runner_starts_again(
+    broker: Broker, new_runner: NewRunner
+) -> None:
     runner = new_runner()
     runner.task("echo")(lambda task: task.settings)
     runner.start()
@@ -610,7 +612,7 @@ def test_a_used_grant_is_refused(broker: Broker) -> None:
         runner.start()
 
 
-def test_a_broken_executor_is_told_at_the_start(new_runner: NewRunner) -> None:
+def test_start_raises_if_the_executor_is_broken(new_runner: NewRunner) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     executor = ThreadPoolExecutor(1)
@@ -703,7 +705,7 @@ def test_stop_does_not_wait_for_a_stubborn_handler(
     gate.open.set()
 
 
-def test_stop_from_a_handler_asks_and_returns(broker: Broker, new_runner: NewRunner) -> None:
+def test_stop_in_a_handler_returns_at_once(broker: Broker, new_runner: NewRunner) -> None:
     runner = new_runner()
 
     @runner.task("stop")
@@ -736,7 +738,7 @@ def test_an_idle_runner_stops_after_its_timeout(broker: Broker, new_runner: NewR
     assert runner.state == "stopped"
 
 
-def test_orphans_finish_before_the_end(broker: Broker, new_runner: NewRunner) -> None:
+def test_tasks_of_lost_connections_finish_before_the_end(broker: Broker, new_runner: NewRunner) -> None:
     """A task whose connection was lost still runs when the runner is stopped: its result is accounted for."""
     undelivered: list[Undelivered] = []
     gate = Gate()
@@ -822,7 +824,7 @@ def test_tokens_reach_no_log_and_no_repr(
     assert "Bearer" not in shown
 
 
-def test_websocket_clients_own_logger_stays_silent_for_us_only(
+def test_only_records_of_the_runners_threads_are_dropped_from_the_log_of_websocket_client(
     broker: Broker, new_runner: NewRunner, caplog: pytest.LogCaptureFixture
 ) -> None:
     runner = new_runner()
@@ -830,8 +832,8 @@ def test_websocket_clients_own_logger_stays_silent_for_us_only(
         runner.start()
         broker.kill()
         wait_until(lambda: not runner.is_registered)
-        logging.getLogger("websocket").error("somebody else's")
-    assert [record.message for record in caplog.records if record.name == "websocket"] == ["somebody else's"]
+        logging.getLogger("websocket").error("not ours")
+    assert [record.message for record in caplog.records if record.name == "websocket"] == ["not ours"]
 
 
 def test_run_in_another_thread_ends_with_stop(broker: Broker, new_runner: NewRunner) -> None:

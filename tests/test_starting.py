@@ -153,7 +153,7 @@ def test_nothing_runs_after_a_start_that_raised_and_all_can_be_called_again(
 
 
 @pytest.mark.parametrize("step", ["no thread for links", "no descriptor for the selector"])
-def test_run_raises_as_well(
+def test_run_raises_if_a_step_of_the_start_raises(
     broker: Broker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     runner = new_runner()
@@ -413,7 +413,7 @@ def test_a_start_on_the_thread_that_stops_the_runner_says_so(broker: Broker, new
     assert "on the thread that stops the runner" in str(raised[0])
 
 
-def test_two_starts_at_once_are_one(broker: Broker, new_runner: NewRunner) -> None:
+def test_two_calls_of_start_at_once_start_one_engine(broker: Broker, new_runner: NewRunner) -> None:
     runner = new_runner()
     begun = [in_background(runner.start) for _ in range(4)]
     for thread, outcome in begun:

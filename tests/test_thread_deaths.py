@@ -274,7 +274,7 @@ def test_an_executor_that_raises_anything_fails_one_task(broker: Broker, new_run
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), ValueError("of the callback")])
-def test_nothing_that_on_undelivered_raises_ends_its_thread(
+def test_no_exception_of_on_undelivered_ends_its_thread(
     broker: Broker, new_runner: NewRunner, error: BaseException
 ) -> None:
     results: list[Undelivered] = []

@@ -28,7 +28,7 @@ def process(task: Task) -> Any:
 
 
 def links(task: Task) -> Any:
-    """What each way to n8n says in a process that has none."""
+    """Return the errors of all calls to n8n in a process without a connection."""
     calls: dict[str, Callable[[], Any]] = {
         "log": lambda: task.log("x"),
         "rpc": lambda: task.rpc("helpers.httpRequest", {}),

@@ -62,7 +62,7 @@ def status_of(url: str) -> int:
 # --- the caller's -------------------------------------------------------------------------------------------
 
 
-def test_a_broken_executor_of_the_callers_ends_the_runner_and_another_one_gets_the_tasks(
+def test_a_runner_ends_when_its_executor_breaks_and_another_runner_gets_the_tasks(
     broker: Broker, new_runner: NewRunner, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Breakable() as executor:
@@ -161,7 +161,7 @@ def test_an_executor_that_refuses_three_tasks_in_a_row_is_broken(
 # --- made by a function of the caller's ---------------------------------------------------------------------
 
 
-def test_an_executor_of_a_function_is_replaced_when_it_breaks_and_shut_down_at_the_end(
+def test_an_executor_made_by_a_function_is_replaced_when_it_breaks_and_shut_down_at_the_end(
     broker: Broker, new_runner: NewRunner
 ) -> None:
     made: list[Breakable] = []
@@ -286,7 +286,7 @@ def test_a_stop_while_an_executor_is_replaced_ends_everything(broker: Broker, ne
 
 
 @pytest.mark.parametrize("make", [lambda: 5, lambda: 1 / 0])
-def test_a_function_that_makes_no_executor_fails_the_start(
+def test_start_raises_if_the_function_does_not_return_an_executor(
     make: Callable[[], Any], broker: Broker, new_runner: NewRunner
 ) -> None:
     runner = new_runner(executor=make)
@@ -295,14 +295,16 @@ def test_a_function_that_makes_no_executor_fails_the_start(
     assert runner.state in ("new", "stopped", "failed")
 
 
-def test_a_class_of_executors_is_a_function_that_makes_one(broker: Broker, new_runner: NewRunner) -> None:
+def test_an_executor_class_counts_as_a_function_that_makes_executors(
+    broker: Broker, new_runner: NewRunner
+) -> None:
     runner = new_runner(executor=ThreadPoolExecutor)
     runner.task("echo")(handlers.echo)
     with runner:
         assert broker.run_task("echo", 1, timeout=LIMIT) == 1
 
 
-def test_an_executor_that_is_none_is_refused() -> None:
+def test_refuses_an_executor_without_submit() -> None:
     with pytest.raises(ConfigurationError, match="or a function that makes one, got 5"):
         Runner(auth_token=TOKEN, executor=5)  # type: ignore[arg-type]
 

@@ -40,7 +40,7 @@ PACKAGE = os.path.dirname(n8nrunner.__file__)
 
 
 class Interruption(BaseException):
-    """What another thread raises in a pool's thread."""
+    """The exception that another thread raises in a thread of the pool."""
 
 
 class Interrupter:
@@ -230,7 +230,7 @@ class FewThreads:
         monkeypatch.setattr(threading.Thread, "start", refuse)
 
 
-def test_threads_that_cannot_be_started_fail_the_start_and_nothing_stays(
+def test_start_raises_and_leaves_no_thread_if_a_thread_cannot_be_started(
     broker: Broker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = new_runner(capacity=4)
@@ -304,7 +304,7 @@ def test_an_executor_whose_error_has_no_text_costs_no_slot() -> None:
             assert not pool.active
 
 
-# --- tasks that nobody waits for before they begin -------------------------------------------------------
+# --- tasks whose result is not wanted when they begin ----------------------------------------------------
 
 
 def test_a_task_cancelled_in_an_executors_queue_never_runs_and_frees_its_slot(
@@ -447,7 +447,7 @@ def test_a_task_cancelled_in_a_process_pools_queue_never_runs(
 
 
 @pytest.mark.parametrize(("workers", "warns"), [(1, True), (3, False)])
-def test_an_executor_smaller_than_the_capacity_is_named(
+def test_warns_of_an_executor_smaller_than_the_capacity(
     workers: int, warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     with ThreadPoolExecutor(workers) as executor, caplog.at_level(logging.WARNING), pool_of(executor, 3):
@@ -533,7 +533,7 @@ class Large:
 
 
 @pytest.mark.parametrize("wrap", [lambda value: value, lambda value: [{"json": {"x": value}}] * 100])
-def test_a_result_that_is_not_json_is_freed_with_its_answer(wrap: Callable[[Any], Any]) -> None:
+def test_keeps_no_reference_to_a_result_that_is_not_json(wrap: Callable[[Any], Any]) -> None:
     alive: list[weakref.ref[Large]] = []
 
     def handler(task: Task) -> Any:

@@ -1,4 +1,4 @@
-"""What becomes of a handler's return value, and of everything that it may raise instead."""
+"""`invoke`: a handler's return value, and every exception that it may raise."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_an_error_about_a_result_outside_of_json_names_the_place(value: Any, say
     assert says in message
 
 
-def test_a_place_is_never_longer_than_a_message_may_be() -> None:
+def test_the_name_of_a_place_is_bounded() -> None:
     value: Any = {1}
     for level in range(300):
         value = {f"a key with a long name {'x' * 200} {level}": value}
@@ -172,19 +172,19 @@ class Hostile(dict[str, Any]):
 @pytest.mark.parametrize(
     "error", [ZeroDivisionError("own"), SystemExit(1), KeyboardInterrupt(), MemoryError()]
 )
-def test_a_result_whose_own_class_raises(error: BaseException) -> None:
+def test_an_exception_while_a_result_is_encoded_fails_the_task(error: BaseException) -> None:
     value = Hostile(x=1)
     value.error = error
     assert type(error).__name__ in error_of(lambda task: value)["message"]
 
 
-def test_a_result_above_the_limit() -> None:
+def test_a_result_above_the_limit_fails_the_task() -> None:
     error = error_of(lambda task: "x" * 5000, max_payload=5000)
     assert error["message"] == "The result is too large: 5067 bytes, and 5000 are allowed"
     assert "N8N_RUNNERS_MAX_PAYLOAD" in error["description"]
 
 
-def test_the_limit_is_of_the_whole_message_in_bytes() -> None:
+def test_the_limit_applies_to_the_bytes_of_the_message() -> None:
     around = len(b'{"type":"runner:taskdone","taskId":"abcd1234","data":{"result":""}}')
     for character, width in (("x", 1), ("ü", 2), ("✓", 3)):
         fits = (2048 - around) // width
@@ -240,7 +240,7 @@ def test_an_exception_of_any_class_becomes_an_error_with_its_type(error: BaseExc
     assert set(found) == {"message", "stack"}
 
 
-def test_the_stack_is_the_handlers_own() -> None:
+def test_the_traceback_has_only_frames_of_the_handler() -> None:
     def inner() -> None:
         raise ValueError("deep inside")
 
@@ -258,7 +258,7 @@ def test_the_stack_is_the_handlers_own() -> None:
     assert "execution/invoke.py" not in stack.replace("\\", "/")
 
 
-def test_a_stack_without_an_end_is_cut() -> None:
+def test_a_long_traceback_is_cut() -> None:
     def handler(task: Task) -> None:
         def down(level: int) -> None:
             if level:
@@ -273,7 +273,7 @@ def test_a_stack_without_an_end_is_cut() -> None:
     assert len(error["message"]) <= 10_010
 
 
-def test_an_endless_recursion_is_an_error_like_any_other() -> None:
+def test_a_recursion_error_fails_the_task() -> None:
     def handler(task: Task) -> Any:
         return handler(task)
 
@@ -309,13 +309,13 @@ def test_a_task_error_is_shown_as_it_is(error: TaskError, expected: dict[str, st
 
 
 @pytest.mark.parametrize("error", [Odd(), TaskError("")])
-def test_a_task_error_without_a_text_shows_its_type(error: TaskError) -> None:
+def test_a_task_error_without_a_message_shows_its_type(error: TaskError) -> None:
     assert error_of(raising(error)) == {"message": type(error).__name__}
 
 
 @pytest.mark.parametrize("max_payload", [1024, 5000, 30_000])
 @pytest.mark.parametrize("character", ["x", "ü", "\U0001f600", "\0", '"'])
-def test_an_error_above_the_limit_is_cut_too(max_payload: int, character: str) -> None:
+def test_an_error_above_the_limit_is_cut(max_payload: int, character: str) -> None:
     """n8n would close the connection, and fail all other tasks on it."""
     for error in (
         ValueError(character * 100_000),
@@ -326,7 +326,7 @@ def test_an_error_above_the_limit_is_cut_too(max_payload: int, character: str) -
         assert found["message"].startswith((f"ValueError: {character}", character, "short"))
 
 
-# --- tasks that nobody waits for any more ---------------------------------------------------------------
+# --- tasks whose result is not wanted any more ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [TaskCancelled("x"), ValueError("x"), SystemExit(1)])
@@ -412,7 +412,7 @@ def test_the_context_is_left_after_an_exception_of_any_class(error: BaseExceptio
 
 @pytest.mark.parametrize("error", [RuntimeError("of the context"), SystemExit("of the context")])
 @pytest.mark.parametrize("where", ["make", "enter", "leave"])
-def test_what_the_context_raises_is_reported(where: str, error: BaseException) -> None:
+def test_an_exception_of_the_context_fails_the_task(where: str, error: BaseException) -> None:
     handled: list[Task] = []
     found = error_of(handled.append, context=Context(**{where: error}))  # type: ignore[arg-type]
     assert found["message"] == f"{type(error).__name__}: of the context"
@@ -420,19 +420,19 @@ def test_what_the_context_raises_is_reported(where: str, error: BaseException) -
     assert len(handled) == (1 if where == "leave" else 0)
 
 
-def test_what_the_context_raises_on_leaving_comes_with_what_the_handler_raised() -> None:
+def test_an_exception_on_leaving_the_context_is_shown_with_that_of_the_handler() -> None:
     context = Context(leave=RuntimeError("of the context"))
     found = error_of(raising(ValueError("of the handler")), context=context)
     assert found["message"] == "RuntimeError: of the context"
     assert "ValueError: of the handler" in found["stack"]
 
 
-def test_a_context_that_swallows_what_the_handler_raises_leaves_nothing() -> None:
+def test_a_context_that_suppresses_the_exception_makes_the_result_null() -> None:
     assert result_of(raising(ValueError("x")), context=lambda: contextlib.suppress(ValueError)) is None
 
 
 @pytest.mark.parametrize("context", [lambda: None, lambda: 5, object])
-def test_a_context_that_is_none(context: Any) -> None:
+def test_a_context_that_is_not_a_context_manager_fails_the_task(context: Any) -> None:
     error = error_of(lambda task: 1, context=context)
     assert error["message"].startswith(("TypeError", "AttributeError"))
 
@@ -461,7 +461,7 @@ def test_a_result_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
         (lambda task: "some payload" * 1000, logging.ERROR),
     ],
 )
-def test_every_failure_is_one_record_for_the_tasks_logger(
+def test_every_failure_is_one_record_of_the_logger_for_tasks(
     handler: Any, level: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     ((name, found, text),) = log_of(handler, caplog)

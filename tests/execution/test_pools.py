@@ -78,7 +78,7 @@ def run(pool: TaskPool, handler: Callable[[Task], Any], settings: Any = None) ->
 # --- threads of our own ------------------------------------------------------------------------------------
 
 
-def test_handlers_run_on_threads_of_their_own_at_most_as_many_as_there_is_capacity() -> None:
+def test_handlers_run_on_as_many_threads_as_the_capacity() -> None:
     names = set()
     running = threading.Barrier(3)
 
@@ -128,7 +128,7 @@ def test_a_listener_may_submit_again_when_a_task_ends() -> None:
     assert left == [0]
 
 
-def test_a_handler_that_raises_costs_its_task_only() -> None:
+def test_an_exception_of_a_handler_ends_only_its_task() -> None:
     with pool_of(capacity=1) as pool:
         threads = set()
         for error in (ValueError("x"), SystemExit(1), KeyboardInterrupt(), GeneratorExit()):
@@ -142,14 +142,14 @@ def test_a_handler_that_raises_costs_its_task_only() -> None:
         assert len(threads) == 1
 
 
-def test_is_current_says_whether_a_handler_of_this_pool_asks() -> None:
+def test_is_current_is_true_only_in_a_handler_of_the_pool() -> None:
     with pool_of() as pool, pool_of() as other:
         assert not pool.is_current
         assert run(pool, lambda task: [pool.is_current, other.is_current]) == [True, False]
         assert not pool.is_current
 
 
-def test_what_still_runs_at_the_end_is_named() -> None:
+def test_join_names_the_tasks_that_still_run() -> None:
     go_on = threading.Event()
     ends = Ends()
     pool = TaskPool(None, 2, None, 1000)
@@ -208,7 +208,7 @@ def test_a_thread_pool_that_was_passed_is_used_and_never_shut_down() -> None:
         assert executor.submit(lambda: "still there").result(LIMIT) == "still there"
 
 
-def test_a_passed_thread_pool_that_its_owner_has_shut_down() -> None:
+def test_tasks_fail_if_the_owner_has_shut_the_thread_pool_down() -> None:
     executor = ThreadPoolExecutor(1)
     with pool_of(executor) as pool:
         executor.shutdown()
@@ -271,20 +271,20 @@ class Custom(Executor):
         self.shut_down = True
 
 
-def test_an_executor_that_cancels_what_it_takes() -> None:
+def test_tasks_that_an_executor_cancels_are_answered() -> None:
     executor = Custom(lambda future, call: future.cancel() and future.set_running_or_notify_cancel())
     with pool_of(executor) as pool:
         assert run(pool, handlers.echo)["description"] == "it dropped the task"
     assert not executor.shut_down
 
 
-def test_an_executor_that_fails_what_it_takes() -> None:
+def test_tasks_that_an_executor_fails_are_answered() -> None:
     executor = Custom(lambda future, call: future.set_exception(OSError("the cluster is gone")))
     with pool_of(executor) as pool:
         assert run(pool, handlers.echo)["description"] == "OSError: the cluster is gone"
 
 
-def test_an_executor_that_refuses_everything() -> None:
+def test_tasks_that_an_executor_refuses_are_answered() -> None:
     def refuse(future: Any, call: Any) -> None:
         raise ConnectionError("no worker left")
 
@@ -375,7 +375,7 @@ def test_a_runner_with_an_executor_that_cancels_tasks_stays_at_its_capacity(
 # --- other processes ------------------------------------------------------------------------------------
 
 
-def test_a_task_is_plain_data_when_it_travels() -> None:
+def test_a_pickled_task_is_plain_data() -> None:
     task = ActiveTask("abcd1234", "tests", {"items": [{"json": {}}]}, 12345.5, generation=7)
     task.progress(0.5, "half")
     copy = pickle.loads(pickle.dumps(task))
@@ -419,7 +419,7 @@ def test_handlers_run_in_another_process_with_a_task_of_plain_data(
     assert processes.submit(os.getpid).result(LIMIT) == found["process"]
 
 
-def test_what_needs_n8n_says_why_it_does_not_work_there(
+def test_calls_to_n8n_from_another_process_say_why_they_fail(
     processes: ProcessPoolExecutor, broker: Broker, new_runner: NewRunner
 ) -> None:
     runner = new_runner(executor=processes)
@@ -444,7 +444,7 @@ def test_a_context_is_entered_in_the_other_process(
     assert handlers.entered == 0
 
 
-def test_a_handler_that_cannot_travel_is_answered_with_the_reason(
+def test_a_handler_that_cannot_be_pickled_fails_with_the_reason(
     processes: ProcessPoolExecutor, broker: Broker, new_runner: NewRunner
 ) -> None:
     runner = new_runner(executor=processes, capacity=1)
@@ -458,7 +458,7 @@ def test_a_handler_that_cannot_travel_is_answered_with_the_reason(
         assert broker.run_task("echo", 5, timeout=LIMIT) == 5
 
 
-def test_large_settings_and_results_travel(
+def test_large_settings_and_results_reach_another_process(
     processes: ProcessPoolExecutor, broker: Broker, new_runner: NewRunner
 ) -> None:
     runner = new_runner(executor=processes)
@@ -469,7 +469,7 @@ def test_large_settings_and_results_travel(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
-def test_a_worker_that_is_killed(
+def test_a_task_fails_when_its_process_is_killed(
     broker: Broker, new_runner: NewRunner, tracker: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with new_processes() as executor:
