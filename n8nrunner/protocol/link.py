@@ -238,7 +238,6 @@ class LinkMachine:
             if self._is_unblocked:
                 return _AT_ONCE  # what the large message has held back follows
             due = self.session.next_deadline()
-            due = _NEVER if due is None else due
             return min(due, self._idle_until()) if self._auto_shutdown_timeout else due
         if self._closing is not None:
             return self._closing.until

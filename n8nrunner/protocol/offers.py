@@ -159,8 +159,7 @@ class Offers:
             soonest = self._silence_end(silent_since)
         if self._lapsed:
             soonest = min(soonest, next(iter(self._lapsed.values()))[1])
-        reserved = self._slots.next_deadline(self._link) if self._slots.reservations else None
-        return soonest if reserved is None else min(soonest, reserved)
+        return min(soonest, self._slots.next_deadline(self._link)) if self._slots.reservations else soonest
 
     def _silence_end(self, silent_since: float | None) -> float:
         """Return when the link has to send something; infinity if it does not have to."""

@@ -185,9 +185,9 @@ class RunnerSession:
         """Note whether a part of a large message has come, and its end has not."""
         self._receiving = receiving
 
-    def next_deadline(self) -> float | None:
-        """Return when `settle` has to be called at the latest; None if nothing waits for time."""
-        return None if self._due == _NEVER else self._due
+    def next_deadline(self) -> float:
+        """Return when `settle` has to be called at the latest; infinity if nothing waits for time."""
+        return self._due
 
     # --- events and time ------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from collections.abc import Hashable, Mapping
 RESERVATION_TIME = 1.0
 
 _NONE: set[Hashable] = set()
+_NEVER = float("inf")
 
 
 class WaitReason(enum.Enum):
@@ -248,10 +249,10 @@ class Slots:
                 wanted.append((pair.task_type.name, count))
         return wanted, others
 
-    def next_deadline(self, link: Hashable) -> float | None:
-        """Return when a reservation of this link lapses, and it has to ask for `offers`; None without one."""
-        ends = [pair.reserved_until for pair in self._links.get(link, {}).values() if pair.reserved_until]
-        return min(ends, default=None)
+    def next_deadline(self, link: Hashable) -> float:
+        """Return when a link has to ask for `offers`, because a reservation lapses; infinity without one."""
+        ends = [pair.reserved_until for pair in self._links.get(link, {}).values()]
+        return min([end for end in ends if end is not None], default=_NEVER)
 
     # --- what the end of a task does ------------------------------------------------------------
 

@@ -70,7 +70,7 @@ class Bench:
         if any(isinstance(action, MeasureSocket) for action in actions):
             actions += self.checked(self.session.handle(self.measured, self.now))
         due = self.session.next_deadline()
-        assert due is None or due > self.now, f"settled, and at {due - self.now:+g} s there is more to settle"
+        assert due > self.now, f"settled, and at {due - self.now:+g} s there is more to settle"
         return actions
 
     def do(self, *events: Any) -> list[Any]:
@@ -87,7 +87,7 @@ class Bench:
         turns = 0
         while True:
             due = self.session.next_deadline()
-            if due is None or due > end:
+            if due > end:
                 break
             self.now = max(self.now, due)
             actions += self.settle()

@@ -60,6 +60,7 @@ from n8nrunner.protocol.states import State
 from n8nrunner.protocol.tasks import SETTINGS_TIMEOUT, timeout_message
 from tests.protocol.bench import START, Bench, of, without
 
+NEVER = float("inf")
 PING = (SendPing, SendUrgentPing, MeasureSocket)
 
 
@@ -81,7 +82,7 @@ class TestConnecting:
         bench = Bench(capacity=2, types={"t": None})
         session = bench.session
         assert session.state is State.DISCONNECTED
-        assert session.next_deadline() is None
+        assert session.next_deadline() == NEVER
         assert not bench.is_registered
         assert bench.do(Connected(0.0)) == []
         assert session.generation == 1
@@ -114,7 +115,7 @@ class TestConnecting:
         assert bench.pass_time(0.01) == [
             CloseConnection(1000, "the broker did not send its greeting within 10 s")
         ]
-        assert bench.session.next_deadline() is None
+        assert bench.session.next_deadline() == NEVER
         assert bench.pass_time(100) == []
         # Messages that come too late have no effect.
         assert bench.do(m.InfoRequest(), m.RunnerRegistered()) == []
@@ -147,7 +148,7 @@ class TestConnecting:
         bench.session.set_congested(True)
         bench.lose()
         assert bench.session.state is State.DISCONNECTED
-        assert bench.session.next_deadline() is None
+        assert bench.session.next_deadline() == NEVER
         bench.pass_time(500)
         assert bench.connect(0.0) == [m.TaskOffer("a3", "t", 10_000), m.TaskOffer("a4", "t", 10_000)]
         assert bench.session.generation == 2
@@ -158,7 +159,7 @@ class TestConnecting:
         bench.do(Connected(0.0))
         assert bench.lose() == []
         assert bench.session.state is State.DISCONNECTED
-        assert bench.session.next_deadline() is None
+        assert bench.session.next_deadline() == NEVER
         bench.do(Connected(0.0), m.InfoRequest())
         assert bench.lose() == []
         assert bench.connect()
@@ -789,7 +790,6 @@ class TestWhenToSettle:
         assert slots.release("t", bench.now) == {"b"}
         bench.do(HandlerFinished(task_id, 1, b"answer", False, freed=False))
         due = bench.session.next_deadline()
-        assert due is not None
         assert due <= bench.now + KEEP_ALIVE
 
     def test_the_last_result_after_a_stop_closes_the_connection_at_once(self) -> None:
@@ -1154,7 +1154,6 @@ class TestCongestion:
         turns = 0
         while a.now < START + 20:
             due = a.session.next_deadline()
-            assert due is not None
             a.now = due
             a.session.note_received(a.now)
             a.settle()
@@ -1228,7 +1227,7 @@ class TestLiveness:
         reason = "the broker has been silent for 30 s after a ping"
         assert bench.pass_time(0.01)[-1] == AbortConnection(reason)
         assert not bench.is_registered
-        assert bench.session.next_deadline() is None
+        assert bench.session.next_deadline() == NEVER
         assert bench.pass_time(100) == []
         bench.lose()
         assert bench.session.state is State.DISCONNECTED
@@ -1494,7 +1493,7 @@ class TestStop:
         assert bench.do(StopRequested(START + 10)) == []
         assert bench.session.state is State.CLOSED
         assert bench.session.is_stopping
-        assert bench.session.next_deadline() is None
+        assert bench.session.next_deadline() == NEVER
         assert bench.do(Connected(0.0), StopRequested(START), Disconnected(0)) == []
         assert bench.session.state is State.CLOSED
 

@@ -9,6 +9,7 @@ import pytest
 from n8nrunner.protocol.slots import RESERVATION_TIME, Slots
 
 A, B, C = "a", "b", "c"
+NEVER = float("inf")
 
 
 def offered(slots: Slots, link: Any, now: float = 0.0, ready: bool = True) -> dict[str, int]:
@@ -136,7 +137,7 @@ class TestSinglePair:
         assert not slots.take(A, "t")
         assert slots.release("t", 1.0) == {A}
         assert offered(slots, A, 1.0) == {"t": 1}
-        assert slots.next_deadline(A) is None
+        assert slots.next_deadline(A) == NEVER
         assert slots.reservations == 0
 
     def test_a_link_that_is_not_ready_offers_nothing(self) -> None:
@@ -249,7 +250,7 @@ class TestSeveralPairs:
         assert slots.take(A, "t")
         assert slots.release("t", 2.0) == {A, B}
         assert offered(slots, B, 2.0) == {"t": 1}
-        assert slots.next_deadline(B) is None
+        assert slots.next_deadline(B) == NEVER
 
     def test_more_offers_than_slots_may_be_open_and_the_first_one_wins(self) -> None:
         slots = Slots(1, brokers=2)
@@ -358,11 +359,11 @@ class TestRefusal:
         # A has waited longer, but was not refused.
         assert slots.release("t", 5.0) == {B}
         assert slots.next_deadline(B) == 5.0 + RESERVATION_TIME
-        assert slots.next_deadline(A) is None
+        assert slots.next_deadline(A) == NEVER
         assert offered(slots, B, 5.1) == {"t": 1}
         assert offered(slots, A, 5.1) == {}
         assert slots.take(B, "t")
-        assert slots.next_deadline(B) is None
+        assert slots.next_deadline(B) == NEVER
 
     def test_no_other_pair_gets_a_reserved_slot(self) -> None:
         slots = full(2, links=(A, B, C))
@@ -383,7 +384,7 @@ class TestRefusal:
         assert slots.next_deadline(B) == 1.0 + RESERVATION_TIME
         assert woken(slots, B, 1.0 + RESERVATION_TIME) == {C}
         # Its offer stays, and the next pair has a reservation now.
-        assert slots.next_deadline(B) is None
+        assert slots.next_deadline(B) == NEVER
         assert offered(slots, C, 1.0 + RESERVATION_TIME) == {"t": 1}
         assert not slots.take(B, "t")
         assert slots.take(C, "t")
@@ -452,7 +453,7 @@ class TestRefusal:
         assert slots.release("t", 1.0) == {C}
         # The last one is for A, which waits alone: no need for a reservation.
         assert slots.release("t", 1.0) == {A}
-        assert slots.next_deadline(A) is None
+        assert slots.next_deadline(A) == NEVER
         assert slots.reservations == 2
         assert [offered(slots, link, 1.0) for link in (A, B, C)] == [{"t": 1}] * 3
         assert [slots.take(link, "t") for link in (A, B, C)] == [True] * 3
@@ -541,7 +542,7 @@ class TestReservations:
         assert slots.reservations == 1  # one slot for two
         assert slots.release("t", 1.0) == {links[1]}
         assert slots.reservations == 1  # one for one
-        assert slots.next_deadline(links[1]) is None
+        assert slots.next_deadline(links[1]) == NEVER
 
     def test_an_unused_reservation_goes_to_the_next_pair(self) -> None:
         slots, links = self.busy(3)
@@ -562,7 +563,7 @@ class TestReservations:
         assert slots.offers(links[0], 0.5, ready=False) == ([], set())
         assert slots.next_deadline(links[0]) == RESERVATION_TIME
         assert slots.offers(links[0], RESERVATION_TIME, ready=False) == ([], {links[1]})
-        assert slots.next_deadline(links[0]) is None
+        assert slots.next_deadline(links[0]) == NEVER
         assert offered(slots, links[1], RESERVATION_TIME) == {"t": 1}
         assert slots.take(links[1], "t")
         # Its offer is granted, and it makes it as soon as it can.
@@ -607,7 +608,7 @@ class TestReservations:
         assert slots.take(A, "t")
         # Now they are ahead of A: both may offer, and A still gets the slot.
         assert slots.release("t", 1.0) == {A, B, C}
-        assert slots.next_deadline(A) is None  # by now it waits alone
+        assert slots.next_deadline(A) == NEVER  # by now it waits alone
         assert slots.reservations == 0
 
     def test_busy_pairs_get_the_same_number_of_slots(self) -> None:
@@ -719,7 +720,7 @@ class TestLeaving:
         slots.release("t", 1.0)
         assert slots.leave(B, 1.0) == {C}
         assert offered(slots, C, 1.0) == {"t": 1}
-        assert slots.next_deadline(B) is None
+        assert slots.next_deadline(B) == NEVER
         assert offered(slots, B, 1.0) == {}
 
     def test_a_waiting_pair_is_removed(self) -> None:
@@ -754,7 +755,7 @@ class TestLeaving:
         slots.void(A)
         assert slots.leave(A, 0.0) == set()
         assert slots.taken == 0
-        assert slots.next_deadline(A) is None
+        assert slots.next_deadline(A) == NEVER
 
     def test_a_type_that_the_link_does_not_have_is_refused(self) -> None:
         slots = Slots(1)

@@ -244,7 +244,7 @@ class SlotsMachine(RuleBasedStateMachine):
                 (deadline, link)
                 for link in self.links
                 for deadline in [self.slots.next_deadline(link)]
-                if deadline is not None and deadline <= end
+                if deadline <= end
             ]
             if not deadlines:
                 break
@@ -280,7 +280,9 @@ class SlotsMachine(RuleBasedStateMachine):
             assert kind.limit is None or of_type <= kind.limit - kind.taken
         for link in LINKS:
             ends = [pair.reserved_until for (name, _), pair in pairs.items() if name == link]
-            assert slots.next_deadline(link) == min((end for end in ends if end is not None), default=None)
+            assert slots.next_deadline(link) == min(
+                (end for end in ends if end is not None), default=float("inf")
+            )
 
     @invariant()
     def every_pair_is_somewhere(self) -> None:

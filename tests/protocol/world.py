@@ -139,7 +139,7 @@ class Link:
         self.session.set_congested(self.stalled)
         self.perform(self.session.settle(self.world.now))
         due = self.session.next_deadline()
-        assert due is None or due > self.world.now, "the link would never sleep"
+        assert due > self.world.now, "the link would never sleep"
 
     def connect(self, jitter: float) -> None:
         if self.connection is None and self.session.state is State.DISCONNECTED:
