@@ -538,7 +538,11 @@ class Bounded(Wrapper):
         field = self.inner.field(default)
         if field["type"] == "number":
             names = {"ge": "minValue", "le": "maxValue"}
-            limits = {names[name]: bound for name, bound in self.bounds.items() if name in names}
+            limits = {
+                names[name]: bound
+                for name, bound in self.bounds.items()
+                if name in names and not isinstance(bound, datetime.date)  # which no number is within
+            }
             field["typeOptions"] = {**field.get("typeOptions", {}), **limits}
         return field
 

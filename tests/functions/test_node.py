@@ -187,6 +187,17 @@ def test_a_default_that_json_lacks_is_not_shown(tmp_path: Path, default: float) 
     assert first["name"] == "additionalFields"
 
 
+def test_a_bound_that_is_a_date_is_not_in_the_field_of_a_number() -> None:
+    class From2024:
+        ge = datetime.date(2024, 1, 1)
+
+    def function(number: Any) -> None: ...
+
+    function.__annotations__["number"] = Annotated[int, From2024()]
+    (field,) = Operation("shop", make_function(function, None, False, None)).fields()
+    assert field["typeOptions"] == {"numberPrecision": 0}
+
+
 def test_a_parameter_for_the_task_has_no_field(description: Dict[str, Any]) -> None:
     assert "task" not in fields(description)
 
