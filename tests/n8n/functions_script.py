@@ -68,14 +68,14 @@ class Order(pydantic.BaseModel):
 
 
 class Between:
-    """Bounds, as `annotated_types` spells them."""
+    """Bounds in the form of `annotated_types`."""
 
     ge = 1
     le = 10
 
 
-def of_kind(name: str, hint: Any, *default: Any) -> None:
-    """A function `name` that takes a `value` of this kind, and returns how Python sees it."""
+def register(name: str, hint: Any, *default: Any) -> None:
+    """Register a function that takes a `value` with this hint, and returns its `repr`."""
 
     def function(value: Any) -> Any:
         return {"got": repr(value)}
@@ -85,53 +85,55 @@ def of_kind(name: str, hint: Any, *default: Any) -> None:
     runner.function(name=name)(function)
 
 
-of_kind("takes_text", str)
-of_kind("takes_whole_number", int)
-of_kind("takes_number", float)
-of_kind("takes_truth", bool)
-of_kind("takes_literal", Literal["red", "blue"])
-of_kind("takes_enum", Priority)
-of_kind("takes_moment", datetime.datetime)
-of_kind("takes_day", datetime.date)
-of_kind("takes_list", list)
-of_kind("takes_list_of_numbers", List[int])
-of_kind("takes_tuple", Tuple[int, str])
-of_kind("takes_set", Set[str])
-of_kind("takes_dict", Dict[str, Any])
-of_kind("takes_dataclass", Address)
-of_kind("takes_typed_dict", Options)
-of_kind("takes_named_tuple", Point)
-of_kind("takes_model", Order)
-of_kind("takes_optional", Optional[int], None)
-of_kind("takes_union", Union[int, str])
-of_kind("takes_bounded", Annotated[int, Between(), "From 1 to 10"])
-of_kind("takes_anything", Any)
-of_kind("takes_default", str, "as it stands")
-of_kind("takes_default_anything", Any, "as it stands")
+register("takes_string", str)
+register("takes_integer", int)
+register("takes_number", float)
+register("takes_boolean", bool)
+register("takes_literal", Literal["red", "blue"])
+register("takes_enum", Priority)
+register("takes_datetime", datetime.datetime)
+register("takes_date", datetime.date)
+register("takes_list", list)
+register("takes_list_of_numbers", List[int])
+register("takes_tuple", Tuple[int, str])
+register("takes_set", Set[str])
+register("takes_dict", Dict[str, Any])
+register("takes_dataclass", Address)
+register("takes_typed_dict", Options)
+register("takes_named_tuple", Point)
+register("takes_model", Order)
+register("takes_optional", Optional[int], None)
+register("takes_union", Union[int, str])
+register("takes_bounded", Annotated[int, Between(), "From 1 to 10"])
+register("takes_anything", Any)
+register("takes_default", str, "as it stands")
+register("takes_default_anything", Any, "as it stands")
 
 
-def returning(name: str, result: Any) -> None:
-    """A function `name` without parameters that returns what `result` makes."""
+def register_result(name: str, result: Any) -> None:
+    """Register a function without parameters that returns the result of `result`."""
     runner.function(name=name)(lambda: result())
 
 
-returning("gives_dict", lambda: {"a": 1})
-returning("gives_list", lambda: [{"a": 1}, {"a": 2}])
-returning("gives_number", lambda: 1.5)
-returning("gives_text", lambda: "text")
-returning("gives_nothing", lambda: None)
-returning("gives_dataclass", lambda: Address("Berlin", 10115))
-returning("gives_model", lambda: Order(number=1, lines=["a"]))
-returning("gives_numpy", lambda: {"array": numpy.arange(3), "number": numpy.float64(0.5)})
-returning("gives_frame", lambda: pandas.DataFrame({"name": ["a", "b"], "size": [1, 2]}))
-returning("gives_series", lambda: pandas.Series({"name": "a", "size": 1}))
-returning("gives_times", lambda: {"at": datetime.datetime(2024, 5, 6, 7, 8), "on": datetime.date(2024, 5, 6)})
-returning("gives_decimal", lambda: {"price": decimal.Decimal("9.90")})
-returning("gives_nan", lambda: {"missing": float("nan"), "there": 1})
-returning("gives_item", lambda: {"json": {"a": 1}, "pairedItem": {"item": 0}})
-returning("gives_no_json", lambda: {"deep": [{1, 2}]})
-returning("gives_file", lambda: {"size": 3, "report": File(b"abc", "report.txt", "text/plain")})
-returning("gives_bytes", lambda: b"abc")
+register_result("gives_dict", lambda: {"a": 1})
+register_result("gives_list", lambda: [{"a": 1}, {"a": 2}])
+register_result("gives_number", lambda: 1.5)
+register_result("gives_string", lambda: "text")
+register_result("gives_nothing", lambda: None)
+register_result("gives_dataclass", lambda: Address("Berlin", 10115))
+register_result("gives_model", lambda: Order(number=1, lines=["a"]))
+register_result("gives_numpy", lambda: {"array": numpy.arange(3), "number": numpy.float64(0.5)})
+register_result("gives_frame", lambda: pandas.DataFrame({"name": ["a", "b"], "size": [1, 2]}))
+register_result("gives_series", lambda: pandas.Series({"name": "a", "size": 1}))
+register_result(
+    "gives_times", lambda: {"at": datetime.datetime(2024, 5, 6, 7, 8), "on": datetime.date(2024, 5, 6)}
+)
+register_result("gives_decimal", lambda: {"price": decimal.Decimal("9.90")})
+register_result("gives_nan", lambda: {"missing": float("nan"), "there": 1})
+register_result("gives_item", lambda: {"json": {"a": 1}, "pairedItem": {"item": 0}})
+register_result("gives_no_json", lambda: {"deep": [{1, 2}]})
+register_result("gives_file", lambda: {"size": 3, "report": File(b"abc", "report.txt", "text/plain")})
+register_result("gives_bytes", lambda: b"abc")
 
 
 @runner.function
@@ -284,12 +286,12 @@ def get_user_ids_of_api(
     return {"region": region.name}
 
 
-returning(
+register_result(
     "gives_large_integer", lambda: {"id": 7615917337495251231, "all": [2**53 - 1, 2**53], "share": 0.1 + 0.2}
 )
-returning("gives_half_a_character", lambda: {"half": "\ud83d", "whole": "\U0001f600"})
-returning("gives_too_many_digits", lambda: {"fine": 1, "digits": [10**5000]})
-returning("gives_invoice", lambda: File(b"%PDF", "Invoice 5/2024.pdf", "application/pdf"))
+register_result("gives_half_a_character", lambda: {"half": "\ud83d", "whole": "\U0001f600"})
+register_result("gives_too_many_digits", lambda: {"fine": 1, "digits": [10**5000]})
+register_result("gives_invoice", lambda: File(b"%PDF", "Invoice 5/2024.pdf", "application/pdf"))
 
 
 @runner.function
@@ -339,9 +341,9 @@ def constructor(text: str) -> str:
     return text
 
 
-of_kind("takes_operator", Literal["=", "==", "<"], "=")
-of_kind("takes_formula", str, "=SUM(A1:A3)")
-of_kind("takes_braces", str, "={{ 1 + 1 }}")
+register("takes_operator", Literal["=", "==", "<"], "=")
+register("takes_formula", str, "=SUM(A1:A3)")
+register("takes_braces", str, "={{ 1 + 1 }}")
 
 if VARIANT == "changed":
 

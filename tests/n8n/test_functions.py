@@ -56,26 +56,28 @@ LEFT_OUT = "value: expected a string, got nothing"
 
 MECHANISMS = [
     # -- parameter types
-    Row("str", "takes_text", {"value": "Grüße"}, got("'Grüße'")),
-    Row("str, of an expression that gives a number", "takes_text", {"value": "={{ 42 }}"}, got("'42'")),
-    Row("str, of an item", "takes_text", {"value": "={{ $json.body.name }}"}, got("'Ada'"), {"name": "Ada"}),
-    Row("int", "takes_whole_number", {"value": 3}, got("3")),
-    Row("int, of a text", "takes_whole_number", {"value": "={{ '3' }}"}, got("3")),
+    Row("str", "takes_string", {"value": "Grüße"}, got("'Grüße'")),
+    Row("str, of an expression that gives a number", "takes_string", {"value": "={{ 42 }}"}, got("'42'")),
+    Row(
+        "str, of an item", "takes_string", {"value": "={{ $json.body.name }}"}, got("'Ada'"), {"name": "Ada"}
+    ),
+    Row("int", "takes_integer", {"value": 3}, got("3")),
+    Row("int, of a string", "takes_integer", {"value": "={{ '3' }}"}, got("3")),
     Row(
         "int, of something else",
-        "takes_whole_number",
+        "takes_integer",
         {"value": "={{ 3.5 }}"},
         "value: expected an integer",
     ),
     Row("float", "takes_number", {"value": 2.5}, got("2.5")),
-    Row("bool", "takes_truth", {"value": True}, got("True")),
+    Row("bool", "takes_boolean", {"value": True}, got("True")),
     Row("Literal", "takes_literal", {"value": "blue"}, got("'blue'")),
     Row(
         "Literal, none of them", "takes_literal", {"value": "={{ 'green' }}"}, 'value: expected one of "red"'
     ),
     Row("Enum", "takes_enum", {"value": 2}, got("<Priority.VERY_HIGH: 2>")),
     Row("Enum, by its title", "takes_enum", {"value": "={{ 'Very High' }}"}, got("<Priority.VERY_HIGH: 2>")),
-    Row("date", "takes_day", {"value": "2024-05-06T00:00:00"}, got("datetime.date(2024, 5, 6)")),
+    Row("date", "takes_date", {"value": "2024-05-06T00:00:00"}, got("datetime.date(2024, 5, 6)")),
     Row("list, as JSON", "takes_list", {"value": '[1, "a"]'}, got("[1, 'a']")),
     Row("list, of an expression", "takes_list", {"value": "={{ [1, 2] }}"}, got("[1, 2]")),
     Row("list of int", "takes_list_of_numbers", {"value": "[1, 2]"}, got("[1, 2]")),
@@ -148,11 +150,11 @@ MECHANISMS = [
     Row("a choice beside these", "takes_operator", {"value": "<"}, got("'<'")),
     Row("a default that begins with =", "takes_formula", {}, got("'=SUM(A1:A3)'")),
     Row("a default that looks like an expression", "takes_braces", {}, got("'={{ 1 + 1 }}'")),
-    # -- result kinds
+    # -- types of results
     Row("gives a dict", "gives_dict", {}, [{"a": 1}]),
     Row("gives a list of dicts", "gives_list", {}, [{"a": 1}, {"a": 2}]),
     Row("gives a number", "gives_number", {}, [{"result": 1.5}]),
-    Row("gives a text", "gives_text", {}, [{"result": "text"}]),
+    Row("gives a text", "gives_string", {}, [{"result": "text"}]),
     Row("gives None", "gives_nothing", {}, [{}]),
     Row("gives a dataclass", "gives_dataclass", {}, [{"city": "Berlin", "zip_code": 10115}]),
     Row("gives a pydantic model", "gives_model", {}, [{"number": 1, "lines": ["a"]}]),
@@ -164,7 +166,7 @@ MECHANISMS = [
     Row("gives NaN", "gives_nan", {}, [{"missing": None, "there": 1}]),
     Row("gives an item of n8n", "gives_item", {}, [{"a": 1}]),
     Row("gives a generator", "gives_rows", {"count": 3}, [{"row": 0}, {"row": 1}, {"row": 2}]),
-    Row("a field that an expression leaves empty", "takes_text", {"value": "={{ undefined }}"}, LEFT_OUT),
+    Row("a field that an expression leaves empty", "takes_string", {"value": "={{ undefined }}"}, LEFT_OUT),
     Row("anything, by a default", "takes_default_anything", {}, got("'as it stands'")),
     Row("gives no JSON", "gives_no_json", {}, "The result cannot be sent to n8n"),
     # -- errors
@@ -182,7 +184,7 @@ WARSAW = {"timezone": "Europe/Warsaw"}
 IN_WARSAW = "tzinfo=zoneinfo.ZoneInfo(key='Europe/Warsaw')"
 ROUNDED = "value: expected an integer (n8n's numbers are exact up to 9007199254740991 only: send this one"
 CONVERSIONS = [
-    Row("int that n8n rounds", "takes_whole_number", {"value": "={{ 7615917337495251231 }}"}, ROUNDED),
+    Row("int that n8n rounds", "takes_integer", {"value": "={{ 7615917337495251231 }}"}, ROUNDED),
     Row(
         "int that n8n rounds, in a list",
         "takes_list_of_numbers",
@@ -191,13 +193,13 @@ CONVERSIONS = [
     ),
     Row(
         "str of a number that n8n rounds",
-        "takes_text",
+        "takes_string",
         {"value": "={{ 7615917337495251231 }}"},
         "value: expected a string (n8n's numbers are exact up to 9007199254740991 only",
     ),
     Row(
-        "int of 19 digits, as text",
-        "takes_whole_number",
+        "int of 19 digits, as a string",
+        "takes_integer",
         {"value": "={{ '7615917337495251231' }}"},
         got("7615917337495251231"),
     ),
@@ -205,7 +207,7 @@ CONVERSIONS = [
     Row("float that is large", "takes_number", {"value": "={{ 2**60 }}"}, got(repr(float(2**60)))),
     Row(
         "int that only Python reads",
-        "takes_whole_number",
+        "takes_integer",
         {"value": "={{ '12_34' }}"},
         'value: expected an integer, got "12_34"',
     ),
@@ -223,37 +225,37 @@ CONVERSIONS = [
     ),
     Row(
         "datetime, from the field",
-        "takes_moment",
+        "takes_datetime",
         {"value": "2024-05-06T09:00:00"},
         got(f"datetime.datetime(2024, 5, 6, 9, 0, {IN_WARSAW})"),
     ),
     Row(
         "datetime, in UTC",
-        "takes_moment",
+        "takes_datetime",
         {"value": "2024-05-05T22:00:00.000Z"},
         got(f"datetime.datetime(2024, 5, 6, 0, 0, {IN_WARSAW})"),
     ),
     Row(
         "datetime, of an expression",
-        "takes_moment",
+        "takes_datetime",
         {"value": "={{ DateTime.fromISO('2024-05-06T07:08:09Z') }}"},
         got(f"datetime.datetime(2024, 5, 6, 9, 8, 9, {IN_WARSAW})"),
     ),
     Row(
         "datetime that the clocks leave out",
-        "takes_moment",
+        "takes_datetime",
         {"value": "={{ DateTime.fromISO('2024-03-31T02:30:00') }}"},
         got(f"datetime.datetime(2024, 3, 31, 3, 30, {IN_WARSAW})"),
     ),
     Row(
         "date, of a database",
-        "takes_day",
+        "takes_date",
         {"value": "2024-05-05T22:00:00.000Z"},
         got("datetime.date(2024, 5, 6)"),
     ),
     Row(
         "date, from the field",
-        "takes_day",
+        "takes_date",
         {"value": "2024-05-06T00:00:00"},
         got("datetime.date(2024, 5, 6)"),
     ),

@@ -99,7 +99,6 @@ def make_package(runner_name: str, functions: Sequence[Function], docs_url: str 
         package_name,
         code,
         {
-            "package.json": _json(_package_json(package_name, runner_name, code, docs_url, operations)),
             "README.md": readme,
             f"{folder}/{_RUNTIME}": _read_runtime(),
             code: _code(runner_name, class_name, node_name, operations),
@@ -110,6 +109,8 @@ def make_package(runner_name: str, functions: Sequence[Function], docs_url: str 
             f"{folder}/{node_name}.dark.svg": _ICON.format(
                 background="#8ab4f8", arrow="#8a6d00", letter="#202124", initial=initial
             ),
+            # The last one, because it has the hashes of the operations in the other files.
+            "package.json": _json(_package_json(package_name, runner_name, code, docs_url, operations)),
         },
     )
 

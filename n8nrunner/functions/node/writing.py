@@ -63,9 +63,7 @@ class Package(NamedTuple):
         for part in reversed([where, *where.parents]):
             if not part.is_dir():
                 _make_folder(part)
-        # package.json last: it has the hashes of the operations in the other files.
-        paths = sorted(self.files, key=lambda name: name == "package.json")
-        changed = [_write(folder, name, self.files[name]) for name in paths]
+        changed = [_write(folder, path, text) for path, text in self.files.items()]
         now: dict[str, str] = json.loads(self.files["package.json"])["n8nrunner"]["operations"]
         return Written(
             folder,
@@ -86,10 +84,8 @@ class Package(NamedTuple):
         for other in _nodes_beside(where, file_name, environment):
             if folder in other.parents:
                 continue
-            found = _description(other.parents[3] / "package.json") if len(other.parents) > 3 else {}
-            runner = (
-                found.get("n8nrunner", {}).get("runner") if isinstance(found.get("n8nrunner"), dict) else None
-            )
+            package = other.parents[min(3, len(other.parents) - 1)]  # above dist/nodes/<name>
+            runner = _our_entry(package / "package.json").get("runner")
             owner = f"the node of the runner {runner!r}" if runner else "another node"
             raise ConfigurationError(
                 [
@@ -200,19 +196,19 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _description(path: Path) -> dict[str, Any]:
-    """Return the content of a package.json; empty if it cannot be read."""
+def _our_entry(path: Path) -> dict[str, Any]:
+    """Return the entry "n8nrunner" of a package.json; empty if there is none, or the file cannot be read."""
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    entry = content.get("n8nrunner") if isinstance(content, dict) else None
+    return entry if isinstance(entry, dict) else {}
 
 
 def _operations(path: Path) -> dict[str, str] | None:
     """Return the operations of a written package, with their hashes; None if an older n8nrunner wrote it."""
     if not path.exists():
         return {}
-    found = _description(path).get("n8nrunner")
-    operations = found.get("operations") if isinstance(found, dict) else None
+    operations = _our_entry(path).get("operations")
     return operations if isinstance(operations, dict) else None
