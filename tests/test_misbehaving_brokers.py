@@ -429,17 +429,17 @@ def test_a_host_that_never_answers_is_named(new_runner: NewRunner) -> None:
 def test_a_bug_in_a_link_ends_its_connection_and_not_the_runner(
     broker: Broker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from n8nrunner.connection import link
+    from n8nrunner.protocol import codec
 
     faults = [RuntimeError("a defect")]
-    decode = link.codec.decode_from_broker
+    decode = codec.decode_from_broker
 
     def faulty(text: str) -> Any:
         if "tasksettings" in text and faults:
             raise faults.pop()
         return decode(text)
 
-    monkeypatch.setattr(link.codec, "decode_from_broker", faulty)
+    monkeypatch.setattr(codec, "decode_from_broker", faulty)
     runner = new_runner()
     runner.task("echo")(lambda task: task.settings)
     with runner, caplog.at_level(logging.ERROR, "n8nrunner"):

@@ -18,29 +18,22 @@ from n8nrunner.connection.attempt import close_late_comers, start_attempt, start
 from n8nrunner.connection.delays import growing_delays, jitter
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.transport import Connection
-from n8nrunner.errors import N8nRunnerError, ProtocolError
+from n8nrunner.errors import N8nRunnerError
 from n8nrunner.execution.invoke import Answer, Handler, failure
 from n8nrunner.execution.pools import OnEnd
 from n8nrunner.protocol import actions, codec, events
 from n8nrunner.protocol.actions import LinkAction
-from n8nrunner.protocol.events import Event, LinkEvent
+from n8nrunner.protocol.events import LinkEvent
 from n8nrunner.protocol.failures import ConnectionLost, LinkFailure, Unreachable
-from n8nrunner.protocol.frames import PongFrame, SkippedMessage
+from n8nrunner.protocol.incoming import event_of
 from n8nrunner.protocol.link import LinkMachine
 from n8nrunner.protocol.session import REASON_LOST, RunnerSession
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.protocol.tasks import Counters
-from n8nrunner.protocol.throttle import Throttle
 from n8nrunner.snapshot import LinkSnapshot
 from n8nrunner.task import ActiveTask, Call, Tally, Undelivered
 
 logger = logs.get_logger("n8nrunner")
-
-#: Messages above this many bytes are decoded on the handler's thread.
-LARGE_MESSAGE = 1024 * 1024
-
-#: Bytes of an unreadable message in which its type and ids are looked for.
-_HEAD_SIZE = 4096
 
 
 class Ended(NamedTuple):
@@ -112,7 +105,6 @@ class BrokerLink:
         self.more = False
         #: Whether reading pauses until the peer has taken more of what waits for it.
         self.paused = False
-        self._skipped = Throttle()
         self._config = config
         self._slots = slots
         self._submit = submit
@@ -217,7 +209,9 @@ class BrokerLink:
             session.note_received(now)
         received.reverse()  # taken from the end, so that a large message is not kept while others follow
         while received:
-            self._receive(received.pop(), now)
+            event = event_of(received.pop(), self._config.max_payload)
+            if event is not None:
+                self._perform(self._machine.handle(event, now))
         session.set_receiving(connection.in_message)
         if connection.received_close:
             self._perform(self._machine.handle(events.CloseReceived(connection.close_code), now))
@@ -289,49 +283,6 @@ class BrokerLink:
         """Close this process's copy of the socket, in a child process. The parent notices nothing."""
         if self.connection is not None:
             self.connection.close()
-
-    def _receive(self, item: Any, now: float) -> None:
-        if type(item) is PongFrame:
-            self._perform(self._machine.handle(events.Pong(item.payload.decode("latin-1")), now))
-            return
-        start = b""  # of a large message
-        try:
-            if type(item) is SkippedMessage:
-                head = codec.peek(item.head.decode("utf-8", "ignore"))
-                self._log_skipped(
-                    now,
-                    "Skipped a message (%.40r) of %d bytes: max_payload is %d",
-                    head.type,
-                    item.size,
-                    self.max_payload,
-                )
-                event: Event | None = events.OversizedMessage(head, item.size, self.max_payload)
-            elif len(item) > LARGE_MESSAGE:
-                start = bytes(item[:_HEAD_SIZE])
-                text = item.decode()
-                if type(item) is bytearray:
-                    item.clear()  # the caller still refers to it while the text is worked on
-                event = codec.decode_large(text)
-            else:
-                event = codec.decode_from_broker(item.decode())
-        except (UnicodeDecodeError, ProtocolError) as error:
-            not_utf8 = f"a message of {len(item)} bytes is not UTF-8"
-            problem = str(error) if isinstance(error, ProtocolError) else not_utf8
-            self._log_skipped(now, "Skipped a message from %s: %s", self.url.base, problem)
-            event = events.UnreadableMessage(
-                codec.peek((start or item[:_HEAD_SIZE]).decode("utf-8", "ignore")),
-                f"It came in a message that was skipped: {problem}.",
-            )
-        if event is not None:
-            self._perform(self._machine.handle(event, now))
-
-    def _log_skipped(self, now: float, message: str, *args: object) -> None:
-        """Log a message that the broker should not have sent; a flood of them has few lines."""
-        left_out = self._skipped.admit(now)
-        if left_out:
-            logger.error(f"{message} (%d similar lines were left out)", *args, left_out)
-        elif left_out == 0:
-            logger.error(message, *args)
 
     # --- actions --------------------------------------------------------------------------------
 
@@ -466,6 +417,12 @@ class BrokerLink:
     def _report_idle(self, action: actions.ReportIdle) -> None:
         self._owner.link_idle()
 
+    def _log_skipped(self, action: actions.LogSkipped) -> None:
+        if action.left_out:
+            logger.error("%s (%d similar lines were left out)", action.problem, action.left_out)
+        else:
+            logger.error("%s", action.problem)
+
     def _log_failure(self, action: actions.LogFailure) -> None:
         logger.log(action.level, "%s. Retrying in %.1f s", action.reason, action.delay)
 
@@ -492,5 +449,6 @@ _PERFORM: dict[type, Callable[[BrokerLink, Any], None]] = {
     actions.ReportRegistered: BrokerLink._report_registered,
     actions.ReportRefused: BrokerLink._report_refused,
     actions.ReportIdle: BrokerLink._report_idle,
+    actions.LogSkipped: BrokerLink._log_skipped,
     actions.LogFailure: BrokerLink._log_failure,
 }

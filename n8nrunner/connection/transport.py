@@ -10,7 +10,6 @@ import contextlib
 import os
 import ssl
 import threading
-from typing import Union
 
 from n8nrunner.connection.dial import Socket
 from n8nrunner.connection.sockets import delivery
@@ -20,13 +19,11 @@ from n8nrunner.protocol.events import SocketMeasured
 from n8nrunner.protocol.failures import ConnectionLost
 from n8nrunner.protocol.frames import (
     CloseFrame,
-    Payload,
     PingFrame,
-    PongFrame,
     Receiver,
     Sender,
-    SkippedMessage,
 )
+from n8nrunner.protocol.incoming import Received
 
 #: Bytes that one `recv` asks for. Larger buffers are slower: each call allocates one.
 _RECEIVE_SIZE = 64 * 1024
@@ -37,9 +34,6 @@ FRAMES_PER_TURN = 250
 
 #: What a socket that does not block raises when it would have to.
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-
-#: What `Connection.read` returns. A message in a `bytearray` is the caller's alone.
-Received = Union[Payload, SkippedMessage, PongFrame]
 
 
 class Connection:

@@ -167,6 +167,13 @@ class ReportIdle(NamedTuple):
     """Tell the runner that it has had no task for the time after which it ends."""
 
 
+class LogSkipped(NamedTuple):
+    """Log an error about a message that was skipped, after `left_out` similar errors that were not logged."""
+
+    problem: str
+    left_out: int
+
+
 class LogFailure(NamedTuple):
     """Log `reason`, and that the next step comes in `delay` seconds."""
 
@@ -184,5 +191,6 @@ LinkAction = Union[
     ReportRegistered,
     ReportRefused,
     ReportIdle,
+    LogSkipped,
     LogFailure,
 ]

@@ -103,7 +103,7 @@ class OversizedMessage(NamedTuple):
 
 
 class UnreadableMessage(NamedTuple):
-    """A message could not be decoded. `head` is its beginning, `problem` a sentence for the task's error."""
+    """A message could not be decoded because of `problem`. `head` is its beginning."""
 
     head: Head
     problem: str

@@ -23,6 +23,7 @@ from n8nrunner.protocol.actions import (
     LinkAction,
     LogFailure,
     LogLevel,
+    LogSkipped,
     ReportIdle,
     ReportRefused,
     ReportRegistered,
@@ -40,9 +41,11 @@ from n8nrunner.protocol.events import (
     Disconnected,
     Event,
     LinkEvent,
+    OversizedMessage,
     RefusalAnswered,
     StopRequested,
     TimePassed,
+    UnreadableMessage,
 )
 from n8nrunner.protocol.failures import ConnectionLost, LinkFailure, Unreachable
 from n8nrunner.protocol.messages import RunnerRegistered
@@ -50,6 +53,7 @@ from n8nrunner.protocol.retry import HEALTHY_JITTER, REFUSED_WAIT, Retry
 from n8nrunner.protocol.session import RunnerSession
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.protocol.states import CONNECTED_STATES, State
+from n8nrunner.protocol.throttle import Throttle
 
 #: Seconds that the broker has to answer our close frame; the second, after the end of the grace period.
 CLOSE_WAIT = 2.0
@@ -132,6 +136,7 @@ class LinkMachine:
         self._auto_shutdown_timeout = auto_shutdown_timeout
         self._retry = Retry(is_one_shot, new_delays)
         self._trouble_level = LogLevel.INFO
+        self._skipped = Throttle()
         # The next step while the link waits.
         self._next_at = _AT_ONCE
         self._next_is_probe = False
@@ -377,6 +382,20 @@ class LinkMachine:
         self._closing.code = event.code
         self._closing.until = now
 
+    def _oversized(self, event: OversizedMessage, now: float) -> None:
+        size = f"{event.size} bytes: max_payload is {event.limit}"
+        self._log_skipped(f"Skipped a message ({event.head.type!r:.40}) of {size}", now)
+        self._actions += self.session.handle(event, now)
+
+    def _unreadable(self, event: UnreadableMessage, now: float) -> None:
+        self._log_skipped(f"Skipped a message from {self._broker}: {event.problem}", now)
+        self._actions += self.session.handle(event, now)
+
+    def _log_skipped(self, problem: str, now: float) -> None:
+        left_out = self._skipped.admit(now)
+        if left_out is not None:
+            self._actions.append(LogSkipped(problem, left_out))
+
     def _ended(self, event: ConnectionEnded, now: float) -> None:
         self._closing = None
         self.is_paused = self._has_unwritten = self._was_congested = self._is_unblocked = False
@@ -492,11 +511,15 @@ TRANSITIONS: dict[LinkState, dict[type, Transition]] = {
         CloseConnection: _to(LinkMachine._close, CLOSING),
         StopRequested: _to(LinkMachine._stop, CONNECTED, CLOSING),
         CloseReceived: _to(LinkMachine._close_received, CLOSING),
+        OversizedMessage: _to(LinkMachine._oversized, CONNECTED),
+        UnreadableMessage: _to(LinkMachine._unreadable, CONNECTED),
         ConnectionEnded: _to(LinkMachine._ended, WAITING, REFUSED, FINISHING, CLOSED),
     },
     CLOSING: {
         StopRequested: _to(LinkMachine._stop, CLOSING),
         CloseReceived: _to(LinkMachine._close_received, CLOSING),
+        OversizedMessage: _to(LinkMachine._oversized, CLOSING),
+        UnreadableMessage: _to(LinkMachine._unreadable, CLOSING),
         ConnectionEnded: _to(LinkMachine._ended, WAITING, REFUSED, FINISHING, CLOSED),
     },
     FINISHING: {

@@ -422,7 +422,8 @@ class RunnerSession:
         self._skipped(event.head, "is too large for the runner", f"It has {sizes}.", now)
 
     def _unreadable(self, event: events.UnreadableMessage, now: float) -> None:
-        self._skipped(event.head, "cannot be read by the runner", event.problem, now)
+        description = f"It came in a message that was skipped: {event.problem}."
+        self._skipped(event.head, "cannot be read by the runner", description, now)
 
     def _skipped(self, head: m.Head, problem: str, description: str, now: float) -> None:
         """Fail the task, or the call, to which a skipped message belongs."""

@@ -682,14 +682,14 @@ class TestTasks:
         bench.connect()
         task_id = bench.accept()
         event = UnreadableMessage(
-            m.Head("broker:tasksettings", task_id, None, None, None), "It is nested too deeply."
+            m.Head("broker:tasksettings", task_id, None, None, None), "nested too deeply"
         )
         assert bench.do(event) == [
             m.TaskFailed(
                 task_id,
                 {
                     "message": "The task's input cannot be read by the runner",
-                    "description": "It is nested too deeply.",
+                    "description": "It came in a message that was skipped: nested too deeply.",
                 },
             ),
             m.TaskOffer("a2", "t", 10_000),
@@ -703,9 +703,7 @@ class TestTasks:
         bench = Bench()
         bench.connect()
         bench.start()
-        assert (
-            bench.do(UnreadableMessage(m.Head(head or None, None, None, None, None), "It is not JSON.")) == []
-        )
+        assert bench.do(UnreadableMessage(m.Head(head or None, None, None, None, None), "not JSON")) == []
         assert bench.held_tasks == 1
 
     def test_an_unreadable_answer_ends_its_call(self) -> None:
@@ -713,10 +711,12 @@ class TestTasks:
         bench.connect()
         task_id = bench.start()
         bench.call(task_id, "c")
-        error = "the answer of n8n cannot be read by the runner. It is not JSON."
+        error = (
+            "the answer of n8n cannot be read by the runner. It came in a message that was skipped: not JSON."
+        )
         for _ in range(2):
             actions = bench.do(
-                UnreadableMessage(m.Head("broker:rpcresponse", task_id, "c", None, None), "It is not JSON.")
+                UnreadableMessage(m.Head("broker:rpcresponse", task_id, "c", None, None), "not JSON")
             )
             assert actions == ([EndCall("call c", None, error)] if error else [])
             error = ""

@@ -1,0 +1,58 @@
+"""Received messages become events, unreadable and oversized ones included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from n8nrunner.protocol import messages as m
+from n8nrunner.protocol.events import OversizedMessage, Pong, UnreadableMessage
+from n8nrunner.protocol.frames import PongFrame, SkippedMessage
+from n8nrunner.protocol.incoming import LARGE_MESSAGE, event_of
+
+HEAD = m.Head("broker:tasksettings", "t", None, None, None)
+START = b'{"type":"broker:tasksettings","taskId":"t","settings":'
+
+
+@pytest.mark.parametrize(
+    ("received", "event"),
+    [
+        (b'{"type":"broker:inforequest"}', m.InfoRequest()),
+        (bytearray(START + b"[1]}"), m.TaskSettings("t", [1])),
+        (b'{"type":"broker:news"}', None),
+        (PongFrame(b"12"), Pong("12")),
+        (PongFrame(b"\xff"), Pong("\xff")),
+        (SkippedMessage(START, 2000), OversizedMessage(HEAD, 2000, 1000)),
+        (SkippedMessage(b"\xff", 2000), OversizedMessage(m.Head(None, None, None, None, None), 2000, 1000)),
+        (START + b'"\xff"}', UnreadableMessage(HEAD, f"a message of {len(START) + 4} bytes is not UTF-8")),
+    ],
+)
+def test_a_received_message_becomes_its_event(received: Any, event: Any) -> None:
+    assert event_of(received, 1000) == event
+
+
+@pytest.mark.parametrize("size", [10, LARGE_MESSAGE])
+def test_an_unreadable_message_names_its_task_and_the_problem(size: int) -> None:
+    event = event_of(START + b" " * size + b"[,]}", 1000)
+    if size == LARGE_MESSAGE:  # its value is decoded on the handler's thread
+        assert isinstance(event, m.TaskSettings)
+    else:
+        assert isinstance(event, UnreadableMessage)
+        assert event.head == HEAD
+        assert "is not valid JSON" in event.problem
+
+
+def test_a_large_message_that_is_not_utf_8_names_its_task() -> None:
+    event = event_of(bytearray(START + b'"' + b"x" * LARGE_MESSAGE + b'\xff"}'), 1000)
+    assert isinstance(event, UnreadableMessage)
+    assert event.head == HEAD
+    assert "is not UTF-8" in event.problem
+
+
+def test_the_memory_of_a_large_message_is_freed_when_its_text_is_decoded() -> None:
+    received = bytearray(START + b'"' + b"x" * LARGE_MESSAGE + b'"}')
+    event = event_of(received, 1000)
+    assert isinstance(event, m.TaskSettings)
+    assert isinstance(event.settings, m.Undecoded)
+    assert not received
