@@ -1,4 +1,4 @@
-"""What all tests share: an embedded broker, runners that are always stopped, and a check for what is left."""
+"""Fixtures of all tests: an embedded broker, runners that are always stopped, and a check for leaks."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def promptly() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of whoever runs the tests reaches them."""
+    """Keep the settings of the environment away from the tests."""
     for name in list(os.environ):
         if name.startswith(_VARIABLES) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -114,7 +114,7 @@ def _descriptors() -> set[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """No test leaves a thread or a descriptor of ours behind."""
+    """Fail if a test leaves a thread or a descriptor of n8nrunner behind."""
     linux = sys.platform == "linux"
     threads = _threads()
     descriptors = _descriptors() if linux else set()
@@ -166,7 +166,7 @@ def tracker() -> None:
 
 
 def new_processes() -> ProcessPoolExecutor:
-    """An executor of one other process; whoever makes one needs `tracker`."""
+    """Return an executor with one other process. Its user needs `tracker`."""
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 

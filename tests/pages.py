@@ -1,4 +1,4 @@
-"""What a page of the documentation has in it that a test can run."""
+"""Blocks and links of the documentation, for tests."""
 
 from __future__ import annotations
 

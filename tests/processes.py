@@ -15,7 +15,7 @@ LIMIT = 30.0
 
 
 class Program:
-    """A running program. Use it as a context manager: it is gone afterwards, whatever happens."""
+    """A running program. Use it as a context manager: it has ended afterwards, also after an exception."""
 
     def __init__(self, arguments: list[str], env: dict[str, str] | None = None, cwd: Any = None) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("N8N")}

@@ -248,7 +248,7 @@ def test_a_peer_that_sends_and_does_not_read_fills_no_memory(
     thread.join(LIMIT)
     assert time.monotonic() - began > 1.5, "the pause counted as the peer's silence"
     assert len(turns) - turns_before < 500, "the links' thread did not sleep while reading was paused"
-    # What one turn reads comes on top.
+    # The bytes that one turn reads come on top.
     assert 64 * 1024 < most < 8 * MEGABYTE
     case.runner.stop(0)
 

@@ -1,4 +1,4 @@
-"""What n8nrunner imports is what `setup.cfg` declares."""
+"""n8nrunner imports the packages that `setup.cfg` declares."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 #: Names of modules whose package is called differently.
 PACKAGES = {"websocket": "websocket-client", "docstring_parser": "docstring-parser"}
-#: What functions may take and return if the program has it; n8nrunner does without.
+#: Packages whose types functions may use; n8nrunner works without them.
 IF_PRESENT = {"PyInstaller", "numpy", "pandas", "pydantic"}
 
 

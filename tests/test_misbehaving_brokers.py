@@ -131,7 +131,7 @@ def misbehave(peer: RawPeer, how: str) -> None:
     if how == "stops in mid-frame":
         peer.send(frame(TEXT, b"x" * 100_000)[:50_000])
     else:
-        # A task whose answer is larger than all buffers together, and nobody reads it.
+        # Give a task whose answer is larger than all buffers together, and do not read the answer.
         peer.tell("taskofferaccept", offerId=peer.hear("taskoffer")["offerId"], taskId="big")
         peer.hear("taskaccepted")
         peer.tell("tasksettings", taskId="big", settings={"size": 20_000_000})

@@ -74,7 +74,7 @@ def test_the_page_about_functions(broker: Broker, tmp_path: Path, monkeypatch: p
     (rank,) = code("All items at once", broker, FUNCTIONS)
     assert call(monkeypatch, broker, rank, "rank", {"score": 1}, {"score": 5}) == [{"rank": 2}, {"rank": 1}]
     monkeypatch.chdir(tmp_path)
-    (stock,) = code("What is bound to one thread", broker, FUNCTIONS)
+    (stock,) = code("Objects bound to one thread", broker, FUNCTIONS)
     assert call(monkeypatch, broker, stock, "pieces", *[{"name": "pear"}] * 8) == [{"result": 0}] * 8
     page = sys.modules["block"]
     page.thread.submit(page.database.close).result(LIMIT)
@@ -97,7 +97,7 @@ def test_every_python_block_is_run_by_a_test() -> None:
         "In a notebook",
         "In a Flask or Django application",
         "In a Flask or Django application",
-        "What a handler can do",
+        "Handlers",
         "Develop without n8n",
     ]
 
@@ -157,7 +157,7 @@ def test_the_guard_of_a_reloader(broker: Broker, tmp_path: Path) -> None:
 @pytest.mark.parametrize("ignores", [True, False])
 def test_processes_that_leave_ctrl_c_to_the_program(ignores: bool, broker: Broker, tmp_path: Path) -> None:
     """As a terminal does, the test sends the signal to all processes of the program."""
-    (block,) = code("What a handler can do", broker)
+    (block,) = code("Handlers", broker)
     if not ignores:
         block = block.replace(", initializer=ignore_interrupts", "")
     (tmp_path / "jobs.py").write_text(

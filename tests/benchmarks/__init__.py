@@ -5,7 +5,7 @@ needs Linux, Node.js and npm: the load comes from `broker.js`, a small program o
 faster than what it measures. The package is installed once into a cache folder, `$N8NRUNNER_TEST_CACHE` or
 `~/.cache/n8nrunner-tests`.
 
-What is compared, each a process of its own that is started anew for every measurement:
+The contestants. Each is a separate process, started again for every measurement:
 
 - `floor`: a bare single-threaded loop over a `websocket.WebSocket` that answers inline;
 - `callbacks`: `WebSocketApp` callbacks and a pool whose threads send for themselves, an afternoon's work;

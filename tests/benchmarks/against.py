@@ -143,7 +143,7 @@ def prepare(commit: str, folder: Path) -> dict[str, Program]:
         A program for each of `SIDES`.
 
     Raises:
-        BenchmarkError: git does not know the commit, or this is no checkout.
+        BenchmarkError: git does not know the commit, or this is not a checkout.
     """
     old, new = folder / "old", folder / "new"
     for side in (old, new):

@@ -83,7 +83,7 @@ QUICK = Sizes(
 
 @dataclass
 class Bench:
-    """What the measures share: sizes, contestants, and the book of what must not happen."""
+    """The state that the measures share: sizes, contestants, and a list of violations."""
 
     modules: Path
     sizes: Sizes

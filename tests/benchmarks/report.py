@@ -1,4 +1,4 @@
-"""What was measured beside what is wanted: a table to read, and the same as JSON."""
+"""Measured and wanted values side by side: as a table, and as JSON."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def aligned(lines: list[list[str]]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """Return the circumstances on which the figures depend."""
     packages = {}
     for name in ("n8nrunner", "websocket-client", "requests", "backoff"):
         try:

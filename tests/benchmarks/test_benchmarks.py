@@ -46,7 +46,7 @@ def modules() -> Path:
 
 
 def run(json_path: Path, *arguments: str) -> dict[str, Any]:
-    """What `python -m tests.benchmarks` writes, once it ended well."""
+    """Return the JSON of `python -m tests.benchmarks` after a successful run."""
     command = [sys.executable, "-m", "tests.benchmarks", "--json", str(json_path), *arguments]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
     printed = done.stdout.decode("utf-8", "replace")
@@ -70,7 +70,7 @@ def test_every_contestant_is_compared_with_the_others(modules: Path, tmp_path: P
     assert rows["capacity 5: package / floor"]["median"] == pytest.approx(ratio)
 
 
-needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no checkout of git")
+needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is not a checkout of git")
 
 
 @needs_git

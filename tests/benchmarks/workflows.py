@@ -7,8 +7,8 @@ and answers with what it returns; beside it, the same is done
 - by n8n's HTTP Request node, which calls an endpoint of FastAPI.
 
 With one caller, all are there at once and are called by turns, in short runs, because n8n's own time drifts
-by more than what is measured. Else contestants take turns, each anew for every turn. A ratio is taken within
-one repetition. Nothing else should run meanwhile.
+by more than the measured differences. Otherwise contestants take turns, each started again for every turn. A
+ratio is taken within one repetition. No other program should run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from .report import Row
 
 OURS, FLOOR, ENDPOINT = "n8nrunner", "floor", "FastAPI"
 FUNCTIONS = "tests.benchmarks.contestants.functions"
-#: What runners tell n8n of themselves; the nodes are of these names.
+#: The runners' names; the nodes have the same names.
 NAMES = {OURS: "measured", FLOOR: "floor"}
 CALLERS = 10
 CAPACITY = 10
@@ -165,7 +165,7 @@ class Bench:
         contestants: Sequence[str],
         turn: Callable[[str], float],
     ) -> dict[str, list[float]]:
-        """What `turn` gave for each contestant: a median over its turns, for every repetition."""
+        """Return the results of `turn` for each contestant: the median of its turns, for every repetition."""
 
         def repetition() -> dict[str, list[float]]:
             values: dict[str, list[float]] = {name: [] for name in contestants}
@@ -186,7 +186,7 @@ def one_caller(bench: Bench) -> list[Row]:
     """From the webhook to the function and back, with one caller.
 
     Twice, because n8n has work of its own for 20 ms after each answer: a caller that calls again at once
-    waits for that, whoever is called; one that comes later finds n8n at rest.
+    waits for that in every contestant; a later call finds n8n idle.
     """
     names, chance = list(bench.number), random.Random(0)
     sizes = bench.sizes

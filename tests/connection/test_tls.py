@@ -161,7 +161,7 @@ def test_a_frame_that_comes_with_the_answer_to_the_upgrade_is_read(authority: Au
 
 
 def test_nothing_is_left_in_the_tls_layer_when_the_socket_has_nothing_more(authority: Authority) -> None:
-    """The selector sees the socket only. What OpenSSL has decrypted already has to be read without it."""
+    """The selector sees only the socket. Bytes that OpenSSL has decrypted are read without it."""
     large = b"x" * 100_000
     with secure(authority) as (connection, peer, _):
         for length in (0, 1, 1000, 15_000):

@@ -104,7 +104,7 @@ def test_pongs_pass_between_the_fragments_of_a_large_message() -> None:
         frames = [peer.next_frame() for _ in range(4 * MEGABYTE // FRAGMENT + 1)]
         flushing.join()
     place = frames.index(Sent(PONG, True, b"are you there?"))
-    # What had begun to leave comes first: the first fragment, and what the socket took of others.
+    # Bytes that had begun to leave come first: the first fragment, and parts of others that the socket took.
     assert 1 <= place <= 5
     assert joined(frames) == [payload]
     assert frames[-1].final

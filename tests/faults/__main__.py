@@ -11,7 +11,7 @@ from pathlib import Path
 from . import __doc__ as description
 from . import plan, soak
 
-#: What reads what others send, and the module that tries it with random input.
+#: The parts that read input from outside, and the module that tries each with random input.
 FUZZES = {
     "frames": "tests.protocol.fuzz_frames",
     "http": "tests.connection.fuzz_http",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: What a caller can be told. "done" and "failed" are the runner's answers, the rest is the broker's word.
+#: The outcomes that a caller can get. "done" and "failed" are the runner's answers, the others the broker's.
 DONE, FAILED = "done", "failed"
 LOST, EXPIRED, TIMED_OUT = "lost", "expired", "timed out"
 #: A broker that shuts down cancels what has not ended: it tells the runner, which gives no answer then.
@@ -46,7 +46,7 @@ class Work:
 
 @dataclass
 class Verdict:
-    """What the comparison has found; each list names tasks."""
+    """The findings of the comparison; each list names tasks."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     #: The caller was told nothing; or the handler's answer went nowhere and `on_undelivered` was not called.

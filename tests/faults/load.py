@@ -1,4 +1,4 @@
-"""Callers that give tasks to brokers, whatever becomes of the brokers, and keep a book of the answers."""
+"""Callers that give tasks to brokers, also during faults, and keep a book of the answers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Load:
     """
 
     def __init__(self, brokers: Sequence[Broker], seed: int, callers: int, large: float = plan.LARGE) -> None:
-        #: What became of each task that a broker took.
+        #: The outcome of each task that a broker took.
         self.book: list[Request] = []
         self._seed = seed
         self._large = large

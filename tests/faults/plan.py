@@ -1,4 +1,4 @@
-"""What happens in a run, as a seed decides it: which faults when, and what each task is like."""
+"""The plan of a run, made from a seed: which fault occurs when, and the settings of each task."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ TRICKLE = "trickle"
 REFUSE = "refuse"
 MUTE = "mute"
 
-#: What each fault does. Those with a duration end by themselves.
+#: The faults. Those with a duration end by themselves.
 KINDS = {
     CUT: "both ends are closed",
     RESET: "both ends are reset",
@@ -380,7 +380,7 @@ class _Way:
         self.pass_on()
 
     def suffer(self, fault: Fault) -> None:
-        """Look at the fault at once, whatever this direction waits for."""
+        """Look at the fault at once, even if this direction waits."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Result:
-    """What a run has shown."""
+    """The result of a run."""
 
     verdict: ledger.Verdict
     problems: list[str] = field(default_factory=list)

@@ -40,7 +40,7 @@ GRACE = 5.0
 
 
 class Book:
-    """The book: a line is in the file when `write` returns, whatever happens to the process afterwards."""
+    """The book: a line is in the file when `write` returns, even if the process is killed then."""
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

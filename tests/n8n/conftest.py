@@ -62,7 +62,7 @@ def n8n_of_the_session(place: Installation, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def n8n(n8n_of_the_session: N8n) -> N8n:
-    """The n8n of the session, running, whatever the test before did to it."""
+    """The n8n of the session, running again if the last test stopped it."""
     n8n_of_the_session.start()
     return n8n_of_the_session
 

@@ -28,7 +28,7 @@ LIMIT = 60_000.0
 
 
 def missing() -> list[str]:
-    """What the editor's tests need and this machine lacks."""
+    """Return the programs that the editor's tests need and this machine lacks."""
     lacking = [] if shutil.which("chromium") else ["Debian's package chromium"]
     return lacking if importlib.util.find_spec("playwright") else [*lacking, "the Python package playwright"]
 
@@ -94,8 +94,8 @@ class Editor:
         return self._labels().and_(self.page.locator(f"[for={name}]"))
 
     def titles(self) -> list[str]:
-        """What the fields are called, from top to bottom."""
-        # What else is there shows beside a title that the mouse is over.
+        """Return the titles of the fields, from top to bottom."""
+        # The other buttons show next to a title under the mouse.
         return [label.splitlines()[0].strip() for label in self._labels().all_inner_texts()]
 
     def _labels(self) -> Locator:
@@ -133,7 +133,7 @@ class Editor:
         expect(self.get(f"parameter-expression-preview-{name}")).to_have_text(preview)
 
     def options(self) -> Locator:
-        """What the drop-down that is open offers."""
+        """Return the choices of the open drop-down."""
         return self.page.get_by_role("option").filter(visible=True)
 
     def choose(self, option: str) -> None:

@@ -145,7 +145,7 @@ def gives_rows(count: int) -> Iterator[Dict[str, int]]:
 
 @runner.function
 def read_file(document: File) -> Dict[str, Any]:
-    """What a file is."""
+    """Describe a file."""
     content = document.read()
     return {"size": len(content), "name": document.filename, "mime": document.mime, "copy": File(content)}
 
@@ -336,7 +336,7 @@ def constructor(text: str) -> str:
     """Return <text>, and keep its <b>tags</b> & entities.
 
     Args:
-        text: What to <i>return</i>, if it is < 5.
+        text: The text to <i>return</i>, if it is < 5.
     """
     return text
 

@@ -103,7 +103,7 @@ def install() -> Installation:
     """Installs n8n unless it is there, and returns where it is.
 
     Two processes that call this at once do not disturb each other: the second waits, and finds the work done.
-    What an interrupted attempt left behind is thrown away. Raises `InstallError`.
+    Files of an interrupted attempt are deleted. Raises `InstallError`.
     """
     place = installation()
     if place.is_complete:
@@ -178,7 +178,7 @@ def _install_into(place: Installation, lock: int) -> None:
         "check that n8n starts",
         [str(place.node), str(place.n8n_script), "--version"],
         place.n8n_project,
-        # Otherwise n8n writes its settings into the home folder of whoever installs it.
+        # Otherwise n8n writes its settings into the home folder of the user who installs it.
         {"N8N_USER_FOLDER": str(place.folder / "check")},
     )
     _write_stamp(place)
@@ -215,7 +215,7 @@ def _step(
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            # npm that outlives this process keeps the lock: nobody installs over what it still writes.
+            # npm may outlive this process. It keeps the lock, so no other process installs into the folder.
             pass_fds=(lock,),
         )
         try:
@@ -281,7 +281,7 @@ def main() -> int:
         print(f"[n8n install] failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("[n8n install] interrupted; the next attempt starts anew", file=sys.stderr)
+        print("[n8n install] interrupted; the next attempt starts again", file=sys.stderr)
         return 130
     _say(f"ready: {place.folder}")
     return 0

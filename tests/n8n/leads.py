@@ -30,7 +30,7 @@ def score_lead(email: str, budget: float = 0.0, region: Literal["eu", "us"] = "e
 
     Args:
         email: The address of the lead.
-        budget: What they can spend, in euros.
+        budget: Their budget, in euros.
     """
     return {"score": len(email) + budget, "region": region}
 
@@ -52,9 +52,9 @@ def plan_call(
         attempts: How often to try.
         priority: How soon to call.
         remind: If true, send a reminder the day before.
-        answers: What they have answered so far, by question.
-        notes: Whatever else is known.
-        discount: What to offer, in percent.
+        answers: Their answers so far, by question.
+        notes: Any other facts.
+        discount: The discount to offer, in percent.
     """
     return {
         "lead": email,

@@ -24,7 +24,7 @@ READY_LIMIT = 120.0
 """Seconds n8n may take to start; the first start also creates the database. 10 to 40 s are usual."""
 
 DRAIN_SECONDS = 10
-"""What n8n gets to finish its executions after SIGTERM."""
+"""Seconds that n8n gets to finish its executions after SIGTERM."""
 
 REQUEST_LIMIT = 30.0
 """Seconds for one REST call that runs no workflow."""
@@ -142,7 +142,7 @@ class N8n:
             gave_up = any("Shutdown timed out" in line for line in process.lines)
             if under_load and any("active executions to finish" in line for line in process.lines):
                 gave_up = False
-            assert not gave_up, f"n8n waited in vain for something to end.\n{process.tail()}"
+            assert not gave_up, f"n8n's wait for something to end was over.\n{process.tail()}"
         finally:
             self.kill()
 
@@ -331,7 +331,7 @@ class Execution:
 
     @property
     def error(self) -> dict[str, Any]:
-        """What n8n shows for the node that failed: at least `message`."""
+        """The error that n8n shows for the failed node: at least `message`."""
         error: dict[str, Any] = self.data["resultData"]["error"]
         return error
 
@@ -341,7 +341,7 @@ class Execution:
         return items
 
     def stop(self) -> None:
-        """What the stop button of n8n's editor does."""
+        """Stop the execution, as the button in n8n's editor does."""
         self.n8n.rest("POST", f"/rest/executions/{self.id}/stop")
 
 
@@ -407,7 +407,7 @@ def job_node(
 def function_node(
     operation: str, name: str = "Functions", options: dict[str, Any] | None = None, **parameters: Any
 ) -> dict[str, Any]:
-    """The node of `functions_script.py`; what is no parameter of it goes into the node's settings."""
+    """The node of `functions_script.py`; other keywords go into the node's settings."""
     settings = {key: parameters.pop(key) for key in NODE_SETTINGS if key in parameters}
     return {
         "name": name,
@@ -429,7 +429,7 @@ def javascript_node(code: str, name: str = "Code") -> dict[str, Any]:
 
 
 def unflatten(text: str) -> Any:
-    """What n8n stored of an execution: a list of values; a string inside a value is the number of another."""
+    """The stored form of an execution: a list of values; a string inside a value is the number of another."""
     table: list[Any] = json.loads(text)
     built: dict[int, Any] = {}
 

@@ -142,7 +142,7 @@ def _kill_what_runs() -> None:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on at the moment."""
+    """Return a TCP port of 127.0.0.1 without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -150,7 +150,7 @@ def free_port() -> int:
 
 
 def poll(check: Callable[[], T | None], what: str, limit: float, interval: float = 0.05) -> T:
-    """What `check` returns once it is not None; for what another process cannot tell us by itself.
+    """Return the first result of `check` that is not None; for states that no event announces.
 
     Raises `AssertionError` after `limit` seconds.
     """

@@ -1,6 +1,6 @@
-"""Our runner in a plain Python process, as somebody would write it; `runners.py` starts it.
+"""A runner in a plain Python process, as a user would write it; `runners.py` starts it.
 
-It is configured by n8n's own variables (`N8N_RUNNERS_TASK_BROKER_URI` and so on). What happens is told on
+It is configured by n8n's own variables (`N8N_RUNNERS_TASK_BROKER_URI` and so on). It reports its events on
 standard output, one JSON object a line with an `event`; the log goes to standard error. The line `stop` on
 standard input, or its end, stops the runner.
 """

@@ -15,7 +15,7 @@ from .processes import ChildProcess, poll
 SCRIPT = Path(__file__).with_name("runner_script.py")
 
 PLAIN_ENVIRONMENT = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
-"""What a runner gets of our own environment: nothing of n8n or of a proxy configures it by accident."""
+"""The variables that a runner inherits. None of them configures n8n or a proxy by accident."""
 
 EVENT_LIMIT = 30.0
 """Seconds until a runner must have told what it is asked about."""

@@ -26,7 +26,7 @@ def postgres_programs() -> Path | None:
 
 
 def missing() -> list[str]:
-    """What queue mode needs and this machine lacks."""
+    """Return the programs that queue mode needs and this machine lacks."""
     lacking = [] if postgres_programs() else ["postgresql"]
     return lacking if shutil.which("redis-server") else [*lacking, "redis-server"]
 
@@ -36,7 +36,7 @@ class Postgres:
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
-        # Below the tests' own folder, nobody but its owner may look.
+        # Only its owner can read the tests' own folder.
         self._data = Path(tempfile.mkdtemp(prefix="n8nrunner-postgres-"))
         self._process: ChildProcess | None = None
         try:
@@ -96,7 +96,7 @@ class Postgres:
 
 
 class Services:
-    """What queue mode needs, running. `variables` are what every n8n of the queue is to be told."""
+    """The services of queue mode. Every n8n of the queue needs `variables`."""
 
     def __init__(self, folder: Path) -> None:
         self._redis_port = free_port()

@@ -15,7 +15,7 @@ from .n8n import N8n, webhook_node, write_node
 pytestmark = pytest.mark.n8n
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "compose"
-#: What n8n finds in ~/.n8n/custom: the nodes of these tests.
+#: The nodes of these tests, which n8n finds in ~/.n8n/custom.
 OWN = {"CUSTOM.runnerJob", "CUSTOM.functions"}
 
 

@@ -164,21 +164,21 @@ def test_each_parameter_has_the_field_of_its_kind(open_workflow: OpenWorkflow) -
     assert editor.description("email") == "The address of the lead"
     assert editor.description("attempts") == "How often to try"
     assert editor.description("remind") == "Whether to send a reminder the day before"
-    assert editor.description("answers") == "What they have answered so far, by question"
+    assert editor.description("answers") == "Their answers so far, by question"
 
     editor.add_field()
     expect(editor.options()).to_have_text(["Discount", "Notes"])
     editor.screenshot("2-additional-fields")
     editor.choose("Discount")
     expect(editor.field("discount").get_by_role("spinbutton")).to_have_value("0")
-    assert editor.description("discount") == "What to offer, in percent"
+    assert editor.description("discount") == "The discount to offer, in percent"
 
 
 def test_tags_and_marks_of_expressions_are_shown_as_they_are_written(open_workflow: OpenWorkflow) -> None:
     functions = [function_node("constructor"), function_node("takes_formula", "Formula")]
     editor = open_workflow(*functions)
     editor.open_node("Functions")
-    assert editor.description("text") == "What to <i>return</i>, if it is < 5"
+    assert editor.description("text") == "The text to <i>return</i>, if it is < 5"
     editor.field("operation").click()
     option = editor.options().filter(has_text="Constructor")
     expect(option).to_contain_text("Return <text>, and keep its <b>tags</b> & entities")

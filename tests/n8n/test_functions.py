@@ -305,7 +305,7 @@ def error_of(workflow: Workflow) -> dict[str, Any]:
 
 
 def wrong_rows(n8n: N8n, name: str, rows: list[Row], **settings: Any) -> list[str]:
-    """What has come out of rows that is not what they expect."""
+    """Return the differences between the results of rows and their expectations."""
 
     def outcome(number: int, row: Row) -> str | None:
         workflow = run(n8n, f"{name}-{number}", function_node(row.operation, **row.fields), **settings)
@@ -548,7 +548,7 @@ def test_a_stopped_execution_makes_no_further_calls(
         runner.wait_for_events("ended", 5)
         answer.result()
     workflow.wait_for_execution("canceled", "error")
-    # What had been sent before this call would have started before it, too.
+    # A task that was sent before this call would have started before it.
     assert run(n8n, f"after-stop-{on_error}", function_node("who")).call().json() == [{"pid": runner.pid}]
     assert len(runner.events("started")) == 5
 
@@ -681,7 +681,7 @@ def test_runners_with_different_names_do_not_share_calls(
     n8n: N8n, start_functions: StartRunner, start_runner: StartRunner
 ) -> None:
     mine = start_functions()
-    start_runner("somebody", command=[sys.executable, str(SCRIPT)])
+    start_runner("another", command=[sys.executable, str(SCRIPT)])
     workflow = run(n8n, "people", function_node("who"))
     assert {workflow.call().json()[0]["pid"] for _ in range(8)} == {mine.pid}
 
@@ -712,12 +712,12 @@ def test_functions_work_after_a_restart_of_n8n_during_a_call(n8n: N8n, start_fun
 
 def test_the_node_says_that_no_runner_took_the_call(n8n: N8n) -> None:
     # At the same time, because each of them waits a minute.
-    stops = run(n8n, "nobody", function_node("double", number=2))
+    stops = run(n8n, "no-runner", function_node("double", number=2))
     options = {"batchSize": 1, "parallelTasks": 2}
     node = function_node("double", number=2, options=options, onError="continueRegularOutput")
     parameters = {"fieldToSplitOut": "body.rows", "options": {}}
     split = {"name": "Rows", "type": "n8n-nodes-base.splitOut", "typeVersion": 1, "parameters": parameters}
-    goes_on = run(n8n, "nobody-continues", split, node)
+    goes_on = run(n8n, "no-runner-continues", split, node)
     started = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(workflow.call, {"rows": list(range(20))}) for workflow in (stops, goes_on)]

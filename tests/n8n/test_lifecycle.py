@@ -173,7 +173,7 @@ def test_the_runner_reconnects_after_each_of_ten_restarts_under_load(
     ran = Counter(told["number"] for told in runner.events("ran"))
     assert [number for number, times in ran.items() if times > 1] == []
     assert set(ran) >= load.answered
-    # What the runner says was certainly not delivered was indeed delivered to nobody.
+    # A result that the runner reports as certainly undelivered reached no caller.
     surely_lost = {told["result"]["number"] for told in runner.events("undelivered") if told["certain"]}
     assert surely_lost.isdisjoint(load.answered)
     runner.stop()

@@ -31,10 +31,10 @@ class Queue(NamedTuple):
     workflow: Workflow
 
     def call(self, times: int) -> set[Any]:
-        """What so many calls came to, eight at a time: status codes, or None where n8n gave no answer.
+        """Return the results of calls, eight at a time: status codes, or None without an answer of n8n.
 
         n8n's main misses the end of an execution now and then, with any node: its worker has finished it, and
-        whoever called the webhook waits in vain. So what counts is what the workers say.
+        the webhook's caller gets no answer. So the test counts the workers' reports.
         """
 
         def status(_: int) -> int | None:

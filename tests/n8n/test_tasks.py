@@ -1,4 +1,4 @@
-"""What a handler can do, seen from a workflow of a real n8n."""
+"""The abilities of a handler, seen from a workflow of a real n8n."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes of a broker as events, without a socket: whatever pieces they come in, and whatever they break."""
+"""Bytes of a broker become events, without a socket: in pieces of any size, also if they break the rules."""
 
 from __future__ import annotations
 

@@ -323,7 +323,7 @@ class TestCounts:
         assert sender.is_congested
 
 
-#: What a test sends: the sender's method, and its argument.
+#: The sender's method that a test calls, and its argument.
 SENDINGS = st.one_of(
     st.tuples(st.just("send_message"), st.binary(max_size=200)),
     st.tuples(st.just("send_message"), st.sampled_from([FRAGMENT, FRAGMENT + 1, 3 * FRAGMENT]).map(bytes)),

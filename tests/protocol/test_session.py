@@ -223,7 +223,7 @@ class TestOffers:
         account(bench, rejected=1)
 
     def test_an_offer_follows_every_rejection(self) -> None:
-        """n8n 2.27 leaves a rejected request alone until it gets an offer, whatever offers it has."""
+        """n8n 2.27 does not match a rejected request before the next offer, even if it has offers."""
         bench = Bench(capacity=2)
         bench.connect()
         refused = m.TaskRejected("x", REASON_EXPIRED)

@@ -1,4 +1,4 @@
-"""What people write in an afternoon: `WebSocketApp` callbacks, and pool threads that send for themselves."""
+"""A runner of an afternoon: `WebSocketApp` callbacks, and pool threads that send results themselves."""
 
 from __future__ import annotations
 

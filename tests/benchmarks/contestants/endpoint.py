@@ -1,4 +1,4 @@
-"""What one would do without a runner: an endpoint of FastAPI, for n8n's own HTTP Request node.
+"""The solution without a runner: an endpoint of FastAPI, for n8n's own HTTP Request node.
 
 `python -m tests.benchmarks.contestants.endpoint PORT`
 """

@@ -1,4 +1,4 @@
-"""What the hand-written contestants share: the way in, and the messages they send."""
+"""The parts that the hand-written contestants share: connecting, and the messages they send."""
 
 from __future__ import annotations
 
