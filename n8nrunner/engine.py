@@ -99,6 +99,7 @@ class Engine:
         self.handler_of = registry.handler_of
         self._config = config
         self._registry = registry
+        # As it is now, because a log handler may register a task before the start looks at this.
         self._has_handlers = not registry.is_empty
         self._shared = extras.shared
         self._slots = Slots(config.capacity, len(config.urls))

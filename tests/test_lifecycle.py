@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from typing import Callable
@@ -14,6 +15,7 @@ from n8nrunner.deadline import Deadline
 from n8nrunner.errors import AuthenticationError, N8nRunnerError, RunnerFailed
 from n8nrunner.lifecycle import _NEXT, Lifecycle, State
 from tests.conftest import LIMIT
+from tests.pages import read
 
 ERROR = RunnerFailed("of the test")
 
@@ -63,6 +65,13 @@ def test_every_event_in_every_state_leads_where_the_table_says(state: State, eve
     EVENTS[event](lifecycle)
     assert lifecycle.state is TRANSITIONS.get((state, event), state)
     assert lifecycle.state is state or lifecycle.state in _NEXT[state]
+
+
+def test_the_diagram_in_the_documentation_shows_every_transition() -> None:
+    diagram = read("docs/architecture.md").split("**Starting.**")[1].split("```")[1]
+    shown = re.findall(r"^    (\w+|\[\*\]) --> (\w+)", diagram, re.MULTILINE)
+    coded = [(state.name, after.name) for state in State for after in _NEXT[state]]
+    assert sorted(shown) == sorted([*coded, ("[*]", "NEW"), ("[*]", "FORKED")])
 
 
 @pytest.mark.parametrize("state", [State.STARTING, State.RUNNING, State.STOPPING])

@@ -34,6 +34,7 @@ from n8nrunner.connection.serving import LinkThread
 from n8nrunner.engine import Engine
 from n8nrunner.execution.pools import TaskPool
 from n8nrunner.health import HealthServer
+from n8nrunner.lifecycle import Lifecycle, State
 from n8nrunner.protocol import link
 from tests.conftest import LIMIT, TOKEN, promptly, wait_until
 from tests.connection.servers import Server
@@ -420,6 +421,19 @@ def test_two_calls_of_start_at_once_start_one_engine(broker: Broker, new_runner:
         thread.join(LIMIT)
         assert outcome == [None]
     assert broker.counts.runners == 1
+
+
+def test_a_start_that_another_one_overtakes_finds_the_runner_running(
+    broker: Broker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = new_runner()
+    runner.start()
+    state = Lifecycle.state.fget  # type: ignore[attr-defined]
+    seen = [State.STARTING]  # as it was when this start looked first
+    monkeypatch.setattr(Lifecycle, "state", property(lambda self: seen.pop() if seen else state(self)))
+    runner.start(wait=0)
+    assert not seen
+    assert runner.state == "running"
 
 
 def test_a_stop_during_a_start_is_reported_as_a_stop(broker: Broker, new_runner: NewRunner) -> None:
