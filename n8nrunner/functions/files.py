@@ -58,15 +58,6 @@ class File:
         self.filename = filename
         self.mime = mime
 
-    @classmethod
-    def fetched_by(cls, fetch: Callable[[], bytes], filename: object, mime: object) -> File:
-        """Return a file whose bytes `fetch` returns when they are first read."""
-        file = cls()
-        file._data, file._fetch = None, fetch
-        file.filename = filename if isinstance(filename, str) else None
-        file.mime = mime if isinstance(mime, str) else None
-        return file
-
     def __repr__(self) -> str:
         size = "not read yet" if self._data is None else f"{len(self._data)} bytes"
         return f"<File {self.filename!r}, {self.mime}, {size}>"
@@ -90,3 +81,12 @@ class File:
             assert self._fetch is not None
             self._data = self._fetch()
         return self._data
+
+
+def fetched_file(fetch: Callable[[], bytes], filename: object, mime: object) -> File:
+    """Return a file whose bytes `fetch` returns when they are first read."""
+    file = File()
+    file._data, file._fetch = None, fetch
+    file.filename = filename if isinstance(filename, str) else None
+    file.mime = mime if isinstance(mime, str) else None
+    return file

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from n8nrunner.errors import TaskError
-from n8nrunner.functions.files import File
+from n8nrunner.functions.files import File, fetched_file
 from n8nrunner.task import Task
 
 #: Bytes of the largest file stored by a call: n8n makes a list of numbers of it, and may run out of memory.
@@ -41,7 +41,7 @@ class FileTransfer:
         def fetch() -> bytes:
             return base64.b64decode(content) if isinstance(content, str) else task.read_file(item, name)
 
-        return File.fetched_by(fetch, value.get("fileName"), value.get("mimeType"))
+        return fetched_file(fetch, value.get("fileName"), value.get("mimeType"))
 
     def send(self, file: File) -> dict[str, Any]:
         """Return the entry of a file in an output item: with its bytes as far as the node accepts them.
