@@ -211,7 +211,7 @@ class Receiver:
             self.has_more = True  # the next call raises it again
         finally:
             self._data = b"" if position == end or self._closed else data
-            self._position = position if self._data else 0
+            self._position = position
         return events
 
     def _check(self, first: int, length: int) -> None:

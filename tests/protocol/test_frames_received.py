@@ -113,6 +113,12 @@ class TestMessages:
         (message,) = received(frame(TEXT, b"x" * 1000), max_payload=1000)
         assert type(message) is bytes
 
+    def test_the_last_64_kb_of_a_frame_may_be_received_into_the_buffer(self) -> None:
+        for missing, has_buffer in [(64 * 1024 - 1, False), (64 * 1024, True)]:
+            receiver = Receiver(MAX_PAYLOAD)
+            feed(receiver, frame(TEXT, b"x" * 100_000)[:-missing])
+            assert (receiver.get_buffer() is not None) is has_buffer
+
     def test_a_buffer_that_ends_with_the_frame_ends_the_message(self) -> None:
         receiver = Receiver(MAX_PAYLOAD)
         receiver.receive_data(frame(TEXT, b"x" * 100_000)[:10])
@@ -164,10 +170,10 @@ class TestLimitOfFrames:
 
     def test_has_more_is_false_when_the_limit_falls_on_the_last_frame(self) -> None:
         receiver = Receiver(100)
-        assert not receiver.has_more
+        assert receiver.has_more is False
         receiver.receive_data(frame(TEXT, b"x") * 3)
         assert receiver.next_events(3) == [b"x"] * 3
-        assert not receiver.has_more
+        assert receiver.has_more is False
 
     def test_the_last_frame_within_the_limit_is_handled_to_its_end(self) -> None:
         receiver = Receiver(100)

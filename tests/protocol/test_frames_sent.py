@@ -102,6 +102,17 @@ class TestMessages:
         assert len(sender.data_to_send()) < 2 * FRAGMENT
         assert sender.started == 2
 
+    def test_a_chunk_ends_when_it_has_the_size_of_a_fragment(self, sender: Sender) -> None:
+        for _ in range(3):
+            sender.send_message(b"x" * (FRAGMENT // 2 - 8))
+        assert len(sender.data_to_send()) == FRAGMENT
+
+    def test_a_message_of_the_size_of_a_fragment_is_not_large(self, sender: Sender) -> None:
+        sender.send_message(b"x" * FRAGMENT)
+        assert not sender.is_congested
+        sender.send_message(b"x" * (FRAGMENT + 1))
+        assert sender.is_congested
+
     @pytest.mark.parametrize("length", [FRAGMENT + 1, 2 * FRAGMENT, 2 * FRAGMENT + 1, 10 * FRAGMENT - 7])
     def test_a_large_message_is_sent_in_fragments(self, sender: Sender, length: int) -> None:
         payload = bytes(range(256)) * (length // 256) + b"!" * (length % 256)
