@@ -81,7 +81,7 @@ class _Usage(Exception):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command.
+    """Run the command.
 
     Args:
         arguments: without the program's name; None for those of the process.
@@ -321,7 +321,7 @@ def _report_n8n() -> None:
 
 
 def _watch_node(options: argparse.Namespace) -> int:
-    """Writes it in a process of its own each time: a module is imported once."""
+    """Write the node again at each change, in a new process, because a process imports a module only once."""
     import signal
     import subprocess
 
@@ -352,7 +352,7 @@ def _watch_node(options: argparse.Namespace) -> int:
 
 
 def _broker_token() -> tuple[str, bool]:
-    """The token from the environment or a file named there, or a new one; and whether it is new."""
+    """Return the token of the environment or of a file named there, or a new one, and whether it is new."""
     from n8nrunner.config import RunnerConfig
     from n8nrunner.errors import ConfigurationError
 
@@ -377,7 +377,7 @@ def _say(error: Exception | str, code: int) -> int:
 
 
 def find_runner(target: str) -> Runner:
-    """The Runner that a target names; the module's own `start()` and `run()` do nothing meanwhile.
+    """Return the runner that a target names. During the import, `start()` and `run()` do nothing.
 
     A Runner without a name of its own gets the module's.
 

@@ -47,7 +47,7 @@ class _Account:
 
 
 def run_demo(small_tasks: int) -> int:
-    """Runs the demonstration on the screen.
+    """Run the demonstration on the screen.
 
     Args:
         small_tasks: how many small tasks its last part sends.
@@ -85,7 +85,7 @@ class _Demo:
     # --- on the main thread -----------------------------------------------------------------------
 
     def interrupt(self) -> None:
-        """Ends the demonstration: what waits for a task gets an error."""
+        """End the demonstration. Code that waits for a task gets an error."""
         self._interrupted.set()
         self._broker.kill()
 
@@ -221,7 +221,7 @@ class _Demo:
         self._step(f"a file read and one saved: {saved.decode()!r}")
 
     def _restart(self, runner: Runner) -> None:
-        """The broker dies with tasks in flight, and comes back."""
+        """Kill the broker with tasks in flight, and start it again."""
         tasks = [self._submit("wait", {}) for _ in range(CAPACITY // 2)]
         # All handlers have to run: a task whose settings have not come has no result to be lost.
         self._until(lambda: sum(t.progress is not None for t in runner.snapshot().tasks) == len(tasks))
@@ -321,7 +321,7 @@ class _Demo:
             self._account.unexpected.append(f"{what}: {got!r}")
 
     def _until(self, condition: Any) -> None:
-        """Waits for a condition that nothing announces."""
+        """Wait for a condition that no event announces."""
         end = time.monotonic() + _LIMIT
         while not condition():
             if self._interrupted.wait(0.005):

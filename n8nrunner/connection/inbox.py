@@ -11,9 +11,9 @@ from typing import Any
 class Inbox:
     """Events for links, each with the link that it is for.
 
-    `post` is for any thread; everything else is for the links' thread alone. `asleep` has to be set before
-    the last look at `events`, so that whoever posts after that look wakes the thread; the first who does
-    takes it back, because every wake-up is a system call that gives up the interpreter's lock.
+    Any thread may call `post`; only the links' thread may use the other members. The links' thread sets
+    `asleep` before its last look at `events`, so a thread that posts after that look wakes it. The first such
+    thread resets `asleep`, because every wake-up is a system call that gives up the interpreter's lock.
     """
 
     __slots__ = ("_ends", "_receiver", "_sender", "asleep", "events", "is_closed")
@@ -24,7 +24,7 @@ class Inbox:
     def __init__(self) -> None:
         self.events: deque[tuple[Any, Any]] = deque()
         self.asleep = False
-        #: Whether the thread has ended, so that nobody takes what is posted.
+        #: Whether the thread has ended, so that no thread takes posted events.
         self.is_closed = False
         self._ends: tuple[socket.socket, ...] = ()
 
@@ -39,7 +39,7 @@ class Inbox:
             end.setblocking(False)
 
     def post(self, link: Any, event: Any) -> None:
-        """Appends an event for a link. Never blocks."""
+        """Append an event for a link. Never blocks."""
         self.events.append((link, event))
         if self.asleep:
             try:
@@ -50,25 +50,25 @@ class Inbox:
                 raise
 
     def wake(self) -> None:
-        """Ends the thread's sleep."""
+        """End the thread's sleep."""
         try:  # noqa: SIM105 - a context manager costs as much as all the rest of this
             self._sender.send(b"w")
         except OSError:
             pass  # a full pipe wakes the thread as well, and a closed one has no thread left to wake
 
     def fileno(self) -> int:
-        """Readable when somebody has woken the thread."""
+        """Return the descriptor that is readable after a wake-up."""
         return self._receiver.fileno()
 
     def clear_wake_ups(self) -> None:
-        """Takes what made `fileno` readable."""
+        """Read the wake-ups that made `fileno` readable."""
         try:  # noqa: SIM105 - as above
             self._receiver.recv(4096)
         except BlockingIOError:
             pass
 
     def close(self) -> None:
-        """Closes the descriptors; events may still be posted, and are left there."""
+        """Close the descriptors. Later events are stored and ignored."""
         self.is_closed = True
         for end in self._ends:
             with contextlib.suppress(OSError):  # the application may have closed the descriptor itself

@@ -182,7 +182,7 @@ class LinkThread:
         if touched or events or self._due_at <= now:
             ready = selector.select(0.0)
         else:
-            inbox.asleep = True  # set before the last look: whoever posts after it wakes us
+            inbox.asleep = True  # before the last look: a thread that posts after it wakes this one
             ready = selector.select(0.0 if events else min(_LONGEST_WAIT, self._due_at - now))
             inbox.asleep = False
             now = time.monotonic()

@@ -32,7 +32,7 @@ TURN_LIMIT = 1024 * 1024
 #: Frames that one turn handles at most: a megabyte can hold half a million, and other brokers wait meanwhile.
 FRAMES_PER_TURN = 250
 
-#: What a socket that does not block raises when it would have to.
+#: The exceptions of a non-blocking socket that cannot read or write now.
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -94,7 +94,7 @@ class Connection:
         """Read what has come, as far as one turn may.
 
         Returns:
-            What came, in its order; how many bytes were read; whether more may be there already.
+            The received events in their order, the number of bytes read, and whether more may be available.
 
         Raises:
             ConnectionLost: the connection is broken or at its end, or the broker breaks WebSocket's rules.

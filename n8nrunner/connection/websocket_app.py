@@ -104,10 +104,10 @@ class App:
 
 
 class _Buffers:
-    """What the library uses as its socket."""
+    """The object that the library uses as its socket."""
 
     def __init__(self) -> None:
-        #: What the library will read.
+        #: Bytes that the library will read.
         self.unread = bytearray()
         #: Sends the request to upgrade and returns the head of the answer; None afterwards.
         self.exchange: Callable[[bytes], bytes] | None = None
@@ -147,7 +147,7 @@ class _Buffers:
 
 
 class _Dispatcher:
-    """What `run_forever` uses as its event loop."""
+    """The object that `run_forever` uses as its event loop."""
 
     def __init__(self, buffers: _Buffers) -> None:
         #: Reads and answers one frame; None before the upgrade.

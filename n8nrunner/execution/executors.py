@@ -34,10 +34,10 @@ class Listener(Protocol):
     """Learns about the state of the pool's executor, on any thread. No method waits."""
 
     def executor_broken(self, error: ExecutorBroken) -> None:
-        """The executor is broken, and the runner cannot replace it."""
+        """Learn that the executor is broken, and that the runner cannot replace it."""
 
     def set_offering(self, wanted: bool) -> None:
-        """Tasks can run, or cannot run until the executor has been replaced."""
+        """Learn whether tasks can run now. They cannot while the executor is replaced."""
 
 
 def is_factory(executor: object) -> bool:

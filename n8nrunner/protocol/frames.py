@@ -325,7 +325,7 @@ class Sender:
         # The large message that is being sent, and how much of it is in earlier chunks.
         self._large: bytes | None = None
         self._large_position = 0
-        # What is to be written now.
+        # The bytes to write next.
         self._chunk: bytes | bytearray | memoryview = b""
 
     @property

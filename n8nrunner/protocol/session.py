@@ -59,7 +59,7 @@ _Answer = Union[m.TaskAccepted, m.TaskRejected]
 
 
 class Description(NamedTuple):
-    """What a session holds, for tests and debugging.
+    """The content of a session, for tests and debugging.
 
     Attributes:
         offers, lapsed: the task type and the end of each offer, by id.
@@ -590,7 +590,7 @@ class RunnerSession:
         """`settle` does the rest."""
 
     def _ignore(self, event: events.Event, now: float) -> None:
-        """The event has no effect in this state; see `TRANSITIONS`."""
+        """Ignore an event that has no effect in this state; see `TRANSITIONS`."""
 
 
 _HANDLER_OF: dict[type[events.Event], Callable[..., None]] = {
