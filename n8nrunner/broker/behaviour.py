@@ -9,7 +9,7 @@ from n8nrunner.broker.constants import BrokerConstants
 
 @dataclass(frozen=True)
 class Behaviour:
-    """One version of n8n, described by what its broker does differently from the other versions.
+    """One version of n8n: the behaviour of its broker where versions differ. The defaults are 2.40's.
 
     The table in docs/protocol.md, "Version differences", has the same fields, and how each fact was learned.
 
@@ -40,52 +40,32 @@ class Behaviour:
     """
 
     version: str
-    grant_ttl: float
-    rematches_rejected: bool
-    queues_deferred_again: bool
-    limits_restarts: bool
-    cancels_missed: bool
-    closes_after_misses: bool
-    closes_silent: bool
-    rematches_abandoned: bool
-    cancels_expired: bool
-    names_settings_timeout: bool
-    names_configured_wait: bool
-    notices_unreachable: bool
-    closes_by_id: bool
-    heartbeat_stops_at_dead: bool
-    drains: bool
-    shortens_tasks: bool
+    grant_ttl: float = 30.0
+    rematches_rejected: bool = True
+    queues_deferred_again: bool = False
+    limits_restarts: bool = True
+    cancels_missed: bool = True
+    closes_after_misses: bool = True
+    closes_silent: bool = True
+    rematches_abandoned: bool = True
+    cancels_expired: bool = True
+    names_settings_timeout: bool = True
+    names_configured_wait: bool = False
+    notices_unreachable: bool = True
+    closes_by_id: bool = False
+    heartbeat_stops_at_dead: bool = False
+    drains: bool = True
+    shortens_tasks: bool = True
 
     def grant_lifetime(self, constants: BrokerConstants) -> float:
         """Return how long a grant token can be used, in seconds."""
         return self.grant_ttl if constants.grant_ttl is None else constants.grant_ttl
 
 
-N8N_2_40 = Behaviour(
-    version="2.40",
-    grant_ttl=30.0,
-    rematches_rejected=True,
-    queues_deferred_again=False,
-    limits_restarts=True,
-    cancels_missed=True,
-    closes_after_misses=True,
-    closes_silent=True,
-    rematches_abandoned=True,
-    cancels_expired=True,
-    names_settings_timeout=True,
-    names_configured_wait=False,
-    notices_unreachable=True,
-    closes_by_id=False,
-    heartbeat_stops_at_dead=False,
-    drains=True,
-    shortens_tasks=True,
-)
+N8N_2_40 = Behaviour("2.40")
 N8N_2_27 = Behaviour(
-    version="2.27",
-    grant_ttl=30.0,
+    "2.27",
     rematches_rejected=False,
-    queues_deferred_again=False,
     limits_restarts=False,
     cancels_missed=False,
     closes_after_misses=False,
@@ -97,7 +77,6 @@ N8N_2_27 = Behaviour(
     notices_unreachable=False,
     closes_by_id=True,
     heartbeat_stops_at_dead=True,
-    drains=True,
     shortens_tasks=False,
 )
 N8N_1_123 = replace(N8N_2_27, version="1.123", grant_ttl=15.0, queues_deferred_again=True, drains=False)

@@ -32,13 +32,14 @@ class RequestQueue:
 
     def first(self, task_type: str) -> Request | None:
         """Return the first waiting request of a type."""
-        of_type = self._by_type.get(task_type, [])
+        of_type = self._by_type.get(task_type)
         while of_type:
             place, request = of_type[0]
-            if request.places[:1] == [place]:
+            if request.places and request.places[0] == place:
                 return request
             heapq.heappop(of_type)  # it has left this place
-        self._by_type.pop(task_type, None)
+        if of_type is not None:
+            del self._by_type[task_type]
         return None
 
     def remove_first(self, task_type: str) -> None:

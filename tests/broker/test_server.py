@@ -645,6 +645,7 @@ class TestStop:
     @pytest.mark.parametrize(
         ("profile", "message"),
         [
+            ("1.123", "Node execution failed"),
             ("2.27", "Node execution failed"),
             ("2.40", "Task aborted because the n8n instance was shutting down"),
         ],
@@ -656,6 +657,7 @@ class TestStop:
             broker.stop()
             with pytest.raises(BrokerTaskLost, match=f"^{message}$"):
                 task.result(LIMIT)
+            assert runner.close_code() == 1001
 
     def test_stops_within_a_given_time(self) -> None:
         with new_broker() as broker, RawRunner(broker) as runner:
