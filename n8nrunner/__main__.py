@@ -11,7 +11,7 @@ def main() -> int:
     from n8nrunner import cli
 
     code = cli.main()
-    process.leave_if_stuck(code)
+    process.exit_if_stuck(code)
     return code
 
 

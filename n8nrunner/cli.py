@@ -1,4 +1,4 @@
-"""The command ``n8nrunner``. Nothing else may depend on it.
+"""The command ``n8nrunner``. No other module may depend on it.
 
 Each command's own module is imported when the command runs, so that ``--help`` is quick and a missing extra
 is named by the command that needs it.
@@ -65,10 +65,10 @@ examples:
 """
 
 
-#: Seconds that a command waits for its last words to be written.
+#: Seconds that a command waits until its last line has been written.
 _OUTPUT_WAIT = 0.5
 
-#: Milliseconds between two looks of ``node --watch`` at whether it should stop.
+#: Milliseconds after which ``node --watch`` checks whether it should stop.
 _WATCH_TURN = 1000
 
 
@@ -372,7 +372,7 @@ def _say(error: Exception | str, code: int) -> int:
     """Show why the command ends, if stderr takes it; return the exit code."""
     from n8nrunner import process
 
-    process.aside(lambda: print(f"n8nrunner: {error}", file=sys.stderr), _OUTPUT_WAIT)
+    process.run_detached(lambda: print(f"n8nrunner: {error}", file=sys.stderr), _OUTPUT_WAIT)
     return code
 
 
@@ -383,6 +383,9 @@ def find_runner(target: str) -> Runner:
 
     Args:
         target: ``MODULE`` with exactly one Runner in it, or ``MODULE:ATTRIBUTE``.
+
+    Returns:
+        The Runner.
 
     Raises:
         ConfigurationError: the module's Runner has wrong settings.

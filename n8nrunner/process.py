@@ -30,11 +30,11 @@ _LAST_OUTPUT = 0.5
 
 # --- output that may block ------------------------------------------------------------------------
 
-#: A lock for each call of `aside`, released when its work is done.
-_asides: list[_thread.LockType] = []
+#: A lock for each call of `run_detached`, released when its work is done.
+_detached: list[_thread.LockType] = []
 
 
-def aside(work: Callable[[], object], wait: float = 0.0) -> bool:
+def run_detached(work: Callable[[], object], wait: float = 0.0) -> bool:
     """Do work on another thread, because it may wait for a lock or for a pipe without a reader.
 
     The calling thread takes no lock, so this works in a signal handler as well.
@@ -60,28 +60,32 @@ def aside(work: Callable[[], object], wait: float = 0.0) -> bool:
         _thread.start_new_thread(run, ())
     except RuntimeError:
         return False
-    _asides[:] = [other for other in _asides if other.locked()]
-    _asides.append(done)
+    _detached[:] = [other for other in _detached if other.locked()]
+    _detached.append(done)
     if wait > 0 and done.acquire(timeout=wait):
         done.release()
     return True
 
 
-def wait_for_asides() -> bool:
-    """Wait for each work given to `aside`, at most `_LAST_OUTPUT` seconds. Return whether all is done."""
-    for done in list(_asides):
+def wait_for_detached() -> bool:
+    """Wait for the work given to `run_detached`, at most `_LAST_OUTPUT` seconds for each piece.
+
+    Returns:
+        Whether all of it is done.
+    """
+    for done in list(_detached):
         if not done.acquire(timeout=_LAST_OUTPUT):
             return False
         done.release()
     return True
 
 
-def leave_if_stuck(code: int) -> None:
-    """End the process with exit code `code` if work given to `aside` does not end.
+def exit_if_stuck(code: int) -> None:
+    """End the process with exit code `code` if work given to `run_detached` does not end.
 
     Otherwise the interpreter would wait at its end for the same lock or pipe, or abort the process.
     """
-    if not wait_for_asides():
+    if not wait_for_detached():
         os._exit(code)
 
 
@@ -226,8 +230,8 @@ def end_process(number: int) -> None:
             with contextlib.suppress(Exception):
                 stream.flush()
 
-    aside(say, _LAST_OUTPUT)
-    aside(flush, _LAST_OUTPUT)
+    run_detached(say, _LAST_OUTPUT)
+    run_detached(flush, _LAST_OUTPUT)
     os._exit(128 + number)
 
 

@@ -377,11 +377,11 @@ class Runner:
             if number is not None:
                 # First the stop: to log may mean to wait, for a lock or for a pipe that has no reader.
                 engine.request_stop(engine.grace)
-                if not process.aside(lambda: _log_stop(engine, number)):
+                if not process.run_detached(lambda: _log_stop(engine, number)):
                     _log_stop(engine, number)
                 signals.wait(Deadline(engine.grace + STOP_MARGIN))
             engine.join(Deadline(STOP_MARGIN))
-            process.wait_for_asides()
+            process.wait_for_detached()
         if engine.lifecycle.error is not None:
             raise engine.lifecycle.error
 

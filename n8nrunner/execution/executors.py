@@ -126,11 +126,11 @@ class ExecutorHolder:
                 workers,
             )
 
-    def accepted(self) -> None:
+    def note_accepted(self) -> None:
         """Note that the executor has accepted a task."""
         self._refusals = 0
 
-    def refused(self, executor: Executor, error: BaseException) -> bool:
+    def note_refused(self, executor: Executor, error: BaseException) -> bool:
         """Note that the executor raised when it got a task.
 
         Returns:
@@ -139,15 +139,15 @@ class ExecutorHolder:
         self._refusals += 1
         if not _is_final(error) and self._refusals < _REFUSALS:
             return False
-        self.broke(executor, error)
+        self._break(executor, error)
         return self._factory is not None and isinstance(error, BrokenExecutor) and not self._ended.is_set()
 
-    def failed(self, executor: Executor, error: BaseException | None) -> None:
+    def note_failed(self, executor: Executor, error: BaseException | None) -> None:
         """Note the exception of a future of the executor."""
         if error is not None and _is_final(error):
-            self.broke(executor, error)
+            self._break(executor, error)
 
-    def broke(self, executor: Executor, error: BaseException) -> None:
+    def _break(self, executor: Executor, error: BaseException) -> None:
         """Replace a broken executor, or report it. Later calls for the same executor do nothing."""
         with self._lock:
             if self._ended.is_set() or self._broken is executor:
@@ -203,7 +203,7 @@ class ExecutorHolder:
             failed.__cause__ = error
             self._report(failed)
 
-    def works(self) -> None:
+    def note_success(self) -> None:
         """Note that the executor has run a task, so that its replacement waits for the first delay again."""
         self._delay = FIRST_DELAY
 

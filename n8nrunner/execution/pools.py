@@ -203,10 +203,10 @@ class TaskPool:
                 future = executor.submit(
                     _invoke_elsewhere, job.handler, task, self._task_context, self._max_payload, self._clock
                 )
-            holder.accepted()
+            holder.note_accepted()
             self._follow(job, future, here, executor)
         except BaseException as error:  # noqa: BLE001 - a broken or shut-down executor of any library
-            if holder.refused(executor, error):
+            if holder.note_refused(executor, error):
                 self._hold(job, holder)
                 return
             # An executor may queue the task and raise afterwards, such as for lack of threads.
@@ -254,37 +254,37 @@ class TaskPool:
         finally:
             _inside.pool = None
         if self._holder is not None:
-            self._holder.works()
+            self._holder.note_success()
 
     def _cancel(self, job: _Job, future: Future[Any], here: bool) -> None:
         """End a cancelled job that its executor has not begun, on the thread that cancels it."""
-        is_ours = here and self._claim(job)
+        is_claimed = here and self._claim(job)
         try:
-            withdrawn = (is_ours or not here) and future.cancel()
+            withdrawn = (is_claimed or not here) and future.cancel()
         except Exception:  # noqa: BLE001 - a future of any library
             withdrawn = False
-        if is_ours or withdrawn:
+        if is_claimed or withdrawn:
             self._end(job, _not_run(job.task))
 
     def _check(self, job: _Job, future: Future[Any], here: bool, executor: Executor) -> None:
         """End a job that the executor has finished, cancelled, or lost with a process."""
-        is_ours = self._claim(job)
+        is_claimed = self._claim(job)
         if job.has_ended:
             return
         task, holder, answer = job.task, self._holder, job.answer
         try:
             if future.cancelled():
-                if is_ours:
+                if is_claimed:
                     answer = _not_run(task) if task.cancelled else _broken(task, "it dropped the task")
             elif future.exception() is not None:
                 if holder is not None:
-                    holder.failed(executor, future.exception())
+                    holder.note_failed(executor, future.exception())
                 answer = answer or _broken(task, _reason(future.exception()))
             elif not here:
                 answer = future.result()
                 if holder is not None:
-                    holder.works()
-            elif is_ours:
+                    holder.note_success()
+            elif is_claimed:
                 answer = _broken(task, "it dropped the task")
         except BaseException as error:  # noqa: BLE001 - a future of any library
             answer = _broken(task, _reason(error))
