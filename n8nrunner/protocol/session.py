@@ -325,11 +325,11 @@ class RunnerSession:
             self._wake(self._slots.release(task.task_type, now))
         for task in running:
             self._tasks.add_orphan(self.generation, task)
-            self._actions += self._calls.end_all_of(task.task_id, REASON_LOST)
+            self._actions.extend(self._calls.end_all_of(task.task_id, REASON_LOST))
             self._actions.append(actions.CancelTask(task.task_id, REASON_LOST))
         reports = self._receipts.lose(event.written, event.clean)
         self.counters.undelivered += len(reports)
-        self._actions += reports
+        self._actions.extend(reports)
 
     def _close(self, reason: str) -> None:
         self._enter(actions.CloseConnection)
@@ -376,7 +376,7 @@ class RunnerSession:
             self._wake(self._slots.release(task.task_type, now))
         elif self._tasks.remove_running(event.task_id) is not None:
             self.counters.cancelled += 1
-            self._actions += self._calls.end_all_of(event.task_id, reason)
+            self._actions.extend(self._calls.end_all_of(event.task_id, reason))
             self._actions.append(actions.CancelTask(event.task_id, reason))
         if reason == REASON_WINDOW:
             # With the acceptance that was not answered in time, the broker has thrown away all offers.
@@ -394,7 +394,7 @@ class RunnerSession:
             if task_type is not None:
                 self._report(event, task_type)
             return
-        self._actions += self._calls.end_all_of(task.task_id, "the task has ended")
+        self._actions.extend(self._calls.end_all_of(task.task_id, "the task has ended"))
         if self.state is State.CLOSING:
             self.counters.lost += 1
             self._report(event, task.task_type)
@@ -436,7 +436,9 @@ class RunnerSession:
             return
         call_id = head.call_id or head.request_id
         if call_id is not None:
-            self._actions += self._calls.end(call_id, None, f"the answer of n8n {problem}. {description}")
+            self._actions.extend(
+                self._calls.end(call_id, None, f"the answer of n8n {problem}. {description}")
+            )
 
     def _fail(self, task_id: str, message: str, description: str | None, now: float) -> None:
         error = {"message": message}
@@ -458,15 +460,15 @@ class RunnerSession:
 
     def _rpc_response(self, event: m.RpcResponse, now: float) -> None:
         if event.status == "success":
-            self._actions += self._calls.end(event.call_id, event.data, None)
+            self._actions.extend(self._calls.end(event.call_id, event.data, None))
         else:
-            self._actions += self._calls.end(event.call_id, None, event.data or "n8n gave no reason")
+            self._actions.extend(self._calls.end(event.call_id, None, event.data or "n8n gave no reason"))
 
     def _task_data_response(self, event: m.TaskDataResponse, now: float) -> None:
-        self._actions += self._calls.end(event.request_id, event.data, None)
+        self._actions.extend(self._calls.end(event.request_id, event.data, None))
 
     def _node_types(self, event: m.NodeTypes, now: float) -> None:
-        self._actions += self._calls.end(event.request_id, event.node_types, None)
+        self._actions.extend(self._calls.end(event.request_id, event.node_types, None))
 
     # --- what `settle` does ---------------------------------------------------------------------
 
@@ -479,7 +481,7 @@ class RunnerSession:
                 "The limit is the runner's own (N8N_RUNNERS_TASK_TIMEOUT where the runner was started).",
                 now,
             )
-            self._actions += self._calls.end_all_of(task.task_id, self._timeout_message)
+            self._actions.extend(self._calls.end_all_of(task.task_id, self._timeout_message))
             self._actions.append(actions.CancelTask(task.task_id, self._timeout_message, True))
         if self._receiving:  # a large message, which may be the settings of one of these tasks
             self._tasks.extend_settings_time(now)
@@ -539,7 +541,7 @@ class RunnerSession:
                 "Its grace period is over; run the workflow again.",
                 now,
             )
-            self._actions += self._calls.end_all_of(task.task_id, REASON_STOPPED)
+            self._actions.extend(self._calls.end_all_of(task.task_id, REASON_STOPPED))
         for task in accepted:
             self._wake(self._slots.release(task.task_type, now))
         for task in running:

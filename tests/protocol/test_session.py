@@ -26,6 +26,7 @@ from n8nrunner.protocol.events import (
     CallMade,
     Connected,
     Disconnected,
+    FunctionCalls,
     HandlerFinished,
     OfferingChanged,
     OversizedMessage,
@@ -323,7 +324,7 @@ class TestOtherLinks:
             assert of(WakeLinks, a.do(event)) == []
 
     def test_the_reserved_slot_of_a_leaving_link_goes_to_another(self) -> None:
-        for event in (m.Drain(), StopRequested(START + 10), Disconnected(0)):
+        for event in (m.Drain(), StopRequested(START + 10), Disconnected(0), OfferingChanged(False)):
             slots = Slots(1, brokers=3)
             a, b, c = (Bench(slots=slots, link=name) for name in "abc")
             for bench in (a, b, c):
@@ -428,6 +429,33 @@ class TestKeepAlive:
         assert a.settle() == [m.TaskAccepted("x")]
         assert a.do(m.TaskCancel("x", "why")) == [WakeLinks(("b",))]
         assert a.session.next_deadline() == a.now + KEEP_ALIVE
+
+    @pytest.mark.parametrize("message", ["acceptance", "result", "timeout", "no settings", "too large"])
+    def test_the_keep_alive_counts_from_the_last_message(self, message: str) -> None:
+        slots = Slots(1, brokers=2)
+        bench = Bench(slots=slots, task_timeout=4.0)
+        other = Bench(slots=slots, link="b")
+        bench.connect()
+        other.connect()
+        bench.now += 1
+        if message in ("result", "timeout"):
+            task_id = bench.start()
+        else:
+            task_id = bench.accept()
+        other.do(m.TaskOfferAccept(other.offers()[0], "rejected"))  # it gets the next slot
+        if message == "acceptance":
+            bench.do(m.TaskCancel(task_id, "why"))
+        elif message == "result":
+            bench.finish(task_id)
+        elif message == "timeout":
+            bench.pass_time(4.0)
+        elif message == "no settings":
+            bench.pass_time(SETTINGS_TIMEOUT)
+        else:
+            bench.do(OversizedMessage(m.Head("broker:tasksettings", task_id, None, None, None), 2, 1))
+        assert bench.offers() == []
+        assert of(m.TaskOffer, bench.pass_time(KEEP_ALIVE - 0.01)) == []
+        assert [offer.valid_for for offer in of(m.TaskOffer, bench.pass_time(0.01))] == [0]
 
     @pytest.mark.parametrize("reason", ["an open offer", "an accepted task", "a running task"])
     def test_no_keep_alive_is_sent_with(self, reason: str) -> None:
@@ -879,10 +907,16 @@ class TestIdle:
         bench.now += 1
         bench.do(TypesChanged({"t": None}))
         assert bench.slots.idle_since == START + 4
+        bench.now += 1
+        bench.do(OfferingChanged(True))
+        assert bench.slots.idle_since == START + 5
         for end in (
             lambda task_id: bench.do(m.TaskCancel(task_id, "why")),
             lambda task_id: bench.do(
                 OversizedMessage(m.Head("broker:tasksettings", task_id, None, None, None), 2, 1)
+            ),
+            lambda task_id: bench.do(
+                UnreadableMessage(m.Head("broker:tasksettings", task_id, None, None, None), "why")
             ),
             lambda task_id: bench.do(StopRequested(bench.now)),
         ):
@@ -1336,6 +1370,18 @@ class TestDelivery:
         (report,) = bench.lose(written=ordinal + written)
         assert report.certain is certain
 
+    def test_results_without_a_proof_are_reported_and_counted(self) -> None:
+        bench = Bench()
+        bench.connect()
+        for count in (1, 2):
+            task_id = bench.start()
+            bench.finish(task_id, b"payload", failed=True)
+            assert bench.lose(written=1000) == [
+                ReportUndelivered(task_id, "t", b"payload", True, False),
+            ]
+            account(bench, accepted=count, failed=count, undelivered=count)
+            bench.connect()
+
     def test_each_connection_counts_its_messages_from_1(self) -> None:
         bench, _ = self.answered()
         bench.lose(written=1000)
@@ -1568,10 +1614,29 @@ class TestOpaqueValues:
         assert json.dumps(bench.session.state.value) == '"disconnected"'
 
 
-def test_an_interrupted_task_counts_as_unfinished() -> None:
+@pytest.mark.parametrize(
+    ("outcome", "counter"),
+    [
+        ({"failed": False, "calls": FunctionCalls.DONE}, "done"),
+        ({"failed": False, "calls": FunctionCalls.FAILED}, "failed"),
+        ({"failed": False, "calls": FunctionCalls.AGAIN}, "retried"),
+        ({"failed": True, "calls": FunctionCalls.DONE}, "failed"),
+        ({"failed": True, "interrupted": True}, "unfinished"),
+    ],
+)
+def test_an_answer_is_counted_by_its_outcome(outcome: Any, counter: str) -> None:
     bench = Bench()
     bench.connect()
-    task_id = bench.start()
-    event = HandlerFinished(task_id, bench.session.generation, b"error", True, interrupted=True)
-    assert SendPayload(b"error") in bench.do(event)
-    account(bench, accepted=1, unfinished=1)
+    for count in (1, 2):
+        bench.do(HandlerFinished(bench.start(), 1, b"answer", **outcome))
+        bench.slots.release("t", bench.now)
+        account(bench, accepted=count, **{counter: count})
+
+
+def test_a_stop_adds_to_the_unfinished_tasks() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.do(HandlerFinished(bench.start(), 1, b"error", True, interrupted=True))
+    bench.start()
+    bench.do(StopRequested(bench.now))
+    account(bench, accepted=2, unfinished=2)
