@@ -11,7 +11,7 @@ from n8nrunner import exit_hook, logs, process
 from n8nrunner.callbacks import Callbacks, OnUndelivered
 from n8nrunner.config import RunnerConfig
 from n8nrunner.connection.link import BrokerLink
-from n8nrunner.connection.serving import LinkThread
+from n8nrunner.connection.loop import LinkThread
 from n8nrunner.connection.sockets import close_copies
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import (

@@ -127,7 +127,7 @@ def test_the_protocol_is_pure(module: str, path: Path) -> None:
 IO = [m for m in _modules() if m[0].startswith(("connection/", "broker/")) and m not in PURE]
 
 #: The loop waits until the first deadline, so it compares moments. It does not choose them.
-COMPARES_TIME = {"connection/serving"}
+COMPARES_TIME = {"connection/loop"}
 
 
 def _names(node: ast.AST) -> set[str]:

@@ -16,7 +16,7 @@ import pytest
 
 from n8nrunner import Runner, Task
 from n8nrunner.connection import transport
-from n8nrunner.connection.serving import LinkThread
+from n8nrunner.connection.loop import LinkThread
 from n8nrunner.connection.sockets import Delivery
 from n8nrunner.protocol import liveness, offers, session
 from tests.conftest import LIMIT, wait_until
@@ -222,8 +222,8 @@ def test_a_peer_that_sends_and_does_not_read_fills_no_memory(
     monkeypatch.setattr(session, "BACKLOG_LIMIT", 64 * 1024)
     monkeypatch.setattr(liveness, "STALL_LIMIT", 2.0)
     turns: list[None] = []
-    turn = LinkThread._turn
-    monkeypatch.setattr(LinkThread, "_turn", lambda *arguments: turns.append(None) or turn(*arguments))
+    turn = LinkThread._run_once
+    monkeypatch.setattr(LinkThread, "_run_once", lambda *arguments: turns.append(None) or turn(*arguments))
     case = Case(raw, new_runner, "idle")
     link = case.runner._engine.links[0]  # type: ignore[union-attr]
     connection = link.connection

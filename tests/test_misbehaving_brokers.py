@@ -19,7 +19,7 @@ import pytest
 
 from n8nrunner import BrokerConnectionError, Runner, Task
 from n8nrunner.broker import Broker, BrokerTaskLost
-from n8nrunner.connection import serving
+from n8nrunner.connection import loop
 from n8nrunner.protocol import liveness, offers, receipts, session
 from tests.conftest import LIMIT, promptly, wait_until
 from tests.connection.servers import (
@@ -333,7 +333,7 @@ def test_a_flood_of_tiny_frames_has_few_log_lines_and_delays_no_other_broker(
 def test_an_executor_that_blocks_the_links_thread_is_named(
     broker: Broker, new_runner: NewRunner, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "_SLOW_SUBMIT", 0.05)
+    monkeypatch.setattr(loop, "_SLOW_SUBMIT", 0.05)
 
     class Slow(ThreadPoolExecutor):
         def submit(self, *arguments: Any, **keywords: Any) -> Any:

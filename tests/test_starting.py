@@ -30,7 +30,7 @@ from n8nrunner import (
     RunnerStopped,
 )
 from n8nrunner.broker import Broker
-from n8nrunner.connection.serving import LinkThread
+from n8nrunner.connection.loop import LinkThread
 from n8nrunner.engine import Engine
 from n8nrunner.execution.pools import TaskPool
 from n8nrunner.health import HealthServer

@@ -16,7 +16,7 @@ import pytest
 from n8nrunner import Runner, RunnerFailed, Task, Undelivered
 from n8nrunner.broker import Broker
 from n8nrunner.connection import attempt
-from n8nrunner.connection.serving import LinkThread
+from n8nrunner.connection.loop import LinkThread
 from n8nrunner.protocol import link, retry
 from n8nrunner.protocol.events import AttemptFailed, BrokerProbed, ConnectionOpened, SlotFreed
 from tests.conftest import LIMIT, TOKEN, wait_until
@@ -303,7 +303,7 @@ def test_no_exception_of_on_undelivered_ends_its_thread(
 
 def break_turns(runner: Runner) -> None:
     thread = serving(runner)
-    thread._turn = Fault(thread._turn, SystemExit("of the test"))  # type: ignore[method-assign]
+    thread._run_once = Fault(thread._run_once, SystemExit("of the test"))  # type: ignore[method-assign]
     wake(runner)
 
 
@@ -392,7 +392,7 @@ runner = Runner()
 def die(task):
     def raise_error(selector):
         raise OSError(9, "Bad file descriptor")
-    runner._engine._link_thread._turn = raise_error
+    runner._engine._link_thread._run_once = raise_error
     return "done"
 """
     )
@@ -468,7 +468,7 @@ def test_the_links_thread_rests_while_one_of_two_links_is_still_closing(
 ) -> None:
     """The other broker is down, so its link is closed at once, and the stop's deadline is in the past."""
     turns: list[None] = []
-    turn = LinkThread._turn
+    turn = LinkThread._run_once
 
     def counted(self: LinkThread, selector: Any) -> None:
         turns.append(None)
@@ -481,7 +481,7 @@ def test_the_links_thread_rests_while_one_of_two_links_is_still_closing(
         runner.start(wait=0)
         raw.next_peer().register()  # and does not answer the close frame
         assert runner.wait_registered(LIMIT)
-        monkeypatch.setattr(LinkThread, "_turn", counted)
+        monkeypatch.setattr(LinkThread, "_run_once", counted)
         runner.stop(0)
         assert runner.join(LIMIT)
     assert len(turns) < 30

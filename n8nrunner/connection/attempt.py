@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from typing import Callable
+from typing import Any, Callable
 
 from n8nrunner import logs
 from n8nrunner.config import BrokerUrl, RunnerConfig
@@ -64,7 +64,7 @@ def start_probe(index: int, config: RunnerConfig, post: Callable[[LinkEvent], No
     return _start(index, config, probe, failed, post)
 
 
-def close_late_comers(inbox: Inbox) -> None:
+def close_late_comers(inbox: Inbox[Any, Any]) -> None:
     """Close connections that were opened too late to be served; for any thread, once the inbox is closed."""
     while inbox.events:
         with contextlib.suppress(IndexError):  # another thread does the same

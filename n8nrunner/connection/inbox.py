@@ -1,19 +1,22 @@
-"""The only way into the links' thread: any thread appends, and wakes it if it sleeps."""
+"""The only way into the links' thread: any thread posts an event, and wakes the thread if it sleeps."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 from collections import deque
-from typing import Any
+from typing import Generic, TypeVar
+
+_Link = TypeVar("_Link")
+_Event = TypeVar("_Event")
 
 
-class Inbox:
-    """Events for links, each with the link that it is for.
+class Inbox(Generic[_Link, _Event]):
+    """Events, each with the link that it is for.
 
-    Any thread may call `post`; only the links' thread may use the other members. The links' thread sets
-    `asleep` before its last look at `events`, so a thread that posts after that look wakes it. The first such
-    thread resets `asleep`, because every wake-up is a system call that gives up the interpreter's lock.
+    `post` is for any thread; everything else is for the links' thread alone. The thread sets `asleep` before
+    its last look at `events`, so that a thread that posts after that look wakes it. The first one to do so
+    resets `asleep`, because every wake-up is a system call that gives up the interpreter's lock.
     """
 
     __slots__ = ("_ends", "_receiver", "_sender", "asleep", "events", "is_closed")
@@ -22,9 +25,9 @@ class Inbox:
     _sender: socket.socket
 
     def __init__(self) -> None:
-        self.events: deque[tuple[Any, Any]] = deque()
+        self.events: deque[tuple[_Link, _Event]] = deque()
         self.asleep = False
-        #: Whether the thread has ended, so that no thread takes posted events.
+        #: Whether the thread has ended, so that posted events stay here.
         self.is_closed = False
         self._ends: tuple[socket.socket, ...] = ()
 
@@ -38,7 +41,7 @@ class Inbox:
         for end in self._ends:
             end.setblocking(False)
 
-    def post(self, link: Any, event: Any) -> None:
+    def post(self, link: _Link, event: _Event) -> None:
         """Append an event for a link. Never blocks."""
         self.events.append((link, event))
         if self.asleep:
@@ -57,18 +60,18 @@ class Inbox:
             pass  # a full pipe wakes the thread as well, and a closed one has no thread left to wake
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable after a wake-up."""
+        """Return a descriptor that is readable when another thread has woken this one."""
         return self._receiver.fileno()
 
     def clear_wake_ups(self) -> None:
-        """Read the wake-ups that made `fileno` readable."""
+        """Remove the bytes that made the descriptor readable."""
         try:  # noqa: SIM105 - as above
             self._receiver.recv(4096)
         except BlockingIOError:
             pass
 
     def close(self) -> None:
-        """Close the descriptors. Later events are stored and ignored."""
+        """Close the descriptors. Events may still be posted, and stay in `events`."""
         self.is_closed = True
         for end in self._ends:
             with contextlib.suppress(OSError):  # the application may have closed the descriptor itself

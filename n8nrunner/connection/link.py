@@ -1,7 +1,7 @@
 """Perform the actions of one broker's link, and give it the events of its socket.
 
 `LinkMachine` (`protocol/link.py`) decides everything. A `BrokerLink` has no thread of its own: only the
-links' thread (`serving.py`) touches the machines and sockets of a runner. Methods for any thread say so. The
+links' thread (`loop.py`) touches the machines and sockets of a runner. Methods for any thread say so. The
 blocking steps of connecting run elsewhere (`attempt.py`).
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Callable, NamedTuple, Protocol
+from typing import Any, Callable, NamedTuple, Protocol, Union
 
 from n8nrunner import logs
 from n8nrunner.config import RunnerConfig
@@ -23,7 +23,7 @@ from n8nrunner.execution.invoke import Answer, Handler, failure
 from n8nrunner.execution.pools import OnEnd
 from n8nrunner.protocol import actions, codec, events
 from n8nrunner.protocol.actions import LinkAction
-from n8nrunner.protocol.events import LinkEvent
+from n8nrunner.protocol.events import Event, LinkEvent
 from n8nrunner.protocol.failures import ConnectionLost, LinkFailure, Unreachable
 from n8nrunner.protocol.incoming import event_of
 from n8nrunner.protocol.link import LinkMachine
@@ -41,6 +41,10 @@ class Ended(NamedTuple):
 
     task: ActiveTask
     answer: Answer
+
+
+#: The events in the inbox of the links.
+Posted = Union[Event, LinkEvent, Ended]
 
 
 class LinkOwner(Protocol):
@@ -71,12 +75,12 @@ class BrokerLink:
     Args:
         index: its place among the runner's links.
         config: the runner's settings.
-        types: the task types with their limits, as they are now.
-        slots: shared by all links of the runner, whose thread alone uses it.
-        submit: takes a handler that is to run, with its task and what is told of its answer.
-        inbox: takes events for all links of the runner.
-        wake_links: told which links should look at the slots; called on the links' thread.
-        owner: the runner.
+        types: the task types with their limits.
+        slots: shared by all links of the runner. Only the links' thread uses it.
+        submit: called with a handler to run, its task, and a function for its answer.
+        inbox: the events for all links of the runner.
+        wake_links: called on the links' thread with the links that should look at the slots.
+        owner: the owner of all links.
     """
 
     def __init__(
@@ -86,7 +90,7 @@ class BrokerLink:
         types: Mapping[str, int | None],
         slots: Slots,
         submit: Callable[[Handler, ActiveTask, OnEnd], None],
-        inbox: Inbox,
+        inbox: Inbox[BrokerLink, Posted],
         wake_links: Callable[[tuple[Hashable, ...]], None],
         owner: LinkOwner,
     ) -> None:
@@ -95,15 +99,15 @@ class BrokerLink:
         self.max_payload = config.max_payload
         #: The open WebSocket; None while there is none.
         self.connection: Connection | None = None
-        #: Of each function that was called: calls that returned and calls that failed.
+        #: For each function that was called: the calls that returned, and the calls that failed.
         self.calls: dict[str, tuple[int, int]] = {}
         #: Whether the link is closed, and no handler owes a result that would be reported.
         self.has_ended = False
         #: When `settle` has to be called at the latest, on the monotonic clock.
         self.due_at = 0.0
-        #: Whether more may have come than the last turn read.
+        #: Whether the last iteration may have left received bytes unread.
         self.more = False
-        #: Whether reading pauses until the peer has taken more of what waits for it.
+        #: Whether to read nothing until the peer has taken more of the waiting messages.
         self.paused = False
         self._config = config
         self._slots = slots
@@ -153,24 +157,24 @@ class BrokerLink:
 
     # --- life -------------------------------------------------------------------------------------
 
-    def take(self, event: Any, now: float) -> None:
+    def handle(self, event: Posted, now: float) -> None:
         """Handle one event of the inbox."""
-        kind = type(event)
-        if kind is Ended:
-            event = self._finished(event.task, event.answer, now)
-            if event is None:
-                return
-        elif kind in _OUTCOMES:
+        if isinstance(event, Ended):
+            finished = self._finished(event.task, event.answer, now)
+            if finished is not None:
+                self._perform(self._machine.session.handle(finished, now))
+            return
+        if type(event) in _OUTCOMES:
             self._is_attempting = False
         try:
             self._perform(self._machine.handle(event, now))
         except BaseException:
-            if kind is events.ConnectionOpened and event.connection is not self.connection:
+            if isinstance(event, events.ConnectionOpened) and event.connection is not self.connection:
                 event.connection.close()
             raise
 
     def _finished(self, task: ActiveTask, answer: Answer, now: float) -> events.HandlerFinished | None:
-        """Give back the task's slot. Return the session's event, or None if the task had ended before."""
+        """Release the task's slot. Return the session's event, or None if the task has ended before."""
         if task.has_ended:
             return None
         task.has_ended = True

@@ -1,11 +1,12 @@
-"""The links' thread: serves all connections of a runner, turn after turn.
+"""The links' thread: one event loop for all connections of a runner.
 
-A turn: wait for a socket, the inbox or the first deadline; read what has come; take what is in the inbox;
-let every link that anything happened to settle its offers and deadlines, and write its messages in one go.
-Nothing in it blocks, so a broker that stops in mid-frame or does not read delays no other.
+An iteration waits for a socket, the inbox or the first deadline. It reads the received bytes, handles the
+events in the inbox, settles every link to which something has happened, and writes the messages of each link
+at once. Nothing in it blocks, so a broker that stops in the middle of a frame, or does not read, delays no
+other.
 
-One thread for all brokers, because threads that wake each other for every message spend most of their time
-on handing over the interpreter's lock: twenty brokers with a thread each did a fifth of this.
+There is one thread for all brokers, because threads that wake each other for every message spend most of
+their time on handing over the interpreter's lock: twenty brokers with a thread each did a fifth of this.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import selectors
 import threading
 import time
 from collections.abc import Hashable, Mapping
-from typing import Any, Callable
+from typing import Callable
 
 from n8nrunner import logs
 from n8nrunner.config import RunnerConfig
 from n8nrunner.connection.attempt import close_late_comers
 from n8nrunner.connection.inbox import Inbox
-from n8nrunner.connection.link import BrokerLink, LinkOwner
+from n8nrunner.connection.link import BrokerLink, LinkOwner, Posted
 from n8nrunner.connection.transport import Connection
 from n8nrunner.execution.invoke import Handler
 from n8nrunner.execution.invoke import failure as failure_of
@@ -34,10 +35,10 @@ from n8nrunner.task import ActiveTask
 
 logger = logs.get_logger("n8nrunner")
 
-#: No wait is longer than this, in seconds: a clock that was put right late costs no more.
+#: No wait is longer than this, in seconds, which bounds the harm of a clock that jumps.
 _LONGEST_WAIT = 60.0
 
-#: An executor that takes longer than this to accept the tasks of a turn is logged, in seconds.
+#: An executor that takes longer than this to accept the tasks of an iteration is logged, in seconds.
 _SLOW_SUBMIT = 0.5
 
 _SLOT_FREED = SlotFreed()
@@ -47,10 +48,11 @@ class LinkThread:
     """The links of a runner and the thread that serves them.
 
     Args:
-        config: the runner's settings; a link for each broker.
-        types: the task types with their limits, as they are now.
-        slots, pool: of the runner.
-        owner: the runner.
+        config: the runner's settings, with a URL for each link.
+        types: the task types with their limits.
+        slots: the runner's slots, which only the thread uses.
+        pool: runs the handlers.
+        owner: the owner of the links.
         ended: called on the thread when it ends: with None when the last link has ended, otherwise with the
             unexpected error that ended the thread.
     """
@@ -64,10 +66,10 @@ class LinkThread:
         owner: LinkOwner,
         ended: Callable[[BaseException | None], None],
     ) -> None:
-        self.inbox = Inbox()
+        self.inbox: Inbox[BrokerLink, Posted] = Inbox()
         self._selector: selectors.BaseSelector | None = None
         self.links: list[BrokerLink] = [
-            BrokerLink(index, config, types, slots, self._submit_later, self.inbox, self._touch, owner)
+            BrokerLink(index, config, types, slots, self._submit_later, self.inbox, self._wake, owner)
             for index in range(len(config.broker))
         ]
         self._unended = set(self.links)
@@ -76,11 +78,11 @@ class LinkThread:
         self._pool = pool
         self._to_submit: list[tuple[Handler, ActiveTask, OnEnd]] = []
         self._registered: dict[BrokerLink, tuple[Connection, int]] = {}
-        # Links that the current turn, or the next one at once, has to do with; and when the next one is due.
+        # The links to settle in this iteration, or in the next one at once; and when the next one is due.
         self._touched: dict[BrokerLink, None] = {}
         self._due_at = 0.0
         self._slow_submits = Throttle(burst=1)
-        # The thread takes the one element when it begins; `cancel_start` takes it to keep it from beginning.
+        # The thread removes the one element when it begins; `cancel_start` removes it to prevent that.
         self._undecided = [None]
 
     # --- for any thread ---------------------------------------------------------------------------
@@ -108,12 +110,12 @@ class LinkThread:
 
         An interrupt may end `start` before or after the thread has begun to run.
         """
-        if not self._take_decision():
+        if not self._decide():
             return False
         self.close()
         return True
 
-    def _take_decision(self) -> bool:
+    def _decide(self) -> bool:
         try:
             self._undecided.pop()
         except IndexError:
@@ -121,22 +123,22 @@ class LinkThread:
         return True
 
     def stop(self, until: float) -> None:
-        """Asks all links to finish their tasks, at most until that moment of the monotonic clock, and end."""
+        """Ask all links to finish their tasks, until that moment of the monotonic clock at most, and end."""
         for link in self.links:
             self.inbox.post(link, StopRequested(until))
 
     def change_types(self, types: Mapping[str, int | None]) -> None:
-        """Handlers have been registered: their types are offered at once."""
+        """Offer the types of handlers that have been registered."""
         for link in self.links:
             self.inbox.post(link, TypesChanged(types))
 
     def set_offering(self, wanted: bool) -> None:
-        """Offer tasks, or stop that for a while."""
+        """Offer tasks from now on, or stop offering them."""
         for link in self.links:
             self.inbox.post(link, OfferingChanged(wanted))
 
     def forked(self) -> None:
-        """In a child process: closes its copies of the descriptors; the parent notices nothing."""
+        """Close this process's copies of the descriptors, in a child process. The parent notices nothing."""
         self.close()
         for link in self.links:
             link.forked()
@@ -151,14 +153,14 @@ class LinkThread:
     # --- the thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        if not self._take_decision():
+        if not self._decide():
             return
         failure: BaseException | None = None
         assert self._selector is not None
         try:
             while self._unended:
-                self._turn(self._selector)
-            self._submit()  # of the last turn: a task that is not run would keep its slot
+                self._run_once(self._selector)
+            self._submit()  # from the last iteration: a task that is not run would keep its slot
         except BaseException as error:  # noqa: BLE001 - reported by the runner
             failure = error
             self._abandon(error)
@@ -176,7 +178,7 @@ class LinkThread:
             except BaseException as another:  # noqa: BLE001 - the other links have to end too
                 self._report(f"Could not close the connection to {link.url.base} in order", another)
 
-    def _turn(self, selector: selectors.BaseSelector) -> None:
+    def _run_once(self, selector: selectors.BaseSelector) -> None:
         self._submit()
         inbox, events, touched, now = self.inbox, self.inbox.events, self._touched, time.monotonic()
         if touched or events or self._due_at <= now:
@@ -199,16 +201,13 @@ class LinkThread:
                 self._guarded(link, link.read, now)
         while events:
             link, event = events.popleft()
-            if link is None:
-                self._touch(event)
-            else:
-                touched[link] = None
-                self._take(link, event, now)
+            touched[link] = None
+            self._handle(link, event, now)
         if self._due_at <= now:
             for link in self.links:
                 if link.due_at <= now:
                     touched[link] = None
-        # Settling one link may be news for another, so there may be several rounds.
+        # Settling one link may wake another.
         while touched:
             link, _ = touched.popitem()
             self._guarded(link, link.settle, now)
@@ -216,22 +215,21 @@ class LinkThread:
             if link.has_ended:
                 self._unended.discard(link)
         if woken:
-            # Not before the answers are out: a call that gives up the interpreter's lock lets the thread that
-            # woke us go on first.
+            # After the answers are sent: this call lets the thread that woke this one go on first.
             inbox.clear_wake_ups()
         self._due_at = min([link.due_at for link in self.links])
         for link in self.links:
-            if link.more and not link.paused:  # it gets its next turn at once
+            if link.more and not link.paused:
                 touched[link] = None
 
     def _submit_later(self, handler: Handler, task: ActiveTask, ended: OnEnd) -> None:
         self._to_submit.append((handler, task, ended))
 
     def _submit(self) -> None:
-        """Hands over what the last turn has started, right before the wait.
+        """Submit the tasks of the last iteration to the pool, right before the wait.
 
-        A handler's thread that wakes up while this one holds the interpreter's lock goes to sleep for it once
-        more; and a handler that runs takes the lock at each read or write.
+        A handler's thread that wakes while this one holds the interpreter's lock has to sleep again, and a
+        handler that runs takes the lock at each read or write.
         """
         if self._to_submit:
             to_submit, self._to_submit = self._to_submit, []
@@ -253,15 +251,15 @@ class LinkThread:
                 count,
             )
 
-    def _touch(self, indexes: tuple[Hashable, ...]) -> None:
+    def _wake(self, indexes: tuple[Hashable, ...]) -> None:
         for index in indexes:
             link = self.links[index]  # type: ignore[call-overload]
             self._touched[link] = None
-            self._take(link, _SLOT_FREED, 0.0)
+            self._handle(link, _SLOT_FREED, 0.0)
 
-    def _take(self, link: BrokerLink, event: Any, now: float) -> None:
+    def _handle(self, link: BrokerLink, event: Posted, now: float) -> None:
         try:
-            link.take(event, now)
+            link.handle(event, now)
         except BaseException as error:  # noqa: BLE001 - reported there
             self._defect(link, error, now)
 
@@ -301,7 +299,7 @@ class LinkThread:
         if connection is None:
             return
         wanted = 0 if link.paused else selectors.EVENT_READ
-        if not connection.sender.is_empty:  # as always while reading is paused
+        if not connection.sender.is_empty:  # always so while reading is paused
             wanted |= selectors.EVENT_WRITE
         known = self._registered.get(link)
         if known is not None and known[1] == wanted and known[0] is connection:
@@ -309,7 +307,7 @@ class LinkThread:
         try:
             if known is None:
                 if connection.raw.fileno() in selector.get_map():
-                    # Left over from a socket that something else has closed, such as `os.closerange`.
+                    # Left over from a socket that the application has closed, by `os.closerange` for example.
                     selector.unregister(connection.raw.fileno())
                 selector.register(connection.raw, wanted, link)
             else:
@@ -320,7 +318,7 @@ class LinkThread:
             self._registered[link] = (connection, wanted)
 
     def _forget(self, link: BrokerLink) -> None:
-        """StopRequested watching a link's socket, before it is closed."""
+        """Stop watching a link's socket, before it is closed."""
         if self._registered.pop(link, None) is not None and link.connection is not None:
             try:
                 assert self._selector is not None
