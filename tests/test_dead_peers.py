@@ -218,7 +218,7 @@ def flood(case: Case, data: Callable[[int], bytes], ended: threading.Event) -> N
 def test_a_peer_that_sends_and_does_not_read_fills_no_memory(
     raw: RawBroker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reading pauses; the peer's silence does not count meanwhile, and the pause has a limit of its own."""
+    """During a pause of reading the peer's silence does not count. The pause has its own limit."""
     monkeypatch.setattr(session, "BACKLOG_LIMIT", 64 * 1024)
     monkeypatch.setattr(liveness, "STALL_LIMIT", 2.0)
     turns: list[None] = []

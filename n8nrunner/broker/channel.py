@@ -55,7 +55,7 @@ class RunnerSocket(web.WebSocketResponse):
         self.send_close(code)
         if code in _REFUSALS:
             self.on_refusal()
-            # aiohttp drops what comes meanwhile, and cancels this when the peer ends the connection.
+            # aiohttp drops messages during that time, and cancels this when the peer ends the connection.
             await asyncio.sleep(self._timeout_after_refusal)
         self._transport.close()
         return True

@@ -29,7 +29,7 @@ from n8nrunner.protocol.incoming import Received
 _RECEIVE_SIZE = 64 * 1024
 #: Bytes that one turn reads or writes at most, so that a flood does not keep the thread from its deadlines.
 TURN_LIMIT = 1024 * 1024
-#: Frames that one turn handles at most: a megabyte can hold half a million, and other brokers wait meanwhile.
+#: Frames that one turn handles at most: a megabyte can hold half a million, and other brokers wait.
 FRAMES_PER_TURN = 250
 
 #: The exceptions of a non-blocking socket that cannot read or write now.

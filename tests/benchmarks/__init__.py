@@ -14,8 +14,8 @@ The contestants. Each is a separate process, started again for every measurement
   with the token `secret`, offers the task type `python` and answers a task by the `items` of its settings.
 
 They take turns within every repetition, so that a machine that slows down slows all of them down. A ratio is
-taken within one repetition; the table shows the median over the repetitions and the range. Nothing else
-should run meanwhile: the table says how much did.
+taken within one repetition; the table shows the median over the repetitions and the range. No other program
+should run: the table says how much of the processor others used.
 
 `--against COMMIT` compares the working tree with an older version instead: each row is measured in rounds of
 old, new and old again, every time in a new process, for about a quarter of an hour (`--quick`: a minute). A

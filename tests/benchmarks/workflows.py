@@ -1,7 +1,7 @@
-"""How fast functions are for a workflow of a real n8n: `python -m tests.benchmarks.workflows`.
+"""Measure functions in workflows of a real n8n: `python -m tests.benchmarks.workflows`.
 
 It needs the n8n of tests/n8n (`python -m tests.n8n.install`) and the extra "dev". A webhook calls a function
-and answers with what it returns; beside it, the same is done
+and answers with its result. For comparison, the same is done
 
 - by the floor: a bare `websocket.WebSocket` loop that serves the same node, written under another name;
 - by n8n's HTTP Request node, which calls an endpoint of FastAPI.

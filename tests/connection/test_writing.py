@@ -79,7 +79,7 @@ def test_a_peer_that_does_not_read_blocks_nothing_and_gets_every_byte_later() ->
             total = sum(connection.flush() for _ in range(100))
         assert not connection.sender.is_empty
         assert total < 10 * MEGABYTE
-        # The connection can be read meanwhile.
+        # The connection can still be read.
         peer.send(frame(TEXT, b"hello"))
         assert read_until(connection, bool) == [b"hello"]
 

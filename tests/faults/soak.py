@@ -227,7 +227,7 @@ def _problems(notes: dict[str, Any]) -> list[str]:
 
 
 class _Restarts:
-    """Brokers that are down, and when they come back. Waits for the next fault meanwhile."""
+    """Brokers that are down, and when they come back. Waits for the next fault."""
 
     def __init__(self, brokers: Sequence[Broker]) -> None:
         self._brokers = brokers

@@ -240,7 +240,7 @@ def _alone(seconds: float) -> int:
     with _counting:
         _inside += 1
         _most = max(_most, _inside)
-    time.sleep(seconds)  # what is counted is who else is here meanwhile
+    time.sleep(seconds)  # the other calls at the same time are counted
     with _counting:
         _inside -= 1
     return _most

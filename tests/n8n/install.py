@@ -123,7 +123,7 @@ def install() -> Installation:
 
 
 def npm_package(place: Installation, name: str, version: str) -> Path:
-    """The folder of another npm package, installed beside n8n the first time. Raises `InstallError`."""
+    """The folder of another npm package, installed next to n8n the first time. Raises `InstallError`."""
     project = place.folder.parent / f"{name.replace('/', '-').lstrip('@')}-{version}"
     folder = project / "node_modules" / name
     with _exclusive(project.with_suffix(".lock")) as lock:

@@ -147,7 +147,7 @@ MECHANISMS = [
     ),
     Row("a choice that is an expression's mark", "takes_operator", {}, got("'='")),
     Row("another such choice", "takes_operator", {"value": "==="}, got("'=='")),
-    Row("a choice beside these", "takes_operator", {"value": "<"}, got("'<'")),
+    Row("a choice outside of these", "takes_operator", {"value": "<"}, got("'<'")),
     Row("a default that begins with =", "takes_formula", {}, got("'=SUM(A1:A3)'")),
     Row("a default that looks like an expression", "takes_braces", {}, got("'={{ 1 + 1 }}'")),
     # -- types of results

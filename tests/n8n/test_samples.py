@@ -167,4 +167,4 @@ def test_notebook(n8n_with_nodes: N8n, monkeypatch: pytest.MonkeyPatch) -> None:
                 answers.append(asked[0].call().json())
     (before,), (after,) = answers
     assert before["species"] == after["species"] == "virginica"
-    assert before["chances"] != after["chances"]  # the model was replaced meanwhile
+    assert before["chances"] != after["chances"]  # the model was replaced in between

@@ -320,7 +320,7 @@ def stopped_broker(situation: str, phase: float = 0.0) -> float:
 
 
 def busy_broker(situation: str, phase: float = 0.0, seconds: float = 25.0) -> float:
-    """Until it has answered again. Raises if the link was lost meanwhile."""
+    """Wait until it has answered again. Raises if the link was lost."""
     with ends() as (_, peer, end):
         end.enter(situation, peer)
         time.sleep(phase)

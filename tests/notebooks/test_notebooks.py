@@ -32,5 +32,5 @@ def test_notebook(broker: Broker, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
                 chances.append(json_of(call(broker, "iris", "classify", **measured)))
     (before,), (after,) = chances
     assert before["species"] == after["species"] == "virginica"
-    assert before["chances"] != after["chances"]  # the model was replaced meanwhile
+    assert before["chances"] != after["chances"]  # the model was replaced in between
     assert (tmp_path / ".n8n" / "custom" / "n8n-nodes-iris").is_dir()
