@@ -107,9 +107,9 @@ class Runner:
         self._extras.check()
         self._registry = Registry(self.config.name)
         self._lock = threading.Lock()
-        # The start that was begun last, which may have failed; guarded by the lock.
+        # The engine whose start was begun last, which may have failed. The lock guards this and the next two.
         self._begun: Engine | None = None
-        # The start that succeeded last, and its lifecycle: what users see.
+        # The engine that started last, and its lifecycle: users see these.
         self._engine: Engine | None = None
         self._lifecycle = Lifecycle(State.NEW)
         _runners.add(self)
@@ -297,16 +297,25 @@ class Runner:
                     engine.lifecycle.begin()
                     self._begun = engine
                     break
+            if other.lifecycle.is_starter:
+                return other  # called by a log handler, inside of `start`
             state = other.lifecycle.state  # read once, because another thread may change it
-            if state is State.RUNNING or other.lifecycle.is_starter:
-                return other  # in the latter case, called by a log handler, inside of `start`
+            if state is State.RUNNING:
+                self._show(other)  # the thread that has started it may not have come to this
+                return other
             if state is State.STARTING:
                 other.lifecycle.wait_started()
             else:
                 _wait_for_stop(other)
         engine.start()
-        self._engine, self._lifecycle = engine, engine.lifecycle
+        self._show(engine)
         return engine
+
+    def _show(self, engine: Engine) -> None:
+        """Let users see an engine that has started, unless a later start has begun."""
+        with self._lock:
+            if self._begun is engine:
+                self._engine, self._lifecycle = engine, engine.lifecycle
 
     def _check_startable(self) -> None:
         missing = self.config.missing()

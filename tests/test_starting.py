@@ -436,6 +436,32 @@ def test_a_start_that_another_one_overtakes_finds_the_runner_running(
     assert runner.state == "running"
 
 
+def test_users_see_the_engine_of_the_later_start_although_the_earlier_one_returns_later(
+    broker: Broker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = new_runner()
+    started, release = threading.Event(), threading.Event()
+    start = Engine.start
+
+    def start_and_wait(engine: Engine) -> None:
+        start(engine)
+        if not started.is_set():
+            started.set()
+            assert release.wait(LIMIT)
+
+    monkeypatch.setattr(Engine, "start", start_and_wait)
+    earlier, _ = in_background(lambda: runner.start(wait=0))
+    assert started.wait(LIMIT)
+    runner.start(wait=0)
+    assert runner.state == "running"
+    runner.stop()
+    runner.start()
+    release.set()
+    earlier.join(LIMIT)
+    assert runner.state == "running"
+    assert runner.is_registered
+
+
 def test_a_stop_during_a_start_is_reported_as_a_stop(broker: Broker, new_runner: NewRunner) -> None:
     broker.kill()
     runner = new_runner()
