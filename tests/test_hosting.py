@@ -654,13 +654,12 @@ def run_section(heading: str, folder: Path) -> list[str]:
     shutil.copy(COMPOSE / ".env.example", folder)
     shutil.copy(UNIT, folder)
     (folder / "leads.py").write_text(code())
+    variables = {"PATH": programs, "ROOT": root, "CALLS": folder / "calls", "PYTHONPATH": ROOT}
+    script = "".join(block.text for block in SHELL if block.heading == heading)
     ran = subprocess.run(
-        ["/bin/sh", "-eu"],
-        input="".join(block.text for block in SHELL if block.heading == heading).replace(
-            "cd /", f"cd {root}/"
-        ),
+        ["/bin/sh", "-eu", "-c", script.replace("cd /", f"cd {root}/")],
         cwd=folder,
-        env={"PATH": str(programs), "ROOT": str(root), "CALLS": str(folder / "calls")},
+        env={name: str(value) for name, value in variables.items()},
         capture_output=True,
         text=True,
     )

@@ -121,13 +121,15 @@ def test_a_forked_child_closes_the_socket_of_a_request_just_sent(
     monkeypatch.setattr(sockets, "_opened", weakref.WeakSet())
     descriptors: list[tuple[int, int]] = []
 
-    def fork_instead(connection: Any, mode: str) -> None:
+    makefile = auth._LimitedSocket.makefile
+
+    def fork_before(connection: Any, mode: str) -> Any:
         before = connection._raw.fileno()
         sockets.close_copies()  # as in the child
         descriptors.append((before, connection._raw.fileno()))
-        raise OSError("no answer is read")
+        return makefile(connection, mode)
 
-    monkeypatch.setattr(auth._LimitedSocket, "makefile", fork_instead)
+    monkeypatch.setattr(auth._LimitedSocket, "makefile", fork_before)
     with HttpServer(http_answer(200, b"{}")) as server, pytest.raises(Unreachable):
         fetch_grant(parse_broker(server.url), "secret")
     ((before, after),) = descriptors
