@@ -62,14 +62,13 @@ class Description(NamedTuple):
     """The content of a session, for tests and debugging.
 
     Attributes:
-        offers, lapsed: the task type and the end of each offer, by id.
+        offers: the task type and the end of each open offer, by id.
         accepted, running: the task type and the deadline of each task, by id.
         calls: the task of each open call, by id.
         results: the results without a proof of arrival.
     """
 
     offers: dict[str, tuple[str, float]]
-    lapsed: dict[str, tuple[str, float]]
     accepted: dict[str, tuple[str, float]]
     running: dict[str, tuple[str, float]]
     calls: dict[str, str]
@@ -147,7 +146,6 @@ class RunnerSession:
         """Return what the session holds now."""
         return Description(
             self._offers.open,
-            self._offers.lapsed,
             self._tasks.accepted,
             self._tasks.running,
             self._calls.open,

@@ -1248,7 +1248,9 @@ class TestLiveness:
         bench.pass_time(liveness.MEASURE_INTERVAL)
         assert bench.is_registered
         bench.measured = bench.measured._replace(silent_for=15.0)
-        assert isinstance(bench.pass_time(0.1)[-1], AbortConnection)
+        assert bench.pass_time(0.1)[-1] == AbortConnection(
+            "the broker's host has acknowledged nothing for 15 s: the network or the host is down"
+        )
 
     def test_reading_pauses_while_too_much_waits(self) -> None:
         bench = Bench()
@@ -1475,6 +1477,15 @@ class TestDrain:
         actions = self.passing(bench, 10)
         assert CancelTask(task_id, REASON_STOPPED) in actions
         assert of(CloseConnection, actions) == [CloseConnection(1000, "the runner stops")]
+
+    def test_the_limit_of_a_drain_is_a_deadline(self) -> None:
+        bench = Bench()
+        bench.connect()
+        bench.do(m.Drain())
+        bench.now = START + DRAIN_LIMIT - 5
+        bench.session.note_received(bench.now)
+        bench.settle()
+        assert bench.session.next_deadline() == START + DRAIN_LIMIT
 
     def test_a_second_drain_does_not_restart_the_limit(self) -> None:
         bench = Bench()
