@@ -87,7 +87,7 @@ class ExecutorBroken(N8nRunnerError):
 
 
 class RunnerFailed(N8nRunnerError):
-    """A thread of the runner ended because of an unexpected error, which is in `__cause__`."""
+    """A thread of the runner ended or could not start. `__cause__` is the unexpected error, if any."""
 
 
 class RunnerStopped(N8nRunnerError):
