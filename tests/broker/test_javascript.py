@@ -47,7 +47,8 @@ def test_parse_refuses_what_the_standard_library_refuses(value: Any, data: st.Da
         text[:at] + data.draw(st.sampled_from(["", ",", "]", "}", '"', ":", "1", "x", "e"])) + text[at + 1 :]
     )
     try:
-        expected = json.loads(broken, strict=True)
+        # Another digit can make an integer above 2**53 - 1, which is rounded.
+        expected = json.loads(broken, strict=True, parse_int=javascript.parse)
     except ValueError:
         with pytest.raises(ValueError):  # noqa: PT011 - any message will do
             javascript.parse(broken)
