@@ -1,4 +1,4 @@
-"""A whole runner against brokers that no one would want: nothing of it may reach anybody else."""
+"""A whole runner against misbehaving brokers. Other brokers and the application must not notice them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NewRunner = Callable[..., Runner]
 
 
 class RawPeer(Peer):
-    """A broker's side of a connection, spoken message by message."""
+    """The broker's side of one connection, message by message."""
 
     def __init__(self, raw: socket.socket) -> None:
         super().__init__(raw)
@@ -50,7 +50,7 @@ class RawPeer(Peer):
         self.send(frame(TEXT, json.dumps({"type": f"broker:{kind}", **fields}).encode()))
 
     def hear(self, kind: str) -> dict[str, Any]:
-        """The next message of a kind; pings are answered on the way, and offers that are good are kept."""
+        """Return the next message of a type. Answer pings before it, and keep valid offers for later."""
         if kind == "taskoffer" and self._offers:
             return self._offers.pop(0)
         text = b""
@@ -73,7 +73,7 @@ class RawPeer(Peer):
                     text = b""
 
     def answer_pings(self) -> None:
-        """Answers what has come; for the time in which nothing else comes."""
+        """Answer pings that have come, while no other message is expected."""
         self.raw.settimeout(0.05)
         with contextlib.suppress(socket.timeout):
             self.hear("nothing else")
@@ -86,7 +86,7 @@ class RawPeer(Peer):
         self.tell("runnerregistered")
 
     def give(self, task_id: str, settings: Any) -> None:
-        """A whole task, up to its start."""
+        """Give the runner a task, up to its settings."""
         offer = self.hear("taskoffer")
         self.tell("taskofferaccept", offerId=offer["offerId"], taskId=task_id)
         assert self.hear("taskaccepted")["taskId"] == task_id
@@ -94,7 +94,7 @@ class RawPeer(Peer):
 
 
 class RawBroker(Server):
-    """Grants tokens and upgrades; the test itself speaks on each WebSocket, with the peers of `connected`."""
+    """Grants tokens and upgrades. The test itself writes to each WebSocket, by the peers of `connected`."""
 
     def __init__(self) -> None:
         self.connected: queue.Queue[RawPeer] = queue.Queue()
@@ -127,7 +127,7 @@ def raw() -> Iterator[RawBroker]:
 
 
 def misbehave(peer: RawPeer, how: str) -> None:
-    """From here on the peer is of no use, but its connection stands."""
+    """Make the peer useless. Its connection stays open."""
     if how == "stops in mid-frame":
         peer.send(frame(TEXT, b"x" * 100_000)[:50_000])
     else:
@@ -141,7 +141,7 @@ def misbehave(peer: RawPeer, how: str) -> None:
 def test_a_broker_that_stalls_delays_no_other_broker(
     raw: RawBroker, broker: Broker, new_runner: NewRunner, how: str
 ) -> None:
-    """Its own tasks time out on time, other brokers' tasks run, and stop() keeps to its grace period."""
+    """Its tasks time out on time, other brokers' tasks run, and `stop` keeps to its grace period."""
     cancelled_after: list[float] = []
     running = threading.Event()
     runner = new_runner([raw.url, broker.url], capacity=4, task_timeout=1.0)
@@ -176,7 +176,7 @@ def test_a_broker_that_stalls_delays_no_other_broker(
 def test_a_large_answer_leaves_room_for_pongs_and_holds_acceptances(
     raw: RawBroker, new_runner: NewRunner
 ) -> None:
-    """Between the fragments of an answer pings are answered, and no message stands."""
+    """Pings are answered between the fragments of an answer, and no other message is sent there."""
     runner = new_runner(raw.url, capacity=2)
     runner.task("big")(lambda task: "x" * 20_000_000)
     runner.start(wait=0)
@@ -210,7 +210,7 @@ def test_a_large_answer_leaves_room_for_pongs_and_holds_acceptances(
 def test_messages_that_waited_for_a_large_answer_follow_it_at_once(
     raw: RawBroker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing else has to come for it: no pong, no other message, no deadline."""
+    """The held messages leave without another event: no pong, no other message, no deadline."""
     monkeypatch.setattr(session, "ACCEPT_WINDOW", 10 * LIMIT)
     monkeypatch.setattr(receipts, "PING_SPACING", 0.0)  # the one ping is behind the answer, and not answered
     runner = new_runner(raw.url, capacity=2)
@@ -353,7 +353,7 @@ def test_an_executor_that_blocks_the_links_thread_is_named(
 def test_a_dead_peer_is_noticed_and_replaced(
     raw: RawBroker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its socket stands and its kernel takes every offer, but nothing comes."""
+    """The socket stays open and the kernel takes every offer, but no byte comes."""
     monkeypatch.setattr(offers, "OFFER_VALIDITY", 0.05)
     monkeypatch.setattr(offers, "OFFER_JITTER", 0.0)
     monkeypatch.setattr(liveness, "PING_INTERVAL", 0.1)
