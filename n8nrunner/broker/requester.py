@@ -14,19 +14,9 @@ from n8nrunner.broker.task import BrokerTask
 from n8nrunner.broker.task_data import task_data
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.codec import encode
+from n8nrunner.protocol.json_text import Encoded
 
 LOG = "logNodeOutput"
-
-
-class Encoded:
-    """A payload that is JSON text already. `encode_message` puts it into its message unchanged."""
-
-    __slots__ = ("text",)
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-
 NULL = Encoded("null")
 
 

@@ -23,7 +23,7 @@ from n8nrunner.broker.wording import runner_error
 from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol import codec
 from n8nrunner.protocol import messages as m
-from n8nrunner.protocol.json_text import PIECE
+from n8nrunner.protocol.json_text import PIECE, Encoded
 
 #: A timer that fires this late shows that this thread could not run, in seconds.
 LATE = 0.05
@@ -273,7 +273,7 @@ class Switchboard:
     def _task_ready(self, action: actions.TaskReady) -> None:
         task = self._tasks[action.request_id]
         task._task_id = action.task_id
-        settings = requester.Encoded(task._settings or "null")
+        settings = Encoded(task._settings or "null")
         task._settings = None
         self._step(events.SettingsGiven(action.task_id, settings))
 

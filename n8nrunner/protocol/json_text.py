@@ -33,7 +33,7 @@ class NotJson(ValueError):
 
 
 class Encoded(NamedTuple):
-    """A result that is JSON text already."""
+    """A value that is JSON text already, ready to be put into a message."""
 
     text: str
 
