@@ -85,13 +85,11 @@ WAITING, CONNECTING, PROBING, REFUSED, CONNECTED, CLOSING, FINISHING, CLOSED = L
 class _Closing:
     """Why an open connection is to end, and until when it may last."""
 
-    __slots__ = ("code", "is_sent", "reason", "until")
+    __slots__ = ("code", "reason", "until")
 
     def __init__(self, reason: str, until: float) -> None:
         self.reason = reason
         self.until = until
-        #: Whether everything up to our close frame has been written.
-        self.is_sent = False
         #: The broker's close code.
         self.code: int | None = None
 
@@ -227,8 +225,7 @@ class LinkMachine:
             self.is_paused = self.session.set_waiting(has_unwritten, backlog, now)
         closing = self._closing
         if closing is not None:
-            if not closing.is_sent and not has_unwritten:
-                closing.is_sent = True
+            if not has_unwritten:  # the close frame has left
                 closing.until = min(closing.until, now + CLOSE_WAIT)
             if now >= closing.until:
                 return [AbortConnection(closing.reason, closing.code)]

@@ -641,6 +641,28 @@ def test_reading_pauses_while_a_peer_does_not_take_what_waits_for_it() -> None:
     assert not bench.machine.is_paused
 
 
+def test_a_session_holds_messages_back_while_a_large_one_is_on_its_way() -> None:
+    bench = bench_in(CONNECTED)
+    bench.machine.settle(bench.now, is_congested=True)
+    [offer] = [action for action in bench.done if isinstance(action, m.TaskOffer)][-1:]
+    assert list(bench.machine.handle(m.TaskOfferAccept(offer.offer_id, "task"), bench.now)) == []
+    bench.settle()
+    assert m.TaskAccepted("task") in bench.done
+
+
+def test_tasks_of_an_older_connection_do_not_reset_the_delays() -> None:
+    bench = bench_in(CONNECTED)
+    bench.run_task("task")
+    delays = []
+    for _ in range(2):
+        bench.lose()
+        delays.append(bench.machine.next_deadline() - bench.now)
+        bench.wait(1)
+        bench.open()
+    bench.lose()
+    assert [*delays, bench.machine.next_deadline() - bench.now] == [0.5, 1, 2]
+
+
 # --- after an unexpected error --------------------------------------------------------------------------
 
 
@@ -665,6 +687,7 @@ def test_recovery_leaves_every_state_with_a_next_step(
     assert bench.state is to
     if to is WAITING:
         bench.attempt = None
+        assert bench.machine.next_deadline() >= bench.now + DEFECT_PAUSE
         [step] = bench.wait(DEFECT_PAUSE)
         assert type(step) is (a.StartProbe if state is PROBING else a.StartAttempt)
 
