@@ -204,7 +204,7 @@ def mutated(draw: random.Random, max_payload: int) -> Case:
         at = draw.randrange(len(frames))
         broken = bytearray(frames[at])
         choice = draw.random()
-        if choice < 0.5:
+        if choice < 0.5 and broken:
             broken[draw.randrange(min(len(broken), 12))] = draw.randrange(256)
         elif choice < 0.7:
             broken = broken[: draw.randint(0, len(broken))]
