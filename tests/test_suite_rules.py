@@ -10,7 +10,10 @@ import pytest
 from hypothesis import settings
 
 TESTS = Path(__file__).parent
-FILES = [path.relative_to(TESTS).as_posix() for path in sorted(TESTS.rglob("*.py"))]
+SOURCES = {
+    path.relative_to(TESTS).as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted(TESTS.rglob("*.py"))
+}
 
 
 def test_hypothesis_draws_the_same_examples_in_every_run(pytestconfig: pytest.Config) -> None:
@@ -19,14 +22,18 @@ def test_hypothesis_draws_the_same_examples_in_every_run(pytestconfig: pytest.Co
     assert settings().derandomize
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_hypothesis_settings_come_from_the_profile(file: str) -> None:
-    source = (TESTS / file).read_text(encoding="utf-8")
-    # A state machine's own default would draw random examples in every run.
-    machines = re.findall(r"^(\w+) = .*\.TestCase\b", source, re.MULTILINE)
-    assert re.findall(r"^(\w+)\.settings = settings\(\)$", source, re.MULTILINE) == machines
-    if file not in ("conftest.py", Path(__file__).name):
-        assert not re.search(r"@settings\(|max_examples=|derandomize=", source)
+def test_hypothesis_settings_come_from_the_profile() -> None:
+    wrong: list[str] = []
+    for file, source in SOURCES.items():
+        # A state machine's own default would draw random examples in every run.
+        machines = re.findall(r"^(\w+) = .*\.TestCase\b", source, re.MULTILINE)
+        if re.findall(r"^(\w+)\.settings = settings\(\)$", source, re.MULTILINE) != machines:
+            wrong.append(f"{file}: a state machine without settings()")
+        if file not in ("conftest.py", Path(__file__).name) and re.search(
+            r"@settings\(|max_examples=|derandomize=", source
+        ):
+            wrong.append(f"{file}: settings of its own")
+    assert wrong == []
 
 
 #: Where time itself is what passes, such as the idleness that a benchmark measures or a limit of n8n's.
@@ -45,19 +52,24 @@ MAY_SLEEP = {
 }
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_sleeping_synchronises_no_test(file: str) -> None:
-    sleeps = {
-        node.lineno
-        for node in ast.walk(ast.parse((TESTS / file).read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "time.sleep"
+def test_sleeping_synchronises_no_test() -> None:
+    sleeping = {
+        file
+        for file, source in SOURCES.items()
+        if any(
+            isinstance(node, ast.Call) and ast.unparse(node.func) == "time.sleep"
+            for node in ast.walk(ast.parse(source))
+        )
     }
-    assert not sleeps or file in MAY_SLEEP
+    assert sleeping == MAY_SLEEP
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if not file.startswith(("n8n/", "netns/"))])
-def test_upper_limits_of_elapsed_time_are_those_of_promptly(file: str) -> None:
+def test_upper_limits_of_elapsed_time_are_those_of_promptly() -> None:
     """A tighter limit fails on a busy machine."""
-    source = (TESTS / file).read_text(encoding="utf-8")
-    limits = re.findall(r"assert .*time\.\w+\(\) - \w+ <=? (.+)", source)
-    assert limits in ([], ["LIMIT"], ['limit, f"not within {limit:g} s"'])
+    limits = {
+        file: re.findall(r"assert .*time\.\w+\(\) - \w+ <=? (.+)", source)
+        for file, source in SOURCES.items()
+        if not file.startswith(("n8n/", "netns/"))
+    }
+    allowed: tuple[list[str], ...] = ([], ["LIMIT"], ['limit, f"not within {limit:g} s"'])
+    assert [file for file, found in limits.items() if found not in allowed] == []
