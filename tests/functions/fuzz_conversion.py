@@ -216,7 +216,7 @@ def random_value(draw: random.Random, depth: int = 4) -> Any:
         return value
     try:
         return json.dumps(random_value(draw, depth - 1))
-    except ValueError:  # an integer of more digits than Python converts
+    except (ValueError, RecursionError):  # more digits, or more levels, than Python converts
         return "{}"
 
 
