@@ -10,7 +10,7 @@ from pathlib import Path
 from .n8n import OWNER, N8n
 
 with contextlib.suppress(ImportError):  # `missing` says so
-    from playwright.sync_api import Browser, BrowserContext, Locator, Page, Playwright, expect
+    from playwright.sync_api import Browser, BrowserContext, Error, Locator, Page, Playwright, expect
 
 ARGUMENTS = [
     "--no-sandbox",  # the sandbox refuses root
@@ -77,7 +77,11 @@ class Editor:
 
     def open(self, workflow_id: str) -> None:
         self.page.goto(f"{self._url}/workflow/{workflow_id}")
-        self.get("canvas-node").first.wait_for()
+        try:
+            self.get("canvas-node").first.wait_for()
+        except Error:  # n8n's page sometimes stays at its navigation on a busy machine
+            self.page.reload()
+            self.get("canvas-node").first.wait_for()
 
     def open_node(self, name: str) -> None:
         self.get("canvas-node").filter(has_text=name).dblclick()
