@@ -440,7 +440,7 @@ class Engine:
 
 
 def _warn(message: str, *args: object) -> None:
-    """Log a warning on the caller's thread, which may be the only one that can still end the process."""
+    """Log a warning on another thread: the caller's may be the only one that can still end the process."""
     if not process.run_detached(lambda: logger.warning(message, *args), _LOG_WAIT):
         logger.warning(message, *args)
 
