@@ -6,7 +6,7 @@ at once. Nothing in it blocks, so a broker that stops in the middle of a frame, 
 other.
 
 There is one thread for all brokers, because threads that wake each other for every message spend most of
-their time on handing over the interpreter's lock: twenty brokers with a thread each did a fifth of this.
+their time on handing over the interpreter's lock (docs/architecture.md, "Threads").
 """
 
 from __future__ import annotations
