@@ -25,7 +25,15 @@ class Call(NamedTuple):
 
 
 class SignatureChanged(Exception):
-    """A call does not fit the function: the node was written for another version of it."""
+    """A call does not fit the function: the node was written for another version of it.
+
+    Args:
+        name: the function's name.
+        reason: the difference between the call and the function.
+    """
+
+    def __init__(self, name: str, reason: object) -> None:
+        super().__init__(f"the call does not fit the function {name!r}: {reason}")
 
 
 def read_calls(settings: Mapping[str, Any]) -> list[Call]:
@@ -84,7 +92,7 @@ def check_names(signature: Signature, names: Sequence[str], is_current: bool) ->
         parts += [f"its parameter {parameter.name!r} is missing" for parameter in missing]
         if len(parts) > _MAX_DIFFERENCES:
             parts[_MAX_DIFFERENCES:] = [f"and {len(parts) - _MAX_DIFFERENCES} more"]
-        raise SignatureChanged(f"the call does not fit the function {signature.name!r}: {', '.join(parts)}")
+        raise SignatureChanged(signature.name, ", ".join(parts))
     return None
 
 

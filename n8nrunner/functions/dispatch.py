@@ -1,6 +1,7 @@
-"""Runs the tasks of nodes: each is one or more calls of a function, with the arguments of one item each.
+"""Runs the tasks of generated nodes. A task has one call of a function for each item.
 
-docs/protocol.md, "Functions", has the form of settings and results. All of it runs on the handler's thread.
+docs/protocol.md, "Functions", has the form of settings and results. `Functions.add` and `Functions.types` run
+on the thread that registers, and everything else on the handler's thread.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from n8nrunner.functions.arguments import (
 )
 from n8nrunner.functions.conversion import Conversion, Mismatch, UnknownZone
 from n8nrunner.functions.function import Function
-from n8nrunner.functions.items import Item, ResultItems, make_encodable, make_items, pair, pair_batch
+from n8nrunner.functions.items import Item, ResultItems, make_encodable, make_items, pair
 from n8nrunner.functions.transfers import FileTransfer
 from n8nrunner.protocol.json_text import Encoded, NotJson, encode_value
 from n8nrunner.task import ActiveTask, Tally
@@ -37,11 +38,11 @@ class Functions:
     """The functions of one runner, by name. `handle` is the handler of their task types."""
 
     def __init__(self) -> None:
-        #: Replaced as a whole by every change: other threads iterate over it.
+        #: Replaced, never changed in place, because other threads iterate over it.
         self.by_name: dict[str, Function] = {}
 
     def add(self, function: Function) -> None:
-        """Register a function, in place of an earlier one with its name. The caller holds a lock."""
+        """Register a function, or replace the one of its name. The caller holds the registry's lock."""
         name = function.signature.name
         function.replace(self.by_name.get(name))
         self.by_name = {**self.by_name, name: function}
@@ -49,8 +50,8 @@ class Functions:
     def types(self, runner_name: str) -> dict[str, int | None]:
         """Return the task types of all functions, with their limits.
 
-        A function with a limit has a task type of its own. Its tasks wait in n8n, where other runners can
-        take them, and take no slot of this runner.
+        A function with a limit has a task type of its own. Tasks over the limit wait in n8n, where another
+        runner can take them.
         """
         if not self.by_name:
             return {}
@@ -68,7 +69,7 @@ class Functions:
 
         Raises:
             TaskError: the settings are not those of a node of n8nrunner.
-            TaskCancelled, TaskTimeout: the task ended in the meantime.
+            TaskCancelled, TaskTimeout: the task was cancelled or timed out.
         """
         settings = task.settings
         if not isinstance(settings, dict) or not isinstance(settings.get("function"), str):
@@ -78,7 +79,7 @@ class Functions:
             )
         name = settings["function"]
         version = settings.get("version")
-        # The node says whether it tries again when the function has changed or is not registered.
+        # `lastTry` is False if the node will send the task again after one of these errors.
         will_retry = settings.get("lastTry") is False
         if not isinstance(version, int) or version > VERSION:
             task.tally = Tally("", 0, 1)
@@ -106,7 +107,7 @@ def task_type(runner_name: str, function_name: str | None = None) -> str:
 
 
 def _this_runner(task: ActiveTask) -> str:
-    """Return the runner's name and process: a forgotten runner of the same name may run elsewhere."""
+    """Return the runner's name and process. An old runner with the same name may still run elsewhere."""
     name = task.type[len(TYPE_PREFIX) :].partition(".")[0]
     return f"the runner {name} ({logs.this_process()})"
 
@@ -121,7 +122,7 @@ def _refuse(
     """Return the result of a task whose calls cannot be made.
 
     Args:
-        log_message: logged instead of a message that shows values of items.
+        log_message: replaces `message` in the log if that contains values of items.
     """
     logger.warning("%s was refused (%s): %s", about(task), code, log_message or message)
     error: dict[str, Any] = {"code": code, "message": message}
@@ -130,12 +131,16 @@ def _refuse(
     return {"version": VERSION, "error": error}
 
 
+def _as_list(source: int | Sequence[int]) -> Sequence[int]:
+    return [source] if isinstance(source, int) else source
+
+
 def _cannot_be_sent(error: NotJson) -> TaskError:
     return TaskError(f"The result cannot be sent to n8n: {error}")
 
 
 class _FunctionTask:
-    """A task that calls a function: its calls, and their results so far."""
+    """Runs the calls of one task, and collects their results."""
 
     def __init__(self, task: ActiveTask, function: Function, settings: Mapping[str, Any]) -> None:
         self._task = task
@@ -147,8 +152,8 @@ class _FunctionTask:
         self._zone = zone if isinstance(zone, str) else None
         self._files = FileTransfer(task, settings)
         self._items: list[Item] = []
-        # For each result: the items it was called for, and its number of items, or None if it was not a list.
-        # Flat lists, because the garbage collector visits every container that is kept.
+        # Parallel lists with one entry for each result: its source items, and its number of items (None if it
+        # was not a list). Flat, to keep garbage collection cheap.
         self._sources: list[int | Sequence[int]] = []
         self._counts: list[int | None] = []
         self._errors: list[dict[str, Any]] = []
@@ -160,7 +165,7 @@ class _FunctionTask:
         Raises:
             SignatureChanged: the node was written for another version of the function. No call was made.
             TaskError: the workflow's time zone is needed, and Python has no data for it.
-            TaskCancelled, TaskTimeout: the task ended in the meantime.
+            TaskCancelled, TaskTimeout: the task was cancelled or timed out.
         """
         try:
             self._run(calls)
@@ -188,7 +193,7 @@ class _FunctionTask:
         else:
             for call in converted:
                 self._task.raise_if_cancelled()
-                self._call(call)
+                self._call(call.arguments, call.item)
                 if self._errors and not self._continue_on_fail:
                     break
 
@@ -216,15 +221,15 @@ class _FunctionTask:
         if mismatch is None:
             return values
         if not self._is_current:
-            # It may have fitted the version of the function that the node was written for.
-            raise SignatureChanged(f"the call does not fit the function {signature.name!r}: {mismatch}")
+            # It may have matched the version of the function that the node was generated from.
+            raise SignatureChanged(signature.name, mismatch)
         self._record_mismatch(call, mismatch)
         return None
 
     def _record_mismatch(self, call: Call, mismatch: Mismatch) -> None:
         self._failures += 1
         description = self._describe(call, mismatch)
-        # Without the message: it shows the value, and values are not logged.
+        # Without the message: it contains the value, which must not be logged.
         if self._task.has_room_in_log(description):
             logger.warning("%s: an argument does not fit. %s", about(self._task), description)
         self._record_error(call.item, {"message": str(mismatch), "description": description})
@@ -239,37 +244,24 @@ class _FunctionTask:
 
     # --- calls ----------------------------------------------------------------------------------
 
-    def _call(self, call: Call) -> None:
+    def _call(self, arguments: dict[str, Any], source: int | Sequence[int]) -> None:
+        """Call the function once, for one input item or for all of a batch."""
         try:
-            result = self._function.call(self._task, call.arguments, self._make_items)
-            pair(result[0], call.item)
-            self._add(call.item, result)
-            self._done += 1
-        except BaseException as error:  # SystemExit in a function fails its item
-            if self._has_ended(error):
-                raise
-            self._record_exception(error, [call.item])
+            result = self._function.call(self._task, arguments, self._make_items)
+            pair(result[0], source)
+            self._add(source, result)
+            self._done += len(_as_list(source))
+        except BaseException as error:  # SystemExit too: it fails the item, not the task
+            if isinstance(error, TaskCancelled) or self._task.cancelled:
+                raise  # a result would be dropped
+            self._record_exception(error, _as_list(source))
 
     def _call_batch(self, calls: Sequence[Call]) -> None:
         arguments, complete, incomplete = join_calls(self._function.signature, calls)
         for call, mismatch in incomplete:
             self._record_mismatch(call, mismatch)
-        if not complete or (self._errors and not self._continue_on_fail):
-            return
-        sources = [call.item for call in complete]
-        try:
-            result = self._function.call(self._task, arguments, self._make_items)
-            pair_batch(result[0], sources)
-            self._add(sources, result)
-            self._done += len(sources)
-        except BaseException as error:  # as above
-            if self._has_ended(error):
-                raise
-            self._record_exception(error, sources)
-
-    def _has_ended(self, error: BaseException) -> bool:
-        """Return whether the task has ended: its result would be dropped."""
-        return isinstance(error, TaskCancelled) or self._task.cancelled
+        if complete and (self._continue_on_fail or not self._errors):
+            self._call(arguments, [call.item for call in complete])
 
     # --- results --------------------------------------------------------------------------------
 
@@ -290,7 +282,7 @@ class _FunctionTask:
         finally:
             close = getattr(rows, "close", None)
             if close is not None:
-                close()  # releases what the generator holds now, not when the exception is freed
+                close()  # releases the generator's resources now, not when the exception is freed
 
     def _add(self, source: int | Sequence[int], result: ResultItems) -> None:
         items, is_list = result
@@ -302,7 +294,7 @@ class _FunctionTask:
         return Encoded(encode_value({"version": VERSION, "items": self._items, "errors": self._errors}))
 
     def _check_results(self) -> None:
-        """Make each result encodable, or fail its call: the results could not be encoded all at once."""
+        """Encode each result separately, and fail the calls whose result is not JSON."""
         items, sources, counts = self._items, self._sources, self._counts
         self._clear()
         end = 0
@@ -312,10 +304,8 @@ class _FunctionTask:
             try:
                 self._add(source, (make_encodable(result), result[1]))
             except NotJson as error:
-                self._done -= 1 if isinstance(source, int) else len(source)
-                self._record_exception(
-                    _cannot_be_sent(error), [source] if isinstance(source, int) else source
-                )
+                self._done -= len(_as_list(source))
+                self._record_exception(_cannot_be_sent(error), _as_list(source))
                 if not self._continue_on_fail:
                     return
 

@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import itertools
 import json
 import mimetypes
 import os
@@ -85,21 +86,22 @@ def _encodable(item: Item, path: str) -> Item:
     return checked
 
 
-def pair(items: list[Item], source: int) -> None:
-    """Pair all items with the input item at `source`. Items that have a pairing keep it."""
-    for item in items:
-        item.setdefault("pairedItem", {"item": source})
+def pair(items: list[Item], source: int | Sequence[int]) -> None:
+    """Pair output items with their input item, or with those of a batch. Items that have a pairing keep it.
 
-
-def pair_batch(items: list[Item], sources: Sequence[int]) -> None:
-    """Pair the items of a batch: one to one if there are as many as sources, else each with all sources."""
-    if len(items) == len(sources):
-        for item, source in zip(items, sources):
-            item.setdefault("pairedItem", {"item": source})
-    elif len(items) * len(sources) <= _MAX_PAIRS:
-        all_sources = [{"item": source} for source in sources]
-        for item in items:
-            item.setdefault("pairedItem", all_sources)
+    The items of a batch are paired one to one if there are as many as sources, else each with all sources.
+    """
+    pairings: Iterable[Any]
+    if isinstance(source, int):
+        pairings = itertools.repeat({"item": source})
+    elif len(items) == len(source):
+        pairings = ({"item": each} for each in source)
+    elif len(items) * len(source) <= _MAX_PAIRS:
+        pairings = itertools.repeat([{"item": each} for each in source])
+    else:
+        return
+    for item, pairing in zip(items, pairings):
+        item.setdefault("pairedItem", pairing)
 
 
 # --- one item or many ------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ class ParameterType:
     Attributes:
         name: the type's name in a function's description, such as "number".
         choices: the titles and JSON values of a drop-down; None for other types.
-        element_types: the types of the elements of a list or an object with any keys.
+        element_types: the types of the elements of a list, a tuple, or an object with any keys.
         field_type: the type of its field in n8n.
         empty: the value of its field without a default.
         default_types: the Python types of the defaults that the field can show.
@@ -47,12 +47,12 @@ class ParameterType:
         """Convert a JSON value to the Python value.
 
         Args:
-            strict: accept only a value that is of this type already, such as no number for a string. A union
-                tries that first.
+            strict: accept only a value that has this type already: no number for a string. A union tries all
+                its types strictly first.
 
         Raises:
             Mismatch: the value does not fit. Its path begins at this value.
-            TooMuchWork: the conversion takes more steps than the value's size explains.
+            TooMuchWork: the conversion takes more steps than a value of this size may take.
             UnknownZone: the workflow's time zone is needed, and Python has no data for it.
             RecursionError: the value is nested too deeply.
         """
@@ -61,7 +61,7 @@ class ParameterType:
     def signature(self) -> str:
         """Return the part of a function's signature that decides which values fit.
 
-        Written nodes hold a hash of it, so the text of a type must not change.
+        Generated nodes contain its hash, so the text of a type must not change.
         """
         return self.name
 
@@ -71,7 +71,7 @@ class ParameterType:
         raise NotImplementedError
 
     def field(self, default: Any) -> dict[str, Any]:
-        """Return type, default and options of the parameter's field in n8n: JSON.
+        """Return the field's type, default and options as JSON.
 
         Args:
             default: as `field_default` returns it.
@@ -79,7 +79,7 @@ class ParameterType:
         return {"type": self.field_type, "default": self.empty if default is None else default}
 
     def field_default(self, default: Any) -> Any:
-        """Return a parameter's default as its field shows it: JSON. None if it cannot show it."""
+        """Return a parameter's default as JSON; None if the field cannot show it."""
         default = to_json(default)
         if isinstance(default, float) and not math.isfinite(default):
             return None  # JSON has no such number
@@ -108,7 +108,7 @@ class String(ParameterType):
         if isinstance(value, str):
             return value
         if not strict and isinstance(value, (int, float)) and not isinstance(value, bool):
-            # An n8n expression makes a number of a string of digits, and JavaScript writes 3.0 as 3.
+            # n8n expressions turn a string of digits into a number, and JavaScript formats 3.0 as 3.
             if _may_be_rounded(value, conversion):
                 raise Mismatch("", f"{self.expected} ({SEND_AS_STRING})", value)
             is_integer = isinstance(value, float) and abs(value) <= LARGEST_INTEGER and value.is_integer()
@@ -124,11 +124,11 @@ def _may_be_rounded(value: float, conversion: Conversion) -> bool:
     return not conversion.from_text and abs(value) > LARGEST_INTEGER
 
 
-#: Numbers as JavaScript writes them; `int` and `float` also accept "1_0", "infinity" and other digits.
 _SPACE = " \t\r\n"
+#: Numbers as JavaScript formats them; `int` and `float` also accept "1_0", "infinity" and non-ASCII digits.
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-#: Characters of the longest number with a fraction or an exponent that is converted to an integer.
+#: Longest number with a fraction or an exponent that is converted to an integer, in characters.
 _LONGEST_NUMBER = 400
 
 
@@ -161,7 +161,7 @@ class Integer(ParameterType):
 
     name = "integer"
     expected = "an integer"
-    default_types = int
+    field_type, empty, default_types = "number", 0, int
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         if type(value) is int and -LARGEST_INTEGER <= value <= LARGEST_INTEGER:
@@ -221,6 +221,7 @@ class Choice(ParameterType):
     """
 
     name = "options"
+    field_type = "options"
 
     def __init__(self, members: Sequence[tuple[str, Any, Any]]) -> None:
         self.choices = [(title, sent) for title, sent, _ in members]
@@ -258,7 +259,7 @@ class Choice(ParameterType):
 
 
 class FileProperty(ParameterType):
-    """The name of one of the item's files. The caller of `convert` replaces it by the `File`."""
+    """A file of the item. n8n sends its name; `convert` expects the `File` that its caller has made."""
 
     name = "file"
     expected = "the name of one of the item's files"
@@ -274,7 +275,10 @@ class FileProperty(ParameterType):
 
 
 def parse_field(value: Any, conversion: Conversion, expected: str, strict: bool) -> tuple[Any, Conversion]:
-    """Return the value of a JSON field: parse it if it is a string, as it is without an expression.
+    """Parse the value of a JSON field. n8n sends a string, unless the field has an expression.
+
+    Returns:
+        The value, and the conversion to continue with.
 
     Raises:
         Mismatch: the string is not valid JSON.
@@ -335,7 +339,9 @@ class Array(JsonType):
                 conversion.check_hashes(elements)
             return self._make(elements)
         except TypeError:  # a set of values without a hash
-            raise Mismatch("", "a list of plain values, each once", value) from None
+            raise Mismatch(
+                "", "a list of strings, numbers or other values that a set can contain", value
+            ) from None
         except ValueError as error:
             raise Mismatch("", f"{self.expected} of values with different hashes ({error})", value) from None
 
@@ -354,7 +360,7 @@ class Tuple(JsonType):
 
     @property
     def expected(self) -> str:
-        return f"a list of {len(self.element_types)}"
+        return f"a list of {len(self.element_types)} values"
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         value, conversion = parse_field(value, conversion, self.expected, strict)
@@ -400,7 +406,7 @@ class Dictionary(JsonType):
         return json.dumps(["object", self.value.signature()])
 
 
-# --- types around other types ------------------------------------------------------------------------
+# --- wrapper types ----------------------------------------------------------------------------------
 
 
 class Union(ParameterType):
@@ -408,7 +414,7 @@ class Union(ParameterType):
 
     def __init__(self, types: Sequence[ParameterType]) -> None:
         self.types = types
-        # The name decides on the field, and this one's has to take every value.
+        # Part of the definition in generated nodes, so it must not change.
         self.name = "string" if any(each.name == "string" for each in types) else "any"
 
     @property
@@ -418,7 +424,7 @@ class Union(ParameterType):
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         if not isinstance(value, (dict, list)):
             return self._convert(value, conversion, strict)
-        # Without the cache, the time for a union inside of itself would double with each level.
+        # Without the cache, a recursive union would take twice as long for each level.
         key = (id(self), id(value), strict)
         results = conversion.union_results
         if key not in results:
@@ -431,11 +437,12 @@ class Union(ParameterType):
         return results[key]
 
     def _convert(self, value: Any, conversion: Conversion, strict: bool) -> Any:
-        for each_strict in (True,) if strict else (True, False):
+        passes = (True,) if strict else (True, False)
+        for is_strict in passes:
             for each in self.types:
                 conversion.spend(1)
                 try:
-                    return each.convert(value, conversion, each_strict)
+                    return each.convert(value, conversion, is_strict)
                 except Mismatch:
                     continue
         raise Mismatch("", self.expected, value)
@@ -510,7 +517,7 @@ class Bounded(Wrapper):
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         max_length = self.bounds.get("max_length")
         if isinstance(max_length, (int, float)):
-            # Before the elements are converted: the bound is there to save that work.
+            # Check the length before the conversion, which may be expensive.
             raw = value
             if isinstance(unwrap(self.inner), (Array, Dictionary)) and value != "":
                 raw, _ = parse_field(value, conversion, self.expected, strict)
@@ -532,7 +539,7 @@ class Bounded(Wrapper):
             return False
 
     def signature(self) -> str:
-        return self.inner.signature()  # without the bounds: they may change, as descriptions may
+        return self.inner.signature()  # bounds do not count, so that they can change
 
     def field(self, default: Any) -> dict[str, Any]:
         field = self.inner.field(default)
@@ -541,7 +548,7 @@ class Bounded(Wrapper):
             limits = {
                 names[name]: bound
                 for name, bound in self.bounds.items()
-                if name in names and not isinstance(bound, datetime.date)  # which no number is within
+                if name in names and not isinstance(bound, datetime.date)  # dates bound no number
             }
             field["typeOptions"] = {**field.get("typeOptions", {}), **limits}
         return field

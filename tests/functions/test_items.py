@@ -16,7 +16,7 @@ import pytest
 
 from n8nrunner import File
 from n8nrunner.functions import items
-from n8nrunner.functions.items import make_encodable, pair, pair_batch
+from n8nrunner.functions.items import make_encodable, pair
 from n8nrunner.protocol.json_text import NotJson
 
 
@@ -258,5 +258,5 @@ def test_the_items_of_a_batch_are_paired_one_to_one_or_with_all(
     count: int, sources: Sequence[int], first: Any
 ) -> None:
     made: List[Dict[str, Any]] = [{"json": {}} for _ in range(count)]
-    pair_batch(made, sources)
+    pair(made, sources)
     assert made[0].get("pairedItem") == first

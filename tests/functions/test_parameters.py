@@ -254,7 +254,7 @@ def test_a_value_that_fits_is_converted(hint: Any, value: Any, expected: Any) ->
         (list, {"a": 1}, 'value: expected a list, got {"a": 1}'),
         (List[int], [1, "x"], 'value[1]: expected an integer, got "x"'),
         (List[List[int]], [[1], [2, None]], "value[1][1]: expected an integer, got null"),
-        (Set[Any], [[1]], "value: expected a list of plain values"),
+        (Set[Any], [[1]], "value: expected a list of strings, numbers or other values"),
         (Tuple[int, str], [1], "value: expected a list of 2"),
         (Dict[str, int], {"a": []}, "value.a: expected an integer, got []"),
         (Address, {}, "value.city: expected a string, got nothing"),

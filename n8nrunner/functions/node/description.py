@@ -13,7 +13,6 @@ from n8nrunner.functions.function import Function
 from n8nrunner.functions.labels import sentence_of, title_of, whether
 from n8nrunner.functions.node.docstrings import read_docstring
 from n8nrunner.functions.node.javascript import Expression
-from n8nrunner.functions.parameters import takes_file
 from n8nrunner.functions.signature import Parameter
 from n8nrunner.protocol.json_faults import LARGEST_INTEGER
 
@@ -205,7 +204,7 @@ class Operation:
         description = _description(description)
         if field["type"] == "boolean":
             description = whether(description) if description else ""
-        elif takes_file(parameter.type):
+        elif parameter.is_file:
             hint = "The name of the item's field with the file"
             description = f"{description}. {hint}." if description else hint
         if description:
