@@ -38,17 +38,11 @@ class GrantTokens:
 
 
 class Allowance(NamedTuple):
-    """The answer of a fixed window to one request.
+    """The answer of a fixed window to one request."""
 
-    Attributes:
-        allowed: whether the request may go on.
-        remaining: how many more may in this window.
-        resets_in: seconds until the window ends.
-    """
-
-    allowed: bool
-    remaining: int
-    resets_in: float
+    allowed: bool  #: whether the request may go on.
+    remaining: int  #: how many more may in this window.
+    resets_in: float  #: seconds until the window ends.
 
 
 class FixedWindow:

@@ -12,19 +12,12 @@ CANCELLED_BY_USER = "Task cancelled by user"
 
 
 class SavedFile(NamedTuple):
-    """A file that a task saved with ``helpers.prepareBinaryData`` or ``helpers.setBinaryDataBuffer``.
+    """A file that a task saved with ``helpers.prepareBinaryData`` or ``helpers.setBinaryDataBuffer``."""
 
-    Attributes:
-        data: its content.
-        file_name: its name, if the task gave one.
-        mime_type: its type, as given or guessed.
-        binary_data: n8n's object for an item's ``binary``. Its ``data`` is Base64.
-    """
-
-    data: bytes
-    file_name: str | None
-    mime_type: str
-    binary_data: dict[str, Any]
+    data: bytes  #: its content.
+    file_name: str | None  #: its name, if the task gave one.
+    mime_type: str  #: its type, as given or guessed.
+    binary_data: dict[str, Any]  #: n8n's object for an item's ``binary``. Its ``data`` is Base64.
 
 
 class BrokerTask:

@@ -18,10 +18,8 @@ _MAX_DIFFERENCES = 20
 class Call(NamedTuple):
     """One call of a function."""
 
-    #: The index of its item.
-    item: int
-    #: Its arguments by name: JSON, or the Python values after `convert_arguments`.
-    arguments: dict[str, Any]
+    item: int  #: The index of its item.
+    arguments: dict[str, Any]  #: Its arguments by name: JSON, or the Python values after `convert_arguments`.
 
 
 class SignatureChanged(Exception):
@@ -139,10 +137,8 @@ def convert_arguments(
 class Columns(NamedTuple):
     """The arguments of one call for all items."""
 
-    #: By name: a list with a value of each item, or the first item's value.
-    arguments: dict[str, Any]
-    #: The calls of the items that take part.
-    calls: list[Call]
+    arguments: dict[str, Any]  #: By name: a list with a value of each item, or the first item's value.
+    calls: list[Call]  #: The calls of the items that take part.
     #: The calls without an argument that others have: the lists would have a gap at their item.
     incomplete: list[tuple[Call, Mismatch]]
 

@@ -25,23 +25,14 @@ SEND_AS_STRING = f"n8n's numbers are exact up to {LARGEST_INTEGER} only: send th
 
 
 class ParameterType:
-    """A type of parameter.
+    """A type of parameter."""
 
-    Attributes:
-        name: the type's name in a function's description, such as "number".
-        choices: the titles and JSON values of a drop-down; None for other types.
-        element_types: the types of the elements of a list, a tuple, or an object with any keys.
-        field_type: the type of its field in n8n.
-        empty: the value of its field without a default.
-        default_types: the Python types of the defaults that the field can show.
-    """
-
-    name: str
-    choices: list[tuple[str, Any]] | None = None
-    element_types: Sequence[ParameterType] = ()
-    field_type = "string"
-    empty: Any = ""
-    default_types: type | tuple[type, ...] = str
+    name: str  #: the type's name in a function's description, such as "number"
+    choices: list[tuple[str, Any]] | None = None  #: the titles and JSON values of a drop-down
+    element_types: Sequence[ParameterType] = ()  #: of a list, a tuple, or an object with any keys
+    field_type = "string"  #: the type of its field in n8n
+    empty: Any = ""  #: the value of its field without a default
+    default_types: type | tuple[type, ...] = str  #: the Python types of the defaults that the field can show
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         """Convert a JSON value to the Python value.

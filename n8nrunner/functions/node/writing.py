@@ -24,10 +24,8 @@ class Written(NamedTuple):
     """The changes of one `Package.write`. Operations have the names of their functions."""
 
     folder: Path
-    #: Whether there was no package in the folder before.
-    is_new: bool
-    #: Whether any file was written.
-    changed: bool
+    is_new: bool  #: Whether there was no package in the folder before.
+    changed: bool  #: Whether any file was written.
     #: Operations that are new in the package; None if its earlier operations are unknown.
     added: list[str] | None
     updated: list[str]
@@ -37,12 +35,9 @@ class Written(NamedTuple):
 class Package(NamedTuple):
     """A node package."""
 
-    #: The name of the package, and of its folder.
-    name: str
-    #: The path of the node's code. n8n takes the name of the class from its file name.
-    code: str
-    #: The text of each file by its path in the package, in the order of writing.
-    files: dict[str, str]
+    name: str  #: The name of the package, and of its folder.
+    code: str  #: The path of the node's code. n8n takes the name of the class from its file name.
+    files: dict[str, str]  #: The text of each file by its path in the package, in the order of writing.
 
     def write(self, where: Path, environment: Mapping[str, str]) -> Written:
         """Write the package into its folder in `where`. Files that are current already are left as they are.
