@@ -1,4 +1,4 @@
-"""The threads and objects that one `Runner.start` starts, from the links to the last thread."""
+"""The threads and objects of one `Runner.start`."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ if TYPE_CHECKING:
 
 logger = logs.get_logger("n8nrunner")
 
-#: Seconds below which the life of a runner at the program's end looks like a mistake.
+#: If the program ends sooner than this after the start, in seconds, it probably lacks `run()` or `join()`.
 _SHORT_LIFE = 10.0
 
-#: How many running tasks a line of the log names.
+#: The number of running tasks that a log line names.
 _NAMED_TASKS = 5
 
-#: Seconds that a thread of the caller waits for a line of the log.
+#: Longest wait of the caller's thread for a log call, in seconds.
 _LOG_WAIT = 0.5
 
 
 class Extras(NamedTuple):
-    """The settings of a runner that only code can give. See `Runner`."""
+    """The settings of a runner that have no environment variable. See `Runner`."""
 
     executor: ExecutorOrFactory | None = None
     task_context: TaskContext | None = None
@@ -60,7 +60,7 @@ class Extras(NamedTuple):
         """Check the types.
 
         Raises:
-            ConfigurationError: with everything that is wrong.
+            ConfigurationError: with every problem.
         """
         problems = []
         executor: object = self.executor
@@ -94,12 +94,12 @@ class Engine:
     """
 
     def __init__(self, config: RunnerConfig, registry: Registry, extras: Extras, gives_up: bool) -> None:
-        #: Seconds that running tasks get when a stop says nothing else.
+        #: Default grace period of a stop, in seconds.
         self.grace = config.graceful_shutdown_timeout
         self.handler_of = registry.handler_of
         self._config = config
         self._registry = registry
-        # As it is now, because a log handler may register a task before the start looks at this.
+        # Read here, because a log handler may register a task during the start.
         self._has_handlers = not registry.is_empty
         self._shared = extras.shared
         self._slots = Slots(config.capacity, len(config.urls))
@@ -120,13 +120,13 @@ class Engine:
     # --- starting ---------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start all threads. After a raise, nothing runs and all descriptors are closed.
+        """Start all threads. If this raises, no thread runs and all descriptors are closed.
 
         Raises:
             ConfigurationError: the health check server cannot listen.
-            ExecutorBroken: the executor that was passed runs nothing.
+            ExecutorBroken: the executor that was passed cannot run a function.
             RunnerStopped: `request_stop` was called.
-            OSError, RuntimeError: the process has no descriptor or no thread left.
+            OSError, RuntimeError: no descriptor or thread is available.
         """
         with contextlib.ExitStack() as undo:
             undo.callback(self._finish)
@@ -136,22 +136,22 @@ class Engine:
             self._link_thread.open()
             undo.callback(self._pool.shut_down)
             self._pool.warm_up()
-            self._refuse_when_stopping()
+            self._raise_if_stopping()
             if self._config.health_check_enabled:
                 self._start_health(undo)
             undo.callback(self._callbacks.cancel_start)
             self._callbacks.start()
             if not self._has_handlers:
                 logger.warning(
-                    "The runner %r has no handler yet, so n8n can send it nothing", self._config.name
+                    "The runner %r has no handler yet, so n8n cannot send it tasks", self._config.name
                 )
-            self._refuse_when_stopping()
-            exit_hook.register()  # again: the executor may have been imported since
+            self._raise_if_stopping()
+            exit_hook.register()  # again: the executor's factory may have imported concurrent.futures.process
             exit_hook.running.add(self)
             self.lifecycle.on_registered(self.take_over)
             undo.callback(self._end_links)
             self._link_thread.start()
-            self.lifecycle.run()
+            self.lifecycle.note_running()
             undo.pop_all()
 
     def _start_health(self, undo: contextlib.ExitStack) -> None:
@@ -169,29 +169,29 @@ class Engine:
             undo.callback(self._health.stop)
             self._health.start()
         except (ConfigurationError, OSError, RuntimeError) as error:
-            # With `start(wait=0)` the process is an application, such as one of several gunicorn workers,
-            # which goes on without the health check server.
+            # With `start(wait=0)` the runner is part of an application, such as one of several gunicorn
+            # workers, and runs without the server.
             if self.lifecycle.gives_up:
                 raise
-            logger.error("The runner goes on without the health check server: %s", error)
+            logger.error("The runner runs without the health check server: %s", error)
             if self._health is not None:
                 self._health.stop()
                 self._health = None
 
-    def _refuse_when_stopping(self) -> None:
+    def _raise_if_stopping(self) -> None:
         if self.lifecycle.error is not None:  # a thread that had started has failed
             raise self.lifecycle.error
         if self.lifecycle.is_stop_requested:
             raise RunnerStopped("stop() was called while the runner was starting")
 
     def _end_links(self) -> None:
-        """Undo `LinkThread.start`, which an interrupt may have ended before or after the thread began."""
+        """Stop the links' thread if it has begun; otherwise prevent it."""
         if not self._link_thread.cancel_start():
             self.request_stop(0)
             self.lifecycle.wait_ended(STOP_MARGIN)
 
     def undo_start(self) -> None:
-        """End what `start` has started, wherever an exception or an interrupt has ended it."""
+        """Undo a `start` that an exception or an interrupt ended at any point."""
         if self._link_thread.cancel_start():
             self._finish()
             return
@@ -203,7 +203,7 @@ class Engine:
         """Wait for the first registration, for at most `wait` seconds.
 
         Raises:
-            N8nRunnerError: there was none, and why. See `Runner.start`.
+            N8nRunnerError: no broker registered the runner. See `Runner.start`.
         """
         lifecycle = self.lifecycle
         if lifecycle.wait_registered(Deadline(wait), until_refused=True):
@@ -223,14 +223,15 @@ class Engine:
         return "; ".join(link.last_error or f"{link.broker} is {link.state}" for link in links)
 
     def give_up_when_refused(self) -> None:
-        """End, now or later, when every broker refuses the token before the first registration."""
+        """From now on, stop if every broker refuses the token before the first registration."""
         if self.lifecycle.give_up_when_refused():
             self.request_stop(0)
 
     def take_over(self) -> None:
         """Stop earlier runners of this process with functions and the same name and broker.
 
-        A notebook's cell that builds a runner, run again, would leave one that no variable refers to.
+        Running a notebook cell again would otherwise leave a runner that no variable refers to. Thread: the
+        links' thread at the first registration, or the one that adds the first function.
         """
         for other in list(exit_hook.running):
             if (
@@ -256,18 +257,18 @@ class Engine:
         """Ask all links to end, and return.
 
         Args:
-            grace: seconds that running tasks get to finish.
+            grace: the grace period in seconds.
         """
         until = time.monotonic() + grace
         self.lifecycle.request_stop(until)
         self._link_thread.stop(until)
 
     def is_links_thread(self) -> bool:
-        """Return whether the calling thread is the one that ends the engine."""
+        """Return whether the calling thread is the links' thread, which ends the engine."""
         return threading.current_thread() is self._link_thread.thread
 
     def is_own_thread(self) -> bool:
-        """Return whether a stop would wait for the calling thread."""
+        """Return whether the calling thread is one of this engine's, for which a stop would wait."""
         return (
             self._pool.is_current
             or self.is_links_thread()
@@ -275,14 +276,14 @@ class Engine:
         )
 
     def join(self, deadline: Deadline) -> None:
-        """Wait for the end of all threads, and log those that do not end."""
+        """Wait for the end of all threads, and log the names of those that do not end."""
         self.lifecycle.wait_ended(deadline.remaining())
         thread = self._link_thread.thread
         if thread.is_alive():
             thread.join(deadline.remaining())
         if thread.is_alive():
             _warn("The runner %r has not stopped in time: a log handler may be blocked", self._config.name)
-        # Nothing waits for a thread that connects: it cannot be interrupted, and touches nothing of this.
+        # Connecting threads are not joined: they cannot be interrupted and share no state.
         if not self._callbacks.join(deadline):
             _warn("on_undelivered has not returned yet")
         running = self._pool.join(deadline)
@@ -293,7 +294,7 @@ class Engine:
             )
 
     def log_exit(self) -> None:
-        """Log that the end of the program stops the runner, and what it waits for."""
+        """Log that the end of the program stops the runner, and which tasks it waits for."""
         if time.monotonic() - self.lifecycle.started_at < _SHORT_LIFE:
             logger.warning(
                 "The program has ended, and the runner %r with it. To keep it going, end the program with "
@@ -310,12 +311,13 @@ class Engine:
             )
 
     def describe_tasks(self) -> str:
-        """Return the running tasks for a line of the log; an empty string if there are none."""
+        """Return the running tasks for a log line; an empty string if there are none."""
         tasks = [task.describe() for task in list(self._pool.active)]
         if not tasks:
             return ""
+        count = f"{len(tasks)} running task{'' if len(tasks) == 1 else 's'}"
         more = f" and {len(tasks) - _NAMED_TASKS} more" if len(tasks) > _NAMED_TASKS else ""
-        return f"{len(tasks)} running task{'s'[: len(tasks) > 1]}: {', '.join(tasks[:_NAMED_TASKS])}{more}"
+        return f"{count}: {', '.join(tasks[:_NAMED_TASKS])}{more}"
 
     def forked(self) -> None:
         """Close this process's copies of the descriptors. The parent process and the broker do not notice."""
@@ -329,10 +331,10 @@ class Engine:
         self.lifecycle.note_registered(link.index)
 
     def link_refused(self, link: BrokerLink, error: N8nRunnerError) -> bool:
-        # A grant token of a launcher is good once. A token can be corrected while the runner waits.
-        one_shot = isinstance(error, GrantTokenSpent) or self._config.is_one_shot
+        # A launcher's grant token works once. A wrong secret can be corrected while the runner waits.
+        is_final = isinstance(error, GrantTokenSpent) or self._config.is_one_shot
         is_raised = self.lifecycle.start_raises_refusals
-        if not self.lifecycle.note_refused(link.index, error, is_final=one_shot):
+        if not self.lifecycle.note_refused(link.index, error, is_final):
             return False
         if not is_raised:
             logger.error("The runner ends: %s", error)
@@ -361,7 +363,7 @@ class Engine:
     # --- the end ----------------------------------------------------------------------------------
 
     def _links_ended(self, failure: BaseException | None) -> None:
-        # Stopping waits for this, so nothing in it may wait for a handler or a callback.
+        # `stop` waits for this, so it must not wait for handlers or callbacks.
         if failure is not None:
             self._fail("n8nrunner-links", failure)
         guarded(self._pool.shut_down)
@@ -373,10 +375,10 @@ class Engine:
     def _finish(self) -> None:
         exit_hook.running.discard(self)
         self._registry.disconnect(self._change_types)
-        self.lifecycle.end()
+        self.lifecycle.note_ended()
 
     def _fail(self, thread: str, error: BaseException) -> None:
-        """End as failed, because an unexpected error has ended a thread."""
+        """End the runner as failed, because an unexpected error ended a thread."""
         failed = RunnerFailed(
             f"the thread {thread} ended because of an unexpected error ({logs.describe(error)})"
         )
@@ -393,17 +395,17 @@ class Engine:
     # --- for the pool, on any thread --------------------------------------------------------------
 
     def executor_broken(self, error: ExecutorBroken) -> None:
-        """End: no task can run any more. Other runners get the tasks."""
+        """End the runner, because it can run no more tasks. Other runners get them."""
         self._end_with(error, "The runner ends: %s", error)
 
     def set_offering(self, wanted: bool) -> None:
-        """Offer tasks, or stop that until the executor has been replaced."""
+        """Offer tasks, or pause offers until the executor is replaced."""
         self._link_thread.set_offering(wanted)
 
-    # --- what users see ---------------------------------------------------------------------------
+    # --- for users --------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """Return the state of everything now."""
+        """Return the state of the runner now. Reads single values of the links without a lock."""
         now = time.monotonic()
         links: list[LinkSnapshot] = [link.snapshot() for link in self.links]
         tasks = tuple(
@@ -422,7 +424,7 @@ class Engine:
             self.lifecycle.state.value,
             self._config.name,
             self._config.capacity,
-            # After the end nothing gives slots back, but handlers may still return.
+            # After the end no slot is released, but handlers may still return.
             self._slots.taken if self.lifecycle.is_alive else len(self._pool.active),
             tuple(links),
             tasks,
@@ -440,7 +442,10 @@ class Engine:
 
 
 def _warn(message: str, *args: object) -> None:
-    """Log a warning on another thread: the caller's may be the only one that can still end the process."""
+    """Log a warning on another thread, or on the caller's if none can be started.
+
+    A log handler may block, and the caller's thread may be the only one that can still end the process.
+    """
     if not process.run_detached(lambda: logger.warning(message, *args), _LOG_WAIT):
         logger.warning(message, *args)
 

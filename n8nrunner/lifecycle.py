@@ -1,4 +1,4 @@
-"""The state of a runner, from one start to its end, and who waits for it to change."""
+"""The state of a runner from one start to its end, and the threads that wait for it to change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from n8nrunner.errors import N8nRunnerError
 
 logger = logs.get_logger("n8nrunner")
 
-#: Seconds after the grace period within which a runner has stopped. Closing a connection takes less.
+#: Longest time from the end of the grace period to the end of the runner, in seconds.
 _STOP_LIMIT = 10.0
 
 
@@ -25,7 +25,7 @@ class State(enum.Enum):
     RUNNING = "running"
     STOPPING = "stopping"  #: it offers nothing; running tasks have the grace period
     STOPPED = "stopped"
-    FAILED = "failed"  #: it ended by itself, because of `Lifecycle.error`
+    FAILED = "failed"  #: `Lifecycle.error` ended it
     FORKED = "forked"  #: in a child process: the runner's threads are in the parent process
 
 
@@ -47,12 +47,13 @@ class Lifecycle:
     """The life of a runner from one start on. For any thread.
 
     Args:
-        state: where it begins.
-        brokers: how many brokers the runner has.
+        state: the first state.
+        brokers: the number of brokers.
         is_registered: returns whether one of them knows the runner now.
+        gives_up: the first value of the attribute.
 
     Attributes:
-        error: why the runner ended, or ends, by itself; None if it does not. The first reason stays.
+        error: the first error that ended the runner or ends it; None if it runs or was stopped.
         gives_up: whether the runner ends when every broker refuses the token before a registration.
         started_at: the moment of `time.monotonic()` at which the start began.
     """
@@ -67,7 +68,7 @@ class Lifecycle:
         self.error: N8nRunnerError | None = None
         self.gives_up = gives_up
         self.started_at = time.monotonic()
-        self.is_registered = is_registered
+        self._any_registered = is_registered
         self._state = state
         self._brokers = brokers
         self._starter = threading.get_ident()
@@ -76,7 +77,7 @@ class Lifecycle:
         self._refused: dict[int, N8nRunnerError] = {}
         self._when_registered: list[Callable[[], None]] = []
         self._when_ended: list[Callable[[], None]] = []
-        # Guards all this; nothing is called under it but `is_registered`. Its lock is reentrant, because a
+        # Guards all attributes. Only `_any_registered` is called under it. Its lock is reentrant, because a
         # signal handler may call `Runner.stop` at any point of the main thread.
         self._changed = threading.Condition(threading.RLock())
 
@@ -86,6 +87,11 @@ class Lifecycle:
     def state(self) -> State:
         """The state now."""
         return self._state
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether a broker knows the runner now."""
+        return self._any_registered()
 
     @property
     def is_alive(self) -> bool:
@@ -103,18 +109,18 @@ class Lifecycle:
         return self._state is State.STARTING and threading.get_ident() == self._starter
 
     def _enter(self, state: State) -> bool:
-        """Go to a state if a transition leads there."""
+        """Enter a state if a transition leads to it. Return whether one does."""
         with self._changed:
             if state not in _NEXT[self._state]:
                 return False
             self._state = state
             return True
 
-    def begin(self) -> None:
+    def note_starting(self) -> None:
         """Note that the threads are being started."""
         self._enter(State.STARTING)
 
-    def run(self) -> None:
+    def note_running(self) -> None:
         """Note that all threads have been started."""
         self._enter(State.RUNNING)
         if self.is_stop_requested:
@@ -123,23 +129,22 @@ class Lifecycle:
             self._changed.notify_all()
 
     def request_stop(self, until: float) -> None:
-        """Note that the runner is to stop.
+        """Note that the runner has to stop.
 
         Args:
-            until: when running tasks are cut short, as a moment of `time.monotonic()`. A later request may
-                shorten the time, and never prolongs it.
+            until: the end of the grace period on the monotonic clock. A later request can only shorten it.
         """
-        # Set before the state, so that `run` finds it if a signal handler calls this in the middle of `run`.
-        # This does not notify, because the handler may have interrupted a `notify_all`. Nothing waits for
-        # STOPPING.
+        # Set before the state, so that `note_running` finds it if a signal handler calls this in the middle
+        # of it. This does not notify, because the handler may have interrupted a `notify_all`, and no thread
+        # waits for STOPPING.
         self._stop_until = until if self._stop_until is None else min(self._stop_until, until)
         self._enter(State.STOPPING)
 
     def fail(self, error: N8nRunnerError) -> bool:
-        """Note why the runner is about to end by itself.
+        """Note the error that ends the runner.
 
         Returns:
-            Whether the runner is alive; otherwise nothing is noted.
+            Whether the runner is alive. If it is not, the error is ignored.
         """
         with self._changed:
             if self.is_alive:
@@ -147,8 +152,8 @@ class Lifecycle:
                 self._changed.notify_all()
             return self.is_alive
 
-    def end(self) -> None:
-        """Note the end, and call what waits for it. The second call does nothing."""
+    def note_ended(self) -> None:
+        """Note the end, and call the functions of `on_ended`. A second call does nothing."""
         with self._changed:
             self._enter(State.STOPPED if self.error is None else State.FAILED)
             callbacks, self._when_ended = self._when_ended, []
@@ -160,14 +165,14 @@ class Lifecycle:
 
     @property
     def refusal(self) -> N8nRunnerError | None:
-        """Why every broker refused the token before any registration; None if one did not."""
+        """The first refusal, if every broker refused the token before any registration; otherwise None."""
         if self._ever_registered or len(self._refused) < self._brokers:
             return None
         return next(iter(self._refused.values()), None)
 
     @property
     def start_raises_refusals(self) -> bool:
-        """Whether `start` or `run` raises a refusal of the token, so that nothing has to log it."""
+        """Whether `start` or `run` raises a refusal of the token, so that it is not logged."""
         return self.gives_up and not self._ever_registered
 
     def note_registered(self, index: int) -> None:
@@ -187,7 +192,7 @@ class Lifecycle:
             is_final: whether this ends the runner in any case.
 
         Returns:
-            Whether the runner ends: `error` is its reason then.
+            Whether the runner ends because of `error`.
         """
         with self._changed:
             self._refused[index] = error
@@ -198,7 +203,7 @@ class Lifecycle:
         return is_final
 
     def give_up_when_refused(self) -> bool:
-        """End, now or later, when every broker refuses the token before the first registration.
+        """From now on, end if every broker refuses the token before the first registration.
 
         Returns:
             Whether every broker has refused it already.
@@ -207,10 +212,13 @@ class Lifecycle:
             self.gives_up = True
             return self.refusal is not None and self.fail(self.refusal)
 
-    # --- who waits --------------------------------------------------------------------------------
+    # --- waiting ----------------------------------------------------------------------------------
 
     def on_registered(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, at the first registration, on the links' thread, or now. It must not wait."""
+        """Call `callback` at the first registration, on the links' thread, or at once if it is over.
+
+        The callback must not wait.
+        """
         with self._changed:
             if not self._ever_registered:
                 self._when_registered.append(callback)
@@ -218,7 +226,7 @@ class Lifecycle:
         callback()
 
     def on_ended(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when the last link has ended, on the links' thread, or now."""
+        """Call `callback` when the runner ends, on the links' thread, or at once if it has ended."""
         with self._changed:
             if self.is_alive:
                 self._when_ended.append(callback)
@@ -226,7 +234,7 @@ class Lifecycle:
         callback()
 
     def wait_started(self) -> None:
-        """Wait until another thread has started the runner, or has failed to."""
+        """Wait until the start on another thread has succeeded or failed."""
         with self._changed:
             self._changed.wait_for(lambda: self._state is not State.STARTING)
 
@@ -244,19 +252,19 @@ class Lifecycle:
             return (
                 not self.is_alive
                 or self.error is not None
-                or self.is_registered()
+                or self.is_registered
                 or (until_refused and self.refusal is not None)
             )
 
         with self._changed:
             self._changed.wait_for(is_settled, deadline.remaining())
-        return self.error is None and self.is_registered()
+        return self.error is None and self.is_registered
 
     def wait_ended(self, timeout: float | None) -> bool:
         """Wait until the runner has ended.
 
         Args:
-            timeout: seconds; None for as long as it takes.
+            timeout: seconds; None for no limit.
 
         Returns:
             Whether it has ended.
@@ -265,13 +273,13 @@ class Lifecycle:
             return self._changed.wait_for(lambda: not self.is_alive, timeout)
 
     def wait_stopped(self) -> bool:
-        """Wait for the end of the stop that was requested.
+        """Wait for the end of a stop that was requested, for the longest time that it can take.
 
         Returns:
-            Whether the runner has ended; False if the time that its stop may take is over.
+            Whether the runner has ended.
         """
-        until = self._stop_until or 0.0
-        return self.wait_ended(max(0.0, until - time.monotonic()) + _STOP_LIMIT)
+        grace = 0.0 if self._stop_until is None else max(0.0, self._stop_until - time.monotonic())
+        return self.wait_ended(grace + _STOP_LIMIT)
 
 
 def guarded(step: Callable[[], object]) -> None:
@@ -279,4 +287,4 @@ def guarded(step: Callable[[], object]) -> None:
     try:
         step()
     except BaseException as error:  # noqa: BLE001 - logged
-        logger.error("Could not end in order: %s\n%s", logs.describe(error), logs.frames_of(error))
+        logger.error("Could not end cleanly: %s\n%s", logs.describe(error), logs.frames_of(error))

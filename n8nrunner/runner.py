@@ -294,7 +294,7 @@ class Runner:
                     self._check_startable()
                     engine = Engine(self.config, self._registry, self._extras, gives_up)
                     begun.append(engine)
-                    engine.lifecycle.begin()
+                    engine.lifecycle.note_starting()
                     self._begun = engine
                     break
             if other.lifecycle.is_starter:
@@ -424,7 +424,7 @@ class Runner:
     @property
     def is_registered(self) -> bool:
         """Whether the runner is registered with at least one broker now."""
-        return self._lifecycle.is_registered()
+        return self._lifecycle.is_registered
 
     def wait_registered(self, timeout: float | None = None) -> bool:
         """Wait until the runner is registered with a broker.

@@ -20,11 +20,11 @@ from tests.pages import read
 ERROR = RunnerFailed("of the test")
 
 EVENTS: dict[str, Callable[[Lifecycle], object]] = {
-    "begin": Lifecycle.begin,
-    "run": Lifecycle.run,
+    "begin": Lifecycle.note_starting,
+    "run": Lifecycle.note_running,
     "stop": lambda lifecycle: lifecycle.request_stop(0.0),
     "fail": lambda lifecycle: lifecycle.fail(ERROR),
-    "end": Lifecycle.end,
+    "end": Lifecycle.note_ended,
 }
 
 #: The way to each state.
@@ -80,7 +80,7 @@ def test_a_runner_that_ends_with_an_error_has_failed(state: State) -> None:
     assert lifecycle.fail(ERROR)
     assert lifecycle.fail(RunnerFailed("the second"))
     assert lifecycle.state is state
-    lifecycle.end()
+    lifecycle.note_ended()
     assert lifecycle.state is State.FAILED
     assert lifecycle.error is ERROR
 
@@ -111,7 +111,7 @@ def test_a_stop_during_the_start_is_in_force_when_all_threads_run() -> None:
     lifecycle.request_stop(time.monotonic() + LIMIT)
     assert lifecycle.state is State.STARTING
     assert lifecycle.is_stop_requested
-    lifecycle.run()
+    lifecycle.note_running()
     assert lifecycle.state is State.STOPPING
 
 
@@ -140,8 +140,8 @@ def refused(text: str) -> N8nRunnerError:
 
 def with_brokers(count: int, gives_up: bool = True) -> Lifecycle:
     lifecycle = Lifecycle(brokers=count, gives_up=gives_up)
-    lifecycle.begin()
-    lifecycle.run()
+    lifecycle.note_starting()
+    lifecycle.note_running()
     return lifecycle
 
 
@@ -182,8 +182,8 @@ def test_callbacks_are_called_once_or_at_once() -> None:
     lifecycle.on_ended(lambda: called.append("ended"))
     lifecycle.note_registered(0)
     lifecycle.note_registered(0)
-    lifecycle.end()
-    lifecycle.end()
+    lifecycle.note_ended()
+    lifecycle.note_ended()
     assert called == ["registered", "ended"]
     lifecycle.on_registered(lambda: called.append("late"))
     lifecycle.on_ended(lambda: called.append("later"))
@@ -199,7 +199,7 @@ def test_a_callback_that_raises_keeps_no_other_from_being_called() -> None:
 
     lifecycle.on_ended(fail)
     lifecycle.on_ended(called.set)
-    lifecycle.end()
+    lifecycle.note_ended()
     assert called.is_set()
 
 
@@ -240,14 +240,14 @@ def test_only_the_thread_that_starts_the_runner_is_the_starter() -> None:
     thread, found = waiting(lambda: lifecycle.is_starter)
     thread.join(LIMIT)
     assert found == [False]
-    lifecycle.run()
+    lifecycle.note_running()
     assert not lifecycle.is_starter
 
 
 def test_a_wait_for_a_registration_ends_with_it_or_with_the_last_refusal() -> None:
     is_registered = threading.Event()
     lifecycle = Lifecycle(brokers=1, is_registered=is_registered.is_set, gives_up=False)
-    lifecycle.begin()
+    lifecycle.note_starting()
     thread, found = waiting(lambda: lifecycle.wait_registered(Deadline(LIMIT), until_refused=True))
     lifecycle.note_refused(0, refused("first"), is_final=False)
     thread.join(LIMIT)

@@ -1,7 +1,7 @@
 """The blocking steps of a connection, each on a thread of its own: grant token, dialling, upgrade, probes.
 
 A name look-up or a handshake cannot be interrupted. So none of them runs on the thread that serves tasks,
-and nothing waits for them: the thread touches nothing but its arguments, posts one event, and ends.
+and nothing waits for them: the thread uses only its arguments, posts one event, and ends.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def start_attempt(
         index: the broker's place in `config`.
         config: the runner's settings.
         grant: a grant token that has not been used; None to fetch one.
-        post: called on the thread. Whoever receives the event owns its connection.
+        post: called on the thread. The receiver of the event owns its connection.
     """
 
     def failed(problem: str) -> AttemptFailed:
@@ -64,8 +64,8 @@ def start_probe(index: int, config: RunnerConfig, post: Callable[[LinkEvent], No
     return _start(index, config, probe, failed, post)
 
 
-def close_late_comers(inbox: Inbox[Any, Any]) -> None:
-    """Close connections that were opened too late to be served; for any thread, once the inbox is closed."""
+def close_unserved(inbox: Inbox[Any, Any]) -> None:
+    """Close connections that were opened after the links' thread ended. Call it once the inbox is closed."""
     while inbox.events:
         with contextlib.suppress(IndexError):  # another thread does the same
             _, event = inbox.events.popleft()

@@ -1,8 +1,8 @@
 """Perform the actions of one broker's link, and give it the events of its socket.
 
-`LinkMachine` (`protocol/link.py`) decides everything. A `BrokerLink` has no thread of its own: only the
-links' thread (`loop.py`) touches the machines and sockets of a runner. Methods for any thread say so. The
-blocking steps of connecting run elsewhere (`attempt.py`).
+`LinkMachine` (`protocol/link.py`) decides everything. Everything here runs on the links' thread (`loop.py`),
+except the methods below "for any thread". The blocking steps of connecting have their own threads
+(`attempt.py`).
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Hashable, Mapping, Sequence
+from math import inf
 from typing import Any, Callable, NamedTuple, Protocol, Union
 
 from n8nrunner import logs
 from n8nrunner.config import RunnerConfig
-from n8nrunner.connection.attempt import close_late_comers, start_attempt, start_probe
+from n8nrunner.connection.attempt import close_unserved, start_attempt, start_probe
 from n8nrunner.connection.delays import growing_delays, jitter
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.transport import Connection
@@ -57,7 +58,7 @@ class LinkOwner(Protocol):
         """Note that the broker has registered the runner."""
 
     def link_refused(self, link: BrokerLink, error: N8nRunnerError) -> bool:
-        """Return whether the link gives up: its token is refused or used up, before any registration."""
+        """Handle a refused or used token. Return whether the link ends."""
 
     def link_cannot_connect(self, error: Exception) -> None:
         """Note that no thread could be started for an attempt to connect."""
@@ -73,13 +74,13 @@ class BrokerLink:
     """One broker's link.
 
     Args:
-        index: its place among the runner's links.
+        index: its place among the runner's links, which is also its key in `slots`.
         config: the runner's settings.
         types: the task types with their limits.
-        slots: shared by all links of the runner. Only the links' thread uses it.
+        slots: shared by all links of the runner.
         submit: called with a handler to run, its task, and a function for its answer.
         inbox: the events for all links of the runner.
-        wake_links: called on the links' thread with the links that should look at the slots.
+        wake_links: called with the links that should look at the slots.
         owner: the owner of all links.
     """
 
@@ -101,14 +102,12 @@ class BrokerLink:
         self.connection: Connection | None = None
         #: For each function that was called: the calls that returned, and the calls that failed.
         self.calls: dict[str, tuple[int, int]] = {}
-        #: Whether the link is closed, and no handler owes a result that would be reported.
+        #: Copies of `LinkMachine.has_ended`, `next_deadline` and `is_paused`, which the loop reads often.
         self.has_ended = False
-        #: When `settle` has to be called at the latest, on the monotonic clock.
-        self.due_at = 0.0
+        self.due_at = -inf
+        self.is_paused = False
         #: Whether the last iteration may have left received bytes unread.
-        self.more = False
-        #: Whether to read nothing until the peer has taken more of the waiting messages.
-        self.paused = False
+        self.has_unread = False
         self._config = config
         self._slots = slots
         self._submit = submit
@@ -127,7 +126,7 @@ class BrokerLink:
             growing_delays,
         )
         self._tasks: dict[str, ActiveTask] = {}
-        # Whether a thread that connects or probes has yet to post its event.
+        # Whether an attempt or a probe is under way, whose thread has not posted its event yet.
         self._is_attempting = False
 
     # --- for any thread ---------------------------------------------------------------------------
@@ -174,7 +173,7 @@ class BrokerLink:
             raise
 
     def _finished(self, task: ActiveTask, answer: Answer, now: float) -> events.HandlerFinished | None:
-        """Release the task's slot. Return the session's event, or None if the task has ended before."""
+        """Release the task's slot. Return the session's event, or None if the slot was released before."""
         if task.has_ended:
             return None
         task.has_ended = True
@@ -207,7 +206,7 @@ class BrokerLink:
         """Read what has come and handle it. Raises `ConnectionLost`."""
         connection = self.connection
         assert connection is not None
-        received, count, self.more = connection.read()
+        received, count, self.has_unread = connection.read()
         session = self._machine.session
         if count:
             session.note_received(now)
@@ -239,14 +238,14 @@ class BrokerLink:
             wanted = machine.written(is_waiting, sender.backlog, is_congested, now)
             if wanted:
                 self._perform(wanted)
-            self.paused = machine.is_paused
+            self.is_paused = machine.is_paused
         self.due_at = machine.next_deadline()
 
     def lose(self, reason: LinkFailure, now: float) -> None:
         """Handle the end of the connection: its slots and tasks first, then the socket."""
         connection, self.connection = self.connection, None
         assert connection is not None
-        self.more = self.paused = False
+        self.has_unread = self.is_paused = False
         sender = connection.sender
         clean = sender.closed_in_order and sender.is_empty and connection.received_close
         ended = events.ConnectionEnded(reason, sender.started, clean, jitter())
@@ -257,10 +256,10 @@ class BrokerLink:
             connection.close()
 
     def recover(self, now: float) -> None:
-        """Go on after an unexpected error while nothing was connected.
+        """Choose the next step after an unexpected error while nothing was connected.
 
         Raises:
-            RuntimeError: the link cannot go on.
+            RuntimeError: the link cannot continue.
         """
         self.due_at = self._machine.recover(now, self._is_attempting)
 
@@ -277,14 +276,14 @@ class BrokerLink:
                 connection.close()
 
     def _cancel_tasks(self) -> None:
-        """Cancel what still runs, without the session."""
+        """Cancel the running tasks, without the session."""
         tasks = list(self._tasks.values())
         self._tasks.clear()
         for task in tasks:
             task.cancel(REASON_LOST)
 
     def forked(self) -> None:
-        """Close this process's copy of the socket, in a child process. The parent notices nothing."""
+        """Close this process's copy of the socket, in a child process. The parent's stays open."""
         if self.connection is not None:
             self.connection.close()
 
@@ -317,9 +316,9 @@ class BrokerLink:
             self._submit(handler, task, self._task_ended)
 
     def _task_ended(self, task: ActiveTask, answer: Answer) -> None:
-        """Post the end of a task, on any thread. An exception may interrupt it: it is called again then.
+        """Post the end of a task, on any thread. It is called again if an exception interrupts it.
 
-        So it does nothing but post, and the links' thread, which nothing interrupts, gives back the slot.
+        So it only posts. The links' thread, which nothing interrupts, releases the slot.
         """
         self._inbox.post(self, Ended(task, answer))
 
@@ -346,7 +345,7 @@ class BrokerLink:
     def _end_connection(self, action: actions.AbortConnection) -> None:
         raise ConnectionLost(action.reason, action.code)
 
-    def _report(self, action: actions.ReportUndelivered) -> None:
+    def _report_undelivered(self, action: actions.ReportUndelivered) -> None:
         self._owner.undelivered(
             Undelivered(
                 action.task_id, action.task_type, self.url.base, action.payload, action.failed, action.certain
@@ -390,7 +389,7 @@ class BrokerLink:
         """Post the event of an attempt, on its thread."""
         self._inbox.post(self, event)
         if self._inbox.is_closed:
-            close_late_comers(self._inbox)
+            close_unserved(self._inbox)
 
     def _handle(self, event: LinkEvent) -> None:
         now = time.monotonic()
@@ -400,7 +399,7 @@ class BrokerLink:
         assert isinstance(action.connection, Connection)
         self.connection = action.connection
         self.connection.bind()
-        self.more = True  # the broker's first message may have come with the answer to the upgrade
+        self.has_unread = True  # the broker's first message may have come with the answer to the upgrade
 
     def _discard(self, action: actions.DiscardConnection) -> None:
         action.connection.close()
@@ -443,7 +442,7 @@ _PERFORM: dict[type, Callable[[BrokerLink, Any], None]] = {
     actions.SendUrgentPing: BrokerLink._send_urgent_ping,
     actions.MeasureSocket: BrokerLink._measure,
     actions.AbortConnection: BrokerLink._end_connection,
-    actions.ReportUndelivered: BrokerLink._report,
+    actions.ReportUndelivered: BrokerLink._report_undelivered,
     actions.WakeLinks: BrokerLink._wake,
     actions.CloseConnection: BrokerLink._close_connection,
     actions.StartAttempt: BrokerLink._start_attempt,

@@ -1,12 +1,11 @@
 """The links' thread: one event loop for all connections of a runner.
 
 An iteration waits for a socket, the inbox or the first deadline. It reads the received bytes, handles the
-events in the inbox, settles every link to which something has happened, and writes the messages of each link
-at once. Nothing in it blocks, so a broker that stops in the middle of a frame, or does not read, delays no
-other.
+events in the inbox, settles every link with a new event, and writes the messages of each link at once.
+Nothing in it blocks, so a broker that stops in the middle of a frame, or does not read, delays no other.
 
 There is one thread for all brokers, because threads that wake each other for every message spend most of
-their time on handing over the interpreter's lock (docs/architecture.md, "Threads").
+their time on passing the interpreter's lock (docs/architecture.md, "Threads").
 """
 
 from __future__ import annotations
@@ -16,11 +15,12 @@ import selectors
 import threading
 import time
 from collections.abc import Hashable, Mapping
+from math import inf
 from typing import Callable
 
 from n8nrunner import logs
 from n8nrunner.config import RunnerConfig
-from n8nrunner.connection.attempt import close_late_comers
+from n8nrunner.connection.attempt import close_unserved
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.link import BrokerLink, LinkOwner, Posted
 from n8nrunner.connection.transport import Connection
@@ -35,10 +35,10 @@ from n8nrunner.task import ActiveTask
 
 logger = logs.get_logger("n8nrunner")
 
-#: No wait is longer than this, in seconds, which bounds the harm of a clock that jumps.
+#: Longest wait, in seconds. It limits the effect of a clock that jumps.
 _LONGEST_WAIT = 60.0
 
-#: An executor that takes longer than this to accept the tasks of an iteration is logged, in seconds.
+#: A warning is logged if the executor takes longer than this, in seconds, to accept an iteration's tasks.
 _SLOW_SUBMIT = 0.5
 
 _SLOT_FREED = SlotFreed()
@@ -50,10 +50,10 @@ class LinkThread:
     Args:
         config: the runner's settings, with a URL for each link.
         types: the task types with their limits.
-        slots: the runner's slots, which only the thread uses.
+        slots: the runner's slots. Only the thread changes them.
         pool: runs the handlers.
         owner: the owner of the links.
-        ended: called on the thread when it ends: with None when the last link has ended, otherwise with the
+        on_exit: called on the thread when it ends: with None when the last link has ended, otherwise with the
             unexpected error that ended the thread.
     """
 
@@ -64,7 +64,7 @@ class LinkThread:
         slots: Slots,
         pool: TaskPool,
         owner: LinkOwner,
-        ended: Callable[[BaseException | None], None],
+        on_exit: Callable[[BaseException | None], None],
     ) -> None:
         self.inbox: Inbox[BrokerLink, Posted] = Inbox()
         self._selector: selectors.BaseSelector | None = None
@@ -74,21 +74,24 @@ class LinkThread:
         ]
         self._unended = set(self.links)
         self.thread = threading.Thread(target=self._run, name="n8nrunner-links", daemon=True)
-        self._ended = ended
+        self._on_exit = on_exit
         self._pool = pool
         self._to_submit: list[tuple[Handler, ActiveTask, OnEnd]] = []
-        self._registered: dict[BrokerLink, tuple[Connection, int]] = {}
-        # The links to settle in this iteration, or in the next one at once; and when the next one is due.
-        self._touched: dict[BrokerLink, None] = {}
-        self._due_at = 0.0
+        self._watched: dict[BrokerLink, tuple[Connection, int]] = {}
+        # The links to settle before the next wait.
+        self._to_settle: dict[BrokerLink, None] = {}
+        # The earliest deadline of a link, and the moment of the current iteration.
+        self._due_at = self._now = -inf
         self._slow_submits = Throttle(burst=1)
-        # The thread removes the one element when it begins; `cancel_start` removes it to prevent that.
-        self._undecided = [None]
+        # The thread acquires it when it begins; `cancel_start` acquires it first to prevent that.
+        self._start_token = threading.Lock()
 
     # --- for any thread ---------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Open the descriptors that the thread waits on. After this, even after a raise, call `cancel_start`.
+        """Open the descriptors that the thread waits on.
+
+        Call `cancel_start` afterwards if the start fails, also if this raises.
 
         Raises:
             OSError: the process has no descriptor left.
@@ -106,24 +109,17 @@ class LinkThread:
         self.thread.start()
 
     def cancel_start(self) -> bool:
-        """Return whether the thread does not run and never will; if so, its descriptors are closed.
+        """Prevent the start and close the descriptors. Return False if the thread has begun already.
 
         An interrupt may end `start` before or after the thread has begun to run.
         """
-        if not self._decide():
+        if not self._start_token.acquire(blocking=False):
             return False
         self.close()
         return True
 
-    def _decide(self) -> bool:
-        try:
-            self._undecided.pop()
-        except IndexError:
-            return False
-        return True
-
     def stop(self, until: float) -> None:
-        """Ask all links to finish their tasks, until that moment of the monotonic clock at most, and end."""
+        """Ask all links to finish their tasks by `until`, on the monotonic clock, and to close."""
         for link in self.links:
             self.inbox.post(link, StopRequested(until))
 
@@ -138,13 +134,13 @@ class LinkThread:
             self.inbox.post(link, OfferingChanged(wanted))
 
     def forked(self) -> None:
-        """Close this process's copies of the descriptors, in a child process. The parent notices nothing."""
+        """Close this process's copies of the descriptors, in a child process. The parent's stay open."""
         self.close()
         for link in self.links:
             link.forked()
 
     def close(self) -> None:
-        """Close the thread's own descriptors, when it has ended or was never started. Raises nothing."""
+        """Close the thread's own descriptors, when it has ended or was never started. Never raises."""
         self.inbox.close()
         if self._selector is not None:
             with contextlib.suppress(OSError):  # the application may have closed the descriptor itself
@@ -153,93 +149,94 @@ class LinkThread:
     # --- the thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        if not self._decide():
+        if not self._start_token.acquire(blocking=False):
             return
         failure: BaseException | None = None
         assert self._selector is not None
         try:
             while self._unended:
                 self._run_once(self._selector)
-            self._submit()  # from the last iteration: a task that is not run would keep its slot
+            self._submit()  # the last tasks, whose slots stay taken otherwise
         except BaseException as error:  # noqa: BLE001 - reported by the runner
             failure = error
             self._abandon(error)
         finally:
             self.close()
-            self._ended(failure)
-            close_late_comers(self.inbox)
+            self._on_exit(failure)
+            close_unserved(self.inbox)
 
     def _abandon(self, error: BaseException) -> None:
-        """Cancel the tasks and close the sockets of a thread that cannot go on."""
+        """Cancel the tasks and close the sockets after the unexpected error that ends the thread."""
         reason = ConnectionLost(f"the links' thread ended with {logs.describe(error)}")
         for link in self.links:
             try:
                 link.abandon(reason, time.monotonic())
             except BaseException as another:  # noqa: BLE001 - the other links have to end too
-                self._report(f"Could not close the connection to {link.url.base} in order", another)
+                self._log_defect(f"Could not close the connection to {link.url.base} cleanly", another)
 
     def _run_once(self, selector: selectors.BaseSelector) -> None:
         self._submit()
-        inbox, events, touched, now = self.inbox, self.inbox.events, self._touched, time.monotonic()
-        if touched or events or self._due_at <= now:
+        inbox, events, to_settle, now = self.inbox, self.inbox.events, self._to_settle, time.monotonic()
+        if to_settle or events or self._due_at <= now:
             ready = selector.select(0.0)
         else:
-            inbox.asleep = True  # before the last look: a thread that posts after it wakes this one
+            inbox.asleep = True  # before the check below, so that a thread that posts after it wakes this one
             ready = selector.select(0.0 if events else min(_LONGEST_WAIT, self._due_at - now))
             inbox.asleep = False
             now = time.monotonic()
+        self._now = now
         woken = False
         for key, mask in ready:
             link = key.data
             if link is None:
                 woken = True
             else:
-                touched[link] = None
-                link.more = link.more or bool(mask & selectors.EVENT_READ)
-        for link in list(touched):
-            if link.more and not link.paused:
+                to_settle[link] = None
+                link.has_unread = link.has_unread or bool(mask & selectors.EVENT_READ)
+        for link in list(to_settle):
+            if link.has_unread and not link.is_paused:
                 self._guarded(link, link.read, now)
         while events:
             link, event = events.popleft()
-            touched[link] = None
+            to_settle[link] = None
             self._handle(link, event, now)
         if self._due_at <= now:
             for link in self.links:
                 if link.due_at <= now:
-                    touched[link] = None
+                    to_settle[link] = None
         # Settling one link may wake another.
-        while touched:
-            link, _ = touched.popitem()
+        while to_settle:
+            link, _ = to_settle.popitem()
             self._guarded(link, link.settle, now)
             self._watch(link, selector)
             if link.has_ended:
                 self._unended.discard(link)
         if woken:
-            # After the answers are sent: this call lets the thread that woke this one go on first.
+            # Last, because this system call releases the interpreter's lock to the thread that posted.
             inbox.clear_wake_ups()
         self._due_at = min([link.due_at for link in self.links])
         for link in self.links:
-            if link.more and not link.paused:
-                touched[link] = None
+            if link.has_unread and not link.is_paused:
+                to_settle[link] = None
 
-    def _submit_later(self, handler: Handler, task: ActiveTask, ended: OnEnd) -> None:
-        self._to_submit.append((handler, task, ended))
+    def _submit_later(self, handler: Handler, task: ActiveTask, on_end: OnEnd) -> None:
+        self._to_submit.append((handler, task, on_end))
 
     def _submit(self) -> None:
         """Submit the tasks of the last iteration to the pool, right before the wait.
 
-        A handler's thread that wakes while this one holds the interpreter's lock has to sleep again, and a
-        handler that runs takes the lock at each read or write.
+        Submitting earlier would start handlers that compete for the interpreter's lock while this thread
+        reads and writes.
         """
         if self._to_submit:
             to_submit, self._to_submit = self._to_submit, []
             began = time.monotonic()
-            for handler, task, ended in to_submit:
+            for handler, task, on_end in to_submit:
                 try:
-                    self._pool.submit(handler, task, ended)
+                    self._pool.submit(handler, task, on_end)
                 except BaseException as error:  # noqa: BLE001 - the caller's executor may raise anything
-                    self._report(f"The executor did not run task {task.id}", error)
-                    ended(task, failure_of(task, "The runner's executor did not run the task"))
+                    self._log_defect(f"The executor did not run task {task.id}", error)
+                    on_end(task, failure_of(task, "The runner's executor did not run the task"))
             self._note_submit_time(time.monotonic() - began, len(to_submit))
 
     def _note_submit_time(self, seconds: float, count: int) -> None:
@@ -254,42 +251,42 @@ class LinkThread:
     def _wake(self, indexes: tuple[Hashable, ...]) -> None:
         for index in indexes:
             link = self.links[index]  # type: ignore[call-overload]
-            self._touched[link] = None
-            self._handle(link, _SLOT_FREED, 0.0)
+            self._to_settle[link] = None
+            self._handle(link, _SLOT_FREED, self._now)
 
     def _handle(self, link: BrokerLink, event: Posted, now: float) -> None:
         try:
             link.handle(event, now)
-        except BaseException as error:  # noqa: BLE001 - reported there
+        except BaseException as error:  # noqa: BLE001 - logged
             self._defect(link, error, now)
 
     def _guarded(self, link: BrokerLink, step: Callable[[float], None], now: float) -> None:
-        """Run a step of a link. An error in it ends the link's connection, and nothing else."""
+        """Run a step of a link. An error in it ends only the link's connection."""
         try:
             step(now)
         except LinkFailure as reason:
             self._lose(link, reason, now)
-        except BaseException as error:  # noqa: BLE001 - reported there
+        except BaseException as error:  # noqa: BLE001 - logged
             self._defect(link, error, now)
 
     def _defect(self, link: BrokerLink, error: BaseException, now: float) -> None:
         """End a link's connection after an unexpected error; the link connects again."""
-        self._report(f"An unexpected error ended the connection to {link.url.base}", error)
+        self._log_defect(f"An unexpected error ended the connection to {link.url.base}", error)
         self._lose(link, ConnectionLost(f"the connection ended with {logs.describe(error)}"), now)
 
     def _lose(self, link: BrokerLink, reason: LinkFailure, now: float) -> None:
         """End a link's connection. Raises only if the link cannot go on."""
         if link.connection is not None:
-            self._touched[link] = None
+            self._to_settle[link] = None
             try:
                 self._forget(link)
                 link.lose(reason, now)
                 return
-            except BaseException as error:  # noqa: BLE001 - reported there
-                self._report(f"An unexpected error while the connection to {link.url.base} ended", error)
+            except BaseException as error:  # noqa: BLE001 - logged
+                self._log_defect(f"An unexpected error while the connection to {link.url.base} ended", error)
         link.recover(now)
 
-    def _report(self, what: str, error: BaseException) -> None:
+    def _log_defect(self, what: str, error: BaseException) -> None:
         logger.error("%s: %s. Please report it\n%s", what, logs.describe(error), logs.frames_of(error))
 
     # --- what the selector watches ----------------------------------------------------------------
@@ -298,10 +295,10 @@ class LinkThread:
         connection = link.connection
         if connection is None:
             return
-        wanted = 0 if link.paused else selectors.EVENT_READ
+        wanted = 0 if link.is_paused else selectors.EVENT_READ
         if not connection.sender.is_empty:  # always so while reading is paused
             wanted |= selectors.EVENT_WRITE
-        known = self._registered.get(link)
+        known = self._watched.get(link)
         if known is not None and known[1] == wanted and known[0] is connection:
             return
         try:
@@ -315,13 +312,13 @@ class LinkThread:
         except BaseException as error:  # noqa: BLE001 - the system has no room for it, for example
             self._defect(link, error, time.monotonic())
         else:
-            self._registered[link] = (connection, wanted)
+            self._watched[link] = (connection, wanted)
 
     def _forget(self, link: BrokerLink) -> None:
         """Stop watching a link's socket, before it is closed."""
-        if self._registered.pop(link, None) is not None and link.connection is not None:
+        if self._watched.pop(link, None) is not None and link.connection is not None:
             try:
                 assert self._selector is not None
                 self._selector.unregister(link.connection.raw)
             except BaseException as error:  # noqa: BLE001 - the connection has to end all the same
-                self._report(f"Could not stop watching the connection to {link.url.base}", error)
+                self._log_defect(f"Could not stop watching the connection to {link.url.base}", error)

@@ -13,6 +13,7 @@ import functools
 import struct
 from collections import deque
 from collections.abc import Iterator
+from math import inf
 from typing import Callable, NamedTuple, Union
 
 from n8nrunner.protocol.failures import ConnectionLost
@@ -41,7 +42,6 @@ _BUFFER_SIZE = 256 * 1024
 _RANDOM_BYTES = 4096
 #: Payloads from this many bytes on are masked byte by byte with tables. Below, one large integer is faster.
 _MASK_BY_TABLES = 512
-_NEVER = float("inf")
 
 _pack_7_bits = struct.Struct("!BB4s").pack
 _pack_16_bits = struct.Struct("!BBH4s").pack
@@ -369,7 +369,7 @@ class Sender:
 
     def send_urgent_ping(self, payload: bytes) -> None:
         """Send a ping that overtakes messages, also between the fragments of a large one (RFC 6455, 5.4)."""
-        self.pinged_to = _NEVER
+        self.pinged_to = inf
         self.send_control(self._frame(FINAL | PING, payload))
 
     def send_control(self, frame: bytes | bytearray) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Any, Callable, NamedTuple, get_args
 
 from n8nrunner.errors import AuthenticationError, GrantTokenSpent, N8nRunnerError
@@ -62,8 +63,7 @@ CLOSE_WAIT_LATE = 0.3
 #: Delay before a step is retried that an unexpected error has ended, in seconds.
 DEFECT_PAUSE = 1.0
 
-_NEVER = float("inf")
-_AT_ONCE = float("-inf")
+_AT_ONCE = -inf
 
 
 class LinkState(enum.Enum):
@@ -144,7 +144,7 @@ class LinkMachine:
         self._has_unwritten = False
         self._was_congested = self._is_unblocked = False
         self._closing: _Closing | None = None
-        self._stop_until = _NEVER
+        self._stop_until = inf
         self._methods = _METHODS[self.state]
         self._actions: list[LinkAction] = []
 
@@ -245,7 +245,7 @@ class LinkMachine:
             return self._closing.until
         if state is WAITING:
             return self._next_at
-        return self._stop_until if state is FINISHING else _NEVER
+        return self._stop_until if state is FINISHING else inf
 
     def recover(self, now: float, is_attempting: bool) -> float:
         """Find a next step after an unexpected error, while no connection is open.
@@ -425,7 +425,7 @@ class LinkMachine:
     def _idle_until(self) -> float:
         since = self._slots.idle_since
         if since is None or not self.is_registered:
-            return _NEVER
+            return inf
         return since + self._auto_shutdown_timeout
 
     def _ignore(self, event: LinkEvent, now: float) -> None:

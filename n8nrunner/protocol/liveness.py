@@ -13,6 +13,7 @@ and liveness")::
 
 from __future__ import annotations
 
+from math import inf
 from typing import NamedTuple
 
 from n8nrunner.protocol.events import SocketMeasured
@@ -29,8 +30,6 @@ ACKNOWLEDGEMENT_LIMIT = 15.0
 STALL_LIMIT = 30.0
 #: Seconds between two measurements of the socket, while there is something to measure.
 MEASURE_INTERVAL = 2.0
-
-_NEVER = float("inf")
 
 
 class Check(NamedTuple):
@@ -60,7 +59,7 @@ class Liveness:
     )
 
     def __init__(self) -> None:
-        self.due = _NEVER
+        self.due = inf
         self.pinged_at: float | None = None
         self.begin(0.0)
 
@@ -103,7 +102,7 @@ class Liveness:
         if self.pinged_at is not None or self._waiting_since is not None:
             self.due = now + MEASURE_INTERVAL
         else:
-            self.due = _NEVER if self._paused else self._received_at + PING_INTERVAL
+            self.due = inf if self._paused else self._received_at + PING_INTERVAL
         return Check(ping, measure)
 
     def judge(self, measured: SocketMeasured, now: float) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
+from math import inf
 from typing import Callable
 
 from n8nrunner.protocol.messages import TaskOffer
@@ -26,8 +27,6 @@ KEEP_ALIVE = 1.5
 #: Reasons of the official runners.
 REASON_EXPIRED = "Offer expired - not accepted within validity window"
 REASON_FULL = "No open task slots - runner already at capacity"
-
-_NEVER = float("inf")
 
 
 class Offers:
@@ -164,5 +163,5 @@ class Offers:
     def _silence_end(self, silent_since: float | None) -> float:
         """Return when the link has to send something; infinity if it does not have to."""
         if silent_since is None or self._open or not self.types:
-            return _NEVER
+            return inf
         return silent_since + KEEP_ALIVE

@@ -10,6 +10,7 @@ be lost with its connection, and is reported then.
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from typing import NamedTuple
 
 from n8nrunner.protocol.actions import ReportUndelivered, SendPing
@@ -20,8 +21,6 @@ PING_SPACING = 0.1
 PING_REPEAT = 10.0
 #: Payloads of results without a proof are kept up to this many bytes. Of further results, only ids are kept.
 UNCONFIRMED_LIMIT = 64 * 1024 * 1024
-
-_NEVER = float("inf")
 
 
 class SentResult(NamedTuple):
@@ -71,10 +70,10 @@ class Receipts:
             congested: whether a large message is being sent. A ping that waits behind it is not repeated.
         """
         if not self._results:
-            return _NEVER
+            return inf
         if self._covered is None:
             return self._pinged_at + PING_SPACING
-        return _NEVER if congested else self._pinged_at + PING_REPEAT
+        return inf if congested else self._pinged_at + PING_REPEAT
 
     def ping(self, last_ordinal: int, now: float) -> SendPing:
         """Return a ping that follows the message `last_ordinal`."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Mapping
+from math import inf
 from typing import Callable, NamedTuple, Union
 
 from n8nrunner.protocol import actions, events
@@ -52,8 +53,7 @@ REASON_WINDOW = "Acknowledgement window elapsed"
 REASON_LOST = "The connection to n8n was lost"
 REASON_STOPPED = "The runner was stopped"
 
-_NEVER = float("inf")
-_AT_ONCE = 0.0
+_AT_ONCE = -inf
 
 _Answer = Union[m.TaskAccepted, m.TaskRejected]
 
@@ -126,7 +126,7 @@ class RunnerSession:
         self._stop_until: float | None = None
         # When `settle` has something to do. Events of every task lower it only as far as they need, because a
         # link settles after each event. All other events set it to `_AT_ONCE`.
-        self._due = _NEVER
+        self._due = inf
         self._handlers = _HANDLERS[self.state]
         self._actions: list[actions.Action] = []
 
@@ -231,7 +231,7 @@ class RunnerSession:
     def _next_due(self) -> float:
         # Too early a moment costs one idle `settle`; too late a moment would miss a deadline.
         if self.state in IDLE_STATES:
-            return _NEVER
+            return inf
         if self.state not in TASK_STATES:
             return self._handshake_until
         if self.state is State.OFFERING:
@@ -239,7 +239,7 @@ class RunnerSession:
         elif self._stop_until is not None:
             soonest = self._stop_until
         else:
-            soonest = _NEVER if self._tasks else self._drain_until
+            soonest = inf if self._tasks else self._drain_until
         if self._delayed:
             soonest = min(soonest, self._delayed[0][1])
         return min(
@@ -560,7 +560,7 @@ class RunnerSession:
         if reason is None:
             self._settle_by(self._liveness.due)
         else:
-            self._due = _NEVER
+            self._due = inf
             self._enter(actions.AbortConnection)
             self._actions.append(actions.AbortConnection(reason))
 

@@ -25,12 +25,12 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Hashable, Mapping
+from math import inf
 
 #: Seconds for which a freed slot is kept for a waiting pair.
 RESERVATION_TIME = 1.0
 
 _NONE: set[Hashable] = set()
-_NEVER = float("inf")
 
 
 class WaitReason(enum.Enum):
@@ -252,7 +252,7 @@ class Slots:
     def next_deadline(self, link: Hashable) -> float:
         """Return when a link has to ask for `offers`, because a reservation lapses; infinity without one."""
         ends = [pair.reserved_until for pair in self._links.get(link, {}).values()]
-        return min([end for end in ends if end is not None], default=_NEVER)
+        return min([end for end in ends if end is not None], default=inf)
 
     # --- what the end of a task does ------------------------------------------------------------
 

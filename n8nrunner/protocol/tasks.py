@@ -7,11 +7,10 @@ while it runs is an orphan: its handler still runs, and its result is reported i
 from __future__ import annotations
 
 from collections import OrderedDict
+from math import inf
 
 #: Seconds from the acceptance of a task to its settings. The broker gives its requester 2 s.
 SETTINGS_TIMEOUT = 30.0
-
-_NEVER = float("inf")
 
 
 def timeout_message(seconds: float) -> str:
@@ -105,7 +104,7 @@ class Tasks:
 
     def next_deadline(self) -> float:
         """Return the first deadline of a task; infinity without a task."""
-        soonest = _NEVER
+        soonest = inf
         if self._running:
             soonest = next(iter(self._running.values())).deadline
         if self._accepted:
