@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"n8nrunner: {error}", file=sys.stderr)
         return EXIT_ERROR
     except BrokenPipeError:
-        # Whoever read our output has gone, as `head` does; nothing more can be said.
+        # The reader of the output has closed it, as `head` does, so there is no place for a message.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR

@@ -26,7 +26,7 @@ _WINDOW = 200
 
 
 class _Interrupted(Exception):
-    """Somebody pressed Ctrl-C."""
+    """The user pressed Ctrl-C."""
 
 
 class _Account:

@@ -1,22 +1,25 @@
 """The plain technical English of the repository's prose, as far as a pattern can tell.
 
 Prose is the text of a Markdown file outside of its code blocks. In Python source it is the comments, the
-strings and the names of tests.
+strings and the names of tests. In other files, such as setup.cfg, YAML and JavaScript, it is the comments.
 """
 
 from __future__ import annotations
 
 import ast
 import io
+import os
 import re
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 FORBIDDEN = {
-    r"(?:^|[.!?;:|]\s+)What (?!.*\?)": "name the thing, and begin with it",
+    r"(?:^|[.!?;:|]\s+)(?-i:What) (?!.*\?)": "name the thing, and begin with it",
     r"\b(?:who|what)ever\b": "name the person, the program or the thing",
     r"\b(?:no|some)body\b": "name the person or the program, or say 'no one'",
     r"\banew\b": "again",
@@ -24,10 +27,16 @@ FORBIDDEN = {
     r"\bin vain\b": "without success",
     r"\bfor ever\b": "forever, or without an end",
     r"\bof (?:theirs|ours)\b": "the caller's, n8nrunner's",
-    r"(?<![Tt]here )\b(?:is|are|was|were) no (?!longer\b|such\b|more\b|one\b)": "is not a ..., has no ...",
+    r"\bour\b": "n8nrunner's, the runner's",
+    r"\bbeside\b": "next to, besides, in addition to",
+    r"(?<!there )\b(?:is|are|was|were) no (?!longer\b|such\b|more\b|one\b)": "is not a ..., has no ...",
     r"\bwhole numbers?\b": "integer",
 }
-PATTERNS = {re.compile(pattern): advice for pattern, advice in FORBIDDEN.items()}
+PATTERNS = {re.compile(pattern, re.IGNORECASE): advice for pattern, advice in FORBIDDEN.items()}
+
+#: The comment of a line, in files without a reader of their own.
+COMMENT = re.compile(r"(?:^|\s)(?:#+|//|/?\*+)\s+(.*)")
+OTHERS = (".cfg", ".toml", ".yaml", ".yml", ".service", ".js")
 
 
 def _prose_of_markdown(source: str) -> Iterator[tuple[int, str]]:
@@ -51,12 +60,21 @@ def _prose_of_python(source: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.name.replace("_", " ")
 
 
+def _prose_of_comments(source: str) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(source.splitlines(), 1):
+        if match := COMMENT.search(line):
+            yield number, re.sub(r"`[^`]*`", "`code`", match[1])
+
+
+READERS = {".md": _prose_of_markdown, ".py": _prose_of_python}
+
+
 def findings(path: Path) -> list[str]:
     """Return a line for each forbidden phrase in a file."""
     source = path.read_text(encoding="utf-8")
-    prose = _prose_of_markdown(source) if path.suffix == ".md" else _prose_of_python(source)
+    prose = READERS.get(path.suffix, _prose_of_comments)(source)
     return [
-        f"{path.relative_to(ROOT)}:{number}: {text.strip()!r}: {advice}"
+        f"{os.path.relpath(path, ROOT)}:{number}: {text.strip()!r}: {advice}"
         for number, text in prose
         for pattern, advice in PATTERNS.items()
         if pattern.search(text)
@@ -66,13 +84,34 @@ def findings(path: Path) -> list[str]:
 def files() -> list[str]:
     """Return the files with prose."""
     folders = ("n8nrunner", "tests", "docs", "samples")
-    found = [*ROOT.glob("*.md"), *(path for folder in folders for path in (ROOT / folder).rglob("*"))]
-    kept = [path for path in found if path.suffix in (".md", ".py") and path != Path(__file__)]
-    return sorted(path.relative_to(ROOT).as_posix() for path in kept)
+    found = [*ROOT.glob("*.*"), *(path for folder in folders for path in (ROOT / folder).rglob("*.*"))]
+    kept = [path for path in found if path.suffix in (*READERS, *OTHERS) and path != Path(__file__)]
+    scripts = [path for path in (ROOT / ".ci/run", ROOT / "samples/compose/Dockerfile") if path.exists()]
+    return sorted(path.relative_to(ROOT).as_posix() for path in [*kept, *scripts])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("page.md", "Whoever reads this."),
+        ("page.md", "| a | What it costs |"),
+        ("code.py", "x = 1  # Nobody reads this"),
+        ("code.py", 'x = "It is started ANEW"'),
+        ("code.py", "def test_in_vain(): ..."),
+        ("setup.cfg", "    # for events nobody thought of"),
+        ("compose.yaml", "port: 1  # whoever reaches it"),
+        ("runtime.js", "\t * Perhaps in vain."),
+    ],
+)
+def test_a_phrase_to_avoid_is_found(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    assert findings(path)
 
 
 def test_prose_is_plain() -> None:
-    assert [finding for file in files() for finding in findings(ROOT / file)] == []
+    found = [finding for file in files() for finding in findings(ROOT / file)]
+    assert not found, "\n".join(found)
 
 
 def test_the_sections_that_comments_name_exist() -> None:

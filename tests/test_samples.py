@@ -250,7 +250,9 @@ server.serve_forever()
 """
 
 
-def test_django_beside_the_web_server(broker: Broker, django_variables: dict[str, str]) -> None:
+def test_django_serves_pages_and_calls_in_one_process(
+    broker: Broker, django_variables: dict[str, str]
+) -> None:
     requests = pytest.importorskip("requests")
     with python("-c", SERVE, env=django_variables, cwd=DJANGO) as program:
         port = program.wait_for("serves").split()[1]
@@ -262,7 +264,7 @@ def test_django_beside_the_web_server(broker: Broker, django_variables: dict[str
 
 
 @needs_signals
-def test_django_in_a_process_of_its_own(broker: Broker, django_variables: dict[str, str]) -> None:
+def test_django_serves_calls_in_a_separate_process(broker: Broker, django_variables: dict[str, str]) -> None:
     with running("manage.py", "runner", env=django_variables, cwd=DJANGO):
         for total in (1, 2):
             call(broker, "orders", "place_order", email=f"{total}@example.com", total=total)

@@ -32,7 +32,7 @@ class Disconnected(NamedTuple):
 
     Attributes:
         written: messages of which at least one byte was sent. The other messages have not arrived.
-        clean: whether the broker answered our close frame. It has then read every message before it.
+        clean: whether the broker answered the runner's close frame. It has then read every message before it.
     """
 
     written: int

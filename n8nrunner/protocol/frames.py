@@ -313,7 +313,7 @@ class Sender:
         self.pinged_to = 0.0
         #: Bytes of small messages and their control frames that wait behind the current chunk.
         self.backlog = 0
-        #: Whether our close frame was returned behind all messages that were sent before it.
+        #: Whether the runner's close frame was returned behind all messages that were sent before it.
         self.closed_in_order = False
         self._masks = _masks(random_bytes)
         # Frames of small messages, and the rest.

@@ -56,7 +56,7 @@ from n8nrunner.protocol.slots import Slots
 from n8nrunner.protocol.states import CONNECTED_STATES, State
 from n8nrunner.protocol.throttle import Throttle
 
-#: Seconds that the broker has to answer our close frame; the second, after the end of the grace period.
+#: How long to wait for the broker's close frame, in seconds; `CLOSE_WAIT_LATE` after the grace period.
 CLOSE_WAIT = 2.0
 CLOSE_WAIT_LATE = 0.3
 
@@ -371,7 +371,7 @@ class LinkMachine:
         self._go(CLOSING)
 
     def _close_received(self, event: CloseReceived, now: float) -> None:
-        """End the connection after the next write, which sends our close frame."""
+        """End the connection after the next write, which sends the runner's close frame."""
         if self._closing is None:
             meaning = _meaning(event.code)
             self._closing = _Closing(f"the broker at {self._broker} closed the connection ({meaning})", now)

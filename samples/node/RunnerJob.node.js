@@ -100,7 +100,7 @@ class RunnerJob {
 					continue;
 				}
 				error = asError(outcome.error);
-				// What a runner reports is plain data. An Error is n8n's own, and the next job would end like this one.
+				// A runner reports plain data. An Error is n8n's own, and the next job would end in the same way.
 				const isLimit = error.message.startsWith('Task execution timed out');
 				if (outcome.error instanceof Error && !isLimit) failure = error;
 			}

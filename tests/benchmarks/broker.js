@@ -303,7 +303,7 @@ function cpuTimes(pid) {
   };
 }
 
-/** How long that takes, and who uses how much of one core meanwhile. */
+/** Return the duration of the work, and the share of one core that each process uses. */
 async function watched(pid, work) {
   const before = { at: now(), ...cpuTimes(pid) };
   await work();
@@ -349,7 +349,7 @@ const commands = {
   },
 
   /**
-   * A request every so many seconds, whatever became of those before it: time from request to answer. Where work
+   * Send a request every so many seconds, without waiting for answers: time from request to answer. Where work
    * is always waiting, a pause of the runner hides: it hits only the few tasks that are out at the time.
    */
   async pace({ broker, every, seconds, pid }) {
@@ -366,7 +366,7 @@ const commands = {
     return { ...summary(brokers[broker].latencies), ...cpu };
   },
 
-  /** A list of items there and back, one after the other: seconds of each. What comes back is compared. */
+  /** Send a list of items and get it back, repeatedly: seconds of each. The results are compared. */
   async echo({ broker, bytes, times, pid }) {
     const items = itemsText(bytes);
     const taken = [];
@@ -420,7 +420,7 @@ const commands = {
     }));
   },
 
-  /** What became of the tasks of those brokers, after waiting a while for the tasks that are still out. */
+  /** Return the outcomes of the tasks of those brokers, after a wait for the tasks that are still running. */
   async accounts({ of, wait }) {
     const chosen = of.map((index) => brokers[index]);
     if (wait) await Promise.all(chosen.map((broker) => broker.quiet()));

@@ -135,7 +135,7 @@ def test_websocketapp_uses_the_socket_that_is_handed_in_and_opens_none() -> None
     )
 
 
-def test_the_request_has_our_header_and_no_origin() -> None:
+def test_the_request_has_the_given_header_and_no_origin() -> None:
     head = App().socket.request.decode().lower()
     assert "\r\nauthorization: bearer grant\r\n" in head, "WebSocketApp(header={...}) has changed"
     assert "\r\norigin:" not in head, "run_forever(suppress_origin=True) has changed"

@@ -1,4 +1,4 @@
-"""Where handlers run: our own threads, executors of others, other processes, and executors that fail."""
+"""Where handlers run: the runner's threads, executors, other processes, and executors that fail."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def run(pool: TaskPool, handler: Callable[[Task], Any], settings: Any = None) ->
     return ends.messages()[0]
 
 
-# --- threads of our own ------------------------------------------------------------------------------------
+# --- the runner's threads -------------------------------------------------------------------------------
 
 
 def test_handlers_run_on_as_many_threads_as_the_capacity() -> None:

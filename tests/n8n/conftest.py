@@ -69,7 +69,7 @@ def n8n(n8n_of_the_session: N8n) -> N8n:
 
 @pytest.fixture
 def start_runner(n8n: N8n, tmp_path: Path) -> Iterator[Callable[..., RunnerProcess]]:
-    """Starts one of our runners, by default until it is registered; all of them end with the test."""
+    """Start a process with a runner and wait until it is registered. All processes end with the test."""
     runners: list[RunnerProcess] = []
 
     def start(

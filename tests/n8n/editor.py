@@ -85,7 +85,7 @@ class Editor:
 
     def open_node(self, name: str) -> None:
         self.get("canvas-node").filter(has_text=name).dblclick()
-        self.label("options").wait_for()  # our nodes' last field
+        self.label("options").wait_for()  # the last field of n8nrunner's nodes
 
     def close_node(self) -> None:
         self.get("ndv-close-button").click()

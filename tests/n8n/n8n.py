@@ -277,7 +277,7 @@ class Workflow:
         self._sessions = threading.local()
 
     def call(self, body: Any = None, limit: float = 90.0, **keywords: Any) -> requests.Response:
-        """POSTs to its webhook. Whatever n8n answers is returned; no answer raises what `requests` raises.
+        """POST to its webhook and return n8n's answer. Without an answer, it raises the error of `requests`.
 
         Threads may call it at once; each keeps a connection of its own.
         """

@@ -1,4 +1,4 @@
-"""Starts our runner in processes of its own (`runner_script.py`), and hears what they tell."""
+"""Start runners in separate processes (`runner_script.py`), and read their output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVENT_LIMIT = 30.0
 
 
 class RunnerProcess:
-    """One plain Python process with our runner in it, told about n8n by n8n's own variables.
+    """A plain Python process with a runner, configured by n8n's own variables.
 
     `variables` adds to them, such as `N8N_RUNNERS_MAX_CONCURRENCY="10"`.
     """

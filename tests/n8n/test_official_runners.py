@@ -1,4 +1,4 @@
-"""n8n's own JavaScript runner on our embedded broker: it must find there what it finds in n8n.
+"""n8n's own JavaScript runner on the embedded broker, which behaves as n8n's does.
 
 (n8n's Python runner is not part of the npm package.)
 """
