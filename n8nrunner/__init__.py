@@ -1,13 +1,13 @@
 """A threaded, synchronous task runner for n8n: your workflows call Python functions where they live.
 
-The names below are the public ones. They are imported when they are first used, so that what needs only a
-part of the package, such as a child process, loads only that.
+`__all__` lists the public names. The other modules, `n8nrunner.broker` excepted, are private. Each name is
+imported when it is first used, so that a child process, for example, loads only the part that it needs.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from n8nrunner._version import __version__
 
@@ -34,70 +34,33 @@ if TYPE_CHECKING:
     from n8nrunner.snapshot import Counts, FunctionSnapshot, LinkSnapshot, Snapshot, TaskSnapshot
     from n8nrunner.task import Task, Undelivered
 
+#: The modules of the names that are not in `n8nrunner.errors`.
 _MODULES = {
-    "AuthenticationError": "errors",
-    "BrokerConnectionError": "errors",
-    "ConfigurationError": "errors",
-    "Counts": "snapshot",
-    "ExecutorBroken": "errors",
+    **dict.fromkeys(("Counts", "FunctionSnapshot", "LinkSnapshot", "Snapshot", "TaskSnapshot"), "snapshot"),
     "File": "functions.files",
-    "FunctionSnapshot": "snapshot",
-    "GrantTokenSpent": "errors",
-    "LinkSnapshot": "snapshot",
-    "N8nRunnerError": "errors",
-    "ProtocolError": "errors",
     "Runner": "runner",
     "RunnerConfig": "config",
-    "RunnerFailed": "errors",
-    "RunnerForked": "errors",
-    "RunnerStopped": "errors",
-    "Snapshot": "snapshot",
     "Task": "task",
-    "TaskCancelled": "errors",
-    "TaskError": "errors",
-    "TaskSnapshot": "snapshot",
-    "TaskTimeout": "errors",
     "Undelivered": "task",
     "ignore_interrupts": "execution.initializers",
 }
 
 __all__ = [
-    "AuthenticationError",
-    "BrokerConnectionError",
-    "ConfigurationError",
-    "Counts",
-    "ExecutorBroken",
-    "File",
-    "FunctionSnapshot",
-    "GrantTokenSpent",
-    "LinkSnapshot",
-    "N8nRunnerError",
-    "ProtocolError",
-    "Runner",
-    "RunnerConfig",
-    "RunnerFailed",
-    "RunnerForked",
-    "RunnerStopped",
-    "Snapshot",
-    "Task",
-    "TaskCancelled",
-    "TaskError",
-    "TaskSnapshot",
-    "TaskTimeout",
-    "Undelivered",
-    "__version__",
-    "ignore_interrupts",
-]
+    "AuthenticationError", "BrokerConnectionError", "ConfigurationError", "Counts", "ExecutorBroken", "File",
+    "FunctionSnapshot", "GrantTokenSpent", "LinkSnapshot", "N8nRunnerError", "ProtocolError", "Runner",
+    "RunnerConfig", "RunnerFailed", "RunnerForked", "RunnerStopped", "Snapshot", "Task", "TaskCancelled",
+    "TaskError", "TaskSnapshot", "TaskTimeout", "Undelivered", "__version__", "ignore_interrupts",
+]  # fmt: skip
 
+if not TYPE_CHECKING:  # a type checker would take it that every name exists
 
-def __getattr__(name: str) -> Any:
-    module = _MODULES.get(name)
-    if module is None:
-        raise AttributeError(f"module 'n8nrunner' has no attribute {name!r}")
-    value = getattr(import_module(f"n8nrunner.{module}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name):
+        if name not in __all__:
+            raise AttributeError(f"module 'n8nrunner' has no attribute {name!r}")
+        value = getattr(import_module(f"n8nrunner.{_MODULES.get(name, 'errors')}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return __all__

@@ -13,7 +13,7 @@ The tree::
     |   +-- TaskCancelled        the task was cancelled, or its connection was lost
     +-- ExecutorBroken           the executor runs no more tasks
     +-- RunnerFailed             a thread of the runner ended because of an unexpected error
-    +-- RunnerStopped            stop() was called while start() was under way
+    +-- RunnerStopped            the runner cannot start: it is stopping, or the program is ending
     +-- RunnerForked             the runner belongs to the parent process
 """
 
@@ -29,7 +29,7 @@ class N8nRunnerError(Exception):
 class ConfigurationError(N8nRunnerError):
     """One or more settings are wrong.
 
-    Args:
+    Attributes:
         problems: one sentence for each wrong setting.
     """
 
@@ -60,9 +60,9 @@ class ProtocolError(N8nRunnerError):
 class TaskError(N8nRunnerError):
     """An error for the workflow's author, raised by a handler. n8n shows exactly its message and description.
 
-    Args:
+    Attributes:
         message: the headline in n8n.
-        description: the longer text below the headline.
+        description: the longer text below the headline; None for none.
     """
 
     def __init__(self, message: str, description: str | None = None) -> None:
@@ -75,7 +75,7 @@ class TaskError(N8nRunnerError):
 
 
 class TaskTimeout(TaskError):
-    """The task has reached its time limit. n8n has the error already, and ignores a result."""
+    """The task has reached its time limit. n8n already has this error and ignores a later result."""
 
 
 class TaskCancelled(TaskError):
@@ -83,7 +83,10 @@ class TaskCancelled(TaskError):
 
 
 class ExecutorBroken(N8nRunnerError):
-    """The executor runs no more tasks: its processes died, or its owner shut it down."""
+    """The executor runs no tasks: its processes died, its owner shut it down, or it cannot start them.
+
+    The runner's own threads are an executor too, which is broken if the system has no thread left for them.
+    """
 
 
 class RunnerFailed(N8nRunnerError):
@@ -91,7 +94,7 @@ class RunnerFailed(N8nRunnerError):
 
 
 class RunnerStopped(N8nRunnerError):
-    """`stop` was called while `start` was under way."""
+    """The runner cannot start: `stop` was called, it is still stopping, or the program is ending."""
 
 
 class RunnerForked(N8nRunnerError):

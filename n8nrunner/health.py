@@ -67,7 +67,7 @@ class HealthServer:
                 path = self.path.split("?", 1)[0]
                 kind = "text/plain"
                 if path == "/readyz":
-                    ready = snapshot().is_registered
+                    ready = snapshot().is_offering
                     status, body = (200, "OK") if ready else (503, "not registered")
                 elif path != "/status":
                     status, body = 200, "OK"

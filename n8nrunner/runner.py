@@ -243,8 +243,8 @@ class Runner:
     def start(self, wait: float = 10.0) -> None:
         """Start the runner in the background, or wait for the registration of a runner that runs already.
 
-        If the runner is stopping, first wait until it has stopped. After a raise, nothing runs that this call
-        has started; a runner that ran before the call goes on.
+        If the runner is stopping, first wait until it has stopped. If this raises, everything that this call
+        started has stopped. A runner that was already running keeps running.
 
         Args:
             wait: seconds to wait for the first registration. With 0, do not wait for a broker, and do not
@@ -256,10 +256,11 @@ class Runner:
             BrokerConnectionError: no broker registered the runner in time. It names each attempt's failure.
             ConfigurationError: there is no token, the health check server cannot listen, or a runner with
                 functions has no name of its own.
-            ExecutorBroken: the executor does not run anything.
+            ExecutorBroken: the executor does not run anything, or the threads for tasks cannot be started.
             OSError: the process has no descriptor left.
-            RuntimeError: the process has no thread left.
-            RunnerStopped: `stop` was called during this call.
+            RuntimeError: another thread of the runner cannot be started.
+            RunnerStopped: `stop` was called during this call, an earlier stop takes too long, or the program
+                is ending.
         """
         if reimports.may_start():
             self._start(wait, gives_up=wait > 0)
@@ -418,7 +419,7 @@ class Runner:
 
     @property
     def error(self) -> N8nRunnerError | None:
-        """The reason why the runner ended by itself; None if it did not."""
+        """Why the runner ended by itself; None if it did not."""
         return self._lifecycle.error
 
     @property

@@ -13,14 +13,14 @@ class LinkSnapshot(NamedTuple):
         state: "connecting", "waiting", "registered", "paused", "draining", or "closed". A paused link is
             registered, but offers nothing while the runner's executor is replaced.
         registrations: successful registrations, over all connections.
-        attempts: attempts to connect since the last registration.
-        last_error: why the last attempt failed or the last connection ended; None if nothing has.
+        failures: failed attempts to connect and lost connections since the last registration.
+        last_error: why the last attempt failed or the last connection ended; None after a registration.
     """
 
     broker: str
     state: str
     registrations: int
-    attempts: int
+    failures: int
     last_error: str | None
 
 
@@ -112,5 +112,10 @@ class Snapshot(NamedTuple):
 
     @property
     def is_registered(self) -> bool:
-        """Whether at least one broker knows the runner now."""
+        """Whether the runner is registered with at least one broker."""
+        return any(link.state in ("registered", "paused") for link in self.links)
+
+    @property
+    def is_offering(self) -> bool:
+        """Whether the runner is registered with at least one broker, and its executor can run tasks."""
         return any(link.state == "registered" for link in self.links)

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
 from n8nrunner import logs
-from n8nrunner.errors import TaskCancelled, TaskError, TaskTimeout
+from n8nrunner.errors import ProtocolError, TaskCancelled, TaskError, TaskTimeout
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.codec import encode_request
 from n8nrunner.protocol.json_text import NotJson, decode_member, encode_value
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 
 logger = logs.get_logger("n8nrunner.tasks")
+
+_Kind = TypeVar("_Kind")
 
 #: Lines that one task may log to n8n. Further lines are left out.
 LOG_LINES = 1000
@@ -66,10 +69,10 @@ class Call:
 
     def __init__(self) -> None:
         self._ended = threading.Event()
-        self.value: Any = None
-        self.error: Any = None
+        self.value: m.Json = None
+        self.error: m.Json = None
 
-    def end(self, value: Any, error: Any) -> None:
+    def end(self, value: m.Json, error: m.Json) -> None:
         """Set the value, or the error that says why there is none. Called once, on the links' thread."""
         self.value = value
         self.error = error
@@ -97,7 +100,7 @@ class Tally(NamedTuple):
 
 
 class Task:
-    """One task, as its handler sees it. Each of its methods that waits returns or raises when the task ends.
+    """One task, as its handler sees it. Every method that waits ends when the task ends.
 
     Attributes:
         id: n8n's id of the task.
@@ -122,21 +125,19 @@ class Task:
         "type",
     )
 
-    def __init__(
-        self, id: str, type: str, settings: Any, deadline: float, port: CallPort | None = None
-    ) -> None:
+    def __init__(self, id: str, type: str, settings: Any, deadline: float) -> None:
         self.id = id
         self.type = type
         self.deadline = deadline
         self.progress_fraction: float | None = None
         self.progress_text = ""
         self._settings = settings
-        self._port = port
+        self._port: CallPort | None = None
         self._cancel_reason: str | None = None
         self._cancel_event: threading.Event | None = None
         self._timed_out = False
         self._lines = 0
-        self._progress_logged_at = 0.0
+        self._progress_logged_at = -math.inf
 
     def __repr__(self) -> str:
         return f"<Task {self.id} of type {self.type!r}>"
@@ -155,9 +156,11 @@ class Task:
         """The settings that the node sent: any JSON value, an object for most nodes.
 
         Large settings are decoded when they are first read, on the thread that reads them.
+
+        Raises:
+            TaskError: Python cannot decode them, such as for an integer of too many digits.
         """
-        if isinstance(self._settings, m.Undecoded):
-            self._settings = decode_member(self._settings.text, self._settings.key)
+        self._settings = _decoded(self._settings)
         return self._settings
 
     @property
@@ -171,7 +174,7 @@ class Task:
 
     @property
     def cancelled(self) -> bool:
-        """Whether n8n wants no result any more, for one of the reasons for which `raise_if_cancelled` raises.
+        """Whether the task was cancelled or timed out, lost its connection, or the runner stops.
 
         Python cannot end a thread. A handler that takes long should read this from time to time, and return.
         """
@@ -265,7 +268,8 @@ class Task:
             The result, as a JSON value.
 
         Raises:
-            TaskError: n8n refused the call, its function failed, or the arguments are too large or not JSON.
+            TaskError: n8n refused the call, its function failed, its answer cannot be used, or the arguments
+                are too large or not JSON.
             TaskCancelled: the task was cancelled before the answer came.
             TaskTimeout: the task timed out before the answer came.
         """
@@ -290,12 +294,10 @@ class Task:
             chunk: a part of the input items, such as ``{"startIndex": 0, "count": 1000}``; None for all.
 
         Returns:
-            The data, as a JSON object; empty if n8n sent something else.
+            The data, as a JSON object.
 
         Raises:
-            TaskError: as for `rpc`.
-            TaskCancelled: the task was cancelled before the answer came.
-            TaskTimeout: the task timed out before the answer came.
+            TaskError, TaskCancelled, TaskTimeout: as for `rpc`.
         """
         wanted_input: dict[str, Any] = {"include": input}
         if chunk is not None:
@@ -306,8 +308,9 @@ class Task:
             "env": env,
             "input": wanted_input,
         }
-        answer = self._ask("request_data", lambda call_id: m.TaskDataRequest(self.id, call_id, {}), wanted)
-        return answer if isinstance(answer, dict) else {}
+        name = "request_data"
+        answer = self._ask(name, lambda call_id: m.TaskDataRequest(self.id, call_id, {}), wanted)
+        return _expect(dict, answer, name)
 
     def request_node_types(self, node_types: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Ask n8n for descriptions of node types.
@@ -319,15 +322,12 @@ class Task:
             The descriptions, as JSON objects.
 
         Raises:
-            TaskError: as for `rpc`.
-            TaskCancelled: the task was cancelled before the answer came.
-            TaskTimeout: the task timed out before the answer came.
+            TaskError, TaskCancelled, TaskTimeout: as for `rpc`.
         """
         wanted = [dict(node_type) for node_type in node_types]
-        answer = self._ask(
-            "request_node_types", lambda call_id: m.NodeTypesRequest(self.id, call_id, []), wanted
-        )
-        return answer if isinstance(answer, list) else []
+        name = "request_node_types"
+        answer = self._ask(name, lambda call_id: m.NodeTypesRequest(self.id, call_id, []), wanted)
+        return _expect(list, answer, name)
 
     def read_file(self, item_index: int, name: str) -> bytes:
         """Read the file of an input item.
@@ -343,9 +343,7 @@ class Task:
             The bytes of the file.
 
         Raises:
-            TaskError: as for `rpc`.
-            TaskCancelled: the task was cancelled before the answer came.
-            TaskTimeout: the task timed out before the answer came.
+            TaskError, TaskCancelled, TaskTimeout: as for `rpc`.
         """
         return _from_buffer(self.rpc("helpers.getBinaryDataBuffer", item_index, name))
 
@@ -361,21 +359,14 @@ class Task:
             The description of the file for an output item: ``{"json": {...}, "binary": {"data": <this>}}``.
 
         Raises:
-            TaskError: as for `rpc`.
-            TaskCancelled: the task was cancelled before the answer came.
-            TaskTimeout: the task timed out before the answer came.
+            TaskError, TaskCancelled, TaskTimeout: as for `rpc`.
         """
         arguments: list[Any] = [to_buffer(data)]
         if filename is not None or mime is not None:
             arguments.append(filename)
         if mime is not None:
             arguments.append(mime)
-        saved = self.rpc("helpers.prepareBinaryData", *arguments)
-        if not isinstance(saved, dict):
-            raise TaskError(
-                f"n8n answered a saved file with {type(saved).__name__}, not with its description"
-            )
-        return saved
+        return _expect(dict, self.rpc("helpers.prepareBinaryData", *arguments), "save_file")
 
     def http_request(self, **options: Any) -> Any:
         """Let n8n make an HTTP request.
@@ -387,15 +378,13 @@ class Task:
             The body of the response, or what the options ask for.
 
         Raises:
-            TaskError: as for `rpc`.
-            TaskCancelled: the task was cancelled before the answer came.
-            TaskTimeout: the task timed out before the answer came.
+            TaskError, TaskCancelled, TaskTimeout: as for `rpc`.
         """
         return self.rpc("helpers.httpRequest", options)
 
     # --- the way to the link --------------------------------------------------------------------
 
-    def _send(self, build: Callable[[str], Any], params: Any, call: Call | None) -> None:
+    def _send(self, build: Callable[[str], m.Request], params: object, call: Call | None) -> None:
         port = self._port
         if port is None:
             raise RuntimeError(
@@ -417,7 +406,7 @@ class Task:
         assert isinstance(self, ActiveTask)  # no other task has a port
         port.call(self, call_id, payload, call)
 
-    def _ask(self, name: str, build: Callable[[str], Any], params: Any) -> Any:
+    def _ask(self, name: str, build: Callable[[str], m.Request], params: object) -> Any:
         self.raise_if_cancelled()
         call = Call()
         self._send(build, params, call)
@@ -427,8 +416,7 @@ class Task:
         if call.error is not None:
             self.raise_if_cancelled()
             raise TaskError(f"{name} failed in n8n: {_message_of(call.error)}")
-        value = call.value
-        return decode_member(value.text, value.key) if isinstance(value, m.Undecoded) else value
+        return _decoded(call.value)
 
 
 class ActiveTask(Task):
@@ -458,7 +446,8 @@ class ActiveTask(Task):
         port: CallPort | None = None,
         generation: int = 0,
     ) -> None:
-        super().__init__(id, type, settings, deadline, port)
+        super().__init__(id, type, settings, deadline)
+        self._port = port
         self.generation = generation
         self.started_at = time.monotonic()
         self.tally: Tally | None = None
@@ -467,7 +456,7 @@ class ActiveTask(Task):
         self._log_lines = 0
         self._on_cancel: Callable[[], None] | None = None
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[ActiveTask], tuple[str, str, m.Json, float]]:
         # In another process the task is plain data: nothing there can reach the connection.
         return ActiveTask, (self.id, self.type, self.settings, self.deadline)
 
@@ -499,8 +488,8 @@ class ActiveTask(Task):
                 return
         callback()
 
-    def has_room_in_log(self, text: str) -> bool:
-        """Return whether the runner's own log shows another text about this task; if not, count it.
+    def admit_to_log(self, text: str) -> bool:
+        """Count a text about this task, and return whether the runner's own log shows it.
 
         Each item of a task can fail with a traceback of its own. The first text is always shown.
         """
@@ -563,13 +552,34 @@ def to_buffer(data: bytes) -> dict[str, Any]:
     return {"type": "Buffer", "data": list(data)}
 
 
-def _from_buffer(value: Any) -> bytes:
+def _from_buffer(value: m.Json) -> bytes:
     if isinstance(value, dict) and value.get("type") == "Buffer" and isinstance(value.get("data"), list):
         try:
             return bytes(value["data"])
         except (TypeError, ValueError):
             raise TaskError("n8n sent a file whose bytes are not numbers from 0 to 255") from None
     raise TaskError(f"n8n answered with {type(value).__name__} where a file's bytes were expected")
+
+
+def _decoded(value: Any) -> Any:
+    """Return a value that n8n sent. If it is large, decode it here, on the handler's thread.
+
+    Raises:
+        TaskError: Python cannot decode it.
+    """
+    if not isinstance(value, m.Undecoded):
+        return value
+    try:
+        return decode_member(value.text, value.key)
+    except ProtocolError as error:
+        raise TaskError(f"n8n sent data that cannot be read: {error}") from None
+
+
+def _expect(kind: type[_Kind], value: object, name: str) -> _Kind:
+    """Return what n8n answered to a call, if it has the type that the call returns."""
+    if not isinstance(value, kind):
+        raise TaskError(f"n8n answered {name} with {type(value).__name__}, expected {kind.__name__}")
+    return value
 
 
 def _format(value: Any) -> str:
@@ -582,11 +592,10 @@ def _format(value: Any) -> str:
         return repr(value)
 
 
-def _message_of(error: Any) -> str:
+def _message_of(error: m.Json) -> str:
+    error = _decoded(error)
     if isinstance(error, str):
         return error
-    if isinstance(error, m.Undecoded):
-        error = decode_member(error.text, error.key)
     if isinstance(error, dict):
         for key in ("message", "description"):
             if isinstance(error.get(key), str):

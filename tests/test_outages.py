@@ -37,7 +37,7 @@ def test_a_runner_registers_after_odd_answers_to_probes_and_log_ins(
         port = taken.getsockname()[1]
     runner = new_runner(f"http://127.0.0.1:{port}")
     runner.start(wait=0)
-    wait_until(lambda: runner.snapshot().links[0].attempts)
+    wait_until(lambda: runner.snapshot().links[0].failures)
     lines = []
 
     def script(connection: socket.socket) -> None:

@@ -701,7 +701,7 @@ def test_stop_does_not_wait_for_a_stubborn_handler(
     gate.wait_running()
     with promptly(), caplog.at_level(logging.WARNING, "n8nrunner"):
         runner.stop(0.1)
-    assert f"{task.task_id} (gate)" in caplog.text
+    assert f"gate (task {task.task_id})" in caplog.text
     gate.open.set()
 
 

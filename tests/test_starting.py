@@ -255,7 +255,7 @@ def test_a_link_that_finds_no_thread_for_an_attempt_tries_again(
         with pytest.raises(BrokerConnectionError, match="can't start new thread"):
             runner.start(wait=0.1)
         runner.start(wait=0)
-        wait_until(lambda: runner.snapshot().links[0].attempts > 1)
+        wait_until(lambda: runner.snapshot().links[0].failures > 1)
     assert runner.wait_registered(LIMIT)
 
 
@@ -613,7 +613,7 @@ def test_a_start_without_a_wait_logs_a_refused_token_and_tries_again(
     runner.task("echo")(lambda task: task.settings)
     with caplog.at_level(logging.ERROR, "n8nrunner"):
         runner.start(wait=0)
-        wait_until(lambda: runner.snapshot().links[0].attempts > 1)
+        wait_until(lambda: runner.snapshot().links[0].failures > 1)
     assert runner.state == "running"
     assert runner.error is None
     assert "N8N_RUNNERS_AUTH_TOKEN" in caplog.records[0].getMessage()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from n8nrunner import Task
-from n8nrunner.task import ActiveTask
+from typing import Any, Callable
+
+import pytest
+
+from n8nrunner import Task, TaskError
+from n8nrunner.protocol.messages import Undecoded
+from n8nrunner.task import ActiveTask, Call
 
 #: Every name that a handler may use.
 PUBLIC = {
@@ -37,3 +42,42 @@ def test_the_public_members_of_a_task_are_those_for_handlers() -> None:
 def test_an_active_task_has_no_dictionary_of_attributes() -> None:
     task = ActiveTask("1", "tests", None, 0.0)
     assert not hasattr(task, "__dict__")
+
+
+def test_settings_that_python_cannot_decode_are_an_error_for_the_workflow_author() -> None:
+    text = '{"taskSettings": ' + "9" * 5000 + "}"
+    task = ActiveTask("1", "tests", Undecoded(text, "taskSettings"), 0.0)
+    with pytest.raises(TaskError, match=r"cannot be read: .* more digits than Python reads"):
+        task.settings  # noqa: B018
+
+
+class Port:
+    """A link whose n8n answers every call with one value."""
+
+    max_payload = 1000
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def new_id(self) -> str:
+        return "call"
+
+    def call(self, task: ActiveTask, call_id: str, payload: bytes, call: Call | None) -> None:
+        assert call is not None
+        call.end(self._answer, None)
+
+
+@pytest.mark.parametrize("answer", [None, "text", 1])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda task: task.request_data(),
+        lambda task: task.request_node_types([]),
+        lambda task: task.save_file(b""),
+        lambda task: task.read_file(0, "data"),
+    ],
+    ids=["request_data", "request_node_types", "save_file", "read_file"],
+)
+def test_an_answer_of_another_type_is_an_error(ask: Callable[[Task], Any], answer: Any) -> None:
+    with pytest.raises(TaskError, match=f"n8n answered .* {type(answer).__name__}"):
+        ask(ActiveTask("1", "tests", None, 0.0, Port(answer)))

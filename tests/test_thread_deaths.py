@@ -123,7 +123,7 @@ def test_log_handlers_that_raise_end_no_thread(
     broker.submit("wait", {})
     assert waiting.running.wait(LIMIT)
     broker.kill()  # logged: the lost connection, the undelivered result, every failed attempt
-    wait_until(lambda: runner.snapshot().links[0].attempts > 1)
+    wait_until(lambda: runner.snapshot().links[0].failures > 1)
     assert waiting.cancelled.wait(LIMIT)
     broker.start()
     assert runner.wait_registered(LIMIT)
@@ -223,7 +223,7 @@ def test_every_attempt_posts_an_outcome(
         if place == "probe":
             wait_until(lambda: fault.left == 0)
         else:
-            wait_until(lambda: runner.snapshot().links[0].attempts > 0)
+            wait_until(lambda: runner.snapshot().links[0].failures > 0)
         broker.start()
         assert runner.wait_registered(LIMIT)
     assert fault.left == 0
@@ -251,8 +251,8 @@ def test_a_program_that_forbids_sockets_for_a_while_gets_its_link_back(
     with caplog.at_level(logging.WARNING, "n8nrunner"), monkeypatch.context() as patch:
         patch.setattr(socket, "socket", Blocked)
         wait_until(lambda: "SocketBlockedError" in (runner.snapshot().links[0].last_error or ""))
-        failures = runner.snapshot().links[0].attempts
-        wait_until(lambda: runner.snapshot().links[0].attempts > failures + 1)
+        failures = runner.snapshot().links[0].failures
+        wait_until(lambda: runner.snapshot().links[0].failures > failures + 1)
     assert "SocketBlockedError" in caplog.text
     broker.start()
     assert runner.wait_registered(LIMIT)

@@ -10,7 +10,7 @@ import os
 import time
 import traceback
 from contextlib import AbstractContextManager
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
 from n8nrunner import logs
 from n8nrunner.errors import TaskError
@@ -21,9 +21,9 @@ from n8nrunner.task import ActiveTask, Tally
 logger = logs.get_logger("n8nrunner.tasks")
 
 #: Runs a task: takes it, returns any JSON value. A handler of an application takes a `Task`, which it is too.
-Handler = Callable[[ActiveTask], Any]
+Handler = Callable[[ActiveTask], object]
 #: Makes a context manager that is entered around every handler.
-TaskContext = Callable[[], AbstractContextManager[Any]]
+TaskContext = Callable[[], AbstractContextManager[object]]
 
 #: Characters of an exception's message or description, and of its traceback, that n8n shows.
 _MESSAGE_LIMIT = 10_000
@@ -108,40 +108,37 @@ def _invoke(
         )
     if logger.isEnabledFor(logging.DEBUG):
         logger.debug("%s finished after %.3f s", task.describe(), time.monotonic() - task.started_at)
-    return Answer(payload, False, False, task.tally)
+    return Answer(payload, failed=False, tally=task.tally)
 
 
 def failure(task: ActiveTask, message: str, description: str | None = None) -> Answer:
     """Return the answer for a task whose handler could not run."""
-    return _answer(task, None, message, description=description)
+    return _answer(task, None, _texts(message, description))
 
 
 def _refused(task: ActiveTask, max_payload: int, message: str, description: str | None = None) -> Answer:
-    logger.error("Task %s (%s) failed. %s", task.id, task.type, message)
-    return _answer(task, max_payload, message, description=description)
+    logger.error("%s failed. %s", about(task), message)
+    return _answer(task, max_payload, _texts(message, description))
 
 
 def _failed(task: ActiveTask, error: BaseException, max_payload: int) -> Answer:
     if task.cancelled:
         # n8n does not want the answer, and a cancelled handler is meant to end by raising.
-        logger.info("Task %s (%s) ended after its cancellation", task.id, task.type)
+        logger.info("%s ended after its cancellation", about(task))
         return failure(task, "cancelled")
     log_error(task, error)
-    return _answer(task, max_payload, **describe_error(error))
+    return _answer(task, max_payload, describe_error(error))
 
 
 def _interrupted(task: ActiveTask, max_payload: int) -> Answer:
     """Return the answer for a task that Ctrl-C has ended in a process of an executor."""
     logger.error(
-        "Task %s (%s) was cut short: Ctrl-C reached its process. To let tasks finish, pass "
+        "%s was cut short: Ctrl-C reached its process. To let tasks finish, pass "
         "initializer=n8nrunner.ignore_interrupts to the executor",
-        task.id,
-        task.type,
+        about(task),
     )
-    answer = _answer(
-        task, max_payload, "The process of the task was interrupted", description="Run it again."
-    )
-    return answer._replace(interrupted=True)
+    error = _texts("The process of the task was interrupted", "Run it again.")
+    return _answer(task, max_payload, error)._replace(interrupted=True)
 
 
 def log_error(task: ActiveTask, error: BaseException, where: str = "") -> None:
@@ -152,19 +149,17 @@ def log_error(task: ActiveTask, error: BaseException, where: str = "") -> None:
     """
     message = describe_error(error)["message"]
     if isinstance(error, TaskError):
-        if task.has_room_in_log(message):
+        if task.admit_to_log(message):
             logger.info("%s failed: %s: %s", about(task, where), type(error).__name__, message)
         return
     stack = _stack_of(error)
-    if task.has_room_in_log(stack):
+    if task.admit_to_log(stack):
         logger.error("%s failed: %s\n    %s", about(task, where), message, stack)
 
 
 def _log_left_out(task: ActiveTask) -> None:
     if task.left_out:
-        logger.error(
-            "Task %s (%s): %d more failures are left out of the log", task.id, task.type, task.left_out
-        )
+        logger.error("%s: %d more failures are left out of the log", about(task), task.left_out)
 
 
 def about(task: ActiveTask, where: str = "") -> str:
@@ -180,23 +175,24 @@ def describe_error(error: BaseException) -> dict[str, str]:
         # A subclass may have put anything there, or not have called the constructor.
         message = text_of(getattr(error, "message", error)) or type(error).__name__
         description = getattr(error, "description", None)
-        described = {"message": _cut(message)}
-        return described if description is None else {**described, "description": _cut(text_of(description))}
+        return _texts(message, None if description is None else text_of(description))
     name, text = type(error).__name__, text_of(error)
-    return {"message": _cut(f"{name}: {text}" if text else name), "stack": _stack_of(error)}
+    return {**_texts(f"{name}: {text}" if text else name), "stack": _stack_of(error)}
 
 
-def _answer(task: ActiveTask, max_payload: int | None, message: object, **more: object) -> Answer:
-    error = {"message": _cut(text_of(message))}
-    for name, value in more.items():
-        if value is not None:
-            error[name] = text_of(value) if name == "stack" else _cut(text_of(value))
+def _texts(message: str, description: str | None = None) -> dict[str, str]:
+    """Return an error for the workflow's author."""
+    texts = {"message": _cut(message)}
+    return texts if description is None else {**texts, "description": _cut(description)}
+
+
+def _answer(task: ActiveTask, max_payload: int | None, error: dict[str, str]) -> Answer:
     payload = encode_error(task.id, error)
     if max_payload is not None and len(payload) > max_payload:
         # n8n would close the connection, and fail everything on it. A character may take twelve bytes.
         shorter = error["message"][: max(0, max_payload - 200) // 12]
         payload = encode_error(task.id, {"message": f"{shorter} ..."})
-    return Answer(payload, True, False, task.tally)
+    return Answer(payload, failed=True, tally=task.tally)
 
 
 def text_of(value: object) -> str:

@@ -19,7 +19,7 @@ from n8nrunner.deadline import Deadline
 from n8nrunner.errors import ExecutorBroken
 from n8nrunner.execution.contexts import StartContext
 from n8nrunner.execution.executors import ExecutorHolder, ExecutorOrFactory, Listener
-from n8nrunner.execution.invoke import Answer, Handler, TaskContext, failure, invoke, text_of
+from n8nrunner.execution.invoke import Answer, Handler, TaskContext, about, failure, invoke, text_of
 from n8nrunner.execution.threads import Threads
 from n8nrunner.task import ActiveTask
 
@@ -181,7 +181,7 @@ class TaskPool:
                 job.tries += 1
                 if job.tries >= _TRIES:
                     job.has_ended = True
-                    task_logger.error("The end of task %s was lost: %s", job.task.id, type(error).__name__)
+                    task_logger.error("%s: its end was lost: %s", about(job.task), type(error).__name__)
 
     # --- on an executor of the caller -------------------------------------------------------------
 
@@ -307,11 +307,11 @@ class TaskPool:
         """Wait for the threads of the pool.
 
         Returns:
-            The ids and types of the tasks whose handlers have not returned.
+            Descriptions of the tasks whose handlers have not returned.
         """
         if self._threads is not None:
             self._threads.join(deadline)
-        return [f"{task.id} ({task.type})" for task in list(self.active)]
+        return [task.describe() for task in list(self.active)]
 
 
 def _future_of(executor: Executor, task: ActiveTask) -> Future[Any] | None:
@@ -331,10 +331,10 @@ def _reason(error: BaseException | None) -> str:
 def _not_run(task: ActiveTask, reason: str | None = None) -> Answer:
     """Return the answer for a task that ended before its handler began. n8n no longer waits for it."""
     why = reason or task.cancel_reason
-    task_logger.info("Task %s (%s) did not run: %s", task.id, task.type, why)
+    task_logger.info("%s did not run: %s", about(task), why)
     return failure(task, f"The task did not run: {why}")
 
 
 def _broken(task: ActiveTask, reason: str) -> Answer:
-    task_logger.error("The executor did not run task %s (%s): %s", task.id, task.type, reason)
+    task_logger.error("%s was not run by the executor: %s", about(task), reason)
     return failure(task, f"{ExecutorBroken.__name__}: the runner's executor did not run the task", reason)

@@ -230,7 +230,7 @@ class _FunctionTask:
         self._failures += 1
         description = self._describe(call, mismatch)
         # Without the message: it contains the value, which must not be logged.
-        if self._task.has_room_in_log(description):
+        if self._task.admit_to_log(description):
             logger.warning("%s: an argument does not fit. %s", about(self._task), description)
         self._record_error(call.item, {"message": str(mismatch), "description": description})
 

@@ -213,7 +213,7 @@ def test_a_runner_serves_in_a_process_with_more_files_than_select_can_take(
         runner = new_runner(_unused_url())
         runner.task("any")(lambda task: None)
         runner.start(wait=0)
-        wait_until(lambda: runner.snapshot().links[0].attempts >= 2)
+        wait_until(lambda: runner.snapshot().links[0].failures >= 2)
         runner.stop()
         assert runner.error is None
         runner = new_runner()

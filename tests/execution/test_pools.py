@@ -157,7 +157,7 @@ def test_join_names_the_tasks_that_still_run() -> None:
     pool.submit(lambda task: go_on.wait(LIMIT), new_task(task_id="still-running"), ends)
     pool.shut_down()
     with promptly():
-        assert pool.join(Deadline(0.05)) == ["still-running (tests)"]
+        assert pool.join(Deadline(0.05)) == ["tests (task still-running)"]
     go_on.set()
     ends.wait()
     assert pool.join(Deadline(LIMIT)) == []
@@ -482,7 +482,7 @@ def test_a_task_fails_when_its_process_is_killed(
                 broker.run_task("killed", {}, timeout=LIMIT)
             assert caught.value.message == "ExecutorBroken: the runner's executor did not run the task"
             assert "BrokenProcessPool" in str(caught.value.description)
-            assert "The executor did not run task" in caplog.text
+            assert "was not run by the executor" in caplog.text
             # Such an executor never runs anything again, so the runner ends.
             assert wait_until(lambda: runner.state == "failed")
             assert runner.snapshot().taken == 0

@@ -10,7 +10,10 @@ from typing import Any, Optional
 
 from typing_extensions import assert_type
 
+import n8nrunner
 from n8nrunner import File, N8nRunnerError, Runner, RunnerConfig, Snapshot, Task, Undelivered
+
+n8nrunner.Runer  # type: ignore[attr-defined]  # noqa: B018
 
 
 @contextmanager
