@@ -33,17 +33,7 @@ from n8nrunner.broker.server import Broker
 from n8nrunner.broker.task import BrokerTask, SavedFile
 
 __all__ = [
-    "PROFILES",
-    "Broker",
-    "BrokerConstants",
-    "BrokerEvent",
-    "BrokerNotRunning",
-    "BrokerTask",
-    "BrokerTaskCancelled",
-    "BrokerTaskError",
-    "BrokerTaskExpired",
-    "BrokerTaskLost",
-    "BrokerTaskTimeout",
-    "Counts",
-    "SavedFile",
-]
+    "PROFILES", "Broker", "BrokerConstants", "BrokerEvent", "BrokerNotRunning", "BrokerTask",
+    "BrokerTaskCancelled", "BrokerTaskError", "BrokerTaskExpired", "BrokerTaskLost", "BrokerTaskTimeout",
+    "Counts", "SavedFile",
+]  # fmt: skip

@@ -30,14 +30,7 @@ class Upgrade(NamedTuple):
 
 
 class Access:
-    """Checks secrets, grant tokens and rate limits.
-
-    Args:
-        auth_token: the shared secret.
-        path: the base path, such as "/runners".
-        constants: the limits.
-        grants: the grant tokens of this run of the broker.
-    """
+    """Checks secrets, grant tokens and rate limits. `path` is the base path, such as "/runners"."""
 
     def __init__(self, auth_token: str, path: str, constants: BrokerConstants, grants: GrantTokens) -> None:
         self._auth_token = auth_token.encode()

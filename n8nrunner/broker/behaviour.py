@@ -65,20 +65,11 @@ class Behaviour:
 N8N_2_40 = Behaviour("2.40")
 N8N_2_27 = Behaviour(
     "2.27",
-    rematches_rejected=False,
-    limits_restarts=False,
-    cancels_missed=False,
-    closes_after_misses=False,
-    closes_silent=False,
-    rematches_abandoned=False,
-    cancels_expired=False,
-    names_settings_timeout=False,
-    names_configured_wait=True,
-    notices_unreachable=False,
-    closes_by_id=True,
-    heartbeat_stops_at_dead=True,
+    rematches_rejected=False, limits_restarts=False, cancels_missed=False, closes_after_misses=False,
+    closes_silent=False, rematches_abandoned=False, cancels_expired=False, names_settings_timeout=False,
+    names_configured_wait=True, notices_unreachable=False, closes_by_id=True, heartbeat_stops_at_dead=True,
     shortens_tasks=False,
-)
+)  # fmt: skip
 N8N_1_123 = replace(N8N_2_27, version="1.123", grant_ttl=15.0, queues_deferred_again=True, drains=False)
 
 #: The values of `Broker`'s argument `profile`.

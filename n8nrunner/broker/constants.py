@@ -32,11 +32,10 @@ class BrokerConstants:
     close_timeout: float = 30.0  #: how long the broker waits for a peer's close frame.
 
     def __post_init__(self) -> None:
-        for name in ("acceptance_timeout", "settings_timeout", "request_timeout", "task_timeout"):
+        for name in ("acceptance_timeout", "settings_timeout", "request_timeout", "task_timeout",
+                     "heartbeat_interval"):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0 seconds, got {getattr(self, name)!r}")
-        if self.heartbeat_interval <= 0:
-            raise ValueError(f"heartbeat_interval must be above 0 seconds, got {self.heartbeat_interval!r}")
         for name in ("max_payload", "max_body", "auth_limit", "upgrade_limit", "missed_limit"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")

@@ -12,35 +12,22 @@ from typing import Callable
 
 from aiohttp import WSMsgType, web
 
-from n8nrunner.broker import javascript
+from n8nrunner.broker import errors, javascript
 from n8nrunner.broker.access import Access
 from n8nrunner.broker.bodies import log_in_members, task_arguments
 from n8nrunner.broker.channel import NORMAL_CLOSURE, RunnerSocket, WebSocketChannel
 from n8nrunner.broker.constants import BrokerConstants
-from n8nrunner.broker.errors import (
-    BrokerNotRunning,
-    BrokerTaskError,
-    BrokerTaskExpired,
-    BrokerTaskLost,
-    BrokerTaskTimeout,
-)
 from n8nrunner.broker.switchboard import Switchboard
 from n8nrunner.broker.task import BrokerTask
 
 #: Longest body of a log-in, in bytes; one with the longest token has far fewer.
 _LOG_IN_BODY = 64 * 1024
+#: The statuses of failed tasks; 422 for the runner's own errors.
+_STATUSES = {errors.BrokerTaskExpired: 504, errors.BrokerTaskTimeout: 504, errors.BrokerTaskLost: 502}
 
 
 class Endpoints:
-    """All handlers of one run of the broker.
-
-    Args:
-        access: decides who is let in.
-        path: the base path, such as "/runners".
-        constants: the limits.
-        switchboard: takes the runners.
-        submit: `Broker.submit`; called on another thread.
-    """
+    """All handlers of one run of the broker, for its thread. `submit` is called on another thread."""
 
     def __init__(
         self,
@@ -62,7 +49,6 @@ class Endpoints:
         self.idle.set()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request."""
         if _wants_upgrade(request):
             return await self._upgrade(request)
         path = request.path
@@ -184,7 +170,7 @@ class Endpoints:
             await self._end_of(task)
         except (ValueError, RecursionError) as error:
             return _error(400, str(error))
-        except BrokerNotRunning as error:
+        except errors.BrokerNotRunning as error:
             return _error(503, str(error))
         except asyncio.CancelledError:
             submitting.add_done_callback(_cancel_task)  # a runner may have it before this thread knows
@@ -211,12 +197,10 @@ class Endpoints:
             arguments.task_type, arguments.settings, items=arguments.items, timeout=arguments.timeout
         )
 
-    def _status(self, failure: BrokerTaskError) -> int:
-        if isinstance(failure, BrokerTaskExpired):
-            return 503 if self._access.stopping else 504
-        if isinstance(failure, BrokerTaskTimeout):
-            return 504
-        return 502 if isinstance(failure, BrokerTaskLost) else 422
+    def _status(self, failure: errors.BrokerTaskError) -> int:
+        if isinstance(failure, errors.BrokerTaskExpired) and self._access.stopping:
+            return 503
+        return _STATUSES.get(type(failure), 422)
 
 
 class BareStatus(web.Response):

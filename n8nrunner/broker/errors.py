@@ -1,15 +1,4 @@
-"""Errors of the embedded broker: how a task can end without a result.
-
-The tree::
-
-    N8nRunnerError
-    +-- BrokerNotRunning             the broker has not been started, or has been stopped
-    +-- BrokerTaskError              the runner reported an error
-        +-- BrokerTaskExpired        no runner took the task, or the broker was shutting down
-        +-- BrokerTaskTimeout        the task ran into the broker's time limit
-        +-- BrokerTaskCancelled      the requester cancelled the task
-        +-- BrokerTaskLost           the runner's connection ended, or the broker was stopped
-"""
+"""Errors of the embedded broker: how a task can end without a result."""
 
 from __future__ import annotations
 

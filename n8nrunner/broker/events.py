@@ -86,16 +86,6 @@ class TimePassed(NamedTuple):
 
 
 Event = Union[
-    Connected,
-    Received,
-    PongReceived,
-    ConnectionFailing,
-    Disconnected,
-    TaskRequested,
-    RequestWithdrawn,
-    SettingsGiven,
-    TaskCancelled,
-    Answered,
-    DrainStarted,
-    TimePassed,
-]
+    Connected, Received, PongReceived, ConnectionFailing, Disconnected, TaskRequested, RequestWithdrawn,
+    SettingsGiven, TaskCancelled, Answered, DrainStarted, TimePassed,
+]  # fmt: skip

@@ -20,11 +20,9 @@ class GrantTokens:
         self._expires: OrderedDict[str, float] = OrderedDict()
 
     def __len__(self) -> int:
-        """Return how many tokens are held in memory."""
         return len(self._expires)
 
     def issue(self, now: float) -> str:
-        """Return a new token."""
         while self._expires and next(iter(self._expires.values())) <= now:
             self._expires.popitem(last=False)
         token = self._new_token()
@@ -54,11 +52,9 @@ class FixedWindow:
         self._clients: dict[str, tuple[float, int]] = {}
 
     def __len__(self) -> int:
-        """Return how many clients are held in memory."""
         return len(self._clients)
 
     def ask(self, client: str, now: float) -> Allowance:
-        """Count one request of a client."""
         if len(self._clients) > 1000:
             self._clients = {name: entry for name, entry in self._clients.items() if entry[0] > now}
         ends, count = self._clients.get(client, (0.0, 0))

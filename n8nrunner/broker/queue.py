@@ -43,7 +43,6 @@ class RequestQueue:
         return None
 
     def remove_first(self, task_type: str) -> None:
-        """Remove the request that `first` returned."""
         heapq.heappop(self._by_type[task_type])
 
     def types(self) -> set[str]:

@@ -38,14 +38,7 @@ class Settings(NamedTuple):
 
 
 class BrokerRun:
-    """One run of the broker.
-
-    Args:
-        settings: the broker's settings.
-        listener: the listening socket. The run closes it at its end.
-        history: takes counts and events.
-        submit: `Broker.submit`.
-    """
+    """One run of the broker. It closes the listener at its end. `submit` is `Broker.submit`."""
 
     def __init__(
         self,

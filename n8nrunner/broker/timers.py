@@ -29,11 +29,9 @@ class Timers:
         self._cancelled = 0
 
     def __len__(self) -> int:
-        """Return how many timers are held in memory, including cancelled ones."""
         return len(self._heap)
 
     def set(self, at: float, action: Callable[[], None]) -> Timer:
-        """Add a timer."""
         timer = Timer(at, action)
         self._sequence += 1
         heapq.heappush(self._heap, (at, self._sequence, timer))

@@ -33,12 +33,9 @@ def seconds(number: float) -> str:
 
 
 def request_expired(task_type: str, waited: float, configured: float | None) -> ErrorObject:
-    """Return the error of a request that no runner took.
+    """Return the error of a request that no runner took. Times are in seconds.
 
-    Args:
-        task_type: the type of the request.
-        waited: how long it waited, in seconds.
-        configured: the configured limit, in seconds, if the message names it.
+    `configured` is the configured limit, or None if the message does not name it.
     """
     description = (
         f"No runner took the task of type {task_type!r} within {seconds(round(waited, 1))}. Is a runner "

@@ -187,8 +187,6 @@ class Conversion:
 
 
 class _Meter:
-    """Counts steps, and stops a conversion that takes too many."""
-
     __slots__ = ("_arguments", "_limit", "_next_check", "_raise_if_cancelled", "_steps")
 
     def __init__(self, arguments: Any, raise_if_cancelled: Callable[[], None]) -> None:

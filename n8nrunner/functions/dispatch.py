@@ -121,8 +121,7 @@ def _refuse(
 ) -> dict[str, Any]:
     """Return the result of a task whose calls cannot be made.
 
-    Args:
-        log_message: replaces `message` in the log if that contains values of items.
+    `log_message` replaces `message` in the log if that contains values of items.
     """
     logger.warning("%s was refused (%s): %s", about(task), code, log_message or message)
     error: dict[str, Any] = {"code": code, "message": message}
@@ -160,13 +159,7 @@ class _FunctionTask:
         self._done = self._failures = 0
 
     def run(self, calls: Sequence[Call]) -> Encoded:
-        """Make the calls. Return the result.
-
-        Raises:
-            SignatureChanged: the node was written for another version of the function. No call was made.
-            TaskError: the workflow's time zone is needed, and Python has no data for it.
-            TaskCancelled, TaskTimeout: the task was cancelled or timed out.
-        """
+        """Make the calls, and return the result. Raises `SignatureChanged` before the first call."""
         try:
             self._run(calls)
             try:

@@ -20,13 +20,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Function:
-    """A registered function.
-
-    Args:
-        function: the function to call.
-        signature: its parameters.
-        limit: how many calls may run at once; None for as many as there are slots.
-    """
+    """A registered function. `limit` calls may run at once; None for as many as there are slots."""
 
     def __init__(self, function: Callable[..., Any], signature: Signature, limit: int | None) -> None:
         self.function = function
@@ -46,16 +40,10 @@ class Function:
         return {**self.__dict__, "_semaphore": None}
 
     def call(self, task: Task, arguments: dict[str, Any], use_result: Callable[[Any], _T]) -> _T:
-        """Call the function as soon as its limit allows.
+        """Call the function as soon as its limit allows. Return the value that `use_result` returns.
 
-        Args:
-            use_result: called with the result, within the limit, because a generator runs only then.
-
-        Returns:
-            The value that `use_result` returns.
-
-        Raises:
-            TaskCancelled, TaskTimeout: the task ended while it waited.
+        `use_result` gets the function's result, within the limit, because a generator runs only then. Raises
+        `TaskCancelled` or `TaskTimeout` if the task ends while it waits.
         """
         if self.signature.task_parameter is not None:
             arguments = {**arguments, self.signature.task_parameter: task}

@@ -61,12 +61,7 @@ class Parameter:
 
 
 class Signature:
-    """The parameters of a function.
-
-    Args:
-        function: the function.
-        name: its name in n8n.
-        batch: whether it takes all items at once.
+    """The parameters of a function. With `batch`, it takes all items at once.
 
     Raises:
         ConfigurationError: names every parameter that cannot become a field.

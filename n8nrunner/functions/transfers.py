@@ -17,10 +17,8 @@ _MAX_BYTES_BY_CALL = 16 * 1024 * 1024
 class FileTransfer:
     """The files of one task.
 
-    Args:
-        task: the task.
-        settings: its settings. "inlineFiles" says how many bytes of files the node accepts in the result;
-            without it, the node is an older one, and all files are stored by calls.
+    "inlineFiles" in its settings says how many bytes of files the node accepts in the result. Without it, the
+    node is an older one, and all files are stored by calls.
     """
 
     def __init__(self, task: Task, settings: Mapping[str, Any]) -> None:

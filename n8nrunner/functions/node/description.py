@@ -115,11 +115,7 @@ _OPTIONS: dict[str, Any] = {
 
 
 class Operation:
-    """An operation of the node: a function on n8n's canvas.
-
-    Raises:
-        ConfigurationError: the package that reads docstrings is not installed.
-    """
+    """An operation of the node: a function on n8n's canvas. Raises as `read_docstring`."""
 
     def __init__(self, runner_name: str, function: Function) -> None:
         signature = function.signature

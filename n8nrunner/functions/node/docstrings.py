@@ -16,11 +16,7 @@ class Docstring(NamedTuple):
 
 
 def read_docstring(function: Callable[..., Any]) -> Docstring:
-    """Return the parts of a function's docstring.
-
-    Raises:
-        ConfigurationError: the package that reads docstrings is not installed.
-    """
+    """Return the parts of a function's docstring. Raises `ConfigurationError` if its parser is missing."""
     try:
         import docstring_parser
     except ImportError:

@@ -70,11 +70,7 @@ class Package(NamedTuple):
         )
 
     def _check_rivals(self, where: Path, folder: Path, environment: Mapping[str, str]) -> None:
-        """Reject a second node of the same type: n8n would load only one of them.
-
-        Raises:
-            ConfigurationError: there is one.
-        """
+        """Raise `ConfigurationError` if there is another node of the type: n8n would load only one."""
         file_name = Path(self.code).name
         for other in _nodes_beside(where, file_name, environment):
             if folder in other.parents:
@@ -95,10 +91,7 @@ def custom_folder(environment: Mapping[str, str]) -> Path:
     """Return the folder where an n8n with this environment looks for nodes when it starts.
 
     It is the last one of `N8N_CUSTOM_EXTENSIONS`, the only one that n8n loads, or else ``.n8n/custom`` in
-    `N8N_USER_FOLDER` or the home folder.
-
-    Raises:
-        ConfigurationError: there is no home folder.
+    `N8N_USER_FOLDER` or the home folder. Raises `ConfigurationError` if there is no home folder.
     """
     listed = [part for part in environment.get(CUSTOM_EXTENSIONS, "").split(";") if part.strip()]
     return Path(listed[-1].strip()) if listed else n8n_folder(environment) / "custom"
@@ -115,11 +108,7 @@ def folder_of(directory: str | os.PathLike[str]) -> Path:
 
 
 def n8n_folder(environment: Mapping[str, str]) -> Path:
-    """Return n8n's own folder, ``.n8n``. It may not exist.
-
-    Raises:
-        ConfigurationError: there is no home folder.
-    """
+    """Return n8n's own folder, ``.n8n``, which may not exist. Raises as `custom_folder`."""
     above = environment.get("N8N_USER_FOLDER")
     if above:
         return Path(above) / ".n8n"
@@ -149,7 +138,7 @@ def _nodes_beside(where: Path, file_name: str, environment: Mapping[str, str]) -
 def _write(folder: Path, name: str, text: str) -> bool:
     """Write one file of a package unless it is current. Return whether it was written."""
     path = folder / name
-    if not path.is_symlink() and path.is_file() and _read(path) == text:
+    if not path.is_symlink() and path.is_file() and path.read_bytes() == text.encode():
         return False
     _make_folders(folder, path.parent)
     # Under a random name, and only if no such file exists: in a folder that others may write to, a symbolic
@@ -182,13 +171,6 @@ def _make_folders(package: Path, folder: Path) -> None:
 def _make_folder(folder: Path) -> None:
     folder.mkdir()
     os.chmod(folder, _FOLDER_MODE)
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        return None
 
 
 def _our_entry(path: Path) -> dict[str, Any]:
