@@ -61,7 +61,7 @@ SIDEWAYS = {
 PURE_BROKER = {
     f"broker/{name}"
     for name in (
-        "access", "actions", "behaviour", "bodies", "constants", "counts", "decoding", "events", "javascript",
+        "access", "actions", "behaviour", "constants", "counts", "decoding", "events", "javascript",
         "limits", "matching", "offers", "queue", "records", "task_data", "timers", "wording",
     )
 }  # fmt: skip

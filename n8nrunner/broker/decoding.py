@@ -1,6 +1,9 @@
-"""A runner's messages, read as tolerantly as n8n does."""
+"""Messages of runners and bodies of HTTP requests, decoded as tolerantly as n8n does."""
 
 from __future__ import annotations
+
+import json
+from urllib.parse import parse_qs
 
 from n8nrunner.broker import javascript
 from n8nrunner.errors import ProtocolError
@@ -52,3 +55,48 @@ def _decode_incomplete(text: str) -> m.FromRunner | None:
     ):
         return m.RpcCall(value["callId"], value["taskId"], value["name"], None)
     return None
+
+
+def log_in_members(content_type: str, body: bytes) -> dict[str, m.Json]:
+    """Return the members of a log-in's body. There are none if n8n does not read its type.
+
+    Raises:
+        ValueError, RecursionError: the body is not a JSON object or array.
+    """
+    if content_type == "application/json" and body:
+        value = json.loads(body)
+        if not isinstance(value, (dict, list)):
+            raise ValueError("expected an object")
+        return value if isinstance(value, dict) else {}
+    if content_type == "application/x-www-form-urlencoded":
+        form = parse_qs(body.decode(errors="replace"), keep_blank_values=True)
+        return {name: values[0] if len(values) == 1 else values for name, values in form.items()}
+    return {}
+
+
+def task_arguments(body: bytes) -> dict[str, m.Json]:
+    """Return the arguments of `Broker.submit` in the body of ``POST /tasks``. A null counts as missing.
+
+    Raises:
+        ValueError: the body cannot be used; the message says why.
+    """
+    try:
+        value = javascript.parse(body.decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the body is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError("expected an object with taskType, settings, items and timeout")
+    members = {name: member for name, member in value.items() if member is not None}
+    task_type = members.pop("taskType", None)
+    settings, items = members.pop("settings", {}), members.pop("items", [])
+    timeout = members.pop("timeout", None)
+    if members:
+        known = "known are taskType, settings, items and timeout"
+        raise ValueError(f"unknown: {', '.join(sorted(members))}; {known}")
+    if not isinstance(task_type, str) or not task_type:
+        raise ValueError("expected a non-empty string for taskType")
+    if not isinstance(items, list):
+        raise ValueError("expected an array for items")
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
+        raise ValueError("expected a number for timeout")
+    return {"task_type": task_type, "settings": settings, "items": items, "timeout": timeout}

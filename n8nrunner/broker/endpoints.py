@@ -12,11 +12,11 @@ from typing import Callable
 
 from aiohttp import WSMsgType, web
 
-from n8nrunner.broker import errors, javascript
+from n8nrunner.broker import errors, events, javascript
 from n8nrunner.broker.access import Access
-from n8nrunner.broker.bodies import log_in_members, task_arguments
 from n8nrunner.broker.channel import NORMAL_CLOSURE, RunnerSocket, WebSocketChannel
 from n8nrunner.broker.constants import BrokerConstants
+from n8nrunner.broker.decoding import log_in_members, task_arguments
 from n8nrunner.broker.switchboard import Switchboard
 from n8nrunner.broker.task import BrokerTask
 
@@ -111,7 +111,7 @@ class Endpoints:
         self.channels.add(channel)
         self.idle.clear()
         key = self._switchboard.connect(runner_id, channel)
-        channel.on_failure = lambda: self._switchboard.failing(key)
+        channel.on_failure = lambda: self._switchboard.step(events.ConnectionFailing(key))
         runner_socket.on_refusal = lambda: self._switchboard.disconnect(key)
         try:
             await self._read_runner(runner_socket, channel, key)
@@ -129,7 +129,7 @@ class Endpoints:
             if message.type is WSMsgType.TEXT:
                 self._switchboard.receive(key, message.data)
             elif message.type is WSMsgType.PONG:
-                self._switchboard.pong(key)
+                self._switchboard.step(events.PongReceived(key))
             elif message.type is WSMsgType.PING:
                 channel.pong(message.data)
             elif message.type is WSMsgType.BINARY:
@@ -164,7 +164,7 @@ class Endpoints:
         body = await _read(request, self._constants.max_body)
         if body is None:
             return _error(413, f"the body is longer than {self._constants.max_body} bytes")
-        submitting = self._loop.run_in_executor(None, self._submit_body, body)
+        submitting = self._loop.run_in_executor(None, lambda: self._submit(**task_arguments(body)))
         try:
             task = await asyncio.shield(submitting)
             await self._end_of(task)
@@ -190,12 +190,6 @@ class Endpoints:
 
         task.add_done_callback(tell)
         await ended.wait()
-
-    def _submit_body(self, body: bytes) -> BrokerTask:
-        arguments = task_arguments(body)
-        return self._submit(
-            arguments.task_type, arguments.settings, items=arguments.items, timeout=arguments.timeout
-        )
 
     def _status(self, failure: errors.BrokerTaskError) -> int:
         if isinstance(failure, errors.BrokerTaskExpired) and self._access.stopping:

@@ -12,6 +12,7 @@ from typing import Callable, NamedTuple
 
 from aiohttp import web
 
+from n8nrunner.broker import events
 from n8nrunner.broker.access import Access
 from n8nrunner.broker.behaviour import Behaviour
 from n8nrunner.broker.constants import BrokerConstants
@@ -173,7 +174,7 @@ class BrokerRun:
             listening.close()
             access.stopping = True
             if not self._killed:
-                switchboard.drain(self._drain_timeout)
+                switchboard.step(events.DrainStarted(self._drain_timeout))
                 await _first_of(switchboard.drained.wait(), self._kill_asked.wait())
             if not self._killed:
                 await _first_of(endpoints.idle.wait(), self._kill_asked.wait(), timeout=FAREWELL)

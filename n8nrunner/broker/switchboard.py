@@ -6,16 +6,9 @@ import asyncio
 import concurrent.futures
 from collections import deque
 from collections.abc import Coroutine
-from typing import Callable, Protocol
+from typing import Protocol
 
-from n8nrunner.broker import actions, decoding, events, requester
-from n8nrunner.broker.errors import (
-    BrokerTaskCancelled,
-    BrokerTaskError,
-    BrokerTaskExpired,
-    BrokerTaskLost,
-    BrokerTaskTimeout,
-)
+from n8nrunner.broker import actions, decoding, errors, events, requester
 from n8nrunner.broker.history import History, logger
 from n8nrunner.broker.matching import Matching
 from n8nrunner.broker.task import BrokerTask
@@ -30,10 +23,11 @@ LATE = 0.05
 #: How long messages that have arrived in that time can be read before deadlines take effect, in seconds.
 CATCH_UP = 0.02
 
-_CAUSES = {
-    "timed_out": BrokerTaskTimeout,
-    "lost": BrokerTaskLost,
-    "shut_down": BrokerTaskLost,
+#: The errors for causes of a `TaskFailed`. All others are the runner's own.
+_ERRORS = {
+    "timed_out": errors.BrokerTaskTimeout,
+    "lost": errors.BrokerTaskLost,
+    "shut_down": errors.BrokerTaskLost,
 }
 
 
@@ -53,13 +47,8 @@ class Channel(Protocol):
 class Switchboard:
     """Connects runners, requesters, the clock and the matching, in one run of the broker.
 
-    All methods are for the loop's thread.
-
-    Args:
-        matching: decides.
-        history: takes counts and events.
-        json_pool: decodes large messages.
-        rpc_pool: runs the functions that runners call.
+    All methods are for the loop's thread. `json_pool` decodes large messages, and `rpc_pool` runs the
+    functions that runners call.
     """
 
     def __init__(
@@ -69,6 +58,7 @@ class Switchboard:
         json_pool: concurrent.futures.Executor,
         rpc_pool: concurrent.futures.Executor,
     ) -> None:
+        #: Set at the end of a drain.
         self.drained = asyncio.Event()
         self._matching = matching
         self._history = history
@@ -94,7 +84,7 @@ class Switchboard:
         """Handle a new connection of a runner, and return its number."""
         self._last_key += 1
         self._channels[self._last_key] = channel
-        self._step(events.Connected(self._last_key, runner_id))
+        self.step(events.Connected(self._last_key, runner_id))
         return self._last_key
 
     def receive(self, key: int, text: str) -> None:
@@ -118,14 +108,6 @@ class Switchboard:
             self._history.changed.notify_all()
         self._history.log()
 
-    def pong(self, key: int) -> None:
-        """Handle a pong of a runner."""
-        self._step(events.PongReceived(key))
-
-    def failing(self, key: int) -> None:
-        """Handle a connection that cannot be written to any more."""
-        self._step(events.ConnectionFailing(key))
-
     def disconnect(self, key: int) -> None:
         """Handle the end of a connection."""
         if key in self._decoding:
@@ -136,7 +118,7 @@ class Switchboard:
     def _disconnect_now(self, key: int) -> None:
         self._leaving.discard(key)
         self._channels.pop(key, None)
-        self._step(events.Disconnected(key))
+        self.step(events.Disconnected(key))
 
     def _receive_now(self, key: int, text: str) -> None:
         try:
@@ -145,7 +127,7 @@ class Switchboard:
             self.malformed(key, str(error))
             return
         if message is not None:
-            self._step(events.Received(key, message))
+            self.step(events.Received(key, message))
 
     async def _decode_in_order(self, key: int, task_id: str, waiting: deque[str]) -> None:
         while waiting:
@@ -156,7 +138,7 @@ class Switchboard:
                 self.malformed(key, str(error))
             else:
                 if message is not None:
-                    self._step(events.Received(key, message))
+                    self.step(events.Received(key, message))
             del text
             waiting.popleft()
         busy = self._decoding[key]
@@ -171,30 +153,26 @@ class Switchboard:
     def request(self, task: BrokerTask) -> None:
         """Request a runner for a task."""
         self._tasks[task.request_id] = task
-        self._step(events.TaskRequested(task.request_id, task.task_type, task._timeout))
+        self.step(events.TaskRequested(task.request_id, task.task_type, task._timeout))
 
     def cancel(self, task: BrokerTask, reason: str) -> None:
         """Withdraw the request for a task, or cancel it."""
         if self._tasks.pop(task.request_id, None) is None:
             return
         if task.task_id is None:
-            self._step(events.RequestWithdrawn(task.request_id, reason))
+            self.step(events.RequestWithdrawn(task.request_id, reason))
         else:
-            self._step(events.TaskCancelled(task.task_id, reason))
-        task._fail(BrokerTaskCancelled({"message": f"Task cancelled: {reason}"}))
+            self.step(events.TaskCancelled(task.task_id, reason))
+        task._fail(errors.BrokerTaskCancelled({"message": f"Task cancelled: {reason}"}))
 
     # --- the end --------------------------------------------------------------------------------
-
-    def drain(self, timeout: float) -> None:
-        """Shut down within `timeout` seconds. `drained` is set at the end."""
-        self._step(events.DrainStarted(timeout))
 
     def drop_everything(self) -> None:
         """End all connections and tasks at once."""
         for key in list(self._channels):
             self._disconnect_now(key)
-        self._step(events.DrainStarted(0.0))
-        self._step(events.TimePassed())
+        self.step(events.DrainStarted(0.0))
+        self.step(events.TimePassed())
 
     async def close(self, timeout: float) -> bool:
         """Cancel timers, and calls that take longer than `timeout` seconds. Return False if there are any."""
@@ -210,7 +188,8 @@ class Switchboard:
 
     # --- steps ----------------------------------------------------------------------------------
 
-    def _step(self, event: events.Event) -> None:
+    def step(self, event: events.Event) -> None:
+        """Give the matching an event, and carry out its actions."""
         # Carrying out an action can make the next event. It waits until all actions before it are done.
         self._events.append(event)
         if self._stepping:
@@ -223,7 +202,7 @@ class Switchboard:
                     self._history.changed.notify_all()
                 self._history.log()
                 for action in wanted:
-                    _PERFORMERS[type(action)](self, action)
+                    self._perform(action)
         finally:
             self._stepping = False
         self._arm()
@@ -247,7 +226,7 @@ class Switchboard:
             self._timer = self._loop.call_at(soon, self._time_passed, soon)
             return
         self._catching_up = False
-        self._step(events.TimePassed())
+        self.step(events.TimePassed())
         self._arm()
 
     def _start(self, work: Coroutine[object, None, None]) -> None:
@@ -255,37 +234,34 @@ class Switchboard:
         self._work.add(task)
         task.add_done_callback(self._work.discard)
 
-    def _send(self, action: actions.Send) -> None:
-        channel = self._channels.get(action.connection)
-        if channel is not None:
-            channel.send(requester.encode_message(action.message))
-
-    def _ping(self, action: actions.Ping) -> None:
-        channel = self._channels.get(action.connection)
-        if channel is not None:
-            channel.ping()
-
-    def _close(self, action: actions.Close) -> None:
-        channel = self._channels.get(action.connection)
-        if channel is not None:
-            channel.close(action.code)
-
-    def _task_ready(self, action: actions.TaskReady) -> None:
-        task = self._tasks[action.request_id]
-        task._task_id = action.task_id
-        settings = Encoded(task._settings or "null")
-        task._settings = None
-        self._step(events.SettingsGiven(action.task_id, settings))
-
-    def _request_expired(self, action: actions.RequestExpired) -> None:
-        self._tasks.pop(action.request_id)._fail(BrokerTaskExpired(action.error))
-
-    def _task_done(self, action: actions.TaskDone) -> None:
-        self._tasks.pop(action.request_id)._end(action.data.get("result"))
-
-    def _task_failed(self, action: actions.TaskFailed) -> None:
-        kind = _CAUSES.get(action.cause, BrokerTaskError)
-        self._tasks.pop(action.request_id)._fail(kind(runner_error(action.error)))
+    def _perform(self, action: actions.Action) -> None:
+        if isinstance(action, (actions.Send, actions.Ping, actions.Close)):
+            channel = self._channels.get(action.connection)
+            if channel is None:
+                pass
+            elif isinstance(action, actions.Send):
+                channel.send(requester.encode_message(action.message))
+            elif isinstance(action, actions.Ping):
+                channel.ping()
+            else:
+                channel.close(action.code)
+        elif isinstance(action, actions.TaskReady):
+            task = self._tasks[action.request_id]
+            task._task_id = action.task_id
+            settings = Encoded(task._settings or "null")
+            task._settings = None
+            self.step(events.SettingsGiven(action.task_id, settings))
+        elif isinstance(action, actions.TaskDone):
+            self._tasks.pop(action.request_id)._end(action.data.get("result"))
+        elif isinstance(action, actions.TaskFailed):
+            error = _ERRORS.get(action.cause, errors.BrokerTaskError)
+            self._tasks.pop(action.request_id)._fail(error(runner_error(action.error)))
+        elif isinstance(action, actions.RequestExpired):
+            self._tasks.pop(action.request_id)._fail(errors.BrokerTaskExpired(action.error))
+        elif isinstance(action, actions.Relay):
+            self._relay(action)
+        else:
+            self.drained.set()
 
     def _relay(self, action: actions.Relay) -> None:
         task = self._tasks[action.request_id]
@@ -295,7 +271,7 @@ class Switchboard:
             if message.params is not None:
                 task.logs.append(requester.log_line(message.params))
             response = m.RpcResponse(message.task_id, message.call_id, "success", requester.NULL)
-            self._step(events.Answered(message.task_id, response))
+            self.step(events.Answered(message.task_id, response))
         else:
             self._start(self._answer(task, message))
 
@@ -305,20 +281,4 @@ class Switchboard:
         except Exception:  # noqa: BLE001 - it is logged, and the other tasks go on
             logger.exception("could not answer a call of task %s", message.task_id)
             return
-        self._step(events.Answered(message.task_id, response))
-
-    def _drained(self, _: actions.Drained) -> None:
-        self.drained.set()
-
-
-_PERFORMERS: dict[type[actions.Action], Callable[..., None]] = {
-    actions.Send: Switchboard._send,
-    actions.Ping: Switchboard._ping,
-    actions.Close: Switchboard._close,
-    actions.TaskReady: Switchboard._task_ready,
-    actions.RequestExpired: Switchboard._request_expired,
-    actions.TaskDone: Switchboard._task_done,
-    actions.TaskFailed: Switchboard._task_failed,
-    actions.Relay: Switchboard._relay,
-    actions.Drained: Switchboard._drained,
-}
+        self.step(events.Answered(message.task_id, response))

@@ -8,25 +8,21 @@ from n8nrunner.protocol.messages import Json
 
 _TRIGGER = "Start"
 _NODE = "Code"
+#: Addresses of an n8n instance, of which a runner gets only the names.
+_URLS = ("restApiUrl", "instanceBaseUrl", "formWaitingBaseUrl", "webhookBaseUrl", "webhookWaitingBaseUrl",
+         "webhookTestBaseUrl")  # fmt: skip
 
 
 def task_data(request_id: str, items: Sequence[Json], params: Mapping[str, Json]) -> dict[str, Json]:
     """Return the data of an execution with two nodes, of which the first gave its items to the second.
 
-    Args:
-        request_id: stands in for the id of the execution.
-        items: the input items.
-        params: ``requestParams`` of the runner: what it wants to know.
+    The request's id stands in for the execution's. `params` are the ``requestParams`` of the runner.
     """
     items = list(items)
     run = {
-        "startTime": 0,
-        "executionIndex": 0,
-        "executionTime": 0,
-        "executionStatus": "success",
-        "source": [],
+        "startTime": 0, "executionIndex": 0, "executionTime": 0, "executionStatus": "success", "source": [],
         "data": {"main": [items]},
-    }
+    }  # fmt: skip
     wanted = params.get("dataOfNodes")
     shows_trigger = (
         wanted == "all" or (isinstance(wanted, list) and _TRIGGER in wanted) or params.get("prevNode")
@@ -34,13 +30,8 @@ def task_data(request_id: str, items: Sequence[Json], params: Mapping[str, Json]
     nodes = [_node(_TRIGGER, "n8n-nodes-base.manualTrigger", 1), _node(_NODE, "n8n-nodes-base.code", 2)]
     return {
         "workflow": {
-            "id": "1",
-            "name": "n8nrunner",
-            "active": False,
-            "nodes": nodes,
+            "id": "1", "name": "n8nrunner", "active": False, "nodes": nodes, "pinData": {}, "settings": {},
             "connections": {_TRIGGER: {"main": [[{"node": _NODE, "type": "main", "index": 0}]]}},
-            "pinData": {},
-            "settings": {},
             "staticData": {},
         },
         "inputData": _input_data(items, params.get("input")),
@@ -51,47 +42,28 @@ def task_data(request_id: str, items: Sequence[Json], params: Mapping[str, Json]
             "startData": {},
             "resultData": {
                 "runData": {_TRIGGER: [run]} if shows_trigger else {},
-                "pinData": {},
-                "lastNodeExecuted": _TRIGGER,
+                "pinData": {}, "lastNodeExecuted": _TRIGGER,
             },
             "executionData": {
-                "contextData": {},
-                "nodeExecutionStack": [],
-                "metadata": {},
-                "waitingExecution": {},
+                "contextData": {}, "nodeExecutionStack": [], "metadata": {}, "waitingExecution": {},
                 "waitingExecutionSource": {},
             },
         },
-        "runIndex": 0,
-        "itemIndex": 0,
-        "activeNodeName": _NODE,
-        "contextNodeName": _NODE,
-        "siblingParameters": {},
-        "mode": "manual",
+        "runIndex": 0, "itemIndex": 0, "activeNodeName": _NODE, "contextNodeName": _NODE,
+        "siblingParameters": {}, "mode": "manual", "defaultReturnRunIndex": -1, "selfData": {},
         "envProviderState": {"env": {}, "isEnvAccessBlocked": True, "isProcessAvailable": True},
-        "defaultReturnRunIndex": -1,
-        "selfData": {},
         "additionalData": {
-            "executionId": request_id,
-            "restApiUrl": "",
-            "instanceBaseUrl": "",
-            "formWaitingBaseUrl": "",
-            "webhookBaseUrl": "",
-            "webhookWaitingBaseUrl": "",
-            "webhookTestBaseUrl": "",
-            "currentNodeParameters": {},
-            "executionTimeoutTimestamp": None,
-            "userId": "1",
-            "variables": {},
+            "executionId": request_id, **dict.fromkeys(_URLS, ""), "currentNodeParameters": {},
+            "executionTimeoutTimestamp": None, "userId": "1", "variables": {},
         },
-    }
+    }  # fmt: skip
 
 
-def _node(name: str, node_type: str, version: int) -> dict[str, Json]:
+def _node(name: str, kind: str, version: int) -> dict[str, Json]:
     return {
         "id": name,
         "name": name,
-        "type": node_type,
+        "type": kind,
         "typeVersion": version,
         "position": [0, 0],
         "parameters": {},
@@ -103,11 +75,7 @@ def _input_data(items: list[Json], wanted: Json) -> dict[str, Json]:
         return {}
     chunk = wanted.get("chunk")
     if isinstance(chunk, dict):
-        start, count = _chunk(chunk)
-        items = items[start : start + count]
+        start, count = chunk.get("startIndex", 0), chunk.get("count", 0)
+        both = isinstance(start, int) and isinstance(count, int)
+        items = items[start : start + count] if both else []
     return {"main": [items]}
-
-
-def _chunk(chunk: Mapping[str, Json]) -> tuple[int, int]:
-    start, count = chunk.get("startIndex", 0), chunk.get("count", 0)
-    return (start, count) if isinstance(start, int) and isinstance(count, int) else (0, 0)
