@@ -61,7 +61,7 @@ def wait_until(condition: Callable[[], Any], limit: float = LIMIT) -> Any:
         if value:
             return value
         assert time.monotonic() < end, f"not within {limit:g} s"
-        threading.Event().wait(0.002)
+        threading.Event().wait(0.002)  # between two looks
 
 
 @contextlib.contextmanager

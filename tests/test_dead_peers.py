@@ -109,13 +109,13 @@ SITUATIONS = ["idle", "all slots busy", "a large answer on its way"]
 def test_a_peer_that_answers_nothing_is_noticed(
     raw: RawBroker, new_runner: NewRunner, situation: str, peer: str
 ) -> None:
+    began = time.monotonic()  # before the silence
     case = Case(raw, new_runner, situation)
     if peer == "takes everything":
         thread = threading.Thread(target=drain, args=(case.peer,), name="test-drain")
         thread.start()
-    began = time.monotonic()
     wait_until(case.is_noticed)
-    assert time.monotonic() - began >= SHORT["SILENCE_LIMIT"] - 0.1
+    assert time.monotonic() - began >= SHORT["SILENCE_LIMIT"]
     # And replaced.
     raw.next_peer().register()
     assert case.runner.wait_registered(LIMIT)
@@ -166,11 +166,11 @@ def test_a_peer_that_is_busy_for_most_of_the_limit_keeps_its_runner(
     for name in ("SILENCE_LIMIT", "STALL_LIMIT"):
         monkeypatch.setattr(liveness, name, 2.4)  # twice the silence, so that a busy machine does not matter
     case = Case(raw, new_runner, situation)
-    threading.Event().wait(1.2)
+    threading.Event().wait(1.2)  # the peer's silence, half of the limit
     ended = threading.Event()
     thread = threading.Thread(target=answer, args=(case.peer, ended), name="test-answer")
     thread.start()
-    threading.Event().wait(1.8)
+    threading.Event().wait(1.8)  # longer than what was left of the limit
     assert raw.connected.empty()
     assert case.runner.is_registered
     ended.set()
@@ -235,18 +235,18 @@ def test_a_peer_that_sends_and_does_not_read_fills_no_memory(
     thread = threading.Thread(
         target=flood, args=(case, lambda number: frame(TEXT, accept % number), ended), name="test-flood"
     )
+    began = time.monotonic()  # before the first byte that waits
     thread.start()
     wait_until(lambda: link.is_paused)
     turns_before = len(turns)
-    began = time.monotonic()
     most = 0
     while link.connection is connection:
         most = max(most, connection.sender.backlog)
-        threading.Event().wait(0.01)
+        threading.Event().wait(0.01)  # between two looks
         assert time.monotonic() - began < LIMIT
     ended.set()
     thread.join(LIMIT)
-    assert time.monotonic() - began > 1.5, "the pause counted as the peer's silence"
+    assert time.monotonic() - began >= 2.0, "the pause counted as the peer's silence"
     assert len(turns) - turns_before < 500, "the links' thread did not sleep while reading was paused"
     # The bytes that one turn reads come on top.
     assert 64 * 1024 < most < 8 * MEGABYTE

@@ -17,7 +17,7 @@ from typing import Any, Callable
 
 import pytest
 
-from n8nrunner import BrokerConnectionError, Runner, Task
+from n8nrunner import BrokerConnectionError, Runner, Task, TaskTimeout
 from n8nrunner.broker import Broker, BrokerTaskLost
 from n8nrunner.connection import loop
 from n8nrunner.protocol import liveness, offers, receipts, session
@@ -142,18 +142,19 @@ def test_a_broker_that_stalls_delays_no_other_broker(
     raw: RawBroker, broker: Broker, new_runner: NewRunner, how: str
 ) -> None:
     """Its tasks time out on time, other brokers' tasks run, and `stop` keeps to its grace period."""
-    cancelled_after: list[float] = []
-    running = threading.Event()
+    running, timed_out = threading.Event(), threading.Event()
     runner = new_runner([raw.url, broker.url], capacity=4, task_timeout=1.0)
 
     @runner.task("wait")
     def wait(task: Task) -> Any:
         if "size" in task.settings:
             return "x" * task.settings["size"]
-        began = time.monotonic()
         running.set()
         task.wait_for_cancel(LIMIT)
-        cancelled_after.append(time.monotonic() - began)
+        try:
+            task.raise_if_cancelled()
+        except TaskTimeout:
+            timed_out.set()
         return None
 
     runner.task("echo")(lambda task: task.settings)
@@ -166,8 +167,8 @@ def test_a_broker_that_stalls_delays_no_other_broker(
     broker.wait_for(lambda counts: counts.runners == 1)
     for n in range(50):
         assert broker.run_task("echo", n, timeout=LIMIT) == n
-    wait_until(lambda: cancelled_after)
-    assert 0.9 < cancelled_after[0] < LIMIT / 2
+    with promptly():
+        assert timed_out.wait(LIMIT)
     with promptly():
         runner.stop(0.3)
     assert runner.state == "stopped"
@@ -323,7 +324,9 @@ def test_a_flood_of_tiny_frames_has_few_log_lines_and_delays_no_other_broker(
             ended.set()
             peer.raw.shutdown(socket.SHUT_RDWR)
             thread.join(LIMIT)
-    assert statistics.median(delays) < 3.0  # it was 7 s and more without a bound on the frames of a turn
+    assert (
+        statistics.median(delays) < LIMIT / 2
+    )  # it was 7 s and more without a bound on the frames of a turn
     lines = [record for record in caplog.records if "Skipped a message" in record.getMessage()]
     assert len(lines) <= 5
     assert bool(lines) is (opcode == TEXT)
@@ -337,7 +340,7 @@ def test_an_executor_that_blocks_the_links_thread_is_named(
 
     class Slow(ThreadPoolExecutor):
         def submit(self, *arguments: Any, **keywords: Any) -> Any:
-            threading.Event().wait(0.1)
+            threading.Event().wait(0.1)  # the slowness is what is tested
             return super().submit(*arguments, **keywords)
 
     with Slow(1) as executor, caplog.at_level(logging.WARNING, "n8nrunner"):

@@ -68,7 +68,7 @@ def returns_a_set(task: Task) -> Any:
 
 def is_killed(task: Task) -> Any:
     os.kill(os.getpid(), signal.SIGKILL)
-    threading.Event().wait(30)
+    threading.Event().wait(30)  # until the signal ends the process
 
 
 def echo(task: Task) -> Any:
@@ -91,7 +91,7 @@ def times_entered(task: Task) -> int:
 
 def sleeps(task: Task) -> None:
     """Hold the process; the task's cancellation does not reach it."""
-    threading.Event().wait(task.settings["seconds"])
+    threading.Event().wait(task.settings["seconds"])  # the task that holds a process
 
 
 def waits_for_a_file(task: Task) -> None:
@@ -99,11 +99,11 @@ def waits_for_a_file(task: Task) -> None:
     for _ in range(3000):
         if os.path.exists(task.settings["path"]):
             return
-        threading.Event().wait(0.01)
+        threading.Event().wait(0.01)  # between two looks
 
 
 def touch(task: Task) -> None:
     """Leaves a trace of the run, a file, and may take its time afterwards."""
     with open(task.settings["path"], "w", encoding="ascii"):
         pass
-    threading.Event().wait(task.settings.get("seconds", 0))
+    threading.Event().wait(task.settings.get("seconds", 0))  # the task that takes its time

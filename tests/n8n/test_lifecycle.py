@@ -95,7 +95,7 @@ def test_n8n_keeps_its_runner_while_it_is_stopped_for_25_s(n8n: N8n, start_runne
         answer = callers.submit(workflow.call, {})
         runner.wait_for("ran")
         with n8n.standing_still():
-            threading.Event().wait(25.0)
+            threading.Event().wait(25.0)  # how long n8n stands still is what is tested
         assert len(answer.result(90).json()[0]["text"]) == size
     time.sleep(10.0)  # what was late may have an effect afterwards
     assert runner.log.count("Registered with the broker") == 1
