@@ -7,22 +7,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from n8nrunner import exit_hook, logs, process
+from n8nrunner import errors, exit_hook, logs, process
 from n8nrunner.callbacks import Callbacks, OnUndelivered
 from n8nrunner.config import RunnerConfig
 from n8nrunner.connection.link import BrokerLink
 from n8nrunner.connection.loop import LinkThread
 from n8nrunner.connection.sockets import close_copies
 from n8nrunner.deadline import Deadline
-from n8nrunner.errors import (
-    BrokerConnectionError,
-    ConfigurationError,
-    ExecutorBroken,
-    GrantTokenSpent,
-    N8nRunnerError,
-    RunnerFailed,
-    RunnerStopped,
-)
 from n8nrunner.execution.executors import ExecutorOrFactory, is_factory
 from n8nrunner.execution.invoke import TaskContext
 from n8nrunner.execution.pools import TaskPool
@@ -80,7 +71,7 @@ class Extras(NamedTuple):
         if self.on_undelivered is not None and not callable(self.on_undelivered):
             problems.append(f"on_undelivered: expected a function, got {self.on_undelivered!r}")
         if problems:
-            raise ConfigurationError(problems)
+            raise errors.ConfigurationError(problems)
 
 
 class Engine:
@@ -168,7 +159,7 @@ class Engine:
             )
             undo.callback(self._health.stop)
             self._health.start()
-        except (ConfigurationError, OSError, RuntimeError) as error:
+        except (errors.ConfigurationError, OSError, RuntimeError) as error:
             # With `start(wait=0)` the runner is part of an application, such as one of several gunicorn
             # workers, and runs without the server.
             if self.lifecycle.gives_up:
@@ -182,7 +173,7 @@ class Engine:
         if self.lifecycle.error is not None:  # a thread that had started has failed
             raise self.lifecycle.error
         if self.lifecycle.is_stop_requested:
-            raise RunnerStopped("stop() was called while the runner was starting")
+            raise errors.RunnerStopped("stop() was called while the runner was starting")
 
     def _end_links(self) -> None:
         """Stop the links' thread if it has begun; otherwise prevent it."""
@@ -212,8 +203,8 @@ class Engine:
         if error is not None:
             raise error
         if lifecycle.is_stop_requested:
-            raise RunnerStopped("stop() was called before a broker had registered the runner")
-        raise BrokerConnectionError(
+            raise errors.RunnerStopped("stop() was called before a broker had registered the runner")
+        raise errors.BrokerConnectionError(
             f"no broker has registered the runner within {wait:g} s: {self._describe_links()}. "
             "Check that n8n runs with N8N_RUNNERS_MODE=external and that its broker listens there"
         )
@@ -330,9 +321,9 @@ class Engine:
     def link_registered(self, link: BrokerLink) -> None:
         self.lifecycle.note_registered(link.index)
 
-    def link_refused(self, link: BrokerLink, error: N8nRunnerError) -> bool:
+    def link_refused(self, link: BrokerLink, error: errors.N8nRunnerError) -> bool:
         # A launcher's grant token works once. A wrong secret can be corrected while the runner waits.
-        is_final = isinstance(error, GrantTokenSpent) or self._config.is_one_shot
+        is_final = isinstance(error, errors.GrantTokenSpent) or self._config.is_one_shot
         is_raised = self.lifecycle.start_raises_refusals
         if not self.lifecycle.note_refused(link.index, error, is_final):
             return False
@@ -343,7 +334,9 @@ class Engine:
 
     def link_cannot_connect(self, error: Exception) -> None:
         if process.main_thread_has_ended():
-            failed = RunnerFailed(f"{error}, so the runner cannot connect. Keep the main thread running")
+            failed = errors.RunnerFailed(
+                f"{error}, so the runner cannot connect. Keep the main thread running"
+            )
             self._end_with(failed, "The runner has failed: %s", failed)
 
     def link_idle(self) -> None:
@@ -379,7 +372,7 @@ class Engine:
 
     def _fail(self, thread: str, error: BaseException) -> None:
         """End the runner as failed, because an unexpected error ended a thread."""
-        failed = RunnerFailed(
+        failed = errors.RunnerFailed(
             f"the thread {thread} ended because of an unexpected error ({logs.describe(error)})"
         )
         failed.__cause__ = error
@@ -387,14 +380,14 @@ class Engine:
             failed, "The runner has failed: %s. Please report it\n%s", failed, logs.frames_of(error)
         )
 
-    def _end_with(self, error: N8nRunnerError, message: str, *args: object) -> None:
+    def _end_with(self, error: errors.N8nRunnerError, message: str, *args: object) -> None:
         if self.lifecycle.fail(error):
             self.request_stop(self.grace)
             logger.error(message, *args)
 
     # --- for the pool, on any thread --------------------------------------------------------------
 
-    def executor_broken(self, error: ExecutorBroken) -> None:
+    def executor_broken(self, error: errors.ExecutorBroken) -> None:
         """End the runner, because it can run no more tasks. Other runners get them."""
         self._end_with(error, "The runner ends: %s", error)
 

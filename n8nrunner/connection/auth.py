@@ -89,11 +89,6 @@ def why_unhealthy(url: BrokerUrl, directory: str | None = None) -> Unreachable |
     return Unreachable(_unavailable(url, answer)) if answer.status >= 500 else None
 
 
-def is_healthy(url: BrokerUrl) -> bool:
-    """Return whether something answers where the broker should be."""
-    return why_unhealthy(url) is None
-
-
 def _unavailable(url: BrokerUrl, answer: _Answer) -> str:
     # The same text for a log-in and a probe: the log has a line for each new reason.
     return f"{url.base} answered HTTP {answer.status}{answer.way}"

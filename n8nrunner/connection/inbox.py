@@ -19,11 +19,6 @@ class Inbox(Generic[_Link, _Event]):
     resets `asleep`, because every wake-up is a system call that gives up the interpreter's lock.
     """
 
-    __slots__ = ("_ends", "_receiver", "_sender", "asleep", "events", "is_closed")
-
-    _receiver: socket.socket
-    _sender: socket.socket
-
     def __init__(self) -> None:
         self.events: deque[tuple[_Link, _Event]] = deque()
         self.asleep = False

@@ -101,19 +101,9 @@ class AbortConnection(NamedTuple):
 
 
 Action = Union[
-    FromRunner,
-    StartTask,
-    CancelTask,
-    EndCall,
-    SendPayload,
-    SendPing,
-    SendUrgentPing,
-    MeasureSocket,
-    ReportUndelivered,
-    WakeLinks,
-    CloseConnection,
-    AbortConnection,
-]
+    FromRunner, StartTask, CancelTask, EndCall, SendPayload, SendPing, SendUrgentPing, MeasureSocket,
+    ReportUndelivered, WakeLinks, CloseConnection, AbortConnection,
+]  # fmt: skip
 
 # --- actions of a link ------------------------------------------------------------------------------
 
@@ -183,14 +173,6 @@ class LogFailure(NamedTuple):
 
 
 LinkAction = Union[
-    Action,
-    StartAttempt,
-    StartProbe,
-    ServeConnection,
-    DiscardConnection,
-    ReportRegistered,
-    ReportRefused,
-    ReportIdle,
-    LogSkipped,
-    LogFailure,
-]
+    Action, StartAttempt, StartProbe, ServeConnection, DiscardConnection, ReportRegistered, ReportRefused,
+    ReportIdle, LogSkipped, LogFailure,
+]  # fmt: skip

@@ -17,61 +17,38 @@ from n8nrunner.protocol.json_text import decoding_fault
 
 _M = TypeVar("_M", m.FromBroker, m.FromRunner)
 
-#: (field of the class, key of the object, type of the value; None for any value, or none)
-_Fields = tuple[tuple[str, str, Optional[type]], ...]
+#: The type of the value of each key, in the order of the class's fields; None for any value, or none.
+_Keys = dict[str, Optional[type]]
 
-_TASK: _Fields = (("task_id", "taskId", str),)
-
-_FROM_BROKER: dict[str, tuple[type[m.FromBroker], _Fields]] = {
-    "broker:inforequest": (m.InfoRequest, ()),
-    "broker:runnerregistered": (m.RunnerRegistered, ()),
-    "broker:taskofferaccept": (m.TaskOfferAccept, (("offer_id", "offerId", str), *_TASK)),
-    "broker:tasksettings": (m.TaskSettings, (*_TASK, ("settings", "settings", None))),
-    "broker:taskcancel": (m.TaskCancel, (*_TASK, ("reason", "reason", None))),
-    "broker:rpcresponse": (
-        m.RpcResponse,
-        (*_TASK, ("call_id", "callId", str), ("status", "status", str), ("data", "data", None)),
-    ),
-    "broker:taskdataresponse": (
-        m.TaskDataResponse,
-        (*_TASK, ("request_id", "requestId", str), ("data", "data", None)),
-    ),
-    "broker:nodetypes": (
-        m.NodeTypes,
-        (*_TASK, ("request_id", "requestId", str), ("node_types", "nodeTypes", None)),
-    ),
-    "broker:drain": (m.Drain, ()),
+_FROM_BROKER: dict[str, tuple[type[m.FromBroker], _Keys]] = {
+    "broker:inforequest": (m.InfoRequest, {}),
+    "broker:runnerregistered": (m.RunnerRegistered, {}),
+    "broker:taskofferaccept": (m.TaskOfferAccept, {"offerId": str, "taskId": str}),
+    "broker:tasksettings": (m.TaskSettings, {"taskId": str, "settings": None}),
+    "broker:taskcancel": (m.TaskCancel, {"taskId": str, "reason": None}),
+    "broker:rpcresponse": (m.RpcResponse, {"taskId": str, "callId": str, "status": str, "data": None}),
+    "broker:taskdataresponse": (m.TaskDataResponse, {"taskId": str, "requestId": str, "data": None}),
+    "broker:nodetypes": (m.NodeTypes, {"taskId": str, "requestId": str, "nodeTypes": None}),
+    "broker:drain": (m.Drain, {}),
 }
 
-_FROM_RUNNER: dict[str, tuple[type[m.FromRunner], _Fields]] = {
-    "runner:info": (m.RunnerInfo, (("name", "name", str), ("types", "types", list))),
-    "runner:taskoffer": (
-        m.TaskOffer,
-        (("offer_id", "offerId", str), ("task_type", "taskType", str), ("valid_for", "validFor", int)),
-    ),
-    "runner:taskaccepted": (m.TaskAccepted, _TASK),
-    "runner:taskrejected": (m.TaskRejected, (*_TASK, ("reason", "reason", None))),
-    "runner:taskdeferred": (m.TaskDeferred, _TASK),
-    "runner:taskdone": (m.TaskDone, (*_TASK, ("data", "data", dict))),
-    "runner:taskerror": (m.TaskFailed, (*_TASK, ("error", "error", None))),
-    "runner:rpc": (
-        m.RpcCall,
-        (("call_id", "callId", str), *_TASK, ("name", "name", str), ("params", "params", list)),
-    ),
-    "runner:taskdatarequest": (
-        m.TaskDataRequest,
-        (*_TASK, ("request_id", "requestId", str), ("request_params", "requestParams", dict)),
-    ),
-    "runner:nodetypesrequest": (
-        m.NodeTypesRequest,
-        (*_TASK, ("request_id", "requestId", str), ("request_params", "requestParams", list)),
-    ),
+_FROM_RUNNER: dict[str, tuple[type[m.FromRunner], _Keys]] = {
+    "runner:info": (m.RunnerInfo, {"name": str, "types": list}),
+    "runner:taskoffer": (m.TaskOffer, {"offerId": str, "taskType": str, "validFor": int}),
+    "runner:taskaccepted": (m.TaskAccepted, {"taskId": str}),
+    "runner:taskrejected": (m.TaskRejected, {"taskId": str, "reason": None}),
+    "runner:taskdeferred": (m.TaskDeferred, {"taskId": str}),
+    "runner:taskdone": (m.TaskDone, {"taskId": str, "data": dict}),
+    "runner:taskerror": (m.TaskFailed, {"taskId": str, "error": None}),
+    "runner:rpc": (m.RpcCall, {"callId": str, "taskId": str, "name": str, "params": list}),
+    "runner:taskdatarequest": (m.TaskDataRequest, {"taskId": str, "requestId": str, "requestParams": dict}),
+    "runner:nodetypesrequest": (m.NodeTypesRequest, {"taskId": str, "requestId": str, "requestParams": list}),
 }
 
 #: The type and the keys of each class.
 _BY_CLASS: dict[type[m.Message], tuple[str, list[str]]] = {
-    **{cls: (name, [key for _, key, _ in fields]) for name, (cls, fields) in _FROM_BROKER.items()},
-    **{cls: (name, [key for _, key, _ in fields]) for name, (cls, fields) in _FROM_RUNNER.items()},
+    **{cls: (name, list(keys)) for name, (cls, keys) in _FROM_BROKER.items()},
+    **{cls: (name, list(keys)) for name, (cls, keys) in _FROM_RUNNER.items()},
 }
 
 _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -134,7 +111,7 @@ _ACCEPT = re.compile(
 ).fullmatch
 
 
-def _decode(text: str, table: Mapping[str, tuple[type[_M], _Fields]]) -> _M | None:
+def _decode(text: str, table: Mapping[str, tuple[type[_M], _Keys]]) -> _M | None:
     try:
         # `raw_decode` takes two thirds of the time of `json.loads`, which allows space around the value.
         value, end = _raw_decode(text) if text[:1] == "{" else (None, -1)
@@ -149,14 +126,14 @@ def _decode(text: str, table: Mapping[str, tuple[type[_M], _Fields]]) -> _M | No
     return _message(value, table)
 
 
-def _message(value: dict[str, m.Json], table: Mapping[str, tuple[type[_M], _Fields]]) -> _M | None:
+def _message(value: dict[str, m.Json], table: Mapping[str, tuple[type[_M], _Keys]]) -> _M | None:
     name = value.get("type")
     entry = table.get(name) if type(name) is str else None
     if entry is None:
         return None
-    cls, fields = entry
+    cls, keys = entry
     values: list[m.Json] = []
-    for _, key, kind in fields:
+    for key, kind in keys.items():
         item = value.get(key)
         if kind is not None and type(item) is not kind:
             if kind is not int or type(item) is not float or not item.is_integer():
@@ -180,13 +157,7 @@ def peek(text: str) -> m.Head:
     while match := _HEAD.match(text, position):
         found[match[1]] = match[2]
         position = match.end()
-    return m.Head(
-        found.get("type"),
-        found.get("taskId"),
-        found.get("callId"),
-        found.get("requestId"),
-        found.get("status"),
-    )
+    return m.Head(*map(found.get, ("type", "taskId", "callId", "requestId", "status")))
 
 
 def decode_large(text: str) -> m.FromBroker | None:

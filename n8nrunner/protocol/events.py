@@ -138,20 +138,9 @@ class StopRequested(NamedTuple):
 
 
 Event = Union[
-    FromBroker,
-    Connected,
-    Disconnected,
-    HandlerFinished,
-    CallMade,
-    SlotFreed,
-    TypesChanged,
-    OfferingChanged,
-    OversizedMessage,
-    UnreadableMessage,
-    Pong,
-    SocketMeasured,
-    StopRequested,
-]
+    FromBroker, Connected, Disconnected, HandlerFinished, CallMade, SlotFreed, TypesChanged,
+    OfferingChanged, OversizedMessage, UnreadableMessage, Pong, SocketMeasured, StopRequested,
+]  # fmt: skip
 
 # --- events of a link -------------------------------------------------------------------------------
 # `jitter` is a random number in [0, 1] that spreads what many runners do after the same event.
@@ -213,12 +202,6 @@ class TimePassed(NamedTuple):
 
 
 LinkEvent = Union[
-    ConnectionOpened,
-    AttemptFailed,
-    BrokerProbed,
-    CloseReceived,
-    ConnectionEnded,
-    RefusalAnswered,
-    TimePassed,
-    StopRequested,
-]
+    ConnectionOpened, AttemptFailed, BrokerProbed, CloseReceived, ConnectionEnded, RefusalAnswered,
+    TimePassed, StopRequested,
+]  # fmt: skip

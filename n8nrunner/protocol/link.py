@@ -16,38 +16,7 @@ from math import inf
 from typing import Any, Callable, NamedTuple, get_args
 
 from n8nrunner.errors import AuthenticationError, GrantTokenSpent, N8nRunnerError
-from n8nrunner.protocol.actions import (
-    AbortConnection,
-    Action,
-    CloseConnection,
-    DiscardConnection,
-    LinkAction,
-    LogFailure,
-    LogLevel,
-    LogSkipped,
-    ReportIdle,
-    ReportRefused,
-    ReportRegistered,
-    ServeConnection,
-    StartAttempt,
-    StartProbe,
-)
-from n8nrunner.protocol.events import (
-    AttemptFailed,
-    BrokerProbed,
-    CloseReceived,
-    Connected,
-    ConnectionEnded,
-    ConnectionOpened,
-    Disconnected,
-    Event,
-    LinkEvent,
-    OversizedMessage,
-    RefusalAnswered,
-    StopRequested,
-    TimePassed,
-    UnreadableMessage,
-)
+from n8nrunner.protocol import actions, events
 from n8nrunner.protocol.failures import ConnectionLost, LinkFailure, Unreachable
 from n8nrunner.protocol.messages import RunnerRegistered
 from n8nrunner.protocol.retry import HEALTHY_JITTER, REFUSED_WAIT, Retry
@@ -84,8 +53,6 @@ WAITING, CONNECTING, PROBING, REFUSED, CONNECTED, CLOSING, FINISHING, CLOSED = L
 
 class _Closing:
     """Why an open connection is to end, and until when it may last."""
-
-    __slots__ = ("code", "reason", "until")
 
     def __init__(self, reason: str, until: float) -> None:
         self.reason = reason
@@ -133,7 +100,7 @@ class LinkMachine:
         self._grant = grant
         self._auto_shutdown_timeout = auto_shutdown_timeout
         self._retry = Retry(is_one_shot, new_delays)
-        self._trouble_level = LogLevel.INFO
+        self._trouble_level = actions.LogLevel.INFO
         self._skipped = Throttle()
         # The next step while the link waits.
         self._next_at = _AT_ONCE
@@ -146,7 +113,7 @@ class LinkMachine:
         self._closing: _Closing | None = None
         self._stop_until = inf
         self._methods = _METHODS[self.state]
-        self._actions: list[LinkAction] = []
+        self._actions: list[actions.LinkAction] = []
 
     # --- for any thread -------------------------------------------------------------------------
 
@@ -179,7 +146,7 @@ class LinkMachine:
 
     # --- what the caller does ---------------------------------------------------------------------
 
-    def handle(self, event: Event | LinkEvent, now: float) -> Sequence[LinkAction]:
+    def handle(self, event: events.Event | events.LinkEvent, now: float) -> Sequence[actions.LinkAction]:
         """Handle one event, and return the actions that it asks for.
 
         If this raises, the actions that were asked for before the error are returned by the next call.
@@ -188,10 +155,10 @@ class LinkMachine:
         if method is None:
             return self.session.handle(event, now)  # type: ignore[arg-type]  # not one of the link's
         method(self, event, now)
-        actions, self._actions = self._actions, []
-        return actions
+        wanted, self._actions = self._actions, []
+        return wanted
 
-    def settle(self, now: float, is_congested: bool = False) -> Sequence[LinkAction]:
+    def settle(self, now: float, is_congested: bool = False) -> Sequence[actions.LinkAction]:
         """Return the actions that time and free slots ask for. Call it after each batch of events.
 
         Args:
@@ -203,14 +170,14 @@ class LinkMachine:
         session = self.session
         session.set_congested(is_congested)
         self._was_congested = is_congested
-        actions = session.settle(now)
+        wanted = session.settle(now)
         if session.state is State.CLOSING:
-            self._follow(actions, now)
-        return actions
+            self._follow(wanted, now)
+        return wanted
 
     def written(
         self, has_unwritten: bool, backlog: int, is_congested: bool, now: float
-    ) -> Sequence[LinkAction]:
+    ) -> Sequence[actions.LinkAction]:
         """Return the actions that follow writing. Call it after `settle`, while a connection is open.
 
         Args:
@@ -228,9 +195,9 @@ class LinkMachine:
             if not has_unwritten:  # the close frame has left
                 closing.until = min(closing.until, now + CLOSE_WAIT)
             if now >= closing.until:
-                return [AbortConnection(closing.reason, closing.code)]
+                return [actions.AbortConnection(closing.reason, closing.code)]
         elif self._auto_shutdown_timeout and now >= self._idle_until():
-            return [ReportIdle()]
+            return [actions.ReportIdle()]
         return []
 
     def next_deadline(self) -> float:
@@ -284,31 +251,31 @@ class LinkMachine:
         self._next_is_probe = is_probe
         self._go(WAITING)
 
-    def _take_next_step(self, event: TimePassed, now: float) -> None:
+    def _take_next_step(self, event: events.TimePassed, now: float) -> None:
         if now < self._next_at:
             return
         if self._next_is_probe:
             self._go(PROBING)
-            self._actions.append(StartProbe())
+            self._actions.append(actions.StartProbe())
         else:
             self._go(CONNECTING)
-            self._actions.append(StartAttempt(self._grant))
+            self._actions.append(actions.StartAttempt(self._grant))
 
-    def _opened(self, event: ConnectionOpened, now: float) -> None:
+    def _opened(self, event: events.ConnectionOpened, now: float) -> None:
         self._grant = None  # a grant is good for one connection
         self._opened_at = now
         self._accepted_before = self.session.counters.accepted
         self._go(CONNECTED)
-        self._actions.append(ServeConnection(event.connection))
-        self._actions += self.session.handle(Connected(event.jitter), now)
+        self._actions.append(actions.ServeConnection(event.connection))
+        self._actions += self.session.handle(events.Connected(event.jitter), now)
 
-    def _discard(self, event: ConnectionOpened, now: float) -> None:
-        self._actions.append(DiscardConnection(event.connection))
+    def _discard(self, event: events.ConnectionOpened, now: float) -> None:
+        self._actions.append(actions.DiscardConnection(event.connection))
 
-    def _attempt_failed(self, event: AttemptFailed, now: float) -> None:
+    def _attempt_failed(self, event: events.AttemptFailed, now: float) -> None:
         self._failed(event.reason, event.grant, event.jitter, now)
 
-    def _probed(self, event: BrokerProbed, now: float) -> None:
+    def _probed(self, event: events.BrokerProbed, now: float) -> None:
         if event.problem is None:
             self._wait(event.jitter * HEALTHY_JITTER, False, now)
         else:
@@ -320,14 +287,14 @@ class LinkMachine:
         self._grant = grant if decision.keep_grant else None
         if decision.delay is None:
             self._go(REFUSED)
-            self._actions.append(ReportRefused(_final_error(reason, self._is_one_shot)))
+            self._actions.append(actions.ReportRefused(_final_error(reason, self._is_one_shot)))
         else:
             self._log_failure(reason, decision.delay, decision.loud, now)
             self._wait(decision.delay, decision.probe, now)
 
-    def _refusal_answered(self, event: RefusalAnswered, now: float) -> None:
+    def _refusal_answered(self, event: events.RefusalAnswered, now: float) -> None:
         if event.is_final:
-            self._stop(StopRequested(now), now)
+            self._stop(events.StopRequested(now), now)
         else:
             # The token has to be changed, here or at n8n.
             self._log_failure(event.error, REFUSED_WAIT, True, now)
@@ -336,18 +303,18 @@ class LinkMachine:
     def _log_failure(self, reason: Exception, delay: float, is_loud: bool, now: float) -> None:
         text = str(reason)
         if self._retry.is_news(text, now) or is_loud:
-            level = LogLevel.ERROR if is_loud else LogLevel.WARNING
+            level = actions.LogLevel.ERROR if is_loud else actions.LogLevel.WARNING
             self._trouble_level = max(level, self._trouble_level)
             about = "" if self._broker in text else f"{self._broker}: "
-            self._actions.append(LogFailure(level, f"{about}{text}", delay))
+            self._actions.append(actions.LogFailure(level, f"{about}{text}", delay))
 
     # --- an open connection -----------------------------------------------------------------------
 
-    def _follow(self, actions: list[Action], now: float) -> None:
+    def _follow(self, wanted: list[actions.Action], now: float) -> None:
         """Follow the session when it closes the connection."""
-        for action in actions:
-            if type(action) is CloseConnection:
-                self._methods.get(CloseConnection, LinkMachine._ignore)(self, action, now)
+        for action in wanted:
+            if type(action) is actions.CloseConnection:
+                self._methods.get(actions.CloseConnection, LinkMachine._ignore)(self, action, now)
 
     def _registered(self, event: RunnerRegistered, now: float) -> None:
         was_registered = self.is_registered
@@ -357,10 +324,10 @@ class LinkMachine:
             self.last_error = None
             self._retry.registered()
             # At the level of the trouble that this ends: a log without INFO would not show the recovery.
-            level, self._trouble_level = self._trouble_level, LogLevel.INFO
-            self._actions.append(ReportRegistered(level))
+            level, self._trouble_level = self._trouble_level, actions.LogLevel.INFO
+            self._actions.append(actions.ReportRegistered(level))
 
-    def _close(self, action: CloseConnection, now: float) -> None:
+    def _close(self, action: actions.CloseConnection, now: float) -> None:
         self.last_error = action.reason
         if self.session.is_stopping:
             # Answers that are on their way have the rest of the grace period.
@@ -370,7 +337,7 @@ class LinkMachine:
         self._closing = _Closing(action.reason, until)
         self._go(CLOSING)
 
-    def _close_received(self, event: CloseReceived, now: float) -> None:
+    def _close_received(self, event: events.CloseReceived, now: float) -> None:
         """End the connection after the next write, which sends the runner's close frame."""
         if self._closing is None:
             meaning = _meaning(event.code)
@@ -379,24 +346,24 @@ class LinkMachine:
         self._closing.code = event.code
         self._closing.until = now
 
-    def _oversized(self, event: OversizedMessage, now: float) -> None:
+    def _oversized(self, event: events.OversizedMessage, now: float) -> None:
         size = f"{event.size} bytes: max_payload is {event.limit}"
         self._log_skipped(f"Skipped a message ({event.head.type!r:.40}) of {size}", now)
         self._actions += self.session.handle(event, now)
 
-    def _unreadable(self, event: UnreadableMessage, now: float) -> None:
+    def _unreadable(self, event: events.UnreadableMessage, now: float) -> None:
         self._log_skipped(f"Skipped a message from {self._broker}: {event.problem}", now)
         self._actions += self.session.handle(event, now)
 
     def _log_skipped(self, problem: str, now: float) -> None:
         left_out = self._skipped.admit(now)
         if left_out is not None:
-            self._actions.append(LogSkipped(problem, left_out))
+            self._actions.append(actions.LogSkipped(problem, left_out))
 
-    def _ended(self, event: ConnectionEnded, now: float) -> None:
+    def _ended(self, event: events.ConnectionEnded, now: float) -> None:
         self._closing = None
         self.is_paused = self._has_unwritten = self._was_congested = self._is_unblocked = False
-        self._actions += self.session.handle(Disconnected(event.written, event.clean), now)
+        self._actions += self.session.handle(events.Disconnected(event.written, event.clean), now)
         if self.session.state is State.CLOSED:
             self._go(FINISHING)
             self._finish(_TIME_PASSED, now)
@@ -408,17 +375,17 @@ class LinkMachine:
 
     # --- the end ----------------------------------------------------------------------------------
 
-    def _stop(self, event: StopRequested, now: float) -> None:
+    def _stop(self, event: events.StopRequested, now: float) -> None:
         """Stop. A second stop may shorten the grace period, and never prolongs it."""
         self._stop_until = min(self._stop_until, event.until)
-        actions = self.session.handle(event, now)
-        self._actions += actions
-        self._follow(actions, now)
+        wanted = self.session.handle(event, now)
+        self._actions += wanted
+        self._follow(wanted, now)
         if self.session.state is State.CLOSED:
             self._go(FINISHING)
             self._finish(_TIME_PASSED, now)
 
-    def _finish(self, event: TimePassed, now: float) -> None:
+    def _finish(self, event: events.TimePassed, now: float) -> None:
         if not self.session.orphans or now >= self._stop_until:
             self._go(CLOSED)
 
@@ -428,7 +395,7 @@ class LinkMachine:
             return inf
         return since + self._auto_shutdown_timeout
 
-    def _ignore(self, event: LinkEvent, now: float) -> None:
+    def _ignore(self, event: events.LinkEvent, now: float) -> None:
         """Ignore an event that comes too late."""
 
 
@@ -457,7 +424,7 @@ def _meaning(code: int | None) -> str:
     return meanings.get(code, str(code))
 
 
-_TIME_PASSED = TimePassed()
+_TIME_PASSED = events.TimePassed()
 
 _SHOWN = {
     WAITING: "waiting",
@@ -487,49 +454,49 @@ def _to(method: _Method, *states: LinkState) -> Transition:
 #: session's, or too late (`_TOO_LATE`).
 TRANSITIONS: dict[LinkState, dict[type, Transition]] = {
     WAITING: {
-        TimePassed: _to(LinkMachine._take_next_step, WAITING, CONNECTING, PROBING),
-        StopRequested: _to(LinkMachine._stop, FINISHING, CLOSED),
+        events.TimePassed: _to(LinkMachine._take_next_step, WAITING, CONNECTING, PROBING),
+        events.StopRequested: _to(LinkMachine._stop, FINISHING, CLOSED),
     },
     CONNECTING: {
-        ConnectionOpened: _to(LinkMachine._opened, CONNECTED),
-        AttemptFailed: _to(LinkMachine._attempt_failed, WAITING, REFUSED),
-        StopRequested: _to(LinkMachine._stop, FINISHING, CLOSED),
+        events.ConnectionOpened: _to(LinkMachine._opened, CONNECTED),
+        events.AttemptFailed: _to(LinkMachine._attempt_failed, WAITING, REFUSED),
+        events.StopRequested: _to(LinkMachine._stop, FINISHING, CLOSED),
     },
     PROBING: {
-        BrokerProbed: _to(LinkMachine._probed, WAITING),
-        StopRequested: _to(LinkMachine._stop, FINISHING, CLOSED),
+        events.BrokerProbed: _to(LinkMachine._probed, WAITING),
+        events.StopRequested: _to(LinkMachine._stop, FINISHING, CLOSED),
     },
     REFUSED: {
-        RefusalAnswered: _to(LinkMachine._refusal_answered, WAITING, CLOSED),
-        StopRequested: _to(LinkMachine._stop, FINISHING, CLOSED),
+        events.RefusalAnswered: _to(LinkMachine._refusal_answered, WAITING, CLOSED),
+        events.StopRequested: _to(LinkMachine._stop, FINISHING, CLOSED),
     },
     CONNECTED: {
         RunnerRegistered: _to(LinkMachine._registered, CONNECTED),
-        CloseConnection: _to(LinkMachine._close, CLOSING),
-        StopRequested: _to(LinkMachine._stop, CONNECTED, CLOSING),
-        CloseReceived: _to(LinkMachine._close_received, CLOSING),
-        OversizedMessage: _to(LinkMachine._oversized, CONNECTED),
-        UnreadableMessage: _to(LinkMachine._unreadable, CONNECTED),
-        ConnectionEnded: _to(LinkMachine._ended, WAITING, REFUSED, FINISHING, CLOSED),
+        actions.CloseConnection: _to(LinkMachine._close, CLOSING),
+        events.StopRequested: _to(LinkMachine._stop, CONNECTED, CLOSING),
+        events.CloseReceived: _to(LinkMachine._close_received, CLOSING),
+        events.OversizedMessage: _to(LinkMachine._oversized, CONNECTED),
+        events.UnreadableMessage: _to(LinkMachine._unreadable, CONNECTED),
+        events.ConnectionEnded: _to(LinkMachine._ended, WAITING, REFUSED, FINISHING, CLOSED),
     },
     CLOSING: {
-        StopRequested: _to(LinkMachine._stop, CLOSING),
-        CloseReceived: _to(LinkMachine._close_received, CLOSING),
-        OversizedMessage: _to(LinkMachine._oversized, CLOSING),
-        UnreadableMessage: _to(LinkMachine._unreadable, CLOSING),
-        ConnectionEnded: _to(LinkMachine._ended, WAITING, REFUSED, FINISHING, CLOSED),
+        events.StopRequested: _to(LinkMachine._stop, CLOSING),
+        events.CloseReceived: _to(LinkMachine._close_received, CLOSING),
+        events.OversizedMessage: _to(LinkMachine._oversized, CLOSING),
+        events.UnreadableMessage: _to(LinkMachine._unreadable, CLOSING),
+        events.ConnectionEnded: _to(LinkMachine._ended, WAITING, REFUSED, FINISHING, CLOSED),
     },
     FINISHING: {
-        TimePassed: _to(LinkMachine._finish, FINISHING, CLOSED),
-        StopRequested: _to(LinkMachine._stop, FINISHING, CLOSED),
+        events.TimePassed: _to(LinkMachine._finish, FINISHING, CLOSED),
+        events.StopRequested: _to(LinkMachine._stop, FINISHING, CLOSED),
     },
     CLOSED: {},
 }
 
 #: Events of a link in the states in which `TRANSITIONS` does not have them. The state remains.
 _TOO_LATE: dict[type, _Method] = {
-    **dict.fromkeys(get_args(LinkEvent), LinkMachine._ignore),
-    ConnectionOpened: LinkMachine._discard,
+    **dict.fromkeys(get_args(events.LinkEvent), LinkMachine._ignore),
+    events.ConnectionOpened: LinkMachine._discard,
 }
 
 _METHODS: dict[LinkState, dict[type, _Method]] = {

@@ -47,17 +47,6 @@ class Liveness:
         pinged_at: when the ping was sent that no byte has followed; None without one.
     """
 
-    __slots__ = (
-        "_acknowledged",
-        "_paused",
-        "_progress_at",
-        "_received_at",
-        "_silent_since",
-        "_waiting_since",
-        "due",
-        "pinged_at",
-    )
-
     def __init__(self) -> None:
         self.due = inf
         self.pinged_at: float | None = None

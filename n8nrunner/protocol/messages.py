@@ -13,19 +13,11 @@ from typing import Any, NamedTuple, Union
 Json = Any
 
 
-class Undecoded:
-    """A value of a message that is too large for the thread that serves the connection to decode.
+class Undecoded(NamedTuple):
+    """A value that is too large to be decoded on the links' thread: a whole message, and the value's key."""
 
-    Attributes:
-        text: the whole message.
-        key: the value's key in the message.
-    """
-
-    __slots__ = ("key", "text")
-
-    def __init__(self, text: str, key: str) -> None:
-        self.text = text
-        self.key = key
+    text: str
+    key: str
 
 
 # --- broker -> runner ---------------------------------------------------------------------------
@@ -166,29 +158,14 @@ class NodeTypesRequest(NamedTuple):
 
 
 FromBroker = Union[
-    InfoRequest,
-    RunnerRegistered,
-    TaskOfferAccept,
-    TaskSettings,
-    TaskCancel,
-    RpcResponse,
-    TaskDataResponse,
-    NodeTypes,
-    Drain,
-]
+    InfoRequest, RunnerRegistered, TaskOfferAccept, TaskSettings, TaskCancel, RpcResponse, TaskDataResponse,
+    NodeTypes, Drain,
+]  # fmt: skip
 
 FromRunner = Union[
-    RunnerInfo,
-    TaskOffer,
-    TaskAccepted,
-    TaskRejected,
-    TaskDeferred,
-    TaskDone,
-    TaskFailed,
-    RpcCall,
-    TaskDataRequest,
-    NodeTypesRequest,
-]
+    RunnerInfo, TaskOffer, TaskAccepted, TaskRejected, TaskDeferred, TaskDone, TaskFailed, RpcCall,
+    TaskDataRequest, NodeTypesRequest,
+]  # fmt: skip
 
 Message = Union[FromBroker, FromRunner]
 

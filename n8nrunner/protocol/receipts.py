@@ -36,8 +36,6 @@ class SentResult(NamedTuple):
 class Receipts:
     """The results of one connection that no pong has proved."""
 
-    __slots__ = ("_covered", "_kept_bytes", "_pinged_at", "_results")
-
     def __init__(self) -> None:
         self._results: deque[SentResult] = deque()
         self._kept_bytes = 0

@@ -8,15 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Callable, NamedTuple
 
-from n8nrunner.protocol.failures import (
-    AuthRefused,
-    ConnectionLost,
-    LinkFailure,
-    NotABroker,
-    RateLimited,
-    Unreachable,
-    UpgradeRefused,
-)
+from n8nrunner.protocol import failures
 
 #: Upper limit of the interval between probes, as a share of the outage so far ...
 OUTAGE_SHARE = 0.05
@@ -92,16 +84,16 @@ class Retry:
         self._logged[reason] = now
         return True
 
-    def ended(self, reason: LinkFailure, seconds: float, tasks: int) -> None:
+    def ended(self, reason: failures.LinkFailure, seconds: float, tasks: int) -> None:
         """Note the end of a connection that lasted `seconds` and had `tasks` accepted offers.
 
         The delays grow only while connections end at once: n8n may restart as often as it likes.
         """
-        shut_down = isinstance(reason, ConnectionLost) and reason.code == SHUTDOWN_CODE
+        shut_down = isinstance(reason, failures.ConnectionLost) and reason.code == SHUTDOWN_CODE
         if seconds >= GOOD_CONNECTION or tasks or shut_down:
             self._delays = self._new_delays()
 
-    def decide(self, failure: LinkFailure, now: float, jitter: float) -> Decision:
+    def decide(self, failure: failures.LinkFailure, now: float, jitter: float) -> Decision:
         """Return the next step after a failure.
 
         Args:
@@ -112,22 +104,22 @@ class Retry:
         self.failures += 1
         if self._outage_since is None:
             self._outage_since = now
-        if isinstance(failure, AuthRefused):
+        if isinstance(failure, failures.AuthRefused):
             return Decision(REFUSED_WAIT, loud=True) if self._was_registered else Decision(None)
-        if isinstance(failure, ConnectionLost):
+        if isinstance(failure, failures.ConnectionLost):
             # The first attempt after a good connection comes almost at once.
             return Decision(None) if self._one_shot else Decision(jitter * next(self._delays))
-        if isinstance(failure, RateLimited):
+        if isinstance(failure, failures.RateLimited):
             return Decision(RATE_LIMIT_WAIT + jitter * RATE_LIMIT_WAIT, keep_grant=True)
-        if isinstance(failure, UpgradeRefused):
+        if isinstance(failure, failures.UpgradeRefused):
             if self._one_shot and failure.is_n8ns and failure.status in (401, 403):
                 return Decision(None)
             # n8n checks the grant last, so most refusals leave it unused; a one-shot cannot be replaced.
             return Decision(jitter * next(self._delays), keep_grant=self._one_shot)
-        if isinstance(failure, (Unreachable, NotABroker)):
+        if isinstance(failure, (failures.Unreachable, failures.NotABroker)):
             outage = now - self._outage_since
             interval = min(PROBE_MOST, max(PROBE_LEAST, OUTAGE_SHARE * outage))
             # A one-shot grant is still unused. Any other is fetched again, because n8n may have restarted.
-            is_probe = isinstance(failure, Unreachable)
+            is_probe = isinstance(failure, failures.Unreachable)
             return Decision(jitter * interval, probe=is_probe, keep_grant=self._one_shot)
         raise AssertionError(f"no rule for {type(failure).__name__}")

@@ -52,8 +52,6 @@ class Pair:
         wait_reason: why it waits; None if it does not.
     """
 
-    __slots__ = ("link", "may_offer", "open", "refused", "reserved_until", "task_type", "wait_reason")
-
     def __init__(self, link: Hashable, task_type: TaskType) -> None:
         self.link = link
         self.task_type = task_type
@@ -66,8 +64,6 @@ class Pair:
 
 class TaskType:
     """A task type on all links: its limit, and its numbers of taken and of reserved slots."""
-
-    __slots__ = ("limit", "name", "reserved", "taken")
 
     def __init__(self, name: str) -> None:
         self.name = name

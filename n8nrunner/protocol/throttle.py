@@ -11,8 +11,6 @@ class Throttle:
         interval: its length in seconds.
     """
 
-    __slots__ = ("_admitted", "_burst", "_interval", "_until", "left_out")
-
     def __init__(self, burst: int = 5, interval: float = 60.0) -> None:
         #: Lines left out since the last one that was admitted.
         self.left_out = 0

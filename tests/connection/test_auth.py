@@ -18,7 +18,7 @@ import requests
 
 from n8nrunner.config import BrokerUrl, parse_broker
 from n8nrunner.connection import auth
-from n8nrunner.connection.auth import fetch_grant, is_healthy
+from n8nrunner.connection.auth import fetch_grant, why_unhealthy
 from n8nrunner.protocol.failures import AuthRefused, LinkFailure, NotABroker, RateLimited, Unreachable
 from tests.conftest import LIMIT, promptly
 from tests.connection.conftest import Authority
@@ -34,6 +34,10 @@ from tests.connection.servers import (
 SECRET = "the-shared-secret"
 GRANT = "0123456789abcdef" * 4
 GRANTED = http_answer(200, json.dumps({"data": {"token": GRANT}}).encode())
+
+
+def is_healthy(url: BrokerUrl) -> bool:
+    return why_unhealthy(url) is None
 
 
 def refused(url: str) -> LinkFailure:
