@@ -1,11 +1,12 @@
 """One link's side of the protocol as a state machine: events in, actions out, no I/O and no clock.
 
-A session lives as long as its link, over all its connections. Each connection has a generation, and nothing
-that belongs to an older one has an effect on a newer one.
+A session lives as long as its link, over all its connections, one at a time. Each connection has a
+generation: events of an older generation do not affect the current connection. `RunnerSession` has the
+protocol, `LinkMachine` decides when to connect and to close, and `BrokerLink` does the I/O of both.
 
-`handle` takes one event at a time. `settle` then does what free slots and passed time ask for, and
-`next_deadline` says when `settle` has to be called at the latest. `events`, `actions` and `messages` define
-what goes in and out, `states` has all states and transitions.
+`handle` takes one event. `settle` applies deadlines and offers free slots, and `next_deadline` returns when
+it must be called next. `events`, `actions` and `messages` define the input and the output, `states` the
+states and the transitions.
 
 The session coordinates its parts, each of which has one duty: `Offers`, `Tasks`, `Calls`, `Receipts` and
 `Liveness`. Moments and times are in seconds.
@@ -26,14 +27,13 @@ from n8nrunner.protocol.offers import Offers
 from n8nrunner.protocol.receipts import Receipts, SentResult
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.protocol.states import IDLE_STATES, TASK_STATES, TRANSITIONS, State, Trigger
-from n8nrunner.protocol.tasks import SETTINGS_TIMEOUT, Counters, Tasks, timeout_message
+from n8nrunner.protocol.tasks import SETTINGS_TIMEOUT, Counters, Tasks, remove_due, timeout_message
 
-#: Limit for the broker's greeting, and for its registration.
+#: Time limit of each step of the handshake.
 HANDSHAKE_TIMEOUT = 10.0
 #: Limit for sending the answer to an acceptance; the broker waits 2 s. A later answer is not sent at all.
 ACCEPT_WINDOW = 1.5
-#: Time from the end of the last task after a broker's drain to the runner's close frame. Normally the broker
-#: closes first.
+#: How long to wait after a drain's last task for the broker to close. Then the runner closes.
 DRAIN_LIMIT = 60.0
 
 #: Reading pauses while more than this many bytes of small messages wait to be written, or more than this many
@@ -43,7 +43,7 @@ DELAYED_LIMIT = 1000
 #: Acceptances whose task id has more characters than this are ignored; those of n8n have 8.
 ID_LIMIT = 256
 
-#: Payload of the pings that ask for a sign of life; those of `Receipts` have a number.
+#: Payload of liveness pings. Pings for receipts carry a number.
 LIVENESS_PING = "alive"
 
 #: Reasons that n8n or its official runners give.
@@ -52,6 +52,7 @@ REASON_WINDOW = "Acknowledgement window elapsed"
 #: The runner's own reasons.
 REASON_LOST = "The connection to n8n was lost"
 REASON_STOPPED = "The runner was stopped"
+_TIMEOUT_DESCRIPTION = "The runner set this limit (task_timeout, or N8N_RUNNERS_TASK_TIMEOUT)."
 
 _AT_ONCE = -inf
 
@@ -59,7 +60,7 @@ _Answer = Union[m.TaskAccepted, m.TaskRejected]
 
 
 class Description(NamedTuple):
-    """The content of a session, for tests and debugging.
+    """A session's open offers, tasks, calls and results, for tests and debugging.
 
     Attributes:
         offers: the task type and the end of each open offer, by id.
@@ -79,18 +80,18 @@ class RunnerSession:
     """The protocol state of one link.
 
     Args:
-        link: names the link towards `slots`.
+        link: the link's key in `slots`.
         name: the runner's name, for n8n's log.
         types: the task types with their limits.
         slots: shared with the runner's other links.
         task_timeout: seconds from a task's settings to its time limit.
-        new_id: makes ids for offers and calls, each only once.
+        new_id: returns a new unique id for an offer.
 
     Attributes:
         state: changes with `TRANSITIONS`.
         offers_wanted: whether the runner can run tasks, as the last `OfferingChanged` says.
         generation: the number of the connection, from 1.
-        counters: what became of the tasks.
+        counters: counts of accepted, finished and failed tasks.
     """
 
     def __init__(
@@ -124,18 +125,18 @@ class RunnerSession:
         self._handshake_until = 0.0
         self._drain_until = 0.0
         self._stop_until: float | None = None
-        # When `settle` has something to do. Events of every task lower it only as far as they need, because a
-        # link settles after each event. All other events set it to `_AT_ONCE`.
+        # Time of the next `settle`. The events in `_OF_EVERY_TASK` set it exactly, for speed; all others set
+        # it to `_AT_ONCE`.
         self._due = inf
         self._handlers = _HANDLERS[self.state]
         self._actions: list[actions.Action] = []
 
-    # --- what the link asks and notes -----------------------------------------------------------
+    # --- for the link ---------------------------------------------------------------------------
 
     @property
     def orphans(self) -> int:
         """The number of tasks of lost connections whose handlers have not returned."""
-        return self._tasks.orphans
+        return len(self._tasks.orphans)
 
     @property
     def is_stopping(self) -> bool:
@@ -146,26 +147,20 @@ class RunnerSession:
         """Return what the session holds now."""
         return Description(
             self._offers.open,
-            self._tasks.accepted,
-            self._tasks.running,
+            dict(self._tasks.accepted),
+            dict(self._tasks.running),
             self._calls.open,
             self._receipts.results,
         )
 
     def note_received(self, now: float) -> None:
-        """Note that bytes of the peer have come, the only sign of life."""
+        """Note that bytes have arrived. Only received bytes show that the peer is alive."""
         self._liveness.note_received(now)
 
     def set_waiting(self, waiting: bool, backlog: int, now: float) -> bool:
-        """Note what the local kernel has not taken.
+        """Note whether anything waits to be written, and how many bytes of small messages (`backlog`).
 
-        Args:
-            waiting: whether anything waits to be written.
-            backlog: bytes of small messages among it.
-            now: the moment.
-
-        Returns:
-            Whether reading has to pause until less waits.
+        Return whether reading has to pause until less waits.
         """
         paused = waiting and (backlog > BACKLOG_LIMIT or len(self._delayed) > DELAYED_LIMIT)
         self._liveness.set_waiting(waiting, now)
@@ -174,13 +169,13 @@ class RunnerSession:
         return paused
 
     def set_congested(self, congested: bool) -> None:
-        """Note whether a large message is being sent. No other message may stand between its fragments."""
+        """Note whether a large message is being sent. No other message may be sent between its fragments."""
         if congested is not self._congested:
             self._congested = congested
             self._due = _AT_ONCE
 
     def set_receiving(self, receiving: bool) -> None:
-        """Note whether a part of a large message has come, and its end has not."""
+        """Note whether a large message is partly received."""
         self._receiving = receiving
 
     def next_deadline(self) -> float:
@@ -190,11 +185,7 @@ class RunnerSession:
     # --- events and time ------------------------------------------------------------------------
 
     def handle(self, event: events.Event, now: float) -> list[actions.Action]:
-        """Handle one event.
-
-        Returns:
-            The actions it asks for, in order.
-        """
+        """Handle one event, and return the actions that it asks for, in order."""
         kind = type(event)
         self._handlers[kind](self, event, now)
         if kind not in _OF_EVERY_TASK:
@@ -203,11 +194,7 @@ class RunnerSession:
         return wanted
 
     def settle(self, now: float) -> list[actions.Action]:
-        """Do what time and free slots ask for; to be called after each batch of events.
-
-        Returns:
-            The actions, in order.
-        """
+        """Apply deadlines, offer free slots, and return the actions. Call it after each batch of events."""
         if now < self._due:
             return []
         if self.state in TASK_STATES:
@@ -220,7 +207,8 @@ class RunnerSession:
             else:
                 self._settle_drain(now)
         elif self.state not in IDLE_STATES and now >= self._handshake_until:
-            missing = "its greeting" if self.state is State.AWAITING_INFO_REQUEST else "the registration"
+            is_first = self.state is State.AWAITING_INFO_REQUEST
+            missing = "broker:inforequest" if is_first else "broker:runnerregistered"
             self._close(f"the broker did not send {missing} within {HANDSHAKE_TIMEOUT:g} s")
         if self.state not in IDLE_STATES:
             self._settle_liveness(now)
@@ -314,17 +302,16 @@ class RunnerSession:
         self._enter(events.Disconnected)
         if self._stop_until is not None:
             self._enter(events.StopRequested)
-        # First of all: other links may wait for the slots that were reserved for this one.
+        # Release the reserved slots first, because other links may be waiting for them.
         self._wake(self._offers.withdraw(now))
         self._delayed.clear()
         accepted, running = self._tasks.remove_all()
         self.counters.lost += len(accepted) + len(running)
-        for task in accepted:
-            self._wake(self._slots.release(task.task_type, now))
-        for task in running:
-            self._tasks.add_orphan(self.generation, task)
-            self._actions.extend(self._calls.end_all_of(task.task_id, REASON_LOST))
-            self._actions.append(actions.CancelTask(task.task_id, REASON_LOST))
+        for _, task_type in accepted:
+            self._release(task_type, now)
+        for task_id, task_type in running:
+            self._tasks.orphans[self.generation, task_id] = task_type
+            self._cancel(task_id, REASON_LOST)
         reports = self._receipts.lose(event.written, event.clean)
         self.counters.undelivered += len(reports)
         self._actions.extend(reports)
@@ -349,7 +336,7 @@ class RunnerSession:
         self.counters.accepted += 1
         if self._slots.can_serve:
             self._due = _AT_ONCE
-        self._settle_by(self._tasks.accept(task_id, task_type, now).deadline)
+        self._settle_by(self._tasks.accept(task_id, task_type, now))
         self._send_in_window(m.TaskAccepted(task_id), now)
 
     def _reject(self, task_id: str, reason: str, now: float) -> None:
@@ -360,42 +347,50 @@ class RunnerSession:
     def _task_settings(self, event: m.TaskSettings, now: float) -> None:
         task = self._tasks.start(event.task_id, now)
         if task is not None:
-            deadline = task.deadline
+            task_type, deadline = task
             self._settle_by(deadline)
             self._actions.append(
-                actions.StartTask(event.task_id, task.task_type, self.generation, event.settings, deadline)
+                actions.StartTask(event.task_id, task_type, self.generation, event.settings, deadline)
             )
 
     def _task_cancel(self, event: m.TaskCancel, now: float) -> None:
         reason = event.reason if isinstance(event.reason, str) else "The task was cancelled"
-        task = self._tasks.remove_accepted(event.task_id)
+        task = self._tasks.accepted.pop(event.task_id, None)
         if task is not None:
             self.counters.cancelled += 1
-            self._wake(self._slots.release(task.task_type, now))
-        elif self._tasks.remove_running(event.task_id) is not None:
+            self._release(task[0], now)
+        elif self._tasks.running.pop(event.task_id, None) is not None:
             self.counters.cancelled += 1
-            self._actions.extend(self._calls.end_all_of(event.task_id, reason))
-            self._actions.append(actions.CancelTask(event.task_id, reason))
+            self._cancel(event.task_id, reason)
         if reason == REASON_WINDOW:
-            # With the acceptance that was not answered in time, the broker has thrown away all offers.
+            # The broker missed the answer to an acceptance and has dropped all offers of this link.
             self._offers.void()
 
+    def _cancel(self, task_id: str, reason: str, timed_out: bool = False) -> None:
+        self._actions.extend(self._calls.end_all_of(task_id, reason))
+        self._actions.append(actions.CancelTask(task_id, reason, timed_out))
+
+    def _release(self, task_type: str, now: float) -> None:
+        self._wake(self._slots.release(task_type, now))
+
     def _finished(self, event: events.HandlerFinished, now: float) -> None:
-        if event.freed or not self._offers:  # without offers, a drain may be over, or a keep-alive be due
-            self._due = _AT_ONCE
+        if event.freed or not self._offers:
+            self._due = _AT_ONCE  # without an open offer, a drain may have ended or a keep-alive may be due
         task = None
         if event.generation == self.generation:
-            task = self._tasks.remove_running(event.task_id)
+            task = self._tasks.running.pop(event.task_id, None)
         if task is None:
-            # The task was cancelled or has timed out, and its answer is not wanted; or it is an orphan.
-            task_type = self._tasks.remove_orphan(event.generation, event.task_id)
-            if task_type is not None:
-                self._report(event, task_type)
+            # The answer is not wanted, because the task was cancelled or timed out, or belongs to a lost
+            # connection. The latter is reported.
+            orphan_type = self._tasks.orphans.pop((event.generation, event.task_id), None)
+            if orphan_type is not None:
+                self._report(event, orphan_type)
             return
-        self._actions.extend(self._calls.end_all_of(task.task_id, "the task has ended"))
+        task_type = task[0]
+        self._actions.extend(self._calls.end_all_of(event.task_id, "the task has ended"))
         if self.state is State.CLOSING:
             self.counters.lost += 1
-            self._report(event, task.task_type)
+            self._report(event, task_type)
             return
         if event.interrupted:
             self.counters.unfinished += 1
@@ -406,7 +401,7 @@ class RunnerSession:
         else:
             self.counters.done += 1
         self._send(actions.SendPayload(event.payload), now)
-        self._receipts.add(self._sent_count, task.task_id, task.task_type, event.payload, event.failed)
+        self._receipts.add(self._sent_count, event.task_id, task_type, event.payload, event.failed)
         self._settle_by(self._receipts.next_deadline(self._congested))
 
     def _report(self, event: events.HandlerFinished, task_type: str) -> None:
@@ -416,21 +411,21 @@ class RunnerSession:
         )
 
     def _oversized(self, event: events.OversizedMessage, now: float) -> None:
-        sizes = f"{event.size} bytes, and the runner takes {event.limit} (N8N_RUNNERS_MAX_PAYLOAD)"
-        self._skipped(event.head, "is too large for the runner", f"It has {sizes}.", now)
+        sizes = f"It has {event.size} bytes; the runner's limit is {event.limit} (N8N_RUNNERS_MAX_PAYLOAD)."
+        self._skipped(event.head, "is too large for the runner", sizes, now)
 
     def _unreadable(self, event: events.UnreadableMessage, now: float) -> None:
-        description = f"It came in a message that was skipped: {event.problem}."
+        description = f"The runner skipped the message: {event.problem}."
         self._skipped(event.head, "cannot be read by the runner", description, now)
 
     def _skipped(self, head: m.Head, problem: str, description: str, now: float) -> None:
         """Fail the task, or the call, to which a skipped message belongs."""
         if head.type == "broker:tasksettings":
-            task = None if head.task_id is None else self._tasks.remove_accepted(head.task_id)
+            task = self._tasks.accepted.pop(head.task_id or "", None)
             if task is not None:
                 self.counters.failed += 1
-                self._wake(self._slots.release(task.task_type, now))
-                self._fail(task.task_id, f"The task's input {problem}", description, now)
+                self._release(task[0], now)
+                self._fail(head.task_id or "", f"The task's input {problem}", description, now)
             return
         call_id = head.call_id or head.request_id
         if call_id is not None:
@@ -447,7 +442,7 @@ class RunnerSession:
     # --- calls of handlers ----------------------------------------------------------------------
 
     def _call_made(self, event: events.CallMade, now: float) -> None:
-        is_running = event.generation == self.generation and self._tasks.is_running(event.task_id)
+        is_running = event.generation == self.generation and event.task_id in self._tasks.running
         if not is_running or self.state is State.CLOSING:
             if event.call is not None:
                 self._actions.append(actions.EndCall(event.call, None, "the task has ended"))
@@ -471,22 +466,17 @@ class RunnerSession:
     # --- what `settle` does ---------------------------------------------------------------------
 
     def _settle_tasks(self, now: float) -> None:
-        for task in self._tasks.remove_timed_out(now):
+        message = self._timeout_message
+        for task_id, _ in remove_due(self._tasks.running, now):
             self.counters.timed_out += 1
-            self._fail(
-                task.task_id,
-                self._timeout_message,
-                "The limit is the runner's own (N8N_RUNNERS_TASK_TIMEOUT where the runner was started).",
-                now,
-            )
-            self._actions.extend(self._calls.end_all_of(task.task_id, self._timeout_message))
-            self._actions.append(actions.CancelTask(task.task_id, self._timeout_message, True))
+            self._fail(task_id, message, _TIMEOUT_DESCRIPTION, now)
+            self._cancel(task_id, message, timed_out=True)
         if self._receiving:  # a large message, which may be the settings of one of these tasks
             self._tasks.extend_settings_time(now)
-        for task in self._tasks.remove_without_settings(now):
+        for task_id, task_type in remove_due(self._tasks.accepted, now):
             self.counters.failed += 1
-            self._wake(self._slots.release(task.task_type, now))
-            self._fail(task.task_id, f"n8n sent no settings within {SETTINGS_TIMEOUT:g} seconds", None, now)
+            self._release(task_type, now)
+            self._fail(task_id, f"n8n sent no settings within {SETTINGS_TIMEOUT:g} seconds", None, now)
 
     def _settle_delayed(self, now: float) -> None:
         while self._delayed:
@@ -500,13 +490,13 @@ class RunnerSession:
                 self._send(answer, now)
 
     def _drop_answer(self, answer: _Answer, now: float) -> None:
-        """Forget an acceptance whose answer can no longer arrive in time, and the offers: n8n does so too."""
+        """Forget an acceptance whose answer would be late, and all offers. n8n drops them too."""
         if isinstance(answer, m.TaskAccepted):
-            task = self._tasks.remove_accepted(answer.task_id)
+            task = self._tasks.accepted.pop(answer.task_id, None)
             if task is not None:
                 self.counters.accepted -= 1
                 self.counters.rejected += 1
-                self._wake(self._slots.release(task.task_type, now))
+                self._release(task[0], now)
         self._offers.void()
 
     def _settle_offers(self, now: float) -> None:
@@ -522,7 +512,7 @@ class RunnerSession:
     def _settle_drain(self, now: float) -> None:
         if self._stop_until is None:
             if not self._tasks and now >= self._drain_until:
-                self._close("the broker drains, but does not close")
+                self._close("the broker did not close the connection after its drain")
             return
         if self._tasks and now >= self._stop_until:
             self._stop_tasks(now)
@@ -532,18 +522,13 @@ class RunnerSession:
     def _stop_tasks(self, now: float) -> None:
         accepted, running = self._tasks.remove_all()
         self.counters.unfinished += len(accepted) + len(running)
-        for task in [*accepted, *running]:
-            self._fail(
-                task.task_id,
-                "The task runner was stopped before the task had finished",
-                "Its grace period is over; run the workflow again.",
-                now,
-            )
-            self._actions.extend(self._calls.end_all_of(task.task_id, REASON_STOPPED))
-        for task in accepted:
-            self._wake(self._slots.release(task.task_type, now))
-        for task in running:
-            self._actions.append(actions.CancelTask(task.task_id, REASON_STOPPED))
+        for task_id, _ in [*accepted, *running]:
+            message = "The task runner was stopped before the task had finished"
+            self._fail(task_id, message, "Its grace period is over; run the workflow again.", now)
+        for _, task_type in accepted:
+            self._release(task_type, now)
+        for task_id, _ in running:
+            self._cancel(task_id, REASON_STOPPED)
 
     def _settle_liveness(self, now: float) -> None:
         if now >= self._liveness.due:
@@ -587,7 +572,7 @@ class RunnerSession:
             self._actions.append(actions.WakeLinks(others))
 
     def _settle_only(self, event: events.SlotFreed, now: float) -> None:
-        """`settle` does the rest."""
+        """Do nothing here; `settle` handles a freed slot."""
 
     def _ignore(self, event: events.Event, now: float) -> None:
         """Ignore an event that has no effect in this state; see `TRANSITIONS`."""
@@ -626,5 +611,5 @@ _HANDLERS: dict[State, dict[type[events.Event], Callable[..., None]]] = {
     for state in State
 }
 
-#: Events that every task brings, or every measurement. They lower `_due` themselves.
+#: Frequent events, whose handlers set `_due` themselves.
 _OF_EVERY_TASK = frozenset({m.TaskOfferAccept, m.TaskSettings, events.HandlerFinished, events.SocketMeasured})

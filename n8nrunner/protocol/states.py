@@ -1,7 +1,7 @@
 """The states of a session, and every transition between them.
 
-`TRANSITIONS` is the one place that decides which event has an effect in which state (docs/protocol.md,
-"States of a connection"). A session looks up its handlers by it.
+`TRANSITIONS` has the states in which an event is handled, and the state that follows (docs/protocol.md,
+"States of a connection"). A session looks up its handlers by it; a handler may refine what the event does.
 """
 
 from __future__ import annotations

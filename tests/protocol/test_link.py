@@ -496,7 +496,7 @@ def test_the_broker_has_two_seconds_to_answer_a_close_frame() -> None:
     bench = bench_in(CLOSING)
     began = bench.now
     reason = bench.machine.last_error
-    assert reason == f"the broker did not send its greeting within {HANDSHAKE_TIMEOUT:g} s"
+    assert reason == f"the broker did not send broker:inforequest within {HANDSHAKE_TIMEOUT:g} s"
     [aborted, *_] = bench.wait(CLOSE_WAIT)
     assert aborted == a.AbortConnection(reason)
     assert bench.now == began + CLOSE_WAIT

@@ -59,6 +59,7 @@ from n8nrunner.protocol.session import (
 from n8nrunner.protocol.slots import RESERVATION_TIME, Slots
 from n8nrunner.protocol.states import State
 from n8nrunner.protocol.tasks import SETTINGS_TIMEOUT, timeout_message
+from n8nrunner.snapshot import Counts
 from tests.protocol.bench import START, Bench, of, without
 
 NEVER = float("inf")
@@ -68,7 +69,7 @@ PING = (SendPing, SendUrgentPing, MeasureSocket)
 def account(bench: Bench, **counts: int) -> None:
     """The counters are these, and all others are 0."""
     counters = bench.session.counters
-    assert {name: getattr(counters, name) for name in counters.__slots__ if getattr(counters, name)} == counts
+    assert {name: getattr(counters, name) for name in Counts._fields if getattr(counters, name)} == counts
 
 
 class TestConstants:
@@ -114,7 +115,7 @@ class TestConnecting:
         assert bench.session.next_deadline() == START + HANDSHAKE_TIMEOUT
         assert bench.pass_time(HANDSHAKE_TIMEOUT - 0.01) == []
         assert bench.pass_time(0.01) == [
-            CloseConnection(1000, "the broker did not send its greeting within 10 s")
+            CloseConnection(1000, "the broker did not send broker:inforequest within 10 s")
         ]
         assert bench.session.next_deadline() == NEVER
         assert bench.pass_time(100) == []
@@ -130,7 +131,7 @@ class TestConnecting:
         bench.do(m.InfoRequest())
         assert bench.session.next_deadline() == START + 9 + HANDSHAKE_TIMEOUT
         assert of(CloseConnection, bench.pass_time(9.99)) == []
-        closing = CloseConnection(1000, "the broker did not send the registration within 10 s")
+        closing = CloseConnection(1000, "the broker did not send broker:runnerregistered within 10 s")
         assert bench.pass_time(0.01)[-1] == closing
         assert bench.do(m.RunnerRegistered()) == []
         assert not bench.is_registered
@@ -555,8 +556,7 @@ class TestTasks:
             task_id,
             {
                 "message": text,
-                "description": "The limit is the runner's own (N8N_RUNNERS_TASK_TIMEOUT where the runner was "
-                "started).",
+                "description": "The runner set this limit (task_timeout, or N8N_RUNNERS_TASK_TIMEOUT).",
             },
         )
         assert cancel == CancelTask(task_id, text, True)
@@ -661,7 +661,7 @@ class TestTasks:
                 task_id,
                 {
                     "message": "The task's input is too large for the runner",
-                    "description": "It has 2000 bytes, and the runner takes 1000 (N8N_RUNNERS_MAX_PAYLOAD).",
+                    "description": "It has 2000 bytes; the runner's limit is 1000 (N8N_RUNNERS_MAX_PAYLOAD).",
                 },
             ),
             m.TaskOffer("a2", "t", 10_000),
@@ -697,7 +697,7 @@ class TestTasks:
                 task_id,
                 {
                     "message": "The task's input cannot be read by the runner",
-                    "description": "It came in a message that was skipped: nested too deeply.",
+                    "description": "The runner skipped the message: nested too deeply.",
                 },
             ),
             m.TaskOffer("a2", "t", 10_000),
@@ -719,9 +719,7 @@ class TestTasks:
         bench.connect()
         task_id = bench.start()
         bench.call(task_id, "c")
-        error = (
-            "the answer of n8n cannot be read by the runner. It came in a message that was skipped: not JSON."
-        )
+        error = "the answer of n8n cannot be read by the runner. The runner skipped the message: not JSON."
         for _ in range(2):
             actions = bench.do(
                 UnreadableMessage(m.Head("broker:rpcresponse", task_id, "c", None, None), "not JSON")
@@ -1010,8 +1008,8 @@ class TestCalls:
                 EndCall(
                     "call c",
                     None,
-                    "the answer of n8n is too large for the runner. It has 2000 bytes, and the runner "
-                    "takes 1000 (N8N_RUNNERS_MAX_PAYLOAD).",
+                    "the answer of n8n is too large for the runner. It has 2000 bytes; the runner's limit is "
+                    "1000 (N8N_RUNNERS_MAX_PAYLOAD).",
                 )
             ]
             assert bench.do(event) == []
@@ -1433,7 +1431,7 @@ class TestDrain:
         assert bench.is_registered
         assert of(CloseConnection, bench.pass_time(0.99)) == []
         assert of(CloseConnection, bench.pass_time(0.01)) == [
-            CloseConnection(1000, "the broker drains, but does not close")
+            CloseConnection(1000, "the broker did not close the connection after its drain")
         ]
 
     def passing(self, bench: Bench, seconds: float) -> list[Any]:
@@ -1462,7 +1460,7 @@ class TestDrain:
         bench.do(m.Drain())
         bench.session.set_receiving(True)  # so that its settings may take any time
         assert of(CloseConnection, self.passing(bench, DRAIN_LIMIT + 5)) == []
-        assert CloseConnection(1000, "the broker drains, but does not close") in bench.do(
+        assert CloseConnection(1000, "the broker did not close the connection after its drain") in bench.do(
             m.TaskCancel(task_id, "why")
         )
 

@@ -7,15 +7,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from n8nrunner.protocol.tasks import SETTINGS_TIMEOUT, Counters, HeldTask, Tasks, timeout_message
+from n8nrunner.protocol.tasks import SETTINGS_TIMEOUT, Counters, Tasks, remove_due, timeout_message
+from n8nrunner.snapshot import Counts
 
 NEVER = float("inf")
 NOW = 1000.0
 TIMEOUT = 60.0
 
 
-def ids(tasks: list[HeldTask]) -> list[str]:
-    return [task.task_id for task in tasks]
+def ids(tasks: list[tuple[str, str]]) -> list[str]:
+    return [task_id for task_id, _ in tasks]
 
 
 def with_tasks(accepted: str = "", running: str = "") -> Tasks:
@@ -49,25 +50,22 @@ def test_a_timeout_has_n8ns_own_sentence(seconds: float, text: str) -> None:
 
 def test_counters_begin_at_0() -> None:
     counters = Counters()
-    assert [getattr(counters, name) for name in counters.__slots__] == [0] * 10
+    assert [getattr(counters, name) for name in Counts._fields] == [0] * 10
 
 
 def test_an_accepted_task_waits_for_its_settings() -> None:
     tasks = Tasks(TIMEOUT)
-    task = tasks.accept("x", "type", NOW)
-    assert (task.task_id, task.task_type, task.deadline) == ("x", "type", NOW + SETTINGS_TIMEOUT)
+    assert tasks.accept("x", "type", NOW) == NOW + SETTINGS_TIMEOUT
     assert tasks.accepted == {"x": ("type", NOW + SETTINGS_TIMEOUT)}
     assert tasks.running == {}
-    assert not tasks.is_running("x")
 
 
 def test_a_started_task_has_its_time_limit() -> None:
     tasks = Tasks(TIMEOUT)
-    accepted = tasks.accept("x", "type", NOW)
-    assert tasks.start("x", NOW + 5) is accepted
+    tasks.accept("x", "type", NOW)
+    assert tasks.start("x", NOW + 5) == ("type", NOW + 5 + TIMEOUT)
     assert tasks.accepted == {}
     assert tasks.running == {"x": ("type", NOW + 5 + TIMEOUT)}
-    assert tasks.is_running("x")
 
 
 @pytest.mark.parametrize("task_id", ["r", "unknown"])
@@ -81,19 +79,6 @@ def test_a_task_is_known_until_it_is_removed(task_id: str, known: bool) -> None:
     assert (task_id in tasks) is known
     tasks.remove_all()
     assert task_id not in tasks
-
-
-@pytest.mark.parametrize(
-    ("task_id", "accepted", "running"), [("a", True, False), ("r", False, True), ("unknown", False, False)]
-)
-def test_a_task_is_removed_from_where_it_is(task_id: str, accepted: bool, running: bool) -> None:
-    for remove, is_there in ((Tasks.remove_accepted, accepted), (Tasks.remove_running, running)):
-        tasks = with_tasks(accepted="a", running="r")
-        removed = remove(tasks, task_id)
-        assert (removed is not None) is is_there
-        assert len(tasks) == 2 - is_there
-        assert removed is None or removed.task_id == task_id
-        assert remove(tasks, task_id) is None
 
 
 @pytest.mark.parametrize(
@@ -120,15 +105,15 @@ def test_the_deadline_of_a_running_task_may_come_before_that_of_an_accepted_one(
 )
 def test_running_tasks_time_out_each_at_its_own_limit(after: float, removed: str) -> None:
     tasks = with_tasks(running="rst")
-    assert ids(tasks.remove_timed_out(NOW + TIMEOUT + after)) == list(removed)
+    assert ids(remove_due(tasks.running, NOW + TIMEOUT + after)) == list(removed)
     assert "".join(tasks.running) == "rst"[len(removed) :]
-    assert tasks.remove_timed_out(NOW + TIMEOUT + after) == []
+    assert remove_due(tasks.running, NOW + TIMEOUT + after) == []
 
 
 @pytest.mark.parametrize(("after", "removed"), [(-0.001, ""), (0, "a"), (1, "ab"), (99, "abc")])
 def test_accepted_tasks_wait_for_their_settings_only_so_long(after: float, removed: str) -> None:
     tasks = with_tasks(accepted="abc", running="r")
-    assert ids(tasks.remove_without_settings(NOW + SETTINGS_TIMEOUT + after)) == list(removed)
+    assert ids(remove_due(tasks.accepted, NOW + SETTINGS_TIMEOUT + after)) == list(removed)
     assert "".join(tasks.accepted) == "abc"[len(removed) :]
     assert "".join(tasks.running) == "r"
 
@@ -148,19 +133,6 @@ def test_all_tasks_are_removed_in_their_order() -> None:
     assert (ids(accepted), ids(running)) == (["a", "b"], ["r", "s"])
     assert len(tasks) == 0
     assert tasks.remove_all() == ([], [])
-
-
-def test_an_orphan_is_known_by_its_connection() -> None:
-    tasks = Tasks(TIMEOUT)
-    tasks.add_orphan(1, HeldTask("x", "old", NOW))
-    tasks.add_orphan(2, HeldTask("x", "new", NOW))
-    assert tasks.orphans == 2
-    assert tasks.remove_orphan(3, "x") is None
-    assert tasks.remove_orphan(1, "y") is None
-    assert tasks.remove_orphan(2, "x") == "new"
-    assert tasks.remove_orphan(2, "x") is None
-    assert tasks.remove_orphan(1, "x") == "old"
-    assert tasks.orphans == 0
 
 
 class Machine(RuleBasedStateMachine):
@@ -188,13 +160,13 @@ class Machine(RuleBasedStateMachine):
 
     @rule(task_id=st.sampled_from("abcd"))
     def finish(self, task_id: str) -> None:
-        assert (self.tasks.remove_running(task_id) is None) is (self.running.pop(task_id, None) is None)
+        assert (self.tasks.running.pop(task_id, None) is None) is (self.running.pop(task_id, None) is None)
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 10.0, SETTINGS_TIMEOUT, TIMEOUT]), receiving=st.booleans())
     def pass_time(self, seconds: float, receiving: bool) -> None:
         self.now += seconds
         late = sorted(task_id for task_id, end in self.running.items() if end <= self.now)
-        assert sorted(ids(self.tasks.remove_timed_out(self.now))) == late
+        assert sorted(ids(remove_due(self.tasks.running, self.now))) == late
         for task_id in late:
             del self.running[task_id]
         late = sorted(task_id for task_id, end in self.accepted.items() if end <= self.now)
@@ -202,7 +174,7 @@ class Machine(RuleBasedStateMachine):
             self.tasks.extend_settings_time(self.now)
             self.accepted.update(dict.fromkeys(late, self.now + SETTINGS_TIMEOUT))
         else:
-            assert sorted(ids(self.tasks.remove_without_settings(self.now))) == late
+            assert sorted(ids(remove_due(self.tasks.accepted, self.now))) == late
             for task_id in late:
                 del self.accepted[task_id]
 
