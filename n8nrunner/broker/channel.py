@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Callable
 
-from aiohttp import web
+from aiohttp import WSMsgType, web
 
 NORMAL_CLOSURE = 1000
 #: Codes with which aiohttp refuses a message: not a WebSocket frame, not UTF-8, too large.
 _REFUSALS = (1002, 1007, 1009)
 
 
-class RunnerSocket(web.WebSocketResponse):
-    """A WebSocket that closes as n8n's does: after its close frame, it reads on until the peer closes.
+class Channel(web.WebSocketResponse):
+    """One runner's WebSocket. It never waits to write, and after its close frame it reads on, as n8n's does.
 
-    aiohttp's own `close` ends the connection at once if another task reads, and after a refused message. The
-    kernel then answers what still comes with a reset, which can overtake the close frame with the reason.
+    Frames go straight to the transport, which buffers them: a runner that does not read delays no other.
+    aiohttp's own methods for sending wait for the buffer. Its `close` ends the connection at once if another
+    task reads, and after a refused message. The kernel then answers what still comes with a reset, which can
+    overtake the close frame with the reason.
 
     Args:
         transport: the connection.
-        timeout: how long to wait for the peer after a refused message, in seconds.
+        timeout: how long to wait for the peer after a close frame or a refused message, in seconds.
         max_payload: longest message, in bytes.
         protocols: the subprotocols that may be chosen.
     """
@@ -40,93 +42,50 @@ class RunnerSocket(web.WebSocketResponse):
         )
         #: Called when a message is refused: for the matching, the connection has ended then.
         self.on_refusal: Callable[[], None] = lambda: None
+        #: Called when a frame cannot be written, although no close was asked for.
+        self.on_failure: Callable[[], None] = lambda: None
         self._transport = transport
-        self._timeout_after_refusal = timeout
-        self._close_sent = False
+        self._close_timeout = timeout
+        self._timer: asyncio.TimerHandle | None = None
 
-    def send_close(self, code: int) -> None:
-        """Send a close frame, unless one has been sent."""
-        if not self._close_sent:
-            self._close_sent = True
-            self._transport.write(b"\x88\x02" + struct.pack("!H", code))
+    def put(self, kind: WSMsgType, payload: bytes) -> None:
+        """Write a frame, unless a close frame has been written."""
+        if self._timer is not None:
+            return
+        if self._transport.is_closing():
+            self.on_failure()
+            return
+        length = len(payload)
+        if length < 126:
+            head = struct.pack("!BB", 0x80 | kind, length)
+        elif length < 65536:
+            head = struct.pack("!BBH", 0x80 | kind, 126, length)
+        else:
+            head = struct.pack("!BBQ", 0x80 | kind, 127, length)
+        self._transport.writelines([head, payload])
+
+    def put_close(self, code: int) -> None:
+        """Write a close frame. The peer may never answer it, so the wait has a limit."""
+        if self._timer is None:
+            self.put(WSMsgType.CLOSE, struct.pack("!H", code))
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._close_timeout, self._transport.abort)
+
+    def ended(self) -> None:
+        """Write no more, because the connection has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def abort(self) -> None:
+        """End the connection at once. Frames that are still in the buffer are lost."""
+        self._transport.abort()
 
     async def close(self, *, code: int = NORMAL_CLOSURE, message: bytes = b"", drain: bool = True) -> bool:
         """End the connection after a close frame; aiohttp calls this after the last message."""
-        self.send_close(code)
+        self.put_close(code)
         if code in _REFUSALS:
             self.on_refusal()
             # aiohttp drops messages during that time, and cancels this when the peer ends the connection.
-            await asyncio.sleep(self._timeout_after_refusal)
+            await asyncio.sleep(self._close_timeout)
         self._transport.close()
         return True
-
-
-class WebSocketChannel:
-    """Writes to one runner in order, from a queue. A runner that does not read delays no other.
-
-    Args:
-        runner_socket: where to write.
-        transport: its connection.
-        timeout: how long to wait for the peer's close frame, in seconds.
-    """
-
-    def __init__(self, runner_socket: RunnerSocket, transport: asyncio.Transport, timeout: float) -> None:
-        #: Called when writing fails and no close was asked for.
-        self.on_failure: Callable[[], None] = lambda: None
-        self._socket = runner_socket
-        self._transport = transport
-        self._timeout = timeout
-        self._queue: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
-        self._closing = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._loop = asyncio.get_running_loop()
-        self._writer = self._loop.create_task(self._write())
-
-    def send(self, text: str) -> None:
-        """Send a message."""
-        self._put(lambda: self._socket.send_str(text))
-
-    def ping(self) -> None:
-        """Send a ping."""
-        self._put(self._socket.ping)
-
-    def pong(self, payload: bytes) -> None:
-        """Answer a ping."""
-        self._put(lambda: self._socket.pong(payload))
-
-    def close(self, code: int) -> None:
-        """Send a close frame after everything else. Later messages are dropped."""
-        if self._closing:
-            return
-
-        async def send_close() -> None:
-            self._socket.send_close(code)
-
-        self._put(send_close)
-        self._closing = True
-        # The peer may never answer, or may not read what stands before the close frame.
-        self._timer = self._loop.call_later(self._timeout, self.abort)
-
-    def abort(self) -> None:
-        """End the connection at once. Messages that are still in the queue are lost."""
-        self._transport.abort()
-
-    def abandon(self) -> None:
-        """Stop writing, because the connection has ended."""
-        self._closing = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self._writer.cancel()
-
-    def _put(self, write: Callable[[], Awaitable[None]]) -> None:
-        if not self._closing:
-            self._queue.put_nowait(write)
-
-    async def _write(self) -> None:
-        try:
-            while True:
-                write = await self._queue.get()
-                await write()
-        except ConnectionError:  # the connection is closing
-            if not self._closing:
-                self.on_failure()

@@ -14,7 +14,7 @@ from aiohttp import WSMsgType, web
 
 from n8nrunner.broker import errors, events, javascript
 from n8nrunner.broker.access import Access
-from n8nrunner.broker.channel import NORMAL_CLOSURE, RunnerSocket, WebSocketChannel
+from n8nrunner.broker.channel import NORMAL_CLOSURE, Channel
 from n8nrunner.broker.constants import BrokerConstants
 from n8nrunner.broker.decoding import log_in_members, task_arguments
 from n8nrunner.broker.switchboard import Switchboard
@@ -43,7 +43,7 @@ class Endpoints:
         self._switchboard = switchboard
         self._submit = submit
         self._loop = asyncio.get_running_loop()
-        self.channels: set[WebSocketChannel] = set()
+        self.channels: set[Channel] = set()
         #: Set while no runner is connected.
         self.idle = asyncio.Event()
         self.idle.set()
@@ -102,36 +102,35 @@ class Endpoints:
         transport = request.transport
         if transport is None:
             raise web.HTTPBadRequest  # the client has gone already, and nothing is sent
-        timeout = self._constants.close_timeout
         offered = request.headers.get("Sec-WebSocket-Protocol", "").split(",")[0].strip()
         protocols = [offered] if offered else []
-        runner_socket = RunnerSocket(transport, timeout, self._constants.max_payload, protocols)
-        await runner_socket.prepare(request)
-        channel = WebSocketChannel(runner_socket, transport, timeout)
+        constants = self._constants
+        channel = Channel(transport, constants.close_timeout, constants.max_payload, protocols)
+        await channel.prepare(request)
         self.channels.add(channel)
         self.idle.clear()
         key = self._switchboard.connect(runner_id, channel)
         channel.on_failure = lambda: self._switchboard.step(events.ConnectionFailing(key))
-        runner_socket.on_refusal = lambda: self._switchboard.disconnect(key)
+        channel.on_refusal = lambda: self._switchboard.disconnect(key)
         try:
-            await self._read_runner(runner_socket, channel, key)
+            await self._read_runner(channel, key)
         finally:
-            channel.abandon()
+            channel.ended()
             self._switchboard.disconnect(key)
             self.channels.discard(channel)
             if not self.channels:
                 self.idle.set()
-        return runner_socket
+        return channel
 
-    async def _read_runner(self, runner_socket: RunnerSocket, channel: WebSocketChannel, key: int) -> None:
+    async def _read_runner(self, channel: Channel, key: int) -> None:
         while True:
-            message = await runner_socket.receive()
+            message = await channel.receive()
             if message.type is WSMsgType.TEXT:
                 self._switchboard.receive(key, message.data)
             elif message.type is WSMsgType.PONG:
                 self._switchboard.step(events.PongReceived(key))
             elif message.type is WSMsgType.PING:
-                channel.pong(message.data)
+                channel.put(WSMsgType.PONG, message.data)
             elif message.type is WSMsgType.BINARY:
                 try:
                     text = bytes(message.data).decode()
@@ -141,7 +140,7 @@ class Endpoints:
                     self._switchboard.receive(key, text)
             else:
                 if message.type is WSMsgType.CLOSE:
-                    runner_socket.send_close(message.data or NORMAL_CLOSURE)
+                    channel.put_close(message.data or NORMAL_CLOSURE)
                 return
 
     # --- requesters -----------------------------------------------------------------------------

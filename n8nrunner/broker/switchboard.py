@@ -6,9 +6,11 @@ import asyncio
 import concurrent.futures
 from collections import deque
 from collections.abc import Coroutine
-from typing import Protocol
+
+from aiohttp import WSMsgType
 
 from n8nrunner.broker import actions, decoding, errors, events, requester
+from n8nrunner.broker.channel import Channel
 from n8nrunner.broker.history import History, logger
 from n8nrunner.broker.matching import Matching
 from n8nrunner.broker.task import BrokerTask
@@ -29,19 +31,6 @@ _ERRORS = {
     "lost": errors.BrokerTaskLost,
     "shut_down": errors.BrokerTaskLost,
 }
-
-
-class Channel(Protocol):
-    """Writes to one runner. No method waits."""
-
-    def send(self, text: str) -> None:
-        """Send a message."""
-
-    def ping(self) -> None:
-        """Send a ping."""
-
-    def close(self, code: int) -> None:
-        """Close the connection after the messages that were sent before."""
 
 
 class Switchboard:
@@ -240,11 +229,11 @@ class Switchboard:
             if channel is None:
                 pass
             elif isinstance(action, actions.Send):
-                channel.send(requester.encode_message(action.message))
+                channel.put(WSMsgType.TEXT, requester.encode_message(action.message).encode())
             elif isinstance(action, actions.Ping):
-                channel.ping()
+                channel.put(WSMsgType.PING, b"")
             else:
-                channel.close(action.code)
+                channel.put_close(action.code)
         elif isinstance(action, actions.TaskReady):
             task = self._tasks[action.request_id]
             task._task_id = action.task_id
