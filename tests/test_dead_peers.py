@@ -17,7 +17,6 @@ import pytest
 from n8nrunner import Runner, Task
 from n8nrunner.connection import transport
 from n8nrunner.connection.loop import LinkThread
-from n8nrunner.connection.sockets import Delivery
 from n8nrunner.protocol import liveness, offers, session
 from tests.conftest import LIMIT, wait_until
 from tests.connection.servers import PING, PONG, TEXT, frame
@@ -136,7 +135,7 @@ def test_a_host_that_acknowledges_nothing_is_noticed(
     case = Case(raw, new_runner, situation)
     limit = liveness.ACKNOWLEDGEMENT_LIMIT
     silent_for = iter([limit - 1, limit - 0.02, *[limit] * 100])
-    monkeypatch.setattr(transport, "delivery", lambda raw: Delivery(1, next(silent_for)))
+    monkeypatch.setattr(transport, "delivery", lambda raw: (1, next(silent_for)))
     wait_until(case.is_noticed)
     wait_until(lambda: "acknowledged nothing for 15 s" in str(case.runner.snapshot().links[0].last_error))
     case.runner.stop(0)

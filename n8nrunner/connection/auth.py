@@ -80,7 +80,7 @@ def fetch_grant(url: BrokerUrl, auth_token: str, directory: str | None = None) -
 def why_unhealthy(url: BrokerUrl, directory: str | None = None) -> Unreachable | None:
     """Return why nothing answers where the broker should be; None if something does.
 
-    A proxy that passes only the runners' path on answers 404 here, and there n8n may be up all the same.
+    A 404 counts as healthy: a proxy may forward only the runners' path.
     """
     try:
         answer = _request("GET", url, url.health, directory, read_body=False)
@@ -141,11 +141,7 @@ def _request(
     content: bytes | None = None,
     read_body: bool = True,
 ) -> _Answer:
-    """Make a request.
-
-    Raises:
-        Unreachable: there is no answer, or it is not HTTP, too long or too slow.
-    """
+    """Make a request. Raises `Unreachable` if there is no answer, or it is not HTTP, too long or too slow."""
     address = urlsplit(url)
     target = address.path
     headers = {"Host": address.netloc, "User-Agent": f"n8nrunner/{__version__}"}
@@ -165,7 +161,8 @@ def _request(
             target = url
             if proxy.authorization is not None:
                 headers["Proxy-Authorization"] = proxy.authorization
-        with contextlib.closing(raw), contextlib.closing(_Connection(raw)) as connection:
+        with contextlib.closing(raw), contextlib.closing(http.client.HTTPConnection("")) as connection:
+            connection.sock = _LimitedSocket(raw)
             connection.request(method, target, content, headers | _CONTENT if content else headers)
             with connection.getresponse() as response:
                 if read_body:
@@ -180,14 +177,6 @@ def _request(
     except (ValueError, RecursionError):
         value = None
     return _Answer(response.status, body, value, encoding.lower() != "identity", way)
-
-
-class _Connection(http.client.HTTPConnection):
-    """HTTP over a socket that is open already."""
-
-    def __init__(self, raw: Socket) -> None:
-        super().__init__("")
-        self.sock: Any = _LimitedSocket(raw)
 
 
 class _LimitedSocket(io.RawIOBase):

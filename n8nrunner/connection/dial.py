@@ -1,4 +1,7 @@
-"""Open sockets to brokers: name look-up, TCP, a proxy's CONNECT and TLS, all within one deadline."""
+"""Open sockets to brokers: name look-up, TCP, a proxy's CONNECT and TLS, all within one deadline.
+
+Runs on the threads `n8nrunner-connect-N`.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,7 @@ def _tcp(host: str, port: int, deadline: Deadline, peer: str) -> socket.socket:
     reason: OSError | None = None
     for index, (family, kind, protocol, _, address) in enumerate(addresses):
         # An address that never answers, such as one behind a broken IPv6 tunnel, leaves time for the next.
-        share = _time_left(deadline, peer) / (len(addresses) - index)
+        share = time_left(deadline, peer) / (len(addresses) - index)
         try:
             connection = socket.socket(family, kind, protocol)
         except OSError as error:
@@ -105,7 +108,6 @@ def _tcp(host: str, port: int, deadline: Deadline, peer: str) -> socket.socket:
 
 
 def _through_proxy(proxy: Proxy, url: BrokerUrl, deadline: Deadline) -> socket.socket:
-    """Connect to the proxy, and let it connect to the broker."""
     peer = f"the proxy {proxy.shown}"
     raw = _tcp(proxy.host, proxy.port, deadline, peer)
     try:
@@ -113,11 +115,11 @@ def _through_proxy(proxy: Proxy, url: BrokerUrl, deadline: Deadline) -> socket.s
         head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n"
         if proxy.authorization is not None:
             head += f"Proxy-Authorization: {proxy.authorization}\r\n"
-        raw.settimeout(_time_left(deadline, peer))
+        raw.settimeout(time_left(deadline, peer))
         raw.sendall(f"{head}\r\n".encode("ascii"))
         answer = b""
         while b"\r\n\r\n" not in answer:
-            raw.settimeout(_time_left(deadline, peer))
+            raw.settimeout(time_left(deadline, peer))
             # One byte at a time, because the bytes behind the head are the broker's.
             received = raw.recv(1)
             if not received:
@@ -139,12 +141,11 @@ def _through_proxy(proxy: Proxy, url: BrokerUrl, deadline: Deadline) -> socket.s
 
 
 def _tls(raw: socket.socket, url: BrokerUrl, deadline: Deadline, directory: str | None) -> ssl.SSLSocket:
-    """Make the TLS handshake."""
     try:
         context = tls_context(certificates(directory))
     except OSError as error:
         raise Unreachable(f"{url.base}: {error}") from None
-    raw.settimeout(_time_left(deadline, url.base))
+    raw.settimeout(time_left(deadline, url.base))
     try:
         # `note` comes before the handshake: a process forked during the handshake has to know the socket.
         secure = context.wrap_socket(raw, server_hostname=url.host, do_handshake_on_connect=False)
@@ -159,11 +160,9 @@ def _tls(raw: socket.socket, url: BrokerUrl, deadline: Deadline, directory: str 
         raise Unreachable(f"{url.base}: the TLS handshake failed: {reason_of(error)}") from None
 
 
-def _time_left(deadline: Deadline, peer: str) -> float:
+def time_left(deadline: Deadline, peer: str, step: str = "answer") -> float:
     """Return the seconds until the deadline. Raises `Unreachable` if it has passed."""
     remaining = deadline.remaining()
-    if remaining is None:
-        return 60.0
-    if remaining <= 0:
-        raise Unreachable(f"{peer} did not answer in time")
+    if not remaining:
+        raise Unreachable(f"{peer} did not {step} in time")
     return remaining

@@ -26,6 +26,7 @@ from n8nrunner.protocol import actions, codec, events
 from n8nrunner.protocol.actions import LinkAction
 from n8nrunner.protocol.events import Event, LinkEvent
 from n8nrunner.protocol.failures import ConnectionLost, LinkFailure, Unreachable
+from n8nrunner.protocol.frames import Sender
 from n8nrunner.protocol.incoming import event_of
 from n8nrunner.protocol.link import LinkMachine
 from n8nrunner.protocol.session import REASON_LOST, RunnerSession
@@ -215,7 +216,7 @@ class BrokerLink:
             event = event_of(received.pop(), self._config.max_payload)
             if event is not None:
                 self._perform(self._machine.handle(event, now))
-        session.set_receiving(connection.in_message)
+        session.set_receiving(connection.receiver.in_message)
         if connection.received_close:
             self._perform(self._machine.handle(events.CloseReceived(connection.close_code), now))
 
@@ -295,12 +296,12 @@ class BrokerLink:
             if perform is not None:
                 perform(self, action)
             elif self.connection is not None:
-                # _PERFORM has every action that is not a message.
-                self.connection.sender.send_message(codec.encode(action))  # type: ignore[arg-type]
-
-    def _send_payload(self, action: actions.SendPayload) -> None:
-        if self.connection is not None:
-            self.connection.sender.send_message(action.payload)
+                sender = self.connection.sender
+                send = _SEND.get(type(action))
+                if send is not None:
+                    send(sender, action)
+                else:  # the tables have every action that is not a message
+                    sender.send_message(codec.encode(action))  # type: ignore[arg-type]
 
     def _start_task(self, action: actions.StartTask) -> None:
         task = ActiveTask(
@@ -327,17 +328,6 @@ class BrokerLink:
         if task is not None:
             task.cancel(action.reason, action.timed_out)
 
-    def _answer_call(self, action: actions.EndCall) -> None:
-        action.call.end(action.value, action.error)
-
-    def _send_ping(self, action: actions.SendPing) -> None:
-        if self.connection is not None:
-            self.connection.sender.send_ping(action.payload.encode())
-
-    def _send_urgent_ping(self, action: actions.SendUrgentPing) -> None:
-        if self.connection is not None:
-            self.connection.sender.send_urgent_ping(action.payload.encode())
-
     def _measure(self, action: actions.MeasureSocket) -> None:
         if self.connection is not None:
             self._perform(self._machine.handle(self.connection.measure(), time.monotonic()))
@@ -351,13 +341,6 @@ class BrokerLink:
                 action.task_id, action.task_type, self.url.base, action.payload, action.failed, action.certain
             )
         )
-
-    def _wake(self, action: actions.WakeLinks) -> None:
-        self._wake_links(action.links)
-
-    def _close_connection(self, action: actions.CloseConnection) -> None:
-        if self.connection is not None:
-            self.connection.sender.send_close(action.code)
 
     # --- actions of the link ----------------------------------------------------------------------
 
@@ -401,9 +384,6 @@ class BrokerLink:
         self.connection.bind()
         self.has_unread = True  # the broker's first message may have come with the answer to the upgrade
 
-    def _discard(self, action: actions.DiscardConnection) -> None:
-        action.connection.close()
-
     def _report_registered(self, action: actions.ReportRegistered) -> None:
         logger.log(
             action.level,
@@ -416,9 +396,6 @@ class BrokerLink:
 
     def _report_refused(self, action: actions.ReportRefused) -> None:
         self._handle(events.RefusalAnswered(action.error, self._owner.link_refused(self, action.error)))
-
-    def _report_idle(self, action: actions.ReportIdle) -> None:
-        self._owner.link_idle()
 
     def _log_skipped(self, action: actions.LogSkipped) -> None:
         if action.left_out:
@@ -433,25 +410,30 @@ class BrokerLink:
 #: The events of the threads of `attempt.py`. After one of these, no such thread works for the link.
 _OUTCOMES = frozenset({events.ConnectionOpened, events.AttemptFailed, events.BrokerProbed})
 
+#: Actions that send something other than a message, while a connection is open.
+_SEND: dict[type, Callable[[Sender, Any], None]] = {
+    actions.SendPayload: lambda sender, action: sender.send_message(action.payload),
+    actions.SendPing: lambda sender, action: sender.send_ping(action.payload.encode()),
+    actions.SendUrgentPing: lambda sender, action: sender.send_urgent_ping(action.payload.encode()),
+    actions.CloseConnection: lambda sender, action: sender.send_close(action.code),
+}
+
+#: All other actions.
 _PERFORM: dict[type, Callable[[BrokerLink, Any], None]] = {
-    actions.SendPayload: BrokerLink._send_payload,
     actions.StartTask: BrokerLink._start_task,
     actions.CancelTask: BrokerLink._cancel_task,
-    actions.EndCall: BrokerLink._answer_call,
-    actions.SendPing: BrokerLink._send_ping,
-    actions.SendUrgentPing: BrokerLink._send_urgent_ping,
+    actions.EndCall: lambda link, action: action.call.end(action.value, action.error),
     actions.MeasureSocket: BrokerLink._measure,
     actions.AbortConnection: BrokerLink._end_connection,
     actions.ReportUndelivered: BrokerLink._report_undelivered,
-    actions.WakeLinks: BrokerLink._wake,
-    actions.CloseConnection: BrokerLink._close_connection,
+    actions.WakeLinks: lambda link, action: link._wake_links(action.links),
     actions.StartAttempt: BrokerLink._start_attempt,
     actions.StartProbe: BrokerLink._start_probe,
     actions.ServeConnection: BrokerLink._serve,
-    actions.DiscardConnection: BrokerLink._discard,
+    actions.DiscardConnection: lambda link, action: action.connection.close(),
     actions.ReportRegistered: BrokerLink._report_registered,
     actions.ReportRefused: BrokerLink._report_refused,
-    actions.ReportIdle: BrokerLink._report_idle,
+    actions.ReportIdle: lambda link, action: link._owner.link_idle(),
     actions.LogSkipped: BrokerLink._log_skipped,
     actions.LogFailure: BrokerLink._log_failure,
 }

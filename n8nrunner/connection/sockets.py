@@ -11,7 +11,6 @@ import socket
 import struct
 import sys
 import weakref
-from typing import NamedTuple
 
 #: An idle connection is probed after `KEEP_ALIVE_IDLE` seconds, then every `KEEP_ALIVE_INTERVAL` seconds.
 #: `KEEP_ALIVE_PROBES` probes without an answer end it, so a dead host is noticed after 13 s. Windows sends
@@ -23,21 +22,6 @@ KEEP_ALIVE_PROBES = 3
 #: The beginning of Linux's `struct tcp_info`, up to `tcpi_last_ack_recv`: eight fields of one byte, then
 #: fields of four. Later kernels add fields behind it.
 _TCP_INFO = struct.Struct("=8B13I")
-
-
-class Delivery(NamedTuple):
-    """How much of the written data has been delivered.
-
-    Args:
-        unacknowledged: bytes in the kernel that the peer's kernel has not acknowledged; 0 if unknown.
-        silent_for: seconds since the peer's kernel acknowledged anything; None if unknown.
-    """
-
-    unacknowledged: int
-    silent_for: float | None
-
-
-_UNKNOWN = Delivery(0, None)
 
 
 #: All sockets to brokers and proxies that this process has opened and still uses.
@@ -91,18 +75,22 @@ if sys.platform == "linux":
     import fcntl
     import termios
 
-    def delivery(raw: socket.socket) -> Delivery:
-        """Return how much of the data written to the socket has been delivered."""
+    def delivery(raw: socket.socket) -> tuple[int, float | None]:
+        """Return how much of the data written to the socket has been delivered.
+
+        The first value is the number of bytes in the kernel that the peer's kernel has not acknowledged, 0 if
+        unknown; the second the seconds since it acknowledged anything, None if unknown.
+        """
         try:
             (unacknowledged,) = struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, b"\0" * 4))
             info = raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
             last_acknowledgement = _TCP_INFO.unpack(info)[-1]
         except (OSError, ValueError, struct.error):  # closed, or a kernel that offers less
-            return _UNKNOWN
-        return Delivery(unacknowledged, last_acknowledgement / 1000)
+            return 0, None
+        return unacknowledged, last_acknowledgement / 1000
 
 else:
 
-    def delivery(raw: socket.socket) -> Delivery:
+    def delivery(raw: socket.socket) -> tuple[int, float | None]:
         """Return that the delivery is unknown on this system."""
-        return _UNKNOWN
+        return 0, None

@@ -22,17 +22,19 @@ from n8nrunner.protocol.incoming import Received
 
 #: Bytes that one `recv` asks for. Larger buffers are slower: each call allocates one.
 _RECEIVE_SIZE = 64 * 1024
-#: Bytes that one turn reads or writes at most, so that a flood does not keep the thread from its deadlines.
-TURN_LIMIT = 1024 * 1024
-#: Frames that one turn handles at most: a megabyte can hold half a million, and other brokers wait.
-FRAMES_PER_TURN = 250
+#: Bytes that an iteration reads or writes at most, so that the thread meets its deadlines in a flood.
+BYTES_PER_ITERATION = 1024 * 1024
+#: Frames that an iteration handles at most: a megabyte can hold half a million, and other brokers wait.
+FRAMES_PER_ITERATION = 250
 
 #: The exceptions of a non-blocking socket that cannot read or write now.
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Connection:
-    """One WebSocket to the broker. `open` runs on one thread; all that follows on the one that serves it.
+    """One WebSocket to the broker.
+
+    The constructor and `open` run on a thread `n8nrunner-connect-N`, all other methods on the links' thread.
 
     Args:
         raw: a connected socket, which the connection owns from here on.
@@ -46,7 +48,7 @@ class Connection:
         #: Whether the broker has sent a close frame, and its status code; None if it gave none.
         self.received_close = False
         self.close_code: int | None = None
-        self._receiver = Receiver(max_payload)
+        self.receiver = Receiver(max_payload)
         self._app = App()
         self._at_end = False
         self._thread: int | None = None
@@ -65,7 +67,7 @@ class Connection:
         Raises:
             RateLimited, UpgradeRefused, Unreachable: the upgrade failed.
         """
-        self._receiver.receive_data(self._app.upgrade(self.raw, url, runner_id, grant, deadline))
+        self.receiver.receive_data(self._app.upgrade(self.raw, url, runner_id, grant, deadline))
         self.raw.setblocking(False)
 
     def bind(self) -> None:
@@ -80,13 +82,8 @@ class Connection:
 
     # --- serving ----------------------------------------------------------------------------------
 
-    @property
-    def in_message(self) -> bool:
-        """Whether a part of a message has come, and its end has not."""
-        return self._receiver.in_message
-
     def read(self) -> tuple[list[Received], int, bool]:
-        """Read what has come, as far as one turn may.
+        """Read the received bytes, up to the limits of an iteration.
 
         Returns:
             The received events in their order, the number of bytes read, and whether more may be available.
@@ -95,12 +92,12 @@ class Connection:
             ConnectionLost: the connection is broken or at its end, or the broker breaks WebSocket's rules.
         """
         assert threading.get_ident() == self._thread
-        receiver = self._receiver
+        receiver = self.receiver
         received: list[Received] = []
-        last_frame = receiver.frames + FRAMES_PER_TURN
+        last_frame = receiver.frames + FRAMES_PER_ITERATION
         total, more = 0, True
         while more and not self.received_close:
-            if not receiver.has_more:  # what the last turn has left comes first
+            if not receiver.has_more:  # what the last iteration has left comes first
                 count, more = self._receive()
                 total += count
             for event in receiver.next_events(last_frame - receiver.frames):
@@ -110,7 +107,7 @@ class Connection:
                         self.received_close, self.close_code = True, event.code
                 else:
                     received.append(event)
-            if receiver.has_more or receiver.frames == last_frame or total >= TURN_LIMIT:
+            if receiver.has_more or receiver.frames == last_frame or total >= BYTES_PER_ITERATION:
                 return received, total, True
         if self._at_end and not received and not self.received_close:
             raise ConnectionLost("the broker's end of the connection closed without a close frame")
@@ -118,15 +115,15 @@ class Connection:
 
     def _receive(self) -> tuple[int, bool]:
         """Receive once; return how many bytes came, and whether more may be there."""
-        buffer = self._receiver.get_buffer()
+        buffer = self.receiver.get_buffer()
         try:
             if buffer is None:
                 data = self.raw.recv(_RECEIVE_SIZE)
                 count, asked = len(data), _RECEIVE_SIZE
-                self._receiver.receive_data(data)
+                self.receiver.receive_data(data)
             else:
                 count, asked = self.raw.recv_into(buffer), len(buffer)
-                self._receiver.buffer_updated(count)
+                self.receiver.buffer_updated(count)
         except _WOULD_BLOCK:
             return 0, False
         except OSError as error:
@@ -138,18 +135,11 @@ class Connection:
         return count, count == asked or (isinstance(self.raw, ssl.SSLSocket) and self.raw.pending() > 0)
 
     def flush(self) -> int:
-        """Write what the socket takes, as far as one turn may.
-
-        Returns:
-            How many bytes it took.
-
-        Raises:
-            ConnectionLost: the connection is broken.
-        """
+        """Write up to `BYTES_PER_ITERATION`. Return how many the socket took. Raises `ConnectionLost`."""
         assert threading.get_ident() == self._thread
         sender = self.sender
         total = 0
-        while total <= TURN_LIMIT:
+        while total <= BYTES_PER_ITERATION:
             data = sender.data_to_send()
             if not data:
                 break

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import websocket
 
 from n8nrunner import logs
-from n8nrunner.connection.dial import Socket
+from n8nrunner.connection.dial import Socket, time_left
 from n8nrunner.deadline import Deadline
 from n8nrunner.protocol.failures import ConnectionLost, LinkFailure, RateLimited, Unreachable, UpgradeRefused
 from n8nrunner.protocol.frames import CLOSE, FINAL, PING, CloseFrame, PingFrame
@@ -32,13 +32,19 @@ _COOKIE = re.compile(rb"^[ \t]*(?:set-)?cookie[ \t]*:.*\n", re.IGNORECASE | re.M
 class App:
     """A `WebSocketApp` that upgrades one connection and then answers its control frames.
 
-    It holds no message and no socket, because functions inside of the library refer to each other: they are
+    An `App` is also the object that the library uses as its socket and as its event loop. It refers to no
+    message and no socket, because functions inside of the library refer to it and to each other: they are
     left to the garbage collector.
     """
 
     def __init__(self) -> None:
-        self._buffers = _Buffers()
-        self._dispatcher = _Dispatcher(self._buffers)
+        # Bytes that the library will read, and bytes that it has sent.
+        self._unread = bytearray()
+        self._sent = bytearray()
+        # Sends the request to upgrade and returns the head of the answer; None afterwards.
+        self._exchange: Callable[[bytes], bytes] | None = None
+        # Reads and answers one frame; None before the upgrade.
+        self._read_message: Callable[[], bool] | None = None
 
     def upgrade(self, raw: Socket, url: str, runner_id: str, grant: str, deadline: Deadline) -> bytes:
         """Upgrade a connected socket to a WebSocket.
@@ -64,19 +70,17 @@ class App:
             head, rest = _exchange(raw, request, url, deadline)
             return head
 
-        self._buffers.exchange = exchange
+        self._exchange = exchange
         app = websocket.WebSocketApp(
             f"{url}?id={quote(runner_id, safe='')}",
             header={"Authorization": f"Bearer {grant}"},
             on_error=lambda app, error: errors.append(error),
-            socket=self._buffers,
+            socket=self,
         )
-        app.run_forever(
-            dispatcher=self._dispatcher, skip_utf8_validation=True, reconnect=0, suppress_origin=True
-        )
+        app.run_forever(dispatcher=self, skip_utf8_validation=True, reconnect=0, suppress_origin=True)
         if errors and isinstance(errors[0], LinkFailure):
             raise errors[0]
-        if errors or self._dispatcher.read_message is None:
+        if errors or self._read_message is None:
             # The library's exceptions quote what the peer sent; their type says enough.
             kind = type(errors[0] if errors else None).__name__
             raise UpgradeRefused(f"{url} did not upgrade to a WebSocket ({kind})", 0)
@@ -92,39 +96,25 @@ class App:
             opcode, payload = PING, frame.payload
         else:
             opcode, payload = CLOSE, _accepted_close(frame)
-        self._buffers.unread += bytes((FINAL | opcode, len(payload))) + payload
-        assert self._dispatcher.read_message is not None
+        self._unread += bytes((FINAL | opcode, len(payload))) + payload
+        assert self._read_message is not None
         try:
-            self._dispatcher.read_message()
+            self._read_message()
         except websocket.WebSocketException as error:
             raise ConnectionLost(
                 f"the broker broke WebSocket's rules ({type(error).__name__})", 1002
             ) from None
-        return self._buffers.take_sent()
+        return self._take_sent()
 
-
-class _Buffers:
-    """The object that the library uses as its socket."""
-
-    def __init__(self) -> None:
-        #: Bytes that the library will read.
-        self.unread = bytearray()
-        #: Sends the request to upgrade and returns the head of the answer; None afterwards.
-        self.exchange: Callable[[bytes], bytes] | None = None
-        self._sent = bytearray()
-
-    def take_sent(self) -> bytes:
-        """Return what the library has sent since the last call."""
-        sent, self._sent = bytes(self._sent), bytearray()
-        return sent
+    # --- what the library uses as its socket and as its event loop ----------------------------------
 
     def recv(self, size: int) -> bytes:
         """Read from the buffer. The first call waits for the answer to the upgrade."""
-        if self.exchange is not None:
-            exchange, self.exchange = self.exchange, None
-            self.unread += exchange(self.take_sent())
-        data = bytes(self.unread[:size])
-        del self.unread[:size]
+        if self._exchange is not None:
+            exchange, self._exchange = self._exchange, None
+            self._unread += exchange(self._take_sent())
+        data = bytes(self._unread[:size])
+        del self._unread[:size]
         return data
 
     def send(self, data: bytes) -> int:
@@ -132,41 +122,26 @@ class _Buffers:
         self._sent += data
         return len(data)
 
+    def buffwrite(self, sock: object, data: bytes, send: object, on_disconnect: object) -> None:
+        """Write to the buffer."""
+        self.send(data)
+
+    def read(self, sock: object, read_message: Callable[[], bool]) -> None:
+        """Keep the function that reads a frame. `run_forever` returns when this returns."""
+        self._read_message = read_message
+
     def gettimeout(self) -> float:
         """Tell the library not to wait for the socket itself."""
         return 0.0
 
-    def settimeout(self, timeout: float | None) -> None:
-        """Ignore the library's default timeout."""
+    def _ignore(self, *arguments: object) -> None:
+        """Ignore timeouts, signals and ends: the connection closes its socket itself."""
 
-    def close(self) -> None:
-        """Do nothing: the connection closes the socket itself."""
+    settimeout = close = shutdown = signal = abort = _ignore
 
-    def shutdown(self, how: int) -> None:
-        """Do nothing, as `close`."""
-
-
-class _Dispatcher:
-    """The object that `run_forever` uses as its event loop."""
-
-    def __init__(self, buffers: _Buffers) -> None:
-        #: Reads and answers one frame; None before the upgrade.
-        self.read_message: Callable[[], bool] | None = None
-        self._buffers = buffers
-
-    def read(self, sock: object, read_message: Callable[[], bool]) -> None:
-        """Keep the function that reads a frame. `run_forever` returns when this returns."""
-        self.read_message = read_message
-
-    def buffwrite(self, sock: object, data: bytes, send: object, on_disconnect: object) -> None:
-        """Write to the buffer."""
-        self._buffers.send(data)
-
-    def signal(self, number: int, handler: object) -> None:
-        """Ignore the library's wish to handle signals."""
-
-    def abort(self) -> None:
-        """Do nothing: only `signal` would call it."""
+    def _take_sent(self) -> bytes:
+        sent, self._sent = bytes(self._sent), bytearray()
+        return sent
 
 
 def _exchange(raw: Socket, request: bytes, url: str, deadline: Deadline) -> tuple[bytes, bytes]:
@@ -175,7 +150,7 @@ def _exchange(raw: Socket, request: bytes, url: str, deadline: Deadline) -> tupl
     Only a head with status 101 is returned. The library would follow a redirect with the grant token.
     """
     try:
-        raw.settimeout(_time_left(deadline, url))
+        raw.settimeout(time_left(deadline, url, "answer the upgrade"))
         raw.sendall(_COOKIE.sub(b"", request))
     except OSError as error:
         raise Unreachable(f"{url} did not take the upgrade: {type(error).__name__}") from None
@@ -183,7 +158,7 @@ def _exchange(raw: Socket, request: bytes, url: str, deadline: Deadline) -> tupl
     while (end := answer.find(b"\r\n\r\n") + 4) < 4:
         if len(answer) > _HEAD_LIMIT:
             raise UpgradeRefused(f"{url} answered the upgrade with something other than HTTP", 0)
-        raw.settimeout(_time_left(deadline, url))
+        raw.settimeout(time_left(deadline, url, "answer the upgrade"))
         try:
             data = raw.recv(_HEAD_LIMIT)
         except OSError as error:
@@ -211,11 +186,3 @@ def _accepted_close(frame: CloseFrame) -> bytes:
         return b""
     is_known = 1000 <= code <= 1003 or 1007 <= code <= 1011 or 3000 <= code < 5000
     return frame.payload[:2] if is_known else b""
-
-
-def _time_left(deadline: Deadline, url: str) -> float | None:
-    """Return the seconds until the deadline. Raises `Unreachable` if it has passed."""
-    remaining = deadline.remaining()
-    if remaining is not None and remaining <= 0:
-        raise Unreachable(f"{url} did not answer the upgrade in time")
-    return remaining

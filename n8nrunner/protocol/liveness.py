@@ -14,7 +14,6 @@ and liveness")::
 from __future__ import annotations
 
 from math import inf
-from typing import NamedTuple
 
 from n8nrunner.protocol.events import SocketMeasured
 
@@ -30,13 +29,6 @@ ACKNOWLEDGEMENT_LIMIT = 15.0
 STALL_LIMIT = 30.0
 #: Seconds between two measurements of the socket, while there is something to measure.
 MEASURE_INTERVAL = 2.0
-
-
-class Check(NamedTuple):
-    """The result of `Liveness.check`: whether to ping the peer, and whether to measure the socket."""
-
-    ping: bool
-    measure: bool
 
 
 class Liveness:
@@ -81,8 +73,8 @@ class Liveness:
             self.due = min(self.due, now + PING_INTERVAL)
         self._paused = paused
 
-    def check(self, now: float) -> Check:
-        """Return what to do now, and set `due`."""
+    def check(self, now: float) -> tuple[bool, bool]:
+        """Return whether to ping the peer and whether to measure the socket, and set `due`."""
         ping = False
         if self.pinged_at is None and not self._paused and now >= self._received_at + PING_INTERVAL:
             self.pinged_at = self._silent_since = now
@@ -92,7 +84,7 @@ class Liveness:
             self.due = now + MEASURE_INTERVAL
         else:
             self.due = inf if self._paused else self._received_at + PING_INTERVAL
-        return Check(ping, measure)
+        return ping, measure
 
     def judge(self, measured: SocketMeasured, now: float) -> str | None:
         """Return why the peer is given up; None if it is alive as far as this shows."""

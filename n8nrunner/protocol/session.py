@@ -532,10 +532,10 @@ class RunnerSession:
 
     def _settle_liveness(self, now: float) -> None:
         if now >= self._liveness.due:
-            check = self._liveness.check(now)
-            if check.ping:
+            ping, measure = self._liveness.check(now)
+            if ping:
                 self._actions.append(actions.SendUrgentPing(LIVENESS_PING))
-            if check.measure:
+            if measure:
                 self._actions.append(actions.MeasureSocket())
         if now >= self._receipts.next_deadline(self._congested):
             self._actions.append(self._receipts.ping(self._sent_count, now))

@@ -144,11 +144,6 @@ def test_nothing_is_tried_after_the_deadline() -> None:
     assert "did not answer in time" in str(failure)
 
 
-def test_dial_works_without_a_deadline() -> None:
-    with Server(echo) as server, dial(parse_broker(server.url), Deadline(None)) as raw:
-        assert is_echo(raw)
-
-
 # --- proxies --------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from n8nrunner.connection.transport import FRAMES_PER_TURN
+from n8nrunner.connection.transport import FRAMES_PER_ITERATION
 from n8nrunner.deadline import Deadline
 from n8nrunner.protocol.failures import ConnectionLost
 from n8nrunner.protocol.frames import PongFrame
@@ -44,9 +44,9 @@ def test_many_frames_in_one_segment_are_read() -> None:
 
 def test_frames_that_come_with_the_answer_to_the_upgrade_are_read() -> None:
     with websocket(tail=frame(TEXT, b"one") + frame(PONG, b"p") + frame(TEXT, b"two")) as (connection, _):
-        assert connection.in_message
+        assert connection.receiver.in_message
         assert read_count(connection, 3) == [b"one", PongFrame(b"p"), b"two"]
-        assert not connection.in_message
+        assert not connection.receiver.in_message
 
 
 def test_a_message_of_twenty_megabytes_is_read() -> None:
@@ -106,7 +106,7 @@ def test_pings_are_answered_with_their_payload() -> None:
 )
 def test_a_turn_handles_a_bounded_number_of_frames(data: bytes) -> None:
     """A megabyte of two-byte frames would take seconds, in which no other broker is served."""
-    most = FRAMES_PER_TURN
+    most = FRAMES_PER_ITERATION
     count = 10 * most
     with websocket() as (connection, peer):
         begin = frame(TEXT, b"", final=False) if data == frame(CONT, b"", final=False) else b""
@@ -117,14 +117,14 @@ def test_a_turn_handles_a_bounded_number_of_frames(data: bytes) -> None:
                 wait_for(connection.raw, selectors.EVENT_READ, Deadline(LIMIT))
             received, _, more = connection.read()
             assert len(received) <= most
-            assert connection._receiver.frames - handled <= most
-            handled = connection._receiver.frames
+            assert connection.receiver.frames - handled <= most
+            handled = connection.receiver.frames
             turns += 1
         assert turns >= count // most
 
 
 def test_frames_left_for_the_next_turn_come_before_the_end_of_the_connection() -> None:
-    count = 3 * FRAMES_PER_TURN
+    count = 3 * FRAMES_PER_ITERATION
     with websocket() as (connection, peer):
         peer.send(frame(TEXT, b"x") * count)
         peer.close()
@@ -217,7 +217,7 @@ def test_a_closed_connection_leaves_no_message_to_the_garbage_collector() -> Non
             peer.send(frame(PING, b"x") + frame(TEXT, b"y"))
             read_count(connection, 1)
             flush_all(connection)
-        parts = [connection, connection._receiver, connection.sender, connection.raw]
+        parts = [connection, connection.receiver, connection.sender, connection.raw]
         references = [weakref.ref(part) for part in parts]
         del connection, parts
         assert [reference() for reference in references] == [None] * 4

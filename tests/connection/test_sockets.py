@@ -14,7 +14,7 @@ from n8nrunner.config import parse_broker
 from n8nrunner.connection import auth, sockets
 from n8nrunner.connection.auth import fetch_grant
 from n8nrunner.connection.dial import dial
-from n8nrunner.connection.sockets import Delivery, delivery, keep_alive
+from n8nrunner.connection.sockets import delivery, keep_alive
 from n8nrunner.deadline import Deadline
 from n8nrunner.protocol.failures import Unreachable
 from tests.connection.servers import HttpServer, Proxy, Server, http_answer, socket_pair
@@ -104,11 +104,11 @@ def test_linux_reports_the_unacknowledged_bytes_and_the_time_since_the_last_ackn
 def test_delivery_is_unknown_if_the_system_does_not_report_it(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = socket.socket()
     closed.close()
-    assert delivery(closed) == Delivery(0, None)
+    assert delivery(closed) == (0, None)
     monkeypatch.setattr(sockets, "_TCP_INFO", sockets.struct.Struct("=4096s"))  # longer than what comes
     client, server = socket_pair()
     try:
-        assert delivery(client) == Delivery(0, None)
+        assert delivery(client) == (0, None)
     finally:
         client.close()
         server.close()

@@ -53,10 +53,10 @@ def run(network: Network, limit: float = 300.0, step: float = 0.25) -> tuple[flo
         liveness.set_paused(network.paused(now), now)
         if now < liveness.due:
             continue
-        check = liveness.check(now)
-        if check.ping:
+        ping, measure = liveness.check(now)
+        if ping:
             pinged_to = network.pinged_to(now)
-        if check.measure:
+        if measure:
             written, answered_at = network.written(now), network.answered_at(now)
             measured = SocketMeasured(
                 written,
@@ -284,15 +284,15 @@ def quiet(written: int = 0, unacknowledged: int = 0, silent_for: float | None = 
 def test_a_pause_ends_the_wait_for_the_answer_to_a_ping() -> None:
     """The answer may have arrived without being read."""
     liveness = begun()
-    assert liveness.check(110.0).ping
+    assert liveness.check(110.0)[0]
     liveness.set_waiting(True, 111.0)
     liveness.set_paused(True, 111.0)
     assert liveness.judge(quiet(written=1), 139.0) is None
     liveness.set_waiting(False, 139.0)
     liveness.set_paused(False, 139.0)
     assert liveness.judge(quiet(written=1), 141.0) is None
-    assert not liveness.check(148.9).ping
-    assert liveness.check(149.0).ping
+    assert not liveness.check(148.9)[0]
+    assert liveness.check(149.0)[0]
 
 
 def test_no_ping_is_sent_while_reading_is_paused() -> None:
@@ -318,6 +318,6 @@ def test_a_stall_begins_when_bytes_begin_to_wait() -> None:
         liveness.check(float(now))
     liveness.set_waiting(True, 195.0)
     assert liveness.due == 195.0 + MEASURE_INTERVAL
-    assert liveness.check(197.0).measure
+    assert liveness.check(197.0)[1]
     assert liveness.judge(quiet(), 195.0 + STALL_LIMIT - 0.1) is None
     assert liveness.judge(quiet(), 195.0 + STALL_LIMIT) is not None
