@@ -1,8 +1,9 @@
-"""The rules of the house (docs/architecture.md), checked on the source itself."""
+"""The rules of docs/architecture.md, checked on the source."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -126,8 +127,23 @@ def test_the_protocol_is_pure(module: str, path: Path) -> None:
 #: Modules that do the I/O of links and of the embedded broker. They perform actions and post events.
 IO = [m for m in _modules() if m[0].startswith(("connection/", "broker/")) and m not in PURE]
 
-#: The loop waits until the first deadline, so it compares moments. It does not choose them.
-COMPARES_TIME = {"connection/loop"}
+MOMENT = "computes or compares a moment"
+STATUS = "chooses a failure by a status"
+COUNT = "counts outcomes"
+
+#: The exceptions. The loop waits until the first deadline, so it compares moments, but does not choose them.
+#: HTTP clients turn a status into a class of failure; `Retry` decides what follows. The link adds up calls.
+MAY_DECIDE = {
+    ("connection/loop", MOMENT),
+    ("connection/auth", STATUS),
+    ("connection/dial", STATUS),
+    ("connection/websocket_app", STATUS),
+    ("connection/link", COUNT),
+}
+
+
+#: Attributes that say how a task, or a call of a function, has ended.
+OUTCOMES = {"accepted", "done", "failed", "lost", "rejected", "retried"}
 
 
 def _names(node: ast.AST) -> set[str]:
@@ -146,12 +162,22 @@ def _decisions(source: str) -> Iterator[tuple[int, str]]:
         if isinstance(node, (ast.Compare, ast.BinOp)):
             operands = [node.left, *(node.comparators if isinstance(node, ast.Compare) else [node.right])]
             if any(isinstance(operand, ast.Name) and operand.id == "now" for operand in operands):
-                yield node.lineno, "computes or compares a moment"
+                yield node.lineno, MOMENT
         if isinstance(node, ast.Compare):
             if any(isinstance(part, ast.Attribute) and part.attr == "state" for part in ast.walk(node)):
                 yield node.lineno, "asks for a state"
             if _names(node) & failures:
                 yield node.lineno, "chooses by the kind of a failure"
+        if isinstance(node, ast.If) and any("status" in name for name in _names(node.test)):
+            for raised in (part for line in node.body for part in ast.walk(line)):
+                if isinstance(raised, (ast.Raise, ast.Return)) and _names(raised) & failures:
+                    yield raised.lineno, STATUS
+        if (
+            isinstance(node, (ast.BinOp, ast.AugAssign))
+            and isinstance(node.op, ast.Add)
+            and any(isinstance(part, ast.Attribute) and part.attr in OUTCOMES for part in ast.walk(node))
+        ):
+            yield node.lineno, COUNT
         if isinstance(node, ast.Call) and _names(node.func) == {"isinstance"} and _names(node) & failures:
             yield node.lineno, "chooses by the kind of a failure"
         if isinstance(node, (ast.Attribute, ast.Name)) and _names(node) & {"State", "LinkState"}:
@@ -161,9 +187,10 @@ def _decisions(source: str) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize(("module", "path"), IO)
 def test_io_decides_nothing(module: str, path: Path) -> None:
     found = set(_decisions(path.read_text(encoding="utf-8")))
-    if module in COMPARES_TIME:
-        found = {decision for decision in found if "moment" not in decision[1]}
-    assert not found, f"{module} decides something, which belongs to a pure machine: {sorted(found)}"
+    allowed = {kind for name, kind in MAY_DECIDE if name == module}
+    wrong = sorted(decision for decision in found if decision[1] not in allowed)
+    assert not wrong, f"{module} decides something, which belongs to a pure machine: {wrong}"
+    assert allowed <= {kind for _, kind in found}, "an exception that is not needed any more"
 
 
 @pytest.mark.parametrize(
@@ -175,10 +202,66 @@ def test_io_decides_nothing(module: str, path: Path) -> None:
         "shown = _SHOWN[State.OFFERING]",
         "if isinstance(reason, ConnectionLost): return Decision(None)",
         "if type(reason) is AuthRefused: self._give_up()",
+        "if answer.status == 403: raise AuthRefused(text)",
+        "if status >= 500:\n    if is_json: return Unreachable(text)",
+        "self.done += tally.done",
+        "failures = failures + answer.failed",
     ],
 )
 def test_the_rule_for_io_finds_a_decision(source: str) -> None:
     assert list(_decisions(source))
+
+
+#: Names that begin with an underscore and are documented, and one that only an annotation uses.
+DOCUMENTED = {
+    "_field_defaults", "_fields", "argparse._SubParsersAction", "os._exit", "sys._current_frames",
+    "sys._getframe",
+}  # fmt: skip
+
+
+def _internals(source: str) -> Iterator[str]:
+    """Yield private names of Python and its libraries that a module uses, and texts of their errors."""
+    tree = ast.parse(source)
+    modules = {
+        alias.asname or alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr):
+            root = ast.unparse(node.value)
+            if root.split(".")[0] in modules:
+                yield f"{root}.{node.attr}"
+        elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("n8nrunner"):
+            yield from (alias.name for alias in node.names if re.match("_[^_]", alias.name))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "str(error).startswith":
+            yield ast.literal_eval(node.args[0])
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr"):
+            name = node.args[1]
+            if isinstance(name, ast.Constant) and re.match("_[^_]", str(name.value)):
+                yield str(name.value)
+
+
+def test_the_page_names_the_internals_of_python_that_the_source_uses() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = page.split("## Internals of libraries")[1].split("\n## ")[0]
+    used = {name for _, path in _modules() for name in _internals(path.read_text(encoding="utf-8"))}
+    assert sorted(name for name in used - DOCUMENTED if name not in section) == []
+    assert used >= DOCUMENTED
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("import threading\nthreading._shutdown()", "threading._shutdown"),
+        ("getattr(executor, '_max_workers', None)", "_max_workers"),
+        ("from json.decoder import _decode", "_decode"),
+        ("str(error).startswith('cannot schedule')", "cannot schedule"),
+    ],
+)
+def test_an_internal_is_found(source: str, name: str) -> None:
+    assert list(_internals(source)) == [name]
 
 
 #: Functions of `logging` that make a record or an unguarded logger.
