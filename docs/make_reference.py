@@ -55,6 +55,8 @@ MODULES = {
 }
 #: Public names that have no entry of their own.
 LEFT_OUT = {"__version__"}
+#: Classes whose attributes are described where another class has arguments of the same names.
+DESCRIBED_BY = {"RunnerConfig": "runner.Runner"}
 #: Bases that say how a class is made, and nothing to its users.
 PLAIN_BASES = {"NamedTuple", "Generic", "Protocol"}
 
@@ -202,10 +204,12 @@ def _attributes(cls: Item, problems: list[str]) -> Iterator[str]:
     """Yield the attributes, which the class's docstring describes, or a ``#:`` comment at each of them."""
     attributes = dict(_described(cls, "attributes"))
     arguments = {name for name, _ in _described(cls, "parameters")}
+    twin = DESCRIBED_BY.get(cls.name)
+    elsewhere = {} if twin is None else dict(_described(cls.package[twin], "parameters"))
     for member in _members(cls):
         if not member.is_attribute or "property" in member.labels or member.name in attributes:
             continue
-        description = _comment(member)
+        description = _comment(member) or elsewhere.get(member.name)
         if description is not None:
             attributes[member.name] = description
         elif member.name not in arguments:

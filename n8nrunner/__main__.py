@@ -1,5 +1,6 @@
 """The start of the command ``n8nrunner``, and of ``python -m n8nrunner``."""
 
+import os
 import sys
 
 
@@ -11,7 +12,9 @@ def main() -> int:
     from n8nrunner import cli
 
     code = cli.main()
-    process.exit_if_stuck(code)
+    if not process.wait_for_detached():
+        # The interpreter would wait at its end for the same lock or pipe, or abort the process.
+        os._exit(code)
     return code
 
 

@@ -32,7 +32,6 @@ EXIT_USAGE = 2  #: wrong arguments or settings
 EXIT_REFUSED = 3  #: n8n refused the token
 EXIT_GRANT_SPENT = 4  #: the one-shot grant token is used up
 EXIT_UNFINISHED = 5  #: tasks had to be cut short when the runner stopped
-EXIT_SIGNAL = 128  #: and the signal's number: ended by force
 
 _EXIT_CODES = """\
 exit codes:
@@ -55,7 +54,6 @@ N8N_RUNNERS_TASK_BROKER_URI, N8N_RUNNERS_AUTH_TOKEN (or N8N_RUNNERS_AUTH_TOKEN_F
 n8n's own runners read.
 """
 
-
 _NODE_EXAMPLES = """\
 examples:
   n8nrunner node leads --install        where n8n looks for nodes: ~/.n8n/custom, or below
@@ -64,20 +62,19 @@ examples:
   n8nrunner node leads --out build      into build/n8n-nodes-leads, to be packed with npm
 """
 
-
 #: Seconds that a command waits until its last line has been written.
 _OUTPUT_WAIT = 0.5
 
 #: Milliseconds after which ``node --watch`` checks whether it should stop.
-_WATCH_TURN = 1000
+_WATCH_POLL = 1000
 
 
-class _ImportFailed(Exception):
-    """The module that a command imports raised an error. The message has its traceback."""
-
-
-class _Usage(Exception):
+class _Failed(Exception):
     """The command cannot do what the user asked for. The message says why."""
+
+    def __init__(self, message: str, code: int = EXIT_USAGE) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -94,17 +91,12 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
-    if options.command not in (_run, _node):  # these import a module first, which may configure the log
-        _configure_logging(options.verbose)
     try:
         code: int = options.command(options)
         return code
-    except _Usage as error:
+    except _Failed as error:
         print(f"n8nrunner: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except _ImportFailed as error:
-        print(f"n8nrunner: {error}", file=sys.stderr)
-        return EXIT_ERROR
+        return error.code
     except BrokenPipeError:
         # The reader of the output has closed it, as `head` does, so there is no place for a message.
         with contextlib.suppress(OSError):
@@ -127,27 +119,15 @@ def _parser() -> argparse.ArgumentParser:
     demo = _add(commands, "demo", _demo, "show what a runner does, with an embedded broker and real tasks")
     demo.add_argument("--tasks", type=int, default=3000, help="how many small tasks (default: %(default)s)")
 
-    run = _add(
-        commands,
-        "run",
-        _run,
-        "run the Runner of a module until SIGINT or SIGTERM",
-        _RUN_EXAMPLES + _EXIT_CODES,
-    )
+    text = "run the Runner of a module until SIGINT or SIGTERM"
+    run = _add(commands, "run", _run, text, _RUN_EXAMPLES + _EXIT_CODES)
     run.add_argument("target", metavar="MODULE[:ATTRIBUTE]", help="where the Runner is")
 
-    node = _add(
-        commands,
-        "node",
-        _node,
-        "write the node of a module's functions, for n8n's canvas",
-        _NODE_EXAMPLES,
-    )
+    text = "write the node of a module's functions, for n8n's canvas"
+    node = _add(commands, "node", _node, text, _NODE_EXAMPLES)
     node.add_argument("target", metavar="MODULE[:ATTRIBUTE]", help="where the Runner with the functions is")
     node.add_argument("--out", metavar="DIR", help="write the package's folder into this one")
-    node.add_argument(
-        "--install", action="store_true", help="write it where the n8n of this machine finds it"
-    )
+    node.add_argument("--install", action="store_true", help="write it where this machine's n8n finds it")
     node.add_argument("--docs", metavar="URL", help='the page that the node\'s "Docs" link in n8n shows')
     node.add_argument("--watch", action="store_true", help="write it again whenever the module changes")
 
@@ -178,18 +158,11 @@ def _add(
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-v", "--verbose", action="count", default=0, help="more of the log; twice for most")
+    parser.add_argument(
+        "-v", "--verbose", action="count", default=0, help="log more; -vv for other libraries' log as well"
+    )
     parser.set_defaults(command=command)
     return parser
-
-
-def _configure_logging(verbose: int) -> None:
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
-    )
-    logs.get_logger("n8nrunner").setLevel(
-        logging.DEBUG if verbose > 1 else logging.INFO if verbose else logging.WARNING
-    )
 
 
 # --- commands -------------------------------------------------------------------------------------
@@ -197,14 +170,12 @@ def _configure_logging(verbose: int) -> None:
 
 def _demo(options: argparse.Namespace) -> int:
     if options.tasks < 1:
-        raise _Usage(f"--tasks: expected 1 or more, got {options.tasks}")
+        raise _Failed(f"--tasks: expected 1 or more, got {options.tasks}")
     try:
         from n8nrunner.demo import run_demo
     except ImportError as error:
-        raise _Usage(f'demo needs more packages ({error}): pip install "n8nrunner[demo]"') from None
-    if not options.verbose:
-        # Its screen tells of the failures and of the outage that it makes itself.
-        logs.get_logger("n8nrunner").setLevel(logging.CRITICAL)
+        raise _Failed(f'demo needs more packages ({error}): pip install "n8nrunner[demo]"') from None
+    logs.show(logging.CRITICAL, options.verbose)  # its screen reports the failures that it causes
     return run_demo(options.tasks)
 
 
@@ -216,7 +187,7 @@ def _run(options: argparse.Namespace) -> int:
         logs.show(logging.INFO, options.verbose)  # a service's log says that it has registered
         runner.run()
     except errors.ConfigurationError as error:
-        raise _Usage("\n  ".join(["the settings cannot work:", *error.problems])) from None
+        raise _Failed("\n  ".join(["the settings cannot work:", *error.problems])) from None
     except errors.GrantTokenSpent as error:
         return _say(error, EXIT_GRANT_SPENT)
     except errors.AuthenticationError as error:
@@ -237,17 +208,17 @@ def _broker(options: argparse.Namespace) -> int:
     try:
         from n8nrunner.broker import Broker
     except ImportError as error:
-        raise _Usage(str(error)) from None
-    logs.get_logger("n8nrunner").setLevel(min(logging.INFO, logs.get_logger("n8nrunner").level))
+        raise _Failed(str(error)) from None
+    logs.show(logging.INFO, options.verbose)
     token, is_new = _broker_token()
     with process.signals() as signals:
         try:
             broker = Broker(token, options.host, options.port, options.path, options.profile)
             broker.start()
         except ValueError as error:
-            raise _Usage(str(error)) from None
+            raise _Failed(str(error)) from None
         except OSError as error:
-            raise _Usage(
+            raise _Failed(
                 f"the broker cannot listen on {options.host}, port {options.port}: {error.strerror or error}"
             ) from None
         print(f"The embedded broker (n8n {options.profile}) listens at {broker.url}. Start a runner with")
@@ -263,7 +234,7 @@ def _node(options: argparse.Namespace) -> int:
     from n8nrunner import errors
 
     if bool(options.out) is options.install:
-        raise _Usage("node: say where to, with --out DIR or with --install")
+        raise _Failed("node: expected either --out DIR or --install")
     if options.watch:
         return _watch_node(options)
     try:
@@ -271,18 +242,14 @@ def _node(options: argparse.Namespace) -> int:
         logs.show(logging.WARNING, options.verbose)
         written = runner._write_node(options.out, options.docs)
     except errors.ConfigurationError as error:
-        raise _Usage("\n  ".join(["the node cannot be written:", *error.problems])) from None
+        raise _Failed("\n  ".join(["the node cannot be written:", *error.problems])) from None
     except OSError as error:
         return _say(error, EXIT_ERROR)
     print(_report_of(written))
     if options.install:
         _report_n8n()
     if written.changed:
-        print(
-            "n8n shows it after its next start."
-            if options.install
-            else "n8n shows a node after its next start."
-        )
+        print(f"n8n shows {'it' if options.install else 'a node'} after its next start.")
     sys.stdout.flush()
     return EXIT_OK
 
@@ -292,15 +259,8 @@ def _report_of(written: Written) -> str:
         return f"{written.folder} is current. Nothing was written."
     if written.is_new or written.added is None:
         return f"Wrote {written.folder}."
-    changes = [
-        f"{word}: {', '.join(names)}"
-        for word, names in (
-            ("new", written.added),
-            ("changed", written.updated),
-            ("removed", written.removed),
-        )
-        if names
-    ]
+    named = {"new": written.added, "changed": written.updated, "removed": written.removed}
+    changes = [f"{word}: {', '.join(names)}" for word, names in named.items() if names]
     return f"Wrote {written.folder} ({'; '.join(changes) or 'its operations are the same'})."
 
 
@@ -328,7 +288,7 @@ def _watch_node(options: argparse.Namespace) -> int:
     try:
         import watchfiles
     except ImportError:
-        raise _Usage('--watch needs the package watchfiles: pip install "n8nrunner[node]"') from None
+        raise _Failed('--watch needs the package watchfiles: pip install "n8nrunner[node]"') from None
     where = ["--install"] if options.install else ["--out", options.out]
     docs = ["--docs", options.docs] if options.docs else []
     command = [sys.executable, "-m", "n8nrunner", "node", options.target, *where, *docs]
@@ -340,20 +300,20 @@ def _watch_node(options: argparse.Namespace) -> int:
             os.getcwd(),
             watch_filter=watchfiles.PythonFilter(),
             raise_interrupt=True,
-            rust_timeout=_WATCH_TURN,
+            rust_timeout=_WATCH_POLL,
             yield_on_timeout=True,
         ):
             if changes:
                 subprocess.run(command, check=False)
             elif not is_watching:
-                is_watching = True  # a turn without a change: from here on none is missed
+                is_watching = True  # the first timeout: from now on, no change is missed
                 print(f"Watching {os.getcwd()}; Ctrl-C stops.", flush=True)
     return EXIT_OK
 
 
 def _broker_token() -> tuple[str, bool]:
     """Return the token of the environment or of a file named there, or a new one, and whether it is new."""
-    from n8nrunner.config import RunnerConfig
+    from n8nrunner.config import RunnerConfig, read_auth_token
     from n8nrunner.errors import ConfigurationError
 
     names = ("N8N_RUNNERS_AUTH_TOKEN", "N8N_RUNNERS_AUTH_TOKEN_FILE")
@@ -361,9 +321,9 @@ def _broker_token() -> tuple[str, bool]:
     if not given:
         return secrets.token_hex(16), True
     try:
-        token = RunnerConfig.from_env(given).read_auth_token()
+        token = read_auth_token(RunnerConfig.from_env(given))
     except ConfigurationError as error:
-        raise _Usage(str(error)) from None
+        raise _Failed(str(error)) from None
     assert token is not None
     return token, False
 
@@ -397,25 +357,17 @@ def find_runner(target: str) -> Runner:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     module = _import(module_name)
-    if attribute:
-        if not hasattr(module, attribute):
-            runners_there = [name for name, value in vars(module).items() if isinstance(value, Runner)]
-            raise _Usage(
-                f"there is no {attribute!r} in {module_name!r}; its runners are: "
-                f"{', '.join(runners_there) or 'none'}"
-            )
-        found = getattr(module, attribute)
-        if not isinstance(found, Runner):
-            raise _Usage(f"{target!r}: expected a Runner, got {type(found).__name__}")
-        found._use_name(module_name.rpartition(".")[2])
-        return found
-    runners = {id(value): (name, value) for name, value in vars(module).items() if isinstance(value, Runner)}
-    if len(runners) != 1:
-        names = ", ".join(name for name, _ in runners.values()) or "none"
-        raise _Usage(f"{module_name!r}: expected one Runner, found {names}; say which: {module_name}:NAME")
-    ((_, runner),) = runners.values()
-    runner._use_name(module_name.rpartition(".")[2])
-    return runner
+    runners = {value: name for name, value in vars(module).items() if isinstance(value, Runner)}
+    names = ", ".join(runners.values()) or "none"
+    if attribute and not hasattr(module, attribute):
+        raise _Failed(f"there is no {attribute!r} in {module_name!r}; its runners are: {names}")
+    if not attribute and len(runners) != 1:
+        raise _Failed(f"{module_name!r}: expected one Runner, found {names}; say which: {module_name}:NAME")
+    found = getattr(module, attribute) if attribute else next(iter(runners))
+    if not isinstance(found, Runner):
+        raise _Failed(f"{target!r}: expected a Runner, got {type(found).__name__}")
+    found._use_name(module_name.rpartition(".")[2])
+    return found
 
 
 def _check_module_name(module_name: str, attribute: str) -> None:
@@ -426,8 +378,8 @@ def _check_module_name(module_name: str, attribute: str) -> None:
     guess = ".".join(part for part in parts if part not in ("", "."))
     if guess and all(part.isidentifier() for part in guess.split(".")):
         guess = f"{guess}:{attribute}" if attribute else guess
-        raise _Usage(f"expected a module, and no file or path; got {module_name!r}. Did you mean {guess!r}?")
-    raise _Usage(f"expected a module, such as jobs or shop.jobs, and no file or path; got {module_name!r}")
+        raise _Failed(f"expected a module, and no file or path; got {module_name!r}. Did you mean {guess!r}?")
+    raise _Failed(f"expected a module, such as jobs or shop.jobs, and no file or path; got {module_name!r}")
 
 
 def _import(module_name: str) -> ModuleType:
@@ -442,8 +394,10 @@ def _import(module_name: str) -> ModuleType:
     except Exception as error:  # noqa: BLE001 - the module may raise anything
         name = error.name if isinstance(error, ModuleNotFoundError) else None
         if name is not None and (module_name == name or module_name.startswith(f"{name}.")):
-            raise _Usage(f"there is no module {module_name!r} here or on Python's path") from None
-        raise _ImportFailed(f"the module {module_name!r} cannot be imported\n{_frames_of(error)}") from None
+            raise _Failed(f"there is no module {module_name!r} here or on Python's path") from None
+        raise _Failed(
+            f"the module {module_name!r} cannot be imported\n{_frames_of(error)}", EXIT_ERROR
+        ) from None
 
 
 def _frames_of(error: BaseException) -> str:

@@ -1,7 +1,7 @@
-"""The settings of a runner, from arguments or from the environment variables that n8n's own runners read.
+"""The settings of a runner, from arguments or from environment variables.
 
-One `ConfigurationError` reports all mistakes. `RunnerConfig` has everything about a setting in one place: its
-type, default, variable and valid values.
+One `ConfigurationError` reports all mistakes. A field of `RunnerConfig` has the type, the default, the
+variable and the valid values of a setting; the docstring of `Runner` describes it.
 """
 
 from __future__ import annotations
@@ -104,81 +104,72 @@ def is_loopback(host: str) -> bool:
 
 
 class _Setting(NamedTuple):
-    """The properties of a setting besides its type and its default.
+    """The properties of a setting besides its type and its default, which is valid in any case.
 
     Attributes:
         variable: its environment variable. The variable with ``_FILE`` appended names a file with its value.
-        parse: makes the value of a variable's text, or raises ValueError.
-        is_valid: returns whether the setting may have a value.
         expected: the valid values, for an error.
+        is_valid: returns whether the setting may have a value.
+        parse: makes the value of a variable's text, or raises ValueError.
     """
 
     variable: str
-    parse: Callable[[str], Any]
-    is_valid: Callable[[object], bool]
     expected: str
-
-
-def _setting(
-    variable: str, expected: str, is_valid: Callable[[object], bool], parse: Callable[[str], Any] = str
-) -> dict[str, _Setting]:
-    return {"setting": _Setting(variable, parse, is_valid, expected)}
-
-
-def _integer(variable: str, least: int, most: float = math.inf) -> dict[str, _Setting]:
-    def is_valid(value: object) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-    return _setting(variable, f"an integer, {_range(least, most)}", is_valid, _parse_integer)
-
-
-def _seconds(variable: str, least: float) -> dict[str, _Setting]:
-    def is_valid(value: object) -> bool:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= _LONGEST
-
-    return _setting(variable, f"a number of seconds, {_range(least, _LONGEST)}", is_valid, _parse_seconds)
-
-
-def _range(least: float, most: float) -> str:
-    return f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
-
-
-def _secret(variable: str) -> dict[str, _Setting]:
-    return _setting(variable, "a non-empty string", _is_filled)
+    is_valid: Callable[[object], bool]
+    parse: Callable[[str], object]
 
 
 def _is_filled(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+def _setting(
+    variable: str,
+    expected: str = "a non-empty string",
+    is_valid: Callable[[object], bool] = _is_filled,
+    parse: Callable[[str], object] = str,
+) -> dict[str, _Setting]:
+    return {"setting": _Setting(variable, expected, is_valid, parse)}
+
+
+def _number(
+    variable: str, kind: type[int] | type[float], least: float, most: float = math.inf
+) -> dict[str, _Setting]:
+    """Return a setting that is an integer, or a number of seconds if `kind` is float."""
+    name, types = ("an integer", int) if kind is int else ("a number of seconds", (int, float))
+    bounds = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
+
+    def is_valid(value: object) -> bool:
+        return isinstance(value, types) and not isinstance(value, bool) and least <= value <= most
+
+    return _setting(variable, f"{name}, {bounds}", is_valid, kind)
+
+
 def _parse_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _parse_integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError("expected an integer") from None
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(_NAME.fullmatch(value))
 
 
-def _parse_seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError("expected a number of seconds") from None
+def _is_host(value: object) -> bool:
+    return isinstance(value, str) and bool(_HOST.fullmatch(value))
+
+
+def _is_boolean(value: object) -> bool:
+    return isinstance(value, bool)
 
 
 def _parse_boolean(text: str) -> bool:
-    value = {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
-    if value is None:
-        raise ValueError("expected true, 1, false or 0")
-    return value
+    if text.lower() not in ("true", "1", "false", "0"):
+        raise ValueError
+    return text.lower() in ("true", "1")
 
 
 @dataclass(frozen=True)
 class RunnerConfig:
-    """The settings of a runner, checked when the object is built.
+    """The settings of a runner, as `Runner.config` has them. They are checked when the object is built.
 
     `Runner` has a parameter for each attribute. Times are in seconds, sizes in bytes.
 
@@ -186,75 +177,45 @@ class RunnerConfig:
         ConfigurationError: with all mistakes. A missing token is an error only when the runner starts.
     """
 
-    #: The brokers' URLs.
     broker: tuple[str, ...] = field(
         default=(DEFAULT_BROKER,),
         # `_check_brokers` checks them, because an error must not show a password.
         metadata=_setting("N8N_RUNNERS_TASK_BROKER_URI", "URLs", lambda value: True, _parse_list),
     )
-    #: The secret shared with n8n.
-    auth_token: str | None = field(default=None, repr=False, metadata=_secret("N8N_RUNNERS_AUTH_TOKEN"))
-    #: A file that holds the secret, read again for every attempt to connect. A relative path is made absolute
-    #: when the settings are built.
+    auth_token: str | None = field(default=None, repr=False, metadata=_setting("N8N_RUNNERS_AUTH_TOKEN"))
     auth_token_file: str | None = None
-    #: A one-shot grant from a launcher. The secret, if there is one, serves for reconnecting.
-    grant_token: str | None = field(default=None, repr=False, metadata=_secret("N8N_RUNNERS_GRANT_TOKEN"))
-    #: The id that n8n sees; None for a new one for every connection.
-    runner_id: str | None = field(
-        default=None,
-        metadata=_setting(
-            "N8N_RUNNERS_ID", "a non-empty string", lambda value: value is None or _is_filled(value)
-        ),
-    )
-    #: The name that n8n's log shows.
+    grant_token: str | None = field(default=None, repr=False, metadata=_setting("N8N_RUNNERS_GRANT_TOKEN"))
+    runner_id: str | None = field(default=None, metadata=_setting("N8N_RUNNERS_ID"))
     name: str = field(
         default=DEFAULT_NAME,
-        metadata=_setting(
-            "N8NRUNNER_NAME",
-            "1 to 64 letters, digits, spaces, '_' or '-'",
-            lambda value: isinstance(value, str) and bool(_NAME.fullmatch(value)),
-        ),
+        metadata=_setting("N8NRUNNER_NAME", "1 to 64 letters, digits, spaces, '_' or '-'", _is_name),
     )
-    #: How many tasks may run at once.
-    capacity: int = field(default=5, metadata=_integer("N8N_RUNNERS_MAX_CONCURRENCY", 1, 100_000))
-    #: Seconds that a task may take.
-    task_timeout: float = field(default=300.0, metadata=_seconds("N8N_RUNNERS_TASK_TIMEOUT", 0.001))
-    #: Bytes that a message may have, in both directions.
+    capacity: int = field(default=5, metadata=_number("N8N_RUNNERS_MAX_CONCURRENCY", int, 1, 100_000))
+    task_timeout: float = field(
+        default=300.0, metadata=_number("N8N_RUNNERS_TASK_TIMEOUT", float, 0.001, _LONGEST)
+    )
     max_payload: int = field(
-        default=DEFAULT_MAX_PAYLOAD, metadata=_integer("N8N_RUNNERS_MAX_PAYLOAD", _SMALLEST_PAYLOAD)
+        default=DEFAULT_MAX_PAYLOAD, metadata=_number("N8N_RUNNERS_MAX_PAYLOAD", int, _SMALLEST_PAYLOAD)
     )
-    #: Seconds that running tasks get when the runner stops.
     graceful_shutdown_timeout: float = field(
-        default=10.0, metadata=_seconds("N8N_RUNNERS_GRACEFUL_SHUTDOWN_TIMEOUT", 0)
+        default=10.0, metadata=_number("N8N_RUNNERS_GRACEFUL_SHUTDOWN_TIMEOUT", float, 0, _LONGEST)
     )
-    #: Seconds without a task after which the runner stops; 0 for never.
     auto_shutdown_timeout: float = field(
-        default=0.0, metadata=_seconds("N8N_RUNNERS_AUTO_SHUTDOWN_TIMEOUT", 0)
+        default=0.0, metadata=_number("N8N_RUNNERS_AUTO_SHUTDOWN_TIMEOUT", float, 0, _LONGEST)
     )
-    #: Whether a health check server runs.
     health_check_enabled: bool = field(
         default=False,
         metadata=_setting(
-            "N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED",
-            "True or False",
-            lambda value: isinstance(value, bool),
-            _parse_boolean,
+            "N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED", "True or False", _is_boolean, _parse_boolean
         ),
     )
-    #: The address on which the health check server listens.
     health_check_host: str = field(
         default="127.0.0.1",
-        metadata=_setting(
-            "N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST",
-            "a host name or address",
-            lambda value: isinstance(value, str) and bool(value),
-        ),
+        metadata=_setting("N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST", "a host name or address"),
     )
-    #: The port on which the health check server listens; 0 for any free one.
     health_check_port: int = field(
-        default=5681, metadata=_integer("N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT", 0, 65535)
+        default=5681, metadata=_number("N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT", int, 0, 65535)
     )
-    #: Names in the Host header to which ``/status`` answers, besides this machine's addresses.
     health_check_allowed_hosts: tuple[str, ...] = field(
         default=(),
         metadata=_setting(
@@ -266,76 +227,31 @@ class RunnerConfig:
     )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_directory", _current_directory())
+        directory = _current_directory()
+        object.__setattr__(self, "_directory", directory)
         if isinstance(self.auth_token_file, str) and self.auth_token_file.strip():
-            object.__setattr__(self, "auth_token_file", os.path.join(self.directory, self.auth_token_file))
-        broker: Any = self.broker
+            object.__setattr__(self, "auth_token_file", os.path.join(directory, self.auth_token_file))
+        broker: object = self.broker
         if isinstance(broker, str):
             object.__setattr__(self, "broker", (broker,))
         elif isinstance(broker, Iterable) and not isinstance(broker, bytes):
             object.__setattr__(self, "broker", tuple(broker))
-        hosts: Any = self.health_check_allowed_hosts
+        hosts: object = self.health_check_allowed_hosts
         if isinstance(hosts, (list, set, frozenset)):
             object.__setattr__(self, "health_check_allowed_hosts", tuple(hosts))
         problems: list[str] = []
         for name, setting in _SETTINGS.items():
             value = getattr(self, name)
-            is_secret = name in _SECRETS
-            if not setting.is_valid(value) and not (is_secret and value is None):
-                shown = "" if is_secret else f", got {value!r}"
+            if value is not getattr(RunnerConfig, name) and not setting.is_valid(value):
+                shown = "" if name in _SECRETS else f", got {value!r}"
                 problems.append(f"{name}: expected {setting.expected}{shown} ({setting.variable})")
         self._check_brokers(problems)
         self._check_tokens(problems)
         if problems:
-            raise ConfigurationError([*problems, *self.missing()])
-
-    def missing(self) -> list[str]:
-        """Return the problems that keep a runner with these settings from starting; none if there is a token.
-
-        They are not an error before the start, because a program with a runner in it is also imported where
-        there is no n8n, such as by its tests or for a migration of its database.
-        """
-        if any(token is not None for token in (self.auth_token, self.auth_token_file, self.grant_token)):
-            return []
-        return [
-            "auth_token: expected the secret shared with n8n "
-            "(auth_token=..., or N8N_RUNNERS_AUTH_TOKEN as n8n has it), got none"
-        ]
-
-    @property
-    def directory(self) -> str:
-        """The folder to which paths are relative: the current one when the settings were built."""
-        directory: str = self.__dict__["_directory"]
-        return directory
-
-    @property
-    def urls(self) -> tuple[BrokerUrl, ...]:
-        """The addresses of all brokers."""
-        return tuple(parse_broker(url) for url in self.broker)
-
-    @property
-    def is_one_shot(self) -> bool:
-        """Whether there is only a grant token, which serves for one connection."""
-        return self.grant_token is not None and self.auth_token is None and self.auth_token_file is None
-
-    def read_auth_token(self) -> str | None:
-        """Return the shared secret. A file is read again each time.
-
-        Raises:
-            ConfigurationError: the file cannot be read or is empty.
-        """
-        if self.auth_token is not None or self.auth_token_file is None:
-            return self.auth_token
-        try:
-            token = _read_file(self.auth_token_file)
-        except ValueError as error:
-            raise ConfigurationError([f"auth_token_file: {error}"]) from None
-        if not _is_token(token):
-            raise ConfigurationError([f"auth_token_file: {_NO_TOKEN} in the file {self.auth_token_file!r}"])
-        return token
+            raise ConfigurationError([*problems, *missing_token(self)])
 
     @classmethod
-    def from_env(cls, environment: Mapping[str, str] | None = None, **given: Any) -> RunnerConfig:
+    def from_env(cls, environment: Mapping[str, str] | None = None, **given: object) -> RunnerConfig:
         """Return the settings from arguments and environment variables. Arguments take precedence.
 
         Args:
@@ -350,9 +266,6 @@ class RunnerConfig:
         # The variables of settings whose value comes from a file. It may be the wrong file and hold a secret.
         from_files: dict[str, str] = {}
         values: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-        unknown = set(values) - {item.name for item in fields(cls)}
-        if unknown:
-            raise TypeError(f"RunnerConfig has no field {', '.join(sorted(unknown))}")
         for name, setting in _SETTINGS.items():
             variable = setting.variable
             if name in values or (name == "auth_token" and "auth_token_file" in values):
@@ -375,12 +288,9 @@ class RunnerConfig:
                 continue
             try:
                 values[name] = setting.parse(text)
-            except ValueError as error:
-                if name in from_files:
-                    shown = f", got the text of {path!r}"
-                else:
-                    shown = "" if name in _SECRETS else f", got {text!r}"
-                problems.append(f"{source}: {error}{shown}")
+            except ValueError:
+                shown = f"the text of {path!r}" if name in from_files else repr(text)
+                problems.append(f"{source}: expected {setting.expected}, got {shown}")
         try:
             config = cls(**values)
         except ConfigurationError as error:
@@ -420,11 +330,58 @@ class RunnerConfig:
             problems.append("auth_token_file: expected a non-empty string")
         elif self.auth_token_file is not None:
             try:
-                self.read_auth_token()
+                read_auth_token(self)
             except ConfigurationError as error:
                 problems.extend(error.problems)
         if self.grant_token is not None and isinstance(self.broker, tuple) and len(self.broker) > 1:
             problems.append("grant_token: expected one broker, because a grant is for one connection")
+
+
+def missing_token(config: RunnerConfig) -> list[str]:
+    """Return the problem that keeps a runner with these settings from starting; empty if there is a token.
+
+    It is not an error before the start, because a program with a runner in it is also imported where there is
+    no n8n, such as by its tests or for a migration of its database.
+    """
+    if any(token is not None for token in (config.auth_token, config.auth_token_file, config.grant_token)):
+        return []
+    return [
+        "auth_token: expected the secret shared with n8n "
+        "(auth_token=..., or N8N_RUNNERS_AUTH_TOKEN as n8n has it), got none"
+    ]
+
+
+def directory_of(config: RunnerConfig) -> str:
+    """Return the folder to which paths are relative: the current one when the settings were built."""
+    directory: str = config.__dict__["_directory"]
+    return directory
+
+
+def urls_of(config: RunnerConfig) -> tuple[BrokerUrl, ...]:
+    """Return the addresses of all brokers."""
+    return tuple(parse_broker(url) for url in config.broker)
+
+
+def is_one_shot(config: RunnerConfig) -> bool:
+    """Return whether there is only a grant token, which serves for one connection."""
+    return config.grant_token is not None and config.auth_token is None and config.auth_token_file is None
+
+
+def read_auth_token(config: RunnerConfig) -> str | None:
+    """Return the shared secret. A file is read again each time.
+
+    Raises:
+        ConfigurationError: the file cannot be read or is empty.
+    """
+    if config.auth_token is not None or config.auth_token_file is None:
+        return config.auth_token
+    try:
+        token = _read_file(config.auth_token_file)
+    except ValueError as error:
+        raise ConfigurationError([f"auth_token_file: {error}"]) from None
+    if not _is_token(token):
+        raise ConfigurationError([f"auth_token_file: {_NO_TOKEN} in the file {config.auth_token_file!r}"])
+    return token
 
 
 def _plain(text: str) -> str:
@@ -476,10 +433,6 @@ def _without_text_of_files(problem: str, from_files: Mapping[str, str]) -> str:
 
 
 _NO_TOKEN = "expected printable ASCII characters on one line"
-
-
-def _is_host(value: object) -> bool:
-    return isinstance(value, str) and bool(_HOST.fullmatch(value))
 
 
 def _is_token(text: str) -> bool:

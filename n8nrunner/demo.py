@@ -6,7 +6,8 @@ import secrets
 import statistics
 import threading
 import time
-from typing import Any, Dict, List, Optional
+from collections import Counter
+from typing import Any, Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -25,25 +26,14 @@ _LIMIT = 20.0
 _WINDOW = 200
 
 
+#: The expected ends of a task, as the rows of the table.
+_ANSWERED = "answered"
+_FAILED = "failed or cancelled, as expected"
+_LOST = "lost with the connection, and reported so"
+
+
 class _Interrupted(Exception):
     """The user pressed Ctrl-C."""
-
-
-class _Account:
-    """The outcome of every task that was sent."""
-
-    def __init__(self) -> None:
-        self.sent = 0
-        self.answered = 0
-        self.failed_as_expected = 0
-        self.lost_and_reported = 0
-        self.unexpected: List[str] = []
-
-    @property
-    def missing(self) -> int:
-        """Tasks of which nothing is known."""
-        known = self.answered + self.failed_as_expected + self.lost_and_reported + len(self.unexpected)
-        return self.sent - known
 
 
 def run_demo(small_tasks: int) -> int:
@@ -73,14 +63,16 @@ class _Demo:
         self.exit_code = 1
         self._small_tasks = small_tasks
         self._console = Console(highlight=False)
-        self._account = _Account()
+        self._sent = 0
+        self._ends: Counter[str] = Counter()
+        self._unexpected: list[str] = []
         self._interrupted = threading.Event()
         # A constant would let every process on this machine take the demonstration's tasks.
         self._token = secrets.token_urlsafe()
         self._broker = Broker(auth_token=self._token)
-        self._runner: Optional[Runner] = None
-        self._undelivered: List[Undelivered] = []
-        self._facts: Dict[str, str] = {}
+        self._runner: Runner | None = None
+        self._undelivered: list[Undelivered] = []
+        self._facts: dict[str, str] = {}
 
     # --- on the main thread -----------------------------------------------------------------------
 
@@ -91,8 +83,8 @@ class _Demo:
 
     # --- on the demonstration's own thread ---------------------------------------------------------
 
-    def run(self, finished: Any) -> None:
-        """All of it, and then `finished()`."""
+    def run(self, finished: Callable[[], None]) -> None:
+        """Run all parts, and call `finished` at the end."""
         try:
             self._run()
         except _Interrupted:
@@ -123,7 +115,7 @@ class _Demo:
         self._many()
         runner.stop()
         self._table()
-        self.exit_code = 1 if self._account.missing or self._account.unexpected else 0
+        self.exit_code = 1 if self._missing or self._unexpected else 0
 
     def _new_runner(self) -> Runner:
         runner = Runner(
@@ -178,7 +170,7 @@ class _Demo:
         items = [{"json": {"price": 2.5, "count": 4}}, {"json": {"price": 19.99, "count": 1}}]
         task = self._submit("total", {}, items=items)
         result = self._result(task)
-        self._expect(result == [{"json": {"lines": 2, "total": 29.99}}], "total", result)
+        self._expect(_ANSWERED, result == [{"json": {"lines": 2, "total": 29.99}}], "total", result)
         self._step(f"data in, data out: {result}")
         self._step(f"its log, in n8n's console: {task.logs}")
 
@@ -186,20 +178,20 @@ class _Demo:
         task = self._submit("slow", {})
         ended = threading.Event()
         task.add_done_callback(lambda _: ended.set())
-        seen: List[str] = []
+        seen: list[str] = []
         while not ended.wait(0.01):
             self._check()
             for running in runner.snapshot().tasks:
                 if running.progress is not None and f"{running.progress:.0%}" not in seen[-1:]:
                     seen.append(f"{running.progress:.0%}")
         result = self._result(task)
-        self._expect(result == "finished", "slow", result)
+        self._expect(_ANSWERED, result == "finished", "slow", result)
         self._step(f"progress, seen while it ran: {', '.join(seen)}")
 
     def _failing(self) -> None:
         error = self._error(self._submit("fail", {}))
         expected = isinstance(error, BrokerTaskError) and "4711" in error.message
-        self._expect_failure(expected, "fail", error)
+        self._expect(_FAILED, expected, "fail", error)
         self._step(f"a failing task; its author reads: {error}")
 
     def _cancelled(self) -> None:
@@ -209,7 +201,7 @@ class _Demo:
         self._until(lambda: any(running.progress is not None for running in runner.snapshot().tasks))
         task.cancel()
         error = self._error(task)
-        self._expect_failure(isinstance(error, BrokerTaskCancelled), "wait", error)
+        self._expect(_FAILED, isinstance(error, BrokerTaskCancelled), "wait", error)
         self._until(lambda: runner.snapshot().taken == 0)
         self._step("a cancelled task: its handler was told, and its slot is free again")
 
@@ -217,7 +209,7 @@ class _Demo:
         task = self._submit("reverse", {}, files={(0, "data"): b"!n8n olleH"})
         self._result(task)
         saved = task.saved_files[0].data
-        self._expect(saved == b"Hello n8n!", "reverse", saved)
+        self._expect(_ANSWERED, saved == b"Hello n8n!", "reverse", saved)
         self._step(f"a file read and one saved: {saved.decode()!r}")
 
     def _restart(self, runner: Runner) -> None:
@@ -227,19 +219,14 @@ class _Demo:
         self._until(lambda: sum(t.progress is not None for t in runner.snapshot().tasks) == len(tasks))
         self._broker.kill()
         died = time.monotonic()
-        lost = 0
         for task in tasks:
             error = self._error(task)
-            if isinstance(error, BrokerTaskLost):
-                lost += 1
-                self._account.lost_and_reported += 1
-            else:
-                self._account.unexpected.append(f"wait: {error}")
+            self._expect(_LOST, isinstance(error, BrokerTaskLost), "wait", error)
         self._until(lambda: runner.snapshot().taken == 0)
         self._until(lambda: self._reported() == len(tasks))
         self._step(
-            f"the broker was killed with {len(tasks)} tasks in flight: {lost} reported as lost to the "
-            f"workflow, and the results of {self._reported()} to on_undelivered"
+            f"the broker was killed with {len(tasks)} tasks in flight: {self._ends[_LOST]} reported as "
+            f"lost to the workflow, and the results of {self._reported()} to on_undelivered"
         )
         self._interrupted.wait(1.0)  # an outage that can be noticed
         self._check()
@@ -250,15 +237,10 @@ class _Demo:
         self._step(f"the broker is back after {back - died:.1f} s, and so is the runner")
 
     def _many(self) -> None:
-        latencies: List[float] = []
+        latencies: list[float] = []
         done = threading.Semaphore(_WINDOW)
-        tasks: List[BrokerTask] = []
-        columns = (
-            TextColumn("  {task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
+        tasks: list[BrokerTask] = []
+        columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         started = time.perf_counter()
         with Progress(*columns, console=self._console, transient=True) as progress:
             bar = progress.add_task("small tasks", total=self._small_tasks)
@@ -278,7 +260,7 @@ class _Demo:
                     progress.update(bar, completed=len(latencies))
             for n, task in enumerate(tasks):
                 result = self._result(task)
-                self._expect(result == n * n, f"square {n}", result)
+                self._expect(_ANSWERED, result == n * n, f"square {n}", result)
                 if n % 100 == 0:
                     progress.update(bar, completed=len(latencies))
         seconds = time.perf_counter() - started
@@ -293,7 +275,7 @@ class _Demo:
 
     def _submit(self, task_type: str, settings: Any, **options: Any) -> BrokerTask:
         self._check()
-        self._account.sent += 1
+        self._sent += 1
         return self._broker.submit(task_type, settings, timeout=_LIMIT, **options)
 
     def _result(self, task: BrokerTask) -> Any:
@@ -303,24 +285,18 @@ class _Demo:
             self._check()
             return error
 
-    def _error(self, task: BrokerTask) -> Optional[BrokerTaskError]:
+    def _error(self, task: BrokerTask) -> BrokerTaskError | None:
         error = task.error(_LIMIT)
         self._check()
         return error
 
-    def _expect(self, right: bool, what: str, got: Any) -> None:
-        if right:
-            self._account.answered += 1
+    def _expect(self, end: str, is_right: bool, what: str, got: object) -> None:
+        if is_right:
+            self._ends[end] += 1
         else:
-            self._account.unexpected.append(f"{what}: {got!r}")
+            self._unexpected.append(f"{what}: {got!r}")
 
-    def _expect_failure(self, right: bool, what: str, got: Any) -> None:
-        if right:
-            self._account.failed_as_expected += 1
-        else:
-            self._account.unexpected.append(f"{what}: {got!r}")
-
-    def _until(self, condition: Any) -> None:
+    def _until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition that no event announces."""
         end = time.monotonic() + _LIMIT
         while not condition():
@@ -341,22 +317,24 @@ class _Demo:
         self._check()
         self._console.print(f"  [green]*[/green] {text}")
 
+    @property
+    def _missing(self) -> int:
+        """The tasks whose end is unknown."""
+        return self._sent - sum(self._ends.values()) - len(self._unexpected)
+
     def _table(self) -> None:
-        account = self._account
         table = Table(title="\nEvery task accounted for", title_justify="left", show_header=False)
         table.add_column()
         table.add_column(justify="right")
-        rows: Dict[str, Any] = {
-            "tasks sent": account.sent,
-            "answered": account.answered,
-            "failed or cancelled, as expected": account.failed_as_expected,
-            "lost with the connection, and reported so": account.lost_and_reported,
-            "ended otherwise than expected": len(account.unexpected),
-            "without any account": account.missing,
+        rows: dict[str, Any] = {
+            "tasks sent": self._sent,
+            **{end: self._ends[end] for end in (_ANSWERED, _FAILED, _LOST)},
+            "ended otherwise than expected": len(self._unexpected),
+            "without any account": self._missing,
             **self._facts,
         }
         for name, value in rows.items():
             table.add_row(name, str(value))
         self._console.print(table)
-        for text in account.unexpected:
+        for text in self._unexpected:
             self._console.print(f"[red]unexpected:[/red] {text}")

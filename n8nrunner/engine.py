@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from n8nrunner import errors, exit_hook, logs, process
 from n8nrunner.callbacks import Callbacks, OnUndelivered
-from n8nrunner.config import RunnerConfig
+from n8nrunner.config import RunnerConfig, is_one_shot, urls_of
 from n8nrunner.connection.link import BrokerLink
 from n8nrunner.connection.loop import LinkThread
 from n8nrunner.connection.sockets import close_copies
@@ -93,7 +93,7 @@ class Engine:
         # Read here, because a log handler may register a task during the start.
         self._has_handlers = not registry.is_empty
         self._shared = extras.shared
-        self._slots = Slots(config.capacity, len(config.urls))
+        self._slots = Slots(config.capacity, len(urls_of(config)))
         self._pool = TaskPool(extras.executor, config.capacity, extras.task_context, config.max_payload, self)
         self._health: HealthServer | None = None
         self._callbacks = Callbacks(
@@ -323,7 +323,7 @@ class Engine:
 
     def link_refused(self, link: BrokerLink, error: errors.N8nRunnerError) -> bool:
         # A launcher's grant token works once. A wrong secret can be corrected while the runner waits.
-        is_final = isinstance(error, errors.GrantTokenSpent) or self._config.is_one_shot
+        is_final = isinstance(error, errors.GrantTokenSpent) or is_one_shot(self._config)
         is_raised = self.lifecycle.start_raises_refusals
         if not self.lifecycle.note_refused(link.index, error, is_final):
             return False

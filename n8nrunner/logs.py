@@ -18,12 +18,14 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Optional, Union
+
+#: Whether a record shows the exception that is handled, or the exception that it shows.
+_ExcInfo = Optional[Union[bool, BaseException]]
 
 #: Frames between the caller of a method of `Logger` and `logging`: the method and `Logger._log`.
 _STACK_LEVEL = 3
-
 
 #: The longest text of one argument that a record shows, in characters.
 LONGEST_ARGUMENT = 60_000
@@ -53,7 +55,7 @@ class _Printable:
 
     __slots__ = ("_value",)
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: object) -> None:
         self._value = value
 
     def __str__(self) -> str:
@@ -63,7 +65,7 @@ class _Printable:
         return printable(repr(self._value))
 
 
-def _as_printable(argument: Any) -> Any:
+def _as_printable(argument: object) -> object:
     if isinstance(argument, str):
         return printable(argument)
     return argument if argument is None or isinstance(argument, (int, float)) else _Printable(argument)
@@ -97,44 +99,35 @@ class Logger:
         if not any(isinstance(known, _TracebackFilter) for known in self._logger.filters):
             self._logger.filters.insert(0, _TracebackFilter())
 
-    @property
-    def level(self) -> int:
-        """The level set on this logger itself."""
-        return self._logger.level
-
-    def setLevel(self, level: int) -> None:
-        """Set the level below which records are dropped."""
-        self._logger.setLevel(level)
-
     def isEnabledFor(self, level: int) -> bool:
         """Return whether the logger handles records of this level."""
         return self._logger.isEnabledFor(level)
 
-    def debug(self, message: str, *args: Any, exc_info: Any = None) -> None:
+    def debug(self, message: str, *args: object, exc_info: _ExcInfo = None) -> None:
         """Log with level DEBUG."""
         self._log(logging.DEBUG, message, args, exc_info)
 
-    def info(self, message: str, *args: Any, exc_info: Any = None) -> None:
+    def info(self, message: str, *args: object, exc_info: _ExcInfo = None) -> None:
         """Log with level INFO."""
         self._log(logging.INFO, message, args, exc_info)
 
-    def warning(self, message: str, *args: Any, exc_info: Any = None) -> None:
+    def warning(self, message: str, *args: object, exc_info: _ExcInfo = None) -> None:
         """Log with level WARNING."""
         self._log(logging.WARNING, message, args, exc_info)
 
-    def error(self, message: str, *args: Any, exc_info: Any = None) -> None:
+    def error(self, message: str, *args: object, exc_info: _ExcInfo = None) -> None:
         """Log with level ERROR."""
         self._log(logging.ERROR, message, args, exc_info)
 
-    def exception(self, message: str, *args: Any, exc_info: Any = True) -> None:
+    def exception(self, message: str, *args: object, exc_info: _ExcInfo = True) -> None:
         """Log with level ERROR and the traceback of the exception that is being handled."""
         self._log(logging.ERROR, message, args, exc_info)
 
-    def log(self, level: int, message: str, *args: Any, exc_info: Any = None) -> None:
+    def log(self, level: int, message: str, *args: object, exc_info: _ExcInfo = None) -> None:
         """Log with this level."""
         self._log(level, message, args, exc_info)
 
-    def _log(self, level: int, message: str, args: Any, exc_info: Any) -> None:
+    def _log(self, level: int, message: str, args: Iterable[object], exc_info: _ExcInfo) -> None:
         try:
             if self._logger.isEnabledFor(level):
                 args = [_as_printable(argument) for argument in args]
@@ -157,6 +150,7 @@ def this_process() -> str:
     return f"process {os.getpid()} on {platform.node()}"
 
 
+#: The format of a record and of its time.
 _FORMAT = ("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
 

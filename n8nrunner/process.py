@@ -20,10 +20,10 @@ from n8nrunner.logs import get_logger
 logger = get_logger("n8nrunner")
 
 #: Seconds after which a signal that did not end a wait is noticed.
-_SIGNAL_TURN = 0.5
+_SIGNAL_POLL = 0.5
 
 #: Seconds after which the end of the application's threads is noticed, if the first of them still lives.
-_THREADS_TURN = 0.2
+_THREADS_POLL = 0.2
 
 #: Seconds that a process which is ended by force gets to write its last output.
 _LAST_OUTPUT = 0.5
@@ -80,15 +80,6 @@ def wait_for_detached() -> bool:
     return True
 
 
-def exit_if_stuck(code: int) -> None:
-    """End the process with exit code `code` if work given to `run_detached` does not end.
-
-    Otherwise the interpreter would wait at its end for the same lock or pipe, or abort the process.
-    """
-    if not wait_for_detached():
-        os._exit(code)
-
-
 # --- signals --------------------------------------------------------------------------------------
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
@@ -129,7 +120,7 @@ class Signals:
         deadline = deadline or Deadline(None)
         while not deadline.expired:
             with contextlib.suppress(queue.Empty):
-                return self._received.get(timeout=deadline.limit(_SIGNAL_TURN))
+                return self._received.get(timeout=deadline.limit(_SIGNAL_POLL))
         return None
 
 
@@ -293,7 +284,7 @@ def wait_for_threads(is_needed: Callable[[], bool]) -> None:
                     "The main thread has ended. The runner goes on until these threads end: %s",
                     ", ".join(thread.name for thread in threads),
                 )
-            threads[0].join(_THREADS_TURN)
+            threads[0].join(_THREADS_POLL)
     finally:
         _restore(before)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar, overload
 
 from n8nrunner import exit_hook, logs, process, reimports
 from n8nrunner.callbacks import OnUndelivered
-from n8nrunner.config import DEFAULT_NAME, RunnerConfig
+from n8nrunner.config import DEFAULT_NAME, RunnerConfig, missing_token
 from n8nrunner.deadline import Deadline
 from n8nrunner.engine import Engine, Extras
 from n8nrunner.errors import ConfigurationError, N8nRunnerError, RunnerForked, RunnerStopped
@@ -38,15 +38,17 @@ _FunctionType = TypeVar("_FunctionType", bound=Callable[..., Any])
 class Runner:
     """A task runner for n8n in this process. Building one opens nothing and starts nothing.
 
-    A parameter that is None has the value of its environment variable, which n8n's own runners read too (see
-    the table of settings in the README), or else its default. All methods may be called from any thread.
+    A parameter that is None has the value of its environment variable (see the table of settings in the
+    README), or else its default. All methods may be called from any thread. ``with runner:`` starts the
+    runner, and stops it at the end of the block.
 
     Args:
         broker: the URL of n8n's task broker, or several URLs. Several brokers share the capacity.
         auth_token: the secret shared with n8n (``N8N_RUNNERS_AUTH_TOKEN`` there).
-        auth_token_file: a file that holds the secret, read again for every attempt to connect.
-        grant_token: a one-shot grant from a launcher. The secret, if there is one, serves for reconnecting.
-        runner_id: the id that n8n sees. None, for a new id for every connection, suits most programs.
+        auth_token_file: a file that holds the secret, read again for every attempt to connect. A relative
+            path becomes absolute when the runner is built.
+        grant_token: a one-shot grant from a launcher. Later connections use the secret, if there is one.
+        runner_id: the id that n8n sees. None (recommended): a new id for each connection.
         name: the name that n8n's log shows. A runner with functions needs a name of its own.
         capacity: how many tasks may run at once.
         task_timeout: seconds that a task may take.
@@ -58,11 +60,11 @@ class Runner:
         health_check_port: the port on which the health check server listens; 0 for any free one.
         health_check_allowed_hosts: names in the Host header to which ``/status`` answers, besides this
             machine's addresses.
-        executor: the executor that runs handlers; None for `capacity` threads of the runner. It stays the
-            caller's: the runner never shuts it down, and ends with `ExecutorBroken` when it breaks, such
-            as when a process of a `ProcessPoolExecutor` dies. A function that makes an executor, such as
-            ``lambda: ProcessPoolExecutor(4)``, gives it to the runner: the runner shuts it down at the end,
-            and replaces it when it breaks. Until then the runner offers nothing.
+        executor: where handlers run; None for `capacity` threads of the runner. An executor: the caller
+            shuts it down; if it breaks, such as when a process of a `ProcessPoolExecutor` dies, the runner
+            ends with `ExecutorBroken`. A function that returns an executor, such as
+            ``lambda: ProcessPoolExecutor(4)``: the runner shuts the executor down, and replaces it if it
+            breaks. Until then it offers no tasks.
         task_context: a function that makes a context manager, which is entered around every handler, such as
             ``app.app_context`` of Flask.
         on_undelivered: a function that is called with an `Undelivered` for each result whose connection was
@@ -319,7 +321,7 @@ class Runner:
                 self._engine, self._lifecycle = engine, engine.lifecycle
 
     def _check_startable(self) -> None:
-        missing = self.config.missing()
+        missing = missing_token(self.config)
         if missing:
             raise ConfigurationError(missing)
         self._registry.check_name()

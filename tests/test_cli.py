@@ -430,8 +430,8 @@ class TestNode:
     @pytest.mark.parametrize(
         ("arguments", "module", "said"),
         [
-            (["leads"], LEADS, "--out DIR or with --install"),
-            (["leads", "--out", "x", "--install"], LEADS, "--out DIR or with --install"),
+            (["leads"], LEADS, "--out DIR or --install"),
+            (["leads", "--out", "x", "--install"], LEADS, "--out DIR or --install"),
             (["nothing", "--install"], LEADS, "no module 'nothing'"),
             (["leads", "--install"], LEADS.replace("email: str", "email: bytes"), "parameter 'email': bytes"),
             (["leads", "--install"], LEADS.replace("@runner.function", ""), "has no function"),

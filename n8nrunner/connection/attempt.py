@@ -12,7 +12,7 @@ import uuid
 from typing import Any, Callable
 
 from n8nrunner import logs
-from n8nrunner.config import BrokerUrl, RunnerConfig
+from n8nrunner.config import BrokerUrl, RunnerConfig, directory_of, read_auth_token, urls_of
 from n8nrunner.connection import auth
 from n8nrunner.connection.delays import jitter
 from n8nrunner.connection.dial import dial
@@ -58,7 +58,7 @@ def start_probe(index: int, config: RunnerConfig, post: Callable[[LinkEvent], No
         return BrokerProbed(problem, jitter())
 
     def probe() -> BrokerProbed:
-        failure = auth.why_unhealthy(config.urls[index], config.directory)
+        failure = auth.why_unhealthy(urls_of(config)[index], directory_of(config))
         return BrokerProbed(None if failure is None else str(failure), jitter())
 
     return _start(index, config, probe, failed, post)
@@ -80,7 +80,7 @@ def _start(
     failed: Callable[[str], LinkEvent],
     post: Callable[[LinkEvent], None],
 ) -> threading.Thread:
-    url = config.urls[index].base
+    url = urls_of(config)[index].base
 
     def run() -> None:
         # The link waits for an outcome and does nothing else until it comes.
@@ -99,14 +99,14 @@ def _start(
 
 
 def _attempt(index: int, config: RunnerConfig, grant: str | None) -> LinkEvent:
-    url = config.urls[index]
+    url = urls_of(config)[index]
     connection = None
     try:
         _warn_of_plain_http(url)
         if grant is None:
-            grant = auth.fetch_grant(url, _secret(config), config.directory)
+            grant = auth.fetch_grant(url, _secret(config), directory_of(config))
         deadline = Deadline(CONNECT_TIMEOUT)
-        connection = Connection(dial(url, deadline, config.directory), config.max_payload)
+        connection = Connection(dial(url, deadline, directory_of(config)), config.max_payload)
         connection.open(url.socket, config.runner_id or uuid.uuid4().hex, grant, deadline)
         opened, connection = ConnectionOpened(connection, jitter()), None
         return opened
@@ -137,7 +137,7 @@ def _warn_of_plain_http(url: BrokerUrl) -> None:
 
 def _secret(config: RunnerConfig) -> str:
     try:
-        token = config.read_auth_token()
+        token = read_auth_token(config)
     except ConfigurationError as error:
         raise Unreachable(str(error)) from None
     if token is None:

@@ -14,7 +14,7 @@ from math import inf
 from typing import Any, Callable, NamedTuple, Protocol, Union
 
 from n8nrunner import logs
-from n8nrunner.config import RunnerConfig
+from n8nrunner.config import RunnerConfig, is_one_shot, urls_of
 from n8nrunner.connection.attempt import close_unserved, start_attempt, start_probe
 from n8nrunner.connection.delays import growing_delays, jitter
 from n8nrunner.connection.inbox import Inbox
@@ -97,7 +97,7 @@ class BrokerLink:
         owner: LinkOwner,
     ) -> None:
         self.index = index
-        self.url = config.urls[index]
+        self.url = urls_of(config)[index]
         self.max_payload = config.max_payload
         #: The open WebSocket; None while there is none.
         self.connection: Connection | None = None
@@ -122,7 +122,7 @@ class BrokerLink:
             session,
             slots,
             config.grant_token,
-            config.is_one_shot,
+            is_one_shot(config),
             config.auto_shutdown_timeout,
             growing_delays,
         )
