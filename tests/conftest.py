@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 
 from n8nrunner import Runner
 from n8nrunner.broker import Broker
+from n8nrunner.engine import Engine
 
 #: Seconds after which a test that waits for something has failed.
 LIMIT = 10.0
@@ -75,6 +76,13 @@ def promptly() -> Iterator[None]:
     yield
     took = time.monotonic() - began
     assert took < LIMIT / 2, f"took {took:.1f} s"
+
+
+def engine_of(runner: Runner) -> Engine:
+    """Return the engine of a runner that was started, for tests that cause a fault inside of it."""
+    engine = runner._engine
+    assert engine is not None
+    return engine
 
 
 @pytest.fixture(autouse=True)

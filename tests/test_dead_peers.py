@@ -18,7 +18,7 @@ from n8nrunner import Runner, Task
 from n8nrunner.connection import transport
 from n8nrunner.connection.loop import LinkThread
 from n8nrunner.protocol import liveness, offers, session
-from tests.conftest import LIMIT, wait_until
+from tests.conftest import LIMIT, engine_of, wait_until
 from tests.connection.servers import PING, PONG, TEXT, frame
 from tests.test_misbehaving_brokers import NewRunner, RawBroker, RawPeer
 
@@ -224,7 +224,7 @@ def test_a_peer_that_sends_and_does_not_read_fills_no_memory(
     turn = LinkThread._run_once
     monkeypatch.setattr(LinkThread, "_run_once", lambda *arguments: turns.append(None) or turn(*arguments))
     case = Case(raw, new_runner, "idle")
-    link = case.runner._engine.links[0]  # type: ignore[union-attr]
+    link = engine_of(case.runner).links[0]
     connection = link.connection
     assert connection is not None
     connection.raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
@@ -258,7 +258,7 @@ def test_reading_goes_on_when_the_peer_reads_again(
     monkeypatch.setattr(session, "BACKLOG_LIMIT", 64 * 1024)
     monkeypatch.setattr(liveness, "STALL_LIMIT", LIMIT)
     case = Case(raw, new_runner, "idle")
-    link = case.runner._engine.links[0]  # type: ignore[union-attr]
+    link = engine_of(case.runner).links[0]
     assert link.connection is not None
     link.connection.raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
     case.peer.raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)

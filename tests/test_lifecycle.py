@@ -122,13 +122,15 @@ def test_a_signal_handler_may_stop_the_runner_while_its_thread_holds_the_lock() 
     assert lifecycle.state is State.STOPPING
 
 
-def test_a_later_stop_never_prolongs_the_time() -> None:
+def test_a_later_stop_never_prolongs_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     lifecycle = lifecycle_in(State.RUNNING)
-    lifecycle.request_stop(20.0)
-    lifecycle.request_stop(30.0)
-    assert lifecycle._stop_until == 20.0
-    lifecycle.request_stop(10.0)
-    assert lifecycle._stop_until == 10.0
+    limits: list[float] = []
+    monkeypatch.setattr(lifecycle, "wait_ended", limits.append)
+    now = time.monotonic()
+    for seconds in (2000.0, 3000.0, 1000.0):
+        lifecycle.request_stop(now + seconds)
+        lifecycle.wait_stopped()
+    assert [round(limit, -3) for limit in limits] == [2000.0, 2000.0, 1000.0]
 
 
 # --- registration ---------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from n8nrunner import BrokerConnectionError, Runner, Task, TaskTimeout
 from n8nrunner.broker import Broker, BrokerTaskLost
 from n8nrunner.connection import loop
 from n8nrunner.protocol import liveness, offers, receipts, session
-from tests.conftest import LIMIT, promptly, wait_until
+from tests.conftest import LIMIT, engine_of, promptly, wait_until
 from tests.connection.servers import (
     CLOSE,
     PING,
@@ -407,7 +407,7 @@ def test_results_without_a_receipt_are_reported_as_uncertain(raw: RawBroker, new
     peer.hear("taskdone")
     peer.give("after it", 1)  # by then, the ping that follows the first result has been answered
     peer.hear("taskdone")
-    session_of = runner._engine.links[0]._machine.session  # type: ignore[union-attr]
+    session_of = engine_of(runner).links[0]._machine.session
     wait_until(lambda: peer.answer_pings() or not session_of.describe().results)
     peer.gives_receipts = False
     peer.give("without", {"kept": True})

@@ -19,7 +19,7 @@ from n8nrunner.connection import attempt
 from n8nrunner.connection.loop import LinkThread
 from n8nrunner.protocol import link, retry
 from n8nrunner.protocol.events import AttemptFailed, BrokerProbed, ConnectionOpened, SlotFreed
-from tests.conftest import LIMIT, TOKEN, wait_until
+from tests.conftest import LIMIT, TOKEN, engine_of, wait_until
 from tests.processes import python
 from tests.test_misbehaving_brokers import RawBroker
 
@@ -88,8 +88,7 @@ def raising_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type
 
 
 def serving(runner: Runner) -> LinkThread:
-    assert runner._engine is not None
-    return runner._engine._link_thread
+    return engine_of(runner)._link_thread
 
 
 def wake(runner: Runner) -> None:
@@ -433,9 +432,8 @@ def test_a_dead_callbacks_thread_is_a_failed_runner(
     waiting = Waiting()
     runner.task("wait")(waiting)
     runner.start()
-    assert runner._engine is not None
-    assert runner._engine._callbacks is not None
-    callbacks = runner._engine._callbacks
+    callbacks = engine_of(runner)._callbacks
+    assert callbacks is not None
     callbacks._call = Fault(callbacks._call, SystemExit())  # type: ignore[method-assign]
     task = broker.submit("wait", {})
     assert waiting.running.wait(LIMIT)
@@ -452,9 +450,9 @@ def test_a_dead_health_server_is_a_failed_runner(broker: Broker, new_runner: New
     waiting = Waiting()
     runner.task("wait")(waiting)
     runner.start()
-    assert runner._engine is not None
-    assert runner._engine._health is not None
-    raise_in(runner._engine._health.thread)
+    health = engine_of(runner)._health
+    assert health is not None
+    raise_in(health.thread)
     with pytest.raises(RunnerFailed, match="n8nrunner-health ended"):
         runner.join(LIMIT)
     assert runner.state == "failed"

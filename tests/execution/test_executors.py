@@ -15,7 +15,7 @@ import pytest
 from n8nrunner import ConfigurationError, ExecutorBroken, Runner, Task
 from n8nrunner.broker import Broker, BrokerTaskError
 from n8nrunner.execution import executors
-from tests.conftest import LIMIT, TOKEN, new_processes, wait_until
+from tests.conftest import LIMIT, TOKEN, engine_of, new_processes, wait_until
 from tests.execution import handlers
 
 NewRunner = Callable[..., Runner]
@@ -176,9 +176,9 @@ def test_an_executor_made_by_a_function_is_replaced_when_it_breaks_and_shut_down
     runner = new_runner(executor=make, capacity=2, health_check_enabled=True, health_check_port=0)
     runner.task("name")(lambda task: threading.current_thread().name)
     with runner:
-        assert runner._engine is not None
-        assert runner._engine._health is not None
-        ready = "http://{}:{}/readyz".format(*runner._engine._health.address)
+        health = engine_of(runner)._health
+        assert health is not None
+        ready = "http://{}:{}/readyz".format(*health.address)
         assert broker.run_task("name", {}, timeout=LIMIT).startswith("breakable")
         assert status_of(ready) == 200
         made[0].is_broken = True
