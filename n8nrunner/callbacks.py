@@ -5,19 +5,16 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from typing import Any, Callable
+from typing import Callable
 
-from n8nrunner import logs
 from n8nrunner.deadline import Deadline
 from n8nrunner.execution.contexts import StartContext
 from n8nrunner.exit_hook import STOP_MARGIN
+from n8nrunner.logs import logger, task_logger
 from n8nrunner.task import Undelivered
 
-logger = logs.get_logger("n8nrunner")
-task_logger = logs.get_logger("n8nrunner.tasks")
-
 #: Called with each result that n8n did not get, or may not have got.
-OnUndelivered = Callable[[Undelivered], Any]
+OnUndelivered = Callable[[Undelivered], object]
 
 
 class Callbacks:
@@ -25,12 +22,12 @@ class Callbacks:
 
     Args:
         callback: the application's function, or None. No exception of it ends the thread.
-        failed: called on the thread with the unexpected error that ended it.
+        on_failure: called on the thread with the unexpected error that ended it.
     """
 
-    def __init__(self, callback: OnUndelivered | None, failed: Callable[[BaseException], None]) -> None:
+    def __init__(self, callback: OnUndelivered | None, on_failure: Callable[[BaseException], None]) -> None:
         self._callback = callback
-        self._failed = failed
+        self._on_failure = on_failure
         self._start_context = StartContext()
         self._has_failed = False
         self._queue: queue.SimpleQueue[Undelivered | None] = queue.SimpleQueue()
@@ -79,14 +76,14 @@ class Callbacks:
         except BaseException as error:  # noqa: BLE001 - reported by the runner
             self._has_failed = True
             self._queue.put(result)
-            self._failed(error)
+            self._on_failure(error)
             self._log_rest()
 
     def _call(self, result: Undelivered) -> None:
         assert self._callback is not None
         try:
             self._start_context.run(self._callback, result)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - logged
             # The message is the application's, so it goes to the logger of tasks.
             task_logger.error("on_undelivered raised for %r", result, exc_info=error)
 

@@ -78,14 +78,7 @@ class _Failed(Exception):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: without the program's name; None for those of the process.
-
-    Returns:
-        The exit code.
-    """
+    """Run the command with these arguments, or with those of the process. Return its exit code."""
     for stream in (sys.stdout, sys.stderr):
         # A path or a function's name may have characters that the terminal's encoding lacks.
         if isinstance(stream, io.TextIOWrapper):
@@ -337,18 +330,10 @@ def _say(error: Exception | str, code: int) -> int:
 
 
 def find_runner(target: str) -> Runner:
-    """Return the runner that a target names. During the import, `start()` and `run()` do nothing.
+    """Return the Runner that a target names: ``MODULE``, with one Runner in it, or ``MODULE:ATTRIBUTE``.
 
-    A Runner without a name of its own gets the module's.
-
-    Args:
-        target: ``MODULE`` with exactly one Runner in it, or ``MODULE:ATTRIBUTE``.
-
-    Returns:
-        The Runner.
-
-    Raises:
-        ConfigurationError: the module's Runner has wrong settings.
+    During the import, `start()` and `run()` do nothing. A Runner without a name of its own gets the module's.
+    Raises `ConfigurationError` if the settings of the Runner are wrong.
     """
     from n8nrunner.runner import Runner
 

@@ -37,13 +37,9 @@ class _Interrupted(Exception):
 
 
 def run_demo(small_tasks: int) -> int:
-    """Run the demonstration on the screen.
+    """Run the demonstration, whose last part sends `small_tasks` tasks, and return the exit code.
 
-    Args:
-        small_tasks: how many small tasks its last part sends.
-
-    Returns:
-        0; 1 if a task went missing or ended otherwise than it should; 128 + the signal's number after one.
+    It is 0; 1 if a task went missing or ended otherwise than it should; 128 + the signal's number after one.
     """
     demo = _Demo(small_tasks)
     with process.signals() as signals:

@@ -19,6 +19,7 @@ from n8nrunner.execution.invoke import TaskContext
 from n8nrunner.execution.pools import TaskPool
 from n8nrunner.exit_hook import STOP_MARGIN
 from n8nrunner.lifecycle import Lifecycle, State, guarded
+from n8nrunner.logs import logger
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.registry import Registry, Types
 from n8nrunner.snapshot import Counts, FunctionSnapshot, LinkSnapshot, Snapshot, TaskSnapshot
@@ -27,7 +28,6 @@ from n8nrunner.task import Undelivered, renew_lock_after_fork
 if TYPE_CHECKING:
     from n8nrunner.health import HealthServer
 
-logger = logs.get_logger("n8nrunner")
 
 #: If the program ends sooner than this after the start, in seconds, it probably lacks `run()` or `join()`.
 _SHORT_LIFE = 10.0
@@ -138,7 +138,7 @@ class Engine:
                 )
             self._raise_if_stopping()
             exit_hook.register()  # again: the executor's factory may have imported concurrent.futures.process
-            exit_hook.running.add(self)
+            exit_hook.engines.add(self)
             self.lifecycle.on_registered(self.take_over)
             undo.callback(self._end_links)
             self._link_thread.start()
@@ -224,7 +224,7 @@ class Engine:
         Running a notebook cell again would otherwise leave a runner that no variable refers to. Thread: the
         links' thread at the first registration, or the one that adds the first function.
         """
-        for other in list(exit_hook.running):
+        for other in list(exit_hook.engines):
             if (
                 isinstance(other, Engine)
                 and other.lifecycle.state is State.RUNNING
@@ -366,7 +366,7 @@ class Engine:
         self._finish()
 
     def _finish(self) -> None:
-        exit_hook.running.discard(self)
+        exit_hook.engines.discard(self)
         self._registry.disconnect(self._change_types)
         self.lifecycle.note_ended()
 

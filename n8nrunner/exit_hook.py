@@ -19,32 +19,26 @@ class HasState(Protocol):
     """A runner."""
 
     @property
-    def state(self) -> str:
-        """As in `Snapshot.state`."""
+    def state(self) -> str: ...
 
 
 class Stoppable(Protocol):
     """An engine, which one start of a runner has started."""
 
-    @property
-    def grace(self) -> float:
-        """Seconds that running tasks get to finish."""
+    grace: float
 
-    def request_stop(self, grace: float) -> None:
-        """Begin to stop, and return."""
+    def request_stop(self, grace: float) -> None: ...
 
-    def log_exit(self) -> None:
-        """Log that the end of the program stops it."""
+    def log_exit(self) -> None: ...
 
-    def join(self, deadline: Deadline) -> None:
-        """Wait for its end."""
+    def join(self, deadline: Deadline) -> None: ...
 
 
 #: The engines that run. They are stopped when the threads of the application have ended.
-running: set[Stoppable] = set()
+engines: set[Stoppable] = set()
 
 #: The runners of this process. While one is new or runs, the hook waits for the threads of the application.
-_runners: weakref.WeakSet[HasState] = weakref.WeakSet()
+runners: weakref.WeakSet[HasState] = weakref.WeakSet()
 
 #: Whether `concurrent.futures.process` was there when the hook was registered; None before that.
 _is_after_processes: bool | None = None
@@ -53,13 +47,13 @@ _is_ending = False
 
 def note_runner(runner: HasState) -> None:
     """Register the hook for a runner that has been built."""
-    _runners.add(runner)
+    runners.add(runner)
     with contextlib.suppress(RunnerStopped):
         register()
 
 
 def register() -> None:
-    """Register the hook, and again when a process pool has been imported: hooks run in reverse order.
+    """Register the hook. Register it again after a process pool was imported: hooks run in reverse order.
 
     Raises:
         RunnerStopped: the main thread has ended, so that the hook would not be called.
@@ -73,7 +67,7 @@ def register() -> None:
 
 
 def _is_any_needed() -> bool:
-    return bool(running) or any(runner.state in ("new", "running") for runner in list(_runners))
+    return bool(engines) or any(runner.state in ("new", "running") for runner in list(runners))
 
 
 def _stop_at_exit() -> None:
@@ -83,19 +77,19 @@ def _stop_at_exit() -> None:
         process.wait_for_threads(_is_any_needed)
     finally:
         _is_ending = True
-        engines = list(running)
-        for engine in engines:
+        ending = list(engines)
+        for engine in ending:
             engine.request_stop(engine.grace)
-        for engine in engines:
+        for engine in ending:
             engine.log_exit()
-        for engine in engines:
+        for engine in ending:
             engine.join(Deadline(engine.grace + STOP_MARGIN))
 
 
 def _after_fork_in_child() -> None:
     global _is_ending
     _is_ending = False
-    running.clear()
+    engines.clear()
 
 
 process.after_fork_in_child(_after_fork_in_child)

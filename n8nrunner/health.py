@@ -18,12 +18,10 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any, Callable
 from urllib.parse import urlsplit
 
-from n8nrunner import logs
 from n8nrunner.config import is_loopback
 from n8nrunner.errors import ConfigurationError
+from n8nrunner.logs import logger
 from n8nrunner.snapshot import Snapshot
-
-logger = logs.get_logger("n8nrunner")
 
 #: Seconds that one read of a request may take.
 _REQUEST_TIMEOUT = 5.0
@@ -46,7 +44,7 @@ class HealthServer:
         snapshot: returns the runner's current state.
         allowed_hosts: names in a request's Host header to which ``/status`` answers, besides those that
             `is_allowed_host` lists.
-        failed: called on the server's thread with the unexpected error that ended it.
+        on_failure: called on the server's thread with the unexpected error that ended it.
 
     Raises:
         ConfigurationError: the server cannot listen there.
@@ -58,7 +56,7 @@ class HealthServer:
         port: int,
         snapshot: Callable[[], Snapshot],
         allowed_hosts: Collection[str] = (),
-        failed: Callable[[BaseException], None] = lambda error: None,
+        on_failure: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         class Handler(BaseHTTPRequestHandler):
             timeout = _REQUEST_TIMEOUT
@@ -96,7 +94,7 @@ class HealthServer:
                 [f"health_check_port: cannot listen on {host}, port {port}: {reason}"]
             ) from None
         self.address: tuple[str, int] = (host, self._server.server_address[1])
-        self._failed = failed
+        self._on_failure = on_failure
         self.thread = threading.Thread(target=self._serve, name="n8nrunner-health", daemon=True)
 
     def start(self) -> None:
@@ -108,7 +106,7 @@ class HealthServer:
         try:
             self._server.serve_forever(0.1)
         except BaseException as error:  # noqa: BLE001 - reported by the runner
-            self._failed(error)
+            self._on_failure(error)
 
     def stop(self) -> None:
         """Stop answering requests, within a tenth of a second."""
@@ -128,12 +126,8 @@ def is_allowed_host(header: str | None, bound: str, allowed: Collection[str]) ->
     """Return whether a request with this Host header may read data.
 
     A server on a loopback address answers to ``localhost`` and loopback addresses. Any other server answers
-    to every IP address: DNS rebinding needs a name. Both answer to the names in `allowed`.
-
-    Args:
-        header: the request's Host header; None if there is none.
-        bound: the host that the server was told to listen on.
-        allowed: more names, without a port.
+    to every IP address: DNS rebinding needs a name. Both answer to the names in `allowed`, without a port.
+    `bound` is the host that the server was told to listen on.
     """
     try:
         name = urlsplit(f"//{header or ''}").hostname or ""

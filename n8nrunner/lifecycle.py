@@ -10,8 +10,7 @@ from typing import Callable
 from n8nrunner import logs
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import N8nRunnerError
-
-logger = logs.get_logger("n8nrunner")
+from n8nrunner.logs import logger
 
 #: Longest time from the end of the grace period to the end of the runner, in seconds.
 _STOP_LIMIT = 10.0

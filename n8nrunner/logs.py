@@ -145,6 +145,12 @@ def get_logger(name: str) -> Logger:
     return Logger(name)
 
 
+#: The log of n8nrunner.
+logger = get_logger("n8nrunner")
+#: The log of tasks. Its records may quote a workflow or a handler.
+task_logger = get_logger("n8nrunner.tasks")
+
+
 def this_process() -> str:
     """Return the name of this process for people who look for it, such as ``process 4711 on host``."""
     return f"process {os.getpid()} on {platform.node()}"
@@ -157,51 +163,48 @@ _FORMAT = ("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 def show(level: int, verbose: int = 0) -> None:
     """Show n8nrunner's log in a command, without a change to the logging that the module has configured.
 
-    Args:
-        level: the level for the loggers of n8nrunner, if neither they nor the root logger have another one.
-        verbose: 1 for all of n8nrunner's log, 2 for the other libraries' from INFO on as well.
+    `level` is for n8nrunner's loggers, if neither they nor the root logger have another one. `verbose` is 1
+    for all of n8nrunner's log, and 2 for other libraries' log from INFO on as well.
     """
     for name, found in list(logging.root.manager.loggerDict.items()):
         # `dictConfig` and `fileConfig` disable all loggers that exist, unless they are told otherwise.
         if name.split(".")[0] == "n8nrunner" and isinstance(found, logging.Logger):
             found.disabled = False
-    logger = logging.getLogger("n8nrunner")
-    if not logger.hasHandlers():
+    own = logging.getLogger("n8nrunner")
+    if not own.hasHandlers():
         logging.basicConfig(format=_FORMAT[0], datefmt=_FORMAT[1], stream=sys.stderr)
     if verbose:
-        logger.setLevel(logging.DEBUG)
+        own.setLevel(logging.DEBUG)
         if verbose > 1 and not logging.root.isEnabledFor(logging.INFO):
             logging.root.setLevel(logging.INFO)
-    elif logger.level == logging.NOTSET and logging.root.level == logging.WARNING:
-        logger.setLevel(level)
+    elif own.level == logging.NOTSET and logging.root.level == logging.WARNING:
+        own.setLevel(level)
 
 
 @contextlib.contextmanager
 def shown() -> Iterator[None]:
     """Show n8nrunner's log from INFO on in the block, if the program has not configured logging."""
-    logger = logging.getLogger("n8nrunner")
-    if logger.hasHandlers() or sys.stderr is None:
+    own = logging.getLogger("n8nrunner")
+    if own.hasHandlers() or sys.stderr is None:
         yield
         return
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(*_FORMAT))
-    before = logger.level
-    logger.addHandler(handler)
+    before = own.level
+    own.addHandler(handler)
     if before == logging.NOTSET:
-        logger.setLevel(logging.INFO)
+        own.setLevel(logging.INFO)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
+        own.removeHandler(handler)
+        own.setLevel(before)
 
 
 def drop_records_of_threads(name: str, prefixes: tuple[str, ...]) -> None:
-    """Drop a library's records from threads of n8nrunner, before the application's handlers and filters run.
+    """Drop the records of a library's logger from threads whose names have one of the prefixes.
 
-    Args:
-        name: the library's logger.
-        prefixes: how the names of these threads start.
+    This happens before the application's handlers and filters run.
     """
     logging.getLogger(name).filters.insert(
         0, lambda record: not threading.current_thread().name.startswith(prefixes)

@@ -15,9 +15,7 @@ from types import FrameType
 from typing import Callable, Optional
 
 from n8nrunner.deadline import Deadline
-from n8nrunner.logs import get_logger
-
-logger = get_logger("n8nrunner")
+from n8nrunner.logs import logger
 
 #: Seconds after which a signal that did not end a wait is noticed.
 _SIGNAL_POLL = 0.5
@@ -37,14 +35,9 @@ _detached: list[_thread.LockType] = []
 def run_detached(work: Callable[[], object], wait: float = 0.0) -> bool:
     """Do work on another thread, because it may wait for a lock or for a pipe without a reader.
 
-    The calling thread takes no lock, so this works in a signal handler as well.
-
-    Args:
-        work: the work, such as a log call. Its exceptions are dropped.
-        wait: seconds to wait for the end of the work.
-
-    Returns:
-        Whether a thread could be started. Python 3.12 starts none once the main thread has ended.
+    The calling thread takes no lock, so this works in a signal handler as well. It waits at most `wait`
+    seconds for the end of the work, whose exceptions are dropped. Return whether a thread could be started:
+    Python 3.12 starts none once the main thread has ended.
     """
     done = _thread.allocate_lock()
     done.acquire()
@@ -68,11 +61,7 @@ def run_detached(work: Callable[[], object], wait: float = 0.0) -> bool:
 
 
 def wait_for_detached() -> bool:
-    """Wait for the work given to `run_detached`, at most `_LAST_OUTPUT` seconds for each piece.
-
-    Returns:
-        Whether all of it is done.
-    """
+    """Wait at most `_LAST_OUTPUT` seconds for each work of `run_detached`. Return whether all is done."""
     for done in list(_detached):
         if not done.acquire(timeout=_LAST_OUTPUT):
             return False
@@ -234,10 +223,8 @@ def at_exit(callback: Callable[[], None]) -> bool:
 
     `concurrent.futures` shuts its pools down before `atexit` runs its hooks. A private hook of `threading`
     runs before that. Its callbacks run in reverse order of registration, and `concurrent.futures.thread`
-    registers its own when it is imported. Without this hook, `atexit` is used.
-
-    Returns:
-        Whether `callback` will be called; False if the main thread has ended already.
+    registers its own when it is imported. Without this hook, `atexit` is used. Return whether `callback` will
+    be called: not if the main thread has ended already.
     """
     import concurrent.futures.thread  # noqa: F401 - it has to register its hook before this one
 

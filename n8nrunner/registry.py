@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import threading
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Callable
 
 from n8nrunner.config import DEFAULT_NAME
 from n8nrunner.errors import ConfigurationError
@@ -22,11 +22,6 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 Types = dict[str, "int | None"]
 
 
-class _Registration(NamedTuple):
-    handler: Handler
-    limit: int | None
-
-
 class Registry:
     """The handlers of one runner: of its task types, and of its functions. For any thread.
 
@@ -41,7 +36,8 @@ class Registry:
         self.runner_name = runner_name
         #: None until the first function is registered: `n8nrunner.functions` is imported then.
         self.functions: Functions | None = None
-        self._handlers: dict[str, _Registration] = {}
+        #: The handler and the limit of each task type.
+        self._handlers: dict[str, tuple[Handler, int | None]] = {}
         self._listener: Callable[[Types], None] | None = None
         self._lock = threading.Lock()
 
@@ -60,16 +56,13 @@ class Registry:
                 [f"handler of {task_type!r}: expected a plain function, without async and without yield"]
             )
         with self._lock:
-            self._handlers[task_type] = _Registration(handler, limit)
+            self._handlers[task_type] = (handler, limit)
             self._tell()
 
     def add_function(
-        self, function: Callable[..., Any], name: str | None, batch: bool, limit: int | None
+        self, function: Callable[..., object], name: str | None, batch: bool, limit: int | None
     ) -> bool:
-        """Register a function, in place of an earlier one with its name. See `Runner.function`.
-
-        Returns:
-            Whether it is the first function.
+        """Register a function, in place of an earlier one with its name. Return whether it is the first one.
 
         Raises:
             ConfigurationError: the function cannot become an operation of a node, or the runner runs and has
@@ -134,14 +127,14 @@ class Registry:
             self._listener(self._types())
 
     def _types(self) -> Types:
-        types = {name: registration.limit for name, registration in self._handlers.items()}
+        types = {task_type: limit for task_type, (_, limit) in self._handlers.items()}
         return types if self.functions is None else {**self.functions.types(self.runner_name), **types}
 
     def handler_of(self, task_type: str) -> Handler | None:
         """Return the handler of a task type, as it is registered now; None if there is none."""
-        registration = self._handlers.get(task_type)
-        if registration is not None:
-            return registration.handler
+        registered = self._handlers.get(task_type)
+        if registered is not None:
+            return registered[0]
         # The broker sends only types this runner has offered. A type without a handler belongs to a function.
         return None if self.functions is None else self.functions.handle
 

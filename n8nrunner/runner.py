@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
 import threading
-import weakref
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, TypeVar, overload
+from typing import TYPE_CHECKING, Callable, TypeVar, overload
 
 from n8nrunner import exit_hook, logs, process, reimports
 from n8nrunner.callbacks import OnUndelivered
@@ -22,6 +22,7 @@ from n8nrunner.execution.executors import ExecutorOrFactory
 from n8nrunner.execution.invoke import TaskContext
 from n8nrunner.exit_hook import STOP_MARGIN
 from n8nrunner.lifecycle import Lifecycle, State
+from n8nrunner.logs import logger
 from n8nrunner.registry import Registry, check_task_type
 from n8nrunner.snapshot import Counts, Snapshot
 from n8nrunner.task import Task
@@ -29,10 +30,9 @@ from n8nrunner.task import Task
 if TYPE_CHECKING:
     from n8nrunner.functions.node.writing import Written
 
-logger = logs.get_logger("n8nrunner")
 
-_HandlerType = TypeVar("_HandlerType", bound=Callable[[Task], Any])
-_FunctionType = TypeVar("_FunctionType", bound=Callable[..., Any])
+_HandlerType = TypeVar("_HandlerType", bound=Callable[[Task], object])
+_FunctionType = TypeVar("_FunctionType", bound=Callable[..., object])
 
 
 class Runner:
@@ -114,7 +114,6 @@ class Runner:
         # The engine that started last, and its lifecycle: users see these.
         self._engine: Engine | None = None
         self._lifecycle = Lifecycle(State.NEW)
-        _runners.add(self)
         exit_hook.note_runner(self)
 
     def __repr__(self) -> str:
@@ -156,12 +155,12 @@ class Runner:
 
     def function(
         self,
-        function: Callable[..., Any] | None = None,
+        function: _FunctionType | None = None,
         *,
         name: str | None = None,
         batch: bool = False,
         limit: int | None = None,
-    ) -> Any:
+    ) -> _FunctionType | Callable[[_FunctionType], _FunctionType]:
         """Decorate a function that becomes an operation of this runner's node in n8n.
 
         Its type hints, defaults and docstring become the fields of the operation and their descriptions
@@ -294,7 +293,10 @@ class Runner:
             with self._lock:
                 other = self._begun
                 if other is None or not other.lifecycle.is_alive:
-                    self._check_startable()
+                    missing = missing_token(self.config)
+                    if missing:
+                        raise ConfigurationError(missing)
+                    self._registry.check_name()
                     engine = Engine(self.config, self._registry, self._extras, gives_up)
                     begun.append(engine)
                     engine.lifecycle.note_starting()
@@ -319,12 +321,6 @@ class Runner:
         with self._lock:
             if self._begun is engine:
                 self._engine, self._lifecycle = engine, engine.lifecycle
-
-    def _check_startable(self) -> None:
-        missing = missing_token(self.config)
-        if missing:
-            raise ConfigurationError(missing)
-        self._registry.check_name()
 
     def _current_engine(self) -> Engine | None:
         """Return the engine that is being started, or else the last one that ran."""
@@ -488,25 +484,19 @@ def _wait_for_stop(engine: Engine) -> None:
 
 
 def _log_stop(engine: Engine, number: int) -> None:
-    name = signal.Signals(number).name
-    running = engine.describe_tasks()
-    if running:
-        logger.warning(
-            "Stopping after %s: waiting at most %g s for %s. Another signal ends the process at once",
-            name,
-            engine.grace,
-            running,
-        )
-    else:
-        logger.info("Stopping after %s. Another signal ends the process at once", name)
-
-
-_runners: weakref.WeakSet[Runner] = weakref.WeakSet()
+    tasks = engine.describe_tasks()
+    logger.log(
+        logging.WARNING if tasks else logging.INFO,
+        "Stopping after %s%s. Another signal ends the process at once",
+        signal.Signals(number).name,
+        f": waiting at most {engine.grace:g} s for {tasks}" if tasks else "",
+    )
 
 
 def _after_fork_in_child() -> None:
-    for runner in list(_runners):
-        runner._after_fork()
+    for runner in list(exit_hook.runners):
+        if isinstance(runner, Runner):
+            runner._after_fork()
 
 
 process.after_fork_in_child(_after_fork_in_child)

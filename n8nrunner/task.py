@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
-from n8nrunner import logs
 from n8nrunner.errors import ProtocolError, TaskCancelled, TaskError, TaskTimeout
+from n8nrunner.logs import task_logger
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.codec import encode_request
 from n8nrunner.protocol.json_text import NotJson, decode_member, encode_value
@@ -21,19 +22,18 @@ from n8nrunner.protocol.json_text import NotJson, decode_member, encode_value
 if TYPE_CHECKING:
     from typing import Protocol
 
+    #: Gets n8n's answer to a call: a value, or else an error.
+    Answers = queue.SimpleQueue[tuple[m.Json, m.Json]]
+
     class CallPort(Protocol):
         """The link of a task, as far as its handler needs it. No method waits."""
 
         max_payload: int
 
-        def new_id(self) -> str:
-            """Return an id that no other call of the connection has."""
+        def new_id(self) -> str: ...
 
-        def call(self, task: ActiveTask, call_id: str, payload: bytes, call: Call | None) -> None:
-            """Post the JSON text of a call. The answer ends `call`."""
+        def call(self, task: ActiveTask, call_id: str, payload: bytes, answers: Answers | None) -> None: ...
 
-
-logger = logs.get_logger("n8nrunner.tasks")
 
 _Kind = TypeVar("_Kind")
 
@@ -60,27 +60,6 @@ def renew_lock_after_fork() -> None:
     """Replace the lock in a child process: a thread of the parent process may have held it."""
     global _cancel_lock
     _cancel_lock = threading.Lock()
-
-
-class Call:
-    """A call to n8n on which a handler waits. The links' thread ends it."""
-
-    __slots__ = ("_ended", "error", "value")
-
-    def __init__(self) -> None:
-        self._ended = threading.Event()
-        self.value: m.Json = None
-        self.error: m.Json = None
-
-    def end(self, value: m.Json, error: m.Json) -> None:
-        """Set the value, or the error that says why there is none. Called once, on the links' thread."""
-        self.value = value
-        self.error = error
-        self._ended.set()
-
-    def wait(self, timeout: float) -> bool:
-        """Wait for the end, for at most `timeout` seconds. Return whether the call has ended."""
-        return self._ended.wait(timeout)
 
 
 class Tally(NamedTuple):
@@ -253,7 +232,7 @@ class Task:
             self._progress_logged_at = now
             share = "" if self.progress_fraction is None else f" {self.progress_fraction:.0%}"
             shown = text if len(text) <= _PROGRESS_TEXT else text[:_PROGRESS_TEXT] + " ..."
-            logger.info("Task %s (%s):%s %s", self.id, self.type, share, shown)
+            task_logger.info("Task %s (%s):%s %s", self.id, self.type, share, shown)
 
     # --- calls to n8n ---------------------------------------------------------------------------
 
@@ -384,7 +363,7 @@ class Task:
 
     # --- the way to the link --------------------------------------------------------------------
 
-    def _send(self, build: Callable[[str], m.Request], params: object, call: Call | None) -> None:
+    def _send(self, build: Callable[[str], m.Request], params: object, answers: Answers | None) -> None:
         port = self._port
         if port is None:
             raise RuntimeError(
@@ -404,19 +383,21 @@ class Task:
                 "(max_payload of the runner, N8N_RUNNERS_MAX_PAYLOAD)"
             )
         assert isinstance(self, ActiveTask)  # no other task has a port
-        port.call(self, call_id, payload, call)
+        port.call(self, call_id, payload, answers)
 
     def _ask(self, name: str, build: Callable[[str], m.Request], params: object) -> Any:
         self.raise_if_cancelled()
-        call = Call()
-        self._send(build, params, call)
-        if not call.wait(max(0.0, self.deadline - time.monotonic()) + _CALL_MARGIN):
+        answers: Answers = queue.SimpleQueue()
+        self._send(build, params, answers)
+        try:
+            value, error = answers.get(timeout=max(0.0, self.deadline - time.monotonic()) + _CALL_MARGIN)
+        except queue.Empty:
             self.raise_if_cancelled()
-            raise TaskTimeout(f"n8n did not answer {name} in time")
-        if call.error is not None:
+            raise TaskTimeout(f"n8n did not answer {name} in time") from None
+        if error is not None:
             self.raise_if_cancelled()
-            raise TaskError(f"{name} failed in n8n: {_message_of(call.error)}")
-        return _decoded(call.value)
+            raise TaskError(f"{name} failed in n8n: {_message_of(error)}")
+        return _decoded(value)
 
 
 class ActiveTask(Task):

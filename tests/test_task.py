@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 
 from n8nrunner import Task, TaskError
 from n8nrunner.protocol.messages import Undecoded
-from n8nrunner.task import ActiveTask, Call
+from n8nrunner.task import ActiveTask
+
+if TYPE_CHECKING:
+    from n8nrunner.task import Answers
 
 #: Every name that a handler may use.
 PUBLIC = {
@@ -62,9 +65,9 @@ class Port:
     def new_id(self) -> str:
         return "call"
 
-    def call(self, task: ActiveTask, call_id: str, payload: bytes, call: Call | None) -> None:
-        assert call is not None
-        call.end(self._answer, None)
+    def call(self, task: ActiveTask, call_id: str, payload: bytes, answers: Answers | None) -> None:
+        assert answers is not None
+        answers.put((self._answer, None))
 
 
 @pytest.mark.parametrize("answer", [None, "text", 1])

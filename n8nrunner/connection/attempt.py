@@ -21,10 +21,9 @@ from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.transport import Connection
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import ConfigurationError
+from n8nrunner.logs import logger
 from n8nrunner.protocol.events import AttemptFailed, BrokerProbed, ConnectionOpened, LinkEvent
 from n8nrunner.protocol.failures import AuthRefused, LinkFailure, Unreachable
-
-logger = logs.get_logger("n8nrunner")
 
 #: Seconds for name look-up, TCP, proxy, TLS and the upgrade together.
 CONNECT_TIMEOUT = 5.0

@@ -22,6 +22,7 @@ from n8nrunner.connection.transport import Connection
 from n8nrunner.errors import N8nRunnerError
 from n8nrunner.execution.invoke import Answer, Handler, failure
 from n8nrunner.execution.pools import OnEnd
+from n8nrunner.logs import logger
 from n8nrunner.protocol import actions, codec, events
 from n8nrunner.protocol.actions import LinkAction
 from n8nrunner.protocol.events import Event, LinkEvent
@@ -33,9 +34,7 @@ from n8nrunner.protocol.session import REASON_LOST, RunnerSession
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.protocol.tasks import Counters
 from n8nrunner.snapshot import LinkSnapshot
-from n8nrunner.task import ActiveTask, Call, Tally, Undelivered
-
-logger = logs.get_logger("n8nrunner")
+from n8nrunner.task import ActiveTask, Tally, Undelivered
 
 
 class Ended(NamedTuple):
@@ -136,9 +135,11 @@ class BrokerLink:
         """Return an id for an offer or a call, unlike all others of this link."""
         return f"{next(self._ids):x}"
 
-    def call(self, task: ActiveTask, call_id: str, payload: bytes, call: Call | None) -> None:
-        """Post a handler's call to n8n."""
-        self._inbox.post(self, events.CallMade(task.id, task.generation, call_id, payload, call))
+    def call(
+        self, task: ActiveTask, call_id: str, payload: bytes, answers: events.PendingCall | None
+    ) -> None:
+        """Post a handler's call to n8n. Its answer is put into `answers`."""
+        self._inbox.post(self, events.CallMade(task.id, task.generation, call_id, payload, answers))
 
     def snapshot(self) -> LinkSnapshot:
         """Return the link as it is now."""
@@ -422,7 +423,7 @@ _SEND: dict[type, Callable[[Sender, Any], None]] = {
 _PERFORM: dict[type, Callable[[BrokerLink, Any], None]] = {
     actions.StartTask: BrokerLink._start_task,
     actions.CancelTask: BrokerLink._cancel_task,
-    actions.EndCall: lambda link, action: action.call.end(action.value, action.error),
+    actions.EndCall: lambda link, action: action.call.put((action.value, action.error)),
     actions.MeasureSocket: BrokerLink._measure,
     actions.AbortConnection: BrokerLink._end_connection,
     actions.ReportUndelivered: BrokerLink._report_undelivered,

@@ -27,13 +27,12 @@ from n8nrunner.connection.transport import Connection
 from n8nrunner.execution.invoke import Handler
 from n8nrunner.execution.invoke import failure as failure_of
 from n8nrunner.execution.pools import OnEnd, TaskPool
+from n8nrunner.logs import logger
 from n8nrunner.protocol.events import OfferingChanged, SlotFreed, StopRequested, TypesChanged
 from n8nrunner.protocol.failures import ConnectionLost, LinkFailure
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.protocol.throttle import Throttle
 from n8nrunner.task import ActiveTask
-
-logger = logs.get_logger("n8nrunner")
 
 #: Longest wait, in seconds. It limits the effect of a clock that jumps.
 _LONGEST_WAIT = 60.0

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextvars
 import sys
-from typing import Any, Callable, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Callable, TypeVar
+
+if TYPE_CHECKING:
+    import decimal
 
 _Argument = TypeVar("_Argument")
 _Result = TypeVar("_Result")
@@ -17,12 +21,14 @@ class StartContext:
         self._context = contextvars.copy_context()
         # A copied context still shares the object that holds the precision. It exists only if `decimal` has
         # been imported.
-        self._decimal: Any = sys.modules.get("decimal")
-        self._precision: Any = None if self._decimal is None else self._decimal.getcontext().copy()
+        self._decimal: ModuleType | None = sys.modules.get("decimal")
+        self._precision: decimal.Context | None = (
+            None if self._decimal is None else self._decimal.getcontext().copy()
+        )
 
     def run(self, function: Callable[[_Argument], _Result], argument: _Argument) -> _Result:
         """Call a function in a new copy of the context, and return its result."""
         context = self._context.copy()
-        if self._decimal is not None:
+        if self._decimal is not None and self._precision is not None:
             context.run(self._decimal.setcontext, self._precision.copy())
         return context.run(function, argument)

@@ -11,10 +11,8 @@ from typing import Callable, Protocol, Union
 
 from n8nrunner import logs
 from n8nrunner.errors import ExecutorBroken
-from n8nrunner.execution.invoke import text_of
-
-logger = logs.get_logger("n8nrunner")
-task_logger = logs.get_logger("n8nrunner.tasks")
+from n8nrunner.execution.invoke import shown
+from n8nrunner.logs import logger, task_logger
 
 #: An executor, which stays the caller's; or a function that makes one for the runner.
 ExecutorOrFactory = Union[Executor, Callable[[], Executor]]
@@ -33,10 +31,10 @@ _token = uuid.uuid4().hex
 class Listener(Protocol):
     """Learns about the state of the pool's executor, on any thread. No method waits."""
 
-    def executor_broken(self, error: ExecutorBroken) -> None:
+    def executor_broken(self, error: ExecutorBroken, /) -> None:
         """Learn that the executor is broken, and that the runner cannot replace it."""
 
-    def set_offering(self, wanted: bool) -> None:
+    def set_offering(self, wanted: bool, /) -> None:
         """Learn whether tasks can run now. They cannot while the executor is replaced."""
 
 
@@ -60,11 +58,7 @@ class ExecutorHolder:
     """
 
     def __init__(
-        self,
-        given: ExecutorOrFactory,
-        capacity: int,
-        listener: Listener | None,
-        replaced: Callable[[], None],
+        self, given: ExecutorOrFactory, capacity: int, listener: Listener, replaced: Callable[[], None]
     ) -> None:
         self.executor: Executor | None = None
         self.is_here = True
@@ -97,7 +91,7 @@ class ExecutorHolder:
         try:
             executor = factory()
         except Exception as error:
-            raise ExecutorBroken(f"the function that makes the executor raised {_shown(error)}") from error
+            raise ExecutorBroken(f"the function that makes the executor raised {shown(error)}") from error
         if not callable(getattr(executor, "submit", None)):
             raise ExecutorBroken(
                 "the function that makes the executor returned "
@@ -157,22 +151,17 @@ class ExecutorHolder:
             f"the executor runs no tasks now ({type(error).__name__}; the logger n8nrunner.tasks says more)"
         )
         reason.__cause__ = error
-        task_logger.error("The executor is broken: %s", _shown(error))
+        task_logger.error("The executor is broken: %s", shown(error))
         if self._factory is None:
-            self._report(reason)
+            self._listener.executor_broken(reason)
             return
         self.executor = None
-        if self._listener is not None:
-            self._listener.set_offering(False)
+        self._listener.set_offering(False)
         try:
             threading.Thread(
                 target=self._replace, args=(self._factory, executor), name="n8nrunner-executor", daemon=True
             ).start()
         except RuntimeError:  # no more threads
-            self._report(reason)
-
-    def _report(self, reason: ExecutorBroken) -> None:
-        if self._listener is not None:
             self._listener.executor_broken(reason)
 
     def _replace(self, factory: Callable[[], Executor], executor: Executor) -> None:
@@ -195,13 +184,12 @@ class ExecutorHolder:
                 logger.warning("The executor has been replaced")
                 self._refusals = 0
                 self._replaced()
-                if self._listener is not None:
-                    self._listener.set_offering(True)
+                self._listener.set_offering(True)
                 return
         except BaseException as error:  # noqa: BLE001 - the runner would stay without an executor
             failed = ExecutorBroken(f"the executor could not be replaced ({logs.describe(error)})")
             failed.__cause__ = error
-            self._report(failed)
+            self._listener.executor_broken(failed)
 
     def note_success(self) -> None:
         """Note that the executor has run a task, so that its replacement waits for the first delay again."""
@@ -214,7 +202,7 @@ class ExecutorHolder:
         try:
             executor.shutdown(wait=False)
         except Exception as error:  # noqa: BLE001 - an executor of any library
-            task_logger.error("The executor could not be shut down: %s", _shown(error))
+            task_logger.error("The executor could not be shut down: %s", shown(error))
 
     def shut_down(self) -> None:
         """Shut the executor down if a function made it. Wait for nothing."""
@@ -227,10 +215,6 @@ def _is_final(error: BaseException) -> bool:
     return isinstance(error, BrokenExecutor) or (
         isinstance(error, RuntimeError) and str(error).startswith("cannot schedule new futures")
     )
-
-
-def _shown(error: BaseException) -> str:
-    return f"{type(error).__name__}: {text_of(error)}"
 
 
 def _where() -> tuple[str, int, int]:
@@ -247,7 +231,7 @@ def _runs_here(executor: Executor) -> bool:
     try:
         where = executor.submit(_where).result(WARM_UP)
     except Exception as error:
-        reason = _shown(error)
+        reason = shown(error)
         if isinstance(error, concurrent.futures.TimeoutError):
             reason = f"not within {WARM_UP:g} s"
         raise ExecutorBroken(f"the executor that was passed runs nothing: {reason}") from error

@@ -12,13 +12,11 @@ import traceback
 from contextlib import AbstractContextManager
 from typing import Callable, NamedTuple
 
-from n8nrunner import logs
 from n8nrunner.errors import TaskError
+from n8nrunner.logs import task_logger
 from n8nrunner.protocol.codec import encode_error, encode_result
 from n8nrunner.protocol.json_text import Encoded, NotJson, encode_value
 from n8nrunner.task import ActiveTask, Tally
-
-logger = logs.get_logger("n8nrunner.tasks")
 
 #: Runs a task: takes it, returns any JSON value. A handler of an application takes a `Task`, which it is too.
 Handler = Callable[[ActiveTask], object]
@@ -59,19 +57,16 @@ def invoke(
     max_payload: int,
     in_other_process: bool = False,
 ) -> Answer:
-    """Run a handler on a task within a context, and return the answer. Exceptions become answers too.
+    """Run a handler, within the context that `context` makes, and return the answer to its task.
 
-    Args:
-        handler: the handler.
-        task: its task.
-        context: makes the context; None for none.
-        max_payload: bytes that the answer may have.
-        in_other_process: whether Ctrl-C can raise `KeyboardInterrupt` in the handler.
+    Exceptions become answers too. An answer has at most `max_payload` bytes. In another process, Ctrl-C can
+    raise `KeyboardInterrupt` in the handler.
     """
     try:
         return _invoke(handler, task, context, max_payload, in_other_process)
     finally:
-        _log_left_out(task)
+        if task.left_out:
+            task_logger.error("%s: %d more failures are left out of the log", about(task), task.left_out)
 
 
 def _invoke(
@@ -106,8 +101,8 @@ def _invoke(
             f"The result is too large: {len(payload)} bytes, and {max_payload} are allowed",
             "Raise N8N_RUNNERS_MAX_PAYLOAD for n8n and for the runner, or return less, such as a file.",
         )
-    if logger.isEnabledFor(logging.DEBUG):
-        logger.debug("%s finished after %.3f s", task.describe(), time.monotonic() - task.started_at)
+    if task_logger.isEnabledFor(logging.DEBUG):
+        task_logger.debug("%s finished after %.3f s", task.describe(), time.monotonic() - task.started_at)
     return Answer(payload, failed=False, tally=task.tally)
 
 
@@ -117,14 +112,14 @@ def failure(task: ActiveTask, message: str, description: str | None = None) -> A
 
 
 def _refused(task: ActiveTask, max_payload: int, message: str, description: str | None = None) -> Answer:
-    logger.error("%s failed. %s", about(task), message)
+    task_logger.error("%s failed. %s", about(task), message)
     return _answer(task, max_payload, _texts(message, description))
 
 
 def _failed(task: ActiveTask, error: BaseException, max_payload: int) -> Answer:
     if task.cancelled:
         # n8n does not want the answer, and a cancelled handler is meant to end by raising.
-        logger.info("%s ended after its cancellation", about(task))
+        task_logger.info("%s ended after its cancellation", about(task))
         return failure(task, "cancelled")
     log_error(task, error)
     return _answer(task, max_payload, describe_error(error))
@@ -132,7 +127,7 @@ def _failed(task: ActiveTask, error: BaseException, max_payload: int) -> Answer:
 
 def _interrupted(task: ActiveTask, max_payload: int) -> Answer:
     """Return the answer for a task that Ctrl-C has ended in a process of an executor."""
-    logger.error(
+    task_logger.error(
         "%s was cut short: Ctrl-C reached its process. To let tasks finish, pass "
         "initializer=n8nrunner.ignore_interrupts to the executor",
         about(task),
@@ -142,24 +137,15 @@ def _interrupted(task: ActiveTask, max_payload: int) -> Answer:
 
 
 def log_error(task: ActiveTask, error: BaseException, where: str = "") -> None:
-    """Log a handler's exception, as long as the log has room for the task.
-
-    Args:
-        where: the function and the item, if the handler calls functions.
-    """
+    """Log a handler's exception, if the log has room for the task. `where` is a place in the task."""
     message = describe_error(error)["message"]
     if isinstance(error, TaskError):
         if task.admit_to_log(message):
-            logger.info("%s failed: %s: %s", about(task, where), type(error).__name__, message)
+            task_logger.info("%s failed: %s: %s", about(task, where), type(error).__name__, message)
         return
     stack = _stack_of(error)
     if task.admit_to_log(stack):
-        logger.error("%s failed: %s\n    %s", about(task, where), message, stack)
-
-
-def _log_left_out(task: ActiveTask) -> None:
-    if task.left_out:
-        logger.error("%s: %d more failures are left out of the log", about(task), task.left_out)
+        task_logger.error("%s failed: %s\n    %s", about(task, where), message, stack)
 
 
 def about(task: ActiveTask, where: str = "") -> str:
@@ -193,6 +179,11 @@ def _answer(task: ActiveTask, max_payload: int | None, error: dict[str, str]) ->
         shorter = error["message"][: max(0, max_payload - 200) // 12]
         payload = encode_error(task.id, {"message": f"{shorter} ..."})
     return Answer(payload, failed=True, tally=task.tally)
+
+
+def shown(error: BaseException | None) -> str:
+    """Return the type and the text of an exception."""
+    return f"{type(error).__name__}: {text_of(error)}"
 
 
 def text_of(value: object) -> str:

@@ -1,8 +1,8 @@
 """Runs handlers, on threads of the pool or on an executor of the caller.
 
 Each task ends exactly once, wherever an exception interrupts the pool. A `_Job` notes how far its task has
-come, and `TaskPool._end` can be called again until `ended` has returned. `ended` may be called twice then, so
-the caller counts the first call.
+come, and `TaskPool._end` can be called again until `on_end` has returned. `on_end` may be called twice then,
+so the caller counts the first call.
 """
 
 from __future__ import annotations
@@ -12,24 +12,21 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Executor, Future
-from typing import Any, Callable
+from typing import Callable
 
-from n8nrunner import logs
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import ExecutorBroken
 from n8nrunner.execution.contexts import StartContext
 from n8nrunner.execution.executors import ExecutorHolder, ExecutorOrFactory, Listener
-from n8nrunner.execution.invoke import Answer, Handler, TaskContext, about, failure, invoke, text_of
+from n8nrunner.execution.invoke import Answer, Handler, TaskContext, about, failure, invoke, shown
 from n8nrunner.execution.threads import Threads
+from n8nrunner.logs import task_logger
 from n8nrunner.task import ActiveTask
-
-logger = logs.get_logger("n8nrunner")
-task_logger = logs.get_logger("n8nrunner.tasks")
 
 #: Called when a task has ended, on any thread. It only posts. The first call for a task counts.
 OnEnd = Callable[[ActiveTask, Answer], None]
 
-#: How often `ended` is called while it raises.
+#: How often `on_end` is called while it raises.
 _TRIES = 5
 
 _inside = threading.local()
@@ -59,16 +56,16 @@ class _Job:
     Attributes:
         started: whether the handler may have begun.
         answer: the answer, once it is known.
-        has_ended: whether `ended` has returned.
-        tries: how often `ended` has raised.
+        has_ended: whether `on_end` has returned.
+        tries: how often `on_end` has raised.
     """
 
-    __slots__ = ("answer", "ended", "handler", "has_ended", "started", "task", "tries")
+    __slots__ = ("answer", "handler", "has_ended", "on_end", "started", "task", "tries")
 
-    def __init__(self, handler: Handler, task: ActiveTask, ended: OnEnd) -> None:
+    def __init__(self, handler: Handler, task: ActiveTask, on_end: OnEnd) -> None:
         self.handler = handler
         self.task = task
-        self.ended = ended
+        self.on_end = on_end
         self.answer: Answer | None = None
         self.started = self.has_ended = False
         self.tries = 0
@@ -84,7 +81,7 @@ class TaskPool:
         capacity: how many tasks run at once. Without an executor, the pool has that many threads.
         context: makes a context manager that is entered around every handler; None for none.
         max_payload: bytes that an answer may have.
-        listener: learns when the executor breaks; None for none.
+        listener: learns when the executor breaks and when it has been replaced.
     """
 
     def __init__(
@@ -93,7 +90,7 @@ class TaskPool:
         capacity: int,
         context: TaskContext | None,
         max_payload: int,
-        listener: Listener | None = None,
+        listener: Listener,
     ) -> None:
         #: Tasks whose handler has not returned. They hold their slots.
         self.active: dict[ActiveTask, None] = {}
@@ -132,10 +129,10 @@ class TaskPool:
         """Whether the calling thread is inside a handler of this pool."""
         return getattr(_inside, "pool", None) is self
 
-    def submit(self, handler: Handler, task: ActiveTask, ended: OnEnd) -> None:
-        """Run a handler. `ended` is called when it has returned or cannot run. This never raises."""
+    def submit(self, handler: Handler, task: ActiveTask, on_end: OnEnd) -> None:
+        """Run a handler. `on_end` is called when it has returned or cannot run. This never raises."""
         self.active[task] = None
-        job = _Job(handler, task, ended)
+        job = _Job(handler, task, on_end)
         if self._holder is not None:
             self._submit_elsewhere(job, self._holder)
         elif self._threads is None or self._is_shut_down:
@@ -175,7 +172,7 @@ class TaskPool:
         self.active.pop(job.task, None)
         while not job.has_ended:
             try:
-                job.ended(job.task, answer)
+                job.on_end(job.task, answer)
                 job.has_ended = True
             except BaseException as error:  # noqa: BLE001 - from outside, or MemoryError
                 job.tries += 1
@@ -196,7 +193,7 @@ class TaskPool:
             return
         here = holder.is_here
         try:
-            future: Future[Any]
+            future: Future[Answer | None]
             if here:
                 future = executor.submit(self._run_queued, job)
             else:
@@ -214,9 +211,9 @@ class TaskPool:
             if queued is not None and not queued.cancel():
                 self._follow(job, queued, here, executor)  # a process has it already
             elif self._claim(job):
-                self._end(job, _broken(task, _reason(error)))
+                self._end(job, _broken(task, shown(error)))
 
-    def _follow(self, job: _Job, future: Future[Any], here: bool, executor: Executor) -> None:
+    def _follow(self, job: _Job, future: Future[Answer | None], here: bool, executor: Executor) -> None:
         job.task.on_cancel(lambda: self._cancel(job, future, here))
         future.add_done_callback(lambda future: self._check(job, future, here, executor))
 
@@ -256,7 +253,7 @@ class TaskPool:
         if self._holder is not None:
             self._holder.note_success()
 
-    def _cancel(self, job: _Job, future: Future[Any], here: bool) -> None:
+    def _cancel(self, job: _Job, future: Future[Answer | None], here: bool) -> None:
         """End a cancelled job that its executor has not begun, on the thread that cancels it."""
         is_claimed = here and self._claim(job)
         try:
@@ -266,7 +263,7 @@ class TaskPool:
         if is_claimed or withdrawn:
             self._end(job, _not_run(job.task))
 
-    def _check(self, job: _Job, future: Future[Any], here: bool, executor: Executor) -> None:
+    def _check(self, job: _Job, future: Future[Answer | None], here: bool, executor: Executor) -> None:
         """End a job that the executor has finished, cancelled, or lost with a process."""
         is_claimed = self._claim(job)
         if job.has_ended:
@@ -279,7 +276,7 @@ class TaskPool:
             elif future.exception() is not None:
                 if holder is not None:
                     holder.note_failed(executor, future.exception())
-                answer = answer or _broken(task, _reason(future.exception()))
+                answer = answer or _broken(task, shown(future.exception()))
             elif not here:
                 answer = future.result()
                 if holder is not None:
@@ -287,7 +284,7 @@ class TaskPool:
             elif is_claimed:
                 answer = _broken(task, "it dropped the task")
         except BaseException as error:  # noqa: BLE001 - a future of any library
-            answer = _broken(task, _reason(error))
+            answer = _broken(task, shown(error))
         if answer is not None:  # otherwise it still runs
             self._end(job, answer)
 
@@ -314,7 +311,7 @@ class TaskPool:
         return [task.describe() for task in list(self.active)]
 
 
-def _future_of(executor: Executor, task: ActiveTask) -> Future[Any] | None:
+def _future_of(executor: Executor, task: ActiveTask) -> Future[Answer | None] | None:
     """Return the future of a task that a `ProcessPoolExecutor` has queued although its `submit` raised."""
     pending = getattr(executor, "_pending_work_items", None)
     for item in list(pending.values()) if isinstance(pending, dict) else ():
@@ -322,10 +319,6 @@ def _future_of(executor: Executor, task: ActiveTask) -> Future[Any] | None:
         if isinstance(future, Future) and any(argument is task for argument in getattr(item, "args", ())):
             return future
     return None
-
-
-def _reason(error: BaseException | None) -> str:
-    return f"{type(error).__name__}: {text_of(error)}"
 
 
 def _not_run(task: ActiveTask, reason: str | None = None) -> Answer:

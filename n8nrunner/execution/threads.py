@@ -3,8 +3,8 @@
 An exception can come from outside at any point of a thread (`PyThreadState_SetAsyncExc`, which libraries use
 to end a function that takes too long), and memory can run out at any point. `ThreadPoolExecutor` loses the
 thread and the job then, and it queues a job before it fails for lack of threads. Here all threads start
-first, and a thread notes a job in the same C call that takes it from the queue, so an exception finds the job
-noted or still in the queue.
+first. A thread takes a job from the queue and records it in one C call, so an exception finds the job
+recorded or still in the queue.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Threads(Generic[_Job]):
         # One C call takes a job and appends it to `taken`. None ends the iterator for good.
         feed = map(taken.append, iter(self._queue.get, None))
         step = functools.partial(self._serve, taken, feed)
-        # An exception can come between two turns of a loop too, where its own `try` does not reach.
+        # An exception can come between two iterations of a loop too, outside of its `try`.
         for _ in range(_LAYERS):
             step = functools.partial(self._retry, step)
         step()

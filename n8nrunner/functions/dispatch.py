@@ -12,7 +12,7 @@ from typing import Any
 
 from n8nrunner import logs
 from n8nrunner.errors import TaskCancelled, TaskError
-from n8nrunner.execution.invoke import about, describe_error, log_error, logger
+from n8nrunner.execution.invoke import about, describe_error, log_error
 from n8nrunner.functions.arguments import (
     Call,
     SignatureChanged,
@@ -25,6 +25,7 @@ from n8nrunner.functions.conversion import Conversion, Mismatch, UnknownZone
 from n8nrunner.functions.function import Function
 from n8nrunner.functions.items import Item, ResultItems, make_encodable, make_items, pair
 from n8nrunner.functions.transfers import FileTransfer
+from n8nrunner.logs import task_logger
 from n8nrunner.protocol.json_text import Encoded, NotJson, encode_value
 from n8nrunner.task import ActiveTask, Tally
 
@@ -123,7 +124,7 @@ def _refuse(
 
     `log_message` replaces `message` in the log if that contains values of items.
     """
-    logger.warning("%s was refused (%s): %s", about(task), code, log_message or message)
+    task_logger.warning("%s was refused (%s): %s", about(task), code, log_message or message)
     error: dict[str, Any] = {"code": code, "message": message}
     if function is not None:
         error["function"] = function.describe()
@@ -224,7 +225,7 @@ class _FunctionTask:
         description = self._describe(call, mismatch)
         # Without the message: it contains the value, which must not be logged.
         if self._task.admit_to_log(description):
-            logger.warning("%s: an argument does not fit. %s", about(self._task), description)
+            task_logger.warning("%s: an argument does not fit. %s", about(self._task), description)
         self._record_error(call.item, {"message": str(mismatch), "description": description})
 
     def _describe(self, call: Call, mismatch: Mismatch) -> str:

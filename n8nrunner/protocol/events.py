@@ -17,7 +17,7 @@ from n8nrunner.protocol.messages import FromBroker, Head, Json
 class PendingCall(Protocol):
     """A handler's call to n8n. A session only passes it on."""
 
-    def end(self, value: Json, error: Json) -> None:
+    def put(self, answer: tuple[Json, Json], /) -> None:
         """Give the waiting handler the value, or the error if that is not None."""
 
 

@@ -32,7 +32,7 @@ from n8nrunner.execution.pools import TaskPool
 from n8nrunner.task import Undelivered
 from tests.conftest import LIMIT, new_processes, wait_until
 from tests.execution import handlers
-from tests.execution.test_pools import Custom, Ends, new_task, pool_of, run
+from tests.execution.test_pools import Custom, Ends, Silent, new_task, pool_of, run
 
 NewRunner = Callable[..., Runner]
 
@@ -99,7 +99,7 @@ def interrupted_run(number: int) -> str | None:
         sys.settrace(None)
         return "last"
 
-    pool = TaskPool(None, 1, None, 100_000)
+    pool = TaskPool(None, 1, None, 100_000, Silent())
     pool.warm_up()
     try:
         tasks = {"begin": begin, "middle": middle, "last": last, "after": handlers.echo}
@@ -470,7 +470,7 @@ def test_each_task_runs_in_a_fresh_copy_of_the_context_of_the_start(own: bool) -
     def in_context() -> tuple[TaskPool, contextvars.Context]:
         variable.set("set before the start")
         decimal.setcontext(decimal.Context(prec=50))
-        pool = TaskPool(None if own else executor, 1, None, 1000)
+        pool = TaskPool(None if own else executor, 1, None, 1000, Silent())
         pool.warm_up()
         return pool, contextvars.copy_context()
 
