@@ -27,6 +27,7 @@ class Counts(NamedTuple):
     tasks: int = 0  #: tasks that a runner has accepted and that have not ended.
     running: int = 0  #: tasks among them whose settings have been forwarded.
 
+    # These only grow. Each is also the `kind` of an event.
     connected: int = 0  #: connections opened.
     registered: int = 0  #: runners registered.
     evicted: int = 0  #: connections closed because of another one with the same id.
@@ -62,7 +63,3 @@ class Counts(NamedTuple):
     #: messages about tasks that do not exist or belong to another runner, or at the wrong time.
     ignored: int = 0
     malformed: int = 0  #: messages that are not JSON, or lack a key of their type.
-
-
-#: The fields of `Counts` that only grow, each of which is also the `kind` of an event.
-TOTALS = Counts._fields[7:]

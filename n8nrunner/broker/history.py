@@ -6,12 +6,10 @@ import logging
 import threading
 from collections import Counter, deque
 from collections.abc import MutableMapping
-from typing import Callable
 
 from n8nrunner import logs
 from n8nrunner.broker.counts import BrokerEvent, Counts
 from n8nrunner.broker.matching import Matching
-from n8nrunner.deadline import Deadline
 
 logger = logs.get_logger("n8nrunner.broker")
 
@@ -24,18 +22,15 @@ _EVENTS_KEPT = 10_000
 
 
 class History:
-    """Counts and events, for any thread.
-
-    Attributes:
-        changed: held while the matching changes, and notified afterwards.
-        totals: the totals of `Counts`, which a matching changes in place.
-    """
+    """Counts and events. Any thread may read them while it holds `changed`."""
 
     def __init__(self) -> None:
+        #: Held while the matching changes, and notified afterwards.
         self.changed = threading.Condition()
+        #: The totals of `Counts`, which a matching changes in place.
         self.totals: MutableMapping[str, int] = Counter()
         self._matching: Matching | None = None
-        self._events: deque[BrokerEvent] = deque(maxlen=_EVENTS_KEPT)
+        self.events: deque[BrokerEvent] = deque(maxlen=_EVENTS_KEPT)
         # Level, kind and details of events that are not logged yet; for the run's thread only.
         self._unlogged: deque[tuple[int, str, str]] = deque()
 
@@ -46,37 +41,12 @@ class History:
             self.changed.notify_all()
 
     def counts(self) -> Counts:
-        """Return the current counts."""
-        with self.changed:
-            return self._counts()
-
-    def events(self) -> list[BrokerEvent]:
-        """Return the latest ten thousand events, oldest first."""
-        with self.changed:
-            return list(self._events)
-
-    def wait_for(self, predicate: Callable[[Counts], bool], timeout: float) -> Counts:
-        """Wait until `predicate` is true of the counts, and return them.
-
-        Raises:
-            TimeoutError: it was not true within `timeout` seconds.
-        """
-        deadline = Deadline(timeout)
-        with self.changed:
-            while True:
-                counts = self._counts()
-                if predicate(counts):
-                    return counts
-                if deadline.expired:
-                    raise TimeoutError(f"not within {timeout:g} seconds; the counts are {counts}")
-                self.changed.wait(deadline.remaining())
-
-    def _counts(self) -> Counts:
+        """Return the current counts. The caller holds `changed`."""
         return Counts(**self.totals) if self._matching is None else self._matching.counts()
 
     def record(self, event: BrokerEvent) -> None:
         """Keep an event. The caller, which is the matching, runs with `changed` held."""
-        self._events.append(event)
+        self.events.append(event)
         level = logging.INFO if event.kind in _NOTEWORTHY else logging.DEBUG
         if logger.isEnabledFor(level):
             details = " ".join(part for part in (event.runner_id, event.task_id, event.detail) if part)

@@ -10,6 +10,7 @@ of its tasks are one step. The one case left is a connection known to be half cl
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import MutableMapping
 from typing import Callable, NamedTuple
@@ -17,7 +18,7 @@ from typing import Callable, NamedTuple
 from n8nrunner.broker import actions, events, wording
 from n8nrunner.broker.behaviour import N8N_2_40, Behaviour
 from n8nrunner.broker.constants import BrokerConstants
-from n8nrunner.broker.counts import TOTALS, BrokerEvent, Counts
+from n8nrunner.broker.counts import BrokerEvent, Counts
 from n8nrunner.broker.offers import OpenOffers
 from n8nrunner.broker.queue import RequestQueue
 from n8nrunner.broker.records import Acceptance, Connection, Offer, Request, Task
@@ -69,7 +70,7 @@ class Matching:
         self._totals: MutableMapping[str, int] = Counter() if totals is None else totals
         self._on_event = on_event
         self._now = now
-        self._last_place = 0
+        self._places = itertools.count(1)
         self._actions: list[actions.Action] = []
         self._timers = Timers()
 
@@ -104,7 +105,6 @@ class Matching:
 
     def counts(self) -> Counts:
         """Return the number of connections, requests, tasks and so on, and the totals."""
-        totals = self._totals
         return Counts(
             sum(not connection.closed for connection in self._connections.values()),
             len(self._runners),
@@ -113,7 +113,7 @@ class Matching:
             len(self._acceptances),
             len(self._tasks),
             self._running,
-            *[totals.get(kind, 0) for kind in TOTALS],
+            **self._totals,
         )
 
     def describe(self) -> Description:
@@ -142,14 +142,15 @@ class Matching:
         if connection is None or connection.closed:
             return
         message = event.message
-        if connection.registered:
+        # n8n silently drops other messages before the registration.
+        if connection.registered or isinstance(message, m.RunnerInfo):
             connection.silent_since = None
             _MESSAGE_HANDLERS[type(message)](self, connection, message)
-        elif isinstance(message, m.RunnerInfo):
-            self._register(connection, message)
-        # n8n silently drops other messages before the registration.
 
-    def _register(self, connection: Connection, message: m.RunnerInfo) -> None:
+    def _on_runner_info(self, connection: Connection, message: m.RunnerInfo) -> None:
+        if connection.registered:
+            self._record("ignored", connection, detail="runner:info")
+            return
         old = self._runners.get(connection.runner_id)
         if old is not None:
             self._record("evicted", old)
@@ -159,9 +160,6 @@ class Matching:
         self._runners[connection.runner_id] = connection
         self._record("registered", connection, detail=",".join(map(str, message.types)))
         self._send(connection, m.RunnerRegistered())
-
-    def _on_runner_info(self, connection: Connection, message: m.RunnerInfo) -> None:
-        self._record("ignored", connection, detail="runner:info")
 
     def _on_pong(self, event: events.PongReceived) -> None:
         connection = self._connections.get(event.connection)
@@ -271,7 +269,7 @@ class Matching:
     def _on_task_requested(self, event: events.TaskRequested) -> None:
         if event.request_id in self._requests:
             raise ValueError(f"the request id {event.request_id!r} is in use")
-        request = Request([self._new_place()], event.request_id, event.task_type, event.timeout, self._now)
+        request = Request([next(self._places)], event.request_id, event.task_type, event.timeout, self._now)
         self._record("requested", request=request, detail=request.task_type)
         if self._draining:
             self._record("refused", request=request, detail=request.task_type)
@@ -294,10 +292,6 @@ class Matching:
         if acceptance is not None:
             self._end_acceptance(acceptance)
             self._send(acceptance.connection, m.TaskCancel(acceptance.task_id, event.reason))
-
-    def _new_place(self) -> int:
-        self._last_place += 1
-        return self._last_place
 
     def _start_request_timer(self, request: Request) -> None:
         self._timers.cancel(request.timer)
@@ -426,7 +420,7 @@ class Matching:
             return
         request = acceptance.request
         if self._behaviour.queues_deferred_again:
-            request.places.append(self._new_place())
+            request.places.append(next(self._places))
         if request.places:
             self._restart_request_timer(request)
             self._queue.add(request)
@@ -463,14 +457,15 @@ class Matching:
             return
         if not self._can_reach(task):
             return
-        self._timers.cancel(task.timer)
         task.running = True
         self._running += 1
-        task.timer = self._timers.set(
-            self._now + self._task_timeout(task), lambda: self._task_timed_out(task)
-        )
+        self._start_task_timer(task, self._now + self._task_timeout(task))
         self._record("started", task.connection, task.request, task.task_id)
         self._send(task.connection, m.TaskSettings(event.task_id, event.settings))
+
+    def _start_task_timer(self, task: Task, at: float) -> None:
+        self._timers.cancel(task.timer)
+        task.timer = self._timers.set(at, lambda: self._task_timed_out(task))
 
     def _settings_missed(self, task: Task) -> None:
         reason = wording.NO_SETTINGS if self._behaviour.names_settings_timeout else wording.UNKNOWN_REASON
@@ -570,17 +565,14 @@ class Matching:
         for connection in self._runners.values():
             self._send(connection, m.Drain())
         if self._behaviour.shortens_tasks:
+            at = self._now + event.timeout
             for task in self._tasks.values():
-                self._shorten(task, self._now + event.timeout)
+                if task.running and task.timer is not None and task.timer.at > at:
+                    task.shutting_down = True
+                    self._start_task_timer(task, at)
         # Set after the tasks' timers, so that those come first.
         self._timers.set(self._now + event.timeout, self._end_drain)
         self._finish_drain()
-
-    def _shorten(self, task: Task, at: float) -> None:
-        if task.running and task.timer is not None and task.timer.at > at:
-            self._timers.cancel(task.timer)
-            task.shutting_down = True
-            task.timer = self._timers.set(at, lambda: self._task_timed_out(task))
 
     def _finish_drain(self) -> None:
         # Waiting requests and acceptances do not delay the end of a drain: n8n looks at its tasks only.

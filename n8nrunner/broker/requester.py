@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable
+from typing import Callable
 
 from n8nrunner.broker import javascript
 from n8nrunner.broker.helpers import HELPERS, WITHOUT_HELPER, from_buffer
@@ -45,10 +45,14 @@ def answer(task: BrokerTask, message: m.Request) -> m.Response:
     if isinstance(message, m.NodeTypesRequest):
         found = _encoded(matching_node_types(task._node_types, message.request_params))
         return m.NodeTypes(message.task_id, message.request_id, found)
+    name = message.name
+    function = task._rpc.get(name)
+    if function is None and name not in HELPERS:
+        refusal = "Could not find method" if name in WITHOUT_HELPER else "Method not allowed"
+        return m.RpcResponse(message.task_id, message.call_id, "error", refusal)
     try:
-        result = _encoded(_call(task, message.name, message.params))
-    except _Refused as error:
-        return m.RpcResponse(message.task_id, message.call_id, "error", str(error))
+        arguments = [from_buffer(param) for param in message.params]
+        result = _encoded(function(*arguments) if function is not None else HELPERS[name](task, *arguments))
     except Exception as error:  # noqa: BLE001 - any exception of a caller's function is for the runner
         failure = _encoded({"message": str(error), "name": type(error).__name__})
         return m.RpcResponse(message.task_id, message.call_id, "error", failure)
@@ -57,22 +61,6 @@ def answer(task: BrokerTask, message: m.Request) -> m.Response:
 
 def _encoded(value: m.Json) -> Encoded:
     return Encoded(javascript.stringify(value))
-
-
-class _Refused(Exception):
-    """n8n does not let a runner call this name."""
-
-
-def _call(task: BrokerTask, name: str, params: Sequence[m.Json]) -> Any:
-    """Call the caller's function of that name, or n8n's helper, and return its result."""
-    arguments = [from_buffer(param) for param in params]
-    function = task._rpc.get(name)
-    if function is not None:
-        return function(*arguments)
-    helper = HELPERS.get(name)
-    if helper is None:
-        raise _Refused("Could not find method" if name in WITHOUT_HELPER else "Method not allowed")
-    return helper(task, *arguments)
 
 
 def matching_node_types(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, Callable
 
 from n8nrunner.broker import javascript
@@ -15,6 +14,7 @@ from n8nrunner.broker.errors import BrokerNotRunning
 from n8nrunner.broker.history import History, logger
 from n8nrunner.broker.run import BrokerRun, Settings, listen, new_id
 from n8nrunner.broker.task import BrokerTask
+from n8nrunner.deadline import Deadline
 
 #: Longest timeout of a task, in seconds. The event loop does not take much longer timers.
 LONGEST_TIMEOUT = 4_000_000.0
@@ -71,12 +71,7 @@ class Broker:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         # After an exception no one is left to take the results of running tasks.
         self.stop(None if error is None else 0)
 
@@ -212,12 +207,14 @@ class Broker:
     @property
     def counts(self) -> Counts:
         """The number of runners, tasks and so on, and how often everything has happened."""
-        return self._history.counts()
+        with self._history.changed:
+            return self._history.counts()
 
     @property
     def events(self) -> list[BrokerEvent]:
         """The latest ten thousand events, oldest first."""
-        return self._history.events()
+        with self._history.changed:
+            return list(self._history.events)
 
     def wait_for(self, predicate: Callable[[Counts], bool], timeout: float = 10.0) -> Counts:
         """Wait until `predicate` is true of the counts, and return them.
@@ -225,4 +222,12 @@ class Broker:
         Raises:
             TimeoutError: it was not true within `timeout` seconds.
         """
-        return self._history.wait_for(predicate, timeout)
+        deadline = Deadline(timeout)
+        with self._history.changed:
+            while True:
+                counts = self._history.counts()
+                if predicate(counts):
+                    return counts
+                if deadline.expired:
+                    raise TimeoutError(f"not within {timeout:g} seconds; the counts are {counts}")
+                self._history.changed.wait(deadline.remaining())
