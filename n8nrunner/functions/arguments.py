@@ -134,17 +134,16 @@ def convert_arguments(
     return values, None
 
 
-class Columns(NamedTuple):
-    """The arguments of one call for all items."""
+def join_calls(
+    signature: Signature, calls: Sequence[Call]
+) -> tuple[dict[str, Any], list[Call], list[tuple[Call, Mismatch]]]:
+    """Join converted calls into one call of a function that takes all items at once.
 
-    arguments: dict[str, Any]  #: By name: a list with a value of each item, or the first item's value.
-    calls: list[Call]  #: The calls of the items that take part.
-    #: The calls without an argument that others have: the lists would have a gap at their item.
-    incomplete: list[tuple[Call, Mismatch]]
-
-
-def join_calls(signature: Signature, calls: Sequence[Call]) -> Columns:
-    """Join converted calls into one call of a function that takes all items at once."""
+    Returns:
+        The arguments by name: a list with a value of each item, or the first item's value; the calls of the
+        items that take part; and the calls without an argument that others have, because the lists would have
+        a gap at their item.
+    """
     complete = list(calls)
     incomplete: list[tuple[Call, Mismatch]] = []
     given = [
@@ -166,4 +165,4 @@ def join_calls(signature: Signature, calls: Sequence[Call]) -> Columns:
             first = next((call for call in complete if name in call.arguments), None)
             if first is not None:
                 arguments[name] = first.arguments[name]
-    return Columns(arguments, complete, incomplete)
+    return arguments, complete, incomplete

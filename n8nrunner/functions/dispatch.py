@@ -222,19 +222,14 @@ class _FunctionTask:
 
     def _record_mismatch(self, call: Call, mismatch: Mismatch) -> None:
         self._failures += 1
-        description = self._describe(call, mismatch)
+        signature = self._function.signature
+        name = mismatch.path.split(".")[0].split("[")[0]
+        expected = signature.parameters[name].type.expected
+        description = f"Item {call.item}, parameter '{name}' of {signature.name}: it takes {expected}."
         # Without the message: it contains the value, which must not be logged.
         if self._task.admit_to_log(description):
             task_logger.warning("%s: an argument does not fit. %s", about(self._task), description)
         self._record_error(call.item, {"message": str(mismatch), "description": description})
-
-    def _describe(self, call: Call, mismatch: Mismatch) -> str:
-        name = mismatch.path.split(".")[0].split("[")[0]
-        parameter = self._function.signature.parameters[name]
-        expected = "the name of one of its files" if parameter.is_file else parameter.type.expected
-        return (
-            f"Item {call.item}, parameter '{name}' of {self._function.signature.name}: it takes {expected}."
-        )
 
     # --- calls ----------------------------------------------------------------------------------
 

@@ -13,25 +13,6 @@ _DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)", re.IGNOR
 _LONGEST_NAME = 255
 
 
-def safe_name(name: str | None) -> str:
-    """Return a file name that is safe on every system, to store a file in a folder of your own.
-
-    It is never empty, contains no folder, no device and no control characters. Different names may become the
-    same.
-    """
-    kept = "".join(character if character.isprintable() else "_" for character in name or "")
-    kept = _FORBIDDEN.sub("_", kept).strip(" .")
-    if _DEVICES.match(kept):
-        kept = f"_{kept}"
-    if len(kept.encode()) > _LONGEST_NAME:
-        stem, dot, extension = kept.rpartition(".")
-        ending = f"{dot}{extension}".encode()
-        if not stem or len(ending) > _LONGEST_NAME // 2:
-            stem, ending = kept, b""
-        kept = (stem.encode()[: _LONGEST_NAME - len(ending)] + ending).decode(errors="ignore")
-    return kept or "file"
-
-
 class File:
     """A file of n8n's binary data.
 
@@ -64,11 +45,22 @@ class File:
 
     @property
     def safe_name(self) -> str:
-        """A safe file name, to store the file in a folder of your own: without folders, never empty.
+        """A file name that is safe on every system, to store the file in a folder of your own.
 
-        Different names may become the same, so files of several items need folders or numbers of their own.
+        It is never empty, and names no folder and no device. Different names may become the same, so files of
+        several items need folders or numbers of their own.
         """
-        return safe_name(self.filename)
+        kept = "".join(character if character.isprintable() else "_" for character in self.filename or "")
+        kept = _FORBIDDEN.sub("_", kept).strip(" .")
+        if _DEVICES.match(kept):
+            kept = f"_{kept}"
+        if len(kept.encode()) > _LONGEST_NAME:
+            stem, dot, extension = kept.rpartition(".")
+            ending = f"{dot}{extension}".encode()
+            if not stem or len(ending) > _LONGEST_NAME // 2:
+                stem, ending = kept, b""
+            kept = (stem.encode()[: _LONGEST_NAME - len(ending)] + ending).decode(errors="ignore")
+        return kept or "file"
 
     def read(self) -> bytes:
         """Return the bytes.

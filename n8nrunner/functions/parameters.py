@@ -131,20 +131,17 @@ class Number(ParameterType):
     field_type, empty, default_types = "number", 0, (int, float)
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
-        number = value
         if type(value) is float and math.isfinite(value):
             return value
+        number = value
         if isinstance(value, str) and not strict and _NUMBER.fullmatch(value.strip(_SPACE)):
             number = float(value)
-        if isinstance(number, bool) or not isinstance(number, (int, float)):
-            raise Mismatch("", self.expected, value)
         try:
-            number = float(number)
-        except OverflowError:
-            raise Mismatch("", self.expected, value) from None
-        if not math.isfinite(number):
-            raise Mismatch("", self.expected, value)
-        return number
+            if isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number):
+                return float(number)
+        except OverflowError:  # an integer that is too large for a float
+            pass
+        raise Mismatch("", self.expected, value)
 
 
 class Integer(ParameterType):
@@ -159,16 +156,13 @@ class Integer(ParameterType):
             return value
         if isinstance(value, str) and not strict:
             number = _parse_integer(value.strip(_SPACE))
-            if number is None:
-                raise Mismatch("", self.expected, value)
-            return number
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise Mismatch("", self.expected, value)
-        if isinstance(value, float) and not value.is_integer():
-            raise Mismatch("", self.expected, value)
-        if _may_be_rounded(value, conversion):
-            raise Mismatch("", f"{self.expected} ({SEND_AS_STRING})", value)
-        return int(value)
+            if number is not None:
+                return number
+        elif type(value) is int or (isinstance(value, float) and value.is_integer()):
+            if _may_be_rounded(value, conversion):
+                raise Mismatch("", f"{self.expected} ({SEND_AS_STRING})", value)
+            return int(value)
+        raise Mismatch("", self.expected, value)
 
     def field(self, default: Any) -> dict[str, Any]:
         return {"type": "number", "typeOptions": {"numberPrecision": 0}, "default": default or 0}

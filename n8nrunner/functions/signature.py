@@ -8,7 +8,7 @@ import json
 import types
 import typing
 from collections.abc import Sequence
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 from n8nrunner.errors import ConfigurationError
 from n8nrunner.functions.hints import UnknownHint, read_hint, type_of_default
@@ -18,34 +18,16 @@ from n8nrunner.task import Task
 _EMPTY = inspect.Parameter.empty
 
 
-class Parameter:
-    """A parameter that is a field of the node.
+class Parameter(NamedTuple):
+    """A parameter that is a field of the node."""
 
-    Args:
-        default: `inspect.Parameter.empty` if there is none.
-
-    Attributes:
-        name: its name in the function.
-        type: its type.
-        required: whether it has no default.
-        default: the default; None if it is required.
-        description: the description in its `Annotated`; "" if there is none.
-        is_column: whether a function that takes all items at once gets a list with a value of each item.
-        is_file: whether it takes a file.
-    """
-
-    __slots__ = ("default", "description", "is_column", "is_file", "name", "required", "type")
-
-    def __init__(
-        self, name: str, type: ParameterType, default: object, description: str, is_column: bool
-    ) -> None:
-        self.name = name
-        self.type = type
-        self.required = default is _EMPTY
-        self.default = None if self.required else default
-        self.description = description
-        self.is_column = is_column
-        self.is_file = takes_file(type)
+    name: str  #: its name in the function
+    type: ParameterType
+    required: bool  #: whether it has no default
+    default: object  #: the default; None if it is required
+    description: str  #: the description in its `Annotated`; "" if there is none
+    is_column: bool  #: whether a function that takes all items at once gets a list with a value of each item
+    is_file: bool
 
     def describe(self) -> dict[str, Any]:
         """Return its entry in a function's description (docs/protocol.md, "Functions"): JSON."""
@@ -111,8 +93,10 @@ class Signature:
             raise UnknownHint("a File inside of another type: expected File, or Optional[File]")
         if parameter.default is None and not isinstance(type, Optional):
             type = Optional(type)  # `name: str = None`, as it is often written
+        required = parameter.default is _EMPTY
+        default = None if required else parameter.default
         self.parameters[parameter.name] = Parameter(
-            parameter.name, type, parameter.default, description, is_column
+            parameter.name, type, required, default, description, is_column, takes_file(type)
         )
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from types import SimpleNamespace
 from typing import Any, Optional
 
 from n8nrunner.functions.arguments import convert_arguments
 from n8nrunner.functions.conversion import Conversion
-from n8nrunner.functions.parameters import ParameterType
+from n8nrunner.functions.parameters import ParameterType, takes_file
 from n8nrunner.functions.signature import Parameter
 
 
 def convert(type: ParameterType, value: Any, conversion: Optional[Conversion] = None) -> Any:
     """Return the Python value of an argument named "value". Raises `Mismatch`, and as `convert_arguments`."""
-    parameter = Parameter("value", type, inspect.Parameter.empty, "", False)
+    parameter = Parameter("value", type, True, None, "", False, takes_file(type))
     signature: Any = SimpleNamespace(parameters={"value": parameter})
     arguments = {"value": value}
     values, mismatch = convert_arguments(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import re
 from collections.abc import Sequence, Set
@@ -139,7 +140,7 @@ class Operation:
         return {
             "name": self.title,
             "value": self.name,
-            "description": _html(summary or f"Call the function {self.name}"),
+            "description": html.escape(summary or f"Call the function {self.name}", quote=False),
             "action": summary or sentence_of(self.title),
         }
 
@@ -204,7 +205,7 @@ class Operation:
             hint = "The name of the item's field with the file"
             description = f"{description}. {hint}." if description else hint
         if description:
-            field["description"] = _html(description)
+            field["description"] = html.escape(description, quote=False)  # n8n shows HTML
         if field["type"] == "string" and "email" in parameter.name.lower():
             field["placeholder"] = "name@email.com"  # n8n's linter requires it of such fields
         return {"displayName": title_of(parameter.name), "name": self._field_names[parameter.name], **field}
@@ -233,11 +234,6 @@ def _description(text: str) -> str:
     if text.endswith(".") and not text.endswith("..") and ". " not in text:
         text = text[:-1]
     return text[:1].upper() + text[1:]
-
-
-def _html(text: str) -> str:
-    """Escape text for a description, which n8n shows as HTML."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _literal(value: Any) -> Any:
