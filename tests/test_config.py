@@ -83,13 +83,15 @@ def test_the_table_has_every_field_and_the_code_every_variable() -> None:
 
 
 @BY_FIELD
-def test_a_setting_from_its_variable(field: str, variable: str, text: str, value: Any, other: Any) -> None:
+def test_a_setting_is_read_from_its_variable(
+    field: str, variable: str, text: str, value: Any, other: Any
+) -> None:
     for written in (text, f"  {text}\n", f'"{text}"', f"'{text}'", f' "{text}" '):
         assert getattr(config({variable: written}), field) == value, written
 
 
 @BY_FIELD
-def test_a_setting_from_a_file(
+def test_a_setting_is_read_from_a_file(
     field: str, variable: str, text: str, value: Any, other: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / "setting"
@@ -306,7 +308,7 @@ def test_each_spelling_of_a_boolean_is_read(text: str, expected: Any) -> None:
         ),
     ],
 )
-def test_the_addresses_of_a_broker(
+def test_the_addresses_of_a_broker_are_derived_from_its_url(
     url: str, auth: str, socket: str, health: str, host: str, port: int, is_secure: bool
 ) -> None:
     found = parse_broker(url)
@@ -322,11 +324,11 @@ def test_the_addresses_of_a_broker(
         ("wss://n8n/path/", "https://n8n/path"),
     ],
 )
-def test_how_a_broker_is_shown(url: str, base: str) -> None:
+def test_a_broker_is_shown_as_http_without_a_slash(url: str, base: str) -> None:
     assert parse_broker(url).base == base
 
 
-def test_several_brokers_in_every_form() -> None:
+def test_several_brokers_may_be_given_in_every_form() -> None:
     expected = ("http://one", "http://two:1")
     for given in (list(expected), expected, iter(expected), dict.fromkeys(expected)):
         assert config({}, broker=given).broker == expected

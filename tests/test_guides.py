@@ -84,7 +84,9 @@ def test_n8n_is_prepared_by_its_own_variables(page: str) -> None:
         assert f"{name}=" in harness
 
 
-def test_the_notebook(broker: Broker, module: types.ModuleType, tmp_path: Path) -> None:
+def test_the_blocks_of_the_notebook_guide_serve_calls(
+    broker: Broker, module: types.ModuleType, tmp_path: Path
+) -> None:
     pytest.importorskip("docstring_parser")
     write, start = python_blocks(NOTEBOOK, "Write the node, and start")
     for text in [*python_blocks(NOTEBOOK, "Write a function"), write]:
@@ -127,7 +129,7 @@ def shop(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_commands_of_an_application(broker: Broker, shop: Path) -> None:
+def test_the_commands_of_the_application_guide_serve_calls(broker: Broker, shop: Path) -> None:
     pytest.importorskip("docstring_parser")
     commands = [
         line.split()
@@ -163,7 +165,7 @@ def test_the_guard_of_a_reloader(broker: Broker, tmp_path: Path) -> None:
 
 
 @needs_signals
-def test_gunicorn_with_workers_that_are_forked(broker: Broker, shop: Path) -> None:
+def test_gunicorns_forked_workers_serve_calls(broker: Broker, shop: Path) -> None:
     pytest.importorskip("gunicorn")
     configuration, _ = python_blocks(APPLICATION, "Start it with your application")
     (shop / "gunicorn.conf.py").write_text(configuration)
@@ -181,7 +183,7 @@ def test_gunicorn_with_workers_that_are_forked(broker: Broker, shop: Path) -> No
         assert program.wait() == 0
 
 
-def test_database_connections(
+def test_database_connections_are_closed_around_each_task(
     broker: Broker, module: types.ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_flask, in_django = python_blocks(APPLICATION, "Keep database connections healthy")
@@ -205,7 +207,7 @@ def test_database_connections(
     assert all(name.startswith("n8nrunner-pool") for name in closed)
 
 
-def test_tests_of_an_application(shop: Path) -> None:
+def test_the_guides_test_of_an_application_passes(shop: Path) -> None:
     (text,) = python_blocks(APPLICATION, "Test it")
     (shop / "test_shop.py").write_text(text)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py"]

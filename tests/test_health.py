@@ -232,7 +232,7 @@ def test_refuses_an_invalid_host(host: str, monkeypatch: pytest.MonkeyPatch) -> 
         HealthServer(host, 0, lambda: snapshot("registered"))
 
 
-def test_an_ipv6_address() -> None:
+def test_an_ipv6_address_is_served() -> None:
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
@@ -283,7 +283,7 @@ def address_of(caplog: pytest.LogCaptureFixture) -> tuple[str, int]:
     return found[0], int(found[1])
 
 
-def test_a_runner_with_a_health_check(
+def test_the_health_check_of_a_runner_follows_its_state(
     new_runner: NewRunner, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -53,7 +53,9 @@ def call(
     return [item["json"] for item in result["items"]]
 
 
-def test_functions_as_a_node(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_function_of_the_readme_becomes_a_node(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (block,) = code("Your functions as a node", broker)
     assert call(monkeypatch, broker, block, "score_lead", {"email": "ada", "budget": 2}) == [
         {"score": 5, "region": "eu"}
@@ -67,7 +69,9 @@ def test_functions_as_a_node(broker: Broker, tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / ".n8n/custom/n8n-nodes-leads/dist/nodes/Leads/Leads.node.js").is_file()
 
 
-def test_the_page_about_functions(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_blocks_of_the_page_about_functions_serve_calls(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (shipping,) = code("Parameters", broker, FUNCTIONS)
     to = {"city": "Oslo", "country": "NO"}
     assert call(monkeypatch, broker, shipping, "shipping", {"weight": 2, "to": to}) == [{"result": 18}]
@@ -103,7 +107,7 @@ def test_every_python_block_is_run_by_a_test() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_five_lines_of_python(broker: Broker, tmp_path: Path) -> None:
+def test_the_five_lines_of_python_serve_a_task(broker: Broker, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(code("Five lines of Python", broker)[0])
     with python(str(script)) as program:
@@ -115,7 +119,7 @@ def test_five_lines_of_python(broker: Broker, tmp_path: Path) -> None:
         assert program.wait() == 0
 
 
-def test_in_a_notebook(broker: Broker) -> None:
+def test_the_notebook_of_the_readme_serves_tasks(broker: Broker) -> None:
     start, stop = code("In a notebook", broker)
     kernel: dict[str, Any] = {}
     exec(start, kernel)
@@ -132,7 +136,7 @@ def test_in_a_notebook(broker: Broker) -> None:
     assert kernel["runner"].state == "stopped"
 
 
-def test_in_a_flask_application(broker: Broker) -> None:
+def test_the_flask_application_of_the_readme_serves_tasks(broker: Broker) -> None:
     application: dict[str, Any] = {"__name__": "shop"}
     exec(code("In a Flask or Django application", broker)[0], application)
     try:
@@ -155,7 +159,9 @@ def test_the_guard_of_a_reloader(broker: Broker, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("ignores", [True, False])
-def test_processes_that_leave_ctrl_c_to_the_program(ignores: bool, broker: Broker, tmp_path: Path) -> None:
+def test_processes_leave_ctrl_c_to_the_program_if_they_ignore_it(
+    ignores: bool, broker: Broker, tmp_path: Path
+) -> None:
     """As a terminal does, the test sends the signal to all processes of the program."""
     (block,) = code("Handlers", broker)
     if not ignores:
@@ -178,7 +184,7 @@ def test_processes_that_leave_ctrl_c_to_the_program(ignores: bool, broker: Broke
             assert "ignore_interrupts" in program.output
 
 
-def test_develop_without_n8n() -> None:
+def test_the_embedded_broker_of_the_readme_runs_a_task() -> None:
     exec(blocks(README, "python")[-1].text, {})
 
 

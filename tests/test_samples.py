@@ -217,7 +217,7 @@ def test_the_flask_shop_serves_its_functions(
             connection.execute("select 1")
 
 
-def test_flask_shop_with_the_reloader(broker: Broker, tmp_path: Path) -> None:
+def test_the_flask_shop_serves_calls_under_the_reloader(broker: Broker, tmp_path: Path) -> None:
     env = {**variables(broker), "SHOP_DATABASE": str(tmp_path / "shop.sqlite3"), "PORT": "0"}
     with python("-m", "flask", "--app", "samples.flask_shop", "init-db", env=env, cwd=ROOT) as program:
         assert program.wait() == 0
@@ -281,7 +281,7 @@ def test_django_serves_calls_in_a_separate_process(broker: Broker, django_variab
         assert [order["number"] for order in mine] == [2]
 
 
-def test_the_node_of_the_django_application(django_variables: dict[str, str], tmp_path: Path) -> None:
+def test_the_django_application_writes_its_node(django_variables: dict[str, str], tmp_path: Path) -> None:
     pytest.importorskip("docstring_parser")
     arguments = ["-m", "n8nrunner", "node", "orders.wsgi", "--out", str(tmp_path)]
     with python(*arguments, env=django_variables, cwd=DJANGO) as program:

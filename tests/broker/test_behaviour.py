@@ -234,7 +234,7 @@ def test_every_field_has_a_scenario() -> None:
 
 @ALL
 @pytest.mark.parametrize("version", PROFILES)
-def test_outcome_in_each_version(difference: Difference, version: str) -> None:
+def test_a_scenario_has_the_outcome_of_its_version(difference: Difference, version: str) -> None:
     expected = dict(zip(PROFILES, difference.outcomes))[version]
     assert difference.scenario(BEHAVIOURS[version]) == expected
 

@@ -81,7 +81,7 @@ def test_parse_refuses_what_the_standard_library_refuses(value: Any, data: st.Da
         "numbers and more",
     ],
 )
-def test_large_values_of_every_kind(value: Any) -> None:
+def test_large_values_of_every_kind_are_read_as_they_were_written(value: Any) -> None:
     text = javascript.stringify(value)
     assert len(text) > PIECE
     assert json.loads(text) == value

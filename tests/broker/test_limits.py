@@ -40,7 +40,7 @@ def test_lapsed_tokens_are_forgotten() -> None:
     assert len(grants) <= 31
 
 
-def test_fixed_window() -> None:
+def test_a_fixed_window_allows_its_count_for_each_client() -> None:
     window = FixedWindow(2, 1.0)
     assert window.ask("a", 10.0) == Allowance(True, 1, 1.0)
     assert window.ask("a", 10.5) == Allowance(True, 0, 0.5)
@@ -49,14 +49,14 @@ def test_fixed_window() -> None:
     assert window.ask("a", 11.0) == Allowance(True, 1, 1.0)
 
 
-def test_fixed_window_forgets_clients() -> None:
+def test_a_fixed_window_forgets_clients() -> None:
     window = FixedWindow(2, 1.0)
     for number in range(10_000):
         window.ask(str(number), float(number))
     assert len(window) <= 1001
 
 
-def test_sliding_window_does_not_count_what_it_refused() -> None:
+def test_a_sliding_window_does_not_count_refusals() -> None:
     window = SlidingWindow(2, 1.0)
     assert [window.ask(now) for now in (0.0, 0.5, 0.75, 0.99)] == [True, True, False, False]
     assert window.ask(1.0)
@@ -74,6 +74,6 @@ def test_sliding_window_does_not_count_what_it_refused() -> None:
         {"acceptance_timeout": 0},
     ],
 )
-def test_constants_that_cannot_work(wrong: dict) -> None:  # type: ignore[type-arg]
+def test_constants_that_cannot_work_are_refused(wrong: dict) -> None:  # type: ignore[type-arg]
     with pytest.raises(ValueError, match=next(iter(wrong))):
         BrokerConstants(**wrong)

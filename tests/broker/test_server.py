@@ -322,7 +322,7 @@ class TestPaths:
 
 
 class TestConversation:
-    def test_a_task_from_offer_to_result(self, shared: Broker) -> None:
+    def test_a_task_goes_from_offer_to_result(self, shared: Broker) -> None:
         with RawRunner(shared, ["conversation"]) as runner:
             task = shared.submit("conversation", {"a": [1, None]}, items=[{"json": {"n": 1}}])
             offer_id = runner.offer("conversation")

@@ -83,7 +83,7 @@ def raising(error: BaseException) -> Callable[[Task], Any]:
         ([{"json": {"n": n}} for n in range(1000)], [{"json": {"n": n}} for n in range(1000)]),
     ],
 )
-def test_results(value: Any, expected: Any) -> None:
+def test_a_result_is_encoded_as_json(value: Any, expected: Any) -> None:
     assert result_of(lambda task: value) == expected
 
 

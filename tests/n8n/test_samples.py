@@ -144,7 +144,7 @@ def test_the_report_sample_serves_a_workflow(n8n_with_nodes: N8n, start: Start) 
     assert item["binary"]["report"]["fileName"] == "report.xlsx"
 
 
-def test_notebook(n8n_with_nodes: N8n, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cells_of_the_notebook_run(n8n_with_nodes: N8n, monkeypatch: pytest.MonkeyPatch) -> None:
     n8n = n8n_with_nodes
     monkeypatch.setenv("N8N_RUNNERS_TASK_BROKER_URI", n8n.broker_url)
     monkeypatch.setenv("N8N_RUNNERS_AUTH_TOKEN", n8n.auth_token)

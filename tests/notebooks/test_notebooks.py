@@ -12,7 +12,9 @@ from tests.test_samples import call, json_of, variables
 NOTEBOOK = Path(__file__).parents[2] / "samples" / "iris.ipynb"
 
 
-def test_notebook(broker: Broker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cells_of_the_notebook_run(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")

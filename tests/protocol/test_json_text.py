@@ -75,7 +75,7 @@ class TestEncode:
             [[n] * 33 for n in range(33)],
         ],
     )
-    def test_containers_at_the_limits_of_a_piece(self, value: Any) -> None:
+    def test_containers_at_the_limits_of_a_piece_are_encoded_as_by_json(self, value: Any) -> None:
         assert encode_value(value) == whole(value)
 
     @pytest.mark.parametrize("length", [*range(31, 36), 159, 160, 161, 1000, 9999])
@@ -115,7 +115,7 @@ class TestEncode:
         assert max(sizes) < 2 * PIECE
 
     @pytest.mark.parametrize("levels", [3, 400])
-    def test_a_list_of_long_lists_of_any_depth(self, levels: int) -> None:
+    def test_a_list_of_long_lists_of_any_depth_is_encoded_as_by_json(self, levels: int) -> None:
         value: list[Any] = [1] * 40
         for _ in range(levels):
             value = [value] + [1] * 40
@@ -178,7 +178,7 @@ class TestDecode:
             '\n{"k"\t:\r[ 1 , 2 ]\n}\n',
         ],
     )
-    def test_spellings(self, text: str) -> None:
+    def test_a_member_is_read_in_every_spelling(self, text: str) -> None:
         expected = json.loads(text).get("k")
         found = decode_member(text, "k")
         assert repr(found) == repr(expected)

@@ -459,7 +459,7 @@ class TestKeepAlive:
         assert [offer.valid_for for offer in of(m.TaskOffer, bench.pass_time(0.01))] == [0]
 
     @pytest.mark.parametrize("reason", ["an open offer", "an accepted task", "a running task"])
-    def test_no_keep_alive_is_sent_with(self, reason: str) -> None:
+    def test_no_keep_alive_is_sent_while_something_tells_the_broker_of_the_link(self, reason: str) -> None:
         bench = Bench(capacity=1)
         bench.connect()
         if reason == "an accepted task":

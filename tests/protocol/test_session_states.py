@@ -287,7 +287,7 @@ def test_the_documented_diagram_has_the_transitions() -> None:
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("event", EVENTS)
-def test_the_outcome_of_an_event_in_a_state(event: str, state: str) -> None:
+def test_an_event_has_the_outcome_of_its_row(event: str, state: str) -> None:
     bench = bench_in(state)
     assert bench.session.state is IS[state]
     taken = bench.slots.taken
