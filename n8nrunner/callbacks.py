@@ -34,11 +34,7 @@ class Callbacks:
         self.thread = threading.Thread(target=self._run, name="n8nrunner-callbacks", daemon=True)
 
     def start(self) -> None:
-        """Start the thread, if there is a callback.
-
-        Raises:
-            RuntimeError: the process can have no more threads.
-        """
+        """Start the thread, if there is a callback. Raises `RuntimeError` if no thread is available."""
         if self._callback is not None:
             self.thread.start()
 

@@ -36,14 +36,10 @@ _HOST = re.compile(r"[A-Za-z0-9_.-]{1,253}")
 class BrokerUrl(NamedTuple):
     """The addresses of one broker."""
 
-    #: The address for people: without user name, password and query.
-    base: str
-    #: The address that answers a ``POST`` with a grant token.
-    auth: str
-    #: The address of the WebSocket.
-    socket: str
-    #: The address that answers 200 when n8n is up. It is never below the path.
-    health: str
+    base: str  #: the address for people: without user name, password and query.
+    auth: str  #: the address that answers a ``POST`` with a grant token.
+    socket: str  #: the address of the WebSocket.
+    health: str  #: the address that answers 200 when n8n is up. It is never below the path.
     host: str
     port: int
     is_secure: bool
@@ -104,19 +100,13 @@ def is_loopback(host: str) -> bool:
 
 
 class _Setting(NamedTuple):
-    """The properties of a setting besides its type and its default, which is valid in any case.
+    """The properties of a setting besides its type and its default, which is valid in any case."""
 
-    Attributes:
-        variable: its environment variable. The variable with ``_FILE`` appended names a file with its value.
-        expected: the valid values, for an error.
-        is_valid: returns whether the setting may have a value.
-        parse: makes the value of a variable's text, or raises ValueError.
-    """
-
+    #: its environment variable. The variable with ``_FILE`` appended names a file with its value.
     variable: str
-    expected: str
-    is_valid: Callable[[object], bool]
-    parse: Callable[[str], object]
+    expected: str  #: the valid values, for an error.
+    is_valid: Callable[[object], bool]  #: returns whether the setting may have a value.
+    parse: Callable[[str], object]  #: makes the value of a variable's text, or raises ValueError.
 
 
 def _is_filled(value: object) -> bool:
@@ -304,17 +294,17 @@ class RunnerConfig:
 
     def _check_brokers(self, problems: list[str]) -> None:
         if not isinstance(self.broker, tuple) or not self.broker:
-            problems.append(f"broker: expected one URL or several, got {_shown(self.broker)}")
+            problems.append(f"broker: expected one URL or several, got {_for_error(self.broker)}")
             return
         seen = set()
         for url in self.broker:
             try:
                 parsed = parse_broker(url)
             except AttributeError:
-                problems.append(f"broker: expected a URL, got {_shown(url)}")
+                problems.append(f"broker: expected a URL, got {_for_error(url)}")
                 continue
             except ValueError as error:
-                problems.append(f"broker: {error}, got {_shown(url)}")
+                problems.append(f"broker: {error}, got {_for_error(url)}")
                 continue
             address = (parsed.host, parsed.port, urlsplit(parsed.socket).path)
             if address in seen:
@@ -439,7 +429,7 @@ def _is_token(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
 
-def _shown(url: object) -> str:
+def _for_error(url: object) -> str:
     """Return a value that was given as a URL for an error: without user name, password and query."""
     if not isinstance(url, str):
         return "nothing" if url is None or url == () else type(url).__name__

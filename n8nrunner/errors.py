@@ -1,21 +1,4 @@
-"""The errors that n8nrunner raises.
-
-The tree::
-
-    N8nRunnerError
-    +-- ConfigurationError       a setting is wrong; nothing was started
-    +-- AuthenticationError      the broker refused the token
-    |   +-- GrantTokenSpent      a one-shot grant token has been used up
-    +-- BrokerConnectionError    no broker could be reached, or none registered the runner in time
-    +-- ProtocolError            the broker sent something that does not follow the protocol
-    +-- TaskError                the workflow's author sees its text, unchanged
-    |   +-- TaskTimeout          the task reached its time limit
-    |   +-- TaskCancelled        the task was cancelled, or its connection was lost
-    +-- ExecutorBroken           the executor runs no more tasks
-    +-- RunnerFailed             a thread of the runner ended because of an unexpected error
-    +-- RunnerStopped            the runner cannot start: it is stopping, or the program is ending
-    +-- RunnerForked             the runner belongs to the parent process
-"""
+"""The errors that n8nrunner raises."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def may_start() -> bool:
     if _importing:
         return False
     if _is_import_by_multiprocessing():
-        _refuse(
+        _explain(
             logging.WARNING if _is_first_child() else logging.DEBUG,
             "multiprocessing imports the program again in this process. To keep that from running the whole "
             'program, start the runner below: if __name__ == "__main__":',
@@ -47,7 +47,7 @@ def may_start() -> bool:
         return False
     reloader = _reloader()
     if reloader is not None:
-        _refuse(logging.INFO, f"the reloader of {reloader} serves in another process, and starts it there")
+        _explain(logging.INFO, f"the reloader of {reloader} serves in another process, and starts it there")
         return False
     return True
 
@@ -66,7 +66,7 @@ def note_start() -> None:
         os.environ[_STARTED_BY] = str(os.getpid())
 
 
-def _refuse(level: int, reason: str) -> None:
+def _explain(level: int, reason: str) -> None:
     global _has_reported
     if not _has_reported:
         _has_reported = True

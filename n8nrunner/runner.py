@@ -103,7 +103,7 @@ class Runner:
         on_undelivered: OnUndelivered | None = None,
         shared: bool = False,
     ) -> None:
-        given = locals()
+        given = locals()  # all parameters; nothing else is local yet
         self.config = RunnerConfig.from_env(**{item.name: given[item.name] for item in fields(RunnerConfig)})
         self._extras = Extras(executor, task_context, on_undelivered, shared)
         self._extras.check()
@@ -182,18 +182,15 @@ class Runner:
         Raises:
             ConfigurationError: with every parameter that cannot become a field, and the reason.
         """
-        if function is None:
-            return lambda function: self._add_function(function, name, batch, limit)
-        return self._add_function(function, name, batch, limit)
 
-    def _add_function(
-        self, function: _FunctionType, name: str | None, batch: bool, limit: int | None
-    ) -> _FunctionType:
-        is_first = self._registry.add_function(function, name, batch, limit)
-        engine = self._current_engine()
-        if is_first and engine is not None:
-            engine.lifecycle.on_registered(engine.take_over)
-        return function
+        def register(function: _FunctionType) -> _FunctionType:
+            is_first = self._registry.add_function(function, name, batch, limit)
+            engine = self._current_engine()
+            if is_first and engine is not None:
+                engine.lifecycle.on_registered(engine.take_over)
+            return function
+
+        return register if function is None else register(function)
 
     def write_node(
         self, directory: str | os.PathLike[str] | None = None, *, docs_url: str | None = None
@@ -230,11 +227,7 @@ class Runner:
         return package.write(where, os.environ)
 
     def _use_name(self, name: str) -> None:
-        """Give the runner a name if it does not have one of its own, such as the name of its module.
-
-        Args:
-            name: the name. Characters that a name must not have become '_'.
-        """
+        """Give the runner this name if it has none of its own. Characters that are not allowed become '_'."""
         if self.config.name == DEFAULT_NAME and self._current_engine() is None:
             self.config = replace(self.config, name=re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_-"))
             self._registry.runner_name = self.config.name
@@ -269,8 +262,7 @@ class Runner:
     def _start(self, wait: float, gives_up: bool) -> Engine:
         """Start the runner unless it runs; wait for the first registration if `wait` is above 0.
 
-        Args:
-            gives_up: whether the runner ends when every broker refuses the token before a registration.
+        With `gives_up`, the runner ends when every broker refuses the token before a registration.
         """
         begun: list[Engine] = []  # filled before a thread is started, so that no interrupt loses the engine
         try:

@@ -6,109 +6,67 @@ from typing import NamedTuple
 
 
 class LinkSnapshot(NamedTuple):
-    """One broker's connection.
+    """One broker's connection."""
 
-    Attributes:
-        broker: the broker's URL.
-        state: "connecting", "waiting", "registered", "paused", "draining", or "closed". A paused link is
-            registered, but offers nothing while the runner's executor is replaced.
-        registrations: successful registrations, over all connections.
-        failures: failed attempts to connect and lost connections since the last registration.
-        last_error: why the last attempt failed or the last connection ended; None after a registration.
-    """
-
-    broker: str
+    broker: str  #: the broker's URL.
+    #: "connecting", "waiting", "registered", "paused", "draining", or "closed". A paused link is registered,
+    #: but offers nothing while the runner's executor is replaced.
     state: str
-    registrations: int
-    failures: int
+    registrations: int  #: successful registrations, over all connections.
+    failures: int  #: failed attempts to connect and lost connections since the last registration.
+    #: why the last attempt failed or the last connection ended; None after a registration.
     last_error: str | None
 
 
 class TaskSnapshot(NamedTuple):
-    """A task whose handler has not returned.
+    """A task whose handler has not returned."""
 
-    Attributes:
-        id: n8n's id of the task.
-        type: the task type.
-        age: seconds since the task was handed to the pool.
-        progress: the handler's progress, from 0 to 1; None if it reports none.
-        progress_text: the handler's text about its progress.
-        cancel_reason: why the result is not wanted any more; None while it is. The task keeps its slot until
-            the handler returns.
-    """
-
-    id: str
-    type: str
-    age: float
-    progress: float | None
-    progress_text: str
+    id: str  #: n8n's id of the task.
+    type: str  #: the task type.
+    age: float  #: seconds since the task was handed to the pool.
+    progress: float | None  #: the handler's progress, from 0 to 1; None if it reports none.
+    progress_text: str  #: the handler's text about its progress.
+    #: why the result is not wanted any more; None while it is. The task keeps its slot until the handler
+    #: returns.
     cancel_reason: str | None
 
 
 class Counts(NamedTuple):
-    """Totals since the runner started.
+    """Totals since the runner started."""
 
-    Attributes:
-        accepted: offers that became tasks.
-        rejected: acceptances that were refused; n8n then looks for another runner.
-        done: results sent in which no call has failed.
-        failed: errors sent, timeouts apart, and results in which a call has failed.
-        timed_out: tasks that reached the runner's own time limit.
-        cancelled: tasks that n8n cancelled.
-        lost: tasks whose connection was lost.
-        undelivered: results that n8n did not get, or may not have got.
-        unfinished: tasks that a stop cut short.
-        retried: results that told the node to try again, because a function has changed or is unknown.
-    """
-
-    accepted: int = 0
-    rejected: int = 0
-    done: int = 0
-    failed: int = 0
-    timed_out: int = 0
-    cancelled: int = 0
-    lost: int = 0
-    undelivered: int = 0
-    unfinished: int = 0
+    accepted: int = 0  #: offers that became tasks.
+    rejected: int = 0  #: acceptances that were refused; n8n then looks for another runner.
+    done: int = 0  #: results sent in which no call has failed.
+    failed: int = 0  #: errors sent, timeouts apart, and results in which a call has failed.
+    timed_out: int = 0  #: tasks that reached the runner's own time limit.
+    cancelled: int = 0  #: tasks that n8n cancelled.
+    lost: int = 0  #: tasks whose connection was lost.
+    undelivered: int = 0  #: results that n8n did not get, or may not have got.
+    unfinished: int = 0  #: tasks that a stop cut short.
+    #: results that told the node to try again, because a function has changed or is unknown.
     retried: int = 0
 
 
 class FunctionSnapshot(NamedTuple):
-    """The calls to a function since the runner started.
+    """The calls to a function since the runner started."""
 
-    Attributes:
-        name: the function's name in n8n.
-        done: calls that returned.
-        failed: calls that raised, or whose arguments did not fit.
-    """
-
-    name: str
-    done: int
-    failed: int
+    name: str  #: the function's name in n8n.
+    done: int  #: calls that returned.
+    failed: int  #: calls that raised, or whose arguments did not fit.
 
 
 class Snapshot(NamedTuple):
-    """A runner at one moment.
+    """A runner at one moment."""
 
-    Attributes:
-        state: "new", "starting" (in `/status` only), "running", "stopping", "stopped", "failed" or "forked".
-        name: the runner's name.
-        capacity: how many tasks may run at once.
-        taken: slots in use, those of tasks with a lost connection included.
-        links: the brokers' connections.
-        tasks: the tasks whose handlers have not returned.
-        counts: the totals.
-        functions: the functions that have been called, by name.
-    """
-
+    #: "new", "starting" (in `/status` only), "running", "stopping", "stopped", "failed" or "forked".
     state: str
-    name: str
-    capacity: int
-    taken: int
-    links: tuple[LinkSnapshot, ...]
-    tasks: tuple[TaskSnapshot, ...]
-    counts: Counts
-    functions: tuple[FunctionSnapshot, ...] = ()
+    name: str  #: the runner's name.
+    capacity: int  #: how many tasks may run at once.
+    taken: int  #: slots in use, those of tasks with a lost connection included.
+    links: tuple[LinkSnapshot, ...]  #: the brokers' connections.
+    tasks: tuple[TaskSnapshot, ...]  #: the tasks whose handlers have not returned.
+    counts: Counts  #: the totals.
+    functions: tuple[FunctionSnapshot, ...] = ()  #: the functions that have been called, by name.
 
     @property
     def is_registered(self) -> bool:

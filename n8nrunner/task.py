@@ -63,19 +63,12 @@ def renew_lock_after_fork() -> None:
 
 
 class Tally(NamedTuple):
-    """The outcome of a task's calls to a function.
+    """The outcome of a task's calls to a function."""
 
-    Attributes:
-        function: the function's name; empty if the runner has no such function.
-        done: the number of calls that returned.
-        failed: the number of calls that raised, or could not be made.
-        again: whether nothing ran, and the node will send the task again.
-    """
-
-    function: str
-    done: int
-    failed: int
-    again: bool = False
+    function: str  #: the function's name; empty if the runner has no such function.
+    done: int  #: the number of calls that returned.
+    failed: int  #: the number of calls that raised, or could not be made.
+    again: bool = False  #: whether nothing ran, and the node will send the task again.
 
 
 class Task:

@@ -11,7 +11,7 @@ from typing import Callable, Protocol, Union
 
 from n8nrunner import logs
 from n8nrunner.errors import ExecutorBroken
-from n8nrunner.execution.invoke import shown
+from n8nrunner.execution.invoke import error_text
 from n8nrunner.logs import logger, task_logger
 
 #: An executor, which stays the caller's; or a function that makes one for the runner.
@@ -91,10 +91,10 @@ class ExecutorHolder:
         try:
             executor = factory()
         except Exception as error:
-            raise ExecutorBroken(f"the function that makes the executor raised {shown(error)}") from error
+            raise ExecutorBroken(f"the function for the executor raised {error_text(error)}") from error
         if not callable(getattr(executor, "submit", None)):
             raise ExecutorBroken(
-                "the function that makes the executor returned "
+                "the function for the executor returned "
                 f"{type(executor).__name__}, expected a concurrent.futures.Executor"
             )
         return executor
@@ -127,8 +127,7 @@ class ExecutorHolder:
     def note_refused(self, executor: Executor, error: BaseException) -> bool:
         """Note that the executor raised when it got a task.
 
-        Returns:
-            Whether the task may wait: the executor did not accept it, and will be replaced.
+        Return whether the task may wait: the executor did not accept it, and will be replaced.
         """
         self._refusals += 1
         if not _is_final(error) and self._refusals < _REFUSALS:
@@ -151,7 +150,7 @@ class ExecutorHolder:
             f"the executor runs no tasks now ({type(error).__name__}; the logger n8nrunner.tasks says more)"
         )
         reason.__cause__ = error
-        task_logger.error("The executor is broken: %s", shown(error))
+        task_logger.error("The executor is broken: %s", error_text(error))
         if self._factory is None:
             self._listener.executor_broken(reason)
             return
@@ -202,7 +201,7 @@ class ExecutorHolder:
         try:
             executor.shutdown(wait=False)
         except Exception as error:  # noqa: BLE001 - an executor of any library
-            task_logger.error("The executor could not be shut down: %s", shown(error))
+            task_logger.error("The executor could not be shut down: %s", error_text(error))
 
     def shut_down(self) -> None:
         """Shut the executor down if a function made it. Wait for nothing."""
@@ -231,7 +230,7 @@ def _runs_here(executor: Executor) -> bool:
     try:
         where = executor.submit(_where).result(WARM_UP)
     except Exception as error:
-        reason = shown(error)
+        reason = error_text(error)
         if isinstance(error, concurrent.futures.TimeoutError):
             reason = f"not within {WARM_UP:g} s"
         raise ExecutorBroken(f"the executor that was passed runs nothing: {reason}") from error

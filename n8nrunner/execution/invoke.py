@@ -35,18 +35,12 @@ _CALLERS = tuple(
 
 
 class Answer(NamedTuple):
-    """The end of a task.
+    """The end of a task."""
 
-    Attributes:
-        payload: the JSON text of a ``runner:taskdone`` or, if `failed`, of a ``runner:taskerror``.
-        failed: whether the task failed.
-        interrupted: whether Ctrl-C ended the handler in another process.
-        tally: the outcome of the task's calls to a function; None if its handler is not a function's.
-    """
-
-    payload: bytes
-    failed: bool
-    interrupted: bool = False
+    payload: bytes  #: the JSON text of a ``runner:taskdone`` or, if `failed`, of a ``runner:taskerror``.
+    failed: bool  #: whether the task failed.
+    interrupted: bool = False  #: whether Ctrl-C ended the handler in another process.
+    #: the outcome of the task's calls to a function; None if its handler is not a function's.
     tally: Tally | None = None
 
 
@@ -181,7 +175,7 @@ def _answer(task: ActiveTask, max_payload: int | None, error: dict[str, str]) ->
     return Answer(payload, failed=True, tally=task.tally)
 
 
-def shown(error: BaseException | None) -> str:
+def error_text(error: BaseException | None) -> str:
     """Return the type and the text of an exception."""
     return f"{type(error).__name__}: {text_of(error)}"
 

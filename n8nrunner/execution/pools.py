@@ -18,7 +18,7 @@ from n8nrunner.deadline import Deadline
 from n8nrunner.errors import ExecutorBroken
 from n8nrunner.execution.contexts import StartContext
 from n8nrunner.execution.executors import ExecutorHolder, ExecutorOrFactory, Listener
-from n8nrunner.execution.invoke import Answer, Handler, TaskContext, about, failure, invoke, shown
+from n8nrunner.execution.invoke import Answer, Handler, TaskContext, about, error_text, failure, invoke
 from n8nrunner.execution.threads import Threads
 from n8nrunner.logs import task_logger
 from n8nrunner.task import ActiveTask
@@ -211,7 +211,7 @@ class TaskPool:
             if queued is not None and not queued.cancel():
                 self._follow(job, queued, here, executor)  # a process has it already
             elif self._claim(job):
-                self._end(job, _broken(task, shown(error)))
+                self._end(job, _broken(task, error_text(error)))
 
     def _follow(self, job: _Job, future: Future[Answer | None], here: bool, executor: Executor) -> None:
         job.task.on_cancel(lambda: self._cancel(job, future, here))
@@ -276,7 +276,7 @@ class TaskPool:
             elif future.exception() is not None:
                 if holder is not None:
                     holder.note_failed(executor, future.exception())
-                answer = answer or _broken(task, shown(future.exception()))
+                answer = answer or _broken(task, error_text(future.exception()))
             elif not here:
                 answer = future.result()
                 if holder is not None:
@@ -284,7 +284,7 @@ class TaskPool:
             elif is_claimed:
                 answer = _broken(task, "it dropped the task")
         except BaseException as error:  # noqa: BLE001 - a future of any library
-            answer = _broken(task, shown(error))
+            answer = _broken(task, error_text(error))
         if answer is not None:  # otherwise it still runs
             self._end(job, answer)
 
@@ -301,11 +301,7 @@ class TaskPool:
             self._cancel_held(self._held.popleft())
 
     def join(self, deadline: Deadline) -> list[str]:
-        """Wait for the threads of the pool.
-
-        Returns:
-            Descriptions of the tasks whose handlers have not returned.
-        """
+        """Wait for the threads of the pool. Return the tasks whose handlers have not returned, as text."""
         if self._threads is not None:
             self._threads.join(deadline)
         return [task.describe() for task in list(self.active)]

@@ -290,7 +290,7 @@ def test_start_raises_if_the_function_does_not_return_an_executor(
     make: Callable[[], Any], broker: Broker, new_runner: NewRunner
 ) -> None:
     runner = new_runner(executor=make)
-    with pytest.raises(ExecutorBroken, match="the function that makes the executor"):
+    with pytest.raises(ExecutorBroken, match="the function for the executor"):
         runner.start()
     assert runner.state in ("new", "stopped", "failed")
 
