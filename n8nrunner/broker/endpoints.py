@@ -60,8 +60,6 @@ class Endpoints:
             return await self._run_task(request)
         return _html(404, f"Cannot {request.method} {path}")
 
-    # --- log-ins --------------------------------------------------------------------------------
-
     async def _log_in(self, request: web.BaseRequest) -> web.Response:
         allowance = self._access.count_log_in(request.remote or "", self._loop.time())
         headers = {
@@ -81,8 +79,6 @@ class Endpoints:
             return _html(500, "the body is not JSON")
         answer = self._access.log_in(members, self._loop.time())
         return web.json_response(answer.body, status=answer.status, headers=headers)
-
-    # --- runners --------------------------------------------------------------------------------
 
     async def _upgrade(self, request: web.BaseRequest) -> web.StreamResponse:
         authorization = request.headers.get("Authorization", "")
@@ -142,8 +138,6 @@ class Endpoints:
                 if message.type is WSMsgType.CLOSE:
                     channel.put_close(message.data or NORMAL_CLOSURE)
                 return
-
-    # --- requesters -----------------------------------------------------------------------------
 
     async def _run_task(self, request: web.BaseRequest) -> web.Response:
         """Run one task, for programs that are not in Python.

@@ -19,9 +19,7 @@ from n8nrunner.broker import actions, events, wording
 from n8nrunner.broker.behaviour import N8N_2_40, Behaviour
 from n8nrunner.broker.constants import BrokerConstants
 from n8nrunner.broker.counts import BrokerEvent, Counts
-from n8nrunner.broker.offers import OpenOffers
-from n8nrunner.broker.queue import RequestQueue
-from n8nrunner.broker.records import Acceptance, Connection, Offer, Request, Task
+from n8nrunner.broker.records import Acceptance, Connection, Offer, OpenOffers, Request, RequestQueue, Task
 from n8nrunner.broker.timers import Timers
 from n8nrunner.protocol import messages as m
 

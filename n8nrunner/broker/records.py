@@ -1,7 +1,9 @@
-"""The records that `Matching` keeps: connections, offers, requests, acceptances and tasks."""
+"""The state that `Matching` keeps: connections, offers, requests, acceptances and tasks."""
 
 from __future__ import annotations
 
+import heapq
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from n8nrunner.broker.timers import Timer
@@ -76,3 +78,91 @@ class Task:
     running: bool = False  #: whether its settings have been sent.
     shutting_down: bool = False  #: whether its time limit is the drain's.
     timer: Timer | None = None
+
+
+class OpenOffers:
+    """Open offers by task type, oldest first."""
+
+    def __init__(self) -> None:
+        self._by_type: dict[str, OrderedDict[int, Offer]] = {}
+        self._lapsing: list[tuple[float, int, Offer]] = []
+        self._number = 0
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, connection: Connection, offer_id: str, task_type: str, lapses_at: float | None) -> None:
+        """Add an offer; `lapses_at` is None if it never lapses."""
+        self._number += 1
+        offer = Offer(self._number, connection, offer_id, task_type)
+        self._by_type.setdefault(task_type, OrderedDict())[offer.number] = offer
+        connection.offers[offer.number] = offer
+        self._count += 1
+        if lapses_at is not None:
+            heapq.heappush(self._lapsing, (lapses_at, offer.number, offer))
+
+    def first(self, task_type: str) -> Offer | None:
+        of_type = self._by_type.get(task_type)
+        return next(iter(of_type.values())) if of_type else None
+
+    def remove(self, offer: Offer) -> None:
+        of_type = self._by_type[offer.task_type]
+        del of_type[offer.number]
+        if not of_type:
+            del self._by_type[offer.task_type]
+        del offer.connection.offers[offer.number]
+        self._count -= 1
+
+    def remove_lapsed(self, now: float) -> list[Offer]:
+        """Remove and return the offers that have lapsed."""
+        lapsed = []
+        while self._lapsing and self._lapsing[0][0] <= now:
+            offer = heapq.heappop(self._lapsing)[2]
+            if offer.number in offer.connection.offers:
+                self.remove(offer)
+                lapsed.append(offer)
+        return lapsed
+
+
+class RequestQueue:
+    """Waiting requests by task type, in the order of their places.
+
+    A heap for each type, because a request whose runner rejected it goes back to its old place.
+    """
+
+    def __init__(self) -> None:
+        self._by_type: dict[str, list[tuple[int, Request]]] = {}
+        self._unmatched: set[str] = set()
+
+    def add(self, request: Request) -> None:
+        """Add a request at the first of its places."""
+        heapq.heappush(self._by_type.setdefault(request.task_type, []), (request.places[0], request))
+        self._unmatched.add(request.task_type)
+
+    def changed(self, task_type: str) -> None:
+        """Let the next match pass look at this type: it has a new offer."""
+        self._unmatched.add(task_type)
+
+    def next_unmatched_type(self) -> str | None:
+        """Return a type that changed since a match pass looked at it, each type once."""
+        return self._unmatched.pop() if self._unmatched else None
+
+    def first(self, task_type: str) -> Request | None:
+        """Return the first waiting request of a type."""
+        of_type = self._by_type.get(task_type)
+        while of_type:
+            place, request = of_type[0]
+            if request.places and request.places[0] == place:
+                return request
+            heapq.heappop(of_type)  # it has left this place
+        if of_type is not None:
+            del self._by_type[task_type]
+        return None
+
+    def remove_first(self, task_type: str) -> None:
+        heapq.heappop(self._by_type[task_type])
+
+    def types(self) -> set[str]:
+        """Return the types of all waiting requests."""
+        return {task_type for task_type in list(self._by_type) if self.first(task_type) is not None}

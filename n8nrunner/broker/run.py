@@ -53,15 +53,14 @@ class BrokerRun:
         self._history = history
         self._submit = submit
         self._lock = threading.Lock()
-        self._open = False
+        #: The loop and the switchboard while the run takes tasks. Guarded by the lock, as the tasks are.
+        self._serving: tuple[asyncio.AbstractEventLoop, Switchboard] | None = None
         self._tasks: set[BrokerTask] = set()
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._killed = False
         self._drain_timeout = 0.0
         self._thread = threading.Thread(target=self._main, name="n8nrunner-broker", daemon=True)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._switchboard: Switchboard | None = None
 
     # --- for any thread -------------------------------------------------------------------------
 
@@ -92,21 +91,19 @@ class BrokerRun:
             BrokerNotRunning: the run has ended.
         """
         with self._lock:
-            if not self._open:
+            if self._serving is None:
                 raise BrokerNotRunning("the broker has been stopped: call start()")
+            loop, switchboard = self._serving
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-            assert self._loop is not None
-            assert self._switchboard is not None
-            self._loop.call_soon_threadsafe(self._switchboard.request, task)
+            loop.call_soon_threadsafe(switchboard.request, task)
 
     def cancel(self, task: BrokerTask, reason: str) -> None:
         """Cancel a task, unless it or the run has ended."""
         with self._lock:
-            if self._open:
-                assert self._loop is not None
-                assert self._switchboard is not None
-                self._loop.call_soon_threadsafe(self._switchboard.cancel, task, reason)
+            if self._serving is not None:
+                loop, switchboard = self._serving
+                loop.call_soon_threadsafe(switchboard.cancel, task, reason)
 
     def end(self, timeout: float | None) -> None:
         """End the run and wait for its thread.
@@ -115,9 +112,8 @@ class BrokerRun:
             timeout: how long running tasks have to end, in seconds; None to end at once.
         """
         with self._lock:
-            if self._open:
-                assert self._loop is not None
-                self._loop.call_soon_threadsafe(self._ask_to_end, timeout)
+            if self._serving is not None:
+                self._serving[0].call_soon_threadsafe(self._ask_to_end, timeout)
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -132,7 +128,7 @@ class BrokerRun:
             self._failure = failure
         finally:
             with self._lock:
-                self._open = False
+                self._serving = None
                 left = list(self._tasks)
             for task in left:
                 error = {"message": "Node execution failed", "description": "The broker has been stopped."}
@@ -144,7 +140,6 @@ class BrokerRun:
     async def _serve(self) -> None:
         auth_token, path, behaviour, constants = self._settings
         loop = asyncio.get_running_loop()
-        self._loop = loop
         self._stop_asked = asyncio.Event()
         self._kill_asked = asyncio.Event()
         loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(4, "n8nrunner-broker-http"))
@@ -160,14 +155,13 @@ class BrokerRun:
         )
         self._history.set_matching(matching)
         switchboard = Switchboard(matching, self._history, json_pool, rpc_pool)
-        self._switchboard = switchboard
         grants = GrantTokens(behaviour.grant_lifetime(constants), lambda: secrets.token_hex(32))
         access = Access(auth_token, path, constants, grants)
         endpoints = Endpoints(access, path, constants, switchboard, self._submit)
         server = web.Server(endpoints.handle, handler_cancellation=True, access_log=None)
         listening = await loop.create_server(server, sock=self._listener, backlog=1024)
         with self._lock:
-            self._open = True
+            self._serving = loop, switchboard
         self._ready.set()
         try:
             await self._stop_asked.wait()
@@ -185,7 +179,7 @@ class BrokerRun:
         finally:
             listening.close()
             with self._lock:
-                self._open = False
+                self._serving = None
             for channel in endpoints.channels:
                 channel.abort()
             server.pre_shutdown()  # ends idle connections, which `shutdown` would wait for

@@ -67,8 +67,6 @@ class Switchboard:
         self._leaving: set[int] = set()
         self._arm()
 
-    # --- runners --------------------------------------------------------------------------------
-
     def connect(self, runner_id: str, channel: Channel) -> int:
         """Handle a new connection of a runner, and return its number."""
         self._last_key += 1
@@ -137,8 +135,6 @@ class Switchboard:
             if key in self._leaving:
                 self._disconnect_now(key)
 
-    # --- requesters -----------------------------------------------------------------------------
-
     def request(self, task: BrokerTask) -> None:
         """Request a runner for a task."""
         self._tasks[task.request_id] = task
@@ -153,8 +149,6 @@ class Switchboard:
         else:
             self.step(events.TaskCancelled(task.task_id, reason))
         task._fail(errors.BrokerTaskCancelled({"message": f"Task cancelled: {reason}"}))
-
-    # --- the end --------------------------------------------------------------------------------
 
     def drop_everything(self) -> None:
         """End all connections and tasks at once."""
@@ -174,8 +168,6 @@ class Switchboard:
             task.cancel()
         await asyncio.gather(*unfinished, return_exceptions=True)
         return not unfinished
-
-    # --- steps ----------------------------------------------------------------------------------
 
     def step(self, event: events.Event) -> None:
         """Give the matching an event, and carry out its actions."""

@@ -16,44 +16,27 @@ import typing
 from collections.abc import Sequence
 from typing import Any, Callable, NamedTuple
 
+from n8nrunner.functions import parameters as p
 from n8nrunner.functions.dates import Date, DateTime
 from n8nrunner.functions.files import File
 from n8nrunner.functions.labels import title_of, title_of_constant
-from n8nrunner.functions.parameters import (
-    BOUND_NAMES,
-    AnyValue,
-    Array,
-    Boolean,
-    Bounded,
-    Bounds,
-    Choice,
-    Dictionary,
-    FileProperty,
-    Integer,
-    Number,
-    Optional,
-    ParameterType,
-    String,
-    Tuple,
-    Union,
-)
 from n8nrunner.functions.records import Member, Model, Record
 
 _NONE = type(None)
 #: The origins of `Union[X, Y]` and, since Python 3.10, of `X | Y`.
 _UNIONS: tuple[Any, ...] = (typing.Union, *((types.UnionType,) if sys.version_info >= (3, 10) else ()))
 
-_SIMPLE: dict[Any, Callable[[], ParameterType]] = {
-    str: String,
-    int: Integer,
-    float: Number,
-    bool: Boolean,
+_SIMPLE: dict[Any, Callable[[], p.ParameterType]] = {
+    str: p.String,
+    int: p.Integer,
+    float: p.Number,
+    bool: p.Boolean,
     datetime.datetime: DateTime,
     datetime.date: Date,
-    File: FileProperty,
-    Any: AnyValue,
-    object: AnyValue,
-    tuple: lambda: Array(AnyValue(), tuple),
+    File: p.FileProperty,
+    Any: p.AnyValue,
+    object: p.AnyValue,
+    tuple: lambda: p.Array(p.AnyValue(), tuple),
 }
 
 _ARRAYS: dict[Any, Callable[[list[Any]], Any]] = {
@@ -81,7 +64,7 @@ class UnknownHint(Exception):
 class AnnotatedType(NamedTuple):
     """A parameter type, and the description in an `Annotated`; "" if there is none."""
 
-    type: ParameterType
+    type: p.ParameterType
     description: str
 
 
@@ -98,21 +81,21 @@ def read_hint(hint: Any, records: dict[Any, Record] | None = None) -> AnnotatedT
         return AnnotatedType(type_of(hint, records), "")
     inner, *extras = typing.get_args(hint)
     description = next((extra for extra in extras if isinstance(extra, str)), "")
-    bounds: Bounds = {}
+    bounds: p.Bounds = {}
     for extra in extras:
         description = (
             description or getattr(extra, "description", None) or getattr(extra, "documentation", None) or ""
         )
         for part in (extra, *(getattr(extra, "metadata", None) or ())):
-            for name in BOUND_NAMES:
+            for name in p.BOUND_NAMES:
                 bound = getattr(part, name, None)
                 if isinstance(bound, (int, float, datetime.date)) and not isinstance(bound, bool):
                     bounds[name] = bound
     type = type_of(inner, records)
-    return AnnotatedType(Bounded(type, bounds) if bounds else type, description)
+    return AnnotatedType(p.Bounded(type, bounds) if bounds else type, description)
 
 
-def type_of(hint: Any, records: dict[Any, Record] | None = None) -> ParameterType:
+def type_of(hint: Any, records: dict[Any, Record] | None = None) -> p.ParameterType:
     """Return the parameter type of a type hint. Raises `UnknownHint`."""
     records = {} if records is None else records
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -132,11 +115,11 @@ def type_of(hint: Any, records: dict[Any, Record] | None = None) -> ParameterTyp
         return _type_of_union(arguments, records)
     if origin is tuple:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return Array(type_of(arguments[0], records), tuple)
-        return Tuple([type_of(argument, records) for argument in arguments])
+            return p.Array(type_of(arguments[0], records), tuple)
+        return p.Tuple([type_of(argument, records) for argument in arguments])
     if origin in _ARRAYS or hint in _ARRAYS:
-        element = type_of(arguments[0], records) if arguments else AnyValue()
-        return Array(element, _ARRAYS[origin or hint])
+        element = type_of(arguments[0], records) if arguments else p.AnyValue()
+        return p.Array(element, _ARRAYS[origin or hint])
     if origin in _DICTIONARIES or hint in _DICTIONARIES:
         return _type_of_dict(arguments, records)
     if isinstance(hint, type):
@@ -146,30 +129,30 @@ def type_of(hint: Any, records: dict[Any, Record] | None = None) -> ParameterTyp
     if hint in (bytes, bytearray, memoryview):
         raise UnknownHint(f"{_name_of(hint)} cannot become a field; use n8nrunner.File for a file of n8n")
     if isinstance(hint, typing.TypeVar):
-        return type_of(hint.__bound__, records) if hint.__bound__ else AnyValue()
+        return type_of(hint.__bound__, records) if hint.__bound__ else p.AnyValue()
     raise UnknownHint(f"{_name_of(hint)} cannot become a field: {_SUPPORTED}")
 
 
-def type_of_default(default: object) -> ParameterType:
+def type_of_default(default: object) -> p.ParameterType:
     """Return the type of a parameter without a hint: that of its default, else any value."""
     if default is inspect.Parameter.empty or default is None:
-        return AnyValue()
+        return p.AnyValue()
     if isinstance(default, bool):
-        return Boolean()
+        return p.Boolean()
     for hint in (str, int, float, list, dict):
         if isinstance(default, hint) and not isinstance(default, enum.Enum):
             return type_of(hint)
     try:
         return type_of(type(default))
     except UnknownHint:
-        return AnyValue()
+        return p.AnyValue()
 
 
 def _name_of(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
-def _type_of_literal(values: Sequence[Any]) -> ParameterType:
+def _type_of_literal(values: Sequence[Any]) -> p.ParameterType:
     for value in values:
         if not isinstance(value, (str, int, float, bool)) and value is not None:
             raise UnknownHint(
@@ -180,28 +163,28 @@ def _type_of_literal(values: Sequence[Any]) -> ParameterType:
         for value in values
         if value is not None
     ]
-    choice = Choice(members)
-    return Optional(choice) if len(members) < len(values) else choice
+    choice = p.Choice(members)
+    return p.Optional(choice) if len(members) < len(values) else choice
 
 
-def _type_of_union(arguments: Sequence[Any], records: dict[Any, Record]) -> ParameterType:
+def _type_of_union(arguments: Sequence[Any], records: dict[Any, Record]) -> p.ParameterType:
     hints = [argument for argument in arguments if argument is not _NONE]
     types = [type_of(hint, records) for hint in hints]
-    if any(isinstance(each, FileProperty) for each in types) and len(types) > 1:
+    if any(isinstance(each, p.FileProperty) for each in types) and len(types) > 1:
         raise UnknownHint("a union of File and another type: expected File, or Optional[File]")
-    union = types[0] if len(types) == 1 else Union(types)
-    return Optional(union) if len(hints) < len(arguments) else union
+    union = types[0] if len(types) == 1 else p.Union(types)
+    return p.Optional(union) if len(hints) < len(arguments) else union
 
 
-def _type_of_dict(arguments: Sequence[Any], records: dict[Any, Record]) -> ParameterType:
+def _type_of_dict(arguments: Sequence[Any], records: dict[Any, Record]) -> p.ParameterType:
     if not arguments:
-        return Dictionary(AnyValue())
+        return p.Dictionary(p.AnyValue())
     if arguments[0] not in (str, Any):
         raise UnknownHint(f"a dict with keys of {_name_of(arguments[0])}: keys in JSON are strings")
-    return Dictionary(type_of(arguments[1], records))
+    return p.Dictionary(type_of(arguments[1], records))
 
 
-def _type_of_class(hint: type[Any], records: dict[Any, Record]) -> ParameterType | None:
+def _type_of_class(hint: type[Any], records: dict[Any, Record]) -> p.ParameterType | None:
     if issubclass(hint, enum.Enum):
         return _type_of_enum(hint)
     if hasattr(hint, "model_validate") or (hasattr(hint, "parse_obj") and hasattr(hint, "__fields__")):
@@ -231,17 +214,17 @@ def _type_of_class(hint: type[Any], records: dict[Any, Record]) -> ParameterType
     return record
 
 
-def _type_of_enum(hint: type[enum.Enum]) -> ParameterType:
+def _type_of_enum(hint: type[enum.Enum]) -> p.ParameterType:
     members = []
     for member in hint:
         is_json = isinstance(member.value, (str, int, float)) and not isinstance(member.value, bool)
         members.append((title_of_constant(member.name), member.value if is_json else member.name, member))
     if not members:
         raise UnknownHint(f"{hint.__name__} is an Enum without members")
-    return Choice(members)
+    return p.Choice(members)
 
 
-def _type_of_member(owner: Any, name: str, records: dict[Any, Record]) -> ParameterType:
+def _type_of_member(owner: Any, name: str, records: dict[Any, Record]) -> p.ParameterType:
     try:
         hint = typing.get_type_hints(owner, include_extras=True).get(name, Any)
     except Exception as error:  # noqa: BLE001 - evaluating the user's annotations may raise anything
@@ -249,6 +232,6 @@ def _type_of_member(owner: Any, name: str, records: dict[Any, Record]) -> Parame
     if typing.get_origin(hint) is typing.Annotated:
         return read_hint(hint, records).type
     type = type_of(hint, records)
-    if isinstance(type, FileProperty):
+    if isinstance(type, p.FileProperty):
         raise UnknownHint(f"a File inside of {_name_of(owner)}: expected a parameter of its own for it")
     return type
