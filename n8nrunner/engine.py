@@ -20,6 +20,7 @@ from n8nrunner.execution.pools import TaskPool
 from n8nrunner.exit_hook import STOP_MARGIN
 from n8nrunner.lifecycle import Lifecycle, State, guarded
 from n8nrunner.logs import logger
+from n8nrunner.protocol.events import OfferingChanged, StopRequested, TypesChanged
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.registry import Registry, Types
 from n8nrunner.snapshot import Counts, FunctionSnapshot, LinkSnapshot, Snapshot, TaskSnapshot
@@ -141,7 +142,7 @@ class Engine:
             exit_hook.engines.add(self)
             self.lifecycle.on_registered(self.take_over)
             undo.callback(self._end_links)
-            self._link_thread.start()
+            self._link_thread.thread.start()
             self.lifecycle.note_running()
             undo.pop_all()
 
@@ -245,14 +246,10 @@ class Engine:
     # --- stopping ---------------------------------------------------------------------------------
 
     def request_stop(self, grace: float) -> None:
-        """Ask all links to end, and return.
-
-        Args:
-            grace: the grace period in seconds.
-        """
+        """Ask all links to end after a grace period of at most `grace` seconds, and return."""
         until = time.monotonic() + grace
         self.lifecycle.request_stop(until)
-        self._link_thread.stop(until)
+        self._link_thread.post(StopRequested(until))
 
     def is_links_thread(self) -> bool:
         """Return whether the calling thread is the links' thread, which ends the engine."""
@@ -351,7 +348,7 @@ class Engine:
         self._callbacks.put(result)
 
     def _change_types(self, types: Types) -> None:
-        self._link_thread.change_types(types)
+        self._link_thread.post(TypesChanged(types))
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -393,7 +390,7 @@ class Engine:
 
     def set_offering(self, wanted: bool) -> None:
         """Offer tasks, or pause offers until the executor is replaced."""
-        self._link_thread.set_offering(wanted)
+        self._link_thread.post(OfferingChanged(wanted))
 
     # --- for users --------------------------------------------------------------------------------
 

@@ -128,10 +128,9 @@ class Lifecycle:
             self._changed.notify_all()
 
     def request_stop(self, until: float) -> None:
-        """Note that the runner has to stop.
+        """Note that the runner has to stop, with a grace period until `until` on the monotonic clock.
 
-        Args:
-            until: the end of the grace period on the monotonic clock. A later request can only shorten it.
+        A later request can only shorten the grace period.
         """
         # Set before the state, so that `note_running` finds it if a signal handler calls this in the middle
         # of it. This does not notify, because the handler may have interrupted a `notify_all`, and no thread
@@ -140,11 +139,7 @@ class Lifecycle:
         self._enter(State.STOPPING)
 
     def fail(self, error: N8nRunnerError) -> bool:
-        """Note the error that ends the runner.
-
-        Returns:
-            Whether the runner is alive. If it is not, the error is ignored.
-        """
+        """Note the error that ends the runner. Return whether it is alive; if not, ignore the error."""
         with self._changed:
             if self.is_alive:
                 self.error = self.error or error
@@ -187,11 +182,7 @@ class Lifecycle:
     def note_refused(self, index: int, error: N8nRunnerError, is_final: bool) -> bool:
         """Note that the broker with this index has refused the token.
 
-        Args:
-            is_final: whether this ends the runner in any case.
-
-        Returns:
-            Whether the runner ends because of `error`.
+        If `is_final`, the runner ends in any case. Return whether it ends because of `error`.
         """
         with self._changed:
             self._refused[index] = error
@@ -204,8 +195,7 @@ class Lifecycle:
     def give_up_when_refused(self) -> bool:
         """From now on, end if every broker refuses the token before the first registration.
 
-        Returns:
-            Whether every broker has refused it already.
+        Return whether every broker has refused it already.
         """
         with self._changed:
             self.gives_up = True
@@ -238,13 +228,9 @@ class Lifecycle:
             self._changed.wait_for(lambda: self._state is not State.STARTING)
 
     def wait_registered(self, deadline: Deadline, until_refused: bool = False) -> bool:
-        """Wait until a broker has registered the runner, or until the runner ends.
+        """Wait until a broker has registered the runner, and return whether one has.
 
-        Args:
-            until_refused: whether to return as soon as every broker has refused the token.
-
-        Returns:
-            Whether a broker has registered the runner.
+        Return False when the runner ends or, if `until_refused`, when every broker has refused the token.
         """
 
         def is_settled() -> bool:
@@ -260,22 +246,14 @@ class Lifecycle:
         return self.error is None and self.is_registered
 
     def wait_ended(self, timeout: float | None) -> bool:
-        """Wait until the runner has ended.
-
-        Args:
-            timeout: seconds; None for no limit.
-
-        Returns:
-            Whether it has ended.
-        """
+        """Wait until the runner has ended, for at most `timeout` seconds. Return whether it has."""
         with self._changed:
             return self._changed.wait_for(lambda: not self.is_alive, timeout)
 
     def wait_stopped(self) -> bool:
-        """Wait for the end of a stop that was requested, for the longest time that it can take.
+        """Wait for the end of a requested stop, for the longest time that it can take.
 
-        Returns:
-            Whether the runner has ended.
+        Return whether the runner has ended.
         """
         grace = 0.0 if self._stop_until is None else max(0.0, self._stop_until - time.monotonic())
         return self.wait_ended(grace + _STOP_LIMIT)

@@ -36,6 +36,7 @@ from n8nrunner.execution.pools import TaskPool
 from n8nrunner.health import HealthServer
 from n8nrunner.lifecycle import Lifecycle, State
 from n8nrunner.protocol import link
+from n8nrunner.protocol.events import Event, TypesChanged
 from tests.conftest import LIMIT, TOKEN, promptly, wait_until
 from tests.connection.servers import Server
 from tests.processes import python
@@ -575,18 +576,19 @@ def test_types_registered_by_two_threads_are_posted_in_their_order(
     runner.start()
     posted: list[int] = []
     entered, overtaken = threading.Event(), threading.Event()
-    change_types = LinkThread.change_types
+    post = LinkThread.post
 
-    def note(self: LinkThread, types: dict[str, int | None]) -> None:
-        if entered.is_set():
-            overtaken.set()
-        else:
-            entered.set()
-            overtaken.wait(0.5)  # by the other registration, which has to wait instead
-        posted.append(len(types))
-        change_types(self, types)
+    def note(self: LinkThread, event: Event) -> None:
+        if isinstance(event, TypesChanged):
+            if entered.is_set():
+                overtaken.set()
+            else:
+                entered.set()
+                overtaken.wait(0.5)  # by the other registration, which has to wait instead
+            posted.append(len(event.types))
+        post(self, event)
 
-    monkeypatch.setattr(LinkThread, "change_types", note)
+    monkeypatch.setattr(LinkThread, "post", note)
     first, _ = in_background(lambda: runner.task("first")(lambda task: task.settings))
     assert entered.wait(LIMIT)
     second, _ = in_background(lambda: runner.task("second")(lambda task: task.settings))

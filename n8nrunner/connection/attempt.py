@@ -35,13 +35,10 @@ _looked_at: set[str] = set()
 def start_attempt(
     index: int, config: RunnerConfig, grant: str | None, post: Callable[[LinkEvent], None]
 ) -> threading.Thread:
-    """Try to connect to a broker, and post `ConnectionOpened` or `AttemptFailed` in every case.
+    """Try to connect to the broker at `index`, and post `ConnectionOpened` or `AttemptFailed` in every case.
 
-    Args:
-        index: the broker's place in `config`.
-        config: the runner's settings.
-        grant: a grant token that has not been used; None to fetch one.
-        post: called on the thread. The receiver of the event owns its connection.
+    `grant` is an unused grant token; None to fetch one. `post` is called on the thread, and the receiver of
+    the event owns its connection.
     """
 
     def failed(problem: str) -> AttemptFailed:

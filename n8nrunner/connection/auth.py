@@ -33,10 +33,7 @@ _CONTENT = {"Content-Type": "application/json"}
 def fetch_grant(url: BrokerUrl, auth_token: str, directory: str | None = None) -> str:
     """Exchange the shared secret for a grant token (docs/protocol.md, "Authentication").
 
-    Args:
-        url: the broker's addresses.
-        auth_token: the shared secret.
-        directory: where a relative path to certificates begins; None for the current folder.
+    `directory` is that of `certificates`.
 
     Raises:
         AuthRefused, RateLimited, NotABroker, Unreachable: see `failures`.

@@ -80,11 +80,7 @@ def proxy_for(url: str) -> Proxy | None:
 
 
 def certificates(directory: str | None = None) -> str:
-    """Return the file or the folder with the certificates to trust.
-
-    Args:
-        directory: where a relative path begins; None for the current folder.
-    """
+    """Return the path of the certificates to trust. A relative one starts from `directory`, if given."""
     chosen = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     if not chosen:
         return requests.utils.DEFAULT_CA_BUNDLE_PATH

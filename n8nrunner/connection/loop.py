@@ -28,7 +28,7 @@ from n8nrunner.execution.invoke import Handler
 from n8nrunner.execution.invoke import failure as failure_of
 from n8nrunner.execution.pools import OnEnd, TaskPool
 from n8nrunner.logs import logger
-from n8nrunner.protocol.events import OfferingChanged, SlotFreed, StopRequested, TypesChanged
+from n8nrunner.protocol.events import Event, SlotFreed
 from n8nrunner.protocol.failures import ConnectionLost, LinkFailure
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.protocol.throttle import Throttle
@@ -99,38 +99,20 @@ class LinkThread:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self.inbox.fileno(), selectors.EVENT_READ)
 
-    def start(self) -> None:
-        """Start the thread.
-
-        Raises:
-            RuntimeError: the process can have no more threads.
-        """
-        self.thread.start()
-
     def cancel_start(self) -> bool:
         """Prevent the start and close the descriptors. Return False if the thread has begun already.
 
-        An interrupt may end `start` before or after the thread has begun to run.
+        An interrupt may end `thread.start` before or after the thread has begun to run.
         """
         if not self._start_token.acquire(blocking=False):
             return False
         self.close()
         return True
 
-    def stop(self, until: float) -> None:
-        """Ask all links to finish their tasks by `until`, on the monotonic clock, and to close."""
+    def post(self, event: Event) -> None:
+        """Post an event for every link."""
         for link in self.links:
-            self.inbox.post(link, StopRequested(until))
-
-    def change_types(self, types: Mapping[str, int | None]) -> None:
-        """Offer the types of handlers that have been registered."""
-        for link in self.links:
-            self.inbox.post(link, TypesChanged(types))
-
-    def set_offering(self, wanted: bool) -> None:
-        """Offer tasks from now on, or stop offering them."""
-        for link in self.links:
-            self.inbox.post(link, OfferingChanged(wanted))
+            self.inbox.post(link, event)
 
     def forked(self) -> None:
         """Close this process's copies of the descriptors, in a child process. The parent's stay open."""

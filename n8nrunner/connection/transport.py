@@ -56,17 +56,7 @@ class Connection:
     # --- life -------------------------------------------------------------------------------------
 
     def open(self, url: str, runner_id: str, grant: str, deadline: Deadline) -> None:
-        """Upgrade to a WebSocket.
-
-        Args:
-            url: the broker's WebSocket address.
-            runner_id: the id to register under.
-            grant: the grant token.
-            deadline: for the upgrade.
-
-        Raises:
-            RateLimited, UpgradeRefused, Unreachable: the upgrade failed.
-        """
+        """Upgrade to a WebSocket. The arguments and errors are those of `App.upgrade`."""
         self.receiver.receive_data(self._app.upgrade(self.raw, url, runner_id, grant, deadline))
         self.raw.setblocking(False)
 

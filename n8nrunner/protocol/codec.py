@@ -203,12 +203,7 @@ def encode(message: m.Message) -> str:
 
 
 def encode_result(task_id: str, result: str) -> bytes:
-    """Return a ``runner:taskdone`` as UTF-8.
-
-    Args:
-        task_id: n8n's id of the task.
-        result: the result as JSON text.
-    """
+    """Return a ``runner:taskdone`` as UTF-8. `result` is JSON text."""
     text = f'{{"type":"runner:taskdone","taskId":{_quote(task_id)},"data":{{"result":{result}}}}}'
     return text.encode("utf-8", _LONE_SURROGATES)
 

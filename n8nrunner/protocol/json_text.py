@@ -74,12 +74,7 @@ def _nan_as_none(leaf: Any) -> Any:
 
 
 def encode_in_pieces(value: Any, encode: Callable[[Any], str]) -> str:
-    """Return what ``encode(value)`` returns, made of pieces so that other threads run in between.
-
-    Args:
-        value: any value.
-        encode: returns compact JSON text of a value. Python calls it again and again for a large value.
-    """
+    """Return the compact JSON text ``encode(value)``, made of pieces so that other threads run in between."""
     return _encode_level(value, _LEVELS, encode)
 
 

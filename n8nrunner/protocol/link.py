@@ -1,19 +1,20 @@
 """The life of one broker's link, over all its connections, as a state machine: events in, actions out.
 
-`TRANSITIONS`, below the class, has every transition. The session (`session.py`) has the protocol on an open
-connection; the machine passes its events on. Time, random numbers and the delays between attempts are passed
-in, and the connection itself is only passed through.
+`TRANSITIONS`, below the class, has every transition but those of `recover`. Events of the protocol go to the
+session (`session.py`). Time, random numbers and the delays between attempts are arguments. The machine does
+not use the connection object.
 
 The caller performs the actions in order. After each batch of events it calls `settle`, writes, and calls
-`written`. `next_deadline` returns the moment at which to do so at the latest.
+`written`. `next_deadline` returns when `settle` must be called next.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import inf
-from typing import Any, Callable, NamedTuple, get_args
+from typing import Any, Callable, get_args
 
 from n8nrunner.errors import AuthenticationError, GrantTokenSpent, N8nRunnerError
 from n8nrunner.protocol import actions, events
@@ -29,7 +30,7 @@ from n8nrunner.protocol.throttle import Throttle
 CLOSE_WAIT = 2.0
 CLOSE_WAIT_LATE = 0.3
 
-#: Delay before a step is retried that an unexpected error has ended, in seconds.
+#: Delay before retrying a step that an unexpected error ended, in seconds.
 DEFECT_PAUSE = 1.0
 
 _AT_ONCE = -inf
@@ -51,14 +52,13 @@ class LinkState(enum.Enum):
 WAITING, CONNECTING, PROBING, REFUSED, CONNECTED, CLOSING, FINISHING, CLOSED = LinkState
 
 
+@dataclass
 class _Closing:
-    """Why an open connection is to end, and until when it may last."""
+    """Reason and deadline of a closing connection, and the broker's close code."""
 
-    def __init__(self, reason: str, until: float) -> None:
-        self.reason = reason
-        self.until = until
-        #: The broker's close code.
-        self.code: int | None = None
+    reason: str
+    until: float
+    code: int | None = None
 
 
 class LinkMachine:
@@ -66,8 +66,8 @@ class LinkMachine:
 
     Args:
         broker: the broker's URL, for texts.
-        session: the protocol on the link's connections. Broker messages and events of tasks may be given to
-            it, or to `handle`.
+        session: the protocol on the link's connections. The caller may give the frequent events of tasks to
+            its `handle` directly, which saves a look-up.
         slots: those of the session.
         grant: the grant token to begin with; None to fetch one.
         is_one_shot: whether that is the only grant, because the runner has no secret.
@@ -92,7 +92,7 @@ class LinkMachine:
         self.registrations = 0
         #: Why the last attempt failed or the last connection ended; None if the broker registered the runner.
         self.last_error: str | None = None
-        #: Whether to read nothing until the peer has taken more of what is written to it.
+        #: Whether reading is paused until the peer has read more.
         self.is_paused = False
         self._broker = broker
         self._slots = slots
@@ -100,7 +100,7 @@ class LinkMachine:
         self._grant = grant
         self._auto_shutdown_timeout = auto_shutdown_timeout
         self._retry = Retry(is_one_shot, new_delays)
-        self._trouble_level = actions.LogLevel.INFO
+        self._failure_level = actions.LogLevel.INFO
         self._skipped = Throttle()
         # The next step while the link waits.
         self._next_at = _AT_ONCE
@@ -129,14 +129,16 @@ class LinkMachine:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing is left to do: what handlers of lost connections return is reported no more."""
+        """Whether the link has ended. Later results are not reported."""
         return self.state is CLOSED
 
     @property
     def shown(self) -> str:
         """The state for `LinkSnapshot.state`."""
-        if self.state not in (CONNECTED, CLOSING):
-            return _SHOWN[self.state]
+        if self.state in (FINISHING, CLOSED):
+            return "closed"
+        if self.state in (WAITING, REFUSED):
+            return "waiting"
         state = self.session.state
         if state is State.OFFERING:
             return "registered" if self.session.offers_wanted else "paused"
@@ -149,7 +151,7 @@ class LinkMachine:
     def handle(self, event: events.Event | events.LinkEvent, now: float) -> Sequence[actions.LinkAction]:
         """Handle one event, and return the actions that it asks for.
 
-        If this raises, the actions that were asked for before the error are returned by the next call.
+        After an exception, the next call also returns the actions collected before it.
         """
         method = self._methods.get(type(event))
         if method is None:
@@ -159,11 +161,9 @@ class LinkMachine:
         return wanted
 
     def settle(self, now: float, is_congested: bool = False) -> Sequence[actions.LinkAction]:
-        """Return the actions that time and free slots ask for. Call it after each batch of events.
+        """Apply deadlines, offer free slots, and return the actions. Call it after each batch of events.
 
-        Args:
-            now: the moment.
-            is_congested: whether a large message is on its way (`RunnerSession.set_congested`).
+        `is_congested` says whether a large message is being sent (`RunnerSession.set_congested`).
         """
         if not self._is_open:
             return self.handle(_TIME_PASSED, now)
@@ -181,9 +181,9 @@ class LinkMachine:
         """Return the actions that follow writing. Call it after `settle`, while a connection is open.
 
         Args:
-            has_unwritten: whether anything waits that the local kernel has not taken.
+            has_unwritten: whether anything waits to be written.
             backlog: bytes of small messages that wait.
-            is_congested: whether a large message is still on its way.
+            is_congested: whether a large message is still being sent.
             now: the moment.
         """
         self._is_unblocked = self._was_congested and not is_congested
@@ -192,7 +192,7 @@ class LinkMachine:
             self.is_paused = self.session.set_waiting(has_unwritten, backlog, now)
         closing = self._closing
         if closing is not None:
-            if not has_unwritten:  # the close frame has left
+            if not has_unwritten:  # the close frame has been written
                 closing.until = min(closing.until, now + CLOSE_WAIT)
             if now >= closing.until:
                 return [actions.AbortConnection(closing.reason, closing.code)]
@@ -201,11 +201,11 @@ class LinkMachine:
         return []
 
     def next_deadline(self) -> float:
-        """Return the moment at which to call `settle` at the latest; infinite if nothing waits for time."""
+        """Return when `settle` must be called next; infinity if nothing has a deadline."""
         state = self.state
         if state is CONNECTED:
             if self._is_unblocked:
-                return _AT_ONCE  # what the large message has held back follows
+                return _AT_ONCE  # messages that waited behind the large one can be sent now
             due = self.session.next_deadline()
             return min(due, self._idle_until()) if self._auto_shutdown_timeout else due
         if self._closing is not None:
@@ -215,17 +215,12 @@ class LinkMachine:
         return self._stop_until if state is FINISHING else inf
 
     def recover(self, now: float, is_attempting: bool) -> float:
-        """Find a next step after an unexpected error, while no connection is open.
+        """Choose the next step after an unexpected error, while no connection is open.
 
-        Args:
-            now: the moment.
-            is_attempting: whether an attempt or a probe is under way.
-
-        Returns:
-            When to call `settle`.
+        `is_attempting` says whether an attempt or a probe is under way. Returns when to call `settle`.
 
         Raises:
-            RuntimeError: the session still counts as connected, so no step can be right.
+            RuntimeError: the session still counts as connected.
         """
         if self.session.state in CONNECTED_STATES:
             raise RuntimeError("a link without a connection has a connected session")
@@ -262,7 +257,7 @@ class LinkMachine:
             self._actions.append(actions.StartAttempt(self._grant))
 
     def _opened(self, event: events.ConnectionOpened, now: float) -> None:
-        self._grant = None  # a grant is good for one connection
+        self._grant = None  # a grant is valid for one connection
         self._opened_at = now
         self._accepted_before = self.session.counters.accepted
         self._go(CONNECTED)
@@ -272,16 +267,15 @@ class LinkMachine:
     def _discard(self, event: events.ConnectionOpened, now: float) -> None:
         self._actions.append(actions.DiscardConnection(event.connection))
 
-    def _attempt_failed(self, event: events.AttemptFailed, now: float) -> None:
-        self._failed(event.reason, event.grant, event.jitter, now)
-
     def _probed(self, event: events.BrokerProbed, now: float) -> None:
         if event.problem is None:
             self._wait(event.jitter * HEALTHY_JITTER, False, now)
         else:
-            self._failed(Unreachable(event.problem), self._grant, event.jitter, now)
+            failure = Unreachable(event.problem)
+            self._failed(events.AttemptFailed(failure, self._grant, event.jitter), now)
 
-    def _failed(self, reason: LinkFailure, grant: str | None, jitter: float, now: float) -> None:
+    def _failed(self, event: events.AttemptFailed, now: float) -> None:
+        reason, grant, jitter = event
         decision = self._retry.decide(reason, now, jitter)
         self.last_error = str(reason)
         self._grant = grant if decision.keep_grant else None
@@ -296,7 +290,7 @@ class LinkMachine:
         if event.is_final:
             self._stop(events.StopRequested(now), now)
         else:
-            # The token has to be changed, here or at n8n.
+            # Someone must correct the token, here or in n8n.
             self._log_failure(event.error, REFUSED_WAIT, True, now)
             self._wait(REFUSED_WAIT, False, now)
 
@@ -304,7 +298,7 @@ class LinkMachine:
         text = str(reason)
         if self._retry.is_news(text, now) or is_loud:
             level = actions.LogLevel.ERROR if is_loud else actions.LogLevel.WARNING
-            self._trouble_level = max(level, self._trouble_level)
+            self._failure_level = max(level, self._failure_level)
             about = "" if self._broker in text else f"{self._broker}: "
             self._actions.append(actions.LogFailure(level, f"{about}{text}", delay))
 
@@ -313,8 +307,8 @@ class LinkMachine:
     def _follow(self, wanted: list[actions.Action], now: float) -> None:
         """Follow the session when it closes the connection."""
         for action in wanted:
-            if type(action) is actions.CloseConnection:
-                self._methods.get(actions.CloseConnection, LinkMachine._ignore)(self, action, now)
+            if type(action) is actions.CloseConnection and self.state is CONNECTED:
+                self._close(action, now)
 
     def _registered(self, event: RunnerRegistered, now: float) -> None:
         was_registered = self.is_registered
@@ -323,14 +317,14 @@ class LinkMachine:
             self.registrations += 1
             self.last_error = None
             self._retry.registered()
-            # At the level of the trouble that this ends: a log without INFO would not show the recovery.
-            level, self._trouble_level = self._trouble_level, actions.LogLevel.INFO
+            # At the level of the failure, so that a log that shows the failure also shows its end.
+            level, self._failure_level = self._failure_level, actions.LogLevel.INFO
             self._actions.append(actions.ReportRegistered(level))
 
     def _close(self, action: actions.CloseConnection, now: float) -> None:
         self.last_error = action.reason
         if self.session.is_stopping:
-            # Answers that are on their way have the rest of the grace period.
+            # Unsent answers may use the rest of the grace period.
             until = max(now, self._stop_until) + CLOSE_WAIT_LATE
         else:
             until = now + CLOSE_WAIT
@@ -365,29 +359,26 @@ class LinkMachine:
         self.is_paused = self._has_unwritten = self._was_congested = self._is_unblocked = False
         self._actions += self.session.handle(events.Disconnected(event.written, event.clean), now)
         if self.session.state is State.CLOSED:
-            self._go(FINISHING)
             self._finish(_TIME_PASSED, now)
             return
         self._retry.ended(
             event.reason, now - self._opened_at, self.session.counters.accepted - self._accepted_before
         )
-        self._failed(event.reason, None, event.jitter, now)
+        self._failed(events.AttemptFailed(event.reason, None, event.jitter), now)
 
     # --- the end ----------------------------------------------------------------------------------
 
     def _stop(self, event: events.StopRequested, now: float) -> None:
-        """Stop. A second stop may shorten the grace period, and never prolongs it."""
+        """Stop. A second stop can only shorten the grace period."""
         self._stop_until = min(self._stop_until, event.until)
         wanted = self.session.handle(event, now)
         self._actions += wanted
         self._follow(wanted, now)
         if self.session.state is State.CLOSED:
-            self._go(FINISHING)
             self._finish(_TIME_PASSED, now)
 
     def _finish(self, event: events.TimePassed, now: float) -> None:
-        if not self.session.orphans or now >= self._stop_until:
-            self._go(CLOSED)
+        self._go(CLOSED if not self.session.orphans or now >= self._stop_until else FINISHING)
 
     def _idle_until(self) -> float:
         since = self._slots.idle_since
@@ -396,7 +387,7 @@ class LinkMachine:
         return since + self._auto_shutdown_timeout
 
     def _ignore(self, event: events.LinkEvent, now: float) -> None:
-        """Ignore an event that comes too late."""
+        """Ignore an event of a link that has no effect in this state."""
 
 
 def _final_error(reason: LinkFailure, one_shot: bool) -> N8nRunnerError:
@@ -417,7 +408,7 @@ def _meaning(code: int | None) -> str:
         None: "without a code",
         1000: "1000: another runner uses the same id",
         1001: "1001: n8n shuts down",
-        1002: "1002: it takes this runner for unresponsive, or a frame was broken",
+        1002: "1002: n8n considers this runner unresponsive, or a frame was invalid",
         1007: "1007: a message was not UTF-8",
         1009: "1009: a message was above n8n's N8N_RUNNERS_MAX_PAYLOAD",
     }
@@ -426,80 +417,61 @@ def _meaning(code: int | None) -> str:
 
 _TIME_PASSED = events.TimePassed()
 
-_SHOWN = {
-    WAITING: "waiting",
-    CONNECTING: "connecting",
-    PROBING: "connecting",
-    REFUSED: "waiting",
-    FINISHING: "closed",
-    CLOSED: "closed",
-}
-
-
 _Method = Callable[[LinkMachine, Any, float], None]
 
 
-class Transition(NamedTuple):
-    """The method that handles an event, and the states that it may lead to."""
-
-    method: _Method
-    to: frozenset[LinkState]
-
-
-def _to(method: _Method, *states: LinkState) -> Transition:
-    return Transition(method, frozenset(states))
-
-
-#: Every transition, by state and event; `CloseConnection` is an action of the session. Other events are the
-#: session's, or too late (`_TOO_LATE`).
-TRANSITIONS: dict[LinkState, dict[type, Transition]] = {
+#: Transitions by state and event: the method that handles the event, and the states that it may lead to.
+#: `CloseConnection` is an action of the session. Other events go to the session; those of a link that are
+#: missing here have no effect (`_IGNORED`). After a stop, `ConnectionEnded` leads to FINISHING while orphans
+#: run, otherwise to CLOSED; without a stop, to REFUSED if `Retry` gives up, otherwise to WAITING.
+TRANSITIONS: dict[LinkState, dict[type, tuple[_Method, set[LinkState]]]] = {
     WAITING: {
-        events.TimePassed: _to(LinkMachine._take_next_step, WAITING, CONNECTING, PROBING),
-        events.StopRequested: _to(LinkMachine._stop, FINISHING, CLOSED),
+        events.TimePassed: (LinkMachine._take_next_step, {WAITING, CONNECTING, PROBING}),
+        events.StopRequested: (LinkMachine._stop, {FINISHING, CLOSED}),
     },
     CONNECTING: {
-        events.ConnectionOpened: _to(LinkMachine._opened, CONNECTED),
-        events.AttemptFailed: _to(LinkMachine._attempt_failed, WAITING, REFUSED),
-        events.StopRequested: _to(LinkMachine._stop, FINISHING, CLOSED),
+        events.ConnectionOpened: (LinkMachine._opened, {CONNECTED}),
+        events.AttemptFailed: (LinkMachine._failed, {WAITING, REFUSED}),  # REFUSED: `Retry` gives up
+        events.StopRequested: (LinkMachine._stop, {FINISHING, CLOSED}),
     },
     PROBING: {
-        events.BrokerProbed: _to(LinkMachine._probed, WAITING),
-        events.StopRequested: _to(LinkMachine._stop, FINISHING, CLOSED),
+        events.BrokerProbed: (LinkMachine._probed, {WAITING}),
+        events.StopRequested: (LinkMachine._stop, {FINISHING, CLOSED}),
     },
     REFUSED: {
-        events.RefusalAnswered: _to(LinkMachine._refusal_answered, WAITING, CLOSED),
-        events.StopRequested: _to(LinkMachine._stop, FINISHING, CLOSED),
+        events.RefusalAnswered: (LinkMachine._refusal_answered, {WAITING, CLOSED}),  # CLOSED: it is final
+        events.StopRequested: (LinkMachine._stop, {FINISHING, CLOSED}),
     },
     CONNECTED: {
-        RunnerRegistered: _to(LinkMachine._registered, CONNECTED),
-        actions.CloseConnection: _to(LinkMachine._close, CLOSING),
-        events.StopRequested: _to(LinkMachine._stop, CONNECTED, CLOSING),
-        events.CloseReceived: _to(LinkMachine._close_received, CLOSING),
-        events.OversizedMessage: _to(LinkMachine._oversized, CONNECTED),
-        events.UnreadableMessage: _to(LinkMachine._unreadable, CONNECTED),
-        events.ConnectionEnded: _to(LinkMachine._ended, WAITING, REFUSED, FINISHING, CLOSED),
+        RunnerRegistered: (LinkMachine._registered, {CONNECTED}),
+        actions.CloseConnection: (LinkMachine._close, {CLOSING}),
+        events.StopRequested: (LinkMachine._stop, {CONNECTED, CLOSING}),
+        events.CloseReceived: (LinkMachine._close_received, {CLOSING}),
+        events.OversizedMessage: (LinkMachine._oversized, {CONNECTED}),
+        events.UnreadableMessage: (LinkMachine._unreadable, {CONNECTED}),
+        events.ConnectionEnded: (LinkMachine._ended, {WAITING, REFUSED, FINISHING, CLOSED}),
     },
     CLOSING: {
-        events.StopRequested: _to(LinkMachine._stop, CLOSING),
-        events.CloseReceived: _to(LinkMachine._close_received, CLOSING),
-        events.OversizedMessage: _to(LinkMachine._oversized, CLOSING),
-        events.UnreadableMessage: _to(LinkMachine._unreadable, CLOSING),
-        events.ConnectionEnded: _to(LinkMachine._ended, WAITING, REFUSED, FINISHING, CLOSED),
+        events.StopRequested: (LinkMachine._stop, {CLOSING}),
+        events.CloseReceived: (LinkMachine._close_received, {CLOSING}),
+        events.OversizedMessage: (LinkMachine._oversized, {CLOSING}),
+        events.UnreadableMessage: (LinkMachine._unreadable, {CLOSING}),
+        events.ConnectionEnded: (LinkMachine._ended, {WAITING, REFUSED, FINISHING, CLOSED}),
     },
     FINISHING: {
-        events.TimePassed: _to(LinkMachine._finish, FINISHING, CLOSED),
-        events.StopRequested: _to(LinkMachine._stop, FINISHING, CLOSED),
+        events.TimePassed: (LinkMachine._finish, {FINISHING, CLOSED}),  # FINISHING: orphans still run
+        events.StopRequested: (LinkMachine._stop, {FINISHING, CLOSED}),
     },
     CLOSED: {},
 }
 
 #: Events of a link in the states in which `TRANSITIONS` does not have them. The state remains.
-_TOO_LATE: dict[type, _Method] = {
+_IGNORED: dict[type, _Method] = {
     **dict.fromkeys(get_args(events.LinkEvent), LinkMachine._ignore),
     events.ConnectionOpened: LinkMachine._discard,
 }
 
 _METHODS: dict[LinkState, dict[type, _Method]] = {
-    state: {**_TOO_LATE, **{event: transition.method for event, transition in transitions.items()}}
+    state: {**_IGNORED, **{event: method for event, (method, _) in transitions.items()}}
     for state, transitions in TRANSITIONS.items()
 }

@@ -33,10 +33,10 @@ class Offers:
     """The offers of one link.
 
     Args:
-        link: names the link towards `slots`.
+        link: the link's key in `slots`.
         slots: shared with the runner's other links.
         types: the task types with their limits.
-        new_id: makes ids, each only once.
+        new_id: returns a new unique id.
     """
 
     def __init__(
@@ -90,8 +90,7 @@ class Offers:
     def claim(self, offer_id: str, now: float) -> tuple[str | None, str]:
         """Claim a slot for an offer that the broker has accepted.
 
-        Returns:
-            The task type of the offer, and ""; or None, and why the acceptance has to be rejected.
+        Return the task type of the offer and "", or None and the reason to reject the acceptance.
         """
         offer = self._open.pop(offer_id, None)
         if offer is not None:
@@ -112,11 +111,11 @@ class Offers:
 
         Args:
             now: the moment.
-            ready: whether offers can be sent. Behind a large message they would wait, and lapse there.
+            ready: whether offers can be sent. Behind a large message they would wait and lapse.
             silent_since: when the link last sent a message, if only an offer can end its silence.
 
         Returns:
-            The offers to send; and the links that should look at the slots again.
+            The offers to send, and the links that should look at the slots again.
         """
         self._lapse(now)
         wanted, others = self._slots.offers(self._link, now, ready)

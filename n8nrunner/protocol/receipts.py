@@ -64,8 +64,7 @@ class Receipts:
     def next_deadline(self, congested: bool) -> float:
         """Return when the next ping has to be sent; infinity if none has to.
 
-        Args:
-            congested: whether a large message is being sent. A ping that waits behind it is not repeated.
+        While a large message is being sent (`congested`), a ping that waits behind it is not repeated.
         """
         if not self._results:
             return inf
@@ -90,14 +89,9 @@ class Receipts:
         self._covered = None
 
     def lose(self, written: int, clean: bool) -> list[ReportUndelivered]:
-        """Forget all results, because the connection has ended.
+        """Forget all results of a connection that has ended, and report those that may not have arrived.
 
-        Args:
-            written: messages of which at least one byte was sent; the others have certainly not arrived.
-            clean: whether the broker answered the close frame. It has then read all results.
-
-        Returns:
-            Reports about the results that may not have arrived.
+        `written` and `clean` are those of `Disconnected`.
         """
         reports = [
             ReportUndelivered(task_id, task_type, payload, failed, ordinal > written)

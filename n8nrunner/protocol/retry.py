@@ -94,13 +94,7 @@ class Retry:
             self._delays = self._new_delays()
 
     def decide(self, failure: failures.LinkFailure, now: float, jitter: float) -> Decision:
-        """Return the next step after a failure.
-
-        Args:
-            failure: why the attempt failed or the connection ended.
-            now: the moment, in seconds of a monotonic clock.
-            jitter: a random number in [0, 1].
-        """
+        """Return the next step after a failure. `jitter` is a random number in [0, 1]."""
         self.failures += 1
         if self._outage_since is None:
             self._outage_since = now

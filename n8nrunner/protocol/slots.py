@@ -17,7 +17,7 @@ A pair whose offers were all accepted while there was plenty of room makes sever
 to its share of half the room, so that its idle offers cannot keep more than that from the others. A runner
 with a single pair needs no reservations: it offers all its free slots.
 
-`Slots` uses no threads and no clock. All links of a runner share one and call it on one thread.
+All links of a runner share one `Slots`. Only the links' thread changes it; any thread may read `taken`.
 """
 
 from __future__ import annotations
@@ -116,15 +116,9 @@ class Slots:
     # --- what a link does -----------------------------------------------------------------------
 
     def join(self, link: Hashable, types: Mapping[str, int | None], now: float) -> set[Hashable]:
-        """Add a link, or change its task types.
+        """Add a link, or change its task types, each with its own limit or None.
 
-        Args:
-            link: names the link from now on.
-            types: each task type with its own limit, or None.
-            now: the moment.
-
-        Returns:
-            The other links that should ask for `offers` again.
+        Return the other links that should ask for `offers` again.
         """
         pairs = self._links.setdefault(link, {})
         for name, limit in types.items():
@@ -144,8 +138,7 @@ class Slots:
     def leave(self, link: Hashable, now: float) -> set[Hashable]:
         """Remove a link and its offers. Its taken slots stay taken.
 
-        Returns:
-            The other links that should ask for `offers` again.
+        Return the other links that should ask for `offers` again.
         """
         for pair in self._links.pop(link, {}).values():
             self._pairs -= 1
@@ -156,12 +149,9 @@ class Slots:
         return self._serve(now, link)
 
     def take(self, link: Hashable, type_name: str, lapsed: bool = False) -> bool:
-        """Take a slot for an accepted offer. Return whether there was one.
+        """Take a slot for an accepted offer of a link. Return whether there was one.
 
-        Args:
-            link: the link whose offer was accepted.
-            type_name: the task type of the offer.
-            lapsed: whether the offer was open no more. It has no right to the reserved slots of open offers.
+        A lapsed offer has no right to the reserved slots of open offers.
         """
         pair = self._links.get(link, {}).get(type_name)
         if pair is None:
@@ -204,15 +194,10 @@ class Slots:
     def offers(
         self, link: Hashable, now: float, ready: bool = True
     ) -> tuple[list[tuple[str, int]], set[Hashable]]:
-        """Return the offers this link should send now, and count them as open.
+        """Return the offers that this link should send now, and count them as open.
 
-        Args:
-            link: the link that asks.
-            now: the moment.
-            ready: whether the link can send offers. If not, only its reservations can lapse.
-
-        Returns:
-            Task types, each with a number of offers; and the other links that should ask again.
+        If the link is not `ready` to send, only its reservations can lapse. Return task types, each with a
+        number of offers, and the other links that should ask again.
         """
         pairs = self._links.get(link)
         if not pairs:
@@ -255,8 +240,7 @@ class Slots:
     def release(self, type_name: str, now: float) -> set[Hashable]:
         """Free the slot of a task whose handler has returned.
 
-        Returns:
-            The links that should ask for `offers` now. The link of the task can be one of them.
+        Return the links that should ask for `offers` now. The link of the task can be one of them.
         """
         self.taken -= 1
         self._types[type_name].taken -= 1

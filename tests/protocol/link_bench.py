@@ -95,7 +95,7 @@ class LinkBench:
 
     def check(self, before: LinkState, *kinds: type) -> None:
         transitions = [TRANSITIONS[before][kind] for kind in kinds if kind in TRANSITIONS[before]]
-        allowed = {before}.union(*(transition.to for transition in transitions))
+        allowed = {before}.union(*(transition[1] for transition in transitions))
         names = " or ".join(kind.__name__ for kind in kinds)
         assert self.state in allowed, f"{before.name} --{names}--> {self.state.name}"
 

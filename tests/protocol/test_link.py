@@ -185,7 +185,7 @@ def test_the_rows_are_the_table() -> None:
         (state, event, to)
         for state, transitions in TRANSITIONS.items()
         for event, transition in transitions.items()
-        for to in transition.to
+        for to in transition[1]
     }
     assert rows == table
 
@@ -202,7 +202,7 @@ def test_the_architecture_page_draws_the_table() -> None:
         (state.name, event.__name__, to.name)
         for state, transitions in TRANSITIONS.items()
         for event, transition in transitions.items()
-        for to in transition.to
+        for to in transition[1]
         if to is not state and event is not e.StopRequested
     }
     assert drawn == table
@@ -532,7 +532,7 @@ def test_after_the_grace_period_a_close_frame_is_waited_for_only_shortly() -> No
         (None, "without a code"),
         (1000, "1000: another runner uses the same id"),
         (1001, "1001: n8n shuts down"),
-        (1002, "1002: it takes this runner for unresponsive, or a frame was broken"),
+        (1002, "1002: n8n considers this runner unresponsive, or a frame was invalid"),
         (1007, "1007: a message was not UTF-8"),
         (1009, "1009: a message was above n8n's N8N_RUNNERS_MAX_PAYLOAD"),
         (4000, "(4000)"),
