@@ -13,25 +13,19 @@ from n8nrunner.protocol.messages import Json
 class Calls:
     """The open calls of one connection."""
 
-    __slots__ = ("_by_task", "_task_of")
-
     def __init__(self) -> None:
         self._by_task: dict[str, dict[str, PendingCall]] = {}
-        self._task_of: dict[str, str] = {}
-
-    @property
-    def open(self) -> dict[str, str]:
-        """The ids of the open calls, with the ids of their tasks."""
-        return dict(self._task_of)
+        #: The task of each open call, by id.
+        self.open: dict[str, str] = {}
 
     def add(self, call_id: str, task_id: str, call: PendingCall) -> None:
         """Add a call of a running task."""
-        self._task_of[call_id] = task_id
+        self.open[call_id] = task_id
         self._by_task.setdefault(task_id, {})[call_id] = call
 
     def end(self, call_id: str, value: Json, error: Json) -> list[EndCall]:
         """Return the end of a call; nothing if no such call is open."""
-        task_id = self._task_of.pop(call_id, None)
+        task_id = self.open.pop(call_id, None)
         if task_id is None:
             return []
         return [EndCall(self._by_task[task_id].pop(call_id), value, error)]
@@ -42,5 +36,5 @@ class Calls:
         if not calls:
             return []
         for call_id in calls:
-            del self._task_of[call_id]
+            del self.open[call_id]
         return [EndCall(call, None, reason) for call in calls.values()]

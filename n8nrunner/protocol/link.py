@@ -378,7 +378,7 @@ class LinkMachine:
             self._finish(_TIME_PASSED, now)
 
     def _finish(self, event: events.TimePassed, now: float) -> None:
-        self._go(CLOSED if not self.session.orphans or now >= self._stop_until else FINISHING)
+        self._go(CLOSED if not self.session.tasks.orphans or now >= self._stop_until else FINISHING)
 
     def _idle_until(self) -> float:
         since = self._slots.idle_since

@@ -37,6 +37,11 @@ class Offers:
         slots: shared with the runner's other links.
         types: the task types with their limits.
         new_id: returns a new unique id.
+
+    Attributes:
+        types: the task types with their limits.
+        open: the task type and the end of each open offer, by id, in the order of the ends.
+        lapsed: the task type of each lapsed offer and the moment until which it is honoured, by id.
     """
 
     def __init__(
@@ -47,24 +52,9 @@ class Offers:
         self._slots = slots
         self._new_id = new_id
         self._validity = OFFER_VALIDITY
-        # Task type and end by id, in the order of the ends.
-        self._open: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        self._lapsed: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self.open: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self.lapsed: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._rejected = False
-
-    @property
-    def open(self) -> dict[str, tuple[str, float]]:
-        """The task type and the end of each open offer, by id."""
-        return dict(self._open)
-
-    @property
-    def lapsed(self) -> dict[str, tuple[str, float]]:
-        """The task type of each lapsed offer, and the moment until which it is honoured, by id."""
-        return dict(self._lapsed)
-
-    def __bool__(self) -> bool:
-        """Return whether an offer is open."""
-        return bool(self._open)
 
     def begin(self, jitter: float) -> None:
         """Start over with a new connection. `jitter` in [0, 1) spreads the ends of its offers."""
@@ -77,14 +67,14 @@ class Offers:
 
     def withdraw(self, now: float) -> set[Hashable]:
         """Forget all offers, and offer no more. Return the links that should look at the slots again."""
-        self._open.clear()
-        self._lapsed.clear()
+        self.open.clear()
+        self.lapsed.clear()
         return self._slots.leave(self._link, now)
 
     def void(self) -> None:
         """Forget all offers, because the broker has thrown them away. The link goes on offering."""
-        self._open.clear()
-        self._lapsed.clear()
+        self.open.clear()
+        self.lapsed.clear()
         self._slots.void(self._link)
 
     def claim(self, offer_id: str, now: float) -> tuple[str | None, str]:
@@ -92,13 +82,13 @@ class Offers:
 
         Return the task type of the offer and "", or None and the reason to reject the acceptance.
         """
-        offer = self._open.pop(offer_id, None)
+        offer = self.open.pop(offer_id, None)
         if offer is not None:
             if self._slots.take(self._link, offer[0]):
                 return offer[0], ""
             self._rejected = True
             return None, REASON_FULL
-        offer = self._lapsed.pop(offer_id, None)
+        offer = self.lapsed.pop(offer_id, None)
         if offer is not None and offer[1] > now and self._slots.take(self._link, offer[0], lapsed=True):
             return offer[0], ""
         self._rejected = True
@@ -124,7 +114,7 @@ class Offers:
         for task_type, count in wanted:
             for _ in range(count):
                 offer = TaskOffer(self._new_id(), task_type, int(self._validity * 1000))
-                self._open[offer.offer_id] = (task_type, until)
+                self.open[offer.offer_id] = (task_type, until)
                 offers.append(offer)
         is_owed = self._rejected and ready
         if is_owed:
@@ -137,30 +127,30 @@ class Offers:
 
     def _lapse(self, now: float) -> None:
         counts: dict[str, int] = {}
-        while self._open:
-            offer_id, (task_type, until) = next(iter(self._open.items()))
+        while self.open:
+            offer_id, (task_type, until) = next(iter(self.open.items()))
             if until > now:
                 break
-            del self._open[offer_id]
-            self._lapsed[offer_id] = (task_type, until + OFFER_HONOUR)
+            del self.open[offer_id]
+            self.lapsed[offer_id] = (task_type, until + OFFER_HONOUR)
             counts[task_type] = counts.get(task_type, 0) + 1
-        while self._lapsed and next(iter(self._lapsed.values()))[1] <= now:
-            self._lapsed.popitem(last=False)
+        while self.lapsed and next(iter(self.lapsed.values()))[1] <= now:
+            self.lapsed.popitem(last=False)
         for task_type, count in counts.items():
             self._slots.lapse(self._link, task_type, count)
 
     def next_deadline(self, silent_since: float | None) -> float:
         """Return when `renew` has to be called, infinity if never; `silent_since` as for `renew`."""
-        if self._open:
-            soonest = next(iter(self._open.values()))[1]
+        if self.open:
+            soonest = next(iter(self.open.values()))[1]
         else:
             soonest = self._silence_end(silent_since)
-        if self._lapsed:
-            soonest = min(soonest, next(iter(self._lapsed.values()))[1])
+        if self.lapsed:
+            soonest = min(soonest, next(iter(self.lapsed.values()))[1])
         return min(soonest, self._slots.next_deadline(self._link)) if self._slots.reservations else soonest
 
     def _silence_end(self, silent_since: float | None) -> float:
         """Return when the link has to send something; infinity if it does not have to."""
-        if silent_since is None or self._open or not self.types:
+        if silent_since is None or self.open or not self.types:
             return inf
         return silent_since + KEEP_ALIVE

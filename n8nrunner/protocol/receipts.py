@@ -37,16 +37,12 @@ class Receipts:
     """The results of one connection that no pong has proved."""
 
     def __init__(self) -> None:
-        self._results: deque[SentResult] = deque()
+        #: In the order in which they were sent.
+        self.results: deque[SentResult] = deque()
         self._kept_bytes = 0
         # The last message before the ping that waits for its pong; None without such a ping.
         self._covered: int | None = None
         self._pinged_at = 0.0
-
-    @property
-    def results(self) -> tuple[SentResult, ...]:
-        """The results without a proof, in the order in which they were sent."""
-        return tuple(self._results)
 
     def begin(self, now: float) -> None:
         """Start over with a new connection."""
@@ -56,17 +52,17 @@ class Receipts:
     def add(self, ordinal: int, task_id: str, task_type: str, payload: bytes, failed: bool) -> None:
         """Add a result that was sent as message `ordinal`."""
         if self._kept_bytes + len(payload) > UNCONFIRMED_LIMIT:
-            self._results.append(SentResult(ordinal, task_id, task_type, None, failed))
+            self.results.append(SentResult(ordinal, task_id, task_type, None, failed))
         else:
             self._kept_bytes += len(payload)
-            self._results.append(SentResult(ordinal, task_id, task_type, payload, failed))
+            self.results.append(SentResult(ordinal, task_id, task_type, payload, failed))
 
     def next_deadline(self, congested: bool) -> float:
         """Return when the next ping has to be sent; infinity if none has to.
 
         While a large message is being sent (`congested`), a ping that waits behind it is not repeated.
         """
-        if not self._results:
+        if not self.results:
             return inf
         if self._covered is None:
             return self._pinged_at + PING_SPACING
@@ -82,8 +78,8 @@ class Receipts:
         """Remove the results that a pong with this payload proves. Only the last ping counts."""
         if self._covered is None or payload != str(self._covered):
             return
-        while self._results and self._results[0].ordinal <= self._covered:
-            result = self._results.popleft()
+        while self.results and self.results[0].ordinal <= self._covered:
+            result = self.results.popleft()
             if result.payload is not None:
                 self._kept_bytes -= len(result.payload)
         self._covered = None
@@ -95,8 +91,8 @@ class Receipts:
         """
         reports = [
             ReportUndelivered(task_id, task_type, payload, failed, ordinal > written)
-            for ordinal, task_id, task_type, payload, failed in (() if clean else self._results)
+            for ordinal, task_id, task_type, payload, failed in (() if clean else self.results)
         ]
-        self._results.clear()
+        self.results.clear()
         self._kept_bytes = 0
         return reports

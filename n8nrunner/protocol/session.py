@@ -17,14 +17,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable, Mapping
 from math import inf
-from typing import Callable, NamedTuple, Union
+from typing import Callable, Union
 
 from n8nrunner.protocol import actions, events
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.calls import Calls
 from n8nrunner.protocol.liveness import Liveness
 from n8nrunner.protocol.offers import Offers
-from n8nrunner.protocol.receipts import Receipts, SentResult
+from n8nrunner.protocol.receipts import Receipts
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.protocol.states import IDLE_STATES, TASK_STATES, TRANSITIONS, State, Trigger
 from n8nrunner.protocol.tasks import SETTINGS_TIMEOUT, Counters, Tasks, remove_due, timeout_message
@@ -59,23 +59,6 @@ _AT_ONCE = -inf
 _Answer = Union[m.TaskAccepted, m.TaskRejected]
 
 
-class Description(NamedTuple):
-    """A session's open offers, tasks, calls and results, for tests and debugging.
-
-    Attributes:
-        offers: the task type and the end of each open offer, by id.
-        accepted, running: the task type and the deadline of each task, by id.
-        calls: the task of each open call, by id.
-        results: the results without a proof of arrival.
-    """
-
-    offers: dict[str, tuple[str, float]]
-    accepted: dict[str, tuple[str, float]]
-    running: dict[str, tuple[str, float]]
-    calls: dict[str, str]
-    results: tuple[SentResult, ...]
-
-
 class RunnerSession:
     """The protocol state of one link.
 
@@ -92,6 +75,7 @@ class RunnerSession:
         offers_wanted: whether the runner can run tasks, as the last `OfferingChanged` says.
         generation: the number of the connection, from 1.
         counters: counts of accepted, finished and failed tasks.
+        offers, tasks, calls, receipts: the parts. Only the session changes them.
     """
 
     def __init__(
@@ -112,10 +96,10 @@ class RunnerSession:
         self._slots = slots
         self._timeout_message = timeout_message(task_timeout)
         self._liveness = Liveness()
-        self._offers = Offers(link, slots, types, new_id)
-        self._tasks = Tasks(task_timeout)
-        self._calls = Calls()
-        self._receipts = Receipts()
+        self.offers = Offers(link, slots, types, new_id)
+        self.tasks = Tasks(task_timeout)
+        self.calls = Calls()
+        self.receipts = Receipts()
         # Answers to acceptances that wait behind a large message, each with the end of its window.
         self._delayed: deque[tuple[_Answer, float]] = deque()
         self._congested = False
@@ -134,24 +118,9 @@ class RunnerSession:
     # --- for the link ---------------------------------------------------------------------------
 
     @property
-    def orphans(self) -> int:
-        """The number of tasks of lost connections whose handlers have not returned."""
-        return len(self._tasks.orphans)
-
-    @property
     def is_stopping(self) -> bool:
         """Whether a `StopRequested` has been handled."""
         return self._stop_until is not None
-
-    def describe(self) -> Description:
-        """Return what the session holds now."""
-        return Description(
-            self._offers.open,
-            dict(self._tasks.accepted),
-            dict(self._tasks.running),
-            self._calls.open,
-            self._receipts.results,
-        )
 
     def note_received(self, now: float) -> None:
         """Note that bytes have arrived. Only received bytes show that the peer is alive."""
@@ -198,7 +167,7 @@ class RunnerSession:
         if now < self._due:
             return []
         if self.state in TASK_STATES:
-            if self._tasks:
+            if self.tasks:
                 self._settle_tasks(now)
             if self._delayed:
                 self._settle_delayed(now)
@@ -223,18 +192,18 @@ class RunnerSession:
         if self.state not in TASK_STATES:
             return self._handshake_until
         if self.state is State.OFFERING:
-            soonest = self._offers.next_deadline(self._silent_since())
+            soonest = self.offers.next_deadline(self._silent_since())
         elif self._stop_until is not None:
             soonest = self._stop_until
         else:
-            soonest = inf if self._tasks else self._drain_until
+            soonest = inf if self.tasks else self._drain_until
         if self._delayed:
             soonest = min(soonest, self._delayed[0][1])
         return min(
             soonest,
             self._liveness.due,
-            self._tasks.next_deadline(),
-            self._receipts.next_deadline(self._congested),
+            self.tasks.next_deadline(),
+            self.receipts.next_deadline(self._congested),
         )
 
     def _settle_by(self, moment: float) -> None:
@@ -256,20 +225,20 @@ class RunnerSession:
         self._last_sent_at = now
         self._congested = self._receiving = False
         self._liveness.begin(now)
-        self._receipts.begin(now)
-        self._offers.begin(event.jitter)
+        self.receipts.begin(now)
+        self.offers.begin(event.jitter)
 
     def _info_request(self, event: m.InfoRequest, now: float) -> None:
         self._enter(m.InfoRequest)
         self._handshake_until = now + HANDSHAKE_TIMEOUT
-        self._send(m.RunnerInfo(self._name, tuple(self._offers.types)), now)
+        self._send(m.RunnerInfo(self._name, tuple(self.offers.types)), now)
 
     def _runner_registered(self, event: m.RunnerRegistered, now: float) -> None:
         self._enter(m.RunnerRegistered)
         self._join(now)
 
     def _types_changed(self, event: events.TypesChanged, now: float) -> None:
-        self._offers.types = dict(event.types)
+        self.offers.types = dict(event.types)
         self._join(now)
 
     def _offering_changed(self, event: events.OfferingChanged, now: float) -> None:
@@ -277,16 +246,16 @@ class RunnerSession:
         if event.wanted:
             self._join(now)
         elif self.state is State.OFFERING:
-            self._wake(self._offers.withdraw(now))
+            self._wake(self.offers.withdraw(now))
 
     def _join(self, now: float) -> None:
         if self.state is State.OFFERING and self.offers_wanted:
-            self._wake(self._offers.join(now))
+            self._wake(self.offers.join(now))
 
     def _drain(self, event: m.Drain, now: float) -> None:
         self._enter(m.Drain)
         self._drain_until = now + DRAIN_LIMIT
-        self._wake(self._offers.withdraw(now))
+        self._wake(self.offers.withdraw(now))
 
     def _stop(self, event: events.StopRequested, now: float) -> None:
         if self._stop_until is None or event.until < self._stop_until:
@@ -294,7 +263,7 @@ class RunnerSession:
         before = self.state
         self._enter(events.StopRequested)
         if before is State.OFFERING:
-            self._wake(self._offers.withdraw(now))
+            self._wake(self.offers.withdraw(now))
         elif self.state is State.CLOSING and before is not State.CLOSING:
             self._actions.append(actions.CloseConnection(1000, "the runner stops"))
 
@@ -303,16 +272,16 @@ class RunnerSession:
         if self._stop_until is not None:
             self._enter(events.StopRequested)
         # Release the reserved slots first, because other links may be waiting for them.
-        self._wake(self._offers.withdraw(now))
+        self._wake(self.offers.withdraw(now))
         self._delayed.clear()
-        accepted, running = self._tasks.remove_all()
+        accepted, running = self.tasks.remove_all()
         self.counters.lost += len(accepted) + len(running)
         for _, task_type in accepted:
             self._release(task_type, now)
         for task_id, task_type in running:
-            self._tasks.orphans[self.generation, task_id] = task_type
+            self.tasks.orphans[self.generation, task_id] = task_type
             self._cancel(task_id, REASON_LOST)
-        reports = self._receipts.lose(event.written, event.clean)
+        reports = self.receipts.lose(event.written, event.clean)
         self.counters.undelivered += len(reports)
         self._actions.extend(reports)
 
@@ -324,19 +293,19 @@ class RunnerSession:
 
     def _task_offer_accept(self, event: m.TaskOfferAccept, now: float) -> None:
         task_id = event.task_id
-        if task_id in self._tasks or len(task_id) > ID_LIMIT:
+        if task_id in self.tasks or len(task_id) > ID_LIMIT:
             return
         if self.state is State.DRAINING:
             self._reject(task_id, REASON_STOPPING, now)
             return
-        task_type, refusal = self._offers.claim(event.offer_id, now)
+        task_type, refusal = self.offers.claim(event.offer_id, now)
         if task_type is None:
             self._reject(task_id, refusal, now)
             return
         self.counters.accepted += 1
         if self._slots.can_serve:
             self._due = _AT_ONCE
-        self._settle_by(self._tasks.accept(task_id, task_type, now))
+        self._settle_by(self.tasks.accept(task_id, task_type, now))
         self._send_in_window(m.TaskAccepted(task_id), now)
 
     def _reject(self, task_id: str, reason: str, now: float) -> None:
@@ -345,7 +314,7 @@ class RunnerSession:
         self._send_in_window(m.TaskRejected(task_id, reason), now)
 
     def _task_settings(self, event: m.TaskSettings, now: float) -> None:
-        task = self._tasks.start(event.task_id, now)
+        task = self.tasks.start(event.task_id, now)
         if task is not None:
             task_type, deadline = task
             self._settle_by(deadline)
@@ -355,39 +324,39 @@ class RunnerSession:
 
     def _task_cancel(self, event: m.TaskCancel, now: float) -> None:
         reason = event.reason if isinstance(event.reason, str) else "The task was cancelled"
-        task = self._tasks.accepted.pop(event.task_id, None)
+        task = self.tasks.accepted.pop(event.task_id, None)
         if task is not None:
             self.counters.cancelled += 1
             self._release(task[0], now)
-        elif self._tasks.running.pop(event.task_id, None) is not None:
+        elif self.tasks.running.pop(event.task_id, None) is not None:
             self.counters.cancelled += 1
             self._cancel(event.task_id, reason)
         if reason == REASON_WINDOW:
             # The broker missed the answer to an acceptance and has dropped all offers of this link.
-            self._offers.void()
+            self.offers.void()
 
     def _cancel(self, task_id: str, reason: str, timed_out: bool = False) -> None:
-        self._actions.extend(self._calls.end_all_of(task_id, reason))
+        self._actions.extend(self.calls.end_all_of(task_id, reason))
         self._actions.append(actions.CancelTask(task_id, reason, timed_out))
 
     def _release(self, task_type: str, now: float) -> None:
         self._wake(self._slots.release(task_type, now))
 
     def _finished(self, event: events.HandlerFinished, now: float) -> None:
-        if event.freed or not self._offers:
+        if event.freed or not self.offers.open:
             self._due = _AT_ONCE  # without an open offer, a drain may have ended or a keep-alive may be due
         task = None
         if event.generation == self.generation:
-            task = self._tasks.running.pop(event.task_id, None)
+            task = self.tasks.running.pop(event.task_id, None)
         if task is None:
             # The answer is not wanted, because the task was cancelled or timed out, or belongs to a lost
             # connection. The latter is reported.
-            orphan_type = self._tasks.orphans.pop((event.generation, event.task_id), None)
+            orphan_type = self.tasks.orphans.pop((event.generation, event.task_id), None)
             if orphan_type is not None:
                 self._report(event, orphan_type)
             return
         task_type = task[0]
-        self._actions.extend(self._calls.end_all_of(event.task_id, "the task has ended"))
+        self._actions.extend(self.calls.end_all_of(event.task_id, "the task has ended"))
         if self.state is State.CLOSING:
             self.counters.lost += 1
             self._report(event, task_type)
@@ -401,8 +370,8 @@ class RunnerSession:
         else:
             self.counters.done += 1
         self._send(actions.SendPayload(event.payload), now)
-        self._receipts.add(self._sent_count, event.task_id, task_type, event.payload, event.failed)
-        self._settle_by(self._receipts.next_deadline(self._congested))
+        self.receipts.add(self._sent_count, event.task_id, task_type, event.payload, event.failed)
+        self._settle_by(self.receipts.next_deadline(self._congested))
 
     def _report(self, event: events.HandlerFinished, task_type: str) -> None:
         self.counters.undelivered += 1
@@ -421,7 +390,7 @@ class RunnerSession:
     def _skipped(self, head: m.Head, problem: str, description: str, now: float) -> None:
         """Fail the task, or the call, to which a skipped message belongs."""
         if head.type == "broker:tasksettings":
-            task = self._tasks.accepted.pop(head.task_id or "", None)
+            task = self.tasks.accepted.pop(head.task_id or "", None)
             if task is not None:
                 self.counters.failed += 1
                 self._release(task[0], now)
@@ -429,9 +398,7 @@ class RunnerSession:
             return
         call_id = head.call_id or head.request_id
         if call_id is not None:
-            self._actions.extend(
-                self._calls.end(call_id, None, f"the answer of n8n {problem}. {description}")
-            )
+            self._actions.extend(self.calls.end(call_id, None, f"the answer of n8n {problem}. {description}"))
 
     def _fail(self, task_id: str, message: str, description: str | None, now: float) -> None:
         error = {"message": message}
@@ -442,38 +409,38 @@ class RunnerSession:
     # --- calls of handlers ----------------------------------------------------------------------
 
     def _call_made(self, event: events.CallMade, now: float) -> None:
-        is_running = event.generation == self.generation and event.task_id in self._tasks.running
+        is_running = event.generation == self.generation and event.task_id in self.tasks.running
         if not is_running or self.state is State.CLOSING:
             if event.call is not None:
                 self._actions.append(actions.EndCall(event.call, None, "the task has ended"))
             return
         if event.call is not None:
-            self._calls.add(event.call_id, event.task_id, event.call)
+            self.calls.add(event.call_id, event.task_id, event.call)
         self._send(actions.SendPayload(event.payload), now)
 
     def _rpc_response(self, event: m.RpcResponse, now: float) -> None:
         if event.status == "success":
-            self._actions.extend(self._calls.end(event.call_id, event.data, None))
+            self._actions.extend(self.calls.end(event.call_id, event.data, None))
         else:
-            self._actions.extend(self._calls.end(event.call_id, None, event.data or "n8n gave no reason"))
+            self._actions.extend(self.calls.end(event.call_id, None, event.data or "n8n gave no reason"))
 
     def _task_data_response(self, event: m.TaskDataResponse, now: float) -> None:
-        self._actions.extend(self._calls.end(event.request_id, event.data, None))
+        self._actions.extend(self.calls.end(event.request_id, event.data, None))
 
     def _node_types(self, event: m.NodeTypes, now: float) -> None:
-        self._actions.extend(self._calls.end(event.request_id, event.node_types, None))
+        self._actions.extend(self.calls.end(event.request_id, event.node_types, None))
 
     # --- what `settle` does ---------------------------------------------------------------------
 
     def _settle_tasks(self, now: float) -> None:
         message = self._timeout_message
-        for task_id, _ in remove_due(self._tasks.running, now):
+        for task_id, _ in remove_due(self.tasks.running, now):
             self.counters.timed_out += 1
             self._fail(task_id, message, _TIMEOUT_DESCRIPTION, now)
             self._cancel(task_id, message, timed_out=True)
         if self._receiving:  # a large message, which may be the settings of one of these tasks
-            self._tasks.extend_settings_time(now)
-        for task_id, task_type in remove_due(self._tasks.accepted, now):
+            self.tasks.extend_settings_time(now)
+        for task_id, task_type in remove_due(self.tasks.accepted, now):
             self.counters.failed += 1
             self._release(task_type, now)
             self._fail(task_id, f"n8n sent no settings within {SETTINGS_TIMEOUT:g} seconds", None, now)
@@ -492,35 +459,35 @@ class RunnerSession:
     def _drop_answer(self, answer: _Answer, now: float) -> None:
         """Forget an acceptance whose answer would be late, and all offers. n8n drops them too."""
         if isinstance(answer, m.TaskAccepted):
-            task = self._tasks.accepted.pop(answer.task_id, None)
+            task = self.tasks.accepted.pop(answer.task_id, None)
             if task is not None:
                 self.counters.accepted -= 1
                 self.counters.rejected += 1
                 self._release(task[0], now)
-        self._offers.void()
+        self.offers.void()
 
     def _settle_offers(self, now: float) -> None:
-        offers, others = self._offers.renew(now, not self._congested, self._silent_since())
+        offers, others = self.offers.renew(now, not self._congested, self._silent_since())
         self._wake(others)
         for offer in offers:
             self._send(offer, now)
 
     def _silent_since(self) -> float | None:
         """Return when the last message was sent, if only an offer can end the silence; otherwise None."""
-        return None if self._congested or self._tasks else self._last_sent_at
+        return None if self._congested or self.tasks else self._last_sent_at
 
     def _settle_drain(self, now: float) -> None:
         if self._stop_until is None:
-            if not self._tasks and now >= self._drain_until:
+            if not self.tasks and now >= self._drain_until:
                 self._close("the broker did not close the connection after its drain")
             return
-        if self._tasks and now >= self._stop_until:
+        if self.tasks and now >= self._stop_until:
             self._stop_tasks(now)
-        if not self._tasks:
+        if not self.tasks:
             self._close("the runner stops")
 
     def _stop_tasks(self, now: float) -> None:
-        accepted, running = self._tasks.remove_all()
+        accepted, running = self.tasks.remove_all()
         self.counters.unfinished += len(accepted) + len(running)
         for task_id, _ in [*accepted, *running]:
             message = "The task runner was stopped before the task had finished"
@@ -537,8 +504,8 @@ class RunnerSession:
                 self._actions.append(actions.SendUrgentPing(LIVENESS_PING))
             if measure:
                 self._actions.append(actions.MeasureSocket())
-        if now >= self._receipts.next_deadline(self._congested):
-            self._actions.append(self._receipts.ping(self._sent_count, now))
+        if now >= self.receipts.next_deadline(self._congested):
+            self._actions.append(self.receipts.ping(self._sent_count, now))
 
     def _measured(self, event: events.SocketMeasured, now: float) -> None:
         reason = self._liveness.judge(event, now)
@@ -550,7 +517,7 @@ class RunnerSession:
             self._actions.append(actions.AbortConnection(reason))
 
     def _pong(self, event: events.Pong, now: float) -> None:
-        self._receipts.confirm(event.payload)
+        self.receipts.confirm(event.payload)
 
     # --- sending --------------------------------------------------------------------------------
 

@@ -50,8 +50,7 @@ class Bench:
     @property
     def held_tasks(self) -> int:
         """The number of tasks that are accepted or running."""
-        held = self.session.describe()
-        return len(held.accepted) + len(held.running)
+        return len(self.session.tasks)
 
     @property
     def is_registered(self) -> bool:
@@ -101,19 +100,18 @@ class Bench:
     def checked(self, actions: list[Any]) -> list[Any]:
         """Check the session after a step, and return its actions."""
         session, slots = self.session, self.slots
-        held = session.describe()
         self.sent += sum(isinstance(action, (SendPayload, *SENT)) for action in actions)
         offers: dict[str, int] = {}
-        for task_type, _ in held.offers.values():
+        for task_type, _ in session.offers.open.values():
             offers[task_type] = offers.get(task_type, 0) + 1
         pairs = slots.pairs
         counted = {name: pair.open for (link, name), pair in pairs.items() if link == self.link}
         assert {name: count for name, count in counted.items() if count} == offers
         if session.state is not State.CLOSING:  # it keeps its offers until the connection has ended
             is_offering = session.state is State.OFFERING and session.offers_wanted
-            assert is_offering or not held.offers
+            assert is_offering or not session.offers.open
             assert is_offering is any(link == self.link for link, _ in pairs) or not self.types
-        assert sum(len(result.payload or b"") for result in held.results) <= UNCONFIRMED_LIMIT
+        assert sum(len(result.payload or b"") for result in session.receipts.results) <= UNCONFIRMED_LIMIT
         counters = session.counters
         assert counters.accepted == (
             counters.done
@@ -125,7 +123,9 @@ class Bench:
             + counters.retried
             + self.held_tasks
         ), "a task is not counted, or counted twice"
-        assert set(held.calls.values()) <= set(held.running), "a call waits for a task that has ended"
+        assert set(session.calls.open.values()) <= set(session.tasks.running), (
+            "a call waits for a task that has ended"
+        )
         assert slots.taken <= slots.capacity
         return actions
 
@@ -141,7 +141,7 @@ class Bench:
 
     def offers(self) -> list[str]:
         """Return the ids of the open offers, in their order."""
-        return list(self.session.describe().offers)
+        return list(self.session.offers.open)
 
     def accept(self, offer_id: str | None = None) -> str:
         """Let the broker accept an offer; return the task's id."""

@@ -64,7 +64,7 @@ def full() -> Offers:
     other = joined(slots, "b")
     assert other.claim("b1", NOW) == ("t", "")
     offers = joined(slots)
-    assert not offers
+    assert not offers.open
     return offers
 
 
@@ -80,10 +80,10 @@ class TestRenew:
         offers = make(Slots(2))
         offers.begin(0.0)
         assert renew(offers, NOW) == []
-        assert not offers
+        assert not offers.open
         assert offers.join(NOW) == set()
         assert renew(offers, NOW) == [offer("a1"), offer("a2")]
-        assert offers
+        assert offers.open
         assert offers.open == {"a1": ("t", NOW + 10), "a2": ("t", NOW + 10)}
         assert renew(offers, NOW) == []
 
@@ -145,7 +145,7 @@ class TestRenew:
     def test_lets_offers_lapse_and_makes_none_while_none_can_be_sent(self) -> None:
         offers = joined()
         assert renew(offers, NOW + 10, ready=False) == []
-        assert not offers
+        assert not offers.open
         assert renew(offers, NOW + 10.5) == [offer("a3"), offer("a4")]
 
     def test_names_the_links_that_should_look_at_the_slots(self) -> None:
@@ -208,7 +208,7 @@ class TestClaim:
         a, b = joined(slots, "a"), joined(slots, "b")
         a.claim("a1", NOW)
         assert b.claim("b1", NOW) == (None, REASON_FULL)
-        assert not b
+        assert not b.open
 
 
 class TestExpiredOffers:
@@ -255,7 +255,7 @@ class TestExpiredOffers:
     ) -> None:
         offers = full()
         assert renew(offers, NOW, silent_since=silent_since) == [offer("a1", valid_for=0)] * sent
-        assert not offers
+        assert not offers.open
 
     def test_is_not_needed_with_an_open_offer(self) -> None:
         assert renew(joined(), NOW, silent_since=NOW - 99) == []

@@ -128,7 +128,7 @@ class CalmMachine(RuleBasedStateMachine):
 
     @rule(before=st.sampled_from([0.0, 0.01, 0.3]))
     def pass_time_until_offers_lapse(self, before: float) -> None:
-        lapses = [until for link in self.world.links for _, until in link.session.describe().offers.values()]
+        lapses = [until for link in self.world.links for _, until in link.session.offers.open.values()]
         if lapses:
             self.world.pass_time(max(0.0, min(lapses) - before - self.world.now))
 

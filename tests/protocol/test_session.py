@@ -569,7 +569,7 @@ class TestTasks:
         bench.connect()
         task_id = bench.start()
         assert bench.lose() == [CancelTask(task_id, "The connection to n8n was lost", False)]
-        assert bench.session.orphans == 1
+        assert len(bench.session.tasks.orphans) == 1
         assert bench.slots.taken == 1
         # Its slot is not offered before the handler returns, and its result is reported.
         assert bench.connect() == []
@@ -579,7 +579,7 @@ class TestTasks:
             ReportUndelivered(task_id, "t", b"late", True, True),
             m.TaskOffer("a2", "t", 10_000),
         ]
-        assert bench.session.orphans == 0
+        assert len(bench.session.tasks.orphans) == 0
         account(bench, accepted=1, lost=1, undelivered=1)
 
     def test_a_task_id_may_occur_again_on_the_next_connection(self) -> None:
@@ -611,7 +611,7 @@ class TestTasks:
         bench.accept()
         assert bench.lose() == []
         assert bench.slots.taken == 0
-        assert bench.session.orphans == 0
+        assert len(bench.session.tasks.orphans) == 0
         account(bench, accepted=1, lost=1)
 
     def test_a_task_without_settings_fails(self) -> None:
@@ -641,7 +641,7 @@ class TestTasks:
         assert bench.held_tasks == 2
         # The large message has come and was for another task: there is time once more.
         bench.session.set_receiving(False)
-        assert bench.session.describe().accepted == {
+        assert bench.session.tasks.accepted == {
             first: ("t", START + 2 * SETTINGS_TIMEOUT),
             second: ("t", START + 1 + 2 * SETTINGS_TIMEOUT),
         }
@@ -1206,11 +1206,11 @@ class TestLiveness:
         bench.connect()
         bench.now += 1
         bench.finish(bench.start())
-        assert bench.session.describe().results
+        assert bench.session.receipts.results
         bench.pass_time(liveness.PING_INTERVAL)
         bench.session.note_received(bench.now)
         assert bench.do(Pong(LIVENESS_PING)) == []
-        assert bench.session.describe().results
+        assert bench.session.receipts.results
         assert of(AbortConnection, bench.pass_time(liveness.SILENCE_LIMIT)) == []
 
     def test_a_silent_peer_ends_the_connection(self) -> None:
@@ -1338,9 +1338,9 @@ class TestDelivery:
         assert of(PING, bench.do(Pong(ping.payload))) == []
         assert bench.session.next_deadline() == START + 1 + PING_SPACING
         (second,) = of(PING, bench.pass_time(PING_SPACING))
-        assert bench.session.describe().results
+        assert bench.session.receipts.results
         bench.do(Pong(second.payload))
-        assert not bench.session.describe().results
+        assert not bench.session.receipts.results
         assert of(SendPing, bench.pass_time(60)) == []
 
     def test_a_ping_is_not_repeated_while_a_large_message_is_sent(self) -> None:
@@ -1364,7 +1364,7 @@ class TestDelivery:
     @pytest.mark.parametrize(("written", "certain"), [(-1, True), (0, False), (1, False)])
     def test_an_ordinal_counts_every_message_but_no_ping(self, written: int, certain: bool) -> None:
         bench, _ = self.answered()
-        ordinal = bench.session.describe().results[0].ordinal
+        ordinal = bench.session.receipts.results[0].ordinal
         # Registration, 8 offers, the acceptance; the ping is none.
         assert ordinal == 1 + 8 + 1 + 1
         (report,) = bench.lose(written=ordinal + written)
@@ -1388,7 +1388,7 @@ class TestDelivery:
         bench.connect()
         assert bench.sent == 9
         bench.finish(bench.start())
-        assert bench.session.describe().results[0].ordinal == 11
+        assert bench.session.receipts.results[0].ordinal == 11
 
     def test_the_brokers_close_frame_proves_all_results(self) -> None:
         bench, _ = self.answered(2)
@@ -1588,9 +1588,9 @@ class TestStop:
         bench.do(StopRequested(START + 10))
         assert bench.lose() == [CancelTask(task_id, REASON_LOST)]
         assert bench.session.state is State.CLOSED
-        assert bench.session.orphans == 1
+        assert len(bench.session.tasks.orphans) == 1
         assert bench.finish(task_id) == [ReportUndelivered(task_id, "t", b"answer", False, True)]
-        assert bench.session.orphans == 0
+        assert len(bench.session.tasks.orphans) == 0
 
     def test_a_stop_after_the_connection_ended_closes_the_session(self) -> None:
         bench = Bench()

@@ -638,9 +638,7 @@ class World:
             slots = runner.slots
             assert 0 <= slots.taken <= runner.capacity
             accepted = [
-                task_type
-                for link in runner.links
-                for task_type, _ in link.session.describe().accepted.values()
+                task_type for link in runner.links for task_type, _ in link.session.tasks.accepted.values()
             ]
             tasks = accepted + [handler.task_type for handler in runner.running]
             assert slots.taken == len(tasks), "a slot is taken without a task, or a task has no slot"
@@ -648,7 +646,6 @@ class World:
                 assert limit is None or tasks.count(name) <= limit
             for link in runner.links:
                 session, counters = link.session, link.session.counters
-                held = session.describe()
                 assert counters.accepted == (
                     counters.done
                     + counters.failed
@@ -656,8 +653,7 @@ class World:
                     + counters.cancelled
                     + counters.lost
                     + counters.unfinished
-                    + len(held.accepted)
-                    + len(held.running)
+                    + len(session.tasks)
                 ), "a task is not counted, or counted twice"
                 orphans = [
                     handler
@@ -667,7 +663,7 @@ class World:
                     and handler.cancelled.reason == REASON_LOST
                     and not handler.returned
                 ]
-                assert len(orphans) <= session.orphans
+                assert len(orphans) <= len(session.tasks.orphans)
 
     def check_settled(self) -> None:
         """Check that every pair offers that can, and no request waits that could be served."""
@@ -719,11 +715,10 @@ class World:
                 link.lost(clean=False)
                 link.turn()
             assert link.session.state is State.CLOSED
-            held = link.session.describe()
-            assert not held.accepted
-            assert not held.running
-            assert link.session.orphans == 0
-            assert not held.calls
+            tasks = link.session.tasks
+            assert not tasks
+            assert not tasks.orphans
+            assert not link.session.calls.open
         self.pass_time(DELAY)
         for runner in self.runners:
             assert runner.slots.taken == 0
