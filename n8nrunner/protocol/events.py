@@ -1,6 +1,7 @@
 """Events of a session or a link, besides broker messages (docs/protocol.md, "States of a connection").
 
-Moments are in seconds of one monotonic clock.
+Moments are in seconds of one monotonic clock. `jitter` is a random number in [0, 1], which spreads what many
+runners do after the same event.
 """
 
 from __future__ import annotations
@@ -21,22 +22,34 @@ class PendingCall(Protocol):
         """Give the waiting handler the value, or the error if that is not None."""
 
 
-class Connected(NamedTuple):
-    """A WebSocket is open. `jitter` is a random number in [0, 1) that spreads this connection's offers."""
+class OpenConnection(Protocol):
+    """A WebSocket. A link only passes it on."""
 
+    def close(self) -> None:
+        """Close the socket."""
+
+
+class ConnectionOpened(NamedTuple):
+    """An attempt has opened a WebSocket. `jitter` also spreads the ends of this connection's offers."""
+
+    connection: OpenConnection
     jitter: float
 
 
-class Disconnected(NamedTuple):
+class ConnectionEnded(NamedTuple):
     """The connection is closed or lost.
 
     Attributes:
+        reason: the failure that ended it.
         written: messages of which at least one byte was sent. The other messages have not arrived.
         clean: whether the broker answered the runner's close frame. It has then read every message before it.
+        jitter: a random number.
     """
 
+    reason: LinkFailure
     written: int
-    clean: bool = False
+    clean: bool
+    jitter: float
 
 
 class FunctionCalls(enum.Enum):
@@ -138,26 +151,11 @@ class StopRequested(NamedTuple):
 
 
 Event = Union[
-    FromBroker, Connected, Disconnected, HandlerFinished, CallMade, SlotFreed, TypesChanged,
+    FromBroker, ConnectionOpened, ConnectionEnded, HandlerFinished, CallMade, SlotFreed, TypesChanged,
     OfferingChanged, OversizedMessage, UnreadableMessage, Pong, SocketMeasured, StopRequested,
 ]  # fmt: skip
 
 # --- events of a link -------------------------------------------------------------------------------
-# `jitter` is a random number in [0, 1] that spreads what many runners do after the same event.
-
-
-class OpenConnection(Protocol):
-    """A WebSocket. A link only passes it on."""
-
-    def close(self) -> None:
-        """Close the socket."""
-
-
-class ConnectionOpened(NamedTuple):
-    """An attempt has opened a WebSocket."""
-
-    connection: OpenConnection
-    jitter: float
 
 
 class AttemptFailed(NamedTuple):
@@ -179,15 +177,6 @@ class CloseReceived(NamedTuple):
     """The broker has sent a close frame. `code` is None if the frame has none."""
 
     code: int | None
-
-
-class ConnectionEnded(NamedTuple):
-    """The connection is closed or lost. `written` and `clean` are those of `Disconnected`."""
-
-    reason: LinkFailure
-    written: int
-    clean: bool
-    jitter: float
 
 
 class RefusalAnswered(NamedTuple):

@@ -262,7 +262,7 @@ class LinkMachine:
         self._accepted_before = self.session.counters.accepted
         self._go(CONNECTED)
         self._actions.append(actions.ServeConnection(event.connection))
-        self._actions += self.session.handle(events.Connected(event.jitter), now)
+        self._actions += self.session.handle(event, now)
 
     def _discard(self, event: events.ConnectionOpened, now: float) -> None:
         self._actions.append(actions.DiscardConnection(event.connection))
@@ -357,7 +357,7 @@ class LinkMachine:
     def _ended(self, event: events.ConnectionEnded, now: float) -> None:
         self._closing = None
         self.is_paused = self._has_unwritten = self._was_congested = self._is_unblocked = False
-        self._actions += self.session.handle(events.Disconnected(event.written, event.clean), now)
+        self._actions += self.session.handle(event, now)
         if self.session.state is State.CLOSED:
             self._finish(_TIME_PASSED, now)
             return

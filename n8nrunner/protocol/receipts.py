@@ -87,7 +87,7 @@ class Receipts:
     def lose(self, written: int, clean: bool) -> list[ReportUndelivered]:
         """Forget all results of a connection that has ended, and report those that may not have arrived.
 
-        `written` and `clean` are those of `Disconnected`.
+        `written` and `clean` are those of `ConnectionEnded`.
         """
         reports = [
             ReportUndelivered(task_id, task_type, payload, failed, ordinal > written)

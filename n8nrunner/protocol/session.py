@@ -217,8 +217,8 @@ class RunnerSession:
         self.state = TRANSITIONS[trigger][self.state]
         self._handlers = _HANDLERS[self.state]
 
-    def _connected(self, event: events.Connected, now: float) -> None:
-        self._enter(events.Connected)
+    def _opened(self, event: events.ConnectionOpened, now: float) -> None:
+        self._enter(events.ConnectionOpened)
         self.generation += 1
         self._handshake_until = now + HANDSHAKE_TIMEOUT
         self._sent_count = 0
@@ -267,8 +267,8 @@ class RunnerSession:
         elif self.state is State.CLOSING and before is not State.CLOSING:
             self._actions.append(actions.CloseConnection(1000, "the runner stops"))
 
-    def _disconnected(self, event: events.Disconnected, now: float) -> None:
-        self._enter(events.Disconnected)
+    def _ended(self, event: events.ConnectionEnded, now: float) -> None:
+        self._enter(events.ConnectionEnded)
         if self._stop_until is not None:
             self._enter(events.StopRequested)
         # Release the reserved slots first, because other links may be waiting for them.
@@ -555,8 +555,8 @@ _HANDLER_OF: dict[type[events.Event], Callable[..., None]] = {
     m.TaskDataResponse: RunnerSession._task_data_response,
     m.NodeTypes: RunnerSession._node_types,
     m.Drain: RunnerSession._drain,
-    events.Connected: RunnerSession._connected,
-    events.Disconnected: RunnerSession._disconnected,
+    events.ConnectionOpened: RunnerSession._opened,
+    events.ConnectionEnded: RunnerSession._ended,
     events.HandlerFinished: RunnerSession._finished,
     events.CallMade: RunnerSession._call_made,
     events.SlotFreed: RunnerSession._settle_only,

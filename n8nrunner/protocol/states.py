@@ -44,7 +44,7 @@ def _stay_in(*states: State) -> dict[State, State]:
 #: ignored.
 TRANSITIONS: dict[type[Trigger], dict[State, State]] = {
     # The connection
-    events.Connected: {State.DISCONNECTED: State.AWAITING_INFO_REQUEST},
+    events.ConnectionOpened: {State.DISCONNECTED: State.AWAITING_INFO_REQUEST},
     m.InfoRequest: {State.AWAITING_INFO_REQUEST: State.AWAITING_REGISTRATION},
     m.RunnerRegistered: {State.AWAITING_REGISTRATION: State.OFFERING},
     m.Drain: {State.OFFERING: State.DRAINING},
@@ -63,7 +63,7 @@ TRANSITIONS: dict[type[Trigger], dict[State, State]] = {
     },
     actions.AbortConnection: dict.fromkeys(CONNECTED_STATES - {State.CLOSING}, State.CLOSING),
     # After a stop, `StopRequested` follows.
-    events.Disconnected: dict.fromkeys(CONNECTED_STATES, State.DISCONNECTED),
+    events.ConnectionEnded: dict.fromkeys(CONNECTED_STATES, State.DISCONNECTED),
     events.SocketMeasured: _stay_in(*CONNECTED_STATES - {State.CLOSING}),
     # Tasks. Nothing begins in CLOSING, because its answer could not be sent.
     m.TaskOfferAccept: _stay_in(*TASK_STATES),

@@ -8,13 +8,34 @@ from typing import Any
 
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.actions import MeasureSocket, SendPayload, StartTask
-from n8nrunner.protocol.events import CallMade, Connected, Disconnected, HandlerFinished, SocketMeasured
+from n8nrunner.protocol.events import (
+    CallMade,
+    ConnectionEnded,
+    ConnectionOpened,
+    HandlerFinished,
+    SocketMeasured,
+)
+from n8nrunner.protocol.failures import ConnectionLost
 from n8nrunner.protocol.receipts import UNCONFIRMED_LIMIT
 from n8nrunner.protocol.session import RunnerSession
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.protocol.states import TASK_STATES, State
 
 START = 1000.0
+
+
+class NoConnection:
+    """A WebSocket that a session never uses."""
+
+    def close(self) -> None: ...
+
+
+def connected(jitter: float = 0.0) -> ConnectionOpened:
+    return ConnectionOpened(NoConnection(), jitter)
+
+
+def disconnected(written: int = 0, clean: bool = False) -> ConnectionEnded:
+    return ConnectionEnded(ConnectionLost("lost"), written, clean, 0.0)
 
 
 class Bench:
@@ -133,7 +154,7 @@ class Bench:
 
     def connect(self, jitter: float = 0.0) -> list[Any]:
         """Connect and register; return the offers."""
-        assert self.do(Connected(jitter)) == []
+        assert self.do(connected(jitter)) == []
         info = self.do(m.InfoRequest())
         assert info == [m.RunnerInfo("name", tuple(self.types))]
         self.sent = 1
@@ -166,7 +187,7 @@ class Bench:
         return self.do(CallMade(task_id, self.session.generation, call_id, payload, f"call {call_id}"))
 
     def lose(self, written: int = 0, clean: bool = False) -> list[Any]:
-        return self.do(Disconnected(written, clean))
+        return self.do(disconnected(written, clean))
 
 
 SENT = (m.RunnerInfo, m.TaskOffer, m.TaskAccepted, m.TaskRejected, m.TaskFailed)

@@ -697,7 +697,7 @@ def test_recovery_follows_a_session_whose_connection_has_ended(is_stopping: bool
     bench = bench_in(CONNECTED)
     if is_stopping:
         bench.handle(e.StopRequested(bench.now))
-    bench.session.handle(e.Disconnected(0), bench.now)
+    bench.session.handle(LOST, bench.now)
     bench.connection = None
     bench.machine.recover(bench.now, False)
     bench.wait(DEFECT_PAUSE)

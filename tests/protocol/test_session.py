@@ -24,8 +24,6 @@ from n8nrunner.protocol.actions import (
 )
 from n8nrunner.protocol.events import (
     CallMade,
-    Connected,
-    Disconnected,
     FunctionCalls,
     HandlerFinished,
     OfferingChanged,
@@ -60,7 +58,7 @@ from n8nrunner.protocol.slots import RESERVATION_TIME, Slots
 from n8nrunner.protocol.states import State
 from n8nrunner.protocol.tasks import SETTINGS_TIMEOUT, timeout_message
 from n8nrunner.snapshot import Counts
-from tests.protocol.bench import START, Bench, of, without
+from tests.protocol.bench import START, Bench, connected, disconnected, of, without
 
 NEVER = float("inf")
 PING = (SendPing, SendUrgentPing, MeasureSocket)
@@ -86,7 +84,7 @@ class TestConnecting:
         assert session.state is State.DISCONNECTED
         assert session.next_deadline() == NEVER
         assert not bench.is_registered
-        assert bench.do(Connected(0.0)) == []
+        assert bench.do(connected(0.0)) == []
         assert session.generation == 1
         assert session.state is State.AWAITING_INFO_REQUEST
         assert bench.do(m.InfoRequest()) == [m.RunnerInfo("name", ("t",))]
@@ -102,7 +100,7 @@ class TestConnecting:
 
     def test_a_runner_without_types_registers_and_offers_nothing(self) -> None:
         bench = Bench(types={})
-        bench.do(Connected(0.0))
+        bench.do(connected(0.0))
         assert bench.do(m.InfoRequest()) == [m.RunnerInfo("name", ())]
         assert bench.do(m.RunnerRegistered()) == []
         # No keep-alive either: n8n counts silence only against runners with a task type.
@@ -111,7 +109,7 @@ class TestConnecting:
 
     def test_the_greeting_has_a_time_limit(self) -> None:
         bench = Bench()
-        bench.do(Connected(0.0))
+        bench.do(connected(0.0))
         assert bench.session.next_deadline() == START + HANDSHAKE_TIMEOUT
         assert bench.pass_time(HANDSHAKE_TIMEOUT - 0.01) == []
         assert bench.pass_time(0.01) == [
@@ -126,7 +124,7 @@ class TestConnecting:
 
     def test_the_registration_has_its_own_time_limit(self) -> None:
         bench = Bench()
-        bench.do(Connected(0.0))
+        bench.do(connected(0.0))
         bench.pass_time(9)
         bench.do(m.InfoRequest())
         assert bench.session.next_deadline() == START + 9 + HANDSHAKE_TIMEOUT
@@ -158,17 +156,17 @@ class TestConnecting:
 
     def test_a_loss_before_the_registration_is_followed_by_a_new_handshake(self) -> None:
         bench = Bench()
-        bench.do(Connected(0.0))
+        bench.do(connected(0.0))
         assert bench.lose() == []
         assert bench.session.state is State.DISCONNECTED
         assert bench.session.next_deadline() == NEVER
-        bench.do(Connected(0.0), m.InfoRequest())
+        bench.do(connected(0.0), m.InfoRequest())
         assert bench.lose() == []
         assert bench.connect()
 
     def test_a_close_frame_does_not_end_the_next_connection(self) -> None:
         bench = Bench()
-        bench.do(Connected(0.0))
+        bench.do(connected(0.0))
         bench.pass_time(HANDSHAKE_TIMEOUT)
         bench.lose()
         assert bench.connect() != []
@@ -269,13 +267,13 @@ class TestOffers:
         assert bench.do(TypesChanged({"t": None, "u": None})) == [m.TaskOffer("a4", "u", 10_000)]
         assert bench.do(TypesChanged({"t": None, "u": None})) == []
         bench.lose()
-        bench.do(Connected(0.0))
+        bench.do(connected(0.0))
         assert bench.do(m.InfoRequest()) == [m.RunnerInfo("name", ("t", "u"))]
 
     def test_a_new_type_during_the_handshake_is_offered_after_it(self) -> None:
         bench = Bench(capacity=1)
         bench.do(TypesChanged({"t": None, "u": None}))
-        bench.do(Connected(0.0))
+        bench.do(connected(0.0))
         assert bench.do(m.InfoRequest()) == [m.RunnerInfo("name", ("t", "u"))]
         bench.do(TypesChanged({"t": None, "u": None, "v": None}))
         assert [offer.task_type for offer in bench.do(m.RunnerRegistered())] == ["t", "u", "v"]
@@ -290,7 +288,7 @@ class TestOffers:
         bench.do(TypesChanged(later))
         later["v"] = None
         bench.lose()
-        bench.do(Connected(0.0))
+        bench.do(connected(0.0))
         assert bench.do(m.InfoRequest()) == [m.RunnerInfo("name", ("t", "u"))]
 
 
@@ -325,7 +323,7 @@ class TestOtherLinks:
             assert of(WakeLinks, a.do(event)) == []
 
     def test_the_reserved_slot_of_a_leaving_link_goes_to_another(self) -> None:
-        for event in (m.Drain(), StopRequested(START + 10), Disconnected(0), OfferingChanged(False)):
+        for event in (m.Drain(), StopRequested(START + 10), disconnected(0), OfferingChanged(False)):
             slots = Slots(1, brokers=3)
             a, b, c = (Bench(slots=slots, link=name) for name in "abc")
             for bench in (a, b, c):
@@ -483,7 +481,7 @@ class TestKeepAlive:
     def test_no_keep_alive_is_sent_before_the_registration(self) -> None:
         bench = self.full()
         bench.lose()
-        bench.do(Connected(0.0))
+        bench.do(connected(0.0))
         assert bench.pass_time(9) == []
 
 
@@ -679,7 +677,7 @@ class TestTasks:
         assert m.TaskRejected("late", REASON_EXPIRED) in bench.do(m.TaskOfferAccept(offer, "late"))
         assert of(SendPayload, bench.finish(running))
         bench.do(TypesChanged({"t": None}))
-        bench.do(Disconnected(0))
+        bench.do(disconnected(0))
         bench.connect()
         assert bench.offers() == []
         assert bench.slots.taken == 0
@@ -1301,7 +1299,7 @@ class TestLiveness:
 
     def test_no_ping_follows_a_close_frame(self) -> None:
         bench = Bench()
-        bench.do(Connected(0.0))
+        bench.do(connected(0.0))
         bench.now += 1000  # a ping and the end of the handshake are both due
         assert [type(action) for action in bench.settle()] == [CloseConnection]
         bench = Bench()
@@ -1511,13 +1509,13 @@ class TestStop:
         assert bench.session.state is State.CLOSED
         assert bench.session.is_stopping
         assert bench.session.next_deadline() == NEVER
-        assert bench.do(Connected(0.0), StopRequested(START), Disconnected(0)) == []
+        assert bench.do(connected(0.0), StopRequested(START), disconnected(0)) == []
         assert bench.session.state is State.CLOSED
 
     @pytest.mark.parametrize("events", [[], [m.InfoRequest()]])
     def test_a_stop_during_the_handshake_closes_the_connection(self, events: list[Any]) -> None:
         bench = Bench()
-        bench.do(Connected(0.0), *events)
+        bench.do(connected(0.0), *events)
         assert bench.do(StopRequested(START + 10)) == [CloseConnection(1000, "the runner stops")]
         assert bench.do(StopRequested(START + 10)) == []
         bench.lose()

@@ -22,8 +22,6 @@ from n8nrunner.protocol.actions import (
 )
 from n8nrunner.protocol.events import (
     CallMade,
-    Connected,
-    Disconnected,
     Event,
     HandlerFinished,
     OfferingChanged,
@@ -36,7 +34,7 @@ from n8nrunner.protocol.events import (
     UnreadableMessage,
 )
 from n8nrunner.protocol.states import TRANSITIONS, State
-from tests.protocol.bench import Bench
+from tests.protocol.bench import Bench, connected, disconnected
 
 #: Short names of the states.
 STATES = ("DISCONNECTED", "INFO", "REGISTRATION", "OFFERING", "DRAINING", "CLOSING", "CLOSED")
@@ -63,7 +61,7 @@ def bench_in(state: str) -> Bench:
         bench.do(StopRequested(bench.now))
     if state in ("DISCONNECTED", "CLOSED"):
         return bench
-    bench.do(Connected(0.0))
+    bench.do(connected(0.0))
     if state == "INFO":
         return bench
     bench.do(m.InfoRequest())
@@ -102,8 +100,8 @@ EVENTS: dict[str, Callable[[Bench], Any]] = {
     "TaskDataResponse": lambda bench: m.TaskDataResponse("running", "c", 1),
     "NodeTypes": lambda bench: m.NodeTypes("running", "c", 1),
     "Drain": lambda bench: m.Drain(),
-    "Connected": lambda bench: Connected(0.0),
-    "Disconnected": lambda bench: Disconnected(0),
+    "ConnectionOpened": lambda bench: connected(0.0),
+    "ConnectionEnded": lambda bench: disconnected(0),
     "HandlerFinished": lambda bench: HandlerFinished("running", 1, b"answer", False),
     "HandlerFinished, task unknown": lambda bench: HandlerFinished("unknown", 1, b"answer", False),
     "HandlerFinished, other connection": lambda bench: HandlerFinished("running", 0, b"answer", False),
@@ -185,8 +183,8 @@ ROWS: dict[str, tuple[Outcome, ...]] = {
     "TaskDataResponse": with_tasks(EndCall),
     "NodeTypes": with_tasks(EndCall),
     "Drain": (None, None, None, to("DRAINING"), None, None, None),
-    "Connected": (to("INFO"), None, None, None, None, None, None),
-    "Disconnected": (
+    "ConnectionOpened": (to("INFO"), None, None, None, None, None, None),
+    "ConnectionEnded": (
         None,
         *(to("DISCONNECTED"),) * 2,
         *(to("DISCONNECTED", EndCall, CancelTask, slots=-1),) * 3,
@@ -281,7 +279,7 @@ def test_the_documented_diagram_has_the_transitions() -> None:
         for before, after in transitions.items()
         if before is not after
     }
-    # A `StopRequested` that has come before follows every `Disconnected`.
+    # A `StopRequested` that has come before follows every `ConnectionEnded`.
     assert drawn == changes | {("CLOSING", "CLOSED"), ("DRAINING", "CLOSED")}
 
 

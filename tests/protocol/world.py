@@ -34,8 +34,6 @@ from n8nrunner.protocol.actions import (
 )
 from n8nrunner.protocol.events import (
     CallMade,
-    Connected,
-    Disconnected,
     HandlerFinished,
     Pong,
     SlotFreed,
@@ -46,6 +44,7 @@ from n8nrunner.protocol.offers import REASON_FULL
 from n8nrunner.protocol.session import REASON_LOST, REASON_STOPPED, RunnerSession
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.protocol.states import State
+from tests.protocol.bench import connected, disconnected
 
 #: The longest delay of a message, and of an event in a link's inbox, in seconds. A reservation lasts longer
 #: than a wake-up, an offer and its acceptance take.
@@ -144,7 +143,7 @@ class Link:
     def connect(self, jitter: float) -> None:
         if self.connection is None and self.session.state is State.DISCONNECTED:
             self.connection = self.broker.connected(self)
-            self.perform(self.session.handle(Connected(jitter), self.world.now))
+            self.perform(self.session.handle(connected(jitter), self.world.now))
             self.settle()
 
     def receive(self) -> None:
@@ -172,7 +171,7 @@ class Link:
         connection.unwritten.clear()
         self.world.break_off(connection)
         self.stalled = False
-        self.perform(self.session.handle(Disconnected(connection.written, clean), self.world.now))
+        self.perform(self.session.handle(disconnected(connection.written, clean), self.world.now))
         self.handlers.clear()
 
     def send(self, kind: str, content: str, urgent: bool = False) -> None:
