@@ -41,7 +41,7 @@ MODULES = {
         ],
     },
     "n8nrunner.broker": {
-        "The embedded broker": ["Broker", "BrokerConstants", "PROFILES", "BrokerEvent", "Counts"],
+        "The embedded broker": ["Broker", "BrokerConstants", "PROFILES", "BrokerEvent", "BrokerCounts"],
         "Its tasks": ["BrokerTask", "SavedFile"],
         "Its errors": [
             "BrokerTaskError",

@@ -20,7 +20,7 @@ except ImportError as error:
 
 from n8nrunner.broker.behaviour import PROFILES
 from n8nrunner.broker.constants import BrokerConstants
-from n8nrunner.broker.counts import BrokerEvent, Counts
+from n8nrunner.broker.counts import BrokerCounts, BrokerEvent
 from n8nrunner.broker.errors import (
     BrokerNotRunning,
     BrokerTaskCancelled,
@@ -33,7 +33,7 @@ from n8nrunner.broker.server import Broker
 from n8nrunner.broker.task import BrokerTask, SavedFile
 
 __all__ = [
-    "PROFILES", "Broker", "BrokerConstants", "BrokerEvent", "BrokerNotRunning", "BrokerTask",
+    "PROFILES", "Broker", "BrokerConstants", "BrokerCounts", "BrokerEvent", "BrokerNotRunning", "BrokerTask",
     "BrokerTaskCancelled", "BrokerTaskError", "BrokerTaskExpired", "BrokerTaskLost", "BrokerTaskTimeout",
-    "Counts", "SavedFile",
+    "SavedFile",
 ]  # fmt: skip

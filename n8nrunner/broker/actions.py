@@ -52,7 +52,7 @@ class TaskDone(NamedTuple):
 
 
 class TaskFailed(NamedTuple):
-    """Give the requester an error. `cause` is the total in `Counts` that the failure has raised."""
+    """Give the requester an error. `cause` is the total in `BrokerCounts` that the failure has raised."""
 
     request_id: str
     task_id: str

@@ -8,7 +8,7 @@ from typing import NamedTuple
 class BrokerEvent(NamedTuple):
     """One thing that happened at the broker."""
 
-    kind: str  #: the name of the total in `Counts` that it raised.
+    kind: str  #: the name of the total in `BrokerCounts` that it raised.
     at: float  #: seconds on the monotonic clock.
     runner_id: str | None = None  #: the id of the runner, if the event concerns one.
     request_id: str | None = None  #: the request, if the event concerns one.
@@ -16,7 +16,7 @@ class BrokerEvent(NamedTuple):
     detail: str | None = None  #: a task type, a reason or an error, if there is one; never a payload.
 
 
-class Counts(NamedTuple):
+class BrokerCounts(NamedTuple):
     """The number of runners, tasks and so on now, and how often everything has happened since the start."""
 
     connections: int = 0  #: open WebSocket connections, registered or not.

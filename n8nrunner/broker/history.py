@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import MutableMapping
 
 from n8nrunner import logs
-from n8nrunner.broker.counts import BrokerEvent, Counts
+from n8nrunner.broker.counts import BrokerCounts, BrokerEvent
 from n8nrunner.broker.matching import Matching
 
 logger = logs.get_logger("n8nrunner.broker")
@@ -27,7 +27,7 @@ class History:
     def __init__(self) -> None:
         #: Held while the matching changes, and notified afterwards.
         self.changed = threading.Condition()
-        #: The totals of `Counts`, which a matching changes in place.
+        #: The totals of `BrokerCounts`, which a matching changes in place.
         self.totals: MutableMapping[str, int] = Counter()
         self._matching: Matching | None = None
         self.events: deque[BrokerEvent] = deque(maxlen=_EVENTS_KEPT)
@@ -40,9 +40,9 @@ class History:
             self._matching = matching
             self.changed.notify_all()
 
-    def counts(self) -> Counts:
+    def counts(self) -> BrokerCounts:
         """Return the current counts. The caller holds `changed`."""
-        return Counts(**self.totals) if self._matching is None else self._matching.counts()
+        return BrokerCounts(**self.totals) if self._matching is None else self._matching.counts()
 
     def record(self, event: BrokerEvent) -> None:
         """Keep an event. The caller, which is the matching, runs with `changed` held."""

@@ -18,7 +18,7 @@ from typing import Callable, NamedTuple
 from n8nrunner.broker import actions, events, wording
 from n8nrunner.broker.behaviour import N8N_2_40, Behaviour
 from n8nrunner.broker.constants import BrokerConstants
-from n8nrunner.broker.counts import BrokerEvent, Counts
+from n8nrunner.broker.counts import BrokerCounts, BrokerEvent
 from n8nrunner.broker.records import Acceptance, Connection, Offer, OpenOffers, Request, RequestQueue, Task
 from n8nrunner.broker.timers import Timers
 from n8nrunner.protocol import messages as m
@@ -101,9 +101,9 @@ class Matching:
         """Return the time at which to send `TimePassed`, or None once the drain is over."""
         return None if self._drained else self._timers.next()
 
-    def counts(self) -> Counts:
+    def counts(self) -> BrokerCounts:
         """Return the number of connections, requests, tasks and so on, and the totals."""
-        return Counts(
+        return BrokerCounts(
             sum(not connection.closed for connection in self._connections.values()),
             len(self._runners),
             len(self._offers),

@@ -9,7 +9,7 @@ from typing import Any, Callable
 from n8nrunner.broker import javascript
 from n8nrunner.broker.behaviour import BEHAVIOURS, PROFILES
 from n8nrunner.broker.constants import BrokerConstants
-from n8nrunner.broker.counts import BrokerEvent, Counts
+from n8nrunner.broker.counts import BrokerCounts, BrokerEvent
 from n8nrunner.broker.errors import BrokerNotRunning
 from n8nrunner.broker.history import History, logger
 from n8nrunner.broker.run import BrokerRun, Settings, listen, new_id
@@ -205,7 +205,7 @@ class Broker:
         return self.submit(task_type, settings, **options).result()
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> BrokerCounts:
         """The number of runners, tasks and so on, and how often everything has happened."""
         with self._history.changed:
             return self._history.counts()
@@ -216,7 +216,7 @@ class Broker:
         with self._history.changed:
             return list(self._history.events)
 
-    def wait_for(self, predicate: Callable[[Counts], bool], timeout: float = 10.0) -> Counts:
+    def wait_for(self, predicate: Callable[[BrokerCounts], bool], timeout: float = 10.0) -> BrokerCounts:
         """Wait until `predicate` is true of the counts, and return them.
 
         Raises:

@@ -15,8 +15,8 @@ class SavedFile(NamedTuple):
     """A file that a task saved with ``helpers.prepareBinaryData`` or ``helpers.setBinaryDataBuffer``."""
 
     data: bytes  #: its content.
-    file_name: str | None  #: its name, if the task gave one.
-    mime_type: str  #: its type, as given or guessed.
+    filename: str | None  #: its name, if the task gave one.
+    mime: str  #: its type, as given or guessed.
     binary_data: dict[str, Any]  #: n8n's object for an item's ``binary``. Its ``data`` is Base64.
 
 

@@ -50,7 +50,7 @@ def _in_zone(value: datetime.datetime, zone: datetime.tzinfo | None) -> datetime
 class DateTime(ParameterType):
     """A datetime."""
 
-    name = "dateTime"
+    kind = "dateTime"
     expected = "a date and time such as 2024-12-31T23:59:59Z"
     field_type = "dateTime"
 
@@ -67,7 +67,7 @@ class DateTime(ParameterType):
 class Date(DateTime):
     """A date."""
 
-    name = "date"
+    kind = "date"
     expected = "a date such as 2024-12-31"
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:

@@ -27,7 +27,7 @@ SEND_AS_STRING = f"n8n's numbers are exact up to {LARGEST_INTEGER} only: send th
 class ParameterType:
     """A type of parameter."""
 
-    name: str  #: the type's name in a function's description, such as "number"
+    kind: str  #: the type's name in a function's description, such as "number"
     choices: list[tuple[str, Any]] | None = None  #: the titles and JSON values of a drop-down
     element_types: Sequence[ParameterType] = ()  #: of a list, a tuple, or an object with any keys
     field_type = "string"  #: the type of its field in n8n
@@ -49,12 +49,12 @@ class ParameterType:
         """
         raise NotImplementedError
 
-    def signature(self) -> str:
+    def type_key(self) -> str:
         """Return the part of a function's signature that decides which values fit.
 
         Generated nodes contain its hash, so the text of a type must not change.
         """
-        return self.name
+        return self.kind
 
     @property
     def expected(self) -> str:
@@ -82,7 +82,7 @@ class ParameterType:
 class AnyValue(ParameterType):
     """Any value, as it is."""
 
-    name = "any"
+    kind = "any"
     expected = "any value"
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
@@ -92,7 +92,7 @@ class AnyValue(ParameterType):
 class String(ParameterType):
     """A str."""
 
-    name = "string"
+    kind = "string"
     expected = "a string"
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
@@ -126,7 +126,7 @@ _LONGEST_NUMBER = 400
 class Number(ParameterType):
     """A float."""
 
-    name = "number"
+    kind = "number"
     expected = "a number"
     field_type, empty, default_types = "number", 0, (int, float)
 
@@ -147,7 +147,7 @@ class Number(ParameterType):
 class Integer(ParameterType):
     """An int."""
 
-    name = "integer"
+    kind = "integer"
     expected = "an integer"
     field_type, empty, default_types = "number", 0, int
 
@@ -186,7 +186,7 @@ def _parse_integer(text: str) -> int | None:
 class Boolean(ParameterType):
     """A bool."""
 
-    name = "boolean"
+    kind = "boolean"
     expected = "true or false"
     field_type, empty, default_types = "boolean", False, bool
 
@@ -205,7 +205,7 @@ class Choice(ParameterType):
         members: the title, the JSON value and the Python value of each.
     """
 
-    name = "options"
+    kind = "options"
     field_type = "options"
 
     def __init__(self, members: Sequence[tuple[str, Any, Any]]) -> None:
@@ -226,7 +226,7 @@ class Choice(ParameterType):
                     return member
         raise Mismatch("", self.expected, value)
 
-    def signature(self) -> str:
+    def type_key(self) -> str:
         return json.dumps(["options", sorted(json.dumps(sent) for _, sent in self.choices or ())])
 
     def field(self, default: Any) -> dict[str, Any]:
@@ -246,7 +246,7 @@ class Choice(ParameterType):
 class FileProperty(ParameterType):
     """A file of the item. n8n sends its name; `convert` expects the `File` that its caller has made."""
 
-    name = "file"
+    kind = "file"
     expected = "the name of one of the item's files"
     empty, default_types = "data", ()
 
@@ -297,7 +297,7 @@ class Array(JsonType):
         make: makes the Python value from a list.
     """
 
-    name = "list"
+    kind = "list"
     expected = "a list"
     empty = "[]"
 
@@ -330,14 +330,14 @@ class Array(JsonType):
         except ValueError as error:
             raise Mismatch("", f"{self.expected} of values with different hashes ({error})", value) from None
 
-    def signature(self) -> str:
-        return json.dumps(["list", self.element.signature()])
+    def type_key(self) -> str:
+        return json.dumps(["list", self.element.type_key()])
 
 
 class Tuple(JsonType):
     """A tuple of fixed length."""
 
-    name = "list"
+    kind = "list"
     empty = "[]"
 
     def __init__(self, elements: Sequence[ParameterType]) -> None:
@@ -360,14 +360,14 @@ class Tuple(JsonType):
             raise error.within(f"[{len(elements)}]") from None
         return tuple(elements)
 
-    def signature(self) -> str:
-        return json.dumps(["row", [element.signature() for element in self.element_types]])
+    def type_key(self) -> str:
+        return json.dumps(["row", [element.type_key() for element in self.element_types]])
 
 
 class Dictionary(JsonType):
     """A dict with any keys."""
 
-    name = "object"
+    kind = "object"
     expected = "an object"
 
     def __init__(self, value: ParameterType) -> None:
@@ -387,8 +387,8 @@ class Dictionary(JsonType):
             raise error.within(f".{key}") from None
         return converted
 
-    def signature(self) -> str:
-        return json.dumps(["object", self.value.signature()])
+    def type_key(self) -> str:
+        return json.dumps(["object", self.value.type_key()])
 
 
 # --- wrapper types ----------------------------------------------------------------------------------
@@ -400,7 +400,7 @@ class Union(ParameterType):
     def __init__(self, types: Sequence[ParameterType]) -> None:
         self.types = types
         # Part of the definition in generated nodes, so it must not change.
-        self.name = "string" if any(each.name == "string" for each in types) else "any"
+        self.kind = "string" if any(each.kind == "string" for each in types) else "any"
 
     @property
     def expected(self) -> str:
@@ -432,8 +432,8 @@ class Union(ParameterType):
                     continue
         raise Mismatch("", self.expected, value)
 
-    def signature(self) -> str:
-        return json.dumps(["either", sorted(each.signature() for each in self.types)])
+    def type_key(self) -> str:
+        return json.dumps(["either", sorted(each.type_key() for each in self.types)])
 
 
 class Wrapper(ParameterType):
@@ -441,7 +441,7 @@ class Wrapper(ParameterType):
 
     def __init__(self, inner: ParameterType) -> None:
         self.inner = inner
-        self.name = inner.name
+        self.kind = inner.kind
         self.choices = inner.choices
 
     def field(self, default: Any) -> dict[str, Any]:
@@ -463,8 +463,8 @@ class Optional(Wrapper):
             return None  # an empty field
         return self.inner.convert(value, conversion, strict)
 
-    def signature(self) -> str:
-        return json.dumps(["perhaps", self.inner.signature()])
+    def type_key(self) -> str:
+        return json.dumps(["perhaps", self.inner.type_key()])
 
 
 #: Bounds by their names in `annotated_types` and in pydantic's `Field`.
@@ -523,8 +523,8 @@ class Bounded(Wrapper):
         except TypeError:  # not comparable, as in a union, or without a length
             return False
 
-    def signature(self) -> str:
-        return self.inner.signature()  # bounds do not count, so that they can change
+    def type_key(self) -> str:
+        return self.inner.type_key()  # bounds do not count, so that they can change
 
     def field(self, default: Any) -> dict[str, Any]:
         field = self.inner.field(default)

@@ -28,7 +28,7 @@ class Record(JsonType):
         members: filled in by `hints.py` afterwards, because a record may contain its own type.
     """
 
-    name = "object"
+    kind = "object"
 
     def __init__(self, title: str, make: Callable[..., Any], is_tuple: bool = False) -> None:
         self.title = title
@@ -65,7 +65,7 @@ class Record(JsonType):
         except Exception as error:  # noqa: BLE001 - the record's own checks
             raise Mismatch("", f"a {self.title} ({type(error).__name__}: {error})", value) from None
 
-    def signature(self) -> str:
+    def type_key(self) -> str:
         # Only the names of its members: the signature of a record that contains itself would not end.
         names = [f"{name}{'' if member.required else '?'}" for name, member in self.members.items()]
         return json.dumps(["record", sorted(names)])
@@ -93,7 +93,7 @@ _MISSING_KEY = ("missing", "value_error.missing")
 class Model(JsonType):
     """A pydantic model, of version 1 or 2."""
 
-    name = "object"
+    kind = "object"
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -140,7 +140,7 @@ class Model(JsonType):
             if _find_large_integer(dump(), "") is not None:
                 raise Mismatch(large[0], f"{Integer.expected} ({SEND_AS_STRING})", large[1])
 
-    def signature(self) -> str:
+    def type_key(self) -> str:
         return json.dumps(["model", sorted(self._fields)])
 
 

@@ -33,9 +33,9 @@ class Parameter(NamedTuple):
         """Return its entry in a function's description (docs/protocol.md, "Functions"): JSON."""
         described: dict[str, Any] = {
             "name": self.name,
-            "kind": self.type.name,
+            "kind": self.type.kind,
             "required": self.required,
-            "type": self.type.signature(),
+            "type": self.type.type_key(),
         }
         if self.type.choices is not None:
             described["choices"] = [sent for _, sent in self.type.choices]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from n8nrunner.broker import PROFILES, BrokerConstants, BrokerEvent, Counts, actions, events
+from n8nrunner.broker import PROFILES, BrokerConstants, BrokerCounts, BrokerEvent, actions, events
 from n8nrunner.broker.behaviour import BEHAVIOURS, Behaviour
 from n8nrunner.broker.matching import Matching
 from n8nrunner.broker.timers import Timers
@@ -138,7 +138,7 @@ class TestRegistration:
             events.Disconnected(9),
         ):
             assert table.step(event) == []
-        assert table.counts == Counts()
+        assert table.counts == BrokerCounts()
 
     def test_keeps_the_runner_when_an_unregistered_connection_of_its_id_ends(self) -> None:
         table = Table("2.40")
@@ -1094,7 +1094,7 @@ class TestTheRest:
             "started": 2, "relayed": 1, "done": 1, "failed": 1, "expired": 1, "malformed": 1,
             "disconnected": 1,
         }  # fmt: skip
-        for kind in Counts._fields[7:]:
+        for kind in BrokerCounts._fields[7:]:
             assert getattr(table.counts, kind) == expected.get(kind, 0), kind
             assert sum(event.kind == kind for event in table.events) == expected.get(kind, 0), kind
         malformed = next(event for event in table.events if event.kind == "malformed")

@@ -15,11 +15,11 @@ import requests
 from n8nrunner.broker import (
     Broker,
     BrokerConstants,
+    BrokerCounts,
     BrokerTask,
     BrokerTaskCancelled,
     BrokerTaskError,
     BrokerTaskTimeout,
-    Counts,
 )
 
 from .install import Installation
@@ -152,7 +152,7 @@ def test_an_official_runner_stays_connected_over_heartbeats_and_takes_many_tasks
     assert [task.result(LIMIT) for task in tasks] == [[{"json": {"n": n}}] for n in range(200)]
     start = broker.counts
 
-    def has_offered_anew(counts: Counts) -> bool:
+    def has_offered_anew(counts: BrokerCounts) -> bool:
         # Offers last five seconds: five heartbeats.
         return counts.offered - start.offered >= 3
 
