@@ -136,3 +136,16 @@ def test_the_files_that_pages_name_exist() -> None:
             if not (ROOT / name).exists() and not (ROOT / "n8nrunner" / name).exists():
                 missing.append(f"{page} names {name}")
     assert missing == []
+
+
+def test_the_names_that_pages_give_for_a_file_are_in_it() -> None:
+    missing: list[str] = []
+    for page in files():
+        text = (ROOT / page).read_text(encoding="utf-8") if page.endswith(".md") else ""
+        for name, file in re.findall(
+            r"`([A-Za-z]\w+|_\w+)`(?:,| in|\s\()\s?`([\w/]+\.py)`", text.replace("\n", " ")
+        ):
+            sources = [path.read_text(encoding="utf-8") for path in ROOT.glob(f"n8nrunner/**/{file}")]
+            if sources and not any(re.search(rf"\b{name}\b", source) for source in sources):
+                missing.append(f"{page}: {name} is not in {file}")
+    assert missing == []
