@@ -46,7 +46,7 @@ NewRunner = Callable[..., Runner]
 PACKAGE = os.path.dirname(n8nrunner.__file__)
 
 
-def threads_of_ours() -> list[str]:
+def names_of_runner_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("n8nrunner-")]
 
 
@@ -133,7 +133,7 @@ ONLY_WITH_A_WAIT = {"Ctrl-C in the wait", "no port for health checks", "no threa
 def test_nothing_runs_after_a_start_that_raised_and_all_can_be_called_again(
     broker: Broker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch, step: str, wait: float
 ) -> None:
-    before = threads_of_ours()
+    before = names_of_runner_threads()
     runner = new_runner(health_check_enabled=True, health_check_port=0, on_undelivered=lambda result: None)
     runner.task("echo")(lambda task: task.settings)
     for state in ("new", "stopped"):
@@ -141,7 +141,7 @@ def test_nothing_runs_after_a_start_that_raised_and_all_can_be_called_again(
             STEPS[step](patch)
             with pytest.raises((OSError, RuntimeError, KeyboardInterrupt, ExecutorBroken)):
                 runner.start(wait=wait)
-        wait_until(lambda: set(threads_of_ours()) <= {*before, "n8nrunner-connect-0"})
+        wait_until(lambda: set(names_of_runner_threads()) <= {*before, "n8nrunner-connect-0"})
         assert runner.state == ("stopped" if step == "Ctrl-C in the wait" else state)
         assert runner.error is None
         assert not runner.is_registered
@@ -297,7 +297,7 @@ def test_an_interrupt_at_any_line_of_a_start_leaves_nothing_running(
     new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(Engine, "wait_registered", lambda *args, **options: True)
-    before = threads_of_ours()
+    before = names_of_runner_threads()
     line = 0
     runner = new_runner("http://127.0.0.1:1", on_undelivered=lambda result: None)
     while True:
@@ -320,7 +320,7 @@ def test_an_interrupt_at_any_line_of_a_start_leaves_nothing_running(
         assert runner.state in ("new", "stopped"), f"interrupted at line {line}"
         assert runner._begun is None or not runner._begun.lifecycle.is_alive
         allowed = {*before, "n8nrunner-connect-0"}
-        wait_until(lambda allowed=allowed: set(threads_of_ours()) <= allowed)  # type: ignore[misc]
+        wait_until(lambda allowed=allowed: set(names_of_runner_threads()) <= allowed)  # type: ignore[misc]
         runner.start()
         assert runner.state == "running"
         runner.stop()
@@ -678,7 +678,9 @@ def test_stop_does_not_wait_for_an_attempt_to_connect(new_runner: NewRunner) -> 
         with promptly():
             runner.stop()  # with the configured grace period
         assert runner.state == "stopped"
-        assert "n8nrunner-connect-0" in threads_of_ours()  # it cannot be interrupted, and ends by itself
+        assert (
+            "n8nrunner-connect-0" in names_of_runner_threads()
+        )  # it cannot be interrupted, and ends by itself
 
 
 def test_the_end_of_a_script_does_not_wait_for_an_attempt_to_connect(tmp_path: Path) -> None:

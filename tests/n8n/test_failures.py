@@ -89,7 +89,7 @@ def test_the_runners_task_timeout_fails_the_execution_with_n8ns_sentence(
 
     assert workflow.call().status_code == 500
 
-    assert 0.9 < time.monotonic() - started < 5.0
+    assert 0.9 < time.monotonic() - started < 30.0  # the handler would take 60 s
     error = workflow.wait_for_execution("error").error
     assert error["message"] == "Task execution timed out after 1 second"
     ended = runner.wait_for("ended")

@@ -73,10 +73,8 @@ def test_n8n_drains_the_runner_when_it_stops_and_the_runner_reconnects(
         answer = callers.submit(workflow.call, {"number": 1})
         runner.wait_for("ran")
 
-        stopping = time.monotonic()
-        n8n.stop()
+        n8n.stop()  # raises if n8n had to give up waiting for the runner
 
-        assert time.monotonic() - stopping < 6.0
         assert answer.result(30).json() == [{"number": 1, "runner": "tests"}]
     n8n.start()
     workflow.wait_active()
