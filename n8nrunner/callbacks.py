@@ -1,4 +1,4 @@
-"""The thread on which `on_undelivered` is called: it may take its time, and delays nothing else."""
+"""The thread that calls `on_undelivered`, which may be slow and then delays nothing else."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ class Callbacks:
         self.join(Deadline(STOP_MARGIN))
 
     def put(self, result: Undelivered) -> None:
-        """Report a result, soon, on the thread. Waits for nothing."""
+        """Report a result on the thread. Do not wait for it."""
         if self._callback is None or self._has_failed:
             _log(result)
         else:
             self._queue.put(result)
 
     def end(self) -> None:
-        """Let the thread end after the results that have been put. Waits for nothing."""
+        """Let the thread end after the results in its queue. Do not wait for it."""
         self._queue.put(None)
 
     def join(self, deadline: Deadline) -> bool:
-        """Wait for the thread's end. Return whether it has ended; one that was not started has."""
+        """Wait for the end of the thread. Return whether it has ended, or was not started."""
         if self.thread.is_alive():
             self.thread.join(deadline.remaining())
         return not self.thread.is_alive()

@@ -1,4 +1,4 @@
-"""``n8nrunner demo``: an embedded broker, a runner and real tasks, with an account of every single one."""
+"""``n8nrunner demo``: an embedded broker, a runner and real tasks, with an account of each task."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from n8nrunner.runner import Runner
 from n8nrunner.task import Task, Undelivered
 
 CAPACITY = 16
-#: Seconds within which every task has to have ended in one way or another.
+#: Seconds within which every task must end.
 _LIMIT = 20.0
-#: Small tasks that wait at the broker at once.
+#: How many small tasks wait at the broker at the same time.
 _WINDOW = 200
 
 

@@ -330,7 +330,7 @@ class Engine:
         return True
 
     def link_cannot_connect(self, error: Exception) -> None:
-        if process.main_thread_has_ended():
+        if process.main_thread_has_ended:
             failed = errors.RunnerFailed(
                 f"{error}, so the runner cannot connect. Keep the main thread running"
             )

@@ -43,9 +43,9 @@ class ProtocolError(N8nRunnerError):
 class TaskError(N8nRunnerError):
     """An error for the workflow's author, raised by a handler. n8n shows exactly its message and description.
 
-    Attributes:
-        message: the headline in n8n.
-        description: the longer text below the headline; None for none.
+    Args:
+        message: the headline in n8n, also an attribute.
+        description: the longer text below the headline, also an attribute; None for none.
     """
 
     def __init__(self, message: str, description: str | None = None) -> None:

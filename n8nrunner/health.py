@@ -7,7 +7,6 @@ requests whose Host header is an address of this server: a web page that points 
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import socket
 import socketserver
@@ -18,7 +17,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any, Callable
 from urllib.parse import urlsplit
 
-from n8nrunner.config import is_loopback
+from n8nrunner.config import address_of, is_loopback
 from n8nrunner.errors import ConfigurationError
 from n8nrunner.logs import logger
 from n8nrunner.snapshot import Snapshot
@@ -135,15 +134,7 @@ def is_allowed_host(header: str | None, bound: str, allowed: Collection[str]) ->
         return False
     if name in {item.lower() for item in allowed}:
         return True
-    return is_loopback(name) or (not is_loopback(bound) and _is_address(name))
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+    return is_loopback(name) or (not is_loopback(bound) and address_of(name) is not None)
 
 
 class _Server(socketserver.ThreadingTCPServer):

@@ -2,7 +2,7 @@
 
 A logging handler or filter is the application's code, and a log call runs it on the calling thread. It may
 raise anything, `SystemExit` included. No log call of n8nrunner may end a thread or change what the code after
-it does, so all of them go through `get_logger`.
+it does, so all of them go through `Logger`.
 
 A record can quote n8n, a workflow or a handler. Such text must not look like a separate record or control a
 terminal, so control characters are escaped, and the lines of a record after its first are indented.
@@ -92,8 +92,6 @@ class Logger:
         name: the logger's name in `logging`.
     """
 
-    __slots__ = ("_logger",)
-
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
         if not any(isinstance(known, _TracebackFilter) for known in self._logger.filters):
@@ -119,10 +117,6 @@ class Logger:
         """Log with level ERROR."""
         self._log(logging.ERROR, message, args, exc_info)
 
-    def exception(self, message: str, *args: object, exc_info: _ExcInfo = True) -> None:
-        """Log with level ERROR and the traceback of the exception that is being handled."""
-        self._log(logging.ERROR, message, args, exc_info)
-
     def log(self, level: int, message: str, *args: object, exc_info: _ExcInfo = None) -> None:
         """Log with this level."""
         self._log(level, message, args, exc_info)
@@ -140,15 +134,10 @@ class Logger:
             _report()
 
 
-def get_logger(name: str) -> Logger:
-    """Return the guarded logger with this name in `logging`."""
-    return Logger(name)
-
-
 #: The log of n8nrunner.
-logger = get_logger("n8nrunner")
+logger = Logger("n8nrunner")
 #: The log of tasks. Its records may quote a workflow or a handler.
-task_logger = get_logger("n8nrunner.tasks")
+task_logger = Logger("n8nrunner.tasks")
 
 
 def this_process() -> str:

@@ -76,7 +76,8 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 #: The `signals` blocks of other threads than the main thread.
 _elsewhere: set[Signals] = set()
 
-_main_thread_has_ended = False
+#: Whether the exit hooks run. From then on, Python 3.12 starts no threads.
+main_thread_has_ended = False
 
 #: A function that handles a signal.
 _Handler = Callable[[int, Optional[FrameType]], object]
@@ -177,9 +178,9 @@ def _before_fork() -> None:
 
 
 def _after_fork(is_child: bool) -> None:
-    global _main_thread_has_ended
+    global main_thread_has_ended
     if is_child:
-        _main_thread_has_ended = False
+        main_thread_has_ended = False
         with contextlib.suppress(ValueError):  # the forking thread does not count as a main thread here
             _restore(0)
     if _at_fork.mask is not None:
@@ -240,11 +241,6 @@ def at_exit(callback: Callable[[], None]) -> bool:
     return True
 
 
-def main_thread_has_ended() -> bool:
-    """Return whether the exit hooks run. From then on, Python 3.12 starts no threads."""
-    return _main_thread_has_ended
-
-
 def wait_for_threads(is_needed: Callable[[], bool]) -> None:
     """Wait until no thread of the application keeps the program running, or `is_needed` returns False.
 
@@ -254,8 +250,8 @@ def wait_for_threads(is_needed: Callable[[], bool]) -> None:
     Raises:
         KeyboardInterrupt: SIGINT came, and no thread has a `signals` block.
     """
-    global _main_thread_has_ended
-    _main_thread_has_ended = True
+    global main_thread_has_ended
+    main_thread_has_ended = True
     before = len(_installed)
     has_logged = False
     try:

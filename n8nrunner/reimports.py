@@ -35,7 +35,7 @@ def importing() -> Iterator[None]:
 
 
 def may_start() -> bool:
-    """Return whether a runner may start in this process now. If not, say why, once in a process."""
+    """Return whether a runner may start in this process now. If not, log the reason, once per process."""
     if _importing:
         return False
     if _is_import_by_multiprocessing():

@@ -333,7 +333,7 @@ class Task:
         Raises:
             TaskError, TaskCancelled, TaskTimeout: as for `rpc`.
         """
-        arguments: list[Any] = [to_buffer(data)]
+        arguments: list[Any] = [{"type": "Buffer", "data": list(data)}]
         if filename is not None or mime is not None:
             arguments.append(filename)
         if mime is not None:
@@ -519,11 +519,6 @@ class Undelivered:
             return None
         error = json.loads(self._payload)["error"]
         return error if isinstance(error, dict) else None
-
-
-def to_buffer(data: bytes) -> dict[str, Any]:
-    """Return bytes in n8n's form for the arguments of a call."""
-    return {"type": "Buffer", "data": list(data)}
 
 
 def _from_buffer(value: m.Json) -> bytes:

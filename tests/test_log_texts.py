@@ -59,7 +59,7 @@ class Said:
 def test_arguments_of_a_record_are_escaped_and_indented(
     message: str, argument: Any, output: io.StringIO
 ) -> None:
-    logs.get_logger("n8nrunner").error(message, argument)
+    logs.Logger("n8nrunner").error(message, argument)
     assert "forged" in "".join(lines_of(output))
 
 
@@ -67,7 +67,7 @@ def test_the_traceback_of_a_record_is_escaped_and_indented(output: io.StringIO) 
     try:
         raise ValueError(FORGED)
     except ValueError:
-        logs.get_logger("n8nrunner.tasks").exception("on_undelivered raised")
+        logs.Logger("n8nrunner.tasks").error("on_undelivered raised", exc_info=True)
     lines = lines_of(output)
     assert lines[0] == "ERROR on_undelivered raised"
     assert lines[1] == "    Traceback (most recent call last):"
@@ -75,13 +75,13 @@ def test_the_traceback_of_a_record_is_escaped_and_indented(output: io.StringIO) 
 
 
 def test_plain_records_stay_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
-    logs.get_logger("n8nrunner").warning("%d of %s (%s, %.1f)\tready", 3, "ünïcødé ✓", None, 0.5)
+    logs.Logger("n8nrunner").warning("%d of %s (%s, %.1f)\tready", 3, "ünïcødé ✓", None, 0.5)
     assert caplog.records[-1].getMessage() == "3 of ünïcødé ✓ (None, 0.5)\tready"
     assert caplog.records[-1].msg == "%d of %s (%s, %.1f)\tready"  # what groups records
 
 
 def test_a_long_argument_is_cut(output: io.StringIO) -> None:
-    logs.get_logger("n8nrunner").error("%s", "x" * 1_000_000)
+    logs.Logger("n8nrunner").error("%s", "x" * 1_000_000)
     assert len(output.getvalue()) < logs.LONGEST_ARGUMENT + 100
     assert "(1000000 characters)" in output.getvalue()
 

@@ -79,8 +79,8 @@ def test_no_error_of_a_handler_or_filter_reaches_a_thread(
         keeping = Keeping()
         keeping.addFilter(raising)
         plain.addHandler(keeping)
-    logger = logs.get_logger(NAME)
-    for method in (logger.debug, logger.info, logger.warning, logger.error, logger.exception):
+    logger = logs.Logger(NAME)
+    for method in (logger.debug, logger.info, logger.warning, logger.error):
         assert on_a_thread(lambda method=method: method("a %s", "record")) == []  # type: ignore[misc]
     assert on_a_thread(lambda: logger.log(logging.ERROR, "a record")) == []
     assert error.__name__ in capfd.readouterr().err
@@ -88,16 +88,16 @@ def test_no_error_of_a_handler_or_filter_reaches_a_thread(
 
 def test_a_message_that_does_not_fit_its_arguments_harms_nothing(plain: logging.Logger) -> None:
     plain.addFilter(lambda record: bool(record.getMessage()))
-    logs.get_logger(NAME).info("%d", "no number")
+    logs.Logger(NAME).info("%d", "no number")
 
 
 def test_exceptions_of_a_signal_handler_pass_on_the_main_thread(plain: logging.Logger) -> None:
     for error in (KeyboardInterrupt, SystemExit):
         plain.filters[:] = [Raising(error)]
         with pytest.raises(error):
-            logs.get_logger(NAME).info("a record")
+            logs.Logger(NAME).info("a record")
     plain.filters[:] = [Raising(ValueError)]
-    logs.get_logger(NAME).info("a record")
+    logs.Logger(NAME).info("a record")
 
 
 def test_nothing_is_shown_where_logging_shows_no_errors(
@@ -105,21 +105,21 @@ def test_nothing_is_shown_where_logging_shows_no_errors(
 ) -> None:
     monkeypatch.setattr(logging, "raiseExceptions", False)
     plain.addFilter(Raising(ValueError))
-    logs.get_logger(NAME).info("a record")
+    logs.Logger(NAME).info("a record")
     assert capfd.readouterr().err == ""
 
 
 def test_records_have_the_file_line_and_function_of_the_caller(plain: logging.Logger) -> None:
     keeping = Keeping()
     plain.addHandler(keeping)
-    logger = logs.get_logger(NAME)
+    logger = logs.Logger(NAME)
     first_line = test_records_have_the_file_line_and_function_of_the_caller.__code__.co_firstlineno
     logger.warning("a %s", "record")
     logger.log(logging.INFO, "another")
     try:
         raise ValueError("of the test")
     except ValueError:
-        logger.exception("with a traceback")
+        logger.error("with a traceback", exc_info=True)
     assert [record.lineno - first_line for record in keeping.records] == [5, 6, 10]
     for record in keeping.records:
         assert record.pathname == __file__
@@ -132,7 +132,7 @@ def test_records_have_the_file_line_and_function_of_the_caller(plain: logging.Lo
 def test_the_level_is_that_of_logging(plain: logging.Logger) -> None:
     keeping = Keeping()
     plain.addHandler(keeping)
-    logger = logs.get_logger(NAME)
+    logger = logs.Logger(NAME)
     plain.setLevel(logging.ERROR)
     assert logger.isEnabledFor(logging.ERROR)
     assert not logger.isEnabledFor(logging.INFO)

@@ -11,7 +11,7 @@ from n8nrunner import logs
 from n8nrunner.broker.counts import BrokerCounts, BrokerEvent
 from n8nrunner.broker.matching import Matching
 
-logger = logs.get_logger("n8nrunner.broker")
+logger = logs.Logger("n8nrunner.broker")
 
 #: Kinds of events that are logged as INFO. The others are logged as DEBUG.
 _NOTEWORTHY = {

@@ -124,7 +124,7 @@ class BrokerRun:
             asyncio.run(self._serve())
         except BaseException as failure:  # noqa: BLE001 - `start` raises it
             if self._ready.is_set():
-                logger.exception("the broker has ended because of an unexpected error")
+                logger.error("the broker has ended because of an unexpected error", exc_info=True)
             self._failure = failure
         finally:
             with self._lock:

@@ -260,6 +260,6 @@ class Switchboard:
         try:
             response = await self._loop.run_in_executor(self._rpc_pool, requester.answer, task, message)
         except Exception:  # noqa: BLE001 - it is logged, and the other tasks go on
-            logger.exception("could not answer a call of task %s", message.task_id)
+            logger.error("could not answer a call of task %s", message.task_id, exc_info=True)
             return
         self.step(events.Answered(message.task_id, response))

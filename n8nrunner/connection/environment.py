@@ -7,8 +7,6 @@ and the WebSocket use the same proxy and the same TLS settings.
 from __future__ import annotations
 
 import base64
-import contextlib
-import ipaddress
 import os
 import socket
 import ssl
@@ -17,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import requests.utils
 
-from n8nrunner.config import is_loopback
+from n8nrunner.config import address_of, is_loopback
 
 #: OpenSSL's codes for certificates that only strict verification refuses.
 _STRICT_CODES = range(80, 94)
@@ -43,10 +41,9 @@ def public_address(host: str, port: int) -> str | None:
         OSError, UnicodeError: the look-up failed.
     """
     for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        text = str(address[0]).split("%")[0]
-        with contextlib.suppress(ValueError):
-            if ipaddress.ip_address(text).is_global:
-                return text
+        found = address_of(str(address[0]).split("%")[0])
+        if found is not None and found.is_global:
+            return str(found)
     return None
 
 

@@ -18,7 +18,7 @@ from n8nrunner.protocol.codec import encode_error, encode_result
 from n8nrunner.protocol.json_text import Encoded, NotJson, encode_value
 from n8nrunner.task import ActiveTask, Tally
 
-#: Runs a task: takes it, returns any JSON value. A handler of an application takes a `Task`, which it is too.
+#: Takes a task and returns a JSON value. The parameter of an application's handler is a `Task`.
 Handler = Callable[[ActiveTask], object]
 #: Makes a context manager that is entered around every handler.
 TaskContext = Callable[[], AbstractContextManager[object]]

@@ -20,7 +20,7 @@ from n8nrunner import process
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import ExecutorBroken
 
-#: Loops around the work of a thread. An exception passes one only right behind another exception.
+#: Nested loops around the work of a thread. An exception leaves one only right after another exception.
 _LAYERS = 4
 
 _Job = TypeVar("_Job")
