@@ -29,8 +29,6 @@ DEFAULT_MAX_PAYLOAD = 1024**3
 _SMALLEST_PAYLOAD = 1024
 #: The longest time that Python can wait on every system, in seconds; a month and a half.
 _LONGEST = 4_000_000.0
-_NAME = re.compile(r"[A-Za-z0-9_ -]{1,64}")
-_HOST = re.compile(r"[A-Za-z0-9_.-]{1,253}")
 
 
 class BrokerUrl(NamedTuple):
@@ -143,16 +141,12 @@ def _parse_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(_NAME.fullmatch(value))
+def _matches(pattern: str) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, str) and bool(re.fullmatch(pattern, value))
 
 
-def _is_host(value: object) -> bool:
-    return isinstance(value, str) and bool(_HOST.fullmatch(value))
-
-
-def _is_boolean(value: object) -> bool:
-    return isinstance(value, bool)
+_is_name = _matches(r"[A-Za-z0-9_ -]{1,64}")
+_is_host = _matches(r"[A-Za-z0-9_.-]{1,253}")
 
 
 def _parse_boolean(text: str) -> bool:
@@ -200,7 +194,10 @@ class RunnerConfig:
     health_check_enabled: bool = field(
         default=False,
         metadata=_setting(
-            "N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED", "True or False", _is_boolean, _parse_boolean
+            "N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED",
+            "True or False",
+            lambda value: isinstance(value, bool),
+            _parse_boolean,
         ),
     )
     health_check_host: str = field(

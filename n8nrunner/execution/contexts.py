@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Callable, TypeVar
 
 if TYPE_CHECKING:
@@ -21,14 +20,12 @@ class StartContext:
         self._context = contextvars.copy_context()
         # A copied context still shares the object that holds the precision. It exists only if `decimal` has
         # been imported.
-        self._decimal: ModuleType | None = sys.modules.get("decimal")
-        self._precision: decimal.Context | None = (
-            None if self._decimal is None else self._decimal.getcontext().copy()
-        )
+        module = sys.modules.get("decimal")
+        self._decimal: decimal.Context | None = None if module is None else module.getcontext().copy()
 
     def run(self, function: Callable[[_Argument], _Result], argument: _Argument) -> _Result:
         """Call a function in a new copy of the context, and return its result."""
         context = self._context.copy()
-        if self._decimal is not None and self._precision is not None:
-            context.run(self._decimal.setcontext, self._precision.copy())
+        if self._decimal is not None:
+            context.run(sys.modules["decimal"].setcontext, self._decimal.copy())
         return context.run(function, argument)
