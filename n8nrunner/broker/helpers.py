@@ -28,24 +28,15 @@ def from_buffer(value: Json) -> Json | bytes:
 
 
 def _read_file(task: BrokerTask, item_index: Json, property_name: Json, *_: Json) -> bytes:
-    if isinstance(property_name, dict):  # n8n takes the object in an item's `binary` as well as its name
-        return base64.b64decode(property_name.get("data", ""))
-    data = task._files.get((item_index, property_name))
-    if data is not None:
-        return data
-    return base64.b64decode(_binary_of_item(task, item_index, property_name).get("data", ""))
+    return base64.b64decode(_assert_file(task, item_index, property_name).get("data", ""))
 
 
 def _assert_file(task: BrokerTask, item_index: Json, property_name: Json, *_: Json) -> Mapping[str, Json]:
-    if isinstance(property_name, dict):
+    if isinstance(property_name, dict):  # n8n takes the object in an item's `binary` as well as its name
         return property_name
     data = task._files.get((item_index, property_name))
     if data is not None:
         return binary_data(data, None, None)
-    return _binary_of_item(task, item_index, property_name)
-
-
-def _binary_of_item(task: BrokerTask, item_index: Json, property_name: Json) -> Mapping[str, Json]:
     try:
         found = task._items[item_index]["binary"][property_name]
     except (LookupError, TypeError):

@@ -6,6 +6,7 @@ task has ended.
 
 from __future__ import annotations
 
+import copy
 import datetime
 import functools
 import json
@@ -143,9 +144,7 @@ class Conversion:
         if self.from_text:
             return parsed[1], self
         if self._of_text is None:
-            self._of_text = Conversion()
-            self._of_text._meter, self._of_text.spend = self._meter, self.spend
-            self._of_text._zone = self._zone
+            self._of_text = copy.copy(self)
             self._of_text.from_text = True
         return parsed[1], self._of_text
 

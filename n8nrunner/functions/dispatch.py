@@ -22,9 +22,9 @@ from n8nrunner.functions.arguments import (
     read_calls,
 )
 from n8nrunner.functions.conversion import Conversion, Mismatch, UnknownZone
+from n8nrunner.functions.files import FileTransfer
 from n8nrunner.functions.function import Function
 from n8nrunner.functions.items import Item, ResultItems, make_encodable, make_items, pair
-from n8nrunner.functions.transfers import FileTransfer
 from n8nrunner.logs import task_logger
 from n8nrunner.protocol.json_text import Encoded, NotJson, encode_value
 from n8nrunner.task import ActiveTask, Tally

@@ -1,9 +1,17 @@
-"""`File`: n8n's binary data as an argument of a function, or as a part of its result."""
+"""n8n's binary data as arguments of functions and parts of their results, and its transfer.
+
+Files are within a task's settings and its result, or are fetched and stored by calls to n8n.
+"""
 
 from __future__ import annotations
 
+import base64
 import re
-from typing import Callable
+from collections.abc import Mapping
+from typing import Any, Callable
+
+from n8nrunner.errors import TaskError
+from n8nrunner.task import Task
 
 #: Characters that file names cannot have on Linux, macOS or Windows.
 _FORBIDDEN = re.compile(r'[/\\:*?"<>|]')
@@ -11,6 +19,8 @@ _FORBIDDEN = re.compile(r'[/\\:*?"<>|]')
 _DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)", re.IGNORECASE)
 #: Bytes of the longest name that file systems accept.
 _LONGEST_NAME = 255
+#: Bytes of the largest file stored by a call: n8n makes a list of numbers of it, and may run out of memory.
+_MAX_BYTES_BY_CALL = 16 * 1024 * 1024
 
 
 class File:
@@ -75,10 +85,58 @@ class File:
         return self._data
 
 
-def fetched_file(fetch: Callable[[], bytes], filename: object, mime: object) -> File:
-    """Return a file whose bytes `fetch` returns when they are first read."""
-    file = File()
-    file._data, file._fetch = None, fetch
-    file.filename = filename if isinstance(filename, str) else None
-    file.mime = mime if isinstance(mime, str) else None
-    return file
+class FileTransfer:
+    """The files of one task.
+
+    "inlineFiles" in its settings says how many bytes of files the node accepts in the result. Without it, the
+    node is an older one, and all files are stored by calls.
+    """
+
+    def __init__(self, task: Task, settings: Mapping[str, Any]) -> None:
+        self._task = task
+        limit = settings.get("inlineFiles")
+        self._inline_limit = limit if isinstance(limit, int) else None
+        self._inline_left = self._inline_limit or 0
+
+    def receive(self, item: int, value: Any) -> Any:
+        """Return the `File` of an argument ``{"$file": property}`` of an item; any other value as it is.
+
+        Its bytes are in "content", or are fetched from n8n when they are first read.
+        """
+        if not isinstance(value, dict) or not isinstance(value.get("$file"), str):
+            return value
+        task, name, content = self._task, value["$file"], value.get("content")
+
+        def fetch() -> bytes:
+            return base64.b64decode(content) if isinstance(content, str) else task.read_file(item, name)
+
+        details = (value.get("fileName"), value.get("mimeType"))
+        file = File(b"", *(detail if isinstance(detail, str) else None for detail in details))
+        file._data, file._fetch = None, fetch
+        return file
+
+    def send(self, file: File) -> dict[str, Any]:
+        """Return the entry of a file in an output item: with its bytes as far as the node accepts them.
+
+        Raises:
+            TaskError: the file is too large, or n8n did not store it.
+            TaskCancelled, TaskTimeout: the task ended in the meantime.
+        """
+        content = file.read()
+        if len(content) <= self._inline_left:
+            self._inline_left -= len(content)
+            details = {"fileName": file.filename, "mimeType": file.mime}
+            known = {key: value for key, value in details.items() if value is not None}
+            return {"content": base64.b64encode(content).decode(), **known}
+        if self._inline_limit is not None and len(content) > _MAX_BYTES_BY_CALL:
+            raise TaskError(
+                f"The file {file.filename or 'that was returned'} is too large for n8n",
+                f"It has {len(content)} bytes; the files of one result may have {self._inline_limit}. "
+                "Store it elsewhere and return its place, or return fewer files at once.",
+            )
+        saved = self._task.save_file(content, file.filename, file.mime)
+        if file.filename and saved.get("fileName") != file.filename:
+            # n8n took the name for a path, as of "Invoice 5/2024.pdf".
+            saved["fileName"] = file.filename
+            saved.pop("directory", None)
+        return saved

@@ -817,6 +817,7 @@ def test_a_limit_holds_while_a_function_is_replaced(broker: Broker, runner: Runn
     assert begun.wait(LIMIT)
     runner.function(name="alone", limit=1)(lambda: ran.set())
     new = broker.submit(f"n8nrunner.{NAME}", call.settings("alone", {}), timeout=LIMIT)
+    broker.wait_for(lambda counts: counts.running == 2)
     assert not ran.wait(0.3)
     may_continue.set()
     assert [task.result(LIMIT)["errors"] for task in (old, new)] == [[], []]
