@@ -24,7 +24,7 @@ from n8nrunner.protocol.events import OfferingChanged, StopRequested, TypesChang
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.registry import Registry, Types
 from n8nrunner.snapshot import Counts, FunctionSnapshot, LinkSnapshot, Snapshot, TaskSnapshot
-from n8nrunner.task import Undelivered, renew_lock_after_fork
+from n8nrunner.task import renew_lock_after_fork
 
 if TYPE_CHECKING:
     from n8nrunner.health import HealthServer
@@ -54,23 +54,18 @@ class Extras(NamedTuple):
         Raises:
             ConfigurationError: with every problem.
         """
-        problems = []
         executor: object = self.executor
-        if (
-            executor is not None
-            and not is_factory(executor)
-            and not callable(getattr(executor, "submit", None))
-        ):
-            problems.append(
-                "executor: expected a concurrent.futures.Executor or a function that makes one, "
-                f"got {executor!r}"
-            )
-        if self.task_context is not None and not callable(self.task_context):
-            problems.append(
-                f"task_context: expected a function that makes a context manager, got {self.task_context!r}"
-            )
-        if self.on_undelivered is not None and not callable(self.on_undelivered):
-            problems.append(f"on_undelivered: expected a function, got {self.on_undelivered!r}")
+        is_executor = is_factory(executor) or callable(getattr(executor, "submit", None))
+        checks = (
+            ("executor", "a concurrent.futures.Executor or a function that makes one", is_executor),
+            ("task_context", "a function that makes a context manager", callable(self.task_context)),
+            ("on_undelivered", "a function", callable(self.on_undelivered)),
+        )
+        problems = [
+            f"{name}: expected {expected}, got {getattr(self, name)!r}"
+            for name, expected, fits in checks
+            if not fits and getattr(self, name) is not None
+        ]
         if problems:
             raise errors.ConfigurationError(problems)
 
@@ -100,14 +95,14 @@ class Engine:
         self._callbacks = Callbacks(
             extras.on_undelivered, lambda error: self._fail("n8nrunner-callbacks", error)
         )
+        self.undelivered = self._callbacks.put
         self._link_thread = LinkThread(config, {}, self._slots, self._pool, self, self._links_ended)
         self.links: list[BrokerLink] = self._link_thread.links
         self.lifecycle = Lifecycle(
-            brokers=len(self.links), is_registered=self._is_registered, gives_up=gives_up
+            brokers=len(self.links),
+            is_registered=lambda: any(link.is_registered for link in self.links),
+            gives_up=gives_up,
         )
-
-    def _is_registered(self) -> bool:
-        return any(link.is_registered for link in self.links)
 
     # --- starting ---------------------------------------------------------------------------------
 
@@ -343,9 +338,6 @@ class Engine:
                 self._config.auto_shutdown_timeout,
             )
             self.request_stop(self.grace)
-
-    def undelivered(self, result: Undelivered) -> None:
-        self._callbacks.put(result)
 
     def _change_types(self, types: Types) -> None:
         self._link_thread.post(TypesChanged(types))

@@ -461,15 +461,15 @@ def test_a_bug_in_a_link_without_a_connection_does_not_end_the_runner(
     from n8nrunner.protocol import link as machine
 
     monkeypatch.setattr(machine, "DEFECT_PAUSE", 0.05)
-    start = link.start_attempt
+    run_on_thread = link.run_on_thread
     faults = [ValueError("a defect"), ValueError("another")]
 
     def faulty(*arguments: Any) -> threading.Thread:
         if faults:
             raise faults.pop()
-        return start(*arguments)
+        return run_on_thread(*arguments)
 
-    monkeypatch.setattr(link, "start_attempt", faulty)
+    monkeypatch.setattr(link, "run_on_thread", faulty)
     runner = new_runner()
     runner.start()
     assert runner.is_registered

@@ -32,51 +32,25 @@ CONNECT_TIMEOUT = 5.0
 _looked_at: set[str] = set()
 
 
-def start_attempt(
-    index: int, config: RunnerConfig, grant: str | None, post: Callable[[LinkEvent], None]
-) -> threading.Thread:
-    """Try to connect to the broker at `index`, and post `ConnectionOpened` or `AttemptFailed` in every case.
-
-    `grant` is an unused grant token; None to fetch one. `post` is called on the thread, and the receiver of
-    the event owns its connection.
-    """
-
-    def failed(problem: str) -> AttemptFailed:
-        return AttemptFailed(Unreachable(problem), grant, jitter())
-
-    return _start(index, config, lambda: _attempt(index, config, grant), failed, post)
-
-
-def start_probe(index: int, config: RunnerConfig, post: Callable[[LinkEvent], None]) -> threading.Thread:
-    """Look whether a broker answers, and post `BrokerProbed` in every case."""
-
-    def failed(problem: str) -> BrokerProbed:
-        return BrokerProbed(problem, jitter())
-
-    def probe() -> BrokerProbed:
-        failure = auth.why_unhealthy(urls_of(config)[index], directory_of(config))
-        return BrokerProbed(None if failure is None else str(failure), jitter())
-
-    return _start(index, config, probe, failed, post)
-
-
-def close_unserved(inbox: Inbox[Any, Any]) -> None:
-    """Close connections that were opened after the links' thread ended. Call it once the inbox is closed."""
-    while inbox.events:
-        with contextlib.suppress(IndexError):  # another thread does the same
-            _, event = inbox.events.popleft()
-            if type(event) is ConnectionOpened:
-                event.connection.close()
-
-
-def _start(
+def run_on_thread(
     index: int,
-    config: RunnerConfig,
+    url: str,
     work: Callable[[], LinkEvent],
     failed: Callable[[str], LinkEvent],
     post: Callable[[LinkEvent], None],
 ) -> threading.Thread:
-    url = urls_of(config)[index].base
+    """Run `attempt` or `probe` on a thread, and post its event in every case.
+
+    Args:
+        index: the broker's place in the runner's settings.
+        url: its URL, for errors.
+        work: returns the event.
+        failed: returns the event for a problem that is not a `LinkFailure`.
+        post: called on the thread. The receiver of the event owns its connection.
+
+    Raises:
+        RuntimeError: the process can have no more threads.
+    """
 
     def run() -> None:
         # The link waits for an outcome and does nothing else until it comes.
@@ -94,7 +68,23 @@ def _start(
     return thread
 
 
-def _attempt(index: int, config: RunnerConfig, grant: str | None) -> LinkEvent:
+def probe(index: int, config: RunnerConfig) -> LinkEvent:
+    """Return whether the broker is healthy."""
+    failure = auth.why_unhealthy(urls_of(config)[index], directory_of(config))
+    return BrokerProbed(None if failure is None else str(failure), jitter())
+
+
+def close_unserved(inbox: Inbox[Any, Any]) -> None:
+    """Close connections that were opened after the links' thread ended. Call it once the inbox is closed."""
+    while inbox.events:
+        with contextlib.suppress(IndexError):  # another thread does the same
+            _, event = inbox.events.popleft()
+            if type(event) is ConnectionOpened:
+                event.connection.close()
+
+
+def attempt(index: int, config: RunnerConfig, grant: str | None) -> LinkEvent:
+    """Connect to a broker, with a new grant token if `grant` is None."""
     url = urls_of(config)[index]
     connection = None
     try:

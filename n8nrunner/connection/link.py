@@ -15,7 +15,7 @@ from typing import Any, Callable, NamedTuple, Protocol, Union
 
 from n8nrunner import logs
 from n8nrunner.config import RunnerConfig, is_one_shot, urls_of
-from n8nrunner.connection.attempt import close_unserved, start_attempt, start_probe
+from n8nrunner.connection.attempt import attempt, close_unserved, probe, run_on_thread
 from n8nrunner.connection.delays import growing_delays, jitter
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.transport import Connection
@@ -346,28 +346,28 @@ class BrokerLink:
     # --- actions of the link ----------------------------------------------------------------------
 
     def _start_attempt(self, action: actions.StartAttempt) -> None:
-        problem = self._start(lambda: start_attempt(self.index, self._config, action.grant, self._post))
-        if problem is not None:
-            self._handle(events.AttemptFailed(Unreachable(problem), action.grant, jitter()))
+        self._start(
+            lambda: attempt(self.index, self._config, action.grant),
+            lambda problem: events.AttemptFailed(Unreachable(problem), action.grant, jitter()),
+        )
 
     def _start_probe(self, action: actions.StartProbe) -> None:
-        problem = self._start(lambda: start_probe(self.index, self._config, self._post))
-        if problem is not None:
-            self._handle(events.BrokerProbed(problem, jitter()))
+        self._start(
+            lambda: probe(self.index, self._config), lambda problem: events.BrokerProbed(problem, jitter())
+        )
 
-    def _start(self, start: Callable[[], object]) -> str | None:
-        """Start a thread, and return the problem if the process can have no more."""
+    def _start(self, work: Callable[[], LinkEvent], failed: Callable[[str], LinkEvent]) -> None:
+        """Run a blocking step on a thread. Handle its failure at once if the process can have no more."""
+        self._is_attempting = True
         try:
-            self._is_attempting = True
-            start()
+            run_on_thread(self.index, self.url.base, work, failed, self._post)
         except RuntimeError as error:  # no more threads, or the interpreter is ending
             self._is_attempting = False
             self._owner.link_cannot_connect(error)
-            return f"{self.url.base} was not tried: {error}"
+            self._handle(failed(f"{self.url.base} was not tried: {error}"))
         except BaseException:
             self._is_attempting = False
             raise
-        return None
 
     def _post(self, event: LinkEvent) -> None:
         """Post the event of an attempt, on its thread."""

@@ -89,15 +89,10 @@ class CloseConnection(NamedTuple):
 
 
 class AbortConnection(NamedTuple):
-    """End the connection at once, without a close frame.
+    """End the connection at once, without a close frame."""
 
-    Attributes:
-        reason: for the runner's log.
-        code: the broker's close code; None if it sent none.
-    """
-
-    reason: str
-    code: int | None = None
+    reason: str  #: for the runner's log
+    code: int | None = None  #: the broker's close code; None if it sent none
 
 
 Action = Union[

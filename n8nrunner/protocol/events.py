@@ -37,18 +37,11 @@ class ConnectionOpened(NamedTuple):
 
 
 class ConnectionEnded(NamedTuple):
-    """The connection is closed or lost.
-
-    Attributes:
-        reason: the failure that ended it.
-        written: messages of which at least one byte was sent. The other messages have not arrived.
-        clean: whether the broker answered the runner's close frame. It has then read every message before it.
-        jitter: a random number.
-    """
+    """The connection is closed or lost."""
 
     reason: LinkFailure
-    written: int
-    clean: bool
+    written: int  #: messages of which at least one byte was sent. The other messages have not arrived
+    clean: bool  #: whether the broker answered the runner's close frame, so that it has read every message
     jitter: float
 
 
@@ -61,23 +54,14 @@ class FunctionCalls(enum.Enum):
 
 
 class HandlerFinished(NamedTuple):
-    """A handler has returned or raised, and its slot is free.
-
-    Attributes:
-        task_id, generation: as in `StartTask`.
-        payload: the encoded answer.
-        failed: whether the answer is an error.
-        freed: whether the slots can have an offer for this link now.
-        interrupted: whether the task was cut short, rather than failed by itself.
-        calls: what the answer says about function calls.
-    """
+    """A handler has returned or raised, and its slot is free."""
 
     task_id: str
-    generation: int
-    payload: bytes
-    failed: bool
-    freed: bool = True
-    interrupted: bool = False
+    generation: int  #: that of `StartTask`
+    payload: bytes  #: the encoded answer
+    failed: bool  #: whether the answer is an error
+    freed: bool = True  #: whether the slots can have an offer for this link now
+    interrupted: bool = False  #: whether the task was cut short, rather than failed by itself
     calls: FunctionCalls = FunctionCalls.DONE
 
 
@@ -129,19 +113,12 @@ class Pong(NamedTuple):
 
 
 class SocketMeasured(NamedTuple):
-    """Counts of bytes since the connection was opened, the answer to `MeasureSocket`.
+    """Counts of bytes since the connection was opened, the answer to `MeasureSocket`."""
 
-    Attributes:
-        written: bytes that the local kernel has taken.
-        unacknowledged: those of them that the peer's kernel has not acknowledged; 0 where that is unknown.
-        pinged_to: value of `written` at the end of the last liveness ping; infinite while the ping waits.
-        silent_for: seconds since the last acknowledgement; None where that is unknown.
-    """
-
-    written: int
-    unacknowledged: int
-    pinged_to: float
-    silent_for: float | None
+    written: int  #: bytes that the local kernel has taken
+    unacknowledged: int  #: those of them that the peer's kernel has not acknowledged; 0 if unknown
+    pinged_to: float  #: `written` at the end of the last liveness ping; infinite while the ping waits
+    silent_for: float | None  #: seconds since the last acknowledgement; None if unknown
 
 
 class StopRequested(NamedTuple):

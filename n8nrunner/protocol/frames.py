@@ -285,13 +285,8 @@ class _LargeMessage(NamedTuple):
     payload: bytes
 
 
-class _ControlFrame(NamedTuple):
-    """A control frame in the queue that keeps its place between messages."""
-
-    frame: bytes | bytearray
-
-
-_Queued = Union[bytes, bytearray, _LargeMessage, _ControlFrame]
+#: A frame of a small message or a control frame, or a large message.
+_Queued = Union[bytes, bytearray, _LargeMessage]
 
 
 class Sender:
@@ -316,7 +311,6 @@ class Sender:
         #: Whether the runner's close frame was returned behind all messages that were sent before it.
         self.closed_in_order = False
         self._masks = _masks(random_bytes)
-        # Frames of small messages, and the rest.
         self._queue: deque[_Queued] = deque()
         # The latest frame of each opcode that may overtake messages.
         self._urgent: dict[int, bytes | bytearray] = {}
@@ -365,7 +359,7 @@ class Sender:
         if not self._closed:
             frame = self._frame(FINAL | opcode, payload)
             self.backlog += len(frame)
-            self._queue.append(_ControlFrame(frame))
+            self._queue.append(frame)
 
     def send_urgent_ping(self, payload: bytes) -> None:
         """Send a ping that overtakes messages, also between the fragments of a large one (RFC 6455, 5.4)."""
@@ -418,16 +412,14 @@ class Sender:
                 self._large_position = 0
                 return self._next_fragment(item.payload)
             queue.popleft()
-            if isinstance(item, _ControlFrame):
-                frame = item.frame
-                if frame[0] & _OPCODE == CLOSE:
-                    self.closed_in_order = True
-                    self._close()
-            else:
-                frame = item
+            opcode = item[0] & _OPCODE
+            if opcode < CLOSE:
                 self.started += 1
-            frames.append(frame)
-            size += len(frame)
+            elif opcode == CLOSE:
+                self.closed_in_order = True
+                self._close()
+            frames.append(item)
+            size += len(item)
         self.backlog -= size
         return frames[0] if len(frames) == 1 else b"".join(frames)
 

@@ -32,26 +32,19 @@ LOG_INTERVAL = 60.0
 
 
 class Decision(NamedTuple):
-    """The next step after a failure.
+    """The next step after a failure."""
 
-    Attributes:
-        delay: seconds to wait; None to give up.
-        probe: whether the next step is a probe rather than an attempt to connect.
-        keep_grant: whether the grant token is unused and can serve the next attempt.
-        loud: whether to log the failure as an error, however often it was logged before.
-    """
-
-    delay: float | None
-    probe: bool = False
-    keep_grant: bool = False
-    loud: bool = False
+    delay: float | None  #: seconds to wait; None to give up
+    probe: bool = False  #: whether the next step is a probe rather than an attempt to connect
+    keep_grant: bool = False  #: whether the grant token is unused and can serve the next attempt
+    loud: bool = False  #: whether to log the failure as an error, however often it was logged before
 
 
 class Retry:
     """The failures of one link.
 
     Args:
-        one_shot: whether the runner has no secret, only a grant token, which is good for one connection.
+        one_shot: whether the runner has no secret, only a grant token, which is valid for one connection.
         new_delays: begins the series of upper limits of the delays between attempts, in seconds.
     """
 

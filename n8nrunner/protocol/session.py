@@ -424,11 +424,8 @@ class RunnerSession:
         else:
             self._actions.extend(self.calls.end(event.call_id, None, event.data or "n8n gave no reason"))
 
-    def _task_data_response(self, event: m.TaskDataResponse, now: float) -> None:
-        self._actions.extend(self.calls.end(event.request_id, event.data, None))
-
-    def _node_types(self, event: m.NodeTypes, now: float) -> None:
-        self._actions.extend(self.calls.end(event.request_id, event.node_types, None))
+    def _data_response(self, event: m.TaskDataResponse | m.NodeTypes, now: float) -> None:
+        self._actions.extend(self.calls.end(event.request_id, event[-1], None))
 
     # --- what `settle` does ---------------------------------------------------------------------
 
@@ -552,8 +549,8 @@ _HANDLER_OF: dict[type[events.Event], Callable[..., None]] = {
     m.TaskSettings: RunnerSession._task_settings,
     m.TaskCancel: RunnerSession._task_cancel,
     m.RpcResponse: RunnerSession._rpc_response,
-    m.TaskDataResponse: RunnerSession._task_data_response,
-    m.NodeTypes: RunnerSession._node_types,
+    m.TaskDataResponse: RunnerSession._data_response,
+    m.NodeTypes: RunnerSession._data_response,
     m.Drain: RunnerSession._drain,
     events.ConnectionOpened: RunnerSession._opened,
     events.ConnectionEnded: RunnerSession._ended,

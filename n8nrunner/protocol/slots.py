@@ -208,10 +208,8 @@ class Slots:
             self._end_reservation(pair)
             pair.refused = 0
             pair.may_offer = 0
-            if not ready:
-                return [], _NONE
             free = self._free(pair.task_type) - pair.open
-            if free <= 0:
+            if free <= 0 or not ready:
                 return [], _NONE
             self._set_open(pair, pair.open + free)
             return [(pair.task_type.name, free)], _NONE
