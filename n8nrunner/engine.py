@@ -18,7 +18,7 @@ from n8nrunner.execution.executors import ExecutorOrFactory, is_factory
 from n8nrunner.execution.invoke import TaskContext
 from n8nrunner.execution.pools import TaskPool
 from n8nrunner.exit_hook import STOP_MARGIN
-from n8nrunner.lifecycle import Lifecycle, State, guarded
+from n8nrunner.lifecycle import Lifecycle, RunnerState, guarded
 from n8nrunner.logs import logger
 from n8nrunner.protocol.events import OfferingChanged, StopRequested, TypesChanged
 from n8nrunner.protocol.slots import Slots
@@ -100,7 +100,7 @@ class Engine:
         self.links: list[BrokerLink] = self._link_thread.links
         self.lifecycle = Lifecycle(
             brokers=len(self.links),
-            is_registered=lambda: any(link.is_registered for link in self.links),
+            is_registered=lambda: any(link.machine.is_registered for link in self.links),
             gives_up=gives_up,
         )
 
@@ -223,7 +223,7 @@ class Engine:
         for other in list(exit_hook.engines):
             if (
                 isinstance(other, Engine)
-                and other.lifecycle.state is State.RUNNING
+                and other.lifecycle.state is RunnerState.RUNNING
                 and other.lifecycle.started_at < self.lifecycle.started_at
                 and other._registry.functions is not None
                 and self._registry.functions is not None
@@ -401,7 +401,10 @@ class Engine:
             )
             for task in list(self._pool.active)
         )
-        totals = (sum(getattr(link.counters, name) for link in self.links) for name in Counts._fields)
+        totals = (
+            sum(getattr(link.machine.session.counters, name) for link in self.links)
+            for name in Counts._fields
+        )
         return Snapshot(
             self.lifecycle.state.value,
             self._config.name,
@@ -417,7 +420,7 @@ class Engine:
     def _functions(self) -> tuple[FunctionSnapshot, ...]:
         calls: dict[str, tuple[int, int]] = {}
         for link in self.links:
-            for name, (done, failed) in list(link.calls.items()):
+            for name, (done, failed) in list(link.machine.session.counters.calls.items()):
                 before = calls.get(name, (0, 0))
                 calls[name] = before[0] + done, before[1] + failed
         return tuple(FunctionSnapshot(name, *calls[name]) for name in sorted(calls))

@@ -16,7 +16,7 @@ from n8nrunner.logs import logger
 _STOP_LIMIT = 10.0
 
 
-class State(enum.Enum):
+class RunnerState(enum.Enum):
     """The states of a runner. The last three are final: each start has a `Lifecycle` of its own."""
 
     NEW = "new"  #: built, and not started
@@ -29,16 +29,16 @@ class State(enum.Enum):
 
 
 #: Every transition.
-_NEXT: dict[State, tuple[State, ...]] = {
-    State.NEW: (State.STARTING,),
+_NEXT: dict[RunnerState, tuple[RunnerState, ...]] = {
+    RunnerState.NEW: (RunnerState.STARTING,),
     # A stop that comes while threads are started waits for RUNNING, or ends the start with an exception.
-    State.STARTING: (State.RUNNING, State.STOPPED, State.FAILED),
+    RunnerState.STARTING: (RunnerState.RUNNING, RunnerState.STOPPED, RunnerState.FAILED),
     # The links may also end without a stop, when their thread fails.
-    State.RUNNING: (State.STOPPING, State.STOPPED, State.FAILED),
-    State.STOPPING: (State.STOPPED, State.FAILED),
-    State.STOPPED: (),
-    State.FAILED: (),
-    State.FORKED: (),
+    RunnerState.RUNNING: (RunnerState.STOPPING, RunnerState.STOPPED, RunnerState.FAILED),
+    RunnerState.STOPPING: (RunnerState.STOPPED, RunnerState.FAILED),
+    RunnerState.STOPPED: (),
+    RunnerState.FAILED: (),
+    RunnerState.FORKED: (),
 }
 
 
@@ -59,7 +59,7 @@ class Lifecycle:
 
     def __init__(
         self,
-        state: State = State.NEW,
+        state: RunnerState = RunnerState.NEW,
         brokers: int = 0,
         is_registered: Callable[[], bool] = lambda: False,
         gives_up: bool = True,
@@ -83,7 +83,7 @@ class Lifecycle:
     # --- the state --------------------------------------------------------------------------------
 
     @property
-    def state(self) -> State:
+    def state(self) -> RunnerState:
         """The state now."""
         return self._state
 
@@ -95,7 +95,7 @@ class Lifecycle:
     @property
     def is_alive(self) -> bool:
         """Whether the runner has been started and has not ended."""
-        return self._state in (State.STARTING, State.RUNNING, State.STOPPING)
+        return self._state in (RunnerState.STARTING, RunnerState.RUNNING, RunnerState.STOPPING)
 
     @property
     def is_stop_requested(self) -> bool:
@@ -105,9 +105,9 @@ class Lifecycle:
     @property
     def is_starter(self) -> bool:
         """Whether the calling thread is starting the runner, so that it cannot wait for the start."""
-        return self._state is State.STARTING and threading.get_ident() == self._starter
+        return self._state is RunnerState.STARTING and threading.get_ident() == self._starter
 
-    def _enter(self, state: State) -> bool:
+    def _enter(self, state: RunnerState) -> bool:
         """Enter a state if a transition leads to it. Return whether one does."""
         with self._changed:
             if state not in _NEXT[self._state]:
@@ -117,13 +117,13 @@ class Lifecycle:
 
     def note_starting(self) -> None:
         """Note that the threads are being started."""
-        self._enter(State.STARTING)
+        self._enter(RunnerState.STARTING)
 
     def note_running(self) -> None:
         """Note that all threads have been started."""
-        self._enter(State.RUNNING)
+        self._enter(RunnerState.RUNNING)
         if self.is_stop_requested:
-            self._enter(State.STOPPING)
+            self._enter(RunnerState.STOPPING)
         with self._changed:
             self._changed.notify_all()
 
@@ -136,7 +136,7 @@ class Lifecycle:
         # of it. This does not notify, because the handler may have interrupted a `notify_all`, and no thread
         # waits for STOPPING.
         self._stop_until = until if self._stop_until is None else min(self._stop_until, until)
-        self._enter(State.STOPPING)
+        self._enter(RunnerState.STOPPING)
 
     def fail(self, error: N8nRunnerError) -> bool:
         """Note the error that ends the runner. Return whether it is alive; if not, ignore the error."""
@@ -149,7 +149,7 @@ class Lifecycle:
     def note_ended(self) -> None:
         """Note the end, and call the functions of `on_ended`. A second call does nothing."""
         with self._changed:
-            self._enter(State.STOPPED if self.error is None else State.FAILED)
+            self._enter(RunnerState.STOPPED if self.error is None else RunnerState.FAILED)
             callbacks, self._when_ended = self._when_ended, []
             self._changed.notify_all()
         for callback in callbacks:
@@ -225,7 +225,7 @@ class Lifecycle:
     def wait_started(self) -> None:
         """Wait until the start on another thread has succeeded or failed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._state is not State.STARTING)
+            self._changed.wait_for(lambda: self._state is not RunnerState.STARTING)
 
     def wait_registered(self, deadline: Deadline, until_refused: bool = False) -> bool:
         """Wait until a broker has registered the runner, and return whether one has.

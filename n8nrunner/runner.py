@@ -21,7 +21,7 @@ from n8nrunner.errors import ConfigurationError, N8nRunnerError, RunnerForked, R
 from n8nrunner.execution.executors import ExecutorOrFactory
 from n8nrunner.execution.invoke import TaskContext
 from n8nrunner.exit_hook import STOP_MARGIN
-from n8nrunner.lifecycle import Lifecycle, State
+from n8nrunner.lifecycle import Lifecycle, RunnerState
 from n8nrunner.logs import logger
 from n8nrunner.registry import Registry, check_task_type
 from n8nrunner.snapshot import Counts, Snapshot
@@ -113,7 +113,7 @@ class Runner:
         self._begun: Engine | None = None
         # The engine that started last, and its lifecycle: users see these.
         self._engine: Engine | None = None
-        self._lifecycle = Lifecycle(State.NEW)
+        self._lifecycle = Lifecycle(RunnerState.NEW)
         exit_hook.note_runner(self)
 
     def __repr__(self) -> str:
@@ -297,10 +297,10 @@ class Runner:
             if other.lifecycle.is_starter:
                 return other  # called by a log handler, inside of `start`
             state = other.lifecycle.state  # read once, because another thread may change it
-            if state is State.RUNNING:
+            if state is RunnerState.RUNNING:
                 self._show(other)  # the thread that has started it may not have come to this
                 return other
-            if state is State.STARTING:
+            if state is RunnerState.STARTING:
                 other.lifecycle.wait_started()
             else:
                 _wait_for_stop(other)
@@ -448,7 +448,7 @@ class Runner:
     # --- fork -----------------------------------------------------------------------------------
 
     def _refuse_forked(self) -> None:
-        if self._lifecycle.state is State.FORKED:
+        if self._lifecycle.state is RunnerState.FORKED:
             raise RunnerForked(
                 "this runner was started before the process forked, and runs in the parent only; "
                 "call start() here to run it in this process too"
@@ -461,9 +461,9 @@ class Runner:
         if self._begun is not None and self._begun.lifecycle.is_alive:
             self._begun.forked()
         if self._lifecycle.is_alive:
-            self._lifecycle = Lifecycle(State.FORKED)
+            self._lifecycle = Lifecycle(RunnerState.FORKED)
         elif self._engine is not None:
-            self._lifecycle = Lifecycle(State.NEW)
+            self._lifecycle = Lifecycle(RunnerState.NEW)
         self._engine = self._begun = None
 
 

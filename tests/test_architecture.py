@@ -132,13 +132,12 @@ STATUS = "chooses a failure by a status"
 COUNT = "counts outcomes"
 
 #: The exceptions. The loop waits until the first deadline, so it compares moments, but does not choose them.
-#: HTTP clients turn a status into a class of failure; `Retry` decides what follows. The link adds up calls.
+#: HTTP clients turn a status into a class of failure; `Retry` decides what follows.
 MAY_DECIDE = {
     ("connection/loop", MOMENT),
     ("connection/auth", STATUS),
     ("connection/dial", STATUS),
     ("connection/websocket_app", STATUS),
-    ("connection/link", COUNT),
 }
 
 

@@ -236,7 +236,7 @@ def test_a_peer_that_sends_and_does_not_read_fills_no_memory(
     )
     began = time.monotonic()  # before the first byte that waits
     thread.start()
-    wait_until(lambda: link.is_paused)
+    wait_until(lambda: link.machine.is_paused)
     turns_before = len(turns)
     most = 0
     while link.connection is connection:
@@ -265,10 +265,10 @@ def test_reading_goes_on_when_the_peer_reads_again(
     accept = b'{"type":"broker:taskofferaccept","offerId":"unknown","taskId":"task%d"}'
     count = 50_000
     sending = case.peer.send_in_background(b"".join(frame(TEXT, accept % n) for n in range(count)))
-    wait_until(lambda: link.is_paused)
+    wait_until(lambda: link.machine.is_paused)
     for number in range(count):
         assert case.peer.hear("taskrejected")["taskId"] == f"task{number}"
     sending.join(LIMIT)
-    wait_until(lambda: not link.is_paused)
+    wait_until(lambda: not link.machine.is_paused)
     assert case.runner.is_registered
     case.runner.stop(0)

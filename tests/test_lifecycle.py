@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import AuthenticationError, N8nRunnerError, RunnerFailed
-from n8nrunner.lifecycle import _NEXT, Lifecycle, State
+from n8nrunner.lifecycle import _NEXT, Lifecycle, RunnerState
 from tests.conftest import LIMIT
 from tests.pages import read
 
@@ -28,28 +28,28 @@ EVENTS: dict[str, Callable[[Lifecycle], object]] = {
 }
 
 #: The way to each state.
-WAYS: dict[State, tuple[str, ...]] = {
-    State.NEW: (),
-    State.STARTING: ("begin",),
-    State.RUNNING: ("begin", "run"),
-    State.STOPPING: ("begin", "run", "stop"),
-    State.STOPPED: ("begin", "run", "stop", "end"),
-    State.FAILED: ("begin", "run", "fail", "stop", "end"),
+WAYS: dict[RunnerState, tuple[str, ...]] = {
+    RunnerState.NEW: (),
+    RunnerState.STARTING: ("begin",),
+    RunnerState.RUNNING: ("begin", "run"),
+    RunnerState.STOPPING: ("begin", "run", "stop"),
+    RunnerState.STOPPED: ("begin", "run", "stop", "end"),
+    RunnerState.FAILED: ("begin", "run", "fail", "stop", "end"),
 }
 
 #: Where an event leads that changes the state.
 TRANSITIONS = {
-    (State.NEW, "begin"): State.STARTING,
-    (State.STARTING, "run"): State.RUNNING,
-    (State.STARTING, "end"): State.STOPPED,
-    (State.RUNNING, "stop"): State.STOPPING,
-    (State.RUNNING, "end"): State.STOPPED,
-    (State.STOPPING, "end"): State.STOPPED,
+    (RunnerState.NEW, "begin"): RunnerState.STARTING,
+    (RunnerState.STARTING, "run"): RunnerState.RUNNING,
+    (RunnerState.STARTING, "end"): RunnerState.STOPPED,
+    (RunnerState.RUNNING, "stop"): RunnerState.STOPPING,
+    (RunnerState.RUNNING, "end"): RunnerState.STOPPED,
+    (RunnerState.STOPPING, "end"): RunnerState.STOPPED,
 }
 
 
-def lifecycle_in(state: State) -> Lifecycle:
-    if state is State.FORKED:
+def lifecycle_in(state: RunnerState) -> Lifecycle:
+    if state is RunnerState.FORKED:
         return Lifecycle(state)
     lifecycle = Lifecycle()
     for event in WAYS[state]:
@@ -59,8 +59,8 @@ def lifecycle_in(state: State) -> Lifecycle:
 
 
 @pytest.mark.parametrize("event", EVENTS)
-@pytest.mark.parametrize("state", State)
-def test_every_event_in_every_state_leads_where_the_table_says(state: State, event: str) -> None:
+@pytest.mark.parametrize("state", RunnerState)
+def test_every_event_in_every_state_leads_where_the_table_says(state: RunnerState, event: str) -> None:
     lifecycle = lifecycle_in(state)
     EVENTS[event](lifecycle)
     assert lifecycle.state is TRANSITIONS.get((state, event), state)
@@ -70,23 +70,23 @@ def test_every_event_in_every_state_leads_where_the_table_says(state: State, eve
 def test_the_diagram_in_the_documentation_shows_every_transition() -> None:
     diagram = read("docs/architecture.md").split("**Starting.**")[1].split("```")[1]
     shown = re.findall(r"^    (\w+|\[\*\]) --> (\w+)", diagram, re.MULTILINE)
-    coded = [(state.name, after.name) for state in State for after in _NEXT[state]]
+    coded = [(state.name, after.name) for state in RunnerState for after in _NEXT[state]]
     assert sorted(shown) == sorted([*coded, ("[*]", "NEW"), ("[*]", "FORKED")])
 
 
-@pytest.mark.parametrize("state", [State.STARTING, State.RUNNING, State.STOPPING])
-def test_a_runner_that_ends_with_an_error_has_failed(state: State) -> None:
+@pytest.mark.parametrize("state", [RunnerState.STARTING, RunnerState.RUNNING, RunnerState.STOPPING])
+def test_a_runner_that_ends_with_an_error_has_failed(state: RunnerState) -> None:
     lifecycle = lifecycle_in(state)
     assert lifecycle.fail(ERROR)
     assert lifecycle.fail(RunnerFailed("the second"))
     assert lifecycle.state is state
     lifecycle.note_ended()
-    assert lifecycle.state is State.FAILED
+    assert lifecycle.state is RunnerState.FAILED
     assert lifecycle.error is ERROR
 
 
-@pytest.mark.parametrize("state", [State.NEW, State.STOPPED, State.FORKED])
-def test_a_runner_that_is_not_alive_cannot_fail(state: State) -> None:
+@pytest.mark.parametrize("state", [RunnerState.NEW, RunnerState.STOPPED, RunnerState.FORKED])
+def test_a_runner_that_is_not_alive_cannot_fail(state: RunnerState) -> None:
     lifecycle = lifecycle_in(state)
     assert not lifecycle.fail(ERROR)
     assert lifecycle.error is None
@@ -100,30 +100,32 @@ def test_no_order_of_events_leaves_the_table(events: list[str]) -> None:
         EVENTS[event](lifecycle)
         path = {before, *_NEXT[before], *(after for state in _NEXT[before] for after in _NEXT[state])}
         assert lifecycle.state in path
-        assert lifecycle.is_alive is (lifecycle.state in (State.STARTING, State.RUNNING, State.STOPPING))
-        assert lifecycle.state is not State.FAILED or lifecycle.error is ERROR
+        assert lifecycle.is_alive is (
+            lifecycle.state in (RunnerState.STARTING, RunnerState.RUNNING, RunnerState.STOPPING)
+        )
+        assert lifecycle.state is not RunnerState.FAILED or lifecycle.error is ERROR
         if event in ("run", "stop") and lifecycle.is_stop_requested:
-            assert lifecycle.state is not State.RUNNING
+            assert lifecycle.state is not RunnerState.RUNNING
 
 
 def test_a_stop_during_the_start_is_in_force_when_all_threads_run() -> None:
-    lifecycle = lifecycle_in(State.STARTING)
+    lifecycle = lifecycle_in(RunnerState.STARTING)
     lifecycle.request_stop(time.monotonic() + LIMIT)
-    assert lifecycle.state is State.STARTING
+    assert lifecycle.state is RunnerState.STARTING
     assert lifecycle.is_stop_requested
     lifecycle.note_running()
-    assert lifecycle.state is State.STOPPING
+    assert lifecycle.state is RunnerState.STOPPING
 
 
 def test_a_signal_handler_may_stop_the_runner_while_its_thread_holds_the_lock() -> None:
-    lifecycle = lifecycle_in(State.RUNNING)
+    lifecycle = lifecycle_in(RunnerState.RUNNING)
     with lifecycle._changed:
         lifecycle.request_stop(0.0)
-    assert lifecycle.state is State.STOPPING
+    assert lifecycle.state is RunnerState.STOPPING
 
 
 def test_a_later_stop_never_prolongs_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    lifecycle = lifecycle_in(State.RUNNING)
+    lifecycle = lifecycle_in(RunnerState.RUNNING)
     limits: list[float] = []
     monkeypatch.setattr(lifecycle, "wait_ended", limits.append)
     now = time.monotonic()
@@ -229,7 +231,7 @@ def waiting(wait: Callable[[], object]) -> tuple[threading.Thread, list[object]]
 def test_the_event_that_a_thread_waits_for_wakes_it(
     wait: Callable[[Lifecycle], object], event: str, result: object
 ) -> None:
-    lifecycle = lifecycle_in(State.STARTING)
+    lifecycle = lifecycle_in(RunnerState.STARTING)
     thread, found = waiting(lambda: wait(lifecycle))
     EVENTS[event](lifecycle)
     thread.join(LIMIT)
@@ -237,7 +239,7 @@ def test_the_event_that_a_thread_waits_for_wakes_it(
 
 
 def test_only_the_thread_that_starts_the_runner_is_the_starter() -> None:
-    lifecycle = lifecycle_in(State.STARTING)
+    lifecycle = lifecycle_in(RunnerState.STARTING)
     assert lifecycle.is_starter
     thread, found = waiting(lambda: lifecycle.is_starter)
     thread.join(LIMIT)
@@ -263,7 +265,7 @@ def test_a_wait_for_a_registration_ends_with_it_or_with_the_last_refusal() -> No
 
 def test_waits_end_at_their_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("n8nrunner.lifecycle._STOP_LIMIT", 0.0)
-    lifecycle = lifecycle_in(State.STOPPING)
+    lifecycle = lifecycle_in(RunnerState.STOPPING)
     assert not lifecycle.wait_ended(0.0)
     assert not lifecycle.wait_stopped()
     assert not lifecycle.wait_registered(Deadline(0.0))

@@ -407,7 +407,7 @@ def test_results_without_a_receipt_are_reported_as_uncertain(raw: RawBroker, new
     peer.hear("taskdone")
     peer.give("after it", 1)  # by then, the ping that follows the first result has been answered
     peer.hear("taskdone")
-    session_of = engine_of(runner).links[0]._machine.session
+    session_of = engine_of(runner).links[0].machine.session
     wait_until(lambda: peer.answer_pings() or not session_of.receipts.results)
     peer.gives_receipts = False
     peer.give("without", {"kept": True})

@@ -34,7 +34,7 @@ from n8nrunner.connection.loop import LinkThread
 from n8nrunner.engine import Engine
 from n8nrunner.execution.pools import TaskPool
 from n8nrunner.health import HealthServer
-from n8nrunner.lifecycle import Lifecycle, State
+from n8nrunner.lifecycle import Lifecycle, RunnerState
 from n8nrunner.protocol import link
 from n8nrunner.protocol.events import Event, TypesChanged
 from tests.conftest import LIMIT, TOKEN, promptly, wait_until
@@ -430,7 +430,7 @@ def test_a_start_that_another_one_overtakes_finds_the_runner_running(
     runner = new_runner()
     runner.start()
     state = Lifecycle.state.fget  # type: ignore[attr-defined]
-    seen = [State.STARTING]  # as it was when this start looked first
+    seen = [RunnerState.STARTING]  # as it was when this start looked first
     monkeypatch.setattr(Lifecycle, "state", property(lambda self: seen.pop() if seen else state(self)))
     runner.start(wait=0)
     assert not seen

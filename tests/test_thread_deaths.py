@@ -169,7 +169,7 @@ def test_a_link_connects_again_after_a_fault_in_any_step(
     runner.task("echo")(lambda task: task.settings)
     runner.start()
     one = serving(runner).links[0]
-    machine = one._machine
+    machine = one.machine
     if isinstance(step, type):
         fault = Fault(machine.handle, error, kind=step)
         monkeypatch.setattr(machine, "handle", fault)
@@ -314,7 +314,7 @@ def close_the_selector(runner: Runner) -> None:
 
 def break_a_loss(runner: Runner) -> None:
     one = serving(runner).links[0]
-    session = one._machine.session
+    session = one.machine.session
     session.handle = Fault(session.handle, RuntimeError("of the test"), 1000)  # type: ignore[method-assign]
     wake(runner)
 

@@ -28,7 +28,7 @@ from n8nrunner.protocol.failures import AuthRefused, LinkFailure, Unreachable
 #: Seconds for name look-up, TCP, proxy, TLS and the upgrade together.
 CONNECT_TIMEOUT = 5.0
 
-#: Brokers whose address is known to be public or not.
+#: The URLs of brokers that `_warn_of_plain_http` has checked.
 _looked_at: set[str] = set()
 
 
@@ -110,7 +110,7 @@ def _warn_of_plain_http(url: BrokerUrl) -> None:
     try:
         address = public_address(url.host, url.port)
     except (OSError, UnicodeError):
-        return  # the attempt fails for the same reason, and the next one looks again
+        return  # the attempt fails for the same reason; the next attempt repeats the look-up
     _looked_at.add(url.base)
     if address is not None:
         logger.warning(

@@ -48,7 +48,7 @@ class Inbox(Generic[_Link, _Event]):
                 raise
 
     def wake(self) -> None:
-        """End the thread's sleep."""
+        """Wake the thread."""
         try:  # noqa: SIM105 - a context manager costs as much as all the rest of this
             self._sender.send(b"w")
         except OSError:

@@ -32,7 +32,6 @@ from n8nrunner.protocol.incoming import event_of
 from n8nrunner.protocol.link import LinkMachine
 from n8nrunner.protocol.session import REASON_LOST, RunnerSession
 from n8nrunner.protocol.slots import Slots
-from n8nrunner.protocol.tasks import Counters
 from n8nrunner.snapshot import LinkSnapshot
 from n8nrunner.task import ActiveTask, Tally, Undelivered
 
@@ -100,12 +99,9 @@ class BrokerLink:
         self.max_payload = config.max_payload
         #: The open WebSocket; None while there is none.
         self.connection: Connection | None = None
-        #: For each function that was called: the calls that returned, and the calls that failed.
-        self.calls: dict[str, tuple[int, int]] = {}
-        #: Copies of `LinkMachine.has_ended`, `next_deadline` and `is_paused`, which the loop reads often.
+        #: Copies of `LinkMachine.has_ended` and `next_deadline`, which the loop reads often.
         self.has_ended = False
         self.due_at = -inf
-        self.is_paused = False
         #: Whether the last iteration may have left received bytes unread.
         self.has_unread = False
         self._config = config
@@ -116,7 +112,7 @@ class BrokerLink:
         self._owner = owner
         self._ids = itertools.count(1)
         session = RunnerSession(index, config.name, types, slots, config.task_timeout, self.new_id)
-        self._machine = LinkMachine(
+        self.machine = LinkMachine(
             self.url.base,
             session,
             slots,
@@ -143,18 +139,8 @@ class BrokerLink:
 
     def snapshot(self) -> LinkSnapshot:
         """Return the link as it is now."""
-        link = self._machine
+        link = self.machine
         return LinkSnapshot(self.url.base, link.shown, link.registrations, link.failures, link.last_error)
-
-    @property
-    def counters(self) -> Counters:
-        """The totals of the link. Only the links' thread changes the numbers."""
-        return self._machine.session.counters
-
-    @property
-    def is_registered(self) -> bool:
-        """Whether the broker knows this runner now and may send tasks."""
-        return self._machine.is_registered
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -163,12 +149,12 @@ class BrokerLink:
         if isinstance(event, Ended):
             finished = self._finished(event.task, event.answer, now)
             if finished is not None:
-                self._perform(self._machine.session.handle(finished, now))
+                self._perform(self.machine.session.handle(finished, now))
             return
         if type(event) in _OUTCOMES:
             self._is_attempting = False
         try:
-            self._perform(self._machine.handle(event, now))
+            self._perform(self.machine.handle(event, now))
         except BaseException:
             if isinstance(event, events.ConnectionOpened) and event.connection is not self.connection:
                 event.connection.close()
@@ -196,12 +182,8 @@ class BrokerLink:
         if tally.again:
             return events.FunctionCalls.AGAIN
         if tally.function:
-            done, failures = self.calls.get(tally.function, (0, 0))
-            if failed:  # their results are not sent
-                counted = (done, failures + tally.done + tally.failed)
-            else:
-                counted = (done + tally.done, failures + tally.failed)
-            self.calls[tally.function] = counted
+            counters = self.machine.session.counters
+            counters.count_calls(tally.function, tally.done, tally.failed, not failed)
         return events.FunctionCalls.FAILED if tally.failed else events.FunctionCalls.DONE
 
     def read(self, now: float) -> None:
@@ -209,22 +191,22 @@ class BrokerLink:
         connection = self.connection
         assert connection is not None
         received, count, self.has_unread = connection.read()
-        session = self._machine.session
+        session = self.machine.session
         if count:
             session.note_received(now)
         received.reverse()  # taken from the end, so that a large message is not kept while others follow
         while received:
             event = event_of(received.pop(), self._config.max_payload)
             if event is not None:
-                self._perform(self._machine.handle(event, now))
+                self._perform(self.machine.handle(event, now))
         session.set_receiving(connection.receiver.in_message)
         if connection.received_close:
-            self._perform(self._machine.handle(events.CloseReceived(connection.close_code), now))
+            self._perform(self.machine.handle(events.CloseReceived(connection.close_code), now))
 
     def settle(self, now: float) -> None:
         """Perform what time and free slots ask for, and write. Raises `ConnectionLost`."""
         connection = self.connection
-        machine = self._machine
+        machine = self.machine
         if connection is None:
             self._perform(machine.settle(now))
             self.has_ended = machine.has_ended
@@ -240,19 +222,18 @@ class BrokerLink:
             wanted = machine.written(is_waiting, sender.backlog, is_congested, now)
             if wanted:
                 self._perform(wanted)
-            self.is_paused = machine.is_paused
         self.due_at = machine.next_deadline()
 
     def lose(self, reason: LinkFailure, now: float) -> None:
         """Handle the end of the connection: its slots and tasks first, then the socket."""
         connection, self.connection = self.connection, None
         assert connection is not None
-        self.has_unread = self.is_paused = False
+        self.has_unread = False
         sender = connection.sender
         clean = sender.closed_in_order and sender.is_empty and connection.received_close
         ended = events.ConnectionEnded(reason, sender.started, clean, jitter())
         try:
-            self._perform(self._machine.handle(ended, now))
+            self._perform(self.machine.handle(ended, now))
         finally:
             self._cancel_tasks()
             connection.close()
@@ -263,12 +244,12 @@ class BrokerLink:
         Raises:
             RuntimeError: the link cannot continue.
         """
-        self.due_at = self._machine.recover(now, self._is_attempting)
+        self.due_at = self.machine.recover(now, self._is_attempting)
 
     def abandon(self, reason: LinkFailure, now: float) -> None:
         """End at once, because the links' thread ends: cancel the tasks and close the socket."""
         try:
-            self._machine.handle(events.StopRequested(now), now)
+            self.machine.handle(events.StopRequested(now), now)
             if self.connection is not None:
                 self.lose(reason, now)
         finally:
@@ -331,7 +312,7 @@ class BrokerLink:
 
     def _measure(self, action: actions.MeasureSocket) -> None:
         if self.connection is not None:
-            self._perform(self._machine.handle(self.connection.measure(), time.monotonic()))
+            self._perform(self.machine.handle(self.connection.measure(), time.monotonic()))
 
     def _end_connection(self, action: actions.AbortConnection) -> None:
         raise ConnectionLost(action.reason, action.code)
@@ -377,7 +358,7 @@ class BrokerLink:
 
     def _handle(self, event: LinkEvent) -> None:
         now = time.monotonic()
-        self._perform(self._machine.handle(event, now))
+        self._perform(self.machine.handle(event, now))
 
     def _serve(self, action: actions.ServeConnection) -> None:
         assert isinstance(action.connection, Connection)

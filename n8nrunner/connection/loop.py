@@ -175,7 +175,7 @@ class LinkThread:
                 to_settle[link] = None
                 link.has_unread = link.has_unread or bool(mask & selectors.EVENT_READ)
         for link in list(to_settle):
-            if link.has_unread and not link.is_paused:
+            if link.has_unread and not link.machine.is_paused:
                 self._guarded(link, link.read, now)
         while events:
             link, event = events.popleft()
@@ -197,7 +197,7 @@ class LinkThread:
             inbox.clear_wake_ups()
         self._due_at = min([link.due_at for link in self.links])
         for link in self.links:
-            if link.has_unread and not link.is_paused:
+            if link.has_unread and not link.machine.is_paused:
                 to_settle[link] = None
 
     def _submit_later(self, handler: Handler, task: ActiveTask, on_end: OnEnd) -> None:
@@ -256,7 +256,7 @@ class LinkThread:
         self._lose(link, ConnectionLost(f"the connection ended with {logs.describe(error)}"), now)
 
     def _lose(self, link: BrokerLink, reason: LinkFailure, now: float) -> None:
-        """End a link's connection. Raises only if the link cannot go on."""
+        """End a link's connection. Raises only if the link cannot continue."""
         if link.connection is not None:
             self._to_settle[link] = None
             try:
@@ -270,13 +270,13 @@ class LinkThread:
     def _log_defect(self, what: str, error: BaseException) -> None:
         logger.error("%s: %s. Please report it\n%s", what, logs.describe(error), logs.frames_of(error))
 
-    # --- what the selector watches ----------------------------------------------------------------
+    # --- the selector -----------------------------------------------------------------------------
 
     def _watch(self, link: BrokerLink, selector: selectors.BaseSelector) -> None:
         connection = link.connection
         if connection is None:
             return
-        wanted = 0 if link.is_paused else selectors.EVENT_READ
+        wanted = 0 if link.machine.is_paused else selectors.EVENT_READ
         if not connection.sender.is_empty:  # always so while reading is paused
             wanted |= selectors.EVENT_WRITE
         known = self._watched.get(link)
@@ -301,5 +301,5 @@ class LinkThread:
             try:
                 assert self._selector is not None
                 self._selector.unregister(link.connection.raw)
-            except BaseException as error:  # noqa: BLE001 - the connection has to end all the same
+            except BaseException as error:  # noqa: BLE001 - the connection must end nevertheless
                 self._log_defect(f"Could not stop watching the connection to {link.url.base}", error)

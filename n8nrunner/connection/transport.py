@@ -144,6 +144,6 @@ class Connection:
         return total
 
     def measure(self) -> SocketMeasured:
-        """Return what the socket and the sender know of the delivery of what was written."""
+        """Return the counts of the socket and of the sender."""
         unacknowledged, silent_for = delivery(self.raw)
         return SocketMeasured(self.sender.written, unacknowledged, self.sender.pinged_to, silent_for)

@@ -106,7 +106,7 @@ class App:
             ) from None
         return self._take_sent()
 
-    # --- what the library uses as its socket and as its event loop ----------------------------------
+    # --- the library's socket and event loop --------------------------------------------------------
 
     def recv(self, size: int) -> bytes:
         """Read from the buffer. The first call waits for the answer to the upgrade."""
@@ -180,7 +180,7 @@ def _exchange(raw: Socket, request: bytes, url: str, deadline: Deadline) -> tupl
 
 
 def _accepted_close(frame: CloseFrame) -> bytes:
-    """Return a close frame's payload without what the library refuses: unknown codes, and reasons."""
+    """Return a close frame's payload without unknown codes and without reasons, which the library refuses."""
     code = frame.code
     if code is None:
         return b""

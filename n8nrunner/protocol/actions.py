@@ -25,7 +25,7 @@ class StartTask(NamedTuple):
 
 
 class CancelTask(NamedTuple):
-    """Tell the handler, if it still runs, that its result is not wanted any more."""
+    """Tell the handler, if it still runs, that its result is no longer wanted."""
 
     task_id: str
     reason: str
@@ -131,7 +131,7 @@ class ServeConnection(NamedTuple):
 
 
 class DiscardConnection(NamedTuple):
-    """Close a connection that is not needed any more."""
+    """Close a connection that is no longer needed."""
 
     connection: OpenConnection
 

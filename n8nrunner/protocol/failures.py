@@ -1,4 +1,4 @@
-"""Why an attempt to connect failed or a connection ended: one class for each way to go on (`retry.py`)."""
+"""Failures of attempts and connections: one exception for each rule of `Retry`."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class LinkState(enum.Enum):
     WAITING = "the time of the next attempt or probe"
     CONNECTING = "the end of an attempt to connect"
     PROBING = "the answer to a probe"
-    REFUSED = "the runner's decision whether to go on after its token was refused"
+    REFUSED = "the runner's decision whether to retry after its token was refused"
     CONNECTED = "the end of an open connection; the state of its session says more"
     CLOSING = "the broker's close frame, or the time limit for it"
     FINISHING = "handlers of lost connections, until the grace period is over"
@@ -146,7 +146,7 @@ class LinkMachine:
             return "draining"
         return "connecting"
 
-    # --- what the caller does ---------------------------------------------------------------------
+    # --- for the links' thread --------------------------------------------------------------------
 
     def handle(self, event: events.Event | events.LinkEvent, now: float) -> Sequence[actions.LinkAction]:
         """Handle one event, and return the actions that it asks for.

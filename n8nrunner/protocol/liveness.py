@@ -5,8 +5,8 @@ a peer that is gone. Each of three limits finds a fault that the other two miss 
 and liveness")::
 
     ACKNOWLEDGEMENT_LIMIT  the peer's kernel acknowledges nothing: the network or the host is gone
-    SILENCE_LIMIT          its kernel answers and the peer does not: it is stopped, or a proxy swallows all
-    STALL_LIMIT            it takes none of the bytes that wait, but sends: it has stopped reading
+    SILENCE_LIMIT          its kernel answers and the peer does not: it is stopped, or a proxy drops all
+    STALL_LIMIT            it sends, but takes none of the waiting bytes: it has stopped reading
 
 `Liveness` has no clock and does no I/O. The counters of the socket come as `SocketMeasured`.
 """
@@ -54,7 +54,7 @@ class Liveness:
         self.due = now + PING_INTERVAL
 
     def note_received(self, now: float) -> None:
-        """Note that bytes of the peer have come."""
+        """Note that bytes of the peer have arrived."""
         self._received_at = now
         self.pinged_at = None
 

@@ -72,7 +72,7 @@ class Offers:
         return self._slots.leave(self._link, now)
 
     def void(self) -> None:
-        """Forget all offers, because the broker has thrown them away. The link goes on offering."""
+        """Forget all offers, because the broker has dropped them. The link continues to offer."""
         self.open.clear()
         self.lapsed.clear()
         self._slots.void(self._link)

@@ -1,8 +1,8 @@
 """Results that are sent, and the pings whose pongs prove that they have arrived.
 
-The broker acknowledges no result. It reads everything in order, though, so that a pong proves the arrival of
-everything sent before its ping (docs/protocol.md, "How a task ends"). A result without a proof may
-be lost with its connection, and is reported then.
+The broker does not acknowledge results. But it reads everything in order, so a pong proves the arrival of
+everything sent before its ping (docs/protocol.md, "How a task ends"). A result without a proof may be lost
+with its connection, and is then reported.
 
 `Receipts` knows messages by their ordinals: 1 for the first message of a connection, and so on.
 """

@@ -12,10 +12,10 @@ from n8nrunner.protocol import failures
 
 #: Upper limit of the interval between probes, as a share of the outage so far ...
 OUTAGE_SHARE = 0.05
-#: ... and its own limits, in seconds. A short outage is noticed at once, a long one costs n8n nothing.
+#: ... and the limits of that interval, in seconds.
 PROBE_LEAST = 1.0
 PROBE_MOST = 30.0
-#: Runners that wait for the same broker come back spread over this time, in seconds.
+#: Runners that wait for the same broker reconnect within this time, in seconds, not all at once.
 HEALTHY_JITTER = 0.5
 #: n8n accepts five log-ins and five upgrades a second. A runner that is refused waits at least this long.
 RATE_LIMIT_WAIT = 1.0

@@ -34,7 +34,7 @@ _NONE: set[Hashable] = set()
 
 
 class WaitReason(enum.Enum):
-    """Why a pair waits, which decides what it gets."""
+    """The reason why a pair waits, on which its next offer depends."""
 
     IDLE = "its last offer lapsed, or it is new"  # gets an offer without a reservation
     BUSY = "its last offer was accepted"  # gets a reservation if slots are scarce
@@ -186,7 +186,7 @@ class Slots:
                 self._requeue(pair, WaitReason.IDLE)
 
     def void(self, link: Hashable) -> None:
-        """Remove all offers of a link, because its broker has thrown them away. `offers` replaces them."""
+        """Remove all offers of a link, because its broker has dropped them. `offers` replaces them."""
         for pair in self._links.get(link, {}).values():
             self._set_open(pair, 0)
             self._requeue(pair, WaitReason.BUSY)
@@ -233,7 +233,7 @@ class Slots:
         ends = [pair.reserved_until for pair in self._links.get(link, {}).values()]
         return min([end for end in ends if end is not None], default=inf)
 
-    # --- what the end of a task does ------------------------------------------------------------
+    # --- the end of a task ----------------------------------------------------------------------
 
     def release(self, type_name: str, now: float) -> set[Hashable]:
         """Free the slot of a task whose handler has returned.

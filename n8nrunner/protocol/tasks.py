@@ -27,6 +27,17 @@ class Counters:
     accepted = rejected = done = failed = retried = timed_out = 0
     cancelled = lost = undelivered = unfinished = 0
 
+    def __init__(self) -> None:
+        #: For each function that was called: the calls that returned, and the calls that failed.
+        self.calls: dict[str, tuple[int, int]] = {}
+
+    def count_calls(self, function: str, done: int, failed: int, is_sent: bool) -> None:
+        """Count the function calls of a result. If it is not sent, all of them have failed."""
+        if not is_sent:
+            done, failed = 0, done + failed
+        before = self.calls.get(function, (0, 0))
+        self.calls[function] = before[0] + done, before[1] + failed
+
 
 class Tasks:
     """The tasks of one link.
@@ -78,7 +89,7 @@ class Tasks:
         return started
 
     def extend_settings_time(self, now: float) -> None:
-        """Give accepted tasks that have waited too long the same time once more."""
+        """Let accepted tasks that have waited too long wait for `SETTINGS_TIMEOUT` again."""
         for task_id, task_type in remove_due(self.accepted, now):
             self.accept(task_id, task_type, now)
 
