@@ -151,7 +151,7 @@ def test_the_commands_of_the_application_guide_serve_calls(broker: Broker, shop:
 
 
 @needs_signals
-def test_the_guard_of_a_reloader(broker: Broker, tmp_path: Path) -> None:
+def test_the_guard_against_a_reloader_starts_one_runner(broker: Broker, tmp_path: Path) -> None:
     (functions,) = python_blocks(APPLICATION, "Write functions")
     _, guarded = python_blocks(APPLICATION, "Start it with your application")
     (tmp_path / "shop.py").write_text(functions)

@@ -100,7 +100,6 @@ def test_every_python_block_is_run_by_a_test() -> None:
         "In a notebook",
         "In a notebook",
         "In a Flask or Django application",
-        "In a Flask or Django application",
         "Handlers",
         "Develop without n8n",
     ]
@@ -138,23 +137,12 @@ def test_the_notebook_of_the_readme_serves_tasks(broker: Broker) -> None:
 
 def test_the_flask_application_of_the_readme_serves_tasks(broker: Broker) -> None:
     application: dict[str, Any] = {"__name__": "shop"}
-    exec(code("In a Flask or Django application", broker)[0], application)
+    (program,) = code("In a Flask or Django application", broker)
+    exec(program, application)
     try:
         assert broker.run_task("greet", {"name": "Ada"}, timeout=LIMIT) == {"text": "Hello Ada"}
     finally:
         application["runner"].stop()
-
-
-def test_the_guard_of_a_reloader(broker: Broker, tmp_path: Path) -> None:
-    application, guarded = code("In a Flask or Django application", broker)
-    start = "runner.start(wait=0)\n"
-    assert application.endswith(start)
-    script = tmp_path / "shop.py"
-    script.write_text(application[: -len(start)] + guarded.replace("debug=True", "debug=True, port=0"))
-    with python(str(script)) as program:
-        assert broker.run_task("greet", {"name": "Ada"}, timeout=LIMIT) == {"text": "Hello Ada"}
-        assert broker.counts.registered == 1
-    assert "in its parent process" not in program.output
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
