@@ -2,7 +2,7 @@
 
 `Matching.handle` takes one event and the time, and returns actions to carry out in order. It never waits: the
 caller sends `TimePassed` when `Matching.next_deadline` has come. The versions of n8n differ in this
-algorithm; `n8nrunner.broker.behaviour.Behaviour` says how.
+algorithm; `n8nrunner.broker.behaviour.Behaviour` says how. `Switchboard` calls it, on the broker's thread.
 
 In n8n, a message for a runner can meet a runner that has just gone. Here the end of a connection and the end
 of its tasks are one step. The one case left is a connection known to be half closed (`ConnectionFailing`).

@@ -83,22 +83,20 @@ class Functions:
         # `lastTry` is False if the node will send the task again after one of these errors.
         will_retry = settings.get("lastTry") is False
         if not isinstance(version, int) or version > VERSION:
-            task.tally = Tally("", 0, 1)
             message = f"the node is newer than {_this_runner(task)} (version {version!r:.20})"
-            return _refuse(task, "newer_node", message)
+            return _refuse(task, Tally("", 0, 1), "newer_node", message)
         function = self.by_name.get(name)
         if function is None:
-            task.tally = Tally("", 0, 1, will_retry)
             names = ", ".join(sorted(self.by_name)) or "none"
             message = f"{_this_runner(task)} has no function {name!r:.100}; it has {names}"
-            return _refuse(task, "unknown_function", message)
+            return _refuse(task, Tally("", 0, 1, will_retry), "unknown_function", message)
         calls = read_calls(settings)
         try:
             return _FunctionTask(task, function, settings).run(calls)
         except SignatureChanged as error:
-            task.tally = Tally(name, 0, len(calls), will_retry)
+            tally = Tally(name, 0, len(calls), will_retry)
             message = f"{error} ({_this_runner(task)})"
-            return _refuse(task, "changed", message, function, "the call does not fit the function")
+            return _refuse(task, tally, "changed", message, function, "the call does not fit the function")
 
 
 def task_type(runner_name: str, function_name: str | None = None) -> str:
@@ -115,6 +113,7 @@ def _this_runner(task: ActiveTask) -> str:
 
 def _refuse(
     task: ActiveTask,
+    tally: Tally,
     code: str,
     message: str,
     function: Function | None = None,
@@ -124,6 +123,7 @@ def _refuse(
 
     `log_message` replaces `message` in the log if that contains values of items.
     """
+    task.tally = tally
     task_logger.warning("%s was refused (%s): %s", about(task), code, log_message or message)
     error: dict[str, Any] = {"code": code, "message": message}
     if function is not None:
