@@ -296,7 +296,7 @@ class LinkMachine:
 
     def _log_failure(self, reason: Exception, delay: float, is_loud: bool, now: float) -> None:
         text = str(reason)
-        if self._retry.is_news(text, now) or is_loud:
+        if self._retry.should_log(text, now) or is_loud:
             level = actions.LogLevel.ERROR if is_loud else actions.LogLevel.WARNING
             self._failure_level = max(level, self._failure_level)
             about = "" if self._broker in text else f"{self._broker}: "

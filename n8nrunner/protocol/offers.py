@@ -147,7 +147,7 @@ class Offers:
             soonest = self._silence_end(silent_since)
         if self.lapsed:
             soonest = min(soonest, next(iter(self.lapsed.values()))[1])
-        return min(soonest, self._slots.next_deadline(self._link)) if self._slots.reservations else soonest
+        return min(soonest, self._slots.next_deadline(self._link)) if self._slots.reserved_pairs else soonest
 
     def _silence_end(self, silent_since: float | None) -> float:
         """Return when the link has to send something; infinity if it does not have to."""

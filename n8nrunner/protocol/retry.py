@@ -66,7 +66,7 @@ class Retry:
         self._logged.clear()
         self.failures = 0
 
-    def is_news(self, reason: str, now: float) -> bool:
+    def should_log(self, reason: str, now: float) -> bool:
         """Return whether to log a reason, and count it as logged if so.
 
         A reason is logged once in `LOG_INTERVAL`, and a new reason at once.

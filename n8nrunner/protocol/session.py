@@ -303,7 +303,7 @@ class RunnerSession:
             self._reject(task_id, refusal, now)
             return
         self.counters.accepted += 1
-        if self._slots.can_serve:
+        if self._slots.can_serve:  # the offer's pair waits now, and there may be room for its next offer
             self._due = _AT_ONCE
         self._settle_by(self.tasks.accept(task_id, task_type, now))
         self._send_in_window(m.TaskAccepted(task_id), now)
@@ -353,13 +353,13 @@ class RunnerSession:
             # connection. The latter is reported.
             orphan_type = self.tasks.orphans.pop((event.generation, event.task_id), None)
             if orphan_type is not None:
-                self._report(event, orphan_type)
+                self._report_undelivered(event, orphan_type)
             return
         task_type = task[0]
         self._actions.extend(self.calls.end_all_of(event.task_id, "the task has ended"))
         if self.state is State.CLOSING:
             self.counters.lost += 1
-            self._report(event, task_type)
+            self._report_undelivered(event, task_type)
             return
         if event.interrupted:
             self.counters.unfinished += 1
@@ -373,7 +373,7 @@ class RunnerSession:
         self.receipts.add(self._sent_count, event.task_id, task_type, event.payload, event.failed)
         self._settle_by(self.receipts.next_deadline(self._congested))
 
-    def _report(self, event: events.HandlerFinished, task_type: str) -> None:
+    def _report_undelivered(self, event: events.HandlerFinished, task_type: str) -> None:
         self.counters.undelivered += 1
         self._actions.append(
             actions.ReportUndelivered(event.task_id, task_type, event.payload, event.failed, True)

@@ -82,7 +82,7 @@ class Slots:
     Attributes:
         taken: the number of taken slots.
         reserved: the number of reserved slots.
-        reservations: the number of pairs with a reservation.
+        reserved_pairs: the number of pairs with a reservation.
         idle_since: when the last task ended; None while a slot is taken.
     """
 
@@ -90,7 +90,7 @@ class Slots:
         self.capacity = capacity
         self.taken = 0
         self.reserved = 0
-        self.reservations = 0
+        self.reserved_pairs = 0
         self.idle_since: float | None = None
         self._brokers = brokers
         self._types: dict[str, TaskType] = {}
@@ -277,7 +277,7 @@ class Slots:
     def _end_reservation(self, pair: Pair) -> None:
         if pair.reserved_until is not None:
             pair.reserved_until = None
-            self.reservations -= 1
+            self.reserved_pairs -= 1
             self._reserve(pair, -1)
 
     def _requeue(self, pair: Pair, reason: WaitReason) -> None:
@@ -321,7 +321,7 @@ class Slots:
             offers = 1
             if pair.wait_reason is WaitReason.REFUSED or (scarce and pair.wait_reason is WaitReason.BUSY):
                 pair.reserved_until = now + RESERVATION_TIME
-                self.reservations += 1
+                self.reserved_pairs += 1
                 self._reserve(pair, 1)
             elif pair.wait_reason is WaitReason.BUSY:
                 offers = max(1, room // (2 * self._pairs))

@@ -200,23 +200,23 @@ def test_a_good_connection_resets_the_delays(
 
 def test_a_reason_is_logged_once_a_minute_and_a_new_one_at_once() -> None:
     memory = new_retry()
-    assert memory.is_news("refused", 100.0)
-    assert not memory.is_news("refused", 159.9)
-    assert memory.is_news("the token's file cannot be read", 160.0)
-    assert memory.is_news("refused", 160.1)
-    assert not memory.is_news("the token's file cannot be read", 219.9)
-    assert memory.is_news("the token's file cannot be read", 220.0)
+    assert memory.should_log("refused", 100.0)
+    assert not memory.should_log("refused", 159.9)
+    assert memory.should_log("the token's file cannot be read", 160.0)
+    assert memory.should_log("refused", 160.1)
+    assert not memory.should_log("the token's file cannot be read", 219.9)
+    assert memory.should_log("the token's file cannot be read", 220.0)
 
 
 def test_after_a_registration_every_reason_is_new() -> None:
     memory = new_retry()
-    assert memory.is_news("refused", 100.0)
+    assert memory.should_log("refused", 100.0)
     memory.registered()
-    assert memory.is_news("refused", 100.1)
+    assert memory.should_log("refused", 100.1)
 
 
 def test_only_the_reasons_of_the_last_minute_are_kept() -> None:
     memory = new_retry()
     for second in range(10_000):
-        memory.is_news(f"reason {second}", float(second))
+        memory.should_log(f"reason {second}", float(second))
     assert len(memory._logged) <= 60

@@ -138,7 +138,7 @@ class TestSinglePair:
         assert slots.release("t", 1.0) == {A}
         assert offered(slots, A, 1.0) == {"t": 1}
         assert slots.next_deadline(A) == NEVER
-        assert slots.reservations == 0
+        assert slots.reserved_pairs == 0
 
     def test_a_link_that_is_not_ready_offers_nothing(self) -> None:
         slots = Slots(2)
@@ -306,7 +306,7 @@ class TestPlentyOfRoom:
     def test_offers_beyond_the_first_have_reserved_slots(self) -> None:
         slots = self.slots(41)
         assert offered(slots, A) == {"t": 10}
-        assert slots.reservations == 0
+        assert slots.reserved_pairs == 0
         for _ in range(31):  # 40 slots are free, 9 of them are reserved
             assert slots.take(B, "t", lapsed=True)
         assert not slots.take(B, "t")
@@ -428,7 +428,7 @@ class TestRefusal:
         assert offered(slots, B, 1.0) == {"t": 1}
         assert woken(slots, B, 1.0 + RESERVATION_TIME) == {A}
         # A waits alone, so no slot is reserved for it.
-        assert slots.reservations == 0
+        assert slots.reserved_pairs == 0
         assert slots.take(B, "t")
         slots.lapse(C, "t", 1)
         offered(slots, C)
@@ -454,7 +454,7 @@ class TestRefusal:
         # The last one is for A, which waits alone: no need for a reservation.
         assert slots.release("t", 1.0) == {A}
         assert slots.next_deadline(A) == NEVER
-        assert slots.reservations == 2
+        assert slots.reserved_pairs == 2
         assert [offered(slots, link, 1.0) for link in (A, B, C)] == [{"t": 1}] * 3
         assert [slots.take(link, "t") for link in (A, B, C)] == [True] * 3
 
@@ -485,7 +485,7 @@ class TestRefusal:
         assert not slots.take(B, "t")
         slots.release("t", 1.0)
         assert slots.take(B, "t", lapsed=True)
-        assert slots.reservations == 0
+        assert slots.reserved_pairs == 0
         assert offered(slots, B, 1.0) == {}
         # B has used its reservation: A is next.
         assert slots.release("t", 2.0) == {A}
@@ -539,9 +539,9 @@ class TestReservations:
     def test_no_slot_is_reserved_while_there_is_room_for_all(self) -> None:
         slots, links = self.busy(2, capacity=2)
         assert slots.release("t", 1.0) == {links[0]}
-        assert slots.reservations == 1  # one slot for two
+        assert slots.reserved_pairs == 1  # one slot for two
         assert slots.release("t", 1.0) == {links[1]}
-        assert slots.reservations == 1  # one for one
+        assert slots.reserved_pairs == 1  # one for one
         assert slots.next_deadline(links[1]) == NEVER
 
     def test_an_unused_reservation_goes_to_the_next_pair(self) -> None:
@@ -553,7 +553,7 @@ class TestReservations:
         assert slots.offers(links[1], 2 * RESERVATION_TIME) == ([], {links[2]})
         # The last one waits alone, so no slot is reserved for it; now all of them have an open offer.
         assert offered(slots, links[2], 2 * RESERVATION_TIME) == {"t": 1}
-        assert slots.reservations == 0
+        assert slots.reserved_pairs == 0
         assert slots.take(links[0], "t")
         assert not slots.take(links[1], "t")
 
@@ -609,7 +609,7 @@ class TestReservations:
         # Now they are ahead of A: both may offer, and A still gets the slot.
         assert slots.release("t", 1.0) == {A, B, C}
         assert slots.next_deadline(A) == NEVER  # by now it waits alone
-        assert slots.reservations == 0
+        assert slots.reserved_pairs == 0
 
     def test_busy_pairs_get_the_same_number_of_slots(self) -> None:
         """All pairs have endless work."""

@@ -272,7 +272,7 @@ class SlotsMachine(RuleBasedStateMachine):
         reserved = sum(self.reserved(pair) for pair in pairs.values())
         assert slots.reserved == reserved
         assert reserved <= slots.capacity - slots.taken, "more slots are reserved than are free"
-        assert slots.reservations == sum(pair.reserved_until is not None for pair in pairs.values())
+        assert slots.reserved_pairs == sum(pair.reserved_until is not None for pair in pairs.values())
         for (_, name), pair in pairs.items():
             kind = pair.task_type
             of_type = sum(self.reserved(other) for key, other in pairs.items() if key[1] == name)
@@ -326,7 +326,7 @@ class SlotsMachine(RuleBasedStateMachine):
             for _ in range(len(self.open) + 1):
                 self.pass_time(RESERVATION_TIME)
                 self.settle()
-            assert self.slots.reservations == 0 or len(self.open) > 0
+            assert self.slots.reserved_pairs == 0 or len(self.open) > 0
             assert all(count > 0 for count in self.open.values())
 
 

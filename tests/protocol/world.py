@@ -721,7 +721,7 @@ class World:
         self.pass_time(DELAY)
         for runner in self.runners:
             assert runner.slots.taken == 0
-            assert runner.slots.reservations == runner.slots.reserved == 0
+            assert runner.slots.reserved_pairs == runner.slots.reserved == 0
             assert not runner.slots.waiting
         for handler in self.handlers:
             self.check_account(handler)
