@@ -60,6 +60,17 @@ DESCRIBED_BY = {"RunnerConfig": "runner.Runner"}
 #: Bases that say how a class is made, and nothing to its users.
 PLAIN_BASES = {"NamedTuple", "Generic", "Protocol"}
 
+#: Names in signatures that have no entry, by their module: the page shows their values instead.
+VALUES = {
+    "DEFAULT_BROKER": "config",
+    "DEFAULT_MAX_PAYLOAD": "config",
+    "DEFAULT_NAME": "config",
+    "CANCELLED_BY_USER": "broker.task",
+    "ExecutorOrFactory": "execution.executors",
+    "OnUndelivered": "callbacks",
+    "TaskContext": "execution.invoke",
+}
+
 Item = Any  # one of griffe's objects, which differ between its releases
 
 
@@ -80,6 +91,7 @@ def make() -> str:
         "# API reference",
         "",
         "`python docs/make_reference.py` generates this page from the docstrings. It lists all public names.",
+        "`_HandlerType` and `_FunctionType` stand for the type of the decorated function.",
     ]
     for module, sections in MODULES.items():
         found = package if module == package.path else package[module[len(package.path) + 1 :]]
@@ -94,7 +106,11 @@ def make() -> str:
                 lines += ["", *_item(item.final_target if item.is_alias else item, name, 3, problems)]
     if problems:
         sys.exit("\n".join(problems))
-    return "\n".join(lines) + "\n"
+    page = "\n".join(lines) + "\n"
+    for name, module in VALUES.items():
+        value = str(package[module][name].value).replace("'", '"')
+        page = re.sub(rf"\b{name}\b", lambda _, value=value: value, page)  # type: ignore[misc]
+    return page
 
 
 def _item(item: Item, name: str, level: int, problems: list[str]) -> Iterator[str]:
