@@ -28,7 +28,6 @@ from n8nrunner.protocol.actions import LinkAction
 from n8nrunner.protocol.events import Event, LinkEvent
 from n8nrunner.protocol.failures import ConnectionLost, LinkFailure, Unreachable
 from n8nrunner.protocol.frames import Sender
-from n8nrunner.protocol.incoming import event_of
 from n8nrunner.protocol.link import LinkMachine
 from n8nrunner.protocol.session import REASON_LOST, RunnerSession
 from n8nrunner.protocol.slots import Slots
@@ -196,7 +195,7 @@ class BrokerLink:
             session.note_received(now)
         received.reverse()  # taken from the end, so that a large message is not kept while others follow
         while received:
-            event = event_of(received.pop(), self._config.max_payload)
+            event = codec.event_of(received.pop(), self._config.max_payload)
             if event is not None:
                 self._perform(self.machine.handle(event, now))
         session.set_receiving(connection.receiver.in_message)

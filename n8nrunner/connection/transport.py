@@ -15,10 +15,10 @@ from n8nrunner.connection.dial import Socket
 from n8nrunner.connection.sockets import delivery
 from n8nrunner.connection.websocket_app import App
 from n8nrunner.deadline import Deadline
+from n8nrunner.protocol.codec import Received
 from n8nrunner.protocol.events import SocketMeasured
 from n8nrunner.protocol.failures import ConnectionLost
 from n8nrunner.protocol.frames import CloseFrame, PingFrame, Receiver, Sender
-from n8nrunner.protocol.incoming import Received
 
 #: Bytes that one `recv` asks for. Larger buffers are slower: each call allocates one.
 _RECEIVE_SIZE = 64 * 1024

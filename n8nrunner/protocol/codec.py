@@ -1,4 +1,4 @@
-"""Convert messages to text and back (docs/protocol.md, "Messages").
+"""Convert messages to text and back (docs/protocol.md, "Messages"), and received data to events.
 
 Strict when sending and tolerant when receiving: unknown types and keys are skipped, because a newer n8n may
 send them. Text that cannot be a message is a `ProtocolError`, for the caller to log.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Optional, TypeVar
+from typing import Optional, TypeVar, Union
 
 from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol import messages as m
+from n8nrunner.protocol.events import OversizedMessage, Pong, UnreadableMessage
+from n8nrunner.protocol.frames import HEAD_SIZE, Payload, PongFrame, SkippedMessage
 from n8nrunner.protocol.json_text import decoding_fault
 
 _M = TypeVar("_M", m.FromBroker, m.FromRunner)
@@ -50,6 +52,12 @@ _BY_CLASS: dict[type[m.Message], tuple[str, list[str]]] = {
     **{cls: (name, list(keys)) for name, (cls, keys) in _FROM_BROKER.items()},
     **{cls: (name, list(keys)) for name, (cls, keys) in _FROM_RUNNER.items()},
 }
+
+#: Handlers' threads decode the large value of a message above this many bytes.
+LARGE_MESSAGE = 1024 * 1024
+
+#: Whole messages, messages above the size limit, and pongs, in the order in which they came.
+Received = Union[Payload, SkippedMessage, PongFrame]
 
 _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 #: Encodes one string as ASCII.
@@ -178,6 +186,39 @@ def decode_large(text: str) -> m.FromBroker | None:
     if head.type == "broker:nodetypes" and head.task_id and head.request_id:
         return m.NodeTypes(head.task_id, head.request_id, m.Undecoded(text, "nodeTypes"))
     return decode_from_broker(text)
+
+
+def event_of(
+    received: Received, max_payload: int
+) -> m.FromBroker | OversizedMessage | UnreadableMessage | Pong | None:
+    """Return the event of a received message; None if the type of the message is unknown.
+
+    Args:
+        received: a message, of which a large one in a `bytearray` is cleared to free its memory.
+        max_payload: the size limit that a skipped message exceeds, in bytes.
+    """
+    if isinstance(received, SkippedMessage):
+        return OversizedMessage(_peek(received.head), received.size, max_payload)
+    if isinstance(received, PongFrame):
+        return Pong(received.payload.decode("latin-1"))
+    start = b""  # of a large message
+    try:
+        if len(received) <= LARGE_MESSAGE:
+            return decode_from_broker(received.decode())
+        start = bytes(received[:HEAD_SIZE])
+        text = received.decode()
+        if isinstance(received, bytearray):
+            received.clear()  # the caller still refers to it
+        return decode_large(text)
+    except UnicodeDecodeError:
+        problem = f"a message of {len(received)} bytes is not UTF-8"
+    except ProtocolError as error:
+        problem = str(error)
+    return UnreadableMessage(_peek(start or bytes(received[:HEAD_SIZE])), problem)
+
+
+def _peek(start: bytes) -> m.Head:
+    return peek(start.decode("utf-8", "ignore"))
 
 
 # --- sending ------------------------------------------------------------------------------------

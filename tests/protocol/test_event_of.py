@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from n8nrunner.protocol import messages as m
+from n8nrunner.protocol.codec import LARGE_MESSAGE, event_of
 from n8nrunner.protocol.events import OversizedMessage, Pong, UnreadableMessage
 from n8nrunner.protocol.frames import PongFrame, SkippedMessage
-from n8nrunner.protocol.incoming import LARGE_MESSAGE, event_of
 
 HEAD = m.Head("broker:tasksettings", "t", None, None, None)
 START = b'{"type":"broker:tasksettings","taskId":"t","settings":'
