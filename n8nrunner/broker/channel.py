@@ -47,10 +47,11 @@ class Channel(web.WebSocketResponse):
         self._transport = transport
         self._close_timeout = timeout
         self._timer: asyncio.TimerHandle | None = None
+        self._has_closed = False
 
     def put(self, kind: WSMsgType, payload: bytes) -> None:
-        """Write a frame, unless a close frame has been written."""
-        if self._timer is not None:
+        """Write a frame, unless a close frame has been written or the connection has ended."""
+        if self._has_closed:
             return
         if self._transport.is_closing():
             self.on_failure()
@@ -66,13 +67,16 @@ class Channel(web.WebSocketResponse):
 
     def put_close(self, code: int) -> None:
         """Write a close frame. The peer may never answer it, so the wait has a limit."""
-        if self._timer is None:
-            self.put(WSMsgType.CLOSE, struct.pack("!H", code))
+        if not self._has_closed:
+            if not self._transport.is_closing():
+                self.put(WSMsgType.CLOSE, struct.pack("!H", code))
+            self._has_closed = True
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._close_timeout, self._transport.abort)
 
     def ended(self) -> None:
-        """Write no more, because the connection has ended."""
+        """Write no more, because the connection has ended. Its last messages may still be decoded."""
+        self._has_closed = True
         if self._timer is not None:
             self._timer.cancel()
 

@@ -552,6 +552,29 @@ class TestSizes:
             runner.socket.close(timeout=0)
         assert len(task.result(LIMIT)) == 100_000
 
+    def test_keeps_the_result_of_a_runner_that_leaves_before_its_large_calls_are_decoded(
+        self, shared: Broker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        may_decode = threading.Event()
+        real = decoding.decode
+
+        def decode(text: str) -> Any:
+            assert len(text) < 100_000 or may_decode.wait(LIMIT)
+            return real(text)
+
+        monkeypatch.setattr(decoding, "decode", decode)
+        with RawRunner(shared, ["leaves early"]) as runner:
+            task = shared.submit("leaves early", 1)
+            task_id = runner.take("leaves early")["taskId"]
+            for _ in range(2):
+                line = ["x" * 1_000_000]
+                runner.send("runner:rpc", callId="c", taskId=task_id, name="logNodeOutput", params=line)
+            runner.done(task_id, 2)
+            runner.socket.sock.shutdown(socket.SHUT_WR)
+            runner.close_code()
+            may_decode.set()
+            assert task.result(LIMIT) == 2
+
 
 class TestOutcomes:
     def test_expires_a_request_without_a_runner(self) -> None:
