@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from n8nrunner import errors, exit_hook, logs, process
 from n8nrunner.callbacks import Callbacks, OnUndelivered
 from n8nrunner.config import RunnerConfig, is_one_shot, urls_of
-from n8nrunner.connection.link import BrokerLink
-from n8nrunner.connection.loop import LinkThread
 from n8nrunner.connection.sockets import close_copies
 from n8nrunner.deadline import Deadline
 from n8nrunner.execution.executors import ExecutorOrFactory, is_factory
@@ -27,6 +25,7 @@ from n8nrunner.snapshot import Counts, FunctionSnapshot, LinkSnapshot, Snapshot,
 from n8nrunner.task import renew_lock_after_fork
 
 if TYPE_CHECKING:
+    from n8nrunner.connection.link import BrokerLink
     from n8nrunner.health import HealthServer
 
 
@@ -81,6 +80,9 @@ class Engine:
     """
 
     def __init__(self, config: RunnerConfig, registry: Registry, extras: Extras, gives_up: bool) -> None:
+        # Slow to import (requests, backoff), and many programs build a runner that they do not start.
+        from n8nrunner.connection.loop import LinkThread
+
         #: Default grace period of a stop, in seconds.
         self.grace = config.graceful_shutdown_timeout
         self.handler_of = registry.handler_of

@@ -290,10 +290,11 @@ def test_importing_the_package_imports_no_dependency() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
-def test_a_runner_is_built_without_the_extras() -> None:
+def test_a_runner_that_is_not_started_imports_no_dependency() -> None:
     code = (
-        "import sys; from n8nrunner import Runner; Runner(auth_token='x'); "
-        "print(sorted(set(sys.modules) & {'aiohttp', 'rich', 'http.server'}))"
+        "import sys; from n8nrunner import Runner; Runner(auth_token='x'); names = "
+        "{'requests', 'websocket', 'backoff', 'aiohttp', 'rich', 'ssl', 'http.server'}; "
+        "print(sorted(set(sys.modules) & names))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
