@@ -54,6 +54,13 @@ if (
 _VARIABLES = ("N8N_RUNNERS_", "N8NRUNNER_")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Let `-n auto` use three workers for two cores: the tests wait for half of their time."""
+    cores = os.cpu_count() or 1
+    return cores + cores // 2
+
+
 def wait_until(condition: Callable[[], Any], limit: float = LIMIT) -> Any:
     """Waits for what nothing announces, such as a counter of another thread."""
     end = time.monotonic() + limit
