@@ -130,10 +130,35 @@ class TestEveryMessage:
             assert decoded == message
             assert type(decoded) is type(message)
 
+    @pytest.mark.parametrize(("wire", "message"), FROM_RUNNER)
+    def test_is_made_of_a_decoded_object(self, wire: Any, message: Any) -> None:
+        made = codec.message_from_runner(wire)
+        assert made == message
+        assert type(made) is type(message)
+
     @both_ways
     def test_is_unknown_in_the_other_direction(self, wire: Any, message: Any, decode: Any) -> None:
         other = codec.decode_from_runner if decode is codec.decode_from_broker else codec.decode_from_broker
         assert other(json.dumps(wire)) is None
+
+    @pytest.mark.parametrize("value", [None, [], "runner:info", 1])
+    def test_is_not_made_of_another_value_than_an_object(self, value: Any) -> None:
+        with pytest.raises(ProtocolError, match=r"^a message is JSON, but not an object$"):
+            codec.message_from_runner(value)
+
+    @pytest.mark.parametrize(("number", "valid_for"), [(5000.0, 5000), (-1.0, -1), (2.5, None), ("5", None)])
+    def test_has_an_integer_where_a_runner_sent_one_as_a_float(
+        self, number: Any, valid_for: int | None
+    ) -> None:
+        wire = {"type": "runner:taskoffer", "offerId": "o", "taskType": "t", "validFor": number}
+        if valid_for is None:
+            with pytest.raises(ProtocolError, match="expected int for 'validFor'"):
+                codec.message_from_runner(wire)
+        else:
+            made = codec.message_from_runner(wire)
+            assert made == m.TaskOffer("o", "t", valid_for)
+            assert isinstance(made, m.TaskOffer)
+            assert type(made.valid_for) is int
 
     def test_is_in_these_tables(self) -> None:
         here = {type(message) for _, message, _ in BOTH}

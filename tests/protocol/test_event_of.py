@@ -50,6 +50,22 @@ def test_a_large_message_that_is_not_utf_8_names_its_task() -> None:
     assert "is not UTF-8" in event.problem
 
 
+def test_a_large_message_that_is_not_valid_json_names_its_task() -> None:
+    start = b'{"type":"broker:taskcancel","taskId":"t","reason":'
+    event = event_of(bytearray(start + b" " * LARGE_MESSAGE + b"[,]}"), 1000)
+    assert isinstance(event, UnreadableMessage)
+    assert event.head == m.Head("broker:taskcancel", "t", None, None, None)
+    assert "is not valid JSON" in event.problem
+
+
+@pytest.mark.parametrize(("extra", "kind"), [(0, str), (1, m.Undecoded)])
+def test_a_message_above_a_mebibyte_keeps_its_value_undecoded(extra: int, kind: type) -> None:
+    value = b"x" * (LARGE_MESSAGE + extra - len(START) - len(b'""}'))
+    event = event_of(START + b'"' + value + b'"}', 1000)
+    assert isinstance(event, m.TaskSettings)
+    assert type(event.settings) is kind
+
+
 def test_the_memory_of_a_large_message_is_freed_when_its_text_is_decoded() -> None:
     received = bytearray(START + b'"' + b"x" * LARGE_MESSAGE + b'"}')
     event = event_of(received, 1000)

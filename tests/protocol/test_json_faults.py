@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from n8nrunner.protocol.json_faults import find_fault, integers_as_strings
+from n8nrunner.protocol.json_faults import LARGEST_INTEGER, find_fault, find_loop, integers_as_strings
 from n8nrunner.protocol.json_text import NotJson, encode_value
 from tests.protocol.json_values import json_values, whole
 
@@ -77,6 +77,12 @@ class TestFaults:
             == "r[0]['k11']['k10']['k9']['k8']['k7'][...] is a set, which JSON cannot represent"
         )
 
+    @pytest.mark.parametrize(("length", "shown"), [(58, "'{0}'"), (59, "'{0:.56}...")])
+    def test_a_long_key_is_cut(self, length: int, shown: str) -> None:
+        key = "k" * length
+        fault = find_fault({key: {1}}, "r")
+        assert fault == f"r[{shown.format(key)}] is a set, which JSON cannot represent"
+
     @pytest.mark.parametrize("around", [lambda v: v, lambda v: {"a": v}, lambda v: [0] * 50 + [v]])
     def test_a_value_that_contains_itself_is_refused(self, around: Any) -> None:
         loop: list[Any] = [1]
@@ -91,6 +97,14 @@ class TestFaults:
         long.append(long)
         with pytest.raises(NotJson, match=r"^result.*\[50\] contains itself$"):
             encode_value(around(long))
+
+    def test_a_loop_is_found_in_a_value_that_json_cannot_represent(self) -> None:
+        value: Any = {"a": [{1}, math.nan, 2**60]}
+        assert find_loop(value, "r") is None
+        value["a"].append(value)
+        assert find_loop(value, "r") == "r['a'][3] contains itself"
+        value["a"] = [{object(): value}]
+        assert find_loop(value, "r") == "r['a'][0][...] contains itself"
 
     def test_the_same_value_twice_is_not_a_loop(self) -> None:
         shared = {"a": [1]}
@@ -159,9 +173,16 @@ class TestFaults:
         assert encode_value(value) == whole(value)
         assert find_fault(value, "r") is None
 
+    @pytest.mark.parametrize("sign", [1, -1])
+    def test_only_integers_that_n8n_would_round_become_strings(self, sign: int) -> None:
+        value = {"a": [sign * LARGEST_INTEGER, sign * (LARGEST_INTEGER + 1)], "b": True}
+        expected = {"a": [sign * LARGEST_INTEGER, str(sign * (LARGEST_INTEGER + 1))], "b": True}
+        assert integers_as_strings(value) == expected
+
     @needs_digit_limit
     def test_an_integer_that_python_does_not_write_is_refused(self) -> None:
         huge = 10**5000
+        assert integers_as_strings([huge]) == [huge]
         with pytest.raises(NotJson, match=r"^result\['a'\] is an integer of more digits than Python writes"):
             encode_value({"a": huge})
         with pytest.raises(

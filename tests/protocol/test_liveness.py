@@ -321,3 +321,7 @@ def test_a_stall_begins_when_bytes_begin_to_wait() -> None:
     assert liveness.check(197.0)[1]
     assert liveness.judge(quiet(), 195.0 + STALL_LIMIT - 0.1) is None
     assert liveness.judge(quiet(), 195.0 + STALL_LIMIT) is not None
+
+
+def test_a_new_connection_is_looked_at_after_the_interval_of_pings() -> None:
+    assert begun().due == 100.0 + PING_INTERVAL
