@@ -334,7 +334,10 @@ def test_a_refused_token_ends_a_new_link_if_the_runner_gives_up() -> None:
     bench = bench_in(CONNECTING)
     [action] = bench.fail(AuthRefused("the broker refused the token"))
     assert type(action.error) is AuthenticationError
-    assert "set N8N_RUNNERS_AUTH_TOKEN at n8n" in str(action.error)
+    assert str(action.error) == (
+        "the broker refused the token; set N8N_RUNNERS_AUTH_TOKEN at n8n to the token of this runner, and "
+        "restart n8n: it reads the variable when it starts"
+    )
     assert bench.state is CLOSED
     assert bench.session.state is State.CLOSED
 
@@ -359,9 +362,21 @@ def test_a_token_that_is_refused_after_a_registration_does_not_concern_the_runne
 @pytest.mark.parametrize(
     ("end", "kind", "says"),
     [
-        (AuthRefused("refused"), AuthenticationError, "unknown, used or too old"),
-        (UpgradeRefused("refused", 403), AuthenticationError, "unknown, used or too old"),
-        (ConnectionLost("reset"), GrantTokenSpent, "reset; the one-shot grant token is used up"),
+        (
+            AuthRefused("refused"),
+            AuthenticationError,
+            "refused; the grant token is unknown, used or too old",
+        ),
+        (
+            UpgradeRefused("refused", 403),
+            AuthenticationError,
+            "refused; the grant token is unknown, used or too old",
+        ),
+        (
+            ConnectionLost("reset"),
+            GrantTokenSpent,
+            "reset; the one-shot grant token is used up, so this runner ends",
+        ),
     ],
 )
 def test_a_link_gives_up_without_a_valid_one_shot_grant(end: LinkFailure, kind: type, says: str) -> None:
@@ -373,7 +388,7 @@ def test_a_link_gives_up_without_a_valid_one_shot_grant(end: LinkFailure, kind: 
         bench.fail(end)
     [refused] = only(bench.done, a.ReportRefused)
     assert type(refused.error) is kind
-    assert says in str(refused.error)
+    assert str(refused.error) == says
     assert bench.state is CLOSED
 
 
@@ -446,8 +461,14 @@ def test_the_counts_and_the_last_error_follow_failures_and_registrations() -> No
     bench.open()
     bench.register()
     assert (machine.registrations, machine.failures, machine.last_error) == (1, 0, None)
+    assert bench.register() == []  # n8n never registers a connection twice
+    assert (machine.registrations, machine.failures, machine.last_error) == (1, 0, None)
     bench.lose("reset")
     assert (machine.registrations, machine.failures, machine.last_error) == (1, 1, "reset")
+    bench.wait(1)
+    bench.open()
+    bench.register()
+    assert (machine.registrations, machine.failures, machine.last_error) == (2, 0, None)
 
 
 @pytest.mark.parametrize(
@@ -535,7 +556,7 @@ def test_after_the_grace_period_a_close_frame_is_waited_for_only_shortly() -> No
         (1002, "1002: n8n considers this runner unresponsive, or a frame was invalid"),
         (1007, "1007: a message was not UTF-8"),
         (1009, "1009: a message was above n8n's N8N_RUNNERS_MAX_PAYLOAD"),
-        (4000, "(4000)"),
+        (4000, "4000"),
     ],
 )
 def test_a_close_frame_of_the_broker_ends_the_connection_after_the_next_write(
@@ -547,8 +568,7 @@ def test_a_close_frame_of_the_broker_ends_the_connection_after_the_next_write(
     bench.settle()
     [aborted] = only(bench.done, a.AbortConnection)
     assert aborted.code == code
-    assert aborted.reason.startswith(f"the broker at {BROKER} closed the connection (")
-    assert says in aborted.reason
+    assert aborted.reason == f"the broker at {BROKER} closed the connection ({says})"
     assert bench.state is WAITING
 
 
@@ -581,6 +601,26 @@ def test_delays_begin_again_after_a_good_connection_only() -> None:
 # --- stopping and idling --------------------------------------------------------------------------------
 
 
+def test_a_stop_without_a_grace_period_fails_the_running_tasks_and_closes() -> None:
+    bench = bench_in(CONNECTED)
+    bench.run_task("task")
+    done = bench.do(e.StopRequested(bench.now))
+    assert [action.task_id for action in only(done, m.TaskFailed)] == ["task"]
+    assert only(done, a.CloseConnection) == [a.CloseConnection(1000, "the runner stops")]
+    assert bench.state is CLOSING
+    assert bench.machine.last_error == "the runner stops"
+
+
+def test_a_link_that_waits_for_handlers_ends_with_the_grace_period() -> None:
+    bench = bench_in(FINISHING)
+    until = bench.machine.next_deadline()
+    bench.wait(until - bench.now - 0.1)
+    assert bench.state is FINISHING
+    bench.now = until
+    bench.settle()
+    assert bench.state is CLOSED
+
+
 def test_a_second_stop_shortens_the_grace_period_and_never_prolongs_it() -> None:
     bench = bench_in(FINISHING)
     until = bench.machine.next_deadline()
@@ -602,8 +642,11 @@ def test_a_registered_link_reports_that_it_is_idle_if_that_is_wanted(idle: float
     bench.run_task("task")
     bench.wait(3)
     bench.finish("task")
+    finished_at = bench.now
     bench.wait(8.9)
     assert not only(bench.done, a.ReportIdle)
+    if idle:
+        assert bench.machine.next_deadline() == pytest.approx(finished_at + idle)
     bench.wait(0.1)
     assert len(only(bench.done, a.ReportIdle)) == bool(idle)
 
@@ -707,7 +750,7 @@ def test_recovery_follows_a_session_whose_connection_has_ended(is_stopping: bool
 @pytest.mark.parametrize("state", [CONNECTED, CLOSING])
 def test_recovery_is_impossible_while_the_session_counts_as_connected(state: LinkState) -> None:
     bench = bench_in(state)
-    with pytest.raises(RuntimeError, match="connected session"):
+    with pytest.raises(RuntimeError, match=r"^a link without a connection has a connected session$"):
         bench.machine.recover(bench.now, False)
 
 
