@@ -32,7 +32,7 @@ def enrich(task: Task) -> List[Dict[str, Any]]:
 
 @runner.task("sum-csv")
 def sum_csv(task: Task) -> List[Dict[str, Any]]:
-    """Read a CSV file of the item, or of the first if the node sends all at once, and save a report."""
+    """Read the CSV file of the task's item, or of the first of all items, and save a report."""
     content = task.read_file(task.settings.get("itemIndex", 0), "data").decode()
     rows = list(csv.DictReader(io.StringIO(content)))
     total = sum(float(row["amount"]) for row in rows)

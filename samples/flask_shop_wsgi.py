@@ -1,4 +1,4 @@
-"""The application and its runner, as a web server loads them. They start whether n8n is up or not.
+"""The application and its runner, as a web server loads them. Both start even if n8n is down.
 
 `python -m samples.flask_shop_wsgi` serves it with Flask's debugger and reloader.
 """

@@ -34,7 +34,7 @@ def variables(broker: Broker) -> dict[str, str]:
 
 
 def call(broker: Broker, runner_name: str, function: str, **more: Any) -> Any:
-    """The items that a function makes of its arguments, which are one item's."""
+    """Return the items that a function makes of the arguments of one item."""
     files = more.pop("files", {})
     settings = {"version": 1, "function": function, "calls": [{"item": 0, "arguments": more}]}
     task_type = f"n8nrunner.{runner_name}"
@@ -88,32 +88,32 @@ def test_the_node_of_raw_tasks_is_javascript() -> None:
         pytest.skip("Node.js is not on this machine")
 
 
-#: Runs the sample node over 600 items, a job for each. Prints its output or error, and the number of jobs.
+#: Runs the sample node over 600 items, a task for each. Prints its output or error, and the number of tasks.
 RUNNER_JOB = """(async () => {
     const { RunnerJob } = require(%s);
     const abort = new AbortController();
-    let jobs = 0;
+    let tasks = 0;
     const parameters = { mode: 'runOnceForEachItem', taskType: 'enrich', settings: '{}', sendItems: true };
     const output = await new RunnerJob().execute.call({
         getInputData: () => Array.from({ length: 600 }, () => ({ json: {} })),
-        getNode: () => ({ name: 'Job' }),
+        getNode: () => ({ name: 'Runner Job' }),
         getNodeParameter: (name) => parameters[name],
         continueOnFail: () => true,
         getExecutionCancelSignal: () => abort.signal,
         startJob: async () => {
-            jobs += 1;
+            tasks += 1;
             %s
         },
     }).catch((error) => error.message);
     const found = Array.isArray(output) ? output[0].map(({ json }) => json.error) : output;
-    console.log(JSON.stringify([found, jobs]));
+    console.log(JSON.stringify([found, tasks]));
 })()"""
 
 
 @pytest.mark.parametrize(
-    ("job", "output", "jobs"),
+    ("start", "output", "tasks"),
     [
-        ("if (jobs === 2) abort.abort(); return { ok: true, result: {} };", "The execution was stopped", 2),
+        ("if (tasks === 2) abort.abort(); return { ok: true, result: {} };", "The execution was stopped", 2),
         ("setImmediate(() => abort.abort()); return new Promise(() => {});", "The execution was stopped", 1),
         ("throw new Error('Task request timed out');", ["Task request timed out"] * 600, 1),
         (
@@ -124,12 +124,12 @@ RUNNER_JOB = """(async () => {
         ("return { ok: false, error: { message: 'Bad item' } };", ["Bad item"] * 600, 600),
     ],
 )
-def test_the_node_of_raw_tasks_sends_no_job_that_cannot_succeed(job: str, output: Any, jobs: int) -> None:
+def test_the_node_of_raw_tasks_sends_no_task_that_cannot_succeed(start: str, output: Any, tasks: int) -> None:
     if shutil.which("node") is None:
         pytest.skip("Node.js is not on this machine")
-    program = RUNNER_JOB % (json.dumps(str(ROOT / "samples" / "node" / "RunnerJob.node.js")), job)
+    program = RUNNER_JOB % (json.dumps(str(ROOT / "samples" / "node" / "RunnerJob.node.js")), start)
     done = subprocess.run(["node", "-e", program], capture_output=True, text=True, timeout=60, check=True)
-    assert json.loads(done.stdout) == [output, jobs]
+    assert json.loads(done.stdout) == [output, tasks]
 
 
 # --- a script with files --------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 'use strict';
 
-// A node that sends its input items to a task runner as a job of any task type, and outputs the result.
+// A node that sends its input items to a task runner as a task of any type, and outputs the result.
 // Copy it into n8n's folder ~/.n8n/custom and restart n8n: it is the node "Runner Job", of type CUSTOM.runnerJob.
 //
-// Careful: it sends jobs to every task type, also to "javascript" and "python" of n8n's own runners. Everyone who may
+// Careful: it sends tasks of every type, also "javascript" and "python" of n8n's own runners. Everyone who may
 // edit workflows can run code there with it, even where NODES_EXCLUDE removes the Code node. To prevent that, list the
 // task types that authors may use here, instead of undefined:
 const ALLOWED_TASK_TYPES = undefined; // such as new Set(['enrich', 'price'])
@@ -14,22 +14,22 @@ const stopped = () => new Error('The execution was stopped');
 function asError(reported) {
 	if (reported instanceof Error) return reported;
 	const { message, ...rest } = reported ?? {};
-	return Object.assign(new Error(message ?? `The job failed: ${JSON.stringify(reported)}`), rest);
+	return Object.assign(new Error(message ?? `The task failed: ${JSON.stringify(reported)}`), rest);
 }
 
-// The result of a job is n8n items, plain objects, or any other JSON value.
+// The result of a task is n8n items, plain objects, or any other JSON value.
 function asItems(result, itemIndex, each) {
 	return (Array.isArray(result) ? result : [result]).map((entry) => {
 		const isObject = entry !== null && typeof entry === 'object' && !Array.isArray(entry);
 		const item = isObject && 'json' in entry ? entry : { json: isObject ? entry : { value: entry } };
 		const pairedItem = { item: itemIndex };
-		// A job of one item knows it as its first; only the node knows which of its own it was.
+		// In a task of one item, that item has index 0; only the node knows its index in the input.
 		return each ? { ...item, pairedItem } : { pairedItem, ...item };
 	});
 }
 
-// Sends a job, unless the execution has been stopped, and stops waiting for it when the execution is stopped.
-async function sendJob(context, taskType, settings, itemIndex) {
+// Sends a task, unless the execution has been stopped, and stops waiting for it when the execution is stopped.
+async function sendTask(context, taskType, settings, itemIndex) {
 	const signal = context.getExecutionCancelSignal?.();
 	if (signal?.aborted) throw stopped();
 	let stop;
@@ -37,9 +37,9 @@ async function sendJob(context, taskType, settings, itemIndex) {
 		stop = () => reject(stopped());
 	});
 	signal?.addEventListener('abort', stop);
-	const job = context.startJob(taskType, settings, itemIndex).catch((error) => ({ ok: false, error }));
+	const task = context.startJob(taskType, settings, itemIndex).catch((error) => ({ ok: false, error }));
 	try {
-		return await Promise.race([job, stopping]);
+		return await Promise.race([task, stopping]);
 	} finally {
 		signal?.removeEventListener('abort', stop);
 		if (signal?.aborted) throw stopped();
@@ -53,7 +53,7 @@ class RunnerJob {
 			name: 'runnerJob',
 			group: ['transform'],
 			version: 1,
-			description: 'Runs a job of any task type on a task runner, including those of n8n\'s Code node',
+			description: 'Runs a task of any type on a task runner, including those of n8n\'s Code node',
 			defaults: { name: 'Runner Job' },
 			inputs: ['main'],
 			outputs: ['main'],
@@ -78,18 +78,18 @@ class RunnerJob {
 	async execute() {
 		const input = this.getInputData();
 		const each = this.getNodeParameter('mode', 0) === 'runOnceForEachItem';
-		const jobs = each ? input.map((item, index) => [[item], index]) : [[input, 0]];
+		const tasks = each ? input.map((item, index) => [[item], index]) : [[input, 0]];
 		const output = [];
-		let failure; // no runner took a job, or one was lost: no other job is sent
-		for (const [items, itemIndex] of jobs) {
+		let failure; // no runner took a task, or one was lost: no other task is sent
+		for (const [items, itemIndex] of tasks) {
 			let error = failure;
 			if (!error) {
 				const settings = this.getNodeParameter('settings', itemIndex);
 				const taskType = this.getNodeParameter('taskType', itemIndex);
 				if (ALLOWED_TASK_TYPES && !ALLOWED_TASK_TYPES.has(taskType)) {
-					throw new Error(`This node may not send jobs of the task type "${taskType}"`);
+					throw new Error(`This node may not send tasks of the type "${taskType}"`);
 				}
-				const outcome = await sendJob(this, taskType, {
+				const outcome = await sendTask(this, taskType, {
 					...(typeof settings === 'string' ? JSON.parse(settings) : settings),
 					nodeName: this.getNode().name,
 					...(this.getNodeParameter('sendItems', itemIndex) ? { items } : {}),
@@ -100,7 +100,7 @@ class RunnerJob {
 					continue;
 				}
 				error = asError(outcome.error);
-				// A runner reports plain data. An Error is n8n's own, and the next job would end in the same way.
+				// A runner reports plain data. An Error is n8n's own, and the next task would end in the same way.
 				const isLimit = error.message.startsWith('Task execution timed out');
 				if (outcome.error instanceof Error && !isLimit) failure = error;
 			}
