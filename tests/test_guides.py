@@ -14,7 +14,7 @@ import pytest
 
 from n8nrunner.broker import Broker
 from tests.conftest import LIMIT
-from tests.pages import blocks, links, pages
+from tests.pages import blocks, links, pages, read
 from tests.processes import Program, python
 from tests.test_samples import call, json_of, needs_signals, variables
 
@@ -32,7 +32,7 @@ def run_block(module: types.ModuleType, text: str) -> None:
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch, broker: Broker, tmp_path: Path) -> types.ModuleType:
-    """Where blocks run, one after the other; `broker` is what the environment names."""
+    """Return a module in which blocks run, one after the other. The environment names `broker`."""
     for name, value in {**variables(broker), "N8N_USER_FOLDER": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
     module = types.ModuleType("block")
@@ -84,6 +84,27 @@ def test_n8n_is_prepared_by_its_own_variables(page: str) -> None:
         assert f"{name}=" in harness
 
 
+NODE = "functions/node/runtime.js"
+
+
+@pytest.mark.parametrize(
+    ("page", "message", "file"),
+    [
+        (NOTEBOOK, "auth_token: expected the secret shared with n8n", "config.py"),
+        (NOTEBOOK, 'No runner "prices" took the call', NODE),
+        (NOTEBOOK, 'The function "quote" has changed since this node was written', NODE),
+        (APPLICATION, 'No runner "shop" took the call', NODE),
+        (APPLICATION, "refused the token", "connection/auth.py"),
+        (APPLICATION, 'The function "sell" has changed since this node was written', NODE),
+    ],
+)
+def test_messages_of_the_table_are_in_the_source(page: str, message: str, file: str) -> None:
+    assert f"| `{message}`" in read(page)
+    message = re.sub(r'runner "\w+"', 'runner "${runner}"', message)
+    message = re.sub(r'function "\w+"', 'function "${name}"', message)
+    assert message in (ROOT / "n8nrunner" / file).read_text(encoding="utf-8")
+
+
 def test_the_blocks_of_the_notebook_guide_serve_calls(
     broker: Broker, module: types.ModuleType, tmp_path: Path
 ) -> None:
@@ -123,7 +144,7 @@ def pandas_is_there() -> bool:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    """A folder with the guide's `shop.py`."""
+    """Return a folder with the guide's `shop.py`."""
     (text,) = python_blocks(APPLICATION, "Write functions")
     (tmp_path / "shop.py").write_text(text)
     return tmp_path

@@ -25,7 +25,7 @@ FUNCTIONS = "docs/functions.md"
 
 
 def code(heading: str, broker: Broker, page: str = README) -> list[str]:
-    """The Python blocks under a heading, for this broker."""
+    """Return the Python blocks under a heading, for this broker."""
     return [
         block.text.replace("http://127.0.0.1:5679", broker.url).replace('"secret"', f'"{TOKEN}"')
         for block in blocks(page, "python")
@@ -36,7 +36,7 @@ def code(heading: str, broker: Broker, page: str = README) -> list[str]:
 def call(
     monkeypatch: pytest.MonkeyPatch, broker: Broker, block: str, name: str, *arguments: dict[str, Any]
 ) -> Any:
-    """The JSON of the items that the functions of a block make of the arguments of each item."""
+    """Return the JSON of the items that a function of a block makes of the arguments of each item."""
     # A module of its own, where type hints and dataclasses look their names up.
     module = types.ModuleType("block")
     monkeypatch.setitem(sys.modules, "block", module)
@@ -95,7 +95,7 @@ def test_the_two_commands_are_one_line_each() -> None:
 
 def test_every_python_block_is_run_by_a_test() -> None:
     assert [block.heading for block in blocks(README, "python")] == [
-        "Five lines of Python",
+        "A first runner",
         "Your functions as a node",
         "In a notebook",
         "In a notebook",
@@ -106,9 +106,9 @@ def test_every_python_block_is_run_by_a_test() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_the_five_lines_of_python_serve_a_task(broker: Broker, tmp_path: Path) -> None:
+def test_the_first_runner_of_the_readme_serves_a_task(broker: Broker, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(code("Five lines of Python", broker)[0])
+    script.write_text(code("A first runner", broker)[0])
     with python(str(script)) as program:
         items = [{"json": {"name": "Ada"}}]
         assert broker.run_task("enrich", {}, items=items, timeout=LIMIT) == [
@@ -190,7 +190,7 @@ def test_the_settings_and_exit_codes_are_all_there() -> None:
 
 
 def test_n8n_gets_its_variables_wherever_a_page_starts_it() -> None:
-    """In the same block: a reader types it as it stands."""
+    """The variables are in the same block, because a reader copies a block as a whole."""
     found = [
         (page, block.text)
         for page in pages()

@@ -398,7 +398,9 @@ def test_a_cancelled_task_is_told_and_its_slot_comes_back(broker: Broker, new_ru
     assert runner.snapshot().counts.cancelled == 1
 
 
-def test_a_stubborn_handler_keeps_its_slot_visibly(broker: Broker, new_runner: NewRunner) -> None:
+def test_a_handler_that_does_not_return_keeps_its_slot_and_is_in_the_snapshot(
+    broker: Broker, new_runner: NewRunner
+) -> None:
     gate = Gate()
     runner = new_runner(capacity=1)
     runner.task("gate")(gate)
@@ -690,7 +692,7 @@ def test_stop_cuts_tasks_short_after_the_grace_period(broker: Broker, new_runner
     assert runner.snapshot().counts.unfinished == 1
 
 
-def test_stop_does_not_wait_for_a_stubborn_handler(
+def test_stop_does_not_wait_for_a_handler_that_does_not_return(
     broker: Broker, new_runner: NewRunner, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Gate()
