@@ -62,7 +62,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def wait_until(condition: Callable[[], Any], limit: float = LIMIT) -> Any:
-    """Waits for what nothing announces, such as a counter of another thread."""
+    """Wait until a condition holds that no event announces, such as a counter, and return its value."""
     end = time.monotonic() + limit
     while True:
         value = condition()
@@ -102,7 +102,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """The command sets up logging for its whole process, which here is that of the other tests too."""
+    """Restore the logging, which a command sets up for its whole process."""
     loggers = [logging.getLogger(name) for name in (None, "n8nrunner", "n8nrunner.tasks")]
     before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
     yield
@@ -159,7 +159,7 @@ def broker() -> Iterator[Broker]:
 
 @pytest.fixture
 def new_runner(broker: Broker) -> Iterator[Callable[..., Runner]]:
-    """Makes runners for the broker; all are stopped in the end."""
+    """Return a function that makes runners for the broker. All are stopped in the end."""
     runners: list[Runner] = []
 
     def new(url: Any = None, **settings: Any) -> Runner:
@@ -175,7 +175,7 @@ def new_runner(broker: Broker) -> Iterator[Callable[..., Runner]]:
 
 @pytest.fixture(scope="session")
 def tracker() -> None:
-    """`multiprocessing` starts a process with a pipe for its own ends, once and for good."""
+    """Start the process with a pipe that `multiprocessing` keeps, before a test looks for leaks."""
     if sys.platform != "win32":
         resource_tracker.ensure_running()
 

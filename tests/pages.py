@@ -19,12 +19,12 @@ class Block(NamedTuple):
 
 
 def read(page: str) -> str:
-    """A page of docs/, or the README."""
+    """Return the text of a page."""
     return (ROOT / page).read_text(encoding="utf-8")
 
 
 def blocks(page: str, language: str | None = None) -> list[Block]:
-    """The fenced blocks of a page, in its order; only those of a language, if one is given."""
+    """Return the fenced blocks of a page, in its order; only those of a language, if one is given."""
     found, heading = [], ""
     for match in re.finditer(r"^## ([^\n]+)$|^```(\w*)\n(.*?)^```$", read(page), re.MULTILINE | re.DOTALL):
         if match[1]:
@@ -35,7 +35,7 @@ def blocks(page: str, language: str | None = None) -> list[Block]:
 
 
 def pages() -> list[str]:
-    """All pages that users read."""
+    """Return all pages that users read."""
     return [
         "README.md",
         "CONTRIBUTING.md",
@@ -45,6 +45,6 @@ def pages() -> list[str]:
 
 
 def links(page: str) -> list[Path]:
-    """The files of this repository that a page links to."""
+    """Return the files of this repository that a page links to."""
     folder = (ROOT / page).parent
     return [folder / link for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", read(page))]

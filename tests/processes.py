@@ -53,7 +53,7 @@ class Program:
         self.process.stdout.close()
 
     def wait_for(self, text: str) -> str:
-        """Reads lines until one contains `text`."""
+        """Read lines until one contains `text`."""
         while True:
             line = self._next()
             assert line is not None, f"ended without {text!r}; it said:\n{self.output}"
@@ -61,7 +61,7 @@ class Program:
                 return line
 
     def wait(self) -> int:
-        """Reads the rest, and returns the exit code."""
+        """Read the rest, and return the exit code."""
         while self._next() is not None:
             pass
         return self.process.wait(LIMIT)
@@ -80,10 +80,10 @@ class Program:
         return "".join(self.lines)
 
     def signal(self, number: int) -> None:
-        """Sends a signal to the program itself, not to its children."""
+        """Send a signal to the program itself, not to its children."""
         self.process.send_signal(number)
 
 
 def python(*arguments: str, env: dict[str, str] | None = None, cwd: Any = None) -> Program:
-    """This Python with the given arguments."""
+    """Start this Python with these arguments."""
     return Program([sys.executable, *arguments], env, cwd)

@@ -62,7 +62,9 @@ def run_jobs(jobs: Path, target: str, env: dict[str, str]) -> Program:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 class TestRun:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_serves_and_drains_at_a_signal(self, broker: Broker, jobs: Path, number: int) -> None:
+    def test_run_serves_tasks_and_finishes_them_at_a_signal(
+        self, broker: Broker, jobs: Path, number: int
+    ) -> None:
         with run_jobs(jobs, "jobs", environment(broker)) as program:
             program.wait_for("Registered")
             assert broker.run_task("echo", {"x": 1}, timeout=LIMIT) == {"x": 1}
@@ -209,7 +211,7 @@ def test_run_in_a_script_says_that_it_has_registered(broker: Broker, jobs: Path)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_verbose_shows_more(broker: Broker, jobs: Path) -> None:
+def test_the_verbose_option_shows_more(broker: Broker, jobs: Path) -> None:
     code = (
         "import logging\n"
         "logging.getLogger('n8nrunner').debug('not yet')\n" + JOBS + "\n@runner.task('say')\ndef say(task):\n"
@@ -247,7 +249,7 @@ def test_help_shows_examples_and_exit_codes(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 class TestBroker:
-    def test_serves_a_runner_and_stops(self, jobs: Path) -> None:
+    def test_the_broker_serves_a_runner_and_stops(self, jobs: Path) -> None:
         import requests
 
         with python("-m", "n8nrunner", "broker", "--port", "0") as program:
@@ -270,7 +272,7 @@ class TestBroker:
             assert program.wait() == 0
             assert "Traceback" not in program.output
 
-    def test_its_token_is_not_shown_if_it_was_given(self) -> None:
+    def test_the_token_of_the_broker_is_not_shown_if_it_was_given(self) -> None:
         with python(
             "-m", "n8nrunner", "broker", "--port", "0", env={"N8N_RUNNERS_AUTH_TOKEN": TOKEN}
         ) as program:
@@ -288,7 +290,7 @@ class TestBroker:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 class TestDemo:
-    def test_accounts_for_every_task(self) -> None:
+    def test_the_demonstration_accounts_for_every_task(self) -> None:
         with python("-m", "n8nrunner", "demo", "--tasks", "300") as program:
             assert program.wait() == 0
             rows = {
@@ -304,7 +306,7 @@ class TestDemo:
     @pytest.mark.parametrize(
         "moment", ["n8nrunner demo", "registered with", "progress", "a cancelled task", "killed", "is back"]
     )
-    def test_ends_cleanly_at_any_moment(self, moment: str) -> None:
+    def test_the_demonstration_ends_cleanly_at_any_moment(self, moment: str) -> None:
         with python("-m", "n8nrunner", "demo") as program:
             program.wait_for(moment)
             program.signal(signal.SIGINT)
@@ -377,11 +379,11 @@ class TestNode:
         with python("-m", "n8nrunner", "node", *arguments, cwd=tmp_path, env=env) as program:
             return program.wait(), program.output
 
-    def test_writes_the_node_into_the_given_folder(self, tmp_path: Path) -> None:
+    def test_the_out_option_writes_the_node_into_its_folder(self, tmp_path: Path) -> None:
         assert self.run(tmp_path, "leads", "--out", "build")[0] == 0
         assert "taskType: 'n8nrunner.leads'" in (tmp_path / "build" / LEADS_NODE).read_text()
 
-    def test_installs_the_node_where_n8n_finds_it(self, tmp_path: Path) -> None:
+    def test_the_install_option_writes_the_node_where_n8n_finds_it(self, tmp_path: Path) -> None:
         code, output = self.run(tmp_path, "leads:runner", "--install")
         assert code == 0
         assert "after its next start" in output
@@ -450,7 +452,7 @@ class TestNode:
         assert said in output
         assert "Traceback" not in output
 
-    def test_exits_with_1_if_the_folder_cannot_be_written(self, tmp_path: Path) -> None:
+    def test_a_folder_that_cannot_be_written_is_exit_code_1(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         code, output = self.run(tmp_path, "leads", "--out", "file")
         assert code == 1

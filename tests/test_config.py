@@ -29,11 +29,11 @@ SECRET = "a-very-secret-token"
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> None:
-    """Nothing here opens anything, and the look at what is left takes longer than these tests."""
+    """Do not look for leaks: nothing here opens anything, and the look takes longer than these tests."""
 
 
 def config(environment: dict[str, str], **given: Any) -> RunnerConfig:
-    """Settings with a token, if nothing else is said about it."""
+    """Return settings with a token, unless the test gives one."""
     if not {"auth_token", "auth_token_file", "grant_token"} & set(given):
         environment = {"N8N_RUNNERS_AUTH_TOKEN": SECRET, **environment}
     return RunnerConfig.from_env(environment, **given)
@@ -160,7 +160,7 @@ def test_the_defaults_are_those_of_n8n() -> None:
     )
 
 
-def test_reads_the_environment_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("N8N_RUNNERS_AUTH_TOKEN", SECRET)
     monkeypatch.setenv("N8N_RUNNERS_MAX_CONCURRENCY", "3")
     assert RunnerConfig.from_env().capacity == 3

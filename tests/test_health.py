@@ -115,7 +115,7 @@ def test_readiness_and_status_follow_the_connections(state: str, status: int) ->
         ("other.example", "0.0.0.0", ("runner.example",), False),
     ],
 )
-def test_only_a_host_of_this_server_may_read_data(
+def test_only_an_ip_address_localhost_or_an_allowed_name_may_read_data(
     header: str | None, bound: str, allowed: tuple[str, ...], is_allowed: bool
 ) -> None:
     assert health_module.is_allowed_host(header, bound, allowed) is is_allowed
@@ -130,7 +130,7 @@ def test_a_foreign_host_header_reads_no_data() -> None:
             assert ask(server.address, "GET", path, headers=host)[:2] == (200, b"OK")
 
 
-def test_answers_without_reading_the_body() -> None:
+def test_a_request_is_answered_without_its_body() -> None:
     with serving() as server:
         for size in (0, 1, 10_000):
             assert ask(server.address, "POST", "/healthz", b"x" * size)[:2] == (200, b"OK")
@@ -212,7 +212,7 @@ def test_a_snapshot_that_raises_costs_that_answer_only() -> None:
         server.stop()
 
 
-def test_refuses_a_port_that_is_in_use() -> None:
+def test_a_port_in_use_is_refused() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -227,7 +227,7 @@ def test_refuses_a_port_that_is_in_use() -> None:
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "256.1.1.1", f"{'a' * 70}.invalid"])
-def test_refuses_an_invalid_host(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_host_is_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match=f"cannot listen on {host}"):
         HealthServer(host, 0, lambda: snapshot("registered"))
 
@@ -243,7 +243,7 @@ def test_an_ipv6_address_is_served() -> None:
 
 
 def test_starting_does_not_look_up_the_name_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which takes many seconds where no name server answers."""
+    """The look-up takes many seconds where no name server answers."""
 
     def refuse(*args: Any) -> str:
         raise AssertionError("the name of this machine was asked for")
@@ -349,7 +349,7 @@ def test_without_the_setting_nothing_listens(new_runner: NewRunner, caplog: pyte
     assert "Health check" not in caplog.text
 
 
-def test_reads_its_settings_from_the_environment(
+def test_the_settings_of_the_server_come_from_the_environment(
     broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -23,7 +23,7 @@ FORGED = "x\n12:00:00 ERROR   forged\r\x1b[31mred\x9b1m\u202etfel\u2028next\ud80
 
 @pytest.fixture
 def output() -> Iterator[io.StringIO]:
-    """The log as a terminal gets it."""
+    """Return the log as a terminal gets it."""
     text = io.StringIO()
     handler = logging.StreamHandler(text)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
@@ -35,7 +35,7 @@ def output() -> Iterator[io.StringIO]:
 
 
 def lines_of(output: io.StringIO) -> list[str]:
-    """The lines, after a check that none is forged and none steers the terminal."""
+    """Return the lines, and check that none is forged and none controls the terminal."""
     lines = output.getvalue().split("\n")[:-1]
     for line in lines:
         assert line.startswith(("    ", "DEBUG ", "INFO ", "WARNING ", "ERROR ")), line

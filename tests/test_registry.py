@@ -70,7 +70,7 @@ def test_a_handler_of_a_task_type_precedes_the_functions() -> None:
 @pytest.mark.parametrize("name", ["n8nrunner", "Sales", "sales team", "-sales", ""])
 def test_functions_need_a_runner_with_a_name_of_its_own(name: str) -> None:
     registry = Registry(name)
-    registry.check_name()  # without a function every name will do
+    registry.check_name()  # every name is valid without functions
     registry.add_function(double, None, False, None)
     with pytest.raises(ConfigurationError, match="functions need a runner with a name of its own"):
         registry.check_name()

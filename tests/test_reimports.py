@@ -88,8 +88,10 @@ if __name__ == "__main__":
     assert "Not starting" not in program.output
 
 
-def test_a_module_imported_for_what_a_pool_was_sent_starts_nothing(broker: Broker, tmp_path: Path) -> None:
-    """The main script is imported by then; the function of the call brings its module with it."""
+def test_a_module_that_a_pool_imports_to_unpickle_a_call_starts_nothing(
+    broker: Broker, tmp_path: Path
+) -> None:
+    """The main script is imported by then. Unpickling the function of the call imports its module."""
     (tmp_path / "jobs.py").write_text(HEAD + "runner.start(wait=0)\n")
     script = tmp_path / "script.py"
     script.write_text(
@@ -157,10 +159,10 @@ def test_flask_run_without_its_reloader_starts_the_runner(
 
 @needs_proc
 @pytest.mark.parametrize("guard", [True, False])
-def test_the_child_of_a_reloader_tells_of_a_runner_in_its_parent(
+def test_the_child_of_a_reloader_warns_about_a_runner_in_its_parent(
     broker: Broker, tmp_path: Path, guard: bool
 ) -> None:
-    """With `app.run(debug=True)`, which the parent process reaches only after it has started the runner."""
+    """With `app.run(debug=True)`, the parent process starts the runner before it calls `app.run`."""
     pytest.importorskip("flask")
     start = 'if os.environ.get("WERKZEUG_RUN_MAIN") == "true":\n    ' if guard else ""
     script = tmp_path / "shop.py"

@@ -97,7 +97,7 @@ runner.run()
 
 
 def pending(program: Program, number: int) -> bool:
-    """Whether a signal that was sent to a program has not been delivered yet."""
+    """Return whether a signal that was sent to a program has not been delivered yet."""
     for line in Path(f"/proc/{program.process.pid}/status").read_text().splitlines():
         if line.startswith("ShdPnd:"):
             return bool(int(line.split()[1], 16) & (1 << (number - 1)))
@@ -181,7 +181,7 @@ def test_children_of_the_command_get_their_own_signals(broker: Broker, tmp_path:
 
 
 def test_a_signal_right_after_a_fork_is_the_child_s(tmp_path: Path) -> None:
-    """It arrives before the child has put the handlers of before back."""
+    """It arrives before the child has restored the earlier handlers."""
     code = """
 import os, signal
 os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))  # the first to be called

@@ -523,7 +523,7 @@ def test_an_executor_that_warms_up_holds_up_no_registration_and_no_stop(
 
 
 def test_log_handlers_may_use_the_runner_that_logs(broker: Broker, new_runner: NewRunner) -> None:
-    """They register a task, start and look at the runner; a lock held while logging would end it here."""
+    """They register a task, start the runner and read its state. A lock held while logging would end it."""
     runner = new_runner(health_check_enabled=True, health_check_port=0)
     messages: list[str] = []
 
@@ -571,7 +571,7 @@ def test_a_log_handler_may_stop_the_runner_that_starts(broker: Broker, new_runne
 def test_types_registered_by_two_threads_are_posted_in_their_order(
     broker: Broker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A link offers what it was told last, so the last must not lack a type."""
+    """A link offers the types of the last event, so the last event must have all types."""
     runner = new_runner()
     runner.start()
     posted: list[int] = []

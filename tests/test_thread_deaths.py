@@ -92,7 +92,7 @@ def serving(runner: Runner) -> LinkThread:
 
 
 def wake(runner: Runner) -> None:
-    """Give the links' thread another turn."""
+    """Let the links' thread run another iteration."""
     thread = serving(runner)
     for one in thread.links:
         thread.inbox.post(one, SlotFreed())

@@ -205,7 +205,7 @@ def test_another_server_is_not_taken_for_n8n() -> None:
     assert "is this n8n's task broker, in external mode?" in str(failure)
 
 
-def test_a_server_that_goes_away_during_the_second_question_is_not_taken_for_n8n() -> None:
+def test_a_server_that_disconnects_during_the_second_probe_is_not_taken_for_n8n() -> None:
     answers = [UNKNOWN_PATH, b""]
 
     def script(connection: socket.socket) -> None:
