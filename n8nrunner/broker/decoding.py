@@ -5,32 +5,31 @@ from __future__ import annotations
 import json
 from urllib.parse import parse_qs
 
-from n8nrunner.broker import javascript
+from n8nrunner.broker import events, javascript
 from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol import codec
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.json_text import PIECE, may_have_large_integer
 
 
-def decode(text: str) -> m.FromRunner | None:
-    """Return a runner's message, or None if its type is unknown.
+def decode(connection: int, text: str) -> events.Received | events.Malformed | None:
+    """Return the event of a runner's message, or None if its type is unknown.
 
     Large messages are decoded in pieces, so that other threads can run.
-
-    Raises:
-        ProtocolError: the text is not a message.
     """
     try:
         if len(text) <= PIECE and not _differs_in_javascript(text):
-            return codec.decode_from_runner(text)
-        return codec.message_from_runner(javascript.parse(text))
-    except ProtocolError:
+            message = codec.decode_from_runner(text)
+        else:
+            message = codec.message_from_runner(javascript.parse(text))
+    except ProtocolError as error:
         message = _decode_incomplete(text)
         if message is None:
-            raise
-        return message
+            return events.Malformed(connection, str(error))
     except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"a message of {len(text)} characters is not valid JSON: {error}") from None
+        reason = f"a message of {len(text)} characters is not valid JSON: {error}"
+        return events.Malformed(connection, reason)
+    return None if message is None else events.Received(connection, message)
 
 
 def _differs_in_javascript(text: str) -> bool:

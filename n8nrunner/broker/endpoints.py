@@ -131,7 +131,7 @@ class Endpoints:
                 try:
                     text = bytes(message.data).decode()
                 except UnicodeDecodeError:
-                    self._switchboard.malformed(key, "a binary message is not UTF-8")
+                    self._switchboard.step(events.Malformed(key, "a binary message is not UTF-8"))
                 else:
                     self._switchboard.receive(key, text)
             else:

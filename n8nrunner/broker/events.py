@@ -21,6 +21,13 @@ class Received(NamedTuple):
     message: m.FromRunner
 
 
+class Malformed(NamedTuple):
+    """A runner sent a message that cannot be decoded."""
+
+    connection: int
+    reason: str
+
+
 class PongReceived(NamedTuple):
     """A runner sent a pong, asked for or not."""
 
@@ -86,6 +93,6 @@ class TimePassed(NamedTuple):
 
 
 Event = Union[
-    Connected, Received, PongReceived, ConnectionFailing, Disconnected, TaskRequested, RequestWithdrawn,
-    SettingsGiven, TaskCancelled, Answered, DrainStarted, TimePassed,
+    Connected, Received, Malformed, PongReceived, ConnectionFailing, Disconnected, TaskRequested,
+    RequestWithdrawn, SettingsGiven, TaskCancelled, Answered, DrainStarted, TimePassed,
 ]  # fmt: skip

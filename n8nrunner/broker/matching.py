@@ -118,12 +118,6 @@ class Matching:
         """Return a look inside, for tests."""
         return Description(self._queue.types(), len(self._timers))
 
-    def count_malformed(self, connection: int, now: float, detail: str) -> None:
-        """Count a message that the caller could not decode."""
-        self._now = now
-        known = self._connections.get(connection)
-        self._record("malformed", runner_id=known.runner_id if known else None, detail=detail)
-
     # --- connections ----------------------------------------------------------------------------
 
     def _on_connected(self, event: events.Connected) -> None:
@@ -144,6 +138,9 @@ class Matching:
         if connection.registered or isinstance(message, m.RunnerInfo):
             connection.silent_since = None
             _MESSAGE_HANDLERS[type(message)](self, connection, message)
+
+    def _on_malformed(self, event: events.Malformed) -> None:
+        self._record("malformed", self._connections.get(event.connection), detail=event.reason)
 
     def _on_runner_info(self, connection: Connection, message: m.RunnerInfo) -> None:
         if connection.registered:
@@ -610,13 +607,11 @@ class Matching:
         request: Request | None = None,
         task_id: str | None = None,
         detail: str | None = None,
-        runner_id: str | None = None,
     ) -> None:
         """Count what has happened, and report it as a `BrokerEvent`."""
         self._totals[kind] = self._totals.get(kind, 0) + 1
         if self._on_event is not None:
-            if connection is not None:
-                runner_id = connection.runner_id
+            runner_id = connection.runner_id if connection is not None else None
             request_id = request.request_id if request is not None else None
             self._on_event(BrokerEvent(kind, self._now, runner_id, request_id, task_id, detail))
 
@@ -624,6 +619,7 @@ class Matching:
 _EVENT_HANDLERS: dict[type[events.Event], Callable[..., None]] = {
     events.Connected: Matching._on_connected,
     events.Received: Matching._on_received,
+    events.Malformed: Matching._on_malformed,
     events.PongReceived: Matching._on_pong,
     events.ConnectionFailing: Matching._on_connection_failing,
     events.Disconnected: Matching._on_disconnected,

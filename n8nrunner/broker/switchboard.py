@@ -15,7 +15,6 @@ from n8nrunner.broker.history import History, logger
 from n8nrunner.broker.matching import Matching
 from n8nrunner.broker.task import BrokerTask
 from n8nrunner.broker.wording import runner_error
-from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol import codec
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.json_text import PIECE, Encoded
@@ -86,14 +85,9 @@ class Switchboard:
             self._decoding.setdefault(key, {})[task_id] = waiting
             self._start(self._decode_in_order(key, task_id, waiting))
         else:
-            self._receive_now(key, text)
-
-    def malformed(self, key: int, why: str) -> None:
-        """Count a message of a runner that cannot be decoded."""
-        with self._history.changed:
-            self._matching.count_malformed(key, self._loop.time(), why)
-            self._history.changed.notify_all()
-        self._history.log()
+            event = decoding.decode(key, text)
+            if event is not None:
+                self.step(event)
 
     def disconnect(self, key: int) -> None:
         """Handle the end of a connection."""
@@ -107,26 +101,11 @@ class Switchboard:
         self._channels.pop(key, None)
         self.step(events.Disconnected(key))
 
-    def _receive_now(self, key: int, text: str) -> None:
-        try:
-            message = decoding.decode(text)
-        except ProtocolError as error:
-            self.malformed(key, str(error))
-            return
-        if message is not None:
-            self.step(events.Received(key, message))
-
     async def _decode_in_order(self, key: int, task_id: str, waiting: deque[str]) -> None:
         while waiting:
-            text = waiting[0]
-            try:
-                message = await self._loop.run_in_executor(self._json_pool, decoding.decode, text)
-            except ProtocolError as error:
-                self.malformed(key, str(error))
-            else:
-                if message is not None:
-                    self.step(events.Received(key, message))
-            del text
+            event = await self._loop.run_in_executor(self._json_pool, decoding.decode, key, waiting[0])
+            if event is not None:
+                self.step(event)
             waiting.popleft()
         busy = self._decoding[key]
         del busy[task_id]

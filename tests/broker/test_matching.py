@@ -1087,7 +1087,7 @@ class TestTheRest:
         table.receive(1, m.TaskFailed(table.running(1, "q2"), {}))
         table.request("q3")
         table.pass_time(10.0)
-        table.matching.count_malformed(1, table.now, "no JSON")
+        table.step(events.Malformed(1, "no JSON"))
         table.step(events.Disconnected(1))
         expected = {
             "connected": 1, "registered": 1, "offered": 2, "requested": 3, "acceptances": 2, "accepted": 2,

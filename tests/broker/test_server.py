@@ -525,9 +525,9 @@ class TestSizes:
         may_decode = threading.Event()
         real = decoding.decode
 
-        def decode(text: str) -> Any:
+        def decode(connection: int, text: str) -> Any:
             assert len(text) < 100_000 or may_decode.wait(LIMIT)
-            return real(text)
+            return real(connection, text)
 
         monkeypatch.setattr(decoding, "decode", decode)
         with RawRunner(shared, ["order"]) as runner:
@@ -558,9 +558,9 @@ class TestSizes:
         may_decode = threading.Event()
         real = decoding.decode
 
-        def decode(text: str) -> Any:
+        def decode(connection: int, text: str) -> Any:
             assert len(text) < 100_000 or may_decode.wait(LIMIT)
-            return real(text)
+            return real(connection, text)
 
         monkeypatch.setattr(decoding, "decode", decode)
         with RawRunner(shared, ["leaves early"]) as runner:
