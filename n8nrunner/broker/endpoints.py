@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import html
 import http
 import math
@@ -160,7 +159,9 @@ class Endpoints:
         submitting = self._loop.run_in_executor(None, lambda: self._submit(**task_arguments(body)))
         try:
             task = await asyncio.shield(submitting)
-            await self._end_of(task)
+            result = await asyncio.wrap_future(task._future)
+        except errors.BrokerTaskError as failure:
+            return web.json_response({"error": failure.error}, status=self._status(failure))
         except (ValueError, RecursionError) as error:
             return _error(400, str(error))
         except errors.BrokerNotRunning as error:
@@ -168,21 +169,8 @@ class Endpoints:
         except asyncio.CancelledError:
             submitting.add_done_callback(_cancel_task)  # a runner may have it before this thread knows
             raise
-        failure = task.error()
-        if failure is None:
-            text = await self._loop.run_in_executor(None, javascript.stringify, {"result": task.result()})
-            return web.Response(text=text, content_type="application/json")
-        return web.json_response({"error": failure.error}, status=self._status(failure))
-
-    async def _end_of(self, task: BrokerTask) -> None:
-        ended = asyncio.Event()
-
-        def tell(_: BrokerTask) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended first
-                self._loop.call_soon_threadsafe(ended.set)
-
-        task.add_done_callback(tell)
-        await ended.wait()
+        text = await self._loop.run_in_executor(None, javascript.stringify, {"result": result})
+        return web.Response(text=text, content_type="application/json")
 
     def _status(self, failure: errors.BrokerTaskError) -> int:
         if isinstance(failure, errors.BrokerTaskExpired) and self._access.stopping:
