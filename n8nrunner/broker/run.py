@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import secrets
 import socket
 import threading
-from collections.abc import Coroutine
 from typing import Callable, NamedTuple
 
 from aiohttp import web
@@ -113,7 +113,8 @@ class BrokerRun:
         """
         with self._lock:
             if self._serving is not None:
-                self._serving[0].call_soon_threadsafe(self._ask_to_end, timeout)
+                loop, switchboard = self._serving
+                loop.call_soon_threadsafe(self._ask_to_end, switchboard, timeout)
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -141,7 +142,6 @@ class BrokerRun:
         auth_token, path, behaviour, constants = self._settings
         loop = asyncio.get_running_loop()
         self._stop_asked = asyncio.Event()
-        self._kill_asked = asyncio.Event()
         loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(4, "n8nrunner-broker-http"))
         json_pool = concurrent.futures.ThreadPoolExecutor(1, "n8nrunner-broker-json")
         rpc_pool = concurrent.futures.ThreadPoolExecutor(_RPC_THREADS, "n8nrunner-broker-rpc")
@@ -167,15 +167,10 @@ class BrokerRun:
             await self._stop_asked.wait()
             listening.close()
             access.stopping = True
-            if not self._killed:
-                switchboard.step(events.DrainStarted(self._drain_timeout))
-                await _first_of(switchboard.drained.wait(), self._kill_asked.wait())
-            if not self._killed:
-                await _first_of(endpoints.idle.wait(), self._kill_asked.wait(), timeout=FAREWELL)
-            else:
-                for channel in endpoints.channels:
-                    channel.abort()
-                switchboard.drop_everything()
+            switchboard.step(events.DrainStarted(self._drain_timeout))
+            await switchboard.drained.wait()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(endpoints.idle.wait(), FAREWELL)
         finally:
             listening.close()
             with self._lock:
@@ -189,22 +184,13 @@ class BrokerRun:
                 # A caller's function that does not return must not keep the broker from stopping.
                 pool.shutdown(wait=finished, cancel_futures=True)
 
-    def _ask_to_end(self, timeout: float | None) -> None:
+    def _ask_to_end(self, switchboard: Switchboard, timeout: float | None) -> None:
         if timeout is None:
             self._killed = True
-            self._kill_asked.set()
+            switchboard.kill()
         elif not self._stop_asked.is_set():
             self._drain_timeout = timeout
         self._stop_asked.set()
-
-
-async def _first_of(*waits: Coroutine[object, None, object], timeout: float | None = None) -> None:
-    """Wait until one of several coroutines has returned, and cancel the others."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -129,9 +129,10 @@ class Switchboard:
             self.step(events.TaskCancelled(task.task_id, reason))
         task._fail(errors.BrokerTaskCancelled({"message": f"Task cancelled: {reason}"}))
 
-    def drop_everything(self) -> None:
-        """End all connections and tasks at once."""
-        for key in list(self._channels):
+    def kill(self) -> None:
+        """End all connections and tasks at once, without close frames."""
+        for key, channel in list(self._channels.items()):
+            channel.abort()
             self._disconnect_now(key)
         self.step(events.DrainStarted(0.0))
         self.step(events.TimePassed())
