@@ -60,7 +60,8 @@ class Endpoints:
         return _html(404, f"Cannot {request.method} {path}")
 
     async def _log_in(self, request: web.BaseRequest) -> web.Response:
-        allowance = self._access.count_log_in(request.remote or "", self._loop.time())
+        # n8n counts a log-in after it has parsed the body, which costs far more.
+        allowance = self._access.log_ins.ask(request.remote or "", self._loop.time())
         headers = {
             "X-RateLimit-Limit": str(self._constants.auth_limit),
             "X-RateLimit-Remaining": str(allowance.remaining),
@@ -76,18 +77,18 @@ class Endpoints:
             members = log_in_members(request.content_type, body)
         except (ValueError, RecursionError):
             return _html(500, "the body is not JSON")
-        answer = self._access.log_in(members, self._loop.time())
-        return web.json_response(answer.body, status=answer.status, headers=headers)
+        status, answer = self._access.log_in(members, self._loop.time())
+        return web.json_response(answer, status=status, headers=headers)
 
     async def _upgrade(self, request: web.BaseRequest) -> web.StreamResponse:
         authorization = request.headers.get("Authorization", "")
         answer = self._access.upgrade(request.path, request.query_string, authorization, self._loop.time())
-        if answer.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
-            return BareStatus(answer.status)
+        if isinstance(answer, int):
+            return BareStatus(answer)
         try:
             if request.method != "GET":
                 raise web.HTTPMethodNotAllowed(request.method, ["GET"])
-            return await self._serve_runner(request, answer.runner_id)
+            return await self._serve_runner(request, answer)
         except web.HTTPException as error:  # a defect of the handshake itself
             refusal = _html(error.status, error.reason)
             refusal.force_close()
