@@ -12,50 +12,40 @@ class Behaviour:
     """One version of n8n: the behaviour of its broker where versions differ. The defaults are 2.40's.
 
     The table in docs/protocol.md, "Version differences", has the same fields, and how each fact was learned.
-
-    Attributes:
-        version: the version of n8n.
-        grant_ttl: how long a grant token can be used, in seconds.
-        rematches_rejected: match a rejected request at once. If not, it waits for the next offer or request.
-        queues_deferred_again: put a deferred request into the queue a second time. When the request expires,
-            the second entry stays and can still be matched.
-        limits_restarts: restart the timer of one request `BrokerConstants.request_restarts` times at most.
-        cancels_missed: when a runner does not answer an acceptance in time, cancel it at the runner, drop the
-            runner's offers, restart the request's timer, and match again.
-        closes_after_misses: close a runner without tasks after `BrokerConstants.missed_limit` missed
-            acceptances in a row.
-        closes_silent: close a runner that stays silent while requests of its types expire.
-        rematches_abandoned: match a request again as soon as the runner that was to answer disconnects. If
-            not, the broker notices when the time for the answer is over.
-        cancels_expired: cancel at the runner what it accepts after the request expired. If not, a task is
-            left that never ends.
-        names_settings_timeout: give the reason when the requester sends no settings in time.
-        names_configured_wait: name the configured time in the error of an expired request.
-        notices_unreachable: drop the offers of a runner whose connection is half closed, and fail its task
-            once something is to be sent for it.
-        closes_by_id: when a connection ends, close the current connection of the same runner id as well.
-        heartbeat_stops_at_dead: end a heartbeat at the first dead runner.
-        drains: at a shutdown, tell the runners and let tasks end. If not, close all connections at once.
-        shortens_tasks: in a drain, shorten the time limits of tasks to its end.
     """
 
     version: str
-    grant_ttl: float = 30.0
+    grant_ttl: float = 30.0  #: how long a grant token can be used, in seconds.
+    #: match a rejected request at once. If not, it waits for the next offer or request.
     rematches_rejected: bool = True
+    #: put a deferred request into the queue a second time. When the request expires, the second entry stays
+    #: and can still be matched.
     queues_deferred_again: bool = False
+    #: restart the timer of one request `BrokerConstants.request_restarts` times at most.
     limits_restarts: bool = True
+    #: when a runner does not answer an acceptance in time, cancel it at the runner, drop the runner's offers,
+    #: restart the request's timer, and match again.
     cancels_missed: bool = True
+    #: close a runner without tasks after `BrokerConstants.missed_limit` missed acceptances in a row.
     closes_after_misses: bool = True
+    #: close a runner that stays silent while requests of its types expire.
     closes_silent: bool = True
+    #: match a request again as soon as the runner that was to answer disconnects. If not, the broker notices
+    #: when the time for the answer is over.
     rematches_abandoned: bool = True
+    #: cancel at the runner what it accepts after the request expired. If not, a task is left that never ends.
     cancels_expired: bool = True
-    names_settings_timeout: bool = True
-    names_configured_wait: bool = False
+    names_settings_timeout: bool = True  #: give the reason when the requester sends no settings in time.
+    names_configured_wait: bool = False  #: name the configured time in the error of an expired request.
+    #: drop the offers of a runner whose connection is half closed, and fail its task once something is to be
+    #: sent for it.
     notices_unreachable: bool = True
+    #: when a connection ends, close the current connection of the same runner id as well.
     closes_by_id: bool = False
-    heartbeat_stops_at_dead: bool = False
+    heartbeat_stops_at_dead: bool = False  #: end a heartbeat at the first dead runner.
+    #: at a shutdown, tell the runners and let tasks end. If not, close all connections at once.
     drains: bool = True
-    shortens_tasks: bool = True
+    shortens_tasks: bool = True  #: in a drain, shorten the time limits of tasks to its end.
 
     def grant_lifetime(self, constants: BrokerConstants) -> float:
         """Return how long a grant token can be used, in seconds."""
