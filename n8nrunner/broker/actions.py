@@ -36,10 +36,9 @@ class TaskReady(NamedTuple):
 
 
 class RequestExpired(NamedTuple):
-    """Tell the requester that no runner took its request. `reason` is "timeout" or "draining"."""
+    """Tell the requester that no runner took its request."""
 
     request_id: str
-    reason: str
     error: Mapping[str, m.Json]
 
 

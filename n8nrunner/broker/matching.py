@@ -29,15 +29,10 @@ PROTOCOL_ERROR = 1002
 
 
 class Description(NamedTuple):
-    """A look inside a `Matching`, for tests.
+    """A look inside a `Matching`, for tests."""
 
-    Attributes:
-        waiting_types: the types of requests that wait for an offer.
-        timers: timers held in memory, including cancelled ones.
-    """
-
-    waiting_types: set[str]
-    timers: int
+    waiting_types: set[str]  #: the types of requests that wait for an offer.
+    timers: int  #: timers held in memory, including cancelled ones.
 
 
 class Matching:
@@ -310,7 +305,7 @@ class Matching:
             self._record("expired", request=request, detail=request.task_type)
             waited = self._now - request.since
             error = wording.request_expired(request.task_type, waited, self._named_wait(request))
-            self._actions.append(actions.RequestExpired(request.request_id, "timeout", error))
+            self._actions.append(actions.RequestExpired(request.request_id, error))
         request.places = places
         if request.acceptance is None:
             self._requeue(request)
@@ -335,7 +330,7 @@ class Matching:
 
     def _tell_refused(self, request: Request) -> None:
         error = wording.request_refused(request.task_type, self._named_wait(request))
-        self._actions.append(actions.RequestExpired(request.request_id, "draining", error))
+        self._actions.append(actions.RequestExpired(request.request_id, error))
 
     def _named_wait(self, request: Request) -> float | None:
         return self._request_timeout(request) if self._behaviour.names_configured_wait else None

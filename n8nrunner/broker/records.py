@@ -87,10 +87,9 @@ class OpenOffers:
         self._by_type: dict[str, OrderedDict[int, Offer]] = {}
         self._lapsing: list[tuple[float, int, Offer]] = []
         self._number = 0
-        self._count = 0
 
     def __len__(self) -> int:
-        return self._count
+        return sum(map(len, self._by_type.values()))
 
     def add(self, connection: Connection, offer_id: str, task_type: str, lapses_at: float | None) -> None:
         """Add an offer; `lapses_at` is None if it never lapses."""
@@ -98,7 +97,6 @@ class OpenOffers:
         offer = Offer(self._number, connection, offer_id, task_type)
         self._by_type.setdefault(task_type, OrderedDict())[offer.number] = offer
         connection.offers[offer.number] = offer
-        self._count += 1
         if lapses_at is not None:
             heapq.heappush(self._lapsing, (lapses_at, offer.number, offer))
 
@@ -112,7 +110,6 @@ class OpenOffers:
         if not of_type:
             del self._by_type[offer.task_type]
         del offer.connection.offers[offer.number]
-        self._count -= 1
 
     def remove_lapsed(self, now: float) -> list[Offer]:
         """Remove and return the offers that have lapsed."""

@@ -188,7 +188,6 @@ class Switchboard:
             return
         self._catching_up = False
         self.step(events.TimePassed())
-        self._arm()
 
     def _start(self, work: Coroutine[object, None, None]) -> None:
         task = self._loop.create_task(work)
