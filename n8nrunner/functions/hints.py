@@ -69,9 +69,10 @@ class AnnotatedType(NamedTuple):
 
 
 def read_hint(hint: Any, records: dict[Any, Record] | None = None) -> AnnotatedType:
-    """Return the type and the description of a hint, as `typing.get_type_hints` returns it with its extras.
+    """Return the type and the description of a hint.
 
     Args:
+        hint: a value of ``typing.get_type_hints(..., include_extras=True)``.
         records: the records around the hint, because a record may contain its own type.
 
     Raises:
@@ -104,9 +105,9 @@ def type_of(hint: Any, records: dict[Any, Record] | None = None) -> p.ParameterT
     if str(origin).rpartition(".")[2] in ("Required", "NotRequired", "ReadOnly"):  # of a TypedDict
         return type_of(arguments[0], records)
     try:
-        simple = _SIMPLE.get(hint)
-    except TypeError:  # a hint without a hash
-        simple = None
+        simple = _SIMPLE.get(hint) if origin is None else None
+    except TypeError:  # it has no hash, as [int]
+        raise UnknownHint(f"{hint} cannot become a field: {_SUPPORTED}") from None
     if simple is not None:
         return simple()
     if origin is typing.Literal:
@@ -170,8 +171,6 @@ def _type_of_literal(values: Sequence[Any]) -> p.ParameterType:
 def _type_of_union(arguments: Sequence[Any], records: dict[Any, Record]) -> p.ParameterType:
     hints = [argument for argument in arguments if argument is not _NONE]
     types = [type_of(hint, records) for hint in hints]
-    if any(isinstance(each, p.FileProperty) for each in types) and len(types) > 1:
-        raise UnknownHint("a union of File and another type: expected File, or Optional[File]")
     union = types[0] if len(types) == 1 else p.Union(types)
     return p.Optional(union) if len(hints) < len(arguments) else union
 
@@ -204,13 +203,15 @@ def _type_of_class(hint: type[Any], records: dict[Any, Record]) -> p.ParameterTy
         record = Record(hint.__name__, hint, is_tuple=True)
     elif issubclass(hint, dict) and hasattr(hint, "__total__"):
         required_keys = hint.__required_keys__  # type: ignore[attr-defined]
-        required = {name: name in required_keys for name in typing.get_type_hints(hint)}
+        required = {name: name in required_keys for name in _hints_of(hint)}
         record = Record(hint.__name__, dict)
     else:
         return None
     records[hint] = record
+    hints = _hints_of(hint)
     for name, is_required in required.items():
-        record.members[name] = Member(_type_of_member(hint, name, records), is_required)
+        record.members[name] = Member(type_of(hints.get(name, Any), records), is_required)
+    record.element_types = [member.type for member in record.members.values()]
     return record
 
 
@@ -224,14 +225,8 @@ def _type_of_enum(hint: type[enum.Enum]) -> p.ParameterType:
     return p.Choice(members)
 
 
-def _type_of_member(owner: Any, name: str, records: dict[Any, Record]) -> p.ParameterType:
+def _hints_of(record: type[Any]) -> dict[str, Any]:
     try:
-        hint = typing.get_type_hints(owner, include_extras=True).get(name, Any)
+        return typing.get_type_hints(record, include_extras=True)
     except Exception as error:  # noqa: BLE001 - evaluating the user's annotations may raise anything
-        raise UnknownHint(f"the hints of {_name_of(owner)} cannot be read: {error}") from None
-    if typing.get_origin(hint) is typing.Annotated:
-        return read_hint(hint, records).type
-    type = type_of(hint, records)
-    if isinstance(type, p.FileProperty):
-        raise UnknownHint(f"a File inside of {_name_of(owner)}: expected a parameter of its own for it")
-    return type
+        raise UnknownHint(f"the hints of {_name_of(record)} cannot be read: {error}") from None

@@ -29,7 +29,7 @@ class ParameterType:
 
     kind: str  #: the type's name in a function's description, such as "number"
     choices: list[tuple[str, Any]] | None = None  #: the titles and JSON values of a drop-down
-    element_types: Sequence[ParameterType] = ()  #: of a list, a tuple, or an object with any keys
+    element_types: Sequence[ParameterType] = ()  #: the types of its parts, as of a list's elements
     field_type = "string"  #: the type of its field in n8n
     empty: Any = ""  #: the value of its field without a default
     default_types: type | tuple[type, ...] = str  #: the Python types of the defaults that the field can show
@@ -398,13 +398,13 @@ class Union(ParameterType):
     """A value of one of several types."""
 
     def __init__(self, types: Sequence[ParameterType]) -> None:
-        self.types = types
+        self.element_types = types
         # Part of the definition in generated nodes, so it must not change.
         self.kind = "string" if any(each.kind == "string" for each in types) else "any"
 
     @property
     def expected(self) -> str:
-        return " or ".join(each.expected for each in self.types)
+        return " or ".join(each.expected for each in self.element_types)
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         if not isinstance(value, (dict, list)):
@@ -424,7 +424,7 @@ class Union(ParameterType):
     def _convert(self, value: Any, conversion: Conversion, strict: bool) -> Any:
         passes = (True,) if strict else (True, False)
         for is_strict in passes:
-            for each in self.types:
+            for each in self.element_types:
                 conversion.spend(1)
                 try:
                     return each.convert(value, conversion, is_strict)
@@ -433,11 +433,11 @@ class Union(ParameterType):
         raise Mismatch("", self.expected, value)
 
     def type_key(self) -> str:
-        return json.dumps(["either", sorted(each.type_key() for each in self.types)])
+        return json.dumps(["either", sorted(each.type_key() for each in self.element_types)])
 
 
 class Wrapper(ParameterType):
-    """A type around another one, with its field."""
+    """A type that wraps another type, and has the same field."""
 
     def __init__(self, inner: ParameterType) -> None:
         self.inner = inner
@@ -459,8 +459,9 @@ class Optional(Wrapper):
         return f"{self.inner.expected}, or nothing"
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
-        if value is None or (value == "" and not isinstance(self.inner, (String, Union)) and not strict):
-            return None  # an empty field
+        is_empty_field = value == "" and not strict and not isinstance(unwrap(self.inner), (String, Union))
+        if value is None or is_empty_field:
+            return None
         return self.inner.convert(value, conversion, strict)
 
     def type_key(self) -> str:

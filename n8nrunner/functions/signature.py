@@ -89,7 +89,7 @@ class Signature:
         is_column = self.batch and isinstance(unwrap(type), Array)
         if is_column:
             type = _element_type(type)
-        if _contains_file(type):
+        if _contains_file(type, set()):
             raise UnknownHint("a File inside of another type: expected File, or Optional[File]")
         if parameter.default is None and not isinstance(type, Optional):
             type = Optional(type)  # `name: str = None`, as it is often written
@@ -110,8 +110,13 @@ def _element_type(type: ParameterType) -> ParameterType:
     return type.element
 
 
-def _contains_file(type: ParameterType) -> bool:
-    return any(takes_file(element) or _contains_file(element) for element in unwrap(type).element_types)
+def _contains_file(type: ParameterType, seen: set[ParameterType]) -> bool:
+    """Return whether a part of the type takes a file. Types in `seen` are skipped."""
+    type = unwrap(type)
+    if type in seen:  # a record may contain its own type
+        return False
+    seen.add(type)
+    return any(takes_file(part) or _contains_file(part, seen) for part in type.element_types)
 
 
 def _parameters(function: Callable[..., Any], name: str, problems: list[str]) -> Sequence[inspect.Parameter]:

@@ -68,6 +68,12 @@ class From:
         self.ge = ge
 
 
+@dataclasses.dataclass
+class Folder:
+    inside: List[Folder]
+    cover: Optional[File] = None
+
+
 class Empty(enum.Enum):
     pass
 
@@ -906,8 +912,6 @@ async def later() -> None: ...
         (lambda: 1, {"name": "2x"}, "does not begin with a digit"),
         (double, {"limit": 0}, "expected an integer of 1 or more"),
         (double, {"limit": True}, "expected an integer of 1 or more"),
-        (lambda docs: 1, {"name": "files", "hint": List[File]}, "a File inside of another type"),
-        (lambda docs: 1, {"name": "files", "hint": Dict[str, File]}, "a File inside of another type"),
         (lambda docs: 1, {"name": "none", "hint": Empty}, "an Enum without members"),
         (
             lambda docs: 1,
@@ -921,6 +925,26 @@ def test_a_function_that_cannot_work_is_refused(function: Any, options: Dict[str
         function.__annotations__ = {"docs": options.pop("hint")}
     with pytest.raises(ConfigurationError, match=said):
         Runner(auth_token=TOKEN, name=NAME).function(**options)(function)
+
+
+def record_of(hint: Any) -> Any:
+    return dataclasses.make_dataclass("Record", [("file", hint)])
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        List[File], Dict[str, File], Union[File, str], Union[List[File], int], record_of(File),
+        record_of(Optional[File]), record_of(Annotated[File, "A scan"]), record_of(List[File]),
+        List[record_of(File)], Folder,
+    ],
+)  # fmt: skip
+def test_a_file_inside_of_another_type_is_refused(hint: Any) -> None:
+    def function(value: Any) -> None: ...
+
+    function.__annotations__["value"] = hint
+    with pytest.raises(ConfigurationError, match="a File inside of another type"):
+        Runner(auth_token=TOKEN, name=NAME).function(function)
 
 
 if TYPE_CHECKING:
