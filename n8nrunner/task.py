@@ -434,6 +434,11 @@ class ActiveTask(Task):
         # In another process the task is plain data: nothing there can reach the connection.
         return ActiveTask, (self.id, self.type, self.settings, self.deadline)
 
+    @property
+    def in_other_process(self) -> bool:
+        """Whether the task was sent to a process of an executor, which Ctrl-C may reach."""
+        return self._port is None
+
     def describe(self) -> str:
         """Return the function or type and the task's id for the log, such as ``score_lead (task 4711)``."""
         settings = self._settings  # decodes nothing: this is called on other threads than the handler's

@@ -1,1 +1,1 @@
-"""Typed functions that become nodes: hints in, arguments and items across, a node package out."""
+"""Functions as nodes: type hints become fields, arguments and results are converted, a package is written."""

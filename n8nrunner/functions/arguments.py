@@ -18,8 +18,8 @@ _MAX_DIFFERENCES = 20
 class Call(NamedTuple):
     """One call of a function."""
 
-    item: int  #: The index of its item.
-    arguments: dict[str, Any]  #: Its arguments by name: JSON, or the Python values after `convert_arguments`.
+    item: int  #: the index of its item.
+    arguments: dict[str, Any]  #: its arguments by name: JSON, or the Python values after `convert_arguments`.
 
 
 class SignatureChanged(Exception):
@@ -68,8 +68,8 @@ def check_names(signature: Signature, names: Sequence[str], is_current: bool) ->
     """Check that the function can be called with arguments of these names.
 
     Args:
-        is_current: whether the node was written for this version of the function. A missing argument is then
-            the fault of an expression.
+        is_current: whether the node was written for this version of the function. If so, an argument is
+            missing because an expression returned undefined.
 
     Returns:
         The missing argument of a current node; None if the names fit.
@@ -140,9 +140,9 @@ def join_calls(
     """Join converted calls into one call of a function that takes all items at once.
 
     Returns:
-        The arguments by name: a list with a value of each item, or the first item's value; the calls of the
-        items that take part; and the calls without an argument that others have, because the lists would have
-        a gap at their item.
+        The arguments by name: a list with a value of each item, or the first item's value.
+        The calls that take part.
+        The calls without an argument that other calls have, each with its mismatch.
     """
     complete = list(calls)
     incomplete: list[tuple[Call, Mismatch]] = []

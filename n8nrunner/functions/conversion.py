@@ -117,7 +117,7 @@ class Conversion:
         self._zone = zone
         #: Whether the values were parsed from a string. Python parsed their integers, so none is rounded.
         self.from_text = False
-        #: Results of unions, by the ids of union and value, and by strictness.
+        #: Results of unions, by the id of the union, the id of the value, and whether it is strict.
         self.union_results: dict[tuple[int, int, bool], Any] = {}
         # By the string's id. The string is kept, so that its id is not used again.
         self._parsed: dict[int, tuple[str, Any]] = {}

@@ -1,7 +1,7 @@
 """Runs the tasks of generated nodes. A task has one call of a function for each item.
 
 docs/protocol.md, "Functions", has the form of settings and results. `Functions.add` and `Functions.types` run
-on the thread that registers, and everything else on the handler's thread.
+under the registry's lock, and everything else on the handler's thread.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Functions:
         self.by_name: dict[str, Function] = {}
 
     def add(self, function: Function) -> None:
-        """Register a function, or replace the one of its name. The caller holds the registry's lock."""
+        """Register a function, or replace the one of its name."""
         name = function.signature.name
-        function.replace(self.by_name.get(name))
+        function.share_limit_with(self.by_name.get(name))
         self.by_name = {**self.by_name, name: function}
 
     def types(self, runner_name: str) -> dict[str, int | None]:
@@ -131,10 +131,6 @@ def _refuse(
     return {"version": VERSION, "error": error}
 
 
-def _as_list(source: int | Sequence[int]) -> Sequence[int]:
-    return [source] if isinstance(source, int) else source
-
-
 def _cannot_be_sent(error: NotJson) -> TaskError:
     return TaskError(f"The result cannot be sent to n8n: {error}")
 
@@ -154,7 +150,7 @@ class _FunctionTask:
         self._items: list[Item] = []
         # Parallel lists with one entry for each result: its source items, and its number of items (None if it
         # was not a list). Flat, to keep garbage collection cheap.
-        self._sources: list[int | Sequence[int]] = []
+        self._sources: list[Sequence[int]] = []
         self._counts: list[int | None] = []
         self._errors: list[dict[str, Any]] = []
         self._done = self._failures = 0
@@ -187,7 +183,7 @@ class _FunctionTask:
         else:
             for call in converted:
                 self._task.raise_if_cancelled()
-                self._call(call.arguments, call.item)
+                self._call(call.arguments, (call.item,))
                 if self._errors and not self._continue_on_fail:
                     break
 
@@ -233,17 +229,19 @@ class _FunctionTask:
 
     # --- calls ----------------------------------------------------------------------------------
 
-    def _call(self, arguments: dict[str, Any], source: int | Sequence[int]) -> None:
+    def _call(self, arguments: dict[str, Any], sources: Sequence[int]) -> None:
         """Call the function once, for one input item or for all of a batch."""
         try:
             result = self._function.call(self._task, arguments, self._make_items)
-            pair(result[0], source)
-            self._add(source, result)
-            self._done += len(_as_list(source))
+            pair(result[0], sources)
+            self._add(sources, result)
+            self._done += len(sources)
         except BaseException as error:  # SystemExit too: it fails the item, not the task
             if isinstance(error, TaskCancelled) or self._task.cancelled:
                 raise  # a result would be dropped
-            self._record_exception(error, _as_list(source))
+            if isinstance(error, KeyboardInterrupt) and self._task.in_other_process:
+                raise  # Ctrl-C ends the whole task there
+            self._record_exception(error, sources)
 
     def _call_batch(self, calls: Sequence[Call]) -> None:
         arguments, complete, incomplete = join_calls(self._function.signature, calls)
@@ -273,10 +271,10 @@ class _FunctionTask:
             if close is not None:
                 close()  # releases the generator's resources now, not when the exception is freed
 
-    def _add(self, source: int | Sequence[int], result: ResultItems) -> None:
+    def _add(self, sources: Sequence[int], result: ResultItems) -> None:
         items, is_list = result
         self._items += items
-        self._sources.append(source)
+        self._sources.append(sources)
         self._counts.append(len(items) if is_list else None)
 
     def _encode(self) -> Encoded:
@@ -284,17 +282,17 @@ class _FunctionTask:
 
     def _check_results(self) -> None:
         """Encode each result separately, and fail the calls whose result is not JSON."""
-        items, sources, counts = self._items, self._sources, self._counts
+        items, results = self._items, list(zip(self._sources, self._counts))
         self._clear()
         end = 0
-        for source, count in zip(sources, counts):
+        for sources, count in results:
             start, end = end, end + (1 if count is None else count)
             result = items[start:end], count is not None
             try:
-                self._add(source, (make_encodable(result), result[1]))
+                self._add(sources, (make_encodable(result), result[1]))
             except NotJson as error:
-                self._done -= len(_as_list(source))
-                self._record_exception(_cannot_be_sent(error), _as_list(source))
+                self._done -= len(sources)
+                self._record_exception(_cannot_be_sent(error), sources)
                 if not self._continue_on_fail:
                     return
 

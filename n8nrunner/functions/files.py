@@ -1,6 +1,6 @@
 """n8n's binary data as arguments of functions and parts of their results, and its transfer.
 
-Files are within a task's settings and its result, or are fetched and stored by calls to n8n.
+Small files are parts of a task's settings and result. Larger ones are fetched and stored by calls to n8n.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class File:
 
         Raises:
             TaskError: n8n did not send them.
-            TaskCancelled, TaskTimeout: the task ended in the meantime.
+            TaskCancelled, TaskTimeout: the task ended first.
         """
         if self._data is None:
             assert self._fetch is not None
@@ -120,7 +120,7 @@ class FileTransfer:
 
         Raises:
             TaskError: the file is too large, or n8n did not store it.
-            TaskCancelled, TaskTimeout: the task ended in the meantime.
+            TaskCancelled, TaskTimeout: the task ended first.
         """
         content = file.read()
         if len(content) <= self._inline_left:

@@ -30,8 +30,8 @@ class Function:
         # has no limit.
         self._semaphore = None if limit is None else threading.BoundedSemaphore(limit)
 
-    def replace(self, older: Function | None) -> None:
-        """Share the limit with the function that had this name before: its calls may still run."""
+    def share_limit_with(self, older: Function | None) -> None:
+        """Count the calls of the function that had this name before, if it has the same limit."""
         if older is not None and older.limit == self.limit:
             self._semaphore = older._semaphore
 

@@ -86,18 +86,18 @@ def _encodable(item: Item, path: str) -> Item:
     return checked
 
 
-def pair(items: list[Item], source: int | Sequence[int]) -> None:
-    """Pair output items with their input item, or with those of a batch. Items that have a pairing keep it.
+def pair(items: list[Item], sources: Sequence[int]) -> None:
+    """Pair output items with the input items of their call. Items that have a pairing keep it.
 
     The items of a batch are paired one to one if there are as many as sources, else each with all sources.
     """
     pairings: Iterable[Any]
-    if isinstance(source, int):
-        pairings = itertools.repeat({"item": source})
-    elif len(items) == len(source):
-        pairings = ({"item": each} for each in source)
-    elif len(items) * len(source) <= _MAX_PAIRS:
-        pairings = itertools.repeat([{"item": each} for each in source])
+    if len(sources) == 1:
+        pairings = itertools.repeat({"item": sources[0]})
+    elif len(items) == len(sources):
+        pairings = ({"item": each} for each in sources)
+    elif len(items) * len(sources) <= _MAX_PAIRS:
+        pairings = itertools.repeat([{"item": each} for each in sources])
     else:
         return
     for item, pairing in zip(items, pairings):

@@ -24,7 +24,7 @@ def title_of(name: str) -> str:
     """Return the title of a Python name: "API URL" for ``api_url``."""
     words = [word for word in re.split(r"[_\s-]+", name) if word]
     last = len(words) - 1
-    return " ".join(_word(word, 0 < at < last) for at, word in enumerate(words)) or name
+    return " ".join(_word(word, 0 < index < last) for index, word in enumerate(words)) or name
 
 
 def title_of_constant(name: str) -> str:
@@ -47,9 +47,9 @@ def sentence_of(title: str) -> str:
     """Return a title in sentence case, with its initialisms: "Get API URL of lead"."""
     words = title.split(" ")
     lower = [word if len(word) > 1 and word.isupper() else word.lower() for word in words]
-    for at, word in enumerate(lower):
+    for index, word in enumerate(lower):
         if not word.isupper():  # n8n's linter wants the capital after initialisms
-            lower[at] = word[:1].upper() + word[1:]
+            lower[index] = word[:1].upper() + word[1:]
             break
     return " ".join(lower)
 

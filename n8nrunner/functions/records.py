@@ -99,12 +99,13 @@ class Model(JsonType):
         self._model = model
         self._validate = getattr(model, "model_validate", None) or model.parse_obj
         fields = getattr(model, "model_fields", None) or model.__fields__
-        self._fields = list(fields)
-        self.empty = _with_null(_key_of(name, field) for name, field in fields.items() if _is_required(field))
+        #: The key of each field in an object.
+        self._keys = {name: _key_of(name, field) for name, field in fields.items()}
+        self.empty = _with_null(self._keys[name] for name, field in fields.items() if _is_required(field))
 
     @property
     def expected(self) -> str:
-        return f"an object with {', '.join(self._fields) or 'no keys'}"
+        return f"an object with {', '.join(self._keys.values()) or 'no keys'}"
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         value, conversion = parse_field(value, conversion, self.expected, strict)
@@ -141,7 +142,7 @@ class Model(JsonType):
                 raise Mismatch(large[0], f"{Integer.expected} ({SEND_AS_STRING})", large[1])
 
     def type_key(self) -> str:
-        return json.dumps(["model", sorted(self._fields)])
+        return json.dumps(["model", sorted(self._keys)])
 
 
 def _is_required(field: Any) -> bool:

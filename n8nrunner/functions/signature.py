@@ -64,7 +64,7 @@ class Signature:
                 problems.append(f"{name}, parameter {parameter.name!r}: {error}")
         if problems:
             raise ConfigurationError(problems)
-        #: Written nodes hold it: it depends on names, types, choices, and which parameters are required.
+        #: A hash of the names, types, choices and required parameters. Written nodes contain it.
         self.hash = _hash(self.describe())
 
     def describe(self) -> list[dict[str, Any]]:

@@ -8,8 +8,10 @@ import datetime
 import enum
 import logging
 import os
+import pickle
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Annotated, Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 import pytest
@@ -17,6 +19,8 @@ import pytest
 from n8nrunner import ConfigurationError, File, FunctionSnapshot, Runner, Task, TaskError
 from n8nrunner.broker import Broker, BrokerTaskCancelled, BrokerTaskError
 from n8nrunner.functions import conversion, dispatch
+from n8nrunner.functions.function import make_function
+from n8nrunner.task import ActiveTask
 from tests.conftest import LIMIT, TOKEN, wait_until
 
 NAME = "shop"
@@ -360,6 +364,19 @@ def test_any_exception_fails_its_item_only(runner: Runner, call: Caller, raised:
     answer = call("function", *({"number": number} for number in range(3)), continueOnFail=True)
     assert [item["json"]["result"] for item in answer["items"]] == [0, 2]
     assert [error["item"] for error in answer["errors"]] == [1]
+
+
+def test_ctrl_c_in_a_process_of_an_executor_ends_the_whole_task() -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    functions = dispatch.Functions()
+    functions.add(make_function(interrupted, None, False, None))
+    calls = [{"item": 0, "arguments": {}}]
+    settings = {"version": 1, "function": "interrupted", "calls": calls, "continueOnFail": True}
+    task = ActiveTask("1", "n8nrunner.shop", settings, time.monotonic() + LIMIT)
+    with pytest.raises(KeyboardInterrupt):
+        functions.handle(pickle.loads(pickle.dumps(task)))
 
 
 def test_a_generator_that_fails_midway_fails_its_item(runner: Runner, call: Caller) -> None:

@@ -242,7 +242,7 @@ def test_nested_pydantic_models_are_dumped_by_pydantic() -> None:
 
 def test_items_are_paired_with_the_item_of_their_call_unless_they_say_otherwise() -> None:
     made: List[Dict[str, Any]] = [{"json": {}}, {"json": {}, "pairedItem": 7}]
-    pair(made, 3)
+    pair(made, [3])
     assert made == [{"json": {}, "pairedItem": {"item": 3}}, {"json": {}, "pairedItem": 7}]
 
 

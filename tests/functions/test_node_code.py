@@ -157,13 +157,14 @@ def test_items_that_succeeded_before_keep_their_results(tmp_path: Path) -> None:
     [
         ("Task execution timed out after 1 second", 1, 4),
         ("The result is too large: 9 bytes, and 5 are allowed", 1, 4),
+        ("The task's input is too large for the runner", 1, 4),
         ("Task execution timed out after 1 second", 2, 1),
     ],
 )
 def test_the_limits_of_a_task_with_one_item_are_the_item_s(
     tmp_path: Path, message: str, size: int, tasks: int
 ) -> None:
-    job = f"({{ ok: false, error: {{ message: '{message}' }} }})"
+    job = f"({{ ok: false, error: {{ message: {json.dumps(message)} }} }})"
     options = {"batchSize": size, "parallelTasks": 1}
     found = executed(tmp_path, job, count=4, continue_on_fail=True, options=options)
     assert errors_of(found) == [message] * 4

@@ -319,6 +319,8 @@ def test_a_pydantic_model_validates_its_value() -> None:
         convert(type, {"number": "x"})
     with pytest.raises(Mismatch, match=r"^value\.number: expected a value, got nothing$"):
         convert(type, {"names": []})
+    aliased = type_of(pydantic.create_model("Model", full_name=(str, pydantic.Field(alias="fullName"))))
+    assert aliased.expected == "an object with fullName"
     bounded = read_hint(Annotated[int, pydantic.Field(ge=2, description="At least two")])
     assert bounded.description == "At least two"
     with pytest.raises(Mismatch, match="at least 2"):

@@ -100,7 +100,7 @@ _OPTIONS: dict[str, Any] = {
             "default": BATCH_SIZE,
             "description": "How many items one task takes. Fewer items spread over more slots and runners, "
             "and each task has its time limit to itself. Unless it is set, a function that takes all items "
-            f"at once gets them all, and every other one gets {BATCH_SIZE}.",
+            f"at once gets them all, and every other function gets {BATCH_SIZE} in each task.",
         },
         {
             "displayName": "Parallel Tasks",
@@ -108,8 +108,8 @@ _OPTIONS: dict[str, Any] = {
             "type": "number",
             "typeOptions": {"minValue": 1, "numberPrecision": 0},
             "default": PARALLEL_TASKS,
-            "description": "How many tasks of this node may be under way at once. More than the runners have "
-            "slots for have to wait, and n8n gives up on a task that has waited for a minute.",
+            "description": "How many tasks of this node may be under way at once. Tasks beyond the runners' "
+            "free slots wait, and n8n gives up on a task that has waited for a minute.",
         },
     ],
 }
@@ -202,7 +202,7 @@ class Operation:
         if field["type"] == "boolean":
             description = whether(description) if description else ""
         elif parameter.is_file:
-            hint = "The name of the item's field with the file"
+            hint = "The name of the item's binary field"
             description = f"{description}. {hint}." if description else hint
         if description:
             field["description"] = html.escape(description, quote=False)  # n8n shows HTML
@@ -212,7 +212,7 @@ class Operation:
 
 
 def _is_additional(parameter: Parameter) -> bool:
-    """Return whether the field is shown only when the author adds it: it could not show the default."""
+    """Return whether the author has to add the field, because it cannot show the parameter's default."""
     return not parameter.required and parameter.type.field_default(parameter.default) is None
 
 

@@ -11,8 +11,8 @@ from n8nrunner.errors import ConfigurationError
 class Docstring(NamedTuple):
     """The parts of a docstring that a node shows, each on one line."""
 
-    summary: str  #: The first paragraph; "" if there is none.
-    parameters: dict[str, str]  #: The descriptions of the parameters, by name.
+    summary: str  #: the first paragraph; "" if there is none.
+    parameters: dict[str, str]  #: the descriptions of the parameters, by name.
 
 
 def read_docstring(function: Callable[..., Any]) -> Docstring:

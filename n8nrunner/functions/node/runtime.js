@@ -231,8 +231,8 @@ const N8N_ERRORS = [
 	},
 ];
 
-/** The message of a task that failed because of the size of its items' data or of its answer. */
-const TOO_LARGE = /^The result is too large|bytes, and \d+ are allowed/;
+/** The messages of tasks that failed because of the size of their items' data or of their answer. */
+const TOO_LARGE = /^The (task's input|result) is too large/;
 
 /** Return the failure of a task that ended without an answer. */
 function failureOf(context, definition, reported, calls, milliseconds) {

@@ -24,9 +24,9 @@ class Written(NamedTuple):
     """The changes of one `Package.write`. Operations have the names of their functions."""
 
     folder: Path
-    is_new: bool  #: Whether there was no package in the folder before.
-    changed: bool  #: Whether any file was written.
-    #: Operations that are new in the package; None if its earlier operations are unknown.
+    is_new: bool  #: whether there was no package in the folder before.
+    changed: bool  #: whether any file was written.
+    #: operations that are new in the package; None if its earlier operations are unknown.
     added: list[str] | None
     updated: list[str]
     removed: list[str]
@@ -35,9 +35,9 @@ class Written(NamedTuple):
 class Package(NamedTuple):
     """A node package."""
 
-    name: str  #: The name of the package, and of its folder.
-    code: str  #: The path of the node's code. n8n takes the name of the class from its file name.
-    files: dict[str, str]  #: The text of each file by its path in the package, in the order of writing.
+    name: str  #: the name of the package, and of its folder.
+    code: str  #: the path of the node's code. n8n takes the name of the class from its file name.
+    files: dict[str, str]  #: the text of each file by its path in the package, in the order of writing.
 
     def write(self, where: Path, environment: Mapping[str, str]) -> Written:
         """Write the package into its folder in `where`. Files that are current already are left as they are.
@@ -124,7 +124,7 @@ def n8n_folder(environment: Mapping[str, str]) -> Path:
 
 
 def _nodes_beside(where: Path, file_name: str, environment: Mapping[str, str]) -> Iterator[Path]:
-    """Yield the files with this name that n8n would load together with those in `where`."""
+    """Yield the node files of this name that an n8n would load if it loads those in `where`."""
     yield from where.glob(file_name)
     yield from where.glob(f"*/dist/nodes/*/{file_name}")
     try:
@@ -142,7 +142,7 @@ def _write(folder: Path, name: str, text: str) -> bool:
         return False
     _make_folders(folder, path.parent)
     # Under a random name, and only if no such file exists: in a folder that others may write to, a symbolic
-    # link with this name would make us overwrite the file that it leads to.
+    # link with this name would lead the text into another file.
     handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".unfinished", dir=path.parent)
     try:
         with open(handle, "w", encoding="utf-8", newline="\n") as file:
