@@ -92,6 +92,14 @@ def engine_of(runner: Runner) -> Engine:
     return engine
 
 
+def signature_of(runner: Runner, function: str) -> str:
+    """Return the hash that a current node sends for a function; "" if the runner has no such function."""
+    functions = runner._registry.functions
+    assert functions is not None
+    known = functions.by_name.get(function)
+    return known.signature.hash if known is not None else ""
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings of the environment away from the tests."""

@@ -11,7 +11,7 @@ import pytest
 
 from n8nrunner import Runner, TaskError
 from n8nrunner.broker import Broker
-from tests.conftest import LIMIT, TOKEN
+from tests.conftest import LIMIT, TOKEN, signature_of
 
 NewRunner = Callable[..., Runner]
 VALUE = "a value of an item"
@@ -58,8 +58,7 @@ def test_a_failure_names_function_item_execution_and_message(
 def test_an_argument_that_does_not_fit_is_logged_without_its_value(
     broker: Broker, runner: Runner, caplog: pytest.LogCaptureFixture
 ) -> None:
-    signature = runner._registry.functions.by_name["score"].signature.hash  # type: ignore[union-attr]
-    result = answer(broker, "score", {"budget": VALUE}, signature=signature)
+    result = answer(broker, "score", {"budget": VALUE}, signature=signature_of(runner, "score"))
     assert VALUE in result["errors"][0]["message"]
     (line,) = lines(caplog)
     assert "execution 4711: an argument does not fit. Item 0, parameter 'budget' of score: it takes" in line

@@ -21,7 +21,7 @@ from n8nrunner.broker import Broker, BrokerTaskCancelled, BrokerTaskError
 from n8nrunner.functions import conversion, dispatch
 from n8nrunner.functions.function import make_function
 from n8nrunner.task import ActiveTask
-from tests.conftest import LIMIT, TOKEN, wait_until
+from tests.conftest import LIMIT, TOKEN, signature_of, wait_until
 
 NAME = "shop"
 UTC = datetime.timezone.utc
@@ -42,11 +42,8 @@ class Caller:
         self.runner = runner
 
     def settings(self, function: str, *arguments: Dict[str, Any], **more: Any) -> Dict[str, Any]:
-        functions = self.runner._registry.functions
-        assert functions is not None
-        known = functions.by_name.get(function)
         calls = [{"item": item, "arguments": each} for item, each in enumerate(arguments)]
-        signature = known.signature.hash if known else ""
+        signature = signature_of(self.runner, function)
         return {"version": 1, "function": function, "signature": signature, "calls": calls, **more}
 
     def __call__(
@@ -750,12 +747,11 @@ def test_a_function_that_is_registered_again_serves_the_next_task(runner: Runner
     assert call("double", {"number": 2})["items"][0]["json"] == {"result": 20}
 
 
-def test_registering_does_not_change_a_dictionary_that_other_threads_read(runner: Runner) -> None:
-    runner.function(double)
-    functions = runner._registry.functions
-    assert functions is not None
+def test_registering_does_not_change_a_dictionary_that_other_threads_read() -> None:
+    functions = dispatch.Functions()
+    functions.add(make_function(double, None, False, None))
     before = functions.by_name
-    runner.function(fails_for_two)
+    functions.add(make_function(fails_for_two, None, False, None))
     assert list(before) == ["double"]
     assert list(functions.by_name) == ["double", "fails_for_two"]
 
