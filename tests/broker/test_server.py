@@ -419,16 +419,6 @@ class TestHeartbeat:
             ):
                 task.result(LIMIT)
 
-    def test_cuts_off_a_runner_that_does_not_read(self) -> None:
-        with new_broker(heartbeat_interval=0.2, close_timeout=0.2) as broker, RawRunner(broker) as runner:
-            task = broker.submit("t", {"much": "x" * 20_000_000})
-            runner.offer()
-            runner.send("runner:taskaccepted", taskId=runner.expect("broker:taskofferaccept")["taskId"])
-            # It stops reading here, in the middle of the settings.
-            with pytest.raises(BrokerTaskLost):
-                task.result(LIMIT)
-            broker.wait_for(lambda counts: counts.disconnected == 1)
-
     def test_keeps_a_runner_that_sends_unsolicited_pongs(self) -> None:
         with new_broker(heartbeat_interval=1.0) as broker, RawRunner(broker) as runner:
             runner.socket.pong = lambda payload="": None
@@ -455,6 +445,18 @@ class TestSameId:
                 again = broker.submit("t", 7)
                 assert new.take()["settings"] == 7
                 assert not again.done()
+
+    def test_cuts_off_a_runner_that_does_not_read(self) -> None:
+        with new_broker(close_timeout=0.2) as broker, RawRunner(broker, runner_id="same") as old:
+            task = broker.submit("t", {"much": "x" * 20_000_000})
+            old.offer()
+            old.send("runner:taskaccepted", taskId=old.expect("broker:taskofferaccept")["taskId"])
+            # It reads no more: most of its settings, and the close frame, stay in the broker's buffer.
+            broker.wait_for(lambda counts: counts.started == 1)
+            with RawRunner(broker, runner_id="same"):
+                with pytest.raises(BrokerTaskLost):
+                    task.result(LIMIT)
+                broker.wait_for(lambda counts: counts.disconnected == 1)
 
     def test_the_broker_reads_on_after_its_close_frame(self) -> None:
         with new_broker() as broker, RawRunner(broker, runner_id="same") as old:
