@@ -15,18 +15,14 @@ _REFUSALS = (1002, 1007, 1009)
 
 
 class Channel(web.WebSocketResponse):
-    """One runner's WebSocket. It never waits to write, and after its close frame it reads on, as n8n's does.
+    """One runner's WebSocket. Writing never waits. After its close frame, the broker reads on, as n8n does.
 
     Frames go straight to the transport, which buffers them: a runner that does not read delays no other.
     aiohttp's own methods for sending wait for the buffer. Its `close` ends the connection at once if another
-    task reads, and after a refused message. The kernel then answers what still comes with a reset, which can
-    overtake the close frame with the reason.
+    task reads, and after a refused message. The kernel would then answer what the runner still sends with a
+    reset, which can overtake the close frame.
 
-    Args:
-        transport: the connection.
-        timeout: how long to wait for the peer after a close frame or a refused message, in seconds.
-        max_payload: longest message, in bytes.
-        protocols: the subprotocols that may be chosen.
+    `timeout` is how long to wait for the peer after a close frame or a refused message, in seconds.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ class BrokerConstants:
     """The limits and delays, in seconds and bytes. The defaults are n8n's own."""
 
     acceptance_timeout: float = 2.0  #: from accepting an offer to the runner's answer.
-    settings_timeout: float = 2.0  #: from the requester being told of the task to its settings.
+    settings_timeout: float = 2.0  #: from `TaskReady` to the requester's settings.
     request_timeout: float = 60.0  #: how long a request waits for a runner.
     request_restarts: int = 3  #: how often a deferral or a missed acceptance restarts that wait (2.40 only).
     task_timeout: float = 300.0  #: from the forwarded settings to the result.
@@ -27,7 +27,7 @@ class BrokerConstants:
     #: how long `stop()` waits for tasks (n8n: 0.8 of its graceful shutdown timeout).
     drain_timeout: float = 24.0
     missed_limit: int = 3  #: missed acceptances in a row after which a runner is closed (2.40 only).
-    #: least time between two expired requests that close a silent runner (2.40 only).
+    #: shortest time between two expired requests that close a silent runner (2.40 only).
     silence_window: float = 2.0
     close_timeout: float = 30.0  #: how long the broker waits for a peer's close frame.
 

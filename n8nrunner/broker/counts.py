@@ -17,7 +17,7 @@ class BrokerEvent(NamedTuple):
 
 
 class BrokerCounts(NamedTuple):
-    """The number of runners, tasks and so on now, and how often everything has happened since the start."""
+    """The number of runners, tasks and so on now, and how often everything has happened in all runs."""
 
     connections: int = 0  #: open WebSocket connections, registered or not.
     runners: int = 0  #: registered ones among them.

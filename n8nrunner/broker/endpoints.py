@@ -149,7 +149,8 @@ class Endpoints:
                 description and stack if it sent any.
             400: the body cannot be used. 401: wrong token. 413: the body is too large.
             422: the runner reported an error.
-            502: the runner's connection was lost. 503: the broker is shutting down.
+            502: the runner's connection was lost, or the broker was stopped during the task.
+            503: the broker is shutting down.
             504: no runner took the task in time, or it did not finish in time.
         """
         if not self._access.may_submit(request.headers.get("Authorization", "")):

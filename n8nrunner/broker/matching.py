@@ -4,19 +4,18 @@
 caller sends `TimePassed` when `Matching.next_deadline` has come. The versions of n8n differ in this
 algorithm; `n8nrunner.broker.behaviour.Behaviour` says how. `Switchboard` calls it, on the broker's thread.
 
-In n8n, a message for a runner can meet a runner that has just gone. Here the end of a connection and the end
-of its tasks are one step. The one case left is a connection known to be half closed (`ConnectionFailing`).
+In n8n, a runner can disconnect while a message for it is on its way. Here the end of a connection and the end
+of its tasks are one step, so only a connection known to be half closed has that case (`ConnectionFailing`).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import MutableMapping
 from typing import Callable, NamedTuple
 
 from n8nrunner.broker import actions, events, wording
-from n8nrunner.broker.behaviour import N8N_2_40, Behaviour
+from n8nrunner.broker.behaviour import Behaviour
 from n8nrunner.broker.constants import BrokerConstants
 from n8nrunner.broker.counts import BrokerCounts, BrokerEvent
 from n8nrunner.broker.records import Acceptance, Connection, Offer, OpenOffers, Request, RequestQueue, Task
@@ -52,15 +51,15 @@ class Matching:
         now: float,
         new_task_id: Callable[[], str],
         *,
-        behaviour: Behaviour = N8N_2_40,
-        constants: BrokerConstants | None = None,
-        totals: MutableMapping[str, int] | None = None,
-        on_event: Callable[[BrokerEvent], None] | None = None,
+        behaviour: Behaviour,
+        constants: BrokerConstants,
+        totals: MutableMapping[str, int],
+        on_event: Callable[[BrokerEvent], None],
     ) -> None:
         self._behaviour = behaviour
-        self._constants = constants or BrokerConstants()
+        self._constants = constants
         self._new_task_id = new_task_id
-        self._totals: MutableMapping[str, int] = Counter() if totals is None else totals
+        self._totals = totals
         self._on_event = on_event
         self._now = now
         self._places = itertools.count(1)
@@ -89,8 +88,8 @@ class Matching:
         """
         self._now = now
         _EVENT_HANDLERS[type(event)](self, event)
-        asked, self._actions = self._actions, []
-        return asked
+        requested, self._actions = self._actions, []
+        return requested
 
     def next_deadline(self) -> float | None:
         """Return the time at which to send `TimePassed`, or None once the drain is over."""
@@ -443,9 +442,7 @@ class Matching:
 
     def _on_settings_given(self, event: events.SettingsGiven) -> None:
         task = self._tasks.get(event.task_id)
-        if task is None or task.running or task.forgotten:
-            return
-        if not self._can_reach(task):
+        if task is None or task.running or task.forgotten or not self._can_reach(task):
             return
         task.running = True
         self._running += 1
@@ -605,10 +602,9 @@ class Matching:
     ) -> None:
         """Count what has happened, and report it as a `BrokerEvent`."""
         self._totals[kind] = self._totals.get(kind, 0) + 1
-        if self._on_event is not None:
-            runner_id = connection.runner_id if connection is not None else None
-            request_id = request.request_id if request is not None else None
-            self._on_event(BrokerEvent(kind, self._now, runner_id, request_id, task_id, detail))
+        runner_id = connection.runner_id if connection is not None else None
+        request_id = request.request_id if request is not None else None
+        self._on_event(BrokerEvent(kind, self._now, runner_id, request_id, task_id, detail))
 
 
 _EVENT_HANDLERS: dict[type[events.Event], Callable[..., None]] = {

@@ -22,8 +22,7 @@ class Connection:
     ponged: bool = True  #: whether a pong has come since the last ping.
     misses: int = 0  #: missed acceptances in a row; several in one window count once.
     missed_at: float | None = None  #: the moment of the last one that was counted.
-    #: the moment at which a request expired while it had nothing to do and nothing to offer.
-    silent_since: float | None = None
+    silent_since: float | None = None  #: when a request expired while it had neither task nor offer.
     offers: dict[int, Offer] = field(default_factory=dict)
     acceptances: dict[str, Acceptance] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)

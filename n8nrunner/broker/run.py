@@ -25,7 +25,7 @@ from n8nrunner.broker.switchboard import Switchboard
 from n8nrunner.broker.task import BrokerTask
 
 #: How long a stop waits for connections, requests and calls to end, in seconds.
-FAREWELL = 0.5
+END_WAIT = 0.5
 _RPC_THREADS = 32
 
 
@@ -170,7 +170,7 @@ class BrokerRun:
             switchboard.step(events.DrainStarted(self._drain_timeout))
             await switchboard.drained.wait()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(endpoints.idle.wait(), FAREWELL)
+                await asyncio.wait_for(endpoints.idle.wait(), END_WAIT)
         finally:
             listening.close()
             with self._lock:
@@ -178,8 +178,8 @@ class BrokerRun:
             for channel in endpoints.channels:
                 channel.abort()
             server.pre_shutdown()  # ends idle connections, which `shutdown` would wait for
-            await server.shutdown(0 if self._killed else FAREWELL)
-            finished = await switchboard.close(FAREWELL)
+            await server.shutdown(0 if self._killed else END_WAIT)
+            finished = await switchboard.close(END_WAIT)
             for pool in (json_pool, rpc_pool):
                 # A caller's function that does not return must not keep the broker from stopping.
                 pool.shutdown(wait=finished, cancel_futures=True)

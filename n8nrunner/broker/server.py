@@ -14,7 +14,6 @@ from n8nrunner.broker.errors import BrokerNotRunning
 from n8nrunner.broker.history import History, logger
 from n8nrunner.broker.run import BrokerRun, Settings, listen, new_id
 from n8nrunner.broker.task import BrokerTask
-from n8nrunner.deadline import Deadline
 
 #: Longest timeout of a task, in seconds. The event loop does not take much longer timers.
 LONGEST_TIMEOUT = 4_000_000.0
@@ -26,6 +25,9 @@ class Broker:
     It serves runners as n8n does, and is also the requester: `submit` gives a task to the first runner that
     offers to take it. All methods can be called from any thread.
 
+    Use it as a context manager, or call `start` and `stop`. Leaving the ``with`` block stops it, and waits
+    for tasks as `stop` does, unless the block was left by an exception.
+
     Args:
         auth_token: the shared secret that runners swap for a grant token; also for ``POST /tasks``.
         host: the address to listen on.
@@ -33,9 +35,6 @@ class Broker:
         path: the base path, as in ``N8N_RUNNERS_PATH`` of n8n. A leading slash is added.
         profile: the version of n8n to behave like: "1.123", "2.27" or "2.40".
         constants: limits and delays other than n8n's defaults.
-
-    Use it as a context manager, or call `start` and `stop`. Leaving the ``with`` block stops it, and waits
-    for tasks as `stop` does, unless the block was left by an exception.
     """
 
     def __init__(
@@ -137,12 +136,8 @@ class Broker:
 
     def _end(self, timeout: float | None) -> None:
         run = self._run
-        if run is None:
-            return
-        run.end(timeout)
-        with self._lifecycle:
-            if self._run is run:
-                self._run = None
+        if run is not None:
+            run.end(timeout)
 
     def submit(
         self,
@@ -222,12 +217,9 @@ class Broker:
         Raises:
             TimeoutError: it was not true within `timeout` seconds.
         """
-        deadline = Deadline(timeout)
         with self._history.changed:
-            while True:
-                counts = self._history.counts()
-                if predicate(counts):
-                    return counts
-                if deadline.expired:
-                    raise TimeoutError(f"not within {timeout:g} seconds; the counts are {counts}")
-                self._history.changed.wait(deadline.remaining())
+            in_time = self._history.changed.wait_for(lambda: predicate(self._history.counts()), timeout)
+            counts = self._history.counts()
+        if not in_time:
+            raise TimeoutError(f"not within {timeout:g} seconds; the counts are {counts}")
+        return counts

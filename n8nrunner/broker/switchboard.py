@@ -19,9 +19,9 @@ from n8nrunner.protocol import codec
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.json_text import PIECE, Encoded
 
-#: A timer that fires this late shows that this thread could not run, in seconds.
+#: A timer is late if it fires this many seconds after its time: this thread could not run.
 LATE = 0.05
-#: How long messages that have arrived in that time can be read before deadlines take effect, in seconds.
+#: Seconds for reading the messages that came meanwhile, before a late timer takes effect.
 CATCH_UP = 0.02
 
 #: The errors for causes of a `TaskFailed`. All others are the runner's own.
@@ -159,10 +159,10 @@ class Switchboard:
         try:
             while self._events:
                 with self._history.changed:
-                    wanted = self._matching.handle(self._events.popleft(), self._loop.time())
+                    requested = self._matching.handle(self._events.popleft(), self._loop.time())
                     self._history.changed.notify_all()
                 self._history.log()
-                for action in wanted:
+                for action in requested:
                     self._perform(action)
         finally:
             self._stepping = False

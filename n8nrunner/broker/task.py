@@ -102,9 +102,10 @@ class BrokerTask:
         self._cancel(self, reason)
 
     def add_done_callback(self, callback: Callable[[BrokerTask], None]) -> None:
-        """Call `callback` with this task when it has ended, on the broker's thread. It must return soon.
+        """Call `callback` with this task when it has ended, on the broker's thread.
 
-        If the task has ended already, the callback runs at once, on the caller's thread.
+        It must return soon. If it stops the broker, that does not wait. If the task has ended already, the
+        callback runs at once, on the caller's thread.
         """
         self._future.add_done_callback(lambda _: callback(self))
 

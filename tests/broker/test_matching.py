@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 from typing import Any, TypeVar
 
@@ -22,7 +23,9 @@ ActionT = TypeVar("ActionT")
 class Table:
     """A matching, its clock and its events."""
 
-    def __init__(self, version: str | Behaviour = "2.40", **constants: Any) -> None:
+    def __init__(
+        self, version: str | Behaviour = "2.40", totals: dict[str, int] | None = None, **constants: Any
+    ) -> None:
         self.now = 1000.0
         self.events: list[BrokerEvent] = []
         numbers = itertools.count(1)
@@ -33,6 +36,7 @@ class Table:
             lambda: f"task{next(numbers)}",
             behaviour=BEHAVIOURS[version] if isinstance(version, str) else version,
             constants=BrokerConstants(**constants),
+            totals=collections.Counter() if totals is None else totals,
             on_event=self.events.append,
         )
         self.offers = itertools.count(1)
@@ -1102,6 +1106,6 @@ class TestTheRest:
 
     def test_continues_the_totals_of_an_earlier_broker(self) -> None:
         totals = {"done": 7}
-        matching = Matching(0.0, str, totals=totals)
-        matching.handle(events.Connected(1, "a"), 0.0)
-        assert (matching.counts().done, matching.counts().connected, totals["connected"]) == (7, 1, 1)
+        table = Table(totals=totals)
+        table.connect(1)
+        assert (table.counts.done, table.counts.connected, totals["connected"]) == (7, 1, 1)

@@ -37,7 +37,12 @@ class MatchingMachine(RuleBasedStateMachine):
         numbers = itertools.count(1)
         self.constants = BrokerConstants(request_timeout=10.0, task_timeout=20.0, heartbeat_interval=25.0)
         self.matching = Matching(
-            0.0, lambda: f"task{next(numbers)}", behaviour=self.behaviour, constants=self.constants
+            0.0,
+            lambda: f"task{next(numbers)}",
+            behaviour=self.behaviour,
+            constants=self.constants,
+            totals={},
+            on_event=lambda event: None,
         )
         self.numbers = itertools.count(1)
         self.open: dict[int, Connection] = {}

@@ -744,6 +744,22 @@ class TestStop:
         assert set(threading.enumerate()) == threads
         assert descriptors() == files
 
+    def test_runs_until_a_stop_in_a_callback_has_ended_it(self) -> None:
+        running: list[bool] = []
+
+        def stop(_: BrokerTask) -> None:  # on the broker's thread
+            broker.stop()
+            running.append(broker.is_running)
+
+        with new_broker() as broker:
+            task = broker.submit("t", 1)
+            task.add_done_callback(stop)
+            task.cancel()
+            broker.wait_for(lambda counts: counts.withdrawn == 1)
+            broker.stop()
+            assert running == [True]
+            broker.start()
+
     def test_raises_when_it_is_not_running(self) -> None:
         broker = new_broker()
         with pytest.raises(BrokerNotRunning, match="start"):

@@ -283,6 +283,7 @@ class Broker:
             self.world.new_task_id,
             behaviour=BEHAVIOURS[self.profile],
             constants=constants,
+            totals={},
             on_event=self.note,
         )
 
