@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 from n8nrunner.errors import ProtocolError, TaskCancelled, TaskError, TaskTimeout
 from n8nrunner.logs import task_logger
 from n8nrunner.protocol import messages as m
-from n8nrunner.protocol.codec import encode_request
+from n8nrunner.protocol.codec import encode_with
 from n8nrunner.protocol.json_text import NotJson, decode_member, encode_value
 
 if TYPE_CHECKING:
@@ -367,7 +367,7 @@ class Task:
         message = build(call_id)
         # Encoded here, on the handler's thread: a file of many MB must not hold up the connection.
         try:
-            payload = encode_request(message, encode_value(params, "params"))
+            payload = encode_with(message, encode_value(params, "params"))
         except NotJson as error:
             raise TaskError(f"a call to n8n was not made: {error}") from None
         if len(payload) > port.max_payload:

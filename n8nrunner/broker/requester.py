@@ -6,30 +6,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Callable
 
 from n8nrunner.broker import javascript
 from n8nrunner.broker.helpers import HELPERS, WITHOUT_HELPER, from_buffer
 from n8nrunner.broker.task import BrokerTask
 from n8nrunner.broker.task_data import task_data
 from n8nrunner.protocol import messages as m
-from n8nrunner.protocol.codec import encode
+from n8nrunner.protocol.codec import encode, encode_with
 from n8nrunner.protocol.json_text import Encoded
 
 LOG = "logNodeOutput"
 NULL = Encoded("null")
 
 
-def encode_message(message: m.FromBroker) -> str:
-    """Return the text of a message. Its last field, the payload, may be `Encoded`."""
+def encode_message(message: m.FromBroker) -> bytes:
+    """Return a message as UTF-8. Its last field, the payload, may be `Encoded`."""
     values: tuple[m.Json, ...] = message
     payload = values[-1] if values else None
-    if not isinstance(payload, Encoded):
-        return encode(message)
-    kind: Callable[..., m.FromBroker] = type(message)
-    empty = kind(*values[:-1], None)
-    # The payload is the last key of its message, so the text of one without it ends in "null}".
-    return f"{encode(empty)[:-5]}{payload.text}}}"
+    if isinstance(payload, Encoded):
+        return encode_with(message, payload.text)
+    return encode(message).encode()
 
 
 def log_line(params: Sequence[m.Json]) -> str:

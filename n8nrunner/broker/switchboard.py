@@ -200,7 +200,7 @@ class Switchboard:
             if channel is None:
                 pass
             elif isinstance(action, actions.Send):
-                channel.put(WSMsgType.TEXT, requester.encode_message(action.message).encode())
+                channel.put(WSMsgType.TEXT, requester.encode_message(action.message))
             elif isinstance(action, actions.Ping):
                 channel.put(WSMsgType.PING, b"")
             else:

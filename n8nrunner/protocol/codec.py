@@ -254,8 +254,8 @@ def encode_error(task_id: str, error: Mapping[str, m.Json]) -> bytes:
     return json.dumps({"type": "runner:taskerror", "taskId": task_id, "error": error}).encode()
 
 
-def encode_request(request: m.Request, last: str) -> bytes:
-    """Return a request as UTF-8, with the value of its last field given as JSON text."""
-    name, keys = _BY_CLASS[type(request)]
-    first = _to_json({"type": name, **dict(zip(keys[:-1], request))})
+def encode_with(message: m.Message, last: str) -> bytes:
+    """Return a message as UTF-8, with the value of its last field given as JSON text."""
+    name, keys = _BY_CLASS[type(message)]
+    first = _to_json({"type": name, **dict(zip(keys[:-1], message))})
     return f"{first[:-1]},{_quote(keys[-1])}:{last}}}".encode("utf-8", _LONE_SURROGATES)

@@ -216,7 +216,7 @@ class TestSending:
         value = {text: [text]}
         result = codec.encode_result("t", json.dumps(value, ensure_ascii=False))
         assert json.loads(result.decode())["data"]["result"] == json.loads(json.dumps(value))
-        call = codec.encode_request(m.RpcCall("c", "t", "name", None), json.dumps([text], ensure_ascii=False))
+        call = codec.encode_with(m.RpcCall("c", "t", "name", None), json.dumps([text], ensure_ascii=False))
         assert json.loads(call.decode())["params"] == json.loads(json.dumps([text]))
         rejected = codec.encode(m.TaskRejected(text, f"no {text}")).encode()
         assert json.loads(rejected)["taskId"] == json.loads(json.dumps(text))
@@ -256,7 +256,7 @@ class TestSending:
                 },
             ),
         ]:
-            assert json.loads(codec.encode_request(message, text)) == wire
+            assert json.loads(codec.encode_with(message, text)) == wire
 
 
 SECRET = "Zx9-payload-that-no-error-may-show"

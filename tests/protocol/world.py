@@ -526,7 +526,7 @@ class World:
     def call(self, handler: Handler) -> None:
         call = Call(self.new_id(), handler)
         self.calls.append(call)
-        payload = codec.encode_request(m.RpcCall(call.call_id, handler.task_id, "name", None), "[]")
+        payload = codec.encode_with(m.RpcCall(call.call_id, handler.task_id, "name", None), "[]")
         handler.link.post(CallMade(handler.task_id, handler.generation, call.call_id, payload, call))
 
     def cut(self, link: Link, arriving: int, runner_notices: bool) -> None:
