@@ -63,7 +63,7 @@ PURE_BROKER = {
     f"broker/{name}"
     for name in (
         "access", "actions", "behaviour", "constants", "counts", "decoding", "events", "javascript",
-        "limits", "matching", "records", "task_data", "timers", "wording",
+        "matching", "records", "task_data", "timers", "wording",
     )
 }  # fmt: skip
 

@@ -13,13 +13,12 @@ from typing import Callable, NamedTuple
 from aiohttp import web
 
 from n8nrunner.broker import events
-from n8nrunner.broker.access import Access
+from n8nrunner.broker.access import Access, GrantTokens
 from n8nrunner.broker.behaviour import Behaviour
 from n8nrunner.broker.constants import BrokerConstants
 from n8nrunner.broker.endpoints import Endpoints
 from n8nrunner.broker.errors import BrokerNotRunning, BrokerTaskLost
 from n8nrunner.broker.history import History, logger
-from n8nrunner.broker.limits import GrantTokens
 from n8nrunner.broker.matching import Matching
 from n8nrunner.broker.switchboard import Switchboard
 from n8nrunner.broker.task import BrokerTask

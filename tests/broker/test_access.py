@@ -7,8 +7,7 @@ import itertools
 import pytest
 
 from n8nrunner.broker import BrokerConstants
-from n8nrunner.broker.access import Access
-from n8nrunner.broker.limits import GrantTokens
+from n8nrunner.broker.access import Access, GrantTokens
 
 GOOD = {"path": "/runners/_ws", "query": "id=x", "authorization": "Bearer grant1"}
 #: Each defect, in the order of n8n's checks, and the status of its refusal.

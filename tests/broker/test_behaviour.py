@@ -8,8 +8,8 @@ from typing import Any, Callable, NamedTuple
 import pytest
 
 from n8nrunner.broker import PROFILES, Broker, BrokerConstants, actions, events
+from n8nrunner.broker.access import GrantTokens
 from n8nrunner.broker.behaviour import BEHAVIOURS, Behaviour
-from n8nrunner.broker.limits import GrantTokens
 from n8nrunner.cli import main
 from n8nrunner.protocol import messages as m
 from tests.broker.test_matching import Table, acceptance, sent

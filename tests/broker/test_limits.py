@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from n8nrunner.broker import BrokerConstants
-from n8nrunner.broker.limits import Allowance, FixedWindow, GrantTokens, SlidingWindow
+from n8nrunner.broker.access import Allowance, FixedWindow, GrantTokens, SlidingWindow
 
 
 def tokens(ttl: float = 30.0) -> GrantTokens:
