@@ -16,12 +16,7 @@ from n8nrunner.protocol.messages import Json
 
 
 class GrantTokens:
-    """Grant tokens that work once, and for a limited time.
-
-    Args:
-        ttl: how long a token can be used, in seconds.
-        new_token: returns a token that it has never returned before.
-    """
+    """Grant tokens that work once, for `ttl` seconds. `new_token` never returns the same token twice."""
 
     def __init__(self, ttl: float, new_token: Callable[[], str]) -> None:
         self._ttl = ttl

@@ -59,8 +59,7 @@ def _decode_incomplete(text: str) -> m.FromRunner | None:
 def log_in_members(content_type: str, body: bytes) -> dict[str, m.Json]:
     """Return the members of a log-in's body. There are none if n8n does not read its type.
 
-    Raises:
-        ValueError, RecursionError: the body is not a JSON object or array.
+    Raises `ValueError` or `RecursionError` if the body is not a JSON object or array.
     """
     if content_type == "application/json" and body:
         value = json.loads(body)
@@ -76,8 +75,7 @@ def log_in_members(content_type: str, body: bytes) -> dict[str, m.Json]:
 def task_arguments(body: bytes) -> dict[str, m.Json]:
     """Return the arguments of `Broker.submit` in the body of ``POST /tasks``. A null counts as missing.
 
-    Raises:
-        ValueError: the body cannot be used; the message says why.
+    Raises `ValueError`, which says why, if the body cannot be used.
     """
     try:
         value = javascript.parse(body.decode())

@@ -25,8 +25,9 @@ class BrokerTaskError(N8nRunnerError):
     def __init__(self, error: Mapping[str, Any]) -> None:
         self.error: dict[str, Any] = dict(error)
         self.message: str = str(error.get("message"))
-        self.description: str | None = _string_or_none(error.get("description"))
-        self.stack: str | None = _string_or_none(error.get("stack"))
+        description, stack = error.get("description"), error.get("stack")
+        self.description: str | None = description if isinstance(description, str) else None
+        self.stack: str | None = stack if isinstance(stack, str) else None
         super().__init__(self.message)
 
     def __reduce__(self) -> tuple[type[BrokerTaskError], tuple[dict[str, Any]]]:
@@ -47,7 +48,3 @@ class BrokerTaskCancelled(BrokerTaskError):
 
 class BrokerTaskLost(BrokerTaskError):
     """The runner's connection ended before the task did, or the broker was stopped or killed."""
-
-
-def _string_or_none(value: Any) -> str | None:
-    return value if isinstance(value, str) else None

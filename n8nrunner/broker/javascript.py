@@ -20,9 +20,7 @@ _decode = json.JSONDecoder(object_hook=give_way, parse_constant=_refuse).decode
 def parse(text: str) -> Any:
     """Return the value of JSON text as ``JSON.parse`` does, with integers above 2**53 - 1 rounded.
 
-    Raises:
-        ValueError: the text is not valid JSON, such as NaN or Infinity.
-        RecursionError: the text is nested too deeply.
+    Raises `ValueError` if the text is not valid JSON, such as NaN, and `RecursionError` if it is too deep.
     """
     value = _decode(text)
     return map_leaves(value, _rounded) if may_have_large_integer(text) else value

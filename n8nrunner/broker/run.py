@@ -84,11 +84,7 @@ class BrokerRun:
             raise self._failure
 
     def request(self, task: BrokerTask) -> None:
-        """Request a runner for a task.
-
-        Raises:
-            BrokerNotRunning: the run has ended.
-        """
+        """Request a runner for a task. Raises `BrokerNotRunning` if the run has ended."""
         with self._lock:
             if self._serving is None:
                 raise BrokerNotRunning("the broker has been stopped: call start()")
@@ -105,11 +101,7 @@ class BrokerRun:
                 loop.call_soon_threadsafe(switchboard.cancel, task, reason)
 
     def end(self, timeout: float | None) -> None:
-        """End the run and wait for its thread.
-
-        Args:
-            timeout: how long running tasks have to end, in seconds; None to end at once.
-        """
+        """End the run and wait for its thread. Tasks have `timeout` seconds to end; None ends them at once."""
         with self._lock:
             if self._serving is not None:
                 loop, switchboard = self._serving
@@ -193,11 +185,7 @@ class BrokerRun:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket.
-
-    Raises:
-        OSError: the address is not of this machine, or in use.
-    """
+    """Return a listening socket. Raises `OSError` if the address is not of this machine, or in use."""
     family, _, _, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]

@@ -23,23 +23,14 @@ class Call(NamedTuple):
 
 
 class SignatureChanged(Exception):
-    """A call does not fit the function: the node was written for another version of it.
-
-    Args:
-        name: the function's name.
-        reason: the difference between the call and the function.
-    """
+    """A call does not fit the function: the node was written for another version of it."""
 
     def __init__(self, name: str, reason: object) -> None:
         super().__init__(f"the call does not fit the function {name!r}: {reason}")
 
 
 def read_calls(settings: Mapping[str, Any]) -> list[Call]:
-    """Return the calls of a task, with JSON arguments.
-
-    Raises:
-        TaskError: the settings have no valid list of calls.
-    """
+    """Return the calls of a task, with JSON arguments. Raises `TaskError` if the settings have none."""
     calls = settings.get("calls")
     if isinstance(calls, list):
         valid = [

@@ -125,18 +125,13 @@ class Conversion:
 
     @property
     def zone(self) -> datetime.tzinfo | None:
-        """The workflow's time zone; None if it is not known.
-
-        Raises:
-            UnknownZone: Python has no data for it.
-        """
+        """The workflow's time zone; None if it is not known. Raises `UnknownZone` if Python has no data."""
         return None if self._zone is None else _load_zone(self._zone)
 
     def parse(self, text: str) -> tuple[Any, Conversion]:
         """Parse a JSON string. Return its value, and the conversion to continue with.
 
-        Raises:
-            ValueError, RecursionError: it is not valid JSON, or nested too deeply.
+        Raises `ValueError` or `RecursionError` if it is not valid JSON, or nested too deeply.
         """
         parsed = self._parsed.get(id(text))
         if parsed is None:

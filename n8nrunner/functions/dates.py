@@ -36,8 +36,7 @@ def _parse(text: str) -> datetime.datetime | None:
 def _in_zone(value: datetime.datetime, zone: datetime.tzinfo | None) -> datetime.datetime:
     """Return the datetime in a zone, if there is one. A naive datetime is local time there.
 
-    Raises:
-        OverflowError: it is in the first or last hours that Python can represent.
+    Raises `OverflowError` in the first and last hours that Python can represent.
     """
     if zone is None:
         return value

@@ -68,12 +68,9 @@ class Function:
 
 
 def make_function(function: Callable[..., Any], name: str | None, batch: bool, limit: int | None) -> Function:
-    """Return a function as it is registered.
+    """Return a function as it is registered, with the arguments of `Runner.function`.
 
-    Args: as for `Runner.function`.
-
-    Raises:
-        ConfigurationError: names everything about the function that cannot work.
+    Raises `ConfigurationError`, which names everything about the function that cannot work.
     """
     problems: list[str] = []
     if not callable(function) or isinstance(function, type):

@@ -43,8 +43,7 @@ def make_items(result: Any, save: SaveFile) -> ResultItems:
     with the key "result". A file at the top level of an item becomes its binary data, and the item's JSON has
     the file's name, type and size.
 
-    Raises:
-        NotJson: the result contains a value that JSON cannot represent. The message has its path.
+    Raises `NotJson`, with the path, if the result contains a value that JSON cannot represent.
     """
     result = _unwrap_root_model(result)
     rows = _rows(result)
@@ -67,8 +66,7 @@ def _checked_item(value: Any, save: SaveFile, path: str) -> Item:
 def make_encodable(result: ResultItems) -> list[Item]:
     """Return the items of a result with each integer that n8n would round as a string.
 
-    Raises:
-        NotJson: another value in them cannot be encoded. The message has its path in the result.
+    Raises `NotJson`, with the path in the result, if another value in them cannot be encoded.
     """
     items, is_list = result
     return [_encodable(item, f"result[{n}]" if is_list else "result") for n, item in enumerate(items)]

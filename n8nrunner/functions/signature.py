@@ -65,7 +65,8 @@ class Signature:
         if problems:
             raise ConfigurationError(problems)
         #: A hash of the names, types, choices and required parameters. Written nodes contain it.
-        self.hash = _hash(self.describe())
+        relied_on = sorted((each["name"], each["type"], each["required"]) for each in self.describe())
+        self.hash = hashlib.sha256(json.dumps(relied_on).encode()).hexdigest()[:16]
 
     def describe(self) -> list[dict[str, Any]]:
         """Return the descriptions of all parameters: JSON."""
@@ -143,8 +144,3 @@ def _hints(function: Callable[..., Any], name: str, problems: list[str]) -> dict
     except Exception as error:  # noqa: BLE001 - evaluating the user's annotations may raise anything
         problems.append(f"{name}: its type hints cannot be read: {type(error).__name__}: {error}")
         return {}
-
-
-def _hash(parameters: Sequence[dict[str, Any]]) -> str:
-    hashed = sorted((p["name"], p["type"], p["required"]) for p in parameters)
-    return hashlib.sha256(json.dumps(hashed).encode()).hexdigest()[:16]

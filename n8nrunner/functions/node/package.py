@@ -91,6 +91,8 @@ def make_package(runner_name: str, functions: Sequence[Function], docs_url: str 
     )
     names = ", ".join(f"`{operation.name}`" for operation in operations)
     initial = class_name[:1].upper()
+    # Not by a path: in a zip file, as zipapp makes one, there is none.
+    runtime = importlib.resources.files(__package__).joinpath(_RUNTIME)
     readme = (
         f"# {package_name}\n\nThe node of the n8nrunner named `{runner_name}`: {names}.\n\n"
         "Written by `n8nrunner node`; write it again when the functions change.\n"
@@ -100,7 +102,7 @@ def make_package(runner_name: str, functions: Sequence[Function], docs_url: str 
         code,
         {
             "README.md": readme,
-            f"{folder}/{_RUNTIME}": _read_runtime(),
+            f"{folder}/{_RUNTIME}": runtime.read_text("utf-8"),
             code: _code(runner_name, class_name, node_name, operations),
             f"{folder}/{class_name}.node.json": _json(_codex(package_name, node_name, docs_url, operations)),
             f"{folder}/{node_name}.svg": _ICON.format(
@@ -129,11 +131,6 @@ def _names_of(runner_name: str) -> tuple[str, str]:
             ]
         )
     return class_name, node_name
-
-
-def _read_runtime() -> str:
-    # Not by a path: in a zip file, as zipapp makes one, there is none.
-    return importlib.resources.files(__package__).joinpath(_RUNTIME).read_text("utf-8")
 
 
 def _code(runner_name: str, class_name: str, node_name: str, operations: Sequence[Operation]) -> str:
