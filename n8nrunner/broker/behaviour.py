@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from n8nrunner.broker.constants import BrokerConstants
-
 
 @dataclass(frozen=True)
 class Behaviour:
@@ -46,10 +44,6 @@ class Behaviour:
     #: at a shutdown, tell the runners and let tasks end. If not, close all connections at once.
     drains: bool = True
     shortens_tasks: bool = True  #: in a drain, shorten the time limits of tasks to its end.
-
-    def grant_lifetime(self, constants: BrokerConstants) -> float:
-        """Return how long a grant token can be used, in seconds."""
-        return self.grant_ttl if constants.grant_ttl is None else constants.grant_ttl
 
 
 N8N_2_40 = Behaviour("2.40")

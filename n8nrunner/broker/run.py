@@ -101,7 +101,7 @@ class BrokerRun:
                 loop.call_soon_threadsafe(switchboard.cancel, task, reason)
 
     def end(self, timeout: float | None) -> None:
-        """End the run and wait for its thread. Tasks have `timeout` seconds to end; None ends them at once."""
+        """End the run, within `timeout` seconds or at once if that is None, and wait for its thread."""
         with self._lock:
             if self._serving is not None:
                 loop, switchboard = self._serving
@@ -146,7 +146,8 @@ class BrokerRun:
         )
         self._history.set_matching(matching)
         switchboard = Switchboard(matching, self._history, json_pool, rpc_pool)
-        grants = GrantTokens(behaviour.grant_lifetime(constants), lambda: secrets.token_hex(32))
+        grant_ttl = behaviour.grant_ttl if constants.grant_ttl is None else constants.grant_ttl
+        grants = GrantTokens(grant_ttl, lambda: secrets.token_hex(32))
         access = Access(auth_token, path, constants, grants)
         endpoints = Endpoints(access, path, constants, switchboard, self._submit)
         server = web.Server(endpoints.handle, handler_cancellation=True, access_log=None)

@@ -61,13 +61,8 @@ def task_data(request_id: str, items: Sequence[Json], params: Mapping[str, Json]
 
 def _node(name: str, kind: str, version: int) -> dict[str, Json]:
     return {
-        "id": name,
-        "name": name,
-        "type": kind,
-        "typeVersion": version,
-        "position": [0, 0],
-        "parameters": {},
-    }
+        "id": name, "name": name, "type": kind, "typeVersion": version, "position": [0, 0], "parameters": {},
+    }  # fmt: skip
 
 
 def _input_data(items: list[Json], wanted: Json) -> dict[str, Json]:

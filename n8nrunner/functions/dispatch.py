@@ -187,8 +187,6 @@ class _FunctionTask:
                 if self._errors and not self._continue_on_fail:
                     break
 
-    # --- arguments ------------------------------------------------------------------------------
-
     def _convert(self, call: Call, conversion: Conversion) -> dict[str, Any] | None:
         """Return the Python values of a call's arguments; None if one does not fit, which is recorded."""
         signature = self._function.signature
@@ -227,8 +225,6 @@ class _FunctionTask:
             task_logger.warning("%s: an argument does not fit. %s", about(self._task), description)
         self._record_error(call.item, {"message": str(mismatch), "description": description})
 
-    # --- calls ----------------------------------------------------------------------------------
-
     def _call(self, arguments: dict[str, Any], sources: Sequence[int]) -> None:
         """Call the function once, for one input item or for all of a batch."""
         try:
@@ -249,8 +245,6 @@ class _FunctionTask:
             self._record_mismatch(call, mismatch)
         if complete and (self._continue_on_fail or not self._errors):
             self._call(arguments, [call.item for call in complete])
-
-    # --- results --------------------------------------------------------------------------------
 
     def _make_items(self, result: Any) -> ResultItems:
         if isinstance(result, collections.abc.Iterator):
@@ -298,8 +292,6 @@ class _FunctionTask:
 
     def _clear(self) -> None:
         self._items, self._sources, self._counts = [], [], []
-
-    # --- errors ---------------------------------------------------------------------------------
 
     def _record_exception(self, error: BaseException, sources: Sequence[int]) -> None:
         self._failures += len(sources)

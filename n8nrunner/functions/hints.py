@@ -69,14 +69,11 @@ class AnnotatedType(NamedTuple):
 
 
 def read_hint(hint: Any, records: dict[Any, Record] | None = None) -> AnnotatedType:
-    """Return the type and the description of a hint.
+    """Return the type and the description of a hint. Raises `UnknownHint` if it cannot become a field.
 
     Args:
         hint: a value of ``typing.get_type_hints(..., include_extras=True)``.
         records: the records around the hint, because a record may contain its own type.
-
-    Raises:
-        UnknownHint: it cannot become a field.
     """
     if typing.get_origin(hint) is not typing.Annotated:
         return AnnotatedType(type_of(hint, records), "")

@@ -1,5 +1,9 @@
 """The types that a parameter can have: each converts a JSON value to the Python value, or says why it cannot.
 
+A Python *hint* becomes a *type*, which is a class of this module. Its *kind* is the word for it in a
+function's description; several types may have the same. Its *type key* tells whether a written node still fits
+the function. Its *field type* is n8n's word for the field.
+
 To add a type, write its class here, and the line for its type hint in `hints.py`. The types of dates and of
 objects with known keys have modules of their own, `dates.py` and `records.py`.
 """
@@ -260,13 +264,9 @@ class FileProperty(ParameterType):
 
 
 def parse_field(value: Any, conversion: Conversion, expected: str, strict: bool) -> tuple[Any, Conversion]:
-    """Parse the value of a JSON field. n8n sends a string, unless the field has an expression.
+    """Parse the value of a JSON field. Return it, and the conversion to continue with.
 
-    Returns:
-        The value, and the conversion to continue with.
-
-    Raises:
-        Mismatch: the string is not valid JSON.
+    n8n sends a string, unless the field has an expression. Raises `Mismatch` if it is not valid JSON.
     """
     if isinstance(value, str) and not strict:
         try:

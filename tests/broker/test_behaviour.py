@@ -7,7 +7,7 @@ from typing import Any, Callable, NamedTuple
 
 import pytest
 
-from n8nrunner.broker import PROFILES, Broker, BrokerConstants, actions, events
+from n8nrunner.broker import PROFILES, Broker, actions, events
 from n8nrunner.broker.access import GrantTokens
 from n8nrunner.broker.behaviour import BEHAVIOURS, Behaviour
 from n8nrunner.cli import main
@@ -46,7 +46,7 @@ def first_of_two_is_asked(behaviour: Behaviour) -> tuple[Table, str]:
 
 
 def grant_is_used_after_20_seconds(behaviour: Behaviour) -> bool:
-    grants = GrantTokens(behaviour.grant_lifetime(BrokerConstants()), lambda: "grant")
+    grants = GrantTokens(behaviour.grant_ttl, lambda: "grant")
     return grants.take(grants.issue(0.0), 20.0)
 
 
@@ -245,10 +245,6 @@ def test_flipping_the_field_changes_the_outcome(difference: Difference, version:
     behaviour = BEHAVIOURS[version]
     outcome = difference.scenario(behaviour)
     assert difference.scenario(flipped(behaviour, difference.field)) != outcome
-
-
-def test_constants_can_set_the_lifetime_of_grant_tokens() -> None:
-    assert BEHAVIOURS["1.123"].grant_lifetime(BrokerConstants(grant_ttl=0.0)) == 0.0
 
 
 def test_the_command_line_offers_every_profile(capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,9 +55,6 @@ class Package(NamedTuple):
         folder = where / self.name
         self._check_rivals(where, folder, environment)
         before = _operations(folder / "package.json")
-        for part in reversed([where, *where.parents]):
-            if not part.is_dir():
-                _make_folder(part)
         changed = [_write(folder, path, text) for path, text in self.files.items()]
         now: dict[str, str] = json.loads(self.files["package.json"])["n8nrunner"]["operations"]
         return Written(
@@ -156,21 +153,15 @@ def _write(folder: Path, name: str, text: str) -> bool:
 
 
 def _make_folders(package: Path, folder: Path) -> None:
-    """Make a folder of a package and its parents, up to the package's own. None of them may be a link."""
+    """Make a folder of a package, and the folders above it. None in the package may be a link."""
     for part in reversed([folder, *folder.parents]):
-        if part != package and package not in part.parents:
-            continue
-        if part.is_symlink():
+        if part.is_symlink() and (part == package or package in part.parents):
             raise ConfigurationError(
                 [f"{part} is a symbolic link, which may lead anywhere: remove it, or choose another folder"]
             )
         if not part.is_dir():
-            _make_folder(part)
-
-
-def _make_folder(folder: Path) -> None:
-    folder.mkdir()
-    os.chmod(folder, _FOLDER_MODE)
+            part.mkdir()
+            os.chmod(part, _FOLDER_MODE)
 
 
 def _our_entry(path: Path) -> dict[str, Any]:
