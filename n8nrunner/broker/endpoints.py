@@ -50,14 +50,14 @@ class Endpoints:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if _wants_upgrade(request):
             return await self._upgrade(request)
-        path = request.path
-        if path in ("/healthz", "/healthz/") and request.method in ("GET", "HEAD"):
+        path = request.path.removesuffix("/")
+        if path == "/healthz" and request.method in ("GET", "HEAD"):
             return web.json_response({"status": "ok"})
-        if path in (self._log_in_path, f"{self._log_in_path}/") and request.method == "POST":
+        if path == self._log_in_path and request.method == "POST":
             return await self._log_in(request)
-        if path in ("/tasks", "/tasks/") and request.method == "POST":
+        if path == "/tasks" and request.method == "POST":
             return await self._run_task(request)
-        return _html(404, f"Cannot {request.method} {path}")
+        return _html(404, f"Cannot {request.method} {request.path}")
 
     async def _log_in(self, request: web.BaseRequest) -> web.Response:
         # n8n counts a log-in after it has parsed the body, which costs far more.

@@ -55,17 +55,15 @@ def _decode(arguments: Any) -> Any:
         return None
 
 
-def check_names(signature: Signature, names: Sequence[str], is_current: bool) -> Mismatch | None:
+def check_names(signature: Signature, names: Sequence[str], is_current: bool) -> None:
     """Check that the function can be called with arguments of these names.
 
     Args:
         is_current: whether the node was written for this version of the function. If so, an argument is
             missing because an expression returned undefined.
 
-    Returns:
-        The missing argument of a current node; None if the names fit.
-
     Raises:
+        Mismatch: an argument of a current node is missing.
         SignatureChanged: the node was written for another version of the function.
     """
     unknown = [name for name in names if name not in signature.parameters]
@@ -75,34 +73,30 @@ def check_names(signature: Signature, names: Sequence[str], is_current: bool) ->
         if parameter.required and parameter.name not in names
     ]
     if is_current and missing and not unknown:
-        return Mismatch(missing[0].name, missing[0].type.expected, MISSING)
+        raise Mismatch(missing[0].name, missing[0].type.expected, MISSING)
     if unknown or missing:
         parts = [f"it has no parameter {name!r}" for name in unknown]
         parts += [f"its parameter {parameter.name!r} is missing" for parameter in missing]
         if len(parts) > _MAX_DIFFERENCES:
             parts[_MAX_DIFFERENCES:] = [f"and {len(parts) - _MAX_DIFFERENCES} more"]
         raise SignatureChanged(signature.name, ", ".join(parts))
-    return None
 
 
 def convert_arguments(
     signature: Signature,
     arguments: dict[str, Any],
-    make_file: Callable[[str, Any], Any],
+    make_file: Callable[[Any], Any],
     conversion: Conversion,
-) -> tuple[dict[str, Any], Mismatch | None]:
-    """Convert the arguments of one call.
+) -> dict[str, Any]:
+    """Return the Python values of the arguments of one call, by name.
 
     Args:
         arguments: JSON values by name, which `check_names` has accepted.
-        make_file: called with name and value of a file's argument; returns the `File`, or an invalid value as
-            it is.
+        make_file: returns the `File` of a file's argument, or an invalid argument as it is.
         conversion: shared by all calls of the task.
 
-    Returns:
-        The Python values by name; and the first mismatch, None if there is none.
-
     Raises:
+        Mismatch: an argument does not fit its parameter.
         UnknownZone: the workflow's time zone is needed, and Python has no data for it.
     """
     values: dict[str, Any] = {}
@@ -113,16 +107,17 @@ def convert_arguments(
         for name, value in arguments.items():
             parameter = parameters[name]
             if parameter.is_file:
-                value = make_file(name, value)
+                value = make_file(value)
             values[name] = parameter.type.convert(value, conversion)
     except Mismatch as error:
-        return values, error.within(name)
+        raise error.within(name) from None
     except RecursionError:
-        return values, Mismatch(name, f"{parameters[name].type.expected}, with fewer levels", value)
+        expected = f"{parameters[name].type.expected}, with fewer levels"
+        raise Mismatch(name, expected, value) from None
     except TooMuchWork:
         expected = f"{parameters[name].type.expected}, which takes less work to read"
-        return values, Mismatch(name, expected, value)
-    return values, None
+        raise Mismatch(name, expected, value) from None
+    return values
 
 
 def join_calls(

@@ -190,29 +190,23 @@ class _FunctionTask:
     def _convert(self, call: Call, conversion: Conversion) -> dict[str, Any] | None:
         """Return the Python values of a call's arguments; None if one does not fit, which is recorded."""
         signature = self._function.signature
-        mismatch = check_names(signature, list(call.arguments), self._is_current)
-        values: dict[str, Any] = {}
-        if mismatch is None:
-            try:
-                values, mismatch = convert_arguments(
-                    signature,
-                    call.arguments,
-                    lambda name, value: self._files.receive(call.item, value),
-                    conversion,
-                )
-            except UnknownZone as error:
-                raise TaskError(
-                    f"Python does not know the workflow's time zone, {error}",
-                    "Install time zones where the Python program runs: pip install tzdata. Or choose another "
-                    "time zone in the workflow's settings.",
-                ) from None
-        if mismatch is None:
-            return values
-        if not self._is_current:
-            # It may have matched the version of the function that the node was generated from.
-            raise SignatureChanged(signature.name, mismatch)
-        self._record_mismatch(call, mismatch)
-        return None
+        try:
+            check_names(signature, list(call.arguments), self._is_current)
+            return convert_arguments(
+                signature, call.arguments, lambda value: self._files.receive(call.item, value), conversion
+            )
+        except Mismatch as mismatch:
+            if not self._is_current:
+                # It may have matched the version of the function that the node was generated from.
+                raise SignatureChanged(signature.name, mismatch) from None
+            self._record_mismatch(call, mismatch)
+            return None
+        except UnknownZone as error:
+            raise TaskError(
+                f"Python does not know the workflow's time zone, {error}",
+                "Install time zones where the Python program runs: pip install tzdata. Or choose another "
+                "time zone in the workflow's settings.",
+            ) from None
 
     def _record_mismatch(self, call: Call, mismatch: Mismatch) -> None:
         self._failures += 1

@@ -12,13 +12,9 @@ from n8nrunner.functions.signature import Parameter
 
 
 def convert(type: ParameterType, value: Any, conversion: Optional[Conversion] = None) -> Any:
-    """Return the Python value of an argument named "value". Raises `Mismatch`, and as `convert_arguments`."""
+    """Return the Python value of an argument named "value". Raises as `convert_arguments`."""
     parameter = Parameter("value", type, True, None, "", False, takes_file(type))
     signature: Any = SimpleNamespace(parameters={"value": parameter})
     arguments = {"value": value}
-    values, mismatch = convert_arguments(
-        signature, arguments, lambda name, value: value, conversion or Conversion(value)
-    )
-    if mismatch is not None:
-        raise mismatch
+    values = convert_arguments(signature, arguments, lambda value: value, conversion or Conversion(value))
     return values["value"]
