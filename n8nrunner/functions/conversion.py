@@ -103,7 +103,7 @@ class Conversion:
         raise_if_cancelled: raises if the task has ended. Called every few milliseconds of work.
     """
 
-    __slots__ = ("_meter", "_of_text", "_parsed", "_zone", "from_text", "spend", "union_results")
+    __slots__ = ("_of_text", "_parsed", "_zone", "from_text", "spend", "union_results")
 
     def __init__(
         self,
@@ -111,9 +111,8 @@ class Conversion:
         zone: str | None = None,
         raise_if_cancelled: Callable[[], None] = lambda: None,
     ) -> None:
-        self._meter = _Meter(arguments, raise_if_cancelled)
         #: Count a number of steps. Raises `TooMuchWork` above the limit.
-        self.spend = self._meter.spend
+        self.spend = _Meter(arguments, raise_if_cancelled).spend
         self._zone = zone
         #: Whether the values were parsed from a string. Python parsed their integers, so none is rounded.
         self.from_text = False

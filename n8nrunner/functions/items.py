@@ -1,4 +1,7 @@
-"""Results of functions become n8n's items: ``{"json": ..., "binary": ..., "pairedItem": ...}``."""
+"""Results of functions become n8n's items: ``{"json": ..., "binary": ..., "pairedItem": ...}``.
+
+Thread: the handler's. `to_json` also converts defaults, for the caller that writes a node.
+"""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ A Python *hint* becomes a *type*, which is a class of this module. Its *kind* is
 function's description; several types may have the same. Its *type key* tells whether a written node still
 fits the function. Its *field type* is n8n's word for the field.
 
-To add a type, write its class here, and the line for its type hint in `hints.py`. The types of dates and of
-objects with known keys have modules of their own, `dates.py` and `records.py`.
+To add a type, write its class here, and the line for its type hint in `hints.py`, where `type_of_default` may
+need one too. The types of dates and of objects with known keys are in `dates.py` and `records.py`.
 """
 
 from __future__ import annotations
