@@ -240,10 +240,7 @@ class Matching:
         # n8n looks at the time of an offer in a match pass only.
         for lapsed in self._offers.remove_lapsed(self._now):
             self._record("offers_lapsed", lapsed.connection, detail=lapsed.task_type)
-        while True:
-            task_type = self._queue.next_unmatched_type()
-            if task_type is None:
-                return
+        while (task_type := self._queue.next_unmatched_type()) is not None:
             while True:
                 request = self._queue.first(task_type)
                 offer = self._first_offer(task_type) if request is not None else None
@@ -582,10 +579,7 @@ class Matching:
     # --- helpers --------------------------------------------------------------------------------
 
     def _on_time_passed(self, event: events.TimePassed) -> None:
-        while not self._drained:
-            timer = self._timers.pop_due(self._now)
-            if timer is None:
-                break
+        while not self._drained and (timer := self._timers.pop_due(self._now)) is not None:
             timer.action()
 
     def _send(self, connection: Connection, message: m.FromBroker) -> None:

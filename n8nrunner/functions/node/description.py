@@ -173,10 +173,7 @@ class Operation:
     def fields(self) -> list[dict[str, Any]]:
         """Return its fields: first those that are always shown, then the collection of additional ones."""
         shown = {"displayOptions": {"show": {"operation": [self.name]}}}
-        fields = []
-        for parameter in self._standard:
-            field = self._field(parameter)
-            fields.append({**field, **({"required": True} if parameter.required else {}), **shown})
+        fields = [{**self._field(parameter), **shown} for parameter in self._standard]
         if self._additional:
             additional = [self._field(parameter) for parameter in self._additional]
             fields.append(
@@ -208,6 +205,8 @@ class Operation:
             field["description"] = html.escape(description, quote=False)  # n8n shows HTML
         if field["type"] == "string" and "email" in parameter.name.lower():
             field["placeholder"] = "name@email.com"  # n8n's linter requires it of such fields
+        if parameter.required:
+            field["required"] = True
         return {"displayName": title_of(parameter.name), "name": self._field_names[parameter.name], **field}
 
 
