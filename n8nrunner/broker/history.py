@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter, deque
-from collections.abc import MutableMapping
+from collections import deque
 
 from n8nrunner import logs
 from n8nrunner.broker.counts import BrokerCounts, BrokerEvent
@@ -28,7 +27,7 @@ class History:
         #: Held while the matching changes, and notified afterwards.
         self.changed = threading.Condition()
         #: The totals of `BrokerCounts`, which a matching changes in place.
-        self.totals: MutableMapping[str, int] = Counter()
+        self.totals: dict[str, int] = {}
         self._matching: Matching | None = None
         self.events: deque[BrokerEvent] = deque(maxlen=_EVENTS_KEPT)
         # Level, kind and details of events that are not logged yet; for the run's thread only.

@@ -11,7 +11,6 @@ of its tasks are one step, so only a connection known to be half closed has that
 from __future__ import annotations
 
 import itertools
-from collections.abc import MutableMapping
 from typing import Callable, NamedTuple
 
 from n8nrunner.broker import actions, events, wording
@@ -53,7 +52,7 @@ class Matching:
         *,
         behaviour: Behaviour,
         constants: BrokerConstants,
-        totals: MutableMapping[str, int],
+        totals: dict[str, int],
         on_event: Callable[[BrokerEvent], None],
     ) -> None:
         self._behaviour = behaviour

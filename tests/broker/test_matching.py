@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import itertools
 from typing import Any, TypeVar
 
@@ -36,7 +35,7 @@ class Table:
             lambda: f"task{next(numbers)}",
             behaviour=BEHAVIOURS[version] if isinstance(version, str) else version,
             constants=BrokerConstants(**constants),
-            totals=collections.Counter() if totals is None else totals,
+            totals={} if totals is None else totals,
             on_event=self.events.append,
         )
         self.offers = itertools.count(1)
