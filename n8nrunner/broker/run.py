@@ -177,12 +177,12 @@ class BrokerRun:
                 pool.shutdown(wait=finished, cancel_futures=True)
 
     def _ask_to_end(self, switchboard: Switchboard, timeout: float | None) -> None:
+        if timeout is not None and not self._stop_asked.is_set():
+            self._drain_timeout = timeout
+        self._stop_asked.set()
         if timeout is None:
             self._killed = True
             switchboard.kill()
-        elif not self._stop_asked.is_set():
-            self._drain_timeout = timeout
-        self._stop_asked.set()
 
 
 def listen(host: str, port: int) -> socket.socket:
