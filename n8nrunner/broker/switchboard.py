@@ -131,8 +131,9 @@ class Switchboard:
 
     def kill(self) -> None:
         """End all connections and tasks at once, without close frames."""
-        for key, channel in list(self._channels.items()):
+        for channel in self._channels.values():
             channel.abort()
+        for key in list(self._channels):
             self._disconnect_now(key)
         self.step(events.DrainStarted(0.0))
         self.step(events.TimePassed())
