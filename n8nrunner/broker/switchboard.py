@@ -21,7 +21,7 @@ from n8nrunner.protocol.json_text import PIECE, Encoded
 
 #: A timer is late if it fires this many seconds after its time: this thread could not run.
 LATE = 0.05
-#: Seconds for reading the messages that came meanwhile, before a late timer takes effect.
+#: Seconds for reading the messages that have come by then, before a late timer takes effect.
 CATCH_UP = 0.02
 
 #: The errors for causes of a `TaskFailed`. All others are the runner's own.
