@@ -21,11 +21,6 @@ class Deadline:
         """Return the seconds left, never below 0; None for no limit."""
         return None if self.at is None else max(0.0, self.at - time.monotonic())
 
-    def limit(self, seconds: float) -> float:
-        """Return the time that one step may take: `seconds`, or less if the budget is smaller."""
-        remaining = self.remaining()
-        return seconds if remaining is None else min(seconds, remaining)
-
     @property
     def expired(self) -> bool:
         """Whether the budget is used up."""

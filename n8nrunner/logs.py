@@ -18,14 +18,8 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Iterator
-from typing import Optional, Union
-
-#: Whether a record shows the exception that is handled, or the exception that it shows.
-_ExcInfo = Optional[Union[bool, BaseException]]
-
-#: Frames between the caller of a method of `Logger` and `logging`: the method and `Logger._log`.
-_STACK_LEVEL = 3
+from collections.abc import Iterator
+from typing import Any
 
 #: The longest text of one argument that a record shows, in characters.
 LONGEST_ARGUMENT = 60_000
@@ -82,8 +76,8 @@ class _TracebackFilter(logging.Filter):
         return True
 
 
-class Logger:
-    """A `logging.Logger` whose methods raise nothing that a handler or a filter raised.
+class Logger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not generic on Python 3.9
+    """A logger whose methods raise nothing that a handler or a filter raised.
 
     The main thread is an exception: `KeyboardInterrupt`, `SystemExit` and other exceptions that are not an
     `Exception` pass there, because a signal's handler may have raised them.
@@ -93,43 +87,19 @@ class Logger:
     """
 
     def __init__(self, name: str) -> None:
-        self._logger = logging.getLogger(name)
-        if not any(isinstance(known, _TracebackFilter) for known in self._logger.filters):
-            self._logger.filters.insert(0, _TracebackFilter())
+        super().__init__(logging.getLogger(name), {})
+        if not any(isinstance(known, _TracebackFilter) for known in self.logger.filters):
+            self.logger.filters.insert(0, _TracebackFilter())
 
-    def isEnabledFor(self, level: int) -> bool:
-        """Return whether the logger handles records of this level."""
-        return self._logger.isEnabledFor(level)
-
-    def debug(self, message: str, *args: object, exc_info: _ExcInfo = None) -> None:
-        """Log with level DEBUG."""
-        self._log(logging.DEBUG, message, args, exc_info)
-
-    def info(self, message: str, *args: object, exc_info: _ExcInfo = None) -> None:
-        """Log with level INFO."""
-        self._log(logging.INFO, message, args, exc_info)
-
-    def warning(self, message: str, *args: object, exc_info: _ExcInfo = None) -> None:
-        """Log with level WARNING."""
-        self._log(logging.WARNING, message, args, exc_info)
-
-    def error(self, message: str, *args: object, exc_info: _ExcInfo = None) -> None:
-        """Log with level ERROR."""
-        self._log(logging.ERROR, message, args, exc_info)
-
-    def log(self, level: int, message: str, *args: object, exc_info: _ExcInfo = None) -> None:
-        """Log with this level."""
-        self._log(level, message, args, exc_info)
-
-    def _log(self, level: int, message: str, args: Iterable[object], exc_info: _ExcInfo) -> None:
+    def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
+        """Log with this level. `debug`, `info`, `warning` and `error` of the base class call this."""
         try:
-            if self._logger.isEnabledFor(level):
-                args = [_as_printable(argument) for argument in args]
-                self._logger.log(level, message, *args, exc_info=exc_info, stacklevel=_STACK_LEVEL)
-        except Exception:  # noqa: BLE001 - the application's handlers may raise anything
-            _report()
-        except BaseException:
-            if threading.current_thread() is threading.main_thread():
+            if self.logger.isEnabledFor(level):
+                shown = [_as_printable(argument) for argument in args]
+                # `logging` skips its own frames, so level 1 is this method, and level 2 its caller.
+                self.logger.log(level, msg, *shown, stacklevel=2, **options)
+        except BaseException as error:  # the application's handlers may raise anything
+            if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
                 raise
             _report()
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import _thread
+import atexit
 import contextlib
 import logging
+import math
 import os
 import queue
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Callable, Optional
 
-from n8nrunner.deadline import Deadline
 from n8nrunner.logs import logger
 
 #: Seconds after which a signal that did not end a wait is noticed.
@@ -104,13 +106,13 @@ class Signals:
         """End a `wait` without a signal, on any thread: the runner has stopped."""
         self._received.put(None)
 
-    def wait(self, deadline: Deadline | None = None) -> int | None:
-        """Wait for a signal. Return its number, or None after `end` and after the deadline."""
+    def wait(self, timeout: float = math.inf) -> int | None:
+        """Wait for a signal, for at most `timeout` seconds. Return its number, or None after `end`."""
+        end = time.monotonic() + timeout
         # Waits repeatedly, because a signal right before a wait does not end it; on Windows, no signal does.
-        deadline = deadline or Deadline(None)
-        while not deadline.expired:
+        while (left := end - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
-                return self._received.get(timeout=deadline.limit(_SIGNAL_POLL))
+                return self._received.get(timeout=min(left, _SIGNAL_POLL))
         return None
 
 
@@ -229,11 +231,7 @@ def at_exit(callback: Callable[[], None]) -> bool:
     """
     import concurrent.futures.thread  # noqa: F401 - it has to register its hook before this one
 
-    register = getattr(threading, "_register_atexit", None)
-    if register is None:
-        import atexit
-
-        register = atexit.register
+    register = getattr(threading, "_register_atexit", atexit.register)
     try:
         register(callback)
     except RuntimeError:

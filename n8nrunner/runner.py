@@ -379,7 +379,7 @@ class Runner:
                 engine.request_stop(engine.grace)
                 if not process.run_detached(lambda: _log_stop(engine, number)):
                     _log_stop(engine, number)
-                signals.wait(Deadline(engine.grace + STOP_MARGIN))
+                signals.wait(engine.grace + STOP_MARGIN)
             engine.join(Deadline(STOP_MARGIN))
             process.wait_for_detached()
         if engine.lifecycle.error is not None:
