@@ -7,11 +7,11 @@ requests whose Host header is an address of this server: a web page that points 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import socketserver
 import threading
-from collections import OrderedDict
 from collections.abc import Collection
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Callable
@@ -150,9 +150,9 @@ class _Server(socketserver.ThreadingTCPServer):
     def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.stopping = threading.Event()
-        self._places = threading.BoundedSemaphore(_MOST_REQUESTS)
-        self._lock = threading.Lock()
-        self._open: OrderedDict[socket.socket, None] = OrderedDict()
+        # The requests that are answered now, the oldest first. The condition guards them.
+        self._open: dict[socket.socket, None] = {}
+        self._ended = threading.Condition()
         super().__init__((host, port), handler)
 
     def get_request(self) -> tuple[socket.socket, Any]:
@@ -165,12 +165,12 @@ class _Server(socketserver.ThreadingTCPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer a request on a thread of its own; runs on the server's thread."""
-        if not self._places.acquire(blocking=False):
-            self._end_oldest()
-            if not self._places.acquire(timeout=_EVICTION_WAIT):
+        with self._ended:
+            if len(self._open) >= _MOST_REQUESTS:
+                self._end_oldest()
+            if not self._ended.wait_for(lambda: len(self._open) < _MOST_REQUESTS, _EVICTION_WAIT):
                 self.shutdown_request(request)
                 return
-        with self._lock:
             self._open[request] = None
         try:
             super().process_request(request, client_address)
@@ -185,18 +185,15 @@ class _Server(socketserver.ThreadingTCPServer):
             self._forget(request)
 
     def _end_oldest(self) -> None:
-        with self._lock:
-            for oldest in self._open:
-                try:
-                    oldest.shutdown(socket.SHUT_RDWR)  # ends its thread's read
-                except OSError:
-                    continue  # it has ended by itself
+        for oldest in self._open:
+            with contextlib.suppress(OSError):  # it has ended by itself
+                oldest.shutdown(socket.SHUT_RDWR)  # ends its thread's read
                 return
 
     def _forget(self, request: socket.socket) -> None:
-        with self._lock:
+        with self._ended:
             del self._open[request]
-        self._places.release()
+            self._ended.notify()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         logger.debug("A health check request ended without its answer", exc_info=True)
