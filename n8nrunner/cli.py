@@ -119,8 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     text = "write the node of a module's functions, for n8n's canvas"
     node = _add(commands, "node", _node, text, _NODE_EXAMPLES)
     node.add_argument("target", metavar="MODULE[:ATTRIBUTE]", help="where the Runner with the functions is")
-    node.add_argument("--out", metavar="DIR", help="write the package's folder into this one")
-    node.add_argument("--install", action="store_true", help="write it where this machine's n8n finds it")
+    where = node.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", metavar="DIR", help="write the package's folder into this one")
+    where.add_argument("--install", action="store_true", help="write it where this machine's n8n finds it")
     node.add_argument("--docs", metavar="URL", help='the page that the node\'s "Docs" link in n8n shows')
     node.add_argument("--watch", action="store_true", help="write it again whenever the module changes")
 
@@ -156,9 +157,6 @@ def _add(
     )
     parser.set_defaults(command=command)
     return parser
-
-
-# --- commands -------------------------------------------------------------------------------------
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -226,8 +224,6 @@ def _broker(options: argparse.Namespace) -> int:
 def _node(options: argparse.Namespace) -> int:
     from n8nrunner import errors
 
-    if bool(options.out) is options.install:
-        raise _Failed("node: expected either --out DIR or --install")
     if options.watch:
         return _watch_node(options)
     try:
@@ -310,15 +306,11 @@ def _broker_token() -> tuple[str, bool]:
     from n8nrunner.errors import ConfigurationError
 
     names = ("N8N_RUNNERS_AUTH_TOKEN", "N8N_RUNNERS_AUTH_TOKEN_FILE")
-    given = {name: os.environ[name] for name in names if os.environ.get(name, "").strip()}
-    if not given:
-        return secrets.token_hex(16), True
     try:
-        token = read_auth_token(RunnerConfig.from_env(given))
+        token = read_auth_token(RunnerConfig.from_env({name: os.environ.get(name, "") for name in names}))
     except ConfigurationError as error:
         raise _Failed(str(error)) from None
-    assert token is not None
-    return token, False
+    return (secrets.token_hex(16), True) if token is None else (token, False)
 
 
 def _say(error: Exception | str, code: int) -> int:

@@ -432,8 +432,8 @@ class TestNode:
     @pytest.mark.parametrize(
         ("arguments", "module", "said"),
         [
-            (["leads"], LEADS, "--out DIR or --install"),
-            (["leads", "--out", "x", "--install"], LEADS, "--out DIR or --install"),
+            (["leads"], LEADS, "one of the arguments --out --install is required"),
+            (["leads", "--out", "x", "--install"], LEADS, "--install: not allowed with argument --out"),
             (["nothing", "--install"], LEADS, "no module 'nothing'"),
             (["leads", "--install"], LEADS.replace("email: str", "email: bytes"), "parameter 'email': bytes"),
             (["leads", "--install"], LEADS.replace("@runner.function", ""), "has no function"),
