@@ -104,7 +104,8 @@ def is_loopback(host: str) -> bool:
 class _Setting(NamedTuple):
     """The properties of a setting besides its type and its default, which is valid in any case."""
 
-    #: its environment variable. The variable with ``_FILE`` appended names a file with its value.
+    #: its environment variable. The variable with ``_FILE`` appended names a file with its value, which is
+    #: read if the variable itself is not set.
     variable: str
     expected: str  #: the valid values, for an error.
     is_valid: Callable[[object], bool]  #: returns whether the setting may have a value.
@@ -258,14 +259,13 @@ class RunnerConfig:
         from_files: dict[str, str] = {}
         values: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         for name, setting in _SETTINGS.items():
-            variable = setting.variable
             if name in values or (name == "auth_token" and "auth_token_file" in values):
                 continue
-            text = _plain(environment.get(variable, ""))
-            source = variable
-            path = _plain(environment.get(f"{variable}_FILE", ""))
+            source = setting.variable
+            text = _plain(environment.get(source, ""))
+            path = _plain(environment.get(f"{source}_FILE", ""))
             if not text and path:
-                source = f"{variable}_FILE"
+                source = f"{source}_FILE"
                 if name == "auth_token":
                     values["auth_token_file"] = path
                     continue
@@ -290,8 +290,6 @@ class RunnerConfig:
         if problems:
             raise ConfigurationError(problems)
         return config
-
-    # --- checks ---------------------------------------------------------------------------------
 
     def _check_brokers(self, problems: list[str]) -> None:
         if not isinstance(self.broker, tuple) or not self.broker:
@@ -390,10 +388,6 @@ _SETTINGS: dict[str, _Setting] = {
 
 #: The settings whose values no error shows.
 _SECRETS = ("auth_token", "grant_token")
-
-#: The environment variable of each setting. The variable with ``_FILE`` appended names a file with the value.
-#: The variable itself takes precedence.
-VARIABLES: dict[str, str] = {name: setting.variable for name, setting in _SETTINGS.items()}
 
 
 def _read_file(path: str) -> str:

@@ -13,13 +13,14 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import fields
 from multiprocessing import resource_tracker
 from typing import Any, Callable
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from n8nrunner import Runner
+from n8nrunner import Runner, RunnerConfig
 from n8nrunner.broker import Broker
 from n8nrunner.engine import Engine
 
@@ -51,7 +52,11 @@ if (
 ):
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_VARIABLES = ("N8N_RUNNERS_", "N8NRUNNER_")
+#: The environment variable of each setting but `auth_token_file`.
+VARIABLES: dict[str, str] = {
+    item.name: item.metadata["setting"].variable for item in fields(RunnerConfig) if item.metadata
+}
+_PREFIXES = ("N8N_RUNNERS_", "N8NRUNNER_")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -104,7 +109,7 @@ def signature_of(runner: Runner, function: str) -> str:
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings of the environment away from the tests."""
     for name in list(os.environ):
-        if name.startswith(_VARIABLES) or name.lower().endswith("_proxy"):
+        if name.startswith(_PREFIXES) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
 
 

@@ -14,7 +14,6 @@ import pytest
 
 from n8nrunner import ConfigurationError, Runner, RunnerConfig
 from n8nrunner.config import (
-    VARIABLES,
     directory_of,
     is_one_shot,
     missing_token,
@@ -22,6 +21,7 @@ from n8nrunner.config import (
     read_auth_token,
     urls_of,
 )
+from tests.conftest import VARIABLES
 from tests.pages import read
 
 SECRET = "a-very-secret-token"

@@ -22,8 +22,7 @@ from ruamel.yaml import YAML
 
 from n8nrunner import RunnerConfig, cli
 from n8nrunner.broker import Broker
-from n8nrunner.config import VARIABLES
-from tests.conftest import LIMIT, TOKEN, wait_until
+from tests.conftest import LIMIT, TOKEN, VARIABLES, wait_until
 from tests.pages import blocks, read
 from tests.processes import Program, python
 

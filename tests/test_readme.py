@@ -14,8 +14,7 @@ import pytest
 
 from n8nrunner import RunnerConfig, cli
 from n8nrunner.broker import Broker, BrokerTaskError
-from n8nrunner.config import VARIABLES
-from tests.conftest import LIMIT, TOKEN
+from tests.conftest import LIMIT, TOKEN, VARIABLES
 from tests.pages import blocks, pages, read
 from tests.processes import python
 
