@@ -105,12 +105,12 @@ class _Demo:
         self._typed_data()
         self._progress(runner)
         self._failing()
-        self._cancelled()
+        self._cancelled(runner)
         self._file()
         self._restart(runner)
         self._many()
         runner.stop()
-        self._table()
+        self._print_table()
         self.exit_code = 1 if self._missing or self._unexpected else 0
 
     def _new_runner(self) -> Runner:
@@ -160,8 +160,6 @@ class _Demo:
 
         return runner
 
-    # --- the parts ----------------------------------------------------------------------------------
-
     def _typed_data(self) -> None:
         items = [{"json": {"price": 2.5, "count": 4}}, {"json": {"price": 19.99, "count": 1}}]
         task = self._submit("total", {}, items=items)
@@ -176,7 +174,7 @@ class _Demo:
         task.add_done_callback(lambda _: ended.set())
         seen: list[str] = []
         while not ended.wait(0.01):
-            self._check()
+            self._raise_if_interrupted()
             for running in runner.snapshot().tasks:
                 if running.progress is not None and f"{running.progress:.0%}" not in seen[-1:]:
                     seen.append(f"{running.progress:.0%}")
@@ -190,9 +188,7 @@ class _Demo:
         self._expect(_FAILED, expected, "fail", error)
         self._step(f"a failing task; its author reads: {error}")
 
-    def _cancelled(self) -> None:
-        runner = self._runner
-        assert runner is not None
+    def _cancelled(self, runner: Runner) -> None:
         task = self._submit("wait", {})
         self._until(lambda: any(running.progress is not None for running in runner.snapshot().tasks))
         task.cancel()
@@ -225,7 +221,7 @@ class _Demo:
             f"lost to the workflow, and the results of {self._reported()} to on_undelivered"
         )
         self._interrupted.wait(1.0)  # an outage that can be noticed
-        self._check()
+        self._raise_if_interrupted()
         self._broker.start()
         back = time.monotonic()
         self._until(lambda: runner.is_registered)
@@ -234,43 +230,36 @@ class _Demo:
 
     def _many(self) -> None:
         latencies: list[float] = []
-        done = threading.Semaphore(_WINDOW)
+        places = threading.Semaphore(_WINDOW)
         tasks: list[BrokerTask] = []
         columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         started = time.perf_counter()
         with Progress(*columns, console=self._console, transient=True) as progress:
-            bar = progress.add_task("small tasks", total=self._small_tasks)
-            for n in range(self._small_tasks):
-                while not done.acquire(timeout=0.2):
-                    self._check()
+            for n in progress.track(range(self._small_tasks), description="small tasks"):
+                while not places.acquire(timeout=0.2):
+                    self._raise_if_interrupted()
                 sent = time.perf_counter()
                 task = self._submit("square", {"n": n})
 
                 def ended(task: BrokerTask, sent: float = sent) -> None:
                     latencies.append(time.perf_counter() - sent)
-                    done.release()
+                    places.release()
 
                 task.add_done_callback(ended)
                 tasks.append(task)
-                if n % 100 == 0:
-                    progress.update(bar, completed=len(latencies))
-            for n, task in enumerate(tasks):
-                result = self._result(task)
-                self._expect(_ANSWERED, result == n * n, f"square {n}", result)
-                if n % 100 == 0:
-                    progress.update(bar, completed=len(latencies))
+        for n, task in enumerate(tasks):
+            result = self._result(task)
+            self._expect(_ANSWERED, result == n * n, f"square {n}", result)
         seconds = time.perf_counter() - started
         self._step(f"{self._small_tasks} small tasks in {seconds:.1f} s")
-        ordered = statistics.quantiles(latencies, n=100) if len(latencies) > 1 else [*latencies] * 99
+        percentiles = statistics.quantiles(latencies, n=100) if len(latencies) > 1 else [*latencies] * 99
         self._facts["small tasks a second"] = f"{self._small_tasks / seconds:,.0f}"
         self._facts[f"from request to result, {_WINDOW} waiting: p50 / p99"] = (
-            f"{ordered[49] * 1000:.1f} / {ordered[98] * 1000:.1f} ms"
+            f"{percentiles[49] * 1000:.1f} / {percentiles[98] * 1000:.1f} ms"
         )
 
-    # --- help -----------------------------------------------------------------------------------------
-
     def _submit(self, task_type: str, settings: Any, **options: Any) -> BrokerTask:
-        self._check()
+        self._raise_if_interrupted()
         self._sent += 1
         return self._broker.submit(task_type, settings, timeout=_LIMIT, **options)
 
@@ -278,12 +267,12 @@ class _Demo:
         try:
             return task.result(_LIMIT)
         except BrokerTaskError as error:
-            self._check()
+            self._raise_if_interrupted()
             return error
 
     def _error(self, task: BrokerTask) -> BrokerTaskError | None:
         error = task.error(_LIMIT)
-        self._check()
+        self._raise_if_interrupted()
         return error
 
     def _expect(self, end: str, is_right: bool, what: str, got: object) -> None:
@@ -296,21 +285,21 @@ class _Demo:
         """Wait for a condition that no event announces."""
         end = time.monotonic() + _LIMIT
         while not condition():
-            if self._interrupted.wait(0.005):
-                raise _Interrupted
+            self._interrupted.wait(0.005)
+            self._raise_if_interrupted()
             if time.monotonic() > end:
                 raise N8nRunnerError(f"waited {_LIMIT:g} s without success; the runner is {self._runner!r}")
 
-    def _check(self) -> None:
+    def _raise_if_interrupted(self) -> None:
         if self._interrupted.is_set():
             raise _Interrupted
 
     def _reported(self) -> int:
-        """Results of lost tasks; the one that was sent last before the loss may be reported too."""
+        """Return how many results of lost tasks were reported, without others that were sent just before."""
         return sum(result.task_type == "wait" for result in self._undelivered)
 
     def _step(self, text: str) -> None:
-        self._check()
+        self._raise_if_interrupted()
         self._console.print(f"  [green]*[/green] {text}")
 
     @property
@@ -318,7 +307,7 @@ class _Demo:
         """The tasks whose end is unknown."""
         return self._sent - sum(self._ends.values()) - len(self._unexpected)
 
-    def _table(self) -> None:
+    def _print_table(self) -> None:
         table = Table(title="\nEvery task accounted for", title_justify="left", show_header=False)
         table.add_column()
         table.add_column(justify="right")

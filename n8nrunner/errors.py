@@ -53,9 +53,6 @@ class TaskError(N8nRunnerError):
         self.message = message
         self.description = description
 
-    def __reduce__(self) -> tuple[type, tuple[str, str | None]]:
-        return type(self), (self.message, self.description)
-
 
 class TaskTimeout(TaskError):
     """The task has reached its time limit. n8n already has this error and ignores a later result."""

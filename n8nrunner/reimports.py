@@ -73,9 +73,6 @@ def _explain(level: int, reason: str) -> None:
         logger.log(level, "Not starting the runner: %s", reason)
 
 
-# --- multiprocessing --------------------------------------------------------------------------------
-
-
 def _is_import_by_multiprocessing() -> bool:
     """Return whether a child process is importing the main script, or a module for what it has been sent."""
     module = sys.modules.get("multiprocessing.process")
@@ -98,9 +95,6 @@ def _is_first_child() -> bool:
     """Return whether this is the first of several children, or the fork server, which imports for all."""
     name: str = sys.modules["multiprocessing.process"].current_process().name
     return name == "MainProcess" or name.endswith("-1")
-
-
-# --- reloaders --------------------------------------------------------------------------------------
 
 
 def _is_reloaded() -> bool:

@@ -83,19 +83,9 @@ class Task:
     """
 
     __slots__ = (
-        "_cancel_event",
-        "_cancel_reason",
-        "_lines",
-        "_port",
-        "_progress_logged_at",
-        "_settings",
-        "_timed_out",
-        "deadline",
-        "id",
-        "progress_fraction",
-        "progress_text",
-        "type",
-    )
+        "_cancel_event", "_cancel_reason", "_lines", "_port", "_progress_logged_at", "_settings",
+        "_timed_out", "deadline", "id", "progress_fraction", "progress_text", "type",
+    )  # fmt: skip
 
     def __init__(self, id: str, type: str, settings: Any, deadline: float) -> None:
         self.id = id
@@ -280,9 +270,8 @@ class Task:
             "env": env,
             "input": wanted_input,
         }
-        name = "request_data"
-        answer = self._ask(name, lambda call_id: m.TaskDataRequest(self.id, call_id, {}), wanted)
-        return _expect(dict, answer, name)
+        answer = self._ask("request_data", lambda call_id: m.TaskDataRequest(self.id, call_id, {}), wanted)
+        return _expect(dict, answer, "request_data")
 
     def request_node_types(self, node_types: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Ask n8n for descriptions of node types.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 
-from n8nrunner import Task, TaskError
+from n8nrunner import Task, TaskError, TaskTimeout
 from n8nrunner.protocol.messages import Undecoded
 from n8nrunner.task import ActiveTask
 
@@ -84,3 +85,16 @@ class Port:
 def test_an_answer_of_another_type_is_an_error(ask: Callable[[Task], Any], answer: Any) -> None:
     with pytest.raises(TaskError, match=f"n8n answered .* {type(answer).__name__}"):
         ask(ActiveTask("1", "tests", None, 0.0, Port(answer)))
+
+
+class OwnError(TaskError):
+    """A subclass whose constructor has other parameters."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"code {code}", "the description")
+
+
+@pytest.mark.parametrize("error", [TaskError("m"), TaskError("m", "d"), TaskTimeout("m", "d"), OwnError(1)])
+def test_a_pickled_task_error_keeps_its_texts(error: TaskError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), copy.message, copy.description) == (type(error), error.message, error.description)
