@@ -26,22 +26,18 @@ if TYPE_CHECKING:
     from n8nrunner.functions.node.writing import Written
     from n8nrunner.runner import Runner
 
-EXIT_OK = 0  #: stopped as asked
-EXIT_ERROR = 1  #: something went wrong; for ``demo``: something went missing
-EXIT_USAGE = 2  #: wrong arguments or settings
-EXIT_REFUSED = 3  #: n8n refused the token
-EXIT_GRANT_SPENT = 4  #: the one-shot grant token is used up
-EXIT_UNFINISHED = 5  #: tasks had to be cut short when the runner stopped
+#: The exit codes. `_EXIT_CODES` describes them.
+EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_REFUSED, EXIT_GRANT_SPENT, EXIT_UNFINISHED = range(6)
 
 _EXIT_CODES = """\
 exit codes:
   0  stopped as asked
   1  an error; for demo: a task went missing
-  2  wrong arguments or settings
+  2  wrong arguments or settings, or a missing module or package
   3  n8n refused the token
   4  the one-shot grant token is used up
   5  tasks were unfinished when the grace period was over
-  128 + signal  ended by force, with a second signal
+  128 + signal  ended at once: by a second signal, or by one before the runner started; for demo: by any
 """
 
 _RUN_EXAMPLES = """\
@@ -56,9 +52,9 @@ n8n's own runners read.
 
 _NODE_EXAMPLES = """\
 examples:
-  n8nrunner node leads --install        where n8n looks for nodes: ~/.n8n/custom, or below
-                                        N8N_USER_FOLDER, or the last folder of N8N_CUSTOM_EXTENSIONS;
-                                        then restart n8n
+  n8nrunner node leads --install        where n8n looks for nodes: the last folder of
+                                        N8N_CUSTOM_EXTENSIONS, or else .n8n/custom in N8N_USER_FOLDER,
+                                        or else ~/.n8n/custom; then restart n8n
   n8nrunner node leads --out build      into build/n8n-nodes-leads, to be packed with npm
 """
 
@@ -238,7 +234,7 @@ def _node(options: argparse.Namespace) -> int:
     if options.install:
         _report_n8n()
     if written.changed:
-        print(f"n8n shows {'it' if options.install else 'a node'} after its next start.")
+        print("n8n loads the node when it starts.")
     sys.stdout.flush()
     return EXIT_OK
 
@@ -254,7 +250,7 @@ def _report_of(written: Written) -> str:
 
 
 def _report_n8n() -> None:
-    """Say where n8n has to look, if that is not where it looks by default and has looked before."""
+    """Print where n8n has to look for the node, unless it has run with the default folder."""
     from n8nrunner.functions.node.writing import CUSTOM_EXTENSIONS, custom_folder, n8n_folder
 
     if os.environ.get(CUSTOM_EXTENSIONS):
@@ -280,7 +276,8 @@ def _watch_node(options: argparse.Namespace) -> int:
         raise _Failed('--watch needs the package watchfiles: pip install "n8nrunner[node]"') from None
     where = ["--install"] if options.install else ["--out", options.out]
     docs = ["--docs", options.docs] if options.docs else []
-    command = [sys.executable, "-m", "n8nrunner", "node", options.target, *where, *docs]
+    verbose = ["-v"] * options.verbose
+    command = [sys.executable, "-m", "n8nrunner", "node", options.target, *where, *docs, *verbose]
     with contextlib.suppress(KeyboardInterrupt):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         subprocess.run(command, check=False)
@@ -314,7 +311,7 @@ def _broker_token() -> tuple[str, bool]:
 
 
 def _say(error: Exception | str, code: int) -> int:
-    """Show why the command ends, if stderr takes it; return the exit code."""
+    """Print why the command ends, without waiting for a blocked stderr. Return the exit code."""
     from n8nrunner import process
 
     process.run_detached(lambda: print(f"n8nrunner: {error}", file=sys.stderr), _OUTPUT_WAIT)
@@ -335,11 +332,13 @@ def find_runner(target: str) -> Runner:
         sys.path.insert(0, os.getcwd())
     module = _import(module_name)
     runners = {value: name for name, value in vars(module).items() if isinstance(value, Runner)}
-    names = ", ".join(runners.values()) or "none"
+    names = ", ".join(runners.values())
     if attribute and not hasattr(module, attribute):
-        raise _Failed(f"there is no {attribute!r} in {module_name!r}; its runners are: {names}")
-    if not attribute and len(runners) != 1:
-        raise _Failed(f"{module_name!r}: expected one Runner, found {names}; say which: {module_name}:NAME")
+        raise _Failed(f"there is no {attribute!r} in {module_name!r}; its runners are: {names or 'none'}")
+    if not attribute and not runners:
+        raise _Failed(f"there is no Runner in {module_name!r}")
+    if not attribute and len(runners) > 1:
+        raise _Failed(f"{module_name!r} has several runners: {names}; say which: {module_name}:NAME")
     found = getattr(module, attribute) if attribute else next(iter(runners))
     if not isinstance(found, Runner):
         raise _Failed(f"{target!r}: expected a Runner, got {type(found).__name__}")
@@ -373,11 +372,11 @@ def _import(module_name: str) -> ModuleType:
         if name is not None and (module_name == name or module_name.startswith(f"{name}.")):
             raise _Failed(f"there is no module {module_name!r} here or on Python's path") from None
         raise _Failed(
-            f"the module {module_name!r} cannot be imported\n{_frames_of(error)}", EXIT_ERROR
+            f"the module {module_name!r} cannot be imported\n{_traceback_of(error)}", EXIT_ERROR
         ) from None
 
 
-def _frames_of(error: BaseException) -> str:
+def _traceback_of(error: BaseException) -> str:
     """Return the traceback from the module's first line on, without the frames of its import."""
     trace = error.__traceback__
     while trace is not None and (

@@ -34,10 +34,10 @@ _LONGEST = 4_000_000.0
 class BrokerUrl(NamedTuple):
     """The addresses of one broker."""
 
-    base: str  #: the address for people: without user name, password and query.
+    base: str  #: the address as logs and errors show it.
     auth: str  #: the address that answers a ``POST`` with a grant token.
     socket: str  #: the address of the WebSocket.
-    health: str  #: the address that answers 200 when n8n is up. It is never below the path.
+    health: str  #: the address that answers 200 when n8n is up. It does not include the path.
     host: str
     port: int
     is_secure: bool
@@ -163,7 +163,7 @@ class RunnerConfig:
     `Runner` has a parameter for each attribute. Times are in seconds, sizes in bytes.
 
     Raises:
-        ConfigurationError: with all mistakes. A missing token is an error only when the runner starts.
+        ConfigurationError: with all mistakes. A missing token alone is an error only when the runner starts.
     """
 
     broker: tuple[str, ...] = field(
@@ -288,7 +288,7 @@ class RunnerConfig:
             found = [_without_text_of_files(problem, from_files) for problem in error.problems]
             raise ConfigurationError([*problems, *found]) from None
         if problems:
-            raise ConfigurationError(problems)
+            raise ConfigurationError([*problems, *missing_token(config)])
         return config
 
     def _check_brokers(self, problems: list[str]) -> None:
@@ -374,7 +374,7 @@ def read_auth_token(config: RunnerConfig) -> str | None:
 
 
 def _plain(text: str) -> str:
-    """Return a text without the space and one pair of quotes around it, which n8n removes too."""
+    """Return a text without surrounding white space and one pair of quotes, as n8n does."""
     text = text.strip()
     if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'":
         return text[1:-1]
@@ -425,7 +425,7 @@ def _is_token(text: str) -> bool:
 
 
 def _for_error(url: object) -> str:
-    """Return a value that was given as a URL for an error: without user name, password and query."""
+    """Return how an error shows a value that was given as a URL: without user name, password and query."""
     if not isinstance(url, str):
         return "nothing" if url is None or url == () else type(url).__name__
     text = url.strip()

@@ -63,7 +63,7 @@ class TaskCancelled(TaskError):
 
 
 class ExecutorBroken(N8nRunnerError):
-    """The executor runs no tasks: its processes died, its owner shut it down, or it cannot start them.
+    """The executor runs no tasks: its processes died, its owner shut it down, or it cannot start any.
 
     The runner's own threads are an executor too, which is broken if the system has no thread left for them.
     """

@@ -15,15 +15,15 @@ from n8nrunner.errors import RunnerStopped
 STOP_MARGIN = 0.45
 
 
-class HasState(Protocol):
+class RunnerLike(Protocol):
     """A runner."""
 
     @property
     def state(self) -> str: ...
 
 
-class Stoppable(Protocol):
-    """An engine, which one start of a runner has started."""
+class EngineLike(Protocol):
+    """The engine of one start of a runner."""
 
     grace: float
 
@@ -35,17 +35,17 @@ class Stoppable(Protocol):
 
 
 #: The engines that run. They are stopped when the threads of the application have ended.
-engines: set[Stoppable] = set()
+engines: set[EngineLike] = set()
 
 #: The runners of this process. While one is new or runs, the hook waits for the threads of the application.
-runners: weakref.WeakSet[HasState] = weakref.WeakSet()
+runners: weakref.WeakSet[RunnerLike] = weakref.WeakSet()
 
-#: Whether `concurrent.futures.process` was there when the hook was registered; None before that.
+#: Whether `concurrent.futures.process` had been imported when the hook was registered; None before that.
 _is_after_processes: bool | None = None
 _is_ending = False
 
 
-def note_runner(runner: HasState) -> None:
+def note_runner(runner: RunnerLike) -> None:
     """Register the hook for a runner that has been built."""
     runners.add(runner)
     with contextlib.suppress(RunnerStopped):

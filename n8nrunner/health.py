@@ -1,8 +1,8 @@
 """The health check server: whether the process lives, whether n8n knows the runner, and which brokers it has.
 
-`/healthz` and `/readyz` answer every caller and show no data. `/status` names the brokers, so it answers only
-requests whose Host header is an address of this server: a web page that points its own name at this machine
-(DNS rebinding) reads nothing.
+`/healthz` and `/readyz` answer every caller and show no data. `/status` names the brokers, so it answers no
+request whose Host header has an unknown name: a web page that points its own name at this machine (DNS
+rebinding) reads nothing.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class HealthServer:
             self._on_failure(error)
 
     def stop(self) -> None:
-        """Stop answering requests, within a tenth of a second."""
+        """Stop answering requests, as a rule within a tenth of a second."""
         # `shutdown` waits for the end of a loop, so it must not be called before the loop has begun.
         if self.thread.ident is not None:
             self._server.stopping.set()

@@ -1,8 +1,8 @@
 """Loggers that cannot harm the code that uses them.
 
 A logging handler or filter is the application's code, and a log call runs it on the calling thread. It may
-raise anything, `SystemExit` included. No log call of n8nrunner may end a thread or change what the code after
-it does, so all of them go through `Logger`.
+raise anything, `SystemExit` included. No log call of n8nrunner may end a thread or change what happens after
+it, so all of them go through `Logger`.
 
 A record can quote n8n, a workflow or a handler. Such text must not look like a separate record or control a
 terminal, so control characters are escaped, and the lines of a record after its first are indented.
@@ -120,7 +120,7 @@ _FORMAT = ("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
 
 def show(level: int, verbose: int = 0) -> None:
-    """Show n8nrunner's log in a command, without a change to the logging that the module has configured.
+    """Show n8nrunner's log in a command. Handlers and formats that the module has configured stay.
 
     `level` is for n8nrunner's loggers, if neither they nor the root logger have another one. `verbose` is 1
     for all of n8nrunner's log, and 2 for other libraries' log from INFO on as well.

@@ -73,7 +73,7 @@ def wait_for_detached() -> bool:
 
 # --- signals --------------------------------------------------------------------------------------
 
-_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 #: The `signals` blocks of other threads than the main thread.
 _elsewhere: set[Signals] = set()
@@ -141,7 +141,7 @@ def signals() -> Iterator[Signals]:
 
 def _install(handler: _Handler, instead: _Handler | int | None = None) -> None:
     """Handle SIGINT and SIGTERM. `instead` is put back afterwards, or the present handler if it is None."""
-    for number in _NUMBERS:
+    for number in _STOP_SIGNALS:
         present = signal.getsignal(number)
         if present is not None and present != signal.SIG_IGN:
             _installed.append((number, handler, present if instead is None else instead))
@@ -159,7 +159,7 @@ def _arrive_elsewhere(number: int, frame: FrameType | None) -> None:
 def _has_default_handlers() -> bool:
     return all(
         signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
-        for number in _NUMBERS
+        for number in _STOP_SIGNALS
     )
 
 
@@ -176,7 +176,7 @@ _at_fork = threading.local()
 
 def _before_fork() -> None:
     # A signal between the fork and the child's `_restore` would be lost, so it waits until then.
-    _at_fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _NUMBERS) if _installed else None
+    _at_fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS) if _installed else None
 
 
 def _after_fork(is_child: bool) -> None:
@@ -222,14 +222,13 @@ def end_process(number: int) -> None:
 
 
 def at_exit(callback: Callable[[], None]) -> bool:
-    """Call `callback` when the main thread has ended, before other hooks that are registered already.
+    """Call `callback` when the main thread has ended. Return whether it will be called: not after that end.
 
-    `concurrent.futures` shuts its pools down before `atexit` runs its hooks. A private hook of `threading`
-    runs before that. Its callbacks run in reverse order of registration, and `concurrent.futures.thread`
-    registers its own when it is imported. Without this hook, `atexit` is used. Return whether `callback` will
-    be called: not if the main thread has ended already.
+    `concurrent.futures` shuts its pools down by a function in a private list of `threading`, before `atexit`
+    calls anything. The functions in that list are called in reverse order, so `callback` is put after it.
+    Without such a list, `atexit` is used.
     """
-    import concurrent.futures.thread  # noqa: F401 - it has to register its hook before this one
+    import concurrent.futures.thread  # noqa: F401 - this registers its function
 
     register = getattr(threading, "_register_atexit", atexit.register)
     try:

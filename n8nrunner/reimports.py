@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from n8nrunner.logs import logger
 
-#: The number of the process that has started a runner last, for the child process of a reloader.
+#: The environment variable with the id of the process that has started a runner last, for the child process
+#: of a reloader.
 _STARTED_BY = "_N8NRUNNER_STARTED_BY"
 
 #: Variables that reloaders set to "true" in the process that serves: Werkzeug's, Django's.
@@ -25,7 +26,7 @@ _has_reported = False
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Import a module for its runner only: `start()` and `run()` do nothing in the block."""
+    """Make `start()` and `run()` do nothing in the block, which imports a module for its runner."""
     global _importing
     _importing = True
     try:
@@ -57,8 +58,8 @@ def note_start() -> None:
     started_by = os.environ.get(_STARTED_BY)
     if _is_reloaded() and started_by == str(os.getppid()):
         logger.warning(
-            "The reloader has started this runner in its parent process (%s) too. That one answers a share "
-            "of the calls and keeps the code of its start. Start the runner only if "
+            "The reloader has started this runner in its parent process (%s) too. It answers a part of the "
+            "calls there, with the code that it imported at its start. Start the runner only if "
             'os.environ.get("WERKZEUG_RUN_MAIN") == "true" (Flask), or without the reloader',
             started_by,
         )

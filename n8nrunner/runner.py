@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
 import signal
 import threading
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, TypeVar, overload
 
@@ -58,26 +59,26 @@ class Runner:
         health_check_enabled: whether a health check server runs.
         health_check_host: the address on which the health check server listens.
         health_check_port: the port on which the health check server listens; 0 for any free one.
-        health_check_allowed_hosts: names in the Host header to which ``/status`` answers, besides this
-            machine's addresses.
-        executor: where handlers run; None for `capacity` threads of the runner. An executor: the caller
-            shuts it down; if it breaks, such as when a process of a `ProcessPoolExecutor` dies, the runner
-            ends with `ExecutorBroken`. A function that returns an executor, such as
-            ``lambda: ProcessPoolExecutor(4)``: the runner shuts the executor down, and replaces it if it
-            breaks. Until then it offers no tasks.
+        health_check_allowed_hosts: names in the Host header to which ``/status`` answers, besides
+            ``localhost`` and IP addresses. A server on a loopback address answers to loopback addresses only.
+        executor: where handlers run. None: on `capacity` threads of the runner. If it is an executor, the
+            caller shuts it down, and the runner ends with `ExecutorBroken` when it breaks, such as when a
+            process of a `ProcessPoolExecutor` dies. If it is a function that returns an executor, such as
+            ``lambda: ProcessPoolExecutor(4)``, the runner shuts the executor down, and replaces a broken one;
+            it offers no tasks until the replacement works.
         task_context: a function that makes a context manager, which is entered around every handler, such as
             ``app.app_context`` of Flask.
         on_undelivered: a function that is called with an `Undelivered` for each result whose connection was
             lost. It runs on a thread of its own.
-        shared: whether another runner of this process with functions and the same name may run at the same
-            time, if it is shared as well. Otherwise the runner that is started last takes over, and the other
-            one finishes its tasks and stops.
+        shared: whether another runner of this process with functions, the same name and a broker in common
+            may run at the same time, if it is shared as well. Otherwise the runner that is started last takes
+            over, and the other one finishes its tasks and stops.
 
     Attributes:
         config: the settings.
 
     Raises:
-        ConfigurationError: with all mistakes. A missing token is an error only when the runner starts.
+        ConfigurationError: with all mistakes. A missing token alone is an error only when the runner starts.
     """
 
     def __init__(
@@ -109,8 +110,8 @@ class Runner:
         self._extras.check()
         self._registry = Registry(self.config.name)
         self._lock = threading.Lock()
-        # The engine whose start was begun last, which may have failed. The lock guards this and the next two.
-        self._begun: Engine | None = None
+        # The engine of the latest start, which may have failed. The lock guards this and the next two.
+        self._latest: Engine | None = None
         # The engine that started last, and its lifecycle: users see these.
         self._engine: Engine | None = None
         self._lifecycle = Lifecycle(RunnerState.NEW)
@@ -183,12 +184,12 @@ class Runner:
             ConfigurationError: with every parameter that cannot become a field, and the reason.
         """
 
-        def register(function: _FunctionType) -> _FunctionType:
-            is_first = self._registry.add_function(function, name, batch, limit)
+        def register(registered: _FunctionType) -> _FunctionType:
+            is_first = self._registry.add_function(registered, name, batch, limit)
             engine = self._current_engine()
             if is_first and engine is not None:
                 engine.lifecycle.on_registered(engine.take_over)
-            return function
+            return registered
 
         return register if function is None else register(function)
 
@@ -200,7 +201,8 @@ class Runner:
         Args:
             directory: the folder in which to write the package's folder. None for the folder in which an n8n
                 on this machine looks when it starts: the last one of ``N8N_CUSTOM_EXTENSIONS``, or else
-                ``custom`` in ``N8N_USER_FOLDER`` or ``~/.n8n``. Files that are current are not written.
+                ``.n8n/custom`` in ``N8N_USER_FOLDER`` or in the home folder. Files that are current are not
+                written.
             docs_url: the page to which the node's "Docs" link in n8n leads; None for n8n's page on task
                 runners.
 
@@ -208,8 +210,9 @@ class Runner:
             The package's folder.
 
         Raises:
-            ConfigurationError: no function is registered, the runner has no name of its own, n8n would not
-                tell the node from another one in the folder, or the extra "node" is not installed.
+            ConfigurationError: no function is registered, the runner has no name of its own, `docs_url` is
+                not an HTTP address, there is no home folder, n8n would confuse the node with another one in
+                the folder, the package's path has a symbolic link, or the extra "node" is not installed.
             OSError: the folder cannot be written to.
         """
         return self._write_node(directory, docs_url).folder
@@ -228,14 +231,19 @@ class Runner:
 
     def _use_name(self, name: str) -> None:
         """Give the runner this name if it has none of its own. Characters that are not allowed become '_'."""
-        if self.config.name == DEFAULT_NAME and self._current_engine() is None:
-            self.config = replace(self.config, name=re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_-"))
-            self._registry.runner_name = self.config.name
+        own = re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_-")[:64]
+        if own and self.config.name == DEFAULT_NAME and self._current_engine() is None:
+            self.config = copy.copy(self.config)  # not `replace`, which would note the folder of now
+            object.__setattr__(self.config, "name", own)
+            self._registry.runner_name = own
 
     # --- life -----------------------------------------------------------------------------------
 
     def start(self, wait: float = 10.0) -> None:
         """Start the runner in the background, or wait for the registration of a runner that runs already.
+
+        In the parent process of a reloader, and while `multiprocessing` imports the program, do nothing and
+        log the reason.
 
         If the runner is stopping, first wait until it has stopped. If this raises, everything that this call
         started has stopped. A runner that was already running keeps running.
@@ -283,7 +291,7 @@ class Runner:
         """Return the engine that runs or is being started; if there is none, start one that `begun` gets."""
         while True:
             with self._lock:
-                other = self._begun
+                other = self._latest
                 if other is None or not other.lifecycle.is_alive:
                     missing = missing_token(self.config)
                     if missing:
@@ -292,32 +300,46 @@ class Runner:
                     engine = Engine(self.config, self._registry, self._extras, gives_up)
                     begun.append(engine)
                     engine.lifecycle.note_starting()
-                    self._begun = engine
+                    self._latest = engine
                     break
             if other.lifecycle.is_starter:
                 return other  # called by a log handler, inside of `start`
             state = other.lifecycle.state  # read once, because another thread may change it
             if state is RunnerState.RUNNING:
-                self._show(other)  # the thread that has started it may not have come to this
+                self._publish(other)  # the thread that has started it may not have come to this
                 return other
             if state is RunnerState.STARTING:
                 other.lifecycle.wait_started()
             else:
                 _wait_for_stop(other)
         engine.start()
-        self._show(engine)
+        self._publish(engine)
         return engine
 
-    def _show(self, engine: Engine) -> None:
-        """Let users see an engine that has started, unless a later start has begun."""
+    def _publish(self, engine: Engine) -> None:
+        """Make a started engine the one that users see, unless a later start has begun."""
         with self._lock:
-            if self._begun is engine:
+            if self._latest is engine:
                 self._engine, self._lifecycle = engine, engine.lifecycle
 
     def _current_engine(self) -> Engine | None:
         """Return the engine that is being started, or else the last one that ran."""
-        begun = self._begun
-        return begun if begun is not None and begun.lifecycle.is_alive else self._engine
+        latest = self._latest
+        return latest if latest is not None and latest.lifecycle.is_alive else self._engine
+
+    def _current_lifecycle(self) -> Lifecycle:
+        """Return the lifecycle of the current engine, for which a caller can wait.
+
+        Raises:
+            RunnerForked: the runner runs in the parent process.
+        """
+        engine = self._current_engine()
+        if engine is None and self._lifecycle.state is RunnerState.FORKED:
+            raise RunnerForked(
+                "this runner was started before the process forked, and runs in the parent only; "
+                "call start() here to run it in this process too"
+            )
+        return self._lifecycle if engine is None else engine.lifecycle
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop the runner: take no new tasks, let running tasks finish, cancel the rest, and disconnect.
@@ -338,7 +360,7 @@ class Runner:
         engine.join(Deadline(grace + STOP_MARGIN))
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until the runner has stopped.
+        """Wait until the runner has stopped. Return at once if it was not started.
 
         Args:
             timeout: the longest wait, in seconds; None for no limit.
@@ -350,8 +372,7 @@ class Runner:
             N8nRunnerError: the runner ended by itself. This is the reason, as in `error`.
             RunnerForked: the runner runs in the parent process.
         """
-        self._refuse_forked()
-        lifecycle = self._lifecycle
+        lifecycle = self._current_lifecycle()
         if not lifecycle.wait_ended(timeout):
             return False
         if lifecycle.error is not None:
@@ -359,11 +380,12 @@ class Runner:
         return True
 
     def run(self) -> None:
-        """Start the runner, and return when SIGINT, SIGTERM, `stop` or an error has stopped it.
+        """Start the runner, and wait until SIGINT, SIGTERM, `stop`, the idle shutdown or an error stops it.
 
-        A second signal ends the process at once. Only the main thread handles signals, and only signals that
-        are neither ignored nor handled by C code. If the program has not configured logging, stderr shows the
-        log with the level INFO while the runner runs.
+        A second signal ends the process at once. On another thread than the main thread, signals count only
+        after the end of the main thread. Signals that are ignored or handled by C code keep their handling.
+        If the program has not configured logging, stderr shows the log with the level INFO while the runner
+        runs. Where `start` does nothing, this returns at once.
 
         Raises:
             N8nRunnerError: as for `start` and `join`.
@@ -418,7 +440,7 @@ class Runner:
         return self._lifecycle.is_registered
 
     def wait_registered(self, timeout: float | None = None) -> bool:
-        """Wait until the runner is registered with a broker.
+        """Wait until the runner is registered with a broker. Return at once if it was not started.
 
         Args:
             timeout: the longest wait, in seconds; None for no limit.
@@ -430,9 +452,7 @@ class Runner:
             N8nRunnerError: the runner ended by itself. This is the reason, as in `error`.
             RunnerForked: the runner runs in the parent process.
         """
-        self._refuse_forked()
-        engine = self._current_engine()
-        lifecycle = self._lifecycle if engine is None else engine.lifecycle
+        lifecycle = self._current_lifecycle()
         registered = lifecycle.wait_registered(Deadline(timeout))
         if not registered and lifecycle.error is not None:
             raise lifecycle.error
@@ -445,26 +465,17 @@ class Runner:
             return Snapshot(self.state, self.config.name, self.config.capacity, 0, (), (), Counts())
         return engine.snapshot()
 
-    # --- fork -----------------------------------------------------------------------------------
-
-    def _refuse_forked(self) -> None:
-        if self._lifecycle.state is RunnerState.FORKED:
-            raise RunnerForked(
-                "this runner was started before the process forked, and runs in the parent only; "
-                "call start() here to run it in this process too"
-            )
-
     def _after_fork(self) -> None:
         """Forget the engine, in a child process: its threads are in the parent process."""
         self._lock = threading.Lock()
         self._registry.renew_lock_after_fork()
-        if self._begun is not None and self._begun.lifecycle.is_alive:
-            self._begun.forked()
+        if self._latest is not None and self._latest.lifecycle.is_alive:
+            self._latest.forked()
         if self._lifecycle.is_alive:
             self._lifecycle = Lifecycle(RunnerState.FORKED)
         elif self._engine is not None:
             self._lifecycle = Lifecycle(RunnerState.NEW)
-        self._engine = self._begun = None
+        self._engine = self._latest = None
 
 
 def _wait_for_stop(engine: Engine) -> None:

@@ -49,7 +49,7 @@ PROGRESS_INTERVAL = 1.0
 #: Seconds after the task's time limit at which a call without an answer ends.
 _CALL_MARGIN = 5.0
 
-#: The longest id of an execution that is used, in characters.
+#: Longest execution id that is accepted, in characters.
 _ID_LIMIT = 64
 
 # One lock for all tasks, because cancelling is rare and short and a lock for each task would cost time.
@@ -106,7 +106,7 @@ class Task:
 
     @property
     def execution_id(self) -> str | None:
-        """The id of the execution in n8n; None if the node did not send it or `settings` was not read yet."""
+        """The id of the execution in n8n; None if the node sent none, or large settings were not read yet."""
         settings = self._settings
         found = settings.get("executionId") if isinstance(settings, dict) else None
         return found if isinstance(found, str) and found.isalnum() and len(found) <= _ID_LIMIT else None
@@ -139,6 +139,7 @@ class Task:
         """Whether the task was cancelled or timed out, lost its connection, or the runner stops.
 
         Python cannot end a thread. A handler that takes long should read this from time to time, and return.
+        In a process of an executor, a handler does not learn of its cancellation.
         """
         return self._cancel_reason is not None
 
@@ -202,7 +203,8 @@ class Task:
         """Report the progress of the task.
 
         `Runner.snapshot` and the runner's log show it, the log with level INFO and once a second at most. n8n
-        does not show it; `log` writes to the browser's console.
+        does not show it; `log` writes to the browser's console. In a process of an executor, only the log of
+        that process shows it.
 
         Args:
             fraction: the part that is done, from 0 to 1; None if it is unknown.
@@ -314,7 +316,7 @@ class Task:
         Args:
             data: the bytes of the file.
             filename: the name of the file.
-            mime: the MIME type; None to let n8n find it from the bytes.
+            mime: the MIME type; None to let n8n find it from the name and the bytes.
 
         Returns:
             The description of the file for an output item: ``{"json": {...}, "binary": {"data": <this>}}``.
@@ -343,14 +345,14 @@ class Task:
         """
         return self.rpc("helpers.httpRequest", options)
 
-    # --- the way to the link --------------------------------------------------------------------
+    # --- sending ---------------------------------------------------------------------------------
 
     def _send(self, build: Callable[[str], m.Request], params: object, answers: Answers | None) -> None:
         port = self._port
         if port is None:
             raise RuntimeError(
-                "this task runs in another process, which has no connection to n8n: read what you need from "
-                "task.settings, and return what you have; files, log and calls need an executor of threads"
+                "this task runs in another process, which has no connection to n8n: read task.settings, and "
+                "return what you have; task.log and calls to n8n need an executor of threads"
             )
         call_id = port.new_id()
         message = build(call_id)
@@ -383,13 +385,14 @@ class Task:
 
 
 class ActiveTask(Task):
-    """A task with the parts that are for the runner: its links, its pool, and its functions.
+    """A task with the parts that the links, the pool and the functions use.
 
     The object that a handler gets is of this class, so that a task costs one object. The public class `Task`
     is what users see of it.
 
     Args:
-        generation: the number of its connection among all of its link.
+        port: its link; None in a process of an executor.
+        generation: the number of its connection. Each link counts its connections.
 
     Attributes:
         has_ended: whether its slot has been given back. Only the links' thread uses this.
@@ -475,7 +478,7 @@ class Undelivered:
         task_id: n8n's id of the task.
         task_type: the task type.
         broker: the broker's URL.
-        failed: whether the handler raised.
+        failed: whether the task failed. `error` then has the error.
         certain: True if n8n did not get the result; False if it was sent and may have arrived.
     """
 
@@ -496,19 +499,19 @@ class Undelivered:
 
     @property
     def kept(self) -> bool:
-        """Whether the result was kept. False if it was sent and was too large for a copy."""
+        """Whether the result was kept. False if it was sent when other copies used up the memory for them."""
         return self._payload is not None
 
     @property
     def result(self) -> Any:
-        """The handler's return value, as a JSON value; None if the handler raised or nothing was kept."""
+        """The handler's return value, as a JSON value; None if the task failed or nothing was kept."""
         if self._payload is None or self.failed:
             return None
         return json.loads(self._payload)["data"]["result"]
 
     @property
     def error(self) -> dict[str, Any] | None:
-        """The handler's error, an object with "message"; None if the handler returned or nothing was kept."""
+        """The task's error, an object with "message"; None if it did not fail or nothing was kept."""
         if self._payload is None or not self.failed:
             return None
         error = json.loads(self._payload)["error"]

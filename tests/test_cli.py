@@ -140,8 +140,8 @@ class TestRun:
     ("target", "says"),
     [
         ("nothing_here", "no module 'nothing_here'"),
-        ("none", "found none"),
-        ("two", "found runner, other; say which: two:NAME"),
+        ("none", "there is no Runner in 'none'"),
+        ("two", "'two' has several runners: runner, other; say which: two:NAME"),
         ("none:value", "expected a Runner, got int"),
         ("jobs:missing", "there is no 'missing' in 'jobs'; its runners are: runner"),
     ],
@@ -386,7 +386,7 @@ class TestNode:
     def test_the_install_option_writes_the_node_where_n8n_finds_it(self, tmp_path: Path) -> None:
         code, output = self.run(tmp_path, "leads:runner", "--install")
         assert code == 0
-        assert "after its next start" in output
+        assert "n8n loads the node when it starts" in output
         assert (tmp_path / "n8n" / ".n8n" / "custom" / LEADS_NODE).is_file()
 
     def test_installing_says_what_changed(self, tmp_path: Path) -> None:

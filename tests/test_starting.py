@@ -318,7 +318,7 @@ def test_an_interrupt_at_any_line_of_a_start_leaves_nothing_running(
             break
         assert not entered
         assert runner.state in ("new", "stopped"), f"interrupted at line {line}"
-        assert runner._begun is None or not runner._begun.lifecycle.is_alive
+        assert runner._latest is None or not runner._latest.lifecycle.is_alive
         allowed = {*before, "n8nrunner-connect-0"}
         wait_until(lambda allowed=allowed: set(names_of_runner_threads()) <= allowed)  # type: ignore[misc]
         runner.start()
@@ -504,6 +504,7 @@ def test_an_executor_that_warms_up_holds_up_no_registration_and_no_stop(
         assert executor.asked.wait(LIMIT)
         runner.task("echo")(lambda task: task.settings)
         assert runner.state == "new"
+        assert not runner.join(0)
         runner.snapshot()
         executor.release.set()
         starting.join(LIMIT)

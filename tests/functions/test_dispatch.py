@@ -12,12 +12,14 @@ import pickle
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 import pytest
 
 from n8nrunner import ConfigurationError, File, FunctionSnapshot, Runner, Task, TaskError
 from n8nrunner.broker import Broker, BrokerTaskCancelled, BrokerTaskError
+from n8nrunner.config import DEFAULT_NAME, directory_of
 from n8nrunner.functions import conversion, dispatch
 from n8nrunner.functions.function import make_function
 from n8nrunner.task import ActiveTask
@@ -1038,3 +1040,18 @@ def test_a_runner_without_a_name_gets_one() -> None:
     assert runner.config.name == "my_jobs"
     runner._use_name("another")
     assert runner.config.name == "my_jobs"
+
+
+@pytest.mark.parametrize("name", ["\u4ed5\u4e8b", "_"])
+def test_a_runner_stays_without_a_name_if_the_module_s_has_no_allowed_character(name: str) -> None:
+    runner = Runner(auth_token=TOKEN)
+    runner._use_name(name)
+    assert runner.config.name == DEFAULT_NAME
+
+
+def test_a_name_leaves_the_other_settings_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner(auth_token=TOKEN)
+    before = directory_of(runner.config)
+    monkeypatch.chdir(tmp_path)
+    runner._use_name("a" * 100)
+    assert (runner.config.name, directory_of(runner.config)) == ("a" * 64, before)
