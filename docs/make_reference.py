@@ -57,6 +57,8 @@ MODULES = {
 LEFT_OUT = {"__version__"}
 #: Classes whose attributes are described where another class has arguments of the same names.
 DESCRIBED_BY = {"RunnerConfig": "runner.Runner"}
+#: Functions that make a field of a dataclass. Their first argument is its default.
+FIELDS = {"_setting", "_number"}
 #: Bases that say how a class is made, and nothing to its users.
 PLAIN_BASES = {"NamedTuple", "Generic", "Protocol"}
 
@@ -176,8 +178,11 @@ def _arguments(parameters: Item, indent: str = "") -> str:
         text = f"{star}{parameter.name}"
         if parameter.annotation is not None:
             text += f": {parameter.annotation}"
-        if parameter.default is not None and not star:
-            text += f" = {parameter.default}" if parameter.annotation is not None else f"={parameter.default}"
+        default = parameter.default
+        if default is not None and not star:
+            if isinstance(default, griffe.ExprCall) and str(default.function) in FIELDS:
+                default = default.arguments[0]
+            text += f" = {default}" if parameter.annotation is not None else f"={default}"
         parts.append(text)
     line = ", ".join(parts)
     return line if len(line) <= 90 else "".join(f"\n{indent}    {part}," for part in parts) + f"\n{indent}"

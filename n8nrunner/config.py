@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from n8nrunner.errors import ConfigurationError
@@ -29,6 +29,10 @@ DEFAULT_MAX_PAYLOAD = 1024**3
 _SMALLEST_PAYLOAD = 1024
 #: The longest time that Python can wait on every system, in seconds; a month and a half.
 _LONGEST = 4_000_000.0
+
+
+_Value = TypeVar("_Value")
+_Number = TypeVar("_Number", int, float)
 
 
 class BrokerUrl(NamedTuple):
@@ -117,25 +121,28 @@ def _is_filled(value: object) -> bool:
 
 
 def _setting(
+    default: _Value,
     variable: str,
     expected: str = "a non-empty string",
     is_valid: Callable[[object], bool] = _is_filled,
     parse: Callable[[str], object] = str,
-) -> dict[str, _Setting]:
-    return {"setting": _Setting(variable, expected, is_valid, parse)}
+    is_secret: bool = False,
+) -> _Value:
+    """Return a field of `RunnerConfig`."""
+    setting = _Setting(variable, expected, is_valid, parse)
+    return field(default=default, repr=not is_secret, metadata={"setting": setting})
 
 
-def _number(
-    variable: str, kind: type[int] | type[float], least: float, most: float = math.inf
-) -> dict[str, _Setting]:
-    """Return a setting that is an integer, or a number of seconds if `kind` is float."""
+def _number(default: _Number, variable: str, least: float, most: float = math.inf) -> _Number:
+    """Return a field that is an integer, or a number of seconds if its default is a float."""
+    kind = type(default)
     name, types = ("an integer", int) if kind is int else ("a number of seconds", (int, float))
     bounds = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
 
     def is_valid(value: object) -> bool:
         return isinstance(value, types) and not isinstance(value, bool) and least <= value <= most
 
-    return _setting(variable, f"{name}, {bounds}", is_valid, kind)
+    return _setting(default, variable, f"{name}, {bounds}", is_valid, kind)
 
 
 def _parse_list(text: str) -> tuple[str, ...]:
@@ -144,6 +151,10 @@ def _parse_list(text: str) -> tuple[str, ...]:
 
 def _matches(pattern: str) -> Callable[[object], bool]:
     return lambda value: isinstance(value, str) and bool(re.fullmatch(pattern, value))
+
+
+def _is_boolean(value: object) -> bool:
+    return isinstance(value, bool)
 
 
 _is_name = _matches(r"[A-Za-z0-9_ -]{1,64}")
@@ -166,56 +177,35 @@ class RunnerConfig:
         ConfigurationError: with all mistakes. A missing token alone is an error only when the runner starts.
     """
 
-    broker: tuple[str, ...] = field(
-        default=(DEFAULT_BROKER,),
-        # `_check_brokers` checks them, because an error must not show a password.
-        metadata=_setting("N8N_RUNNERS_TASK_BROKER_URI", "URLs", lambda value: True, _parse_list),
+    # `_check_brokers` checks the brokers, because an error must not show a password.
+    broker: tuple[str, ...] = _setting(
+        (DEFAULT_BROKER,), "N8N_RUNNERS_TASK_BROKER_URI", "URLs", lambda value: True, _parse_list
     )
-    auth_token: str | None = field(default=None, repr=False, metadata=_setting("N8N_RUNNERS_AUTH_TOKEN"))
+    auth_token: str | None = _setting(None, "N8N_RUNNERS_AUTH_TOKEN", is_secret=True)
     auth_token_file: str | None = None
-    grant_token: str | None = field(default=None, repr=False, metadata=_setting("N8N_RUNNERS_GRANT_TOKEN"))
-    runner_id: str | None = field(default=None, metadata=_setting("N8N_RUNNERS_ID"))
-    name: str = field(
-        default=DEFAULT_NAME,
-        metadata=_setting("N8NRUNNER_NAME", "1 to 64 letters, digits, spaces, '_' or '-'", _is_name),
+    grant_token: str | None = _setting(None, "N8N_RUNNERS_GRANT_TOKEN", is_secret=True)
+    runner_id: str | None = _setting(None, "N8N_RUNNERS_ID")
+    name: str = _setting(
+        DEFAULT_NAME, "N8NRUNNER_NAME", "1 to 64 letters, digits, spaces, '_' or '-'", _is_name
     )
-    capacity: int = field(default=5, metadata=_number("N8N_RUNNERS_MAX_CONCURRENCY", int, 1, 100_000))
-    task_timeout: float = field(
-        default=300.0, metadata=_number("N8N_RUNNERS_TASK_TIMEOUT", float, 0.001, _LONGEST)
+    capacity: int = _number(5, "N8N_RUNNERS_MAX_CONCURRENCY", 1, 100_000)
+    task_timeout: float = _number(300.0, "N8N_RUNNERS_TASK_TIMEOUT", 0.001, _LONGEST)
+    max_payload: int = _number(DEFAULT_MAX_PAYLOAD, "N8N_RUNNERS_MAX_PAYLOAD", _SMALLEST_PAYLOAD)
+    graceful_shutdown_timeout: float = _number(10.0, "N8N_RUNNERS_GRACEFUL_SHUTDOWN_TIMEOUT", 0, _LONGEST)
+    auto_shutdown_timeout: float = _number(0.0, "N8N_RUNNERS_AUTO_SHUTDOWN_TIMEOUT", 0, _LONGEST)
+    health_check_enabled: bool = _setting(
+        False, "N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED", "True or False", _is_boolean, _parse_boolean
     )
-    max_payload: int = field(
-        default=DEFAULT_MAX_PAYLOAD, metadata=_number("N8N_RUNNERS_MAX_PAYLOAD", int, _SMALLEST_PAYLOAD)
+    health_check_host: str = _setting(
+        "127.0.0.1", "N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST", "a host name or address"
     )
-    graceful_shutdown_timeout: float = field(
-        default=10.0, metadata=_number("N8N_RUNNERS_GRACEFUL_SHUTDOWN_TIMEOUT", float, 0, _LONGEST)
-    )
-    auto_shutdown_timeout: float = field(
-        default=0.0, metadata=_number("N8N_RUNNERS_AUTO_SHUTDOWN_TIMEOUT", float, 0, _LONGEST)
-    )
-    health_check_enabled: bool = field(
-        default=False,
-        metadata=_setting(
-            "N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED",
-            "True or False",
-            lambda value: isinstance(value, bool),
-            _parse_boolean,
-        ),
-    )
-    health_check_host: str = field(
-        default="127.0.0.1",
-        metadata=_setting("N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST", "a host name or address"),
-    )
-    health_check_port: int = field(
-        default=5681, metadata=_number("N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT", int, 0, 65535)
-    )
-    health_check_allowed_hosts: tuple[str, ...] = field(
-        default=(),
-        metadata=_setting(
-            "N8NRUNNER_HEALTH_CHECK_ALLOWED_HOSTS",
-            "host names without a port, such as ['runner.example']",
-            lambda value: isinstance(value, tuple) and all(map(_is_host, value)),
-            _parse_list,
-        ),
+    health_check_port: int = _number(5681, "N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT", 0, 65535)
+    health_check_allowed_hosts: tuple[str, ...] = _setting(
+        (),
+        "N8NRUNNER_HEALTH_CHECK_ALLOWED_HOSTS",
+        "host names without a port, such as ['runner.example']",
+        lambda value: isinstance(value, tuple) and all(map(_is_host, value)),
+        _parse_list,
     )
 
     def __post_init__(self) -> None:
@@ -387,7 +377,7 @@ _SETTINGS: dict[str, _Setting] = {
 }
 
 #: The settings whose values no error shows.
-_SECRETS = ("auth_token", "grant_token")
+_SECRETS = [item.name for item in fields(RunnerConfig) if not item.repr]
 
 
 def _read_file(path: str) -> str:
