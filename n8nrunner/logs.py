@@ -65,15 +65,12 @@ def _as_printable(argument: object) -> object:
     return argument if argument is None or isinstance(argument, (int, float)) else _Printable(argument)
 
 
-class _TracebackFilter(logging.Filter):
-    """Format the traceback of a record here, because a formatter would not escape it."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
-            record.exc_text = "    " + printable(
-                "".join(traceback.format_exception(*record.exc_info)).rstrip()
-            )
-        return True
+def _format_traceback(record: logging.LogRecord) -> bool:
+    """Format the traceback of a record, in a filter: a formatter would not escape it. Return True."""
+    if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
+        text = "".join(traceback.format_exception(*record.exc_info))
+        record.exc_text = f"    {printable(text.rstrip())}"
+    return True
 
 
 class Logger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not generic on Python 3.9
@@ -88,8 +85,8 @@ class Logger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not generic on
 
     def __init__(self, name: str) -> None:
         super().__init__(logging.getLogger(name), {})
-        if not any(isinstance(known, _TracebackFilter) for known in self.logger.filters):
-            self.logger.filters.insert(0, _TracebackFilter())
+        if _format_traceback not in self.logger.filters:
+            self.logger.filters.insert(0, _format_traceback)
 
     def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
         """Log with this level. `debug`, `info`, `warning` and `error` of the base class call this."""

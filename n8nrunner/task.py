@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
+from typing import Any, Callable, NamedTuple, Protocol, TypeVar
 
 from n8nrunner.errors import ProtocolError, TaskCancelled, TaskError, TaskTimeout
 from n8nrunner.logs import task_logger
@@ -19,20 +19,18 @@ from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.codec import encode_with
 from n8nrunner.protocol.json_text import NotJson, decode_member, encode_value
 
-if TYPE_CHECKING:
-    from typing import Protocol
+#: Gets n8n's answer to a call: a value, or else an error.
+Answers = queue.SimpleQueue[tuple[m.Json, m.Json]]
 
-    #: Gets n8n's answer to a call: a value, or else an error.
-    Answers = queue.SimpleQueue[tuple[m.Json, m.Json]]
 
-    class CallPort(Protocol):
-        """The link of a task, as far as its handler needs it. No method waits."""
+class CallPort(Protocol):
+    """The link of a task, as far as its handler needs it. No method waits."""
 
-        max_payload: int
+    max_payload: int
 
-        def new_id(self) -> str: ...
+    def new_id(self) -> str: ...
 
-        def call(self, task: ActiveTask, call_id: str, payload: bytes, answers: Answers | None) -> None: ...
+    def call(self, task: ActiveTask, call_id: str, payload: bytes, answers: Answers | None) -> None: ...
 
 
 _Kind = TypeVar("_Kind")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable
 
 import pytest
 
 from n8nrunner import Task, TaskError, TaskTimeout
 from n8nrunner.protocol.messages import Undecoded
-from n8nrunner.task import ActiveTask
-
-if TYPE_CHECKING:
-    from n8nrunner.task import Answers
+from n8nrunner.task import ActiveTask, Answers
 
 #: Every name that a handler may use.
 PUBLIC = {
