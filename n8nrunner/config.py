@@ -157,6 +157,13 @@ def _is_boolean(value: object) -> bool:
     return isinstance(value, bool)
 
 
+_TOKEN = "printable ASCII characters on one line"
+
+
+def _is_token(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and value.isascii() and value.isprintable()
+
+
 _is_name = _matches(r"[A-Za-z0-9_ -]{1,64}")
 _is_host = _matches(r"[A-Za-z0-9_.-]{1,253}")
 
@@ -177,13 +184,16 @@ class RunnerConfig:
         ConfigurationError: with all mistakes. A missing token alone is an error only when the runner starts.
     """
 
-    # `_check_brokers` checks the brokers, because an error must not show a password.
     broker: tuple[str, ...] = _setting(
-        (DEFAULT_BROKER,), "N8N_RUNNERS_TASK_BROKER_URI", "URLs", lambda value: True, _parse_list
+        (DEFAULT_BROKER,),
+        "N8N_RUNNERS_TASK_BROKER_URI",
+        "http:// or https:// URLs",
+        lambda value: True,  # `_check_brokers` checks them, because an error must not show a password
+        _parse_list,
     )
-    auth_token: str | None = _setting(None, "N8N_RUNNERS_AUTH_TOKEN", is_secret=True)
+    auth_token: str | None = _setting(None, "N8N_RUNNERS_AUTH_TOKEN", _TOKEN, _is_token, is_secret=True)
     auth_token_file: str | None = None
-    grant_token: str | None = _setting(None, "N8N_RUNNERS_GRANT_TOKEN", is_secret=True)
+    grant_token: str | None = _setting(None, "N8N_RUNNERS_GRANT_TOKEN", _TOKEN, _is_token, is_secret=True)
     runner_id: str | None = _setting(None, "N8N_RUNNERS_ID")
     name: str = _setting(
         DEFAULT_NAME, "N8NRUNNER_NAME", "1 to 64 letters, digits, spaces, '_' or '-'", _is_name
@@ -209,7 +219,10 @@ class RunnerConfig:
     )
 
     def __post_init__(self) -> None:
-        directory = _current_directory()
+        try:
+            directory = os.getcwd()
+        except OSError:  # it has been removed
+            directory = ""
         object.__setattr__(self, "_directory", directory)
         if isinstance(self.auth_token_file, str) and self.auth_token_file.strip():
             object.__setattr__(self, "auth_token_file", os.path.join(directory, self.auth_token_file))
@@ -245,16 +258,14 @@ class RunnerConfig:
         """
         environment = os.environ if environment is None else environment
         problems: list[str] = []
-        # The variables of settings whose value comes from a file. It may be the wrong file and hold a secret.
-        from_files: dict[str, str] = {}
         values: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         for name, setting in _SETTINGS.items():
             if name in values or (name == "auth_token" and "auth_token_file" in values):
                 continue
             source = setting.variable
             text = _plain(environment.get(source, ""))
-            path = _plain(environment.get(f"{source}_FILE", ""))
-            if not text and path:
+            path = "" if text else _plain(environment.get(f"{source}_FILE", ""))
+            if path:
                 source = f"{source}_FILE"
                 if name == "auth_token":
                     values["auth_token_file"] = path
@@ -264,19 +275,20 @@ class RunnerConfig:
                 except ValueError as error:
                     problems.append(f"{source}: {error}")
                     continue
-                from_files[name] = source
             if not text:
                 continue
             try:
-                values[name] = setting.parse(text)
-            except ValueError:
-                shown = f"the text of {path!r}" if name in from_files else repr(text)
+                value: Any = setting.parse(text)
+                if path:  # checked here, because it may be the wrong file, whose text no error shows
+                    cls(**{name: value})
+                values[name] = value
+            except (ValueError, ConfigurationError):
+                shown = f"the text of {path!r}" if path else repr(text)
                 problems.append(f"{source}: expected {setting.expected}, got {shown}")
         try:
             config = cls(**values)
         except ConfigurationError as error:
-            found = [_without_text_of_files(problem, from_files) for problem in error.problems]
-            raise ConfigurationError([*problems, *found]) from None
+            raise ConfigurationError([*problems, *error.problems]) from None
         if problems:
             raise ConfigurationError([*problems, *missing_token(config)])
         return config
@@ -301,10 +313,6 @@ class RunnerConfig:
             seen.add(address)
 
     def _check_tokens(self, problems: list[str]) -> None:
-        for name in _SECRETS:
-            value = getattr(self, name)
-            if _is_filled(value) and not _is_token(value):
-                problems.append(f"{name}: {_NO_TOKEN}")
         if self.auth_token_file is not None and not _is_filled(self.auth_token_file):
             problems.append("auth_token_file: expected a non-empty string")
         elif self.auth_token_file is not None:
@@ -347,11 +355,7 @@ def is_one_shot(config: RunnerConfig) -> bool:
 
 
 def read_auth_token(config: RunnerConfig) -> str | None:
-    """Return the shared secret. A file is read again each time.
-
-    Raises:
-        ConfigurationError: the file cannot be read or is empty.
-    """
+    """Return the shared secret. A file is read again each time; raise `ConfigurationError` if it has none."""
     if config.auth_token is not None or config.auth_token_file is None:
         return config.auth_token
     try:
@@ -359,7 +363,7 @@ def read_auth_token(config: RunnerConfig) -> str | None:
     except ValueError as error:
         raise ConfigurationError([f"auth_token_file: {error}"]) from None
     if not _is_token(token):
-        raise ConfigurationError([f"auth_token_file: {_NO_TOKEN} in the file {config.auth_token_file!r}"])
+        raise ConfigurationError([f"auth_token_file: expected {_TOKEN} in {config.auth_token_file!r}"])
     return token
 
 
@@ -390,28 +394,6 @@ def _read_file(path: str) -> str:
     if not text:
         raise ValueError(f"the file {path!r} is empty")
     return text
-
-
-def _current_directory() -> str:
-    try:
-        return os.getcwd()
-    except OSError:  # it has been removed
-        return ""
-
-
-def _without_text_of_files(problem: str, from_files: Mapping[str, str]) -> str:
-    """Return a problem without the value of its setting, if that comes from a file."""
-    name = problem.split(":", 1)[0]
-    if name not in from_files:
-        return problem
-    return f"{problem.split(', got ', 1)[0]}, got the text of the file that {from_files[name]} names"
-
-
-_NO_TOKEN = "expected printable ASCII characters on one line"
-
-
-def _is_token(text: str) -> bool:
-    return text.isascii() and text.isprintable()
 
 
 def _for_error(url: object) -> str:

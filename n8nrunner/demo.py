@@ -32,10 +32,6 @@ _FAILED = "failed or cancelled, as expected"
 _LOST = "lost with the connection, and reported so"
 
 
-class _Interrupted(Exception):
-    """The user pressed Ctrl-C."""
-
-
 def run_demo(small_tasks: int) -> int:
     """Run the demonstration, whose last part sends `small_tasks` tasks, and return the exit code.
 
@@ -83,8 +79,6 @@ class _Demo:
         """Run all parts, and call `finished` at the end."""
         try:
             self._run()
-        except _Interrupted:
-            pass
         except N8nRunnerError as error:
             if not self._interrupted.is_set():
                 self._console.print(f"[red]The demonstration broke:[/red] {error}")
@@ -264,11 +258,8 @@ class _Demo:
         return self._broker.submit(task_type, settings, timeout=_LIMIT, **options)
 
     def _result(self, task: BrokerTask) -> Any:
-        try:
-            return task.result(_LIMIT)
-        except BrokerTaskError as error:
-            self._raise_if_interrupted()
-            return error
+        error = self._error(task)
+        return task.result() if error is None else error
 
     def _error(self, task: BrokerTask) -> BrokerTaskError | None:
         error = task.error(_LIMIT)
@@ -292,7 +283,7 @@ class _Demo:
 
     def _raise_if_interrupted(self) -> None:
         if self._interrupted.is_set():
-            raise _Interrupted
+            raise N8nRunnerError("the demonstration was interrupted")
 
     def _reported(self) -> int:
         """Return how many results of lost tasks were reported, without others that were sent just before."""

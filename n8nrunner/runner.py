@@ -328,11 +328,7 @@ class Runner:
         return latest if latest is not None and latest.lifecycle.is_alive else self._engine
 
     def _current_lifecycle(self) -> Lifecycle:
-        """Return the lifecycle of the current engine, for which a caller can wait.
-
-        Raises:
-            RunnerForked: the runner runs in the parent process.
-        """
+        """Return what a caller can wait for; raise `RunnerForked` if it is in the parent process."""
         engine = self._current_engine()
         if engine is None and self._lifecycle.state is RunnerState.FORKED:
             raise RunnerForked(

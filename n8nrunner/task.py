@@ -526,11 +526,7 @@ def _from_buffer(value: m.Json) -> bytes:
 
 
 def _decoded(value: Any) -> Any:
-    """Return a value that n8n sent. If it is large, decode it here, on the handler's thread.
-
-    Raises:
-        TaskError: Python cannot decode it.
-    """
+    """Return a value that n8n sent, decoded here, on the handler's thread, or raise `TaskError`."""
     if not isinstance(value, m.Undecoded):
         return value
     try:
