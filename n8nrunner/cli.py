@@ -181,12 +181,10 @@ def _run(options: argparse.Namespace) -> int:
         return _say(error, EXIT_REFUSED)
     except errors.N8nRunnerError as error:
         return _say(error, EXIT_ERROR)
-    snapshot = runner.snapshot()
-    if snapshot.counts.unfinished:
-        return _say(
-            f"{snapshot.counts.unfinished} tasks were cut short, and n8n was told so", EXIT_UNFINISHED
-        )
-    return EXIT_OK if snapshot.state == "stopped" else _say("the runner has not stopped in time", EXIT_ERROR)
+    unfinished = runner.snapshot().counts.unfinished
+    if unfinished:
+        return _say(f"{unfinished} tasks were cut short, and n8n was told so", EXIT_UNFINISHED)
+    return EXIT_OK if runner.state == "stopped" else _say("the runner has not stopped in time", EXIT_ERROR)
 
 
 def _broker(options: argparse.Namespace) -> int:

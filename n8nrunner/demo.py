@@ -25,7 +25,6 @@ _LIMIT = 20.0
 #: How many small tasks wait at the broker at the same time.
 _WINDOW = 200
 
-
 #: The expected ends of a task, as the rows of the table.
 _ANSWERED = "answered"
 _FAILED = "failed or cancelled, as expected"
@@ -66,17 +65,13 @@ class _Demo:
         self._undelivered: list[Undelivered] = []
         self._facts: dict[str, str] = {}
 
-    # --- on the main thread -----------------------------------------------------------------------
-
     def interrupt(self) -> None:
-        """End the demonstration. Code that waits for a task gets an error."""
+        """End the demonstration, on the main thread. Code that waits for a task gets an error."""
         self._interrupted.set()
         self._broker.kill()
 
-    # --- on the demonstration's own thread ---------------------------------------------------------
-
     def run(self, finished: Callable[[], None]) -> None:
-        """Run all parts, and call `finished` at the end."""
+        """Run all parts, on a thread for them alone, and call `finished` at the end."""
         try:
             self._run()
         except N8nRunnerError as error:
