@@ -322,11 +322,9 @@ class Task:
         Raises:
             TaskError, TaskCancelled, TaskTimeout: as for `rpc`.
         """
-        arguments: list[Any] = [{"type": "Buffer", "data": list(data)}]
-        if filename is not None or mime is not None:
-            arguments.append(filename)
-        if mime is not None:
-            arguments.append(mime)
+        arguments: list[Any] = [{"type": "Buffer", "data": list(data)}, filename, mime]
+        while arguments[-1] is None:
+            arguments.pop()
         return _expect(dict, self.rpc("helpers.prepareBinaryData", *arguments), "save_file")
 
     def http_request(self, **options: Any) -> Any:
