@@ -62,21 +62,18 @@ class ExecutorHolder:
     ) -> None:
         self.executor: Executor | None = None
         self.is_here = True
-        self._factory: Callable[[], Executor] | None = None
-        self._given: Executor | None = None
-        if is_factory(given):
-            self._factory = given  # type: ignore[assignment]
-        else:
-            self._given = given  # type: ignore[assignment]
+        self._given = given
+        # Whether the runner shuts the executor down, and replaces it.
+        self._is_own = is_factory(given)
         self._capacity = capacity
         self._listener = listener
         self._replaced = replaced
         self._refusals = 0
         self._delay = FIRST_DELAY
+        # Set when nothing is replaced any more: at the end, or when the caller's executor has broken.
         self._ended = threading.Event()
         # Guards the decision that an executor is broken. Nothing is called under it.
         self._lock = threading.Lock()
-        self._broken: Executor | None = None
 
     def start(self) -> None:
         """Make the executor if the caller gave a function, run a first function, and find out where it ran.
@@ -85,11 +82,12 @@ class ExecutorHolder:
             ExecutorBroken: the executor does not run anything, or runs it in the thread that submits it, or
                 the function did not make an executor.
         """
-        self._adopt(self._given if self._factory is None else self._make(self._factory))
+        self.executor = self._make()
 
-    def _make(self, factory: Callable[[], Executor]) -> Executor:
+    def _make(self) -> Executor:
+        """Return an executor that has run a first function: the caller's, or a new one."""
         try:
-            executor = factory()
+            executor: Executor = self._given() if self._is_own else self._given  # type: ignore[assignment, operator]
         except Exception as error:
             raise ExecutorBroken(f"the function for the executor raised {error_text(error)}") from error
         if not callable(getattr(executor, "submit", None)):
@@ -97,17 +95,13 @@ class ExecutorHolder:
                 "the function for the executor returned "
                 f"{type(executor).__name__}, expected a concurrent.futures.Executor"
             )
-        return executor
-
-    def _adopt(self, executor: Executor | None) -> None:
-        assert executor is not None
         try:
             self.is_here = _runs_here(executor)
         except BaseException:
             self._dismiss(executor)
             raise
         self._warn_if_small(executor)
-        self.executor = executor
+        return executor
 
     def _warn_if_small(self, executor: Executor) -> None:
         workers = getattr(executor, "_max_workers", None)  # of the executors of concurrent.futures
@@ -133,7 +127,7 @@ class ExecutorHolder:
         if not _is_final(error) and self._refusals < _REFUSALS:
             return False
         self._break(executor, error)
-        return self._factory is not None and isinstance(error, BrokenExecutor) and not self._ended.is_set()
+        return self._is_own and isinstance(error, BrokenExecutor) and not self._ended.is_set()
 
     def note_failed(self, executor: Executor, error: BaseException | None) -> None:
         """Note the exception of a future of the executor."""
@@ -143,47 +137,51 @@ class ExecutorHolder:
     def _break(self, executor: Executor, error: BaseException) -> None:
         """Replace a broken executor, or report it. Later calls for the same executor do nothing."""
         with self._lock:
-            if self._ended.is_set() or self._broken is executor:
+            if self._ended.is_set() or self.executor is not executor:
                 return
-            self._broken = executor
+            if self._is_own:
+                self.executor = None
+            else:
+                self._ended.set()
         reason = ExecutorBroken(
             f"the executor runs no tasks now ({type(error).__name__}; the logger n8nrunner.tasks says more)"
         )
         reason.__cause__ = error
         task_logger.error("The executor is broken: %s", error_text(error))
-        if self._factory is None:
+        if not self._is_own:
             self._listener.executor_broken(reason)
             return
-        self.executor = None
         self._listener.set_offering(False)
         try:
             threading.Thread(
-                target=self._replace, args=(self._factory, executor), name="n8nrunner-executor", daemon=True
+                target=self._replace, args=(executor,), name="n8nrunner-executor", daemon=True
             ).start()
         except RuntimeError:  # no more threads
             self._listener.executor_broken(reason)
 
-    def _replace(self, factory: Callable[[], Executor], executor: Executor) -> None:
-        """Replace the executor, on a thread of its own, because making one may take long."""
+    def _replace(self, broken: Executor) -> None:
+        """Replace an executor, on a thread of its own, because making one may take long."""
         try:
-            self._dismiss(executor)
+            self._dismiss(broken)
             while not self._ended.is_set():
                 delay, self._delay = self._delay, min(2 * self._delay, LONGEST_DELAY)
                 logger.warning("The executor is broken; it is replaced in %.1f s", delay)
                 if self._ended.wait(delay):
                     return
                 try:
-                    self._adopt(self._make(factory))
+                    executor = self._make()
                 except ExecutorBroken as error:
                     task_logger.error("The executor could not be replaced: %s", error)
                     continue
+                self._refusals = 0
+                # Before the executor can get a task and break, so that a pause of the offers comes later.
+                self._listener.set_offering(True)
+                self.executor = executor
                 if self._ended.is_set():
-                    self._dismiss(self.executor)
+                    self._dismiss(executor)
                     return
                 logger.warning("The executor has been replaced")
-                self._refusals = 0
                 self._replaced()
-                self._listener.set_offering(True)
                 return
         except BaseException as error:  # noqa: BLE001 - the runner would stay without an executor
             failed = ExecutorBroken(f"the executor could not be replaced ({logs.describe(error)})")
@@ -196,7 +194,7 @@ class ExecutorHolder:
 
     def _dismiss(self, executor: Executor | None) -> None:
         """Shut an executor down if a function has made it for the runner."""
-        if self._factory is None or executor is None:
+        if executor is None or not self._is_own:
             return
         try:
             executor.shutdown(wait=False)
@@ -233,9 +231,9 @@ def _runs_here(executor: Executor) -> bool:
         reason = error_text(error)
         if isinstance(error, concurrent.futures.TimeoutError):
             reason = f"not within {WARM_UP:g} s"
-        raise ExecutorBroken(f"the executor that was passed runs nothing: {reason}") from error
+        raise ExecutorBroken(f"the executor runs nothing: {reason}") from error
     here = _where()
     if where == here:
         # Handlers would hold up the thread that serves the connections.
-        raise ExecutorBroken("the executor that was passed runs tasks in the thread that submits them")
+        raise ExecutorBroken("the executor runs tasks in the thread that submits them")
     return where[:2] == here[:2]

@@ -136,7 +136,7 @@ class TaskPool:
         if self._holder is not None:
             self._submit_elsewhere(job, self._holder)
         elif self._threads is None or self._is_shut_down:
-            self._end(job, _broken(task, "the runner has shut its threads down"))
+            self._end(job, _not_run(task))
         else:
             self._threads.put(job)
 
@@ -184,7 +184,7 @@ class TaskPool:
 
     def _submit_elsewhere(self, job: _Job, holder: ExecutorHolder) -> None:
         executor, task = holder.executor, job.task
-        if task.cancelled:
+        if task.cancelled or self._is_shut_down:
             self._end(job, _not_run(task))
             return
         self._queued[job] = None
@@ -221,17 +221,19 @@ class TaskPool:
         """Keep a job until there is an executor again."""
         job.task.on_cancel(lambda: self._cancel_held(job))
         self._held.append(job)
-        if holder.executor is not None:
+        if holder.executor is not None or self._is_shut_down:
             self._submit_held()
 
     def _submit_held(self) -> None:
-        while self._held and self._holder is not None:
+        """Submit the jobs that wait for an executor. If it breaks, the rest waits for the next one."""
+        holder = self._holder
+        while self._held and holder is not None and (holder.executor is not None or self._is_shut_down):
             try:
                 job = self._held.popleft()
             except IndexError:  # another thread was faster
                 return
             if self._claim(job):
-                self._submit_elsewhere(job, self._holder)
+                self._submit_elsewhere(job, holder)
 
     def _cancel_held(self, job: _Job) -> None:
         if self._claim(job):
@@ -297,8 +299,7 @@ class TaskPool:
             self._threads.end()
         if self._holder is not None:
             self._holder.shut_down()
-        while self._held:
-            self._cancel_held(self._held.popleft())
+            self._submit_held()  # which ends them now
 
     def join(self, deadline: Deadline) -> list[str]:
         """Wait for the threads of the pool. Return the tasks whose handlers have not returned, as text."""
@@ -318,8 +319,8 @@ def _future_of(executor: Executor, task: ActiveTask) -> Future[Answer | None] | 
 
 
 def _not_run(task: ActiveTask, reason: str | None = None) -> Answer:
-    """Return the answer for a task that ended before its handler began. n8n no longer waits for it."""
-    why = reason or task.cancel_reason
+    """Return the answer for a task that ended before its handler began."""
+    why = reason or task.cancel_reason or "the runner has stopped"
     task_logger.info("%s did not run: %s", about(task), why)
     return failure(task, f"The task did not run: {why}")
 

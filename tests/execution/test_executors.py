@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from math import inf
 from typing import Any, Callable
 
 import pytest
@@ -15,8 +19,10 @@ import pytest
 from n8nrunner import ConfigurationError, ExecutorBroken, Runner, Task
 from n8nrunner.broker import Broker, BrokerTaskError
 from n8nrunner.execution import executors
+from n8nrunner.execution.pools import TaskPool
 from tests.conftest import LIMIT, TOKEN, engine_of, new_processes, wait_until
 from tests.execution import handlers
+from tests.execution.test_pools import Custom, Ends, new_task, run
 
 NewRunner = Callable[..., Runner]
 
@@ -29,15 +35,16 @@ def replaced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 class Breakable(ThreadPoolExecutor):
     """Threads that a test can break, as a process that dies breaks a process pool."""
 
-    def __init__(self) -> None:
+    def __init__(self, accepts: float = inf) -> None:
         super().__init__(2, thread_name_prefix="breakable")
         self.is_broken = False
+        self.accepts = accepts
         self.submitted = 0
         self.shut_down = False
 
     def submit(self, fn: Any, /, *args: Any, **options: Any) -> Future[Any]:
         self.submitted += 1
-        if self.is_broken:
+        if self.is_broken or self.submitted > self.accepts:
             raise BrokenExecutor("a worker died")
         return super().submit(fn, *args, **options)
 
@@ -46,8 +53,29 @@ class Breakable(ThreadPoolExecutor):
         super().shutdown(wait, cancel_futures=cancel_futures)
 
 
-def fails_to_begin() -> None:
-    raise OSError("the model cannot be loaded")
+class Listener:
+    """Records whether the pool wants tasks to be offered."""
+
+    def __init__(self) -> None:
+        self.offering: list[bool] = []
+        self.errors: list[ExecutorBroken] = []
+
+    def set_offering(self, wanted: bool) -> None:
+        self.offering.append(wanted)
+
+    def executor_broken(self, error: ExecutorBroken) -> None:
+        self.errors.append(error)
+
+
+@contextlib.contextmanager
+def pool_with(make: Callable[[], Executor], listener: Listener) -> Iterator[TaskPool]:
+    """A pool whose executors a function makes. Its factory must not wait at the end."""
+    pool = TaskPool(make, 2, None, 1_000_000, listener)
+    pool.warm_up()
+    try:
+        yield pool
+    finally:
+        pool.shut_down()
 
 
 def status_of(url: str) -> int:
@@ -285,6 +313,95 @@ def test_a_stop_while_an_executor_is_replaced_ends_everything(broker: Broker, ne
     wait_until(lambda: len(made) == 2 and made[1].shut_down)
 
 
+def test_tasks_wait_without_a_loop_when_their_next_executor_breaks_too() -> None:
+    made: list[Breakable] = []
+    may_go_on = threading.Event()
+
+    def make() -> Executor:
+        if len(made) == 2:
+            assert may_go_on.wait(LIMIT)
+        made.append(Breakable(accepts=1 if len(made) == 1 else inf))
+        return made[-1]
+
+    def replacing() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name == "n8nrunner-executor"]
+
+    listener, ends = Listener(), Ends()
+    with pool_with(make, listener) as pool:
+        made[0].is_broken = True
+        try:
+            for number in range(2):
+                pool.submit(handlers.echo, new_task(number), ends)
+            wait_until(lambda: listener.offering[2:])
+            assert listener.offering == [False, True, False]
+            wait_until(lambda: len(replacing()) == 1)  # the thread that had replaced the first one has ended
+            assert made[1].submitted == 2  # the first function, and one task
+        finally:
+            may_go_on.set()
+        ends.wait(2)
+        assert sorted(ends.messages()) == [0, 1]
+        wait_until(lambda: listener.offering == [False, True, False, True])
+    assert listener.errors == []
+
+
+def test_tasks_wait_for_the_next_executor_while_the_break_is_still_being_logged() -> None:
+    made: list[Breakable] = []
+    logging_it, may_go_on = threading.Event(), threading.Event()
+
+    class Slow(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("The executor is broken"):
+                logging_it.set()
+                assert may_go_on.wait(LIMIT)
+
+    def make() -> Executor:
+        made.append(Breakable())
+        return made[-1]
+
+    handler, ends = Slow(), Ends()
+    with pool_with(make, Listener()) as pool:
+        made[0].is_broken = True
+        first = threading.Thread(target=pool.submit, args=(handlers.echo, new_task(1), ends))
+        logging.getLogger("n8nrunner.tasks").addHandler(handler)
+        try:
+            first.start()
+            assert logging_it.wait(LIMIT)
+            pool.submit(handlers.echo, new_task(2), ends)
+            assert made[0].submitted == 2  # the first function, and the task that broke it
+        finally:
+            may_go_on.set()
+            first.join()
+            logging.getLogger("n8nrunner.tasks").removeHandler(handler)
+        ends.wait(2)
+    assert sorted(ends.messages()) == [1, 2]
+
+
+def test_a_late_failure_of_an_executor_that_was_replaced_long_ago_breaks_nothing() -> None:
+    kept: list[Future[Any]] = []
+
+    def keep_one(future: Future[Any], call: Callable[[], Any]) -> None:
+        if kept:
+            raise BrokenExecutor("a worker died")
+        kept.append(future)
+
+    def refuse(future: Future[Any], call: Callable[[], Any]) -> None:
+        raise BrokenExecutor("a worker died")
+
+    third = Breakable()
+    unused = iter([Custom(keep_one), Custom(refuse), third])
+    listener, ends = Listener(), Ends()
+    with pool_with(lambda: next(unused), listener) as pool:
+        pool.submit(handlers.echo, new_task(1), ends)
+        pool.submit(handlers.echo, new_task(2), ends)
+        ends.wait()
+        assert ends.messages() == [2]
+        kept[0].set_exception(BrokenExecutor("another worker died"))
+        ends.wait()
+        assert run(pool, handlers.echo, 3) == 3
+        assert not third.shut_down
+        assert listener.offering == [False, True, False, True]
+
+
 @pytest.mark.parametrize("make", [lambda: 5, lambda: 1 / 0])
 def test_start_raises_if_the_function_does_not_return_an_executor(
     make: Callable[[], Any], broker: Broker, new_runner: NewRunner
@@ -292,7 +409,7 @@ def test_start_raises_if_the_function_does_not_return_an_executor(
     runner = new_runner(executor=make)
     with pytest.raises(ExecutorBroken, match="the function for the executor"):
         runner.start()
-    assert runner.state in ("new", "stopped", "failed")
+    assert runner.state == "new"
 
 
 def test_an_executor_class_counts_as_a_function_that_makes_executors(

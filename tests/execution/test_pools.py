@@ -21,6 +21,7 @@ from n8nrunner import ExecutorBroken, Runner, Task
 from n8nrunner.broker import Broker, BrokerTaskError
 from n8nrunner.deadline import Deadline
 from n8nrunner.execution import executors
+from n8nrunner.execution.executors import ExecutorOrFactory
 from n8nrunner.execution.invoke import Answer
 from n8nrunner.execution.pools import TaskPool
 from n8nrunner.task import ActiveTask
@@ -66,7 +67,7 @@ class Ends:
 
 
 @contextlib.contextmanager
-def pool_of(executor: Executor | None = None, capacity: int = 3) -> Iterator[TaskPool]:
+def pool_of(executor: ExecutorOrFactory | None = None, capacity: int = 3) -> Iterator[TaskPool]:
     pool = TaskPool(executor, capacity, None, 1_000_000, Silent())
     pool.warm_up()
     try:
@@ -171,13 +172,12 @@ def test_join_names_the_tasks_that_still_run() -> None:
     assert pool.join(Deadline(LIMIT)) == []
 
 
-def test_a_task_that_comes_after_the_end_is_answered() -> None:
-    with pool_of() as pool:
+@pytest.mark.parametrize("executor", [None, ThreadPoolExecutor])
+def test_a_task_that_comes_after_the_end_is_answered(executor: Any) -> None:
+    with pool_of(executor) as pool:
         pool.shut_down()
-        error = run(pool, handlers.echo)
-    assert error["message"] == "ExecutorBroken: the runner's executor did not run the task"
-    assert "shut its threads down" in error["description"]
-    assert not pool.active
+        assert run(pool, handlers.echo) == {"message": "The task did not run: the runner has stopped"}
+        assert not pool.active
 
 
 def test_the_context_is_entered_around_every_handler() -> None:
