@@ -45,10 +45,9 @@ class Callbacks:
 
     def put(self, result: Undelivered) -> None:
         """Report a result on the thread. Do not wait for it."""
-        if self._callback is None or self._has_failed:
-            _log(result)
-        else:
-            self._queue.put(result)
+        self._queue.put(result)
+        if self._callback is None or self._has_failed:  # looked at last: the thread may fail at any moment
+            self._log_rest()
 
     def end(self) -> None:
         """Let the thread end after the results in its queue. Do not wait for it."""

@@ -15,6 +15,7 @@ import pytest
 
 from n8nrunner import Runner, RunnerFailed, Task, Undelivered
 from n8nrunner.broker import Broker
+from n8nrunner.callbacks import Callbacks
 from n8nrunner.connection import attempt
 from n8nrunner.connection.loop import LinkThread
 from n8nrunner.protocol import link, retry
@@ -443,6 +444,34 @@ def test_a_dead_callbacks_thread_is_a_failed_runner(
             runner.join(LIMIT)
         wait_until(lambda: f"The result of task {task.task_id} (wait) did not reach n8n" in caplog.text)
     assert runner.state == "failed"
+
+
+def test_a_result_is_logged_if_the_callbacks_thread_ends_while_it_is_put(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class LateQueue:
+        """Lets the thread end right before the second result is in the queue."""
+
+        def __init__(self, queue: Any) -> None:
+            self.get, self.get_nowait, self._put = queue.get, queue.get_nowait, queue.put
+
+        def put(self, result: Any) -> None:
+            if result is second:
+                self._put(first)
+                callbacks.thread.join(LIMIT)
+            self._put(result)
+
+    first, second = (Undelivered(name, "tests", "http://n8n", None, False, True) for name in ("1st", "2nd"))
+    failures: list[BaseException] = []
+    callbacks = Callbacks(lambda result: None, failures.append)
+    callbacks._call = Fault(callbacks._call, SystemExit())  # type: ignore[method-assign]
+    callbacks._queue = LateQueue(callbacks._queue)  # type: ignore[assignment]
+    callbacks.start()
+    callbacks.put(second)
+    assert not callbacks.thread.is_alive()
+    assert len(failures) == 1
+    for name in ("1st", "2nd"):
+        assert caplog.text.count(f"The result of task {name} (tests) did not reach n8n") == 1
 
 
 def test_a_dead_health_server_is_a_failed_runner(broker: Broker, new_runner: NewRunner) -> None:
