@@ -44,50 +44,36 @@ class Answer(NamedTuple):
     tally: Tally | None = None
 
 
-def invoke(
-    handler: Handler,
-    task: ActiveTask,
-    context: TaskContext | None,
-    max_payload: int,
-    in_other_process: bool = False,
-) -> Answer:
+def invoke(handler: Handler, task: ActiveTask, context: TaskContext | None, max_payload: int) -> Answer:
     """Run a handler, within the context that `context` makes, and return the answer to its task.
 
-    Exceptions become answers too. An answer has at most `max_payload` bytes. In another process, Ctrl-C can
-    raise `KeyboardInterrupt` in the handler.
+    Exceptions become answers too. An answer has at most `max_payload` bytes. In another process, Ctrl-C
+    raises `KeyboardInterrupt` in the handler or while its result is encoded.
     """
     try:
-        return _invoke(handler, task, context, max_payload, in_other_process)
+        return _run(handler, task, context, max_payload)
+    except BaseException as error:  # noqa: BLE001 - SystemExit in a handler ends the task, not the pool
+        if isinstance(error, KeyboardInterrupt) and task.in_other_process:
+            return _interrupted(task, max_payload)
+        return _failed(task, error, max_payload)
     finally:
         if task.left_out:
             task_logger.error("%s: %d more failures are left out of the log", about(task), task.left_out)
 
 
-def _invoke(
-    handler: Handler,
-    task: ActiveTask,
-    context: TaskContext | None,
-    max_payload: int,
-    in_other_process: bool,
-) -> Answer:
+def _run(handler: Handler, task: ActiveTask, context: TaskContext | None, max_payload: int) -> Answer:
+    """Run a handler, and encode its result. Raises what the handler, the context or the result raises."""
     result = None  # stays so if the context suppresses the handler's exception
-    try:
-        if context is None:
+    if context is None:
+        result = handler(task)
+    else:
+        with context():
             result = handler(task)
-        else:
-            with context():
-                result = handler(task)
-    except BaseException as error:  # noqa: BLE001 - SystemExit in a handler ends the task, not the pool
-        if in_other_process and isinstance(error, KeyboardInterrupt):
-            return _interrupted(task, max_payload)
-        return _failed(task, error, max_payload)
     try:
         text = result.text if type(result) is Encoded else encode_value(result)
         payload = encode_result(task.id, text)
     except NotJson as error:
         return _refused(task, max_payload, f"The result cannot be sent to n8n: {error}")
-    except BaseException as error:  # noqa: BLE001 - such as from a property of the result's class
-        return _failed(task, error, max_payload)
     if len(payload) > max_payload:
         return _refused(
             task,

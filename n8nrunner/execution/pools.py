@@ -47,7 +47,7 @@ def _invoke_elsewhere(
     """Run a task in another process, unless its time limit passed while it waited for the process."""
     if time.monotonic() >= task.deadline and clock == _clock():
         return _not_run(task, "its time limit had passed before a process was free for it")
-    return invoke(handler, task, context, max_payload, in_other_process=True)
+    return invoke(handler, task, context, max_payload)
 
 
 class _Job:

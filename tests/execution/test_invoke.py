@@ -25,8 +25,8 @@ def nothing_left_behind() -> None:
     """Nothing here opens anything, and the look at what is left takes longer than these tests."""
 
 
-def new_task(settings: Any = None) -> ActiveTask:
-    return ActiveTask("abcd1234", "tests", settings, time.monotonic() + 60)
+def new_task(settings: Any = None, port: Any = "the task is not in another process") -> ActiveTask:
+    return ActiveTask("abcd1234", "tests", settings, time.monotonic() + 60, port)
 
 
 def answer_of(handler: Callable[[Task], Any], max_payload: int = LARGE, context: Any = None) -> Answer:
@@ -176,6 +176,22 @@ def test_an_exception_while_a_result_is_encoded_fails_the_task(error: BaseExcept
     value = Hostile(x=1)
     value.error = error
     assert type(error).__name__ in error_of(lambda task: value)["message"]
+
+
+def interrupted_encoding(task: Task) -> Any:
+    value = Hostile(x=1)
+    value.error = KeyboardInterrupt()
+    return value
+
+
+@pytest.mark.parametrize("handler", [raising(KeyboardInterrupt()), interrupted_encoding])
+def test_ctrl_c_in_another_process_cuts_the_task_short(
+    handler: Callable[[Task], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = invoke(handler, new_task(port=None), None, LARGE)
+    assert answer.interrupted
+    assert json.loads(answer.payload)["error"]["message"] == "The process of the task was interrupted"
+    assert "ignore_interrupts" in caplog.text
 
 
 def test_a_result_above_the_limit_fails_the_task() -> None:
