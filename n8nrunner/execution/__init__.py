@@ -1,1 +1,1 @@
-"""Runs handlers, on a pool of threads or on the caller's `concurrent.futures.Executor`."""
+"""Runs handlers, on the runner's threads or on an executor of `concurrent.futures`."""

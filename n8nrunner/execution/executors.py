@@ -29,13 +29,13 @@ _token = uuid.uuid4().hex
 
 
 class Listener(Protocol):
-    """Learns about the state of the pool's executor, on any thread. No method waits."""
+    """What a pool tells of its executor, on any thread. No method waits."""
 
     def executor_broken(self, error: ExecutorBroken, /) -> None:
-        """Learn that the executor is broken, and that the runner cannot replace it."""
+        """Handle a broken executor that the runner cannot replace."""
 
     def set_offering(self, wanted: bool, /) -> None:
-        """Learn whether tasks can run now. They cannot while the executor is replaced."""
+        """Offer tasks, or pause offers while the executor is replaced."""
 
 
 def is_factory(executor: object) -> bool:
@@ -49,19 +49,19 @@ class ExecutorHolder:
     Args:
         given: the caller's executor or function.
         capacity: how many tasks run at once.
-        listener: learns when the executor breaks and when it has been replaced.
+        listener: told when the executor breaks and when it has been replaced.
         replaced: called on any thread when a new executor has replaced a broken one.
 
     Attributes:
         executor: the executor; None before `start`, and while it is replaced.
-        is_here: whether it runs tasks in this process.
+        is_in_process: whether it runs tasks in this process.
     """
 
     def __init__(
         self, given: ExecutorOrFactory, capacity: int, listener: Listener, replaced: Callable[[], None]
     ) -> None:
         self.executor: Executor | None = None
-        self.is_here = True
+        self.is_in_process = True
         self._given = given
         # Whether the runner shuts the executor down, and replaces it.
         self._is_own = is_factory(given)
@@ -76,16 +76,15 @@ class ExecutorHolder:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Make the executor if the caller gave a function, run a first function, and find out where it ran.
-
-        Raises:
-            ExecutorBroken: the executor does not run anything, or runs it in the thread that submits it, or
-                the function did not make an executor.
-        """
+        """Get the executor ready. Raises `ExecutorBroken`."""
         self.executor = self._make()
 
     def _make(self) -> Executor:
-        """Return an executor that has run a first function: the caller's, or a new one."""
+        """Return an executor that has run a first function: the caller's, or a new one.
+
+        Raises:
+            ExecutorBroken: the function that makes executors failed, or see `_runs_in_process`.
+        """
         try:
             executor: Executor = self._given() if self._is_own else self._given  # type: ignore[assignment, operator]
         except Exception as error:
@@ -96,9 +95,9 @@ class ExecutorHolder:
                 f"{type(executor).__name__}, expected a concurrent.futures.Executor"
             )
         try:
-            self.is_here = _runs_here(executor)
+            self.is_in_process = _runs_in_process(executor)
         except BaseException:
-            self._dismiss(executor)
+            self._shut_down_if_own(executor)
             raise
         self._warn_if_small(executor)
         return executor
@@ -118,10 +117,10 @@ class ExecutorHolder:
         """Note that the executor has accepted a task."""
         self._refusals = 0
 
-    def note_refused(self, executor: Executor, error: BaseException) -> bool:
+    def may_wait_after(self, executor: Executor, error: BaseException) -> bool:
         """Note that the executor raised when it got a task.
 
-        Return whether the task may wait: the executor did not accept it, and will be replaced.
+        Return whether the task may wait: the executor broke before it accepted the task, and is replaced.
         """
         self._refusals += 1
         if not _is_final(error) and self._refusals < _REFUSALS:
@@ -129,9 +128,9 @@ class ExecutorHolder:
         self._break(executor, error)
         return self._is_own and isinstance(error, BrokenExecutor) and not self._ended.is_set()
 
-    def note_failed(self, executor: Executor, error: BaseException | None) -> None:
+    def note_failed(self, executor: Executor, error: BaseException) -> None:
         """Note the exception of a future of the executor."""
-        if error is not None and _is_final(error):
+        if _is_final(error):
             self._break(executor, error)
 
     def _break(self, executor: Executor, error: BaseException) -> None:
@@ -162,7 +161,7 @@ class ExecutorHolder:
     def _replace(self, broken: Executor) -> None:
         """Replace an executor, on a thread of its own, because making one may take long."""
         try:
-            self._dismiss(broken)
+            self._shut_down_if_own(broken)
             while not self._ended.is_set():
                 delay, self._delay = self._delay, min(2 * self._delay, LONGEST_DELAY)
                 logger.warning("The executor is broken; it is replaced in %.1f s", delay)
@@ -178,7 +177,7 @@ class ExecutorHolder:
                 self._listener.set_offering(True)
                 self.executor = executor
                 if self._ended.is_set():
-                    self._dismiss(executor)
+                    self._shut_down_if_own(executor)
                     return
                 logger.warning("The executor has been replaced")
                 self._replaced()
@@ -192,7 +191,7 @@ class ExecutorHolder:
         """Note that the executor has run a task, so that its replacement waits for the first delay again."""
         self._delay = FIRST_DELAY
 
-    def _dismiss(self, executor: Executor | None) -> None:
+    def _shut_down_if_own(self, executor: Executor | None) -> None:
         """Shut an executor down if a function has made it for the runner."""
         if executor is None or not self._is_own:
             return
@@ -204,7 +203,7 @@ class ExecutorHolder:
     def shut_down(self) -> None:
         """Shut the executor down if a function made it. Wait for nothing."""
         self._ended.set()
-        self._dismiss(self.executor)
+        self._shut_down_if_own(self.executor)
 
 
 def _is_final(error: BaseException) -> bool:
@@ -214,26 +213,26 @@ def _is_final(error: BaseException) -> bool:
     )
 
 
-def _where() -> tuple[str, int, int]:
-    """Return what identifies this process and thread. A forked process has the same token, not the number."""
+def _place() -> tuple[str, int, int]:
+    """Return what identifies this process and thread. A forked process has only the token in common."""
     return _token, os.getpid(), threading.get_ident()
 
 
-def _runs_here(executor: Executor) -> bool:
+def _runs_in_process(executor: Executor) -> bool:
     """Run a first function, which may take long, and return whether it ran in this process.
 
     Raises:
         ExecutorBroken: the executor does not run anything, or runs it in the thread that submits it.
     """
     try:
-        where = executor.submit(_where).result(WARM_UP)
+        place = executor.submit(_place).result(WARM_UP)
     except Exception as error:
         reason = error_text(error)
         if isinstance(error, concurrent.futures.TimeoutError):
             reason = f"not within {WARM_UP:g} s"
         raise ExecutorBroken(f"the executor runs nothing: {reason}") from error
-    here = _where()
-    if where == here:
+    here = _place()
+    if place == here:
         # Handlers would hold up the thread that serves the connections.
         raise ExecutorBroken("the executor runs tasks in the thread that submits them")
-    return where[:2] == here[:2]
+    return place[:2] == here[:2]

@@ -1,6 +1,6 @@
 """Runs one handler and encodes its answer, in this process or in a process of an executor.
 
-`invoke` and its arguments can be pickled.
+An executor of processes pickles `invoke` and its arguments.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def invoke(handler: Handler, task: ActiveTask, context: TaskContext | None, max_
         return _run(handler, task, context, max_payload)
     except BaseException as error:  # noqa: BLE001 - SystemExit in a handler ends the task, not the pool
         if isinstance(error, KeyboardInterrupt) and task.in_other_process:
-            return _interrupted(task, max_payload)
+            return _interrupted(task)
         return _failed(task, error, max_payload)
     finally:
         if task.left_out:
@@ -105,15 +105,15 @@ def _failed(task: ActiveTask, error: BaseException, max_payload: int) -> Answer:
     return _answer(task, max_payload, describe_error(error))
 
 
-def _interrupted(task: ActiveTask, max_payload: int) -> Answer:
+def _interrupted(task: ActiveTask) -> Answer:
     """Return the answer for a task that Ctrl-C has ended in a process of an executor."""
     task_logger.error(
         "%s was cut short: Ctrl-C reached its process. To let tasks finish, pass "
         "initializer=n8nrunner.ignore_interrupts to the executor",
         about(task),
     )
-    error = _texts("The process of the task was interrupted", "Run it again.")
-    return _answer(task, max_payload, error)._replace(interrupted=True)
+    answer = failure(task, "The process of the task was interrupted", "Run it again.")
+    return answer._replace(interrupted=True)
 
 
 def log_error(task: ActiveTask, error: BaseException, where: str = "") -> None:
@@ -161,7 +161,7 @@ def _answer(task: ActiveTask, max_payload: int | None, error: dict[str, str]) ->
     return Answer(payload, failed=True, tally=task.tally)
 
 
-def error_text(error: BaseException | None) -> str:
+def error_text(error: BaseException) -> str:
     """Return the type and the text of an exception."""
     return f"{type(error).__name__}: {text_of(error)}"
 

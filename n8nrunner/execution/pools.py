@@ -1,12 +1,12 @@
-"""Runs handlers, on threads of the pool or on an executor of the caller.
+"""Runs handlers, on threads of the pool or on an executor.
 
-Each task ends exactly once, wherever an exception interrupts the pool. A `_Job` notes how far its task has
-come, and `TaskPool._end` can be called again until `on_end` has returned. `on_end` may be called twice then,
-so the caller counts the first call.
+Every task ends, wherever an exception interrupts the pool: a `_Job` notes how far its task has come. `on_end`
+may be called more than once for a task; its caller ignores all calls but the first.
 """
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import threading
 import time
@@ -23,7 +23,7 @@ from n8nrunner.execution.threads import Threads
 from n8nrunner.logs import task_logger
 from n8nrunner.task import ActiveTask
 
-#: Called when a task has ended, on any thread. It only posts. The first call for a task counts.
+#: Called when a task has ended, on any thread. It only posts.
 OnEnd = Callable[[ActiveTask, Answer], None]
 
 #: How often `on_end` is called while it raises.
@@ -32,7 +32,7 @@ _TRIES = 5
 _inside = threading.local()
 
 
-def _clock() -> str:
+def _clock_name() -> str:
     """Return the name of this machine's monotonic clock. Processes with the same name share the clock."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
@@ -45,7 +45,7 @@ def _invoke_elsewhere(
     handler: Handler, task: ActiveTask, context: TaskContext | None, max_payload: int, clock: str
 ) -> Answer:
     """Run a task in another process, unless its time limit passed while it waited for the process."""
-    if time.monotonic() >= task.deadline and clock == _clock():
+    if time.monotonic() >= task.deadline and clock == _clock_name():
         return _not_run(task, "its time limit had passed before a process was free for it")
     return invoke(handler, task, context, max_payload)
 
@@ -57,10 +57,9 @@ class _Job:
         started: whether the handler may have begun.
         answer: the answer, once it is known.
         has_ended: whether `on_end` has returned.
-        tries: how often `on_end` has raised.
     """
 
-    __slots__ = ("answer", "handler", "has_ended", "on_end", "started", "task", "tries")
+    __slots__ = ("answer", "handler", "has_ended", "on_end", "started", "task")
 
     def __init__(self, handler: Handler, task: ActiveTask, on_end: OnEnd) -> None:
         self.handler = handler
@@ -68,7 +67,6 @@ class _Job:
         self.on_end = on_end
         self.answer: Answer | None = None
         self.started = self.has_ended = False
-        self.tries = 0
 
 
 class TaskPool:
@@ -98,18 +96,11 @@ class TaskPool:
         self._max_payload = max_payload
         self._start_context = StartContext()
         self._is_shut_down = False
-        self._clock = ""
-        # Tasks that wait in an executor's queue, or for an executor. The thread that removes a task runs it
-        # or ends it.
-        self._queued: dict[_Job, None] = {}
-        # Tasks that wait until a broken executor has been replaced.
-        self._held: deque[_Job] = deque()
-        self._threads: Threads[_Job] | None = None
-        self._holder: ExecutorHolder | None = None
+        self._workers: Threads[_Job] | _ExecutorJobs
         if executor is None:
-            self._threads = Threads(capacity, self._run, "n8nrunner-pool", self._enter)
+            self._workers = Threads(capacity, self._run, "n8nrunner-pool", self._enter)
         else:
-            self._holder = ExecutorHolder(executor, capacity, listener, self._submit_held)
+            self._workers = _ExecutorJobs(self, executor, capacity, listener)
 
     def warm_up(self) -> None:
         """Start the threads of the pool, or let the executor run a first function.
@@ -118,11 +109,7 @@ class TaskPool:
             ExecutorBroken: no thread can be started, or the executor does not run anything, or runs it in the
                 thread that submits it.
         """
-        if self._threads is not None:
-            self._threads.start()
-        if self._holder is not None:
-            self._clock = _clock()
-            self._holder.start()
+        self._workers.start()
 
     @property
     def is_current(self) -> bool:
@@ -130,17 +117,23 @@ class TaskPool:
         return getattr(_inside, "pool", None) is self
 
     def submit(self, handler: Handler, task: ActiveTask, on_end: OnEnd) -> None:
-        """Run a handler. `on_end` is called when it has returned or cannot run. This never raises."""
+        """Run a handler. `on_end` is called when it has returned or cannot run."""
         self.active[task] = None
         job = _Job(handler, task, on_end)
-        if self._holder is not None:
-            self._submit_elsewhere(job, self._holder)
-        elif self._threads is None or self._is_shut_down:
+        if self._is_shut_down:
             self._end(job, _not_run(task))
         else:
-            self._threads.put(job)
+            self._workers.put(job)
 
-    # --- on a thread of this process --------------------------------------------------------------
+    def shut_down(self) -> None:
+        """Accept no more tasks. Wait for nothing: the pool's threads end when their handlers return."""
+        self._is_shut_down = True
+        self._workers.end()
+
+    def join(self, deadline: Deadline) -> list[str]:
+        """Wait for the threads of the pool. Return the tasks whose handlers have not returned, as text."""
+        self._workers.join(deadline)
+        return [task.describe() for task in list(self.active)]
 
     def _enter(self) -> None:
         """Prepare a thread of the pool, before its first task."""
@@ -170,142 +163,147 @@ class TaskPool:
     def _end(self, job: _Job, answer: Answer) -> None:
         """End a job, unless it has ended. If this is interrupted, call it again."""
         self.active.pop(job.task, None)
+        tries = 0
         while not job.has_ended:
             try:
                 job.on_end(job.task, answer)
                 job.has_ended = True
             except BaseException as error:  # noqa: BLE001 - from outside, or MemoryError
-                job.tries += 1
-                if job.tries >= _TRIES:
+                tries += 1
+                if tries >= _TRIES:
                     job.has_ended = True
                     task_logger.error("%s: its end was lost: %s", about(job.task), type(error).__name__)
 
-    # --- on an executor of the caller -------------------------------------------------------------
 
-    def _submit_elsewhere(self, job: _Job, holder: ExecutorHolder) -> None:
-        executor, task = holder.executor, job.task
-        if task.cancelled or self._is_shut_down:
-            self._end(job, _not_run(task))
+class _ExecutorJobs:
+    """The jobs of a pool with an executor. It runs and ends them with the pool's methods."""
+
+    def __init__(
+        self, pool: TaskPool, executor: ExecutorOrFactory, capacity: int, listener: Listener
+    ) -> None:
+        self._pool = pool
+        self._holder = ExecutorHolder(executor, capacity, listener, self._submit_waiting)
+        self._clock = _clock_name()
+        #: Start the executor. Raises `ExecutorBroken`.
+        self.start = self._holder.start
+        # Jobs that no thread has begun. The thread that removes a job runs it or ends it.
+        self._unclaimed: dict[_Job, None] = {}
+        # Those of them that wait until a broken executor has been replaced.
+        self._waiting: deque[_Job] = deque()
+        self._has_ended = False
+
+    def end(self) -> None:
+        """Shut an executor of the runner down, and end the jobs that wait for one. Wait for nothing."""
+        self._has_ended = True
+        self._holder.shut_down()
+        self._submit_waiting()
+
+    def join(self, deadline: Deadline) -> None:
+        """Do nothing: the processes or threads are the executor's."""
+
+    def put(self, job: _Job) -> None:
+        """Submit a job to the executor, or keep it until there is one."""
+        holder, task, executor = self._holder, job.task, self._holder.executor
+        if task.cancelled or self._has_ended:
+            self._pool._end(job, _not_run(task))
             return
-        self._queued[job] = None
+        self._unclaimed[job] = None
         if executor is None:
-            self._hold(job, holder)
+            self._wait(job)
             return
-        here = holder.is_here
+        in_process = holder.is_in_process
         try:
             future: Future[Answer | None]
-            if here:
-                future = executor.submit(self._run_queued, job)
+            if in_process:
+                future = executor.submit(self._run, job)
             else:
+                context, max_payload = self._pool._task_context, self._pool._max_payload
                 future = executor.submit(
-                    _invoke_elsewhere, job.handler, task, self._task_context, self._max_payload, self._clock
+                    _invoke_elsewhere, job.handler, task, context, max_payload, self._clock
                 )
             holder.note_accepted()
-            self._follow(job, future, here, executor)
+            self._watch(job, future, in_process, executor)
         except BaseException as error:  # noqa: BLE001 - a broken or shut-down executor of any library
-            if holder.note_refused(executor, error):
-                self._hold(job, holder)
+            if holder.may_wait_after(executor, error):
+                self._wait(job)
                 return
             # An executor may queue the task and raise afterwards, such as for lack of threads.
-            queued = None if here else _future_of(executor, task)
+            queued = None if in_process else _future_of(executor, task)
             if queued is not None and not queued.cancel():
-                self._follow(job, queued, here, executor)  # a process has it already
+                self._watch(job, queued, in_process, executor)  # a process has it already
             elif self._claim(job):
-                self._end(job, _broken(task, error_text(error)))
+                self._pool._end(job, _broken(task, error_text(error)))
 
-    def _follow(self, job: _Job, future: Future[Answer | None], here: bool, executor: Executor) -> None:
-        job.task.on_cancel(lambda: self._cancel(job, future, here))
-        future.add_done_callback(lambda future: self._check(job, future, here, executor))
-
-    def _hold(self, job: _Job, holder: ExecutorHolder) -> None:
+    def _wait(self, job: _Job) -> None:
         """Keep a job until there is an executor again."""
-        job.task.on_cancel(lambda: self._cancel_held(job))
-        self._held.append(job)
-        if holder.executor is not None or self._is_shut_down:
-            self._submit_held()
+        job.task.on_cancel(lambda: self._cancel(job))
+        self._waiting.append(job)
+        if self._holder.executor is not None or self._has_ended:
+            self._submit_waiting()
 
-    def _submit_held(self) -> None:
+    def _submit_waiting(self) -> None:
         """Submit the jobs that wait for an executor. If it breaks, the rest waits for the next one."""
-        holder = self._holder
-        while self._held and holder is not None and (holder.executor is not None or self._is_shut_down):
+        while self._waiting and (self._holder.executor is not None or self._has_ended):
             try:
-                job = self._held.popleft()
+                job = self._waiting.popleft()
             except IndexError:  # another thread was faster
                 return
             if self._claim(job):
-                self._submit_elsewhere(job, holder)
-
-    def _cancel_held(self, job: _Job) -> None:
-        if self._claim(job):
-            self._end(job, _not_run(job.task))
+                self.put(job)
 
     def _claim(self, job: _Job) -> bool:
         """Return whether the caller may run the job, or end it without a run. True once for each job."""
-        return self._queued.pop(job, job) is None
+        return self._unclaimed.pop(job, job) is None
 
-    def _run_queued(self, job: _Job) -> None:
+    def _run(self, job: _Job) -> None:
         """Run a job, on a thread of the executor."""
         if not self._claim(job):
             return
-        _inside.pool = self
+        _inside.pool = self._pool
         try:
-            self._run(job)
+            self._pool._run(job)
         finally:
             _inside.pool = None
-        if self._holder is not None:
-            self._holder.note_success()
+        self._holder.note_success()
 
-    def _cancel(self, job: _Job, future: Future[Answer | None], here: bool) -> None:
-        """End a cancelled job that its executor has not begun, on the thread that cancels it."""
-        is_claimed = here and self._claim(job)
-        try:
-            withdrawn = (is_claimed or not here) and future.cancel()
-        except Exception:  # noqa: BLE001 - a future of any library
-            withdrawn = False
-        if is_claimed or withdrawn:
-            self._end(job, _not_run(job.task))
+    def _watch(self, job: _Job, future: Future[Answer | None], in_process: bool, executor: Executor) -> None:
+        job.task.on_cancel(lambda: self._cancel(job, future, in_process))
+        future.add_done_callback(lambda future: self._future_done(job, future, in_process, executor))
 
-    def _check(self, job: _Job, future: Future[Answer | None], here: bool, executor: Executor) -> None:
+    def _cancel(
+        self, job: _Job, future: Future[Answer | None] | None = None, in_process: bool = True
+    ) -> None:
+        """End a cancelled job that no thread or process has begun, on the thread that cancels it."""
+        is_claimed = in_process and self._claim(job)
+        is_withdrawn = False
+        if future is not None and (is_claimed or not in_process):
+            with contextlib.suppress(Exception):  # a future of any library
+                is_withdrawn = future.cancel()
+        if (is_claimed or is_withdrawn) and not job.has_ended:
+            self._pool._end(job, _not_run(job.task))
+
+    def _future_done(
+        self, job: _Job, future: Future[Answer | None], in_process: bool, executor: Executor
+    ) -> None:
         """End a job that the executor has finished, cancelled, or lost with a process."""
         is_claimed = self._claim(job)
         if job.has_ended:
             return
-        task, holder, answer = job.task, self._holder, job.answer
+        task, answer = job.task, job.answer
         try:
-            if future.cancelled():
-                if is_claimed:
-                    answer = _not_run(task) if task.cancelled else _broken(task, "it dropped the task")
-            elif future.exception() is not None:
-                if holder is not None:
-                    holder.note_failed(executor, future.exception())
-                answer = answer or _broken(task, error_text(future.exception()))
-            elif not here:
+            error = None if future.cancelled() else future.exception()
+            if error is not None:
+                self._holder.note_failed(executor, error)
+                answer = answer or _broken(task, error_text(error))
+            elif not in_process and not future.cancelled():
                 answer = future.result()
-                if holder is not None:
-                    holder.note_success()
+                self._holder.note_success()
             elif is_claimed:
-                answer = _broken(task, "it dropped the task")
+                answer = _not_run(task) if task.cancelled else _broken(task, "it dropped the task")
         except BaseException as error:  # noqa: BLE001 - a future of any library
             answer = _broken(task, error_text(error))
         if answer is not None:  # otherwise it still runs
-            self._end(job, answer)
-
-    # --- the end ----------------------------------------------------------------------------------
-
-    def shut_down(self) -> None:
-        """Accept no more tasks. Wait for nothing: the pool's threads end when their handlers return."""
-        self._is_shut_down = True
-        if self._threads is not None:
-            self._threads.end()
-        if self._holder is not None:
-            self._holder.shut_down()
-            self._submit_held()  # which ends them now
-
-    def join(self, deadline: Deadline) -> list[str]:
-        """Wait for the threads of the pool. Return the tasks whose handlers have not returned, as text."""
-        if self._threads is not None:
-            self._threads.join(deadline)
-        return [task.describe() for task in list(self.active)]
+            self._pool._end(job, answer)
 
 
 def _future_of(executor: Executor, task: ActiveTask) -> Future[Answer | None] | None:

@@ -20,7 +20,8 @@ from n8nrunner import process
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import ExecutorBroken
 
-#: Nested loops around the work of a thread. An exception leaves one only right after another exception.
+#: Nested loops around the work of a thread. An exception ends a loop only if it comes while that loop handles
+#: another exception.
 _LAYERS = 4
 
 _Job = TypeVar("_Job")
@@ -43,7 +44,6 @@ class Threads(Generic[_Job]):
         self._run = run
         self._prepare = prepare
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._count = count
         # Daemons, so that only the exit hook below waits for them at the interpreter's end.
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}_{number}", daemon=True)
@@ -53,23 +53,18 @@ class Threads(Generic[_Job]):
         self.put: Callable[[_Job], None] = self._queue.put
 
     def start(self) -> None:
-        """Start all threads.
+        """Start all threads. Call `end` afterwards if this raises, because some of them may run.
 
         Raises:
-            ExecutorBroken: the system refuses a thread. No thread is left then.
+            ExecutorBroken: the system refuses a thread.
         """
         for number, thread in enumerate(self._threads):
             try:
                 thread.start()
-            except BaseException as error:
-                if not isinstance(error, RuntimeError):
-                    self.end()  # an interrupt may come when the thread runs already
-                    raise
-                self._threads = self._threads[:number]
-                self.end()
+            except RuntimeError as error:
                 raise ExecutorBroken(
-                    f"only {number} of {self._count} threads for tasks could be started: {error}. Lower the "
-                    "capacity of the runner, or raise the system's limit of threads"
+                    f"only {number} of {len(self._threads)} threads for tasks could be started: {error}. "
+                    "Lower the capacity of the runner, or raise the system's limit of threads"
                 ) from error
         _alive.add(self)
 

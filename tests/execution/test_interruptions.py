@@ -424,8 +424,13 @@ def test_a_task_whose_time_limit_passed_in_a_process_pools_queue_never_runs(
 
 
 def test_a_task_cancelled_in_a_process_pools_queue_never_runs(
-    tmp_path: Path, tracker: None, broker: Broker, new_runner: NewRunner
+    tmp_path: Path,
+    tracker: None,
+    broker: Broker,
+    new_runner: NewRunner,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO, "n8nrunner.tasks")
     traces = [tmp_path / str(number) for number in range(4)]
     with new_processes() as executor:
         runner = new_runner(executor=executor, capacity=5)
@@ -444,6 +449,7 @@ def test_a_task_cancelled_in_a_process_pools_queue_never_runs(
             for task in late[:-1]:
                 task.result(LIMIT)
     assert [trace.exists() for trace in traces] == [True, True, True, False]
+    assert caplog.text.count(" did not run: ") == 1
 
 
 @pytest.mark.parametrize(("workers", "warns"), [(1, True), (3, False)])

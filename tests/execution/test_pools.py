@@ -45,7 +45,7 @@ def new_task(settings: Any = None, task_id: str = "abcd1234") -> ActiveTask:
 
 
 class Ends:
-    """Collects what a pool says of the tasks that ended."""
+    """Collects the answers of the tasks that ended."""
 
     def __init__(self) -> None:
         self.all: list[tuple[Task, Answer]] = []
