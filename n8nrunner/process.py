@@ -95,7 +95,7 @@ class Signals:
         self._received: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._count = 0
 
-    def arrive(self, number: int, frame: FrameType | None = None) -> None:
+    def handle(self, number: int, frame: FrameType | None = None) -> None:
         """Handle a signal. This takes no lock, because the interrupted thread may hold any lock."""
         self._count += 1
         if self._count > 1:
@@ -132,7 +132,7 @@ def signals() -> Iterator[Signals]:
             _elsewhere.discard(received)
         return
     before = len(_installed)
-    _install(received.arrive)
+    _install(received.handle)
     try:
         yield received
     finally:
@@ -148,9 +148,9 @@ def _install(handler: _Handler, instead: _Handler | int | None = None) -> None:
             signal.signal(number, handler)
 
 
-def _arrive_elsewhere(number: int, frame: FrameType | None) -> None:
+def _handle_elsewhere(number: int, frame: FrameType | None) -> None:
     for received in list(_elsewhere):
-        received.arrive(number)
+        received.handle(number)
     if not _elsewhere:
         _restore(0)
         os.kill(os.getpid(), number)
@@ -250,21 +250,18 @@ def wait_for_threads(is_needed: Callable[[], bool]) -> None:
     global main_thread_has_ended
     main_thread_has_ended = True
     before = len(_installed)
-    has_logged = False
+    threads = _threads_of_application()
     try:
-        while is_needed():
-            threads = _threads_of_application()
-            if not threads:
-                return
-            if not has_logged:
-                has_logged = True
-                if _has_default_handlers():
-                    _install(_arrive_elsewhere)
-                logger.info(
-                    "The main thread has ended. The runner goes on until these threads end: %s",
-                    ", ".join(thread.name for thread in threads),
-                )
+        if threads and is_needed():
+            if _has_default_handlers():
+                _install(_handle_elsewhere)
+            logger.info(
+                "The main thread has ended. The runner goes on until these threads end: %s",
+                ", ".join(thread.name for thread in threads),
+            )
+        while threads and is_needed():
             threads[0].join(_THREADS_POLL)
+            threads = _threads_of_application()
     finally:
         _restore(before)
 
