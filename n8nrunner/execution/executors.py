@@ -29,7 +29,7 @@ _token = uuid.uuid4().hex
 
 
 class Listener(Protocol):
-    """What a pool tells of its executor, on any thread. No method waits."""
+    """Gets the reports of a pool about its executor, on any thread. No method waits."""
 
     def executor_broken(self, error: ExecutorBroken, /) -> None:
         """Handle a broken executor that the runner cannot replace."""
