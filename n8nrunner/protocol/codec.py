@@ -13,7 +13,7 @@ from typing import Optional, TypeVar, Union
 
 from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol import messages as m
-from n8nrunner.protocol.events import OversizedMessage, Pong, UnreadableMessage
+from n8nrunner.protocol.events import MessageSkipped, Pong
 from n8nrunner.protocol.frames import HEAD_SIZE, Payload, PongFrame, SkippedMessage
 from n8nrunner.protocol.json_text import decoding_fault
 
@@ -188,9 +188,7 @@ def decode_large(text: str) -> m.FromBroker | None:
     return decode_from_broker(text)
 
 
-def event_of(
-    received: Received, max_payload: int
-) -> m.FromBroker | OversizedMessage | UnreadableMessage | Pong | None:
+def event_of(received: Received, max_payload: int) -> m.FromBroker | MessageSkipped | Pong | None:
     """Return the event of a received message; None if the type of the message is unknown.
 
     Args:
@@ -198,7 +196,9 @@ def event_of(
         max_payload: the size limit that a skipped message exceeds, in bytes.
     """
     if isinstance(received, SkippedMessage):
-        return OversizedMessage(_peek(received.head), received.size, max_payload)
+        limit = f"the runner's limit is {max_payload} (N8N_RUNNERS_MAX_PAYLOAD)"
+        description = f"It has {received.size} bytes; {limit}."
+        return MessageSkipped(_peek(received.head), "is too large for the runner", description)
     if isinstance(received, PongFrame):
         return Pong(received.payload.decode("latin-1"))
     start = b""  # of a large message
@@ -214,7 +214,8 @@ def event_of(
         problem = f"a message of {len(received)} bytes is not UTF-8"
     except ProtocolError as error:
         problem = str(error)
-    return UnreadableMessage(_peek(start or bytes(received[:HEAD_SIZE])), problem)
+    head = _peek(start or bytes(received[:HEAD_SIZE]))
+    return MessageSkipped(head, "cannot be read by the runner", f"The reason: {problem}.")
 
 
 def _peek(start: bytes) -> m.Head:

@@ -91,19 +91,12 @@ class OfferingChanged(NamedTuple):
     wanted: bool
 
 
-class OversizedMessage(NamedTuple):
-    """A message of `size` bytes was skipped, because it is above `limit`. `head` is its beginning."""
+class MessageSkipped(NamedTuple):
+    """A message was skipped. `head` is its beginning; `problem` and `description` say why, for people."""
 
     head: Head
-    size: int
-    limit: int
-
-
-class UnreadableMessage(NamedTuple):
-    """A message could not be decoded because of `problem`. `head` is its beginning."""
-
-    head: Head
-    problem: str
+    problem: str  #: continues a sentence about the message
+    description: str
 
 
 class Pong(NamedTuple):
@@ -129,7 +122,7 @@ class StopRequested(NamedTuple):
 
 Event = Union[
     FromBroker, ConnectionOpened, ConnectionEnded, HandlerFinished, CallMade, SlotFreed, TypesChanged,
-    OfferingChanged, OversizedMessage, UnreadableMessage, Pong, SocketMeasured, StopRequested,
+    OfferingChanged, MessageSkipped, Pong, SocketMeasured, StopRequested,
 ]  # fmt: skip
 
 # --- events of a link -------------------------------------------------------------------------------

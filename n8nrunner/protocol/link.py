@@ -340,19 +340,13 @@ class LinkMachine:
         self._closing.code = event.code
         self._closing.until = now
 
-    def _oversized(self, event: events.OversizedMessage, now: float) -> None:
-        size = f"{event.size} bytes: max_payload is {event.limit}"
-        self._log_skipped(f"Skipped a message ({event.head.type!r:.40}) of {size}", now)
-        self._actions += self.session.handle(event, now)
-
-    def _unreadable(self, event: events.UnreadableMessage, now: float) -> None:
-        self._log_skipped(f"Skipped a message from {self._broker}: {event.problem}", now)
-        self._actions += self.session.handle(event, now)
-
-    def _log_skipped(self, problem: str, now: float) -> None:
+    def _message_skipped(self, event: events.MessageSkipped, now: float) -> None:
         left_out = self._skipped.admit(now)
         if left_out is not None:
+            message = f"a message (type {event.head.type!r:.40}) from {self._broker}"
+            problem = f"Skipped {message}: it {event.problem}. {event.description}"
             self._actions.append(actions.LogSkipped(problem, left_out))
+        self._actions += self.session.handle(event, now)
 
     def _ended(self, event: events.ConnectionEnded, now: float) -> None:
         self._closing = None
@@ -447,15 +441,13 @@ TRANSITIONS: dict[LinkState, dict[type, tuple[_Method, set[LinkState]]]] = {
         actions.CloseConnection: (LinkMachine._close, {CLOSING}),
         events.StopRequested: (LinkMachine._stop, {CONNECTED, CLOSING}),
         events.CloseReceived: (LinkMachine._close_received, {CLOSING}),
-        events.OversizedMessage: (LinkMachine._oversized, {CONNECTED}),
-        events.UnreadableMessage: (LinkMachine._unreadable, {CONNECTED}),
+        events.MessageSkipped: (LinkMachine._message_skipped, {CONNECTED}),
         events.ConnectionEnded: (LinkMachine._ended, {WAITING, REFUSED, FINISHING, CLOSED}),
     },
     CLOSING: {
         events.StopRequested: (LinkMachine._stop, {CLOSING}),
         events.CloseReceived: (LinkMachine._close_received, {CLOSING}),
-        events.OversizedMessage: (LinkMachine._oversized, {CLOSING}),
-        events.UnreadableMessage: (LinkMachine._unreadable, {CLOSING}),
+        events.MessageSkipped: (LinkMachine._message_skipped, {CLOSING}),
         events.ConnectionEnded: (LinkMachine._ended, {WAITING, REFUSED, FINISHING, CLOSED}),
     },
     FINISHING: {

@@ -379,16 +379,9 @@ class RunnerSession:
             actions.ReportUndelivered(event.task_id, task_type, event.payload, event.failed, True)
         )
 
-    def _oversized(self, event: events.OversizedMessage, now: float) -> None:
-        sizes = f"It has {event.size} bytes; the runner's limit is {event.limit} (N8N_RUNNERS_MAX_PAYLOAD)."
-        self._skipped(event.head, "is too large for the runner", sizes, now)
-
-    def _unreadable(self, event: events.UnreadableMessage, now: float) -> None:
-        description = f"The runner skipped the message: {event.problem}."
-        self._skipped(event.head, "cannot be read by the runner", description, now)
-
-    def _skipped(self, head: m.Head, problem: str, description: str, now: float) -> None:
+    def _message_skipped(self, event: events.MessageSkipped, now: float) -> None:
         """Fail the task, or the call, to which a skipped message belongs."""
+        head, problem, description = event
         if head.type == "broker:tasksettings":
             task = self.tasks.accepted.pop(head.task_id or "", None)
             if task is not None:
@@ -559,8 +552,7 @@ _HANDLER_OF: dict[type[events.Event], Callable[..., None]] = {
     events.SlotFreed: RunnerSession._settle_only,
     events.TypesChanged: RunnerSession._types_changed,
     events.OfferingChanged: RunnerSession._offering_changed,
-    events.OversizedMessage: RunnerSession._oversized,
-    events.UnreadableMessage: RunnerSession._unreadable,
+    events.MessageSkipped: RunnerSession._message_skipped,
     events.Pong: RunnerSession._pong,
     events.SocketMeasured: RunnerSession._measured,
     events.StopRequested: RunnerSession._stop,

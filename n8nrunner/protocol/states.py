@@ -68,8 +68,7 @@ TRANSITIONS: dict[type[Trigger], dict[State, State]] = {
     # Tasks. Nothing begins in CLOSING, because its answer could not be sent.
     m.TaskOfferAccept: _stay_in(*TASK_STATES),
     m.TaskSettings: _stay_in(*TASK_STATES),
-    events.OversizedMessage: _stay_in(*TASK_STATES),
-    events.UnreadableMessage: _stay_in(*TASK_STATES),
+    events.MessageSkipped: _stay_in(*TASK_STATES),
     m.TaskCancel: _stay_in(*TASK_STATES, State.CLOSING),
     m.RpcResponse: _stay_in(*TASK_STATES, State.CLOSING),
     m.TaskDataResponse: _stay_in(*TASK_STATES, State.CLOSING),

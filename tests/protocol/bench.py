@@ -13,6 +13,7 @@ from n8nrunner.protocol.events import (
     ConnectionEnded,
     ConnectionOpened,
     HandlerFinished,
+    MessageSkipped,
     SocketMeasured,
 )
 from n8nrunner.protocol.failures import ConnectionLost
@@ -36,6 +37,13 @@ def connected(jitter: float = 0.0) -> ConnectionOpened:
 
 def disconnected(written: int = 0, clean: bool = False) -> ConnectionEnded:
     return ConnectionEnded(ConnectionLost("lost"), written, clean, 0.0)
+
+
+def skipped(
+    kind: str | None, task_id: str | None = None, call_id: str | None = None, request_id: str | None = None
+) -> MessageSkipped:
+    head = m.Head(kind, task_id, call_id, request_id, None)
+    return MessageSkipped(head, "is of no use", "It has a flaw.")
 
 
 class Bench:

@@ -1,4 +1,4 @@
-"""Received messages become events, unreadable and oversized ones included."""
+"""Received messages become events, skipped ones included."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ import pytest
 
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.codec import LARGE_MESSAGE, event_of
-from n8nrunner.protocol.events import OversizedMessage, Pong, UnreadableMessage
+from n8nrunner.protocol.events import MessageSkipped, Pong
 from n8nrunner.protocol.frames import PongFrame, SkippedMessage
 
 HEAD = m.Head("broker:tasksettings", "t", None, None, None)
 START = b'{"type":"broker:tasksettings","taskId":"t","settings":'
+TOO_LARGE = (
+    "is too large for the runner",
+    "It has 2000 bytes; the runner's limit is 1000 (N8N_RUNNERS_MAX_PAYLOAD).",
+)
+NOT_UTF_8 = (
+    "cannot be read by the runner",
+    f"The reason: a message of {len(START) + 4} bytes is not UTF-8.",
+)
 
 
 @pytest.mark.parametrize(
@@ -23,9 +31,9 @@ START = b'{"type":"broker:tasksettings","taskId":"t","settings":'
         (b'{"type":"broker:news"}', None),
         (PongFrame(b"12"), Pong("12")),
         (PongFrame(b"\xff"), Pong("\xff")),
-        (SkippedMessage(START, 2000), OversizedMessage(HEAD, 2000, 1000)),
-        (SkippedMessage(b"\xff", 2000), OversizedMessage(m.Head(None, None, None, None, None), 2000, 1000)),
-        (START + b'"\xff"}', UnreadableMessage(HEAD, f"a message of {len(START) + 4} bytes is not UTF-8")),
+        (SkippedMessage(START, 2000), MessageSkipped(HEAD, *TOO_LARGE)),
+        (SkippedMessage(b"\xff", 2000), MessageSkipped(m.Head(None, None, None, None, None), *TOO_LARGE)),
+        (START + b'"\xff"}', MessageSkipped(HEAD, *NOT_UTF_8)),
     ],
 )
 def test_a_received_message_becomes_its_event(received: Any, event: Any) -> None:
@@ -38,24 +46,24 @@ def test_an_unreadable_message_names_its_task_and_the_problem(size: int) -> None
     if size == LARGE_MESSAGE:  # its value is decoded on the handler's thread
         assert isinstance(event, m.TaskSettings)
     else:
-        assert isinstance(event, UnreadableMessage)
+        assert isinstance(event, MessageSkipped)
         assert event.head == HEAD
-        assert "is not valid JSON" in event.problem
+        assert "is not valid JSON" in event.description
 
 
 def test_a_large_message_that_is_not_utf_8_names_its_task() -> None:
     event = event_of(bytearray(START + b'"' + b"x" * LARGE_MESSAGE + b'\xff"}'), 1000)
-    assert isinstance(event, UnreadableMessage)
+    assert isinstance(event, MessageSkipped)
     assert event.head == HEAD
-    assert "is not UTF-8" in event.problem
+    assert "is not UTF-8" in event.description
 
 
 def test_a_large_message_that_is_not_valid_json_names_its_task() -> None:
     start = b'{"type":"broker:taskcancel","taskId":"t","reason":'
     event = event_of(bytearray(start + b" " * LARGE_MESSAGE + b"[,]}"), 1000)
-    assert isinstance(event, UnreadableMessage)
+    assert isinstance(event, MessageSkipped)
     assert event.head == m.Head("broker:taskcancel", "t", None, None, None)
-    assert "is not valid JSON" in event.problem
+    assert "is not valid JSON" in event.description
 
 
 @pytest.mark.parametrize(("extra", "kind"), [(0, str), (1, m.Undecoded)])

@@ -121,8 +121,7 @@ LOST = e.ConnectionEnded(ConnectionLost("lost"), 0, False, 1.0)
 STOP = e.StopRequested(1000.0 + 20)
 PASSED = e.TimePassed()
 HEAD = m.Head("broker:tasksettings", "task", None, None, None)
-OVERSIZED = e.OversizedMessage(HEAD, 2000, 1000)
-UNREADABLE = e.UnreadableMessage(HEAD, "not JSON")
+SKIPPED = e.MessageSkipped(HEAD, "is of no use", "It has a flaw.")
 DENIED = AuthenticationError("wrong")
 
 ROWS = [
@@ -148,16 +147,14 @@ ROWS = [
     Row(CONNECTED, STOP, CONNECTED),
     Row(CONNECTED, STOP, CLOSING, _reconnect),
     Row(CONNECTED, e.CloseReceived(1001), CLOSING),
-    Row(CONNECTED, OVERSIZED, CONNECTED),
-    Row(CONNECTED, UNREADABLE, CONNECTED),
+    Row(CONNECTED, SKIPPED, CONNECTED),
     Row(CONNECTED, LOST, WAITING),
     Row(CONNECTED, LOST, REFUSED, one_shot=True),
     Row(CONNECTED, LOST, CLOSED, _stop),
     Row(CONNECTED, LOST, FINISHING, lambda bench: (bench.run_task("task"), _stop(bench))),
     Row(CLOSING, STOP, CLOSING),
     Row(CLOSING, e.CloseReceived(None), CLOSING),
-    Row(CLOSING, OVERSIZED, CLOSING),
-    Row(CLOSING, UNREADABLE, CLOSING),
+    Row(CLOSING, SKIPPED, CLOSING),
     Row(CLOSING, LOST, WAITING),
     Row(CLOSING, LOST, REFUSED, one_shot=True),
     Row(CLOSING, LOST, CLOSED, _stop),
@@ -432,24 +429,21 @@ def test_a_failure_is_logged_once_a_minute_with_the_brokers_url() -> None:
 
 def test_skipped_messages_are_logged_and_a_flood_of_them_has_few_lines() -> None:
     bench = bench_in(CONNECTED)
-    assert bench.do(OVERSIZED) == [
-        a.LogSkipped("Skipped a message ('broker:tasksettings') of 2000 bytes: max_payload is 1000", 0)
-    ]
-    assert bench.do(UNREADABLE) == [a.LogSkipped(f"Skipped a message from {BROKER}: not JSON", 0)]
+    line = f"Skipped a message (type 'broker:tasksettings') from {BROKER}: it is of no use. It has a flaw."
+    assert bench.do(SKIPPED) == [a.LogSkipped(line, 0)]
     for _ in range(20):
-        bench.do(UNREADABLE)
+        bench.do(SKIPPED)
     assert len(only(bench.done, a.LogSkipped)) == 5
     bench.now += 60
-    [logged] = only(bench.do(UNREADABLE), a.LogSkipped)
-    assert logged.left_out == 17
+    [logged] = only(bench.do(SKIPPED), a.LogSkipped)
+    assert logged.left_out == 16
 
 
 def test_a_skipped_message_fails_its_task() -> None:
-    for event in (OVERSIZED, UNREADABLE):
-        bench = bench_in(CONNECTED)
-        [offer] = [action for action in bench.done if isinstance(action, m.TaskOffer)][-1:]
-        bench.do(m.TaskOfferAccept(offer.offer_id, "task"))
-        assert only(bench.do(event), m.TaskFailed)
+    bench = bench_in(CONNECTED)
+    [offer] = [action for action in bench.done if isinstance(action, m.TaskOffer)][-1:]
+    bench.do(m.TaskOfferAccept(offer.offer_id, "task"))
+    assert only(bench.do(SKIPPED), m.TaskFailed)
 
 
 def test_the_counts_and_the_last_error_follow_failures_and_registrations() -> None:

@@ -27,12 +27,10 @@ from n8nrunner.protocol.events import (
     FunctionCalls,
     HandlerFinished,
     OfferingChanged,
-    OversizedMessage,
     Pong,
     SlotFreed,
     StopRequested,
     TypesChanged,
-    UnreadableMessage,
 )
 from n8nrunner.protocol.offers import (
     KEEP_ALIVE,
@@ -58,7 +56,7 @@ from n8nrunner.protocol.slots import RESERVATION_TIME, Slots
 from n8nrunner.protocol.states import State
 from n8nrunner.protocol.tasks import SETTINGS_TIMEOUT, timeout_message
 from n8nrunner.snapshot import Counts
-from tests.protocol.bench import START, Bench, connected, disconnected, of, without
+from tests.protocol.bench import START, Bench, connected, disconnected, of, skipped, without
 
 NEVER = float("inf")
 PING = (SendPing, SendUrgentPing, MeasureSocket)
@@ -334,7 +332,7 @@ class TestOtherLinks:
             slots.release("t", a.now)  # reserved for `a`
             assert of(WakeLinks, a.do(event)) == [WakeLinks(("b",))]
 
-    @pytest.mark.parametrize("end", ["cancel", "watchdog", "oversized", "held too long"])
+    @pytest.mark.parametrize("end", ["cancel", "watchdog", "skipped", "held too long"])
     def test_a_slot_that_no_handler_used_wakes_other_links_at_once(self, end: str) -> None:
         a, b = self.two()
         a.connect()
@@ -352,8 +350,8 @@ class TestOtherLinks:
             actions = a.pass_time(SETTINGS_TIMEOUT - 1)
             a.session.note_received(a.now)
             actions = a.pass_time(1)
-        elif end == "oversized":
-            actions = a.do(OversizedMessage(m.Head("broker:tasksettings", "x", None, None, None), 2, 1))
+        elif end == "skipped":
+            actions = a.do(skipped("broker:tasksettings", "x"))
         else:
             actions = a.pass_time(ACCEPT_WINDOW)
         assert WakeLinks(("b",)) in actions
@@ -429,7 +427,7 @@ class TestKeepAlive:
         assert a.do(m.TaskCancel("x", "why")) == [WakeLinks(("b",))]
         assert a.session.next_deadline() == a.now + KEEP_ALIVE
 
-    @pytest.mark.parametrize("message", ["acceptance", "result", "timeout", "no settings", "too large"])
+    @pytest.mark.parametrize("message", ["acceptance", "result", "timeout", "no settings", "skipped"])
     def test_the_keep_alive_counts_from_the_last_message(self, message: str) -> None:
         slots = Slots(1, brokers=2)
         bench = Bench(slots=slots, task_timeout=4.0)
@@ -451,7 +449,7 @@ class TestKeepAlive:
         elif message == "no settings":
             bench.pass_time(SETTINGS_TIMEOUT)
         else:
-            bench.do(OversizedMessage(m.Head("broker:tasksettings", task_id, None, None, None), 2, 1))
+            bench.do(skipped("broker:tasksettings", task_id))
         assert bench.offers() == []
         assert of(m.TaskOffer, bench.pass_time(KEEP_ALIVE - 0.01)) == []
         assert [offer.valid_for for offer in of(m.TaskOffer, bench.pass_time(0.01))] == [0]
@@ -649,18 +647,14 @@ class TestTasks:
         assert [failed.task_id for failed in of(m.TaskFailed, bench.pass_time(0.01))] == [first]
         assert [failed.task_id for failed in of(m.TaskFailed, bench.pass_time(1))] == [second]
 
-    def test_a_task_with_too_large_settings_fails(self) -> None:
+    def test_a_task_whose_settings_are_skipped_fails(self) -> None:
         bench = Bench(capacity=1)
         bench.connect()
         task_id = bench.accept()
-        event = OversizedMessage(m.Head("broker:tasksettings", task_id, None, None, None), 2000, 1000)
+        event = skipped("broker:tasksettings", task_id)
         assert bench.do(event) == [
             m.TaskFailed(
-                task_id,
-                {
-                    "message": "The task's input is too large for the runner",
-                    "description": "It has 2000 bytes; the runner's limit is 1000 (N8N_RUNNERS_MAX_PAYLOAD).",
-                },
+                task_id, {"message": "The task's input is of no use", "description": "It has a flaw."}
             ),
             m.TaskOffer("a2", "t", 10_000),
         ]
@@ -683,59 +677,21 @@ class TestTasks:
         assert bench.slots.taken == 0
         assert len(of(m.TaskOffer, bench.do(OfferingChanged(True)))) == 2
 
-    def test_a_task_with_unreadable_settings_fails(self) -> None:
-        bench = Bench(capacity=1)
-        bench.connect()
-        task_id = bench.accept()
-        event = UnreadableMessage(
-            m.Head("broker:tasksettings", task_id, None, None, None), "nested too deeply"
-        )
-        assert bench.do(event) == [
-            m.TaskFailed(
-                task_id,
-                {
-                    "message": "The task's input cannot be read by the runner",
-                    "description": "The runner skipped the message: nested too deeply.",
-                },
-            ),
-            m.TaskOffer("a2", "t", 10_000),
-        ]
-        assert bench.slots.taken == 0
-        assert bench.do(event) == []
-        account(bench, accepted=1, failed=1)
-
     @pytest.mark.parametrize("head", ["", "t", "broker:taskofferaccept", "broker:tasksettings"])
-    def test_an_unreadable_message_of_another_type_is_ignored(self, head: str) -> None:
+    def test_a_skipped_message_that_belongs_to_no_task_is_ignored(self, head: str) -> None:
         bench = Bench()
         bench.connect()
         bench.start()
-        assert bench.do(UnreadableMessage(m.Head(head or None, None, None, None, None), "not JSON")) == []
+        assert bench.do(skipped(head or None)) == []
         assert bench.held_tasks == 1
 
-    def test_an_unreadable_answer_ends_its_call(self) -> None:
+    def test_skipped_settings_of_no_accepted_task_are_ignored(self) -> None:
         bench = Bench()
         bench.connect()
         task_id = bench.start()
-        bench.call(task_id, "c")
-        error = "the answer of n8n cannot be read by the runner. The runner skipped the message: not JSON."
-        for _ in range(2):
-            actions = bench.do(
-                UnreadableMessage(m.Head("broker:rpcresponse", task_id, "c", None, None), "not JSON")
-            )
-            assert actions == ([EndCall("call c", None, error)] if error else [])
-            error = ""
-
-    def test_too_large_settings_of_no_accepted_task_are_ignored(self) -> None:
-        bench = Bench()
-        bench.connect()
-        task_id = bench.start()
-        assert (
-            bench.do(OversizedMessage(m.Head("broker:tasksettings", task_id, None, None, None), 2, 1)) == []
-        )
-        assert (
-            bench.do(OversizedMessage(m.Head("broker:tasksettings", "unknown", "c", None, None), 2, 1)) == []
-        )
-        assert bench.do(OversizedMessage(m.Head("broker:tasksettings", None, None, None, None), 2, 1)) == []
+        assert bench.do(skipped("broker:tasksettings", task_id)) == []
+        assert bench.do(skipped("broker:tasksettings", "unknown", "c")) == []
+        assert bench.do(skipped("broker:tasksettings")) == []
         assert bench.held_tasks == 1
 
     def test_the_end_of_the_grace_period_fails_the_tasks(self) -> None:
@@ -849,7 +805,7 @@ class TestCounters:
             bench.finish(bench.start(), failed=True)
             bench.do(m.TaskCancel(bench.accept(), "why"))
             bench.do(m.TaskCancel(bench.start(), "why"))
-            bench.do(OversizedMessage(m.Head("broker:tasksettings", bench.accept(), None, None, None), 2, 1))
+            bench.do(skipped("broker:tasksettings", bench.accept()))
         account(bench, accepted=12 - 2, rejected=2, done=2, failed=4, cancelled=4)
         bench.start()
         bench.start()
@@ -908,12 +864,7 @@ class TestIdle:
         assert bench.slots.idle_since == START + 5
         for end in (
             lambda task_id: bench.do(m.TaskCancel(task_id, "why")),
-            lambda task_id: bench.do(
-                OversizedMessage(m.Head("broker:tasksettings", task_id, None, None, None), 2, 1)
-            ),
-            lambda task_id: bench.do(
-                UnreadableMessage(m.Head("broker:tasksettings", task_id, None, None, None), "why")
-            ),
+            lambda task_id: bench.do(skipped("broker:tasksettings", task_id)),
             lambda task_id: bench.do(StopRequested(bench.now)),
         ):
             task_id = bench.accept()
@@ -993,23 +944,16 @@ class TestCalls:
         accepted = bench.accept()
         assert of(SendPayload, bench.call(accepted, "c")) == []
 
-    def test_a_too_large_answer_ends_its_call_with_an_error(self) -> None:
-        for head in (
-            m.Head("broker:rpcresponse", "task1", "c", None, "success"),
-            m.Head("broker:taskdataresponse", "task1", None, "c", None),
-            m.Head("broker:nodetypes", None, None, "c", None),
+    def test_a_skipped_answer_ends_its_call_with_an_error(self) -> None:
+        for event in (
+            skipped("broker:rpcresponse", "task1", "c"),
+            skipped("broker:taskdataresponse", "task1", None, "c"),
+            skipped("broker:nodetypes", None, None, "c"),
         ):
             bench = self.bench()
             bench.call("task1", "c")
-            event = OversizedMessage(head, 2000, 1000)
-            assert bench.do(event) == [
-                EndCall(
-                    "call c",
-                    None,
-                    "the answer of n8n is too large for the runner. It has 2000 bytes; the runner's limit is "
-                    "1000 (N8N_RUNNERS_MAX_PAYLOAD).",
-                )
-            ]
+            error = "the answer of n8n is of no use. It has a flaw."
+            assert bench.do(event) == [EndCall("call c", None, error)]
             assert bench.do(event) == []
 
     def test_an_answer_of_an_earlier_connection_is_ignored(self) -> None:

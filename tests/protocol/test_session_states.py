@@ -25,16 +25,14 @@ from n8nrunner.protocol.events import (
     Event,
     HandlerFinished,
     OfferingChanged,
-    OversizedMessage,
     Pong,
     SlotFreed,
     SocketMeasured,
     StopRequested,
     TypesChanged,
-    UnreadableMessage,
 )
 from n8nrunner.protocol.states import TRANSITIONS, State
-from tests.protocol.bench import Bench, connected, disconnected
+from tests.protocol.bench import Bench, connected, disconnected, skipped
 
 #: Short names of the states.
 STATES = ("DISCONNECTED", "INFO", "REGISTRATION", "OFFERING", "DRAINING", "CLOSING", "CLOSED")
@@ -110,24 +108,11 @@ EVENTS: dict[str, Callable[[Bench], Any]] = {
     "CallMade, other connection": lambda bench: CallMade("running", 0, "d", b"", "other call"),
     "SlotFreed": lambda bench: SlotFreed(),
     "TypesChanged": lambda bench: TypesChanged({"t": None, "u": None}),
-    "OversizedMessage, settings": lambda bench: OversizedMessage(
-        m.Head("broker:tasksettings", "accepted", None, None, None), 9, 8
-    ),
-    "OversizedMessage, answer": lambda bench: OversizedMessage(
-        m.Head("broker:rpcresponse", "running", "c", None, "success"), 9, 8
-    ),
+    "MessageSkipped, settings": lambda bench: skipped("broker:tasksettings", "accepted"),
+    "MessageSkipped, answer": lambda bench: skipped("broker:rpcresponse", "running", "c"),
+    "MessageSkipped, unknown": lambda bench: skipped(None),
     "OfferingChanged": lambda bench: OfferingChanged(True),
     "OfferingChanged, not wanted": lambda bench: OfferingChanged(False),
-    "UnreadableMessage, settings": lambda bench: UnreadableMessage(
-        m.Head("broker:tasksettings", "accepted", None, None, None), "It is not JSON."
-    ),
-    "UnreadableMessage, answer": lambda bench: UnreadableMessage(
-        m.Head("broker:rpcresponse", "running", "c", None, "success"), "It is not JSON."
-    ),
-    "UnreadableMessage, unknown": lambda bench: UnreadableMessage(
-        m.Head(None, None, None, None, None), "It is not JSON."
-    ),
-    "OversizedMessage, unknown": lambda bench: OversizedMessage(m.Head(None, None, None, None, None), 9, 8),
     "Pong": lambda bench: Pong("0"),
     "SocketMeasured": lambda bench: SocketMeasured(0, 0, 0.0, None),
     "SocketMeasured, nothing acknowledged": lambda bench: SocketMeasured(1, 1, 0.0, 15.0),
@@ -204,12 +189,9 @@ ROWS: dict[str, tuple[Outcome, ...]] = {
     "TypesChanged": nowhere(),
     "OfferingChanged": nowhere(),
     "OfferingChanged, not wanted": nowhere(),
-    "OversizedMessage, settings": with_tasks(m.TaskFailed, slots=-1, closing=None),
-    "OversizedMessage, answer": with_tasks(EndCall, closing=None),
-    "OversizedMessage, unknown": nowhere(),
-    "UnreadableMessage, settings": with_tasks(m.TaskFailed, slots=-1, closing=None),
-    "UnreadableMessage, answer": with_tasks(EndCall, closing=None),
-    "UnreadableMessage, unknown": nowhere(),
+    "MessageSkipped, settings": with_tasks(m.TaskFailed, slots=-1, closing=None),
+    "MessageSkipped, answer": with_tasks(EndCall, closing=None),
+    "MessageSkipped, unknown": nowhere(),
     "Pong": nowhere(),
     "SocketMeasured": nowhere(),
     "SocketMeasured, nothing acknowledged": (
