@@ -21,7 +21,7 @@ def decode(connection: int, text: str) -> events.Received | events.Malformed | N
         if len(text) <= PIECE and not _differs_in_javascript(text):
             message = codec.decode_from_runner(text)
         else:
-            message = codec.message_from_runner(javascript.parse(text))
+            message = codec.decode_from_runner(text, javascript.parse)
     except ProtocolError as error:
         message = _decode_incomplete(text)
         if message is None:

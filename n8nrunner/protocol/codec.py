@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Optional, TypeVar, Union
+from typing import Callable, Optional, TypeVar, Union
 
 from n8nrunner.errors import ProtocolError
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.events import MessageSkipped, Pong
 from n8nrunner.protocol.frames import HEAD_SIZE, Payload, PongFrame, SkippedMessage
-from n8nrunner.protocol.json_text import decoding_fault
+from n8nrunner.protocol.json_text import decoding_fault, to_json
 
 _M = TypeVar("_M", m.FromBroker, m.FromRunner)
 
@@ -49,8 +49,7 @@ _FROM_RUNNER: dict[str, tuple[type[m.FromRunner], _Keys]] = {
 
 #: The type and the keys of each class.
 _BY_CLASS: dict[type[m.Message], tuple[str, list[str]]] = {
-    **{cls: (name, list(keys)) for name, (cls, keys) in _FROM_BROKER.items()},
-    **{cls: (name, list(keys)) for name, (cls, keys) in _FROM_RUNNER.items()},
+    cls: (name, list(keys)) for name, (cls, keys) in [*_FROM_BROKER.items(), *_FROM_RUNNER.items()]
 }
 
 #: Handlers' threads decode the large value of a message above this many bytes.
@@ -59,7 +58,6 @@ LARGE_MESSAGE = 1024 * 1024
 #: Whole messages, messages above the size limit, and pongs, in the order in which they came.
 Received = Union[Payload, SkippedMessage, PongFrame]
 
-_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 #: Encodes one string as ASCII.
 _quote = json.JSONEncoder().encode
 _raw_decode = json.JSONDecoder().raw_decode
@@ -85,31 +83,7 @@ def decode_from_broker(text: str) -> m.FromBroker | None:
         match = _ACCEPT(text)
         if match is not None:
             return _new(m.TaskOfferAccept, match.groups())
-    return _decode(text, _FROM_BROKER)
-
-
-def decode_from_runner(text: str) -> m.FromRunner | None:
-    """Return a message of a runner; None if its type is unknown.
-
-    Raises:
-        ProtocolError: as `decode_from_broker`.
-    """
-    return _with_tuple(_decode(text, _FROM_RUNNER))
-
-
-def message_from_runner(value: m.Json) -> m.FromRunner | None:
-    """Return a message of a runner from its decoded JSON; None if its type is unknown.
-
-    Raises:
-        ProtocolError: as `decode_from_broker`.
-    """
-    if type(value) is not dict:
-        raise ProtocolError("a message is JSON, but not an object")
-    return _with_tuple(_message(value, _FROM_RUNNER))
-
-
-def _with_tuple(message: m.FromRunner | None) -> m.FromRunner | None:
-    return message._replace(types=tuple(message.types)) if type(message) is m.RunnerInfo else message
+    return _decode(text, _parse, _FROM_BROKER)
 
 
 _ACCEPT_START = '{"type":"broker:taskofferaccept"'
@@ -119,22 +93,33 @@ _ACCEPT = re.compile(
 ).fullmatch
 
 
-def _decode(text: str, table: Mapping[str, tuple[type[_M], _Keys]]) -> _M | None:
+def _parse(text: str) -> m.Json:
     try:
         # `raw_decode` takes two thirds of the time of `json.loads`, which allows space around the value.
         value, end = _raw_decode(text) if text[:1] == "{" else (None, -1)
-        if end != len(text):
-            value = json.loads(text)
+        return value if end == len(text) else json.loads(text)
     except (ValueError, RecursionError) as error:
         # The decoder's error names positions only; the text itself may be private data.
         fault = decoding_fault(error) or f"is not valid JSON: {error}"
         raise ProtocolError(f"a message of {len(text)} characters {fault}") from None
+
+
+def decode_from_runner(text: str, parse: Callable[[str], m.Json] = _parse) -> m.FromRunner | None:
+    """Return a message of a runner, whose JSON `parse` decodes; None if its type is unknown.
+
+    Raises:
+        ProtocolError: as `decode_from_broker`. An error of `parse` is passed on.
+    """
+    message = _decode(text, parse, _FROM_RUNNER)
+    return message._replace(types=tuple(message.types)) if type(message) is m.RunnerInfo else message
+
+
+def _decode(
+    text: str, parse: Callable[[str], m.Json], table: Mapping[str, tuple[type[_M], _Keys]]
+) -> _M | None:
+    value = parse(text)
     if type(value) is not dict:
         raise ProtocolError(f"a message of {len(text)} characters is JSON, but not an object")
-    return _message(value, table)
-
-
-def _message(value: dict[str, m.Json], table: Mapping[str, tuple[type[_M], _Keys]]) -> _M | None:
     name = value.get("type")
     entry = table.get(name) if type(name) is str else None
     if entry is None:
@@ -240,7 +225,7 @@ def encode(message: m.Message) -> str:
     if type(message) is m.TaskAccepted:
         return f'{{"type":"runner:taskaccepted","taskId":{_quote(message.task_id)}}}'
     name, keys = _BY_CLASS[type(message)]
-    text = _to_json({"type": name, **dict(zip(keys, message))})
+    text = to_json({"type": name, **dict(zip(keys, message))})
     return text if text.isascii() else text.encode("utf-8", _LONE_SURROGATES).decode()
 
 
@@ -258,5 +243,5 @@ def encode_error(task_id: str, error: Mapping[str, m.Json]) -> bytes:
 def encode_with(message: m.Message, last: str) -> bytes:
     """Return a message as UTF-8, with the value of its last field given as JSON text."""
     name, keys = _BY_CLASS[type(message)]
-    first = _to_json({"type": name, **dict(zip(keys[:-1], message))})
+    first = to_json({"type": name, **dict(zip(keys[:-1], message))})
     return f"{first[:-1]},{_quote(keys[-1])}:{last}}}".encode("utf-8", _LONE_SURROGATES)

@@ -38,7 +38,8 @@ class Encoded(NamedTuple):
     text: str
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+#: Returns a value as compact JSON text.
+to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def encode_value(value: Any, name: str = "result") -> str:
@@ -54,7 +55,7 @@ def encode_value(value: Any, name: str = "result") -> str:
         NotJson: the value holds something that JSON cannot represent, or an integer that n8n would round.
     """
     try:
-        text = encode_in_pieces(value, _encode)
+        text = encode_in_pieces(value, to_json)
         if not may_have_large_integer(text):
             return text
         reason = "it may hold an integer that n8n would round"
@@ -64,7 +65,7 @@ def encode_value(value: Any, name: str = "result") -> str:
     if fault is not None:
         raise NotJson(fault)
     try:
-        return encode_in_pieces(map_leaves(value, _nan_as_none), _encode)
+        return encode_in_pieces(map_leaves(value, _nan_as_none), to_json)
     except (TypeError, ValueError, RecursionError):
         raise NotJson(f"{name} cannot be written as JSON: {reason}") from None
 
@@ -73,12 +74,8 @@ def _nan_as_none(leaf: Any) -> Any:
     return None if isinstance(leaf, float) and not math.isfinite(leaf) else leaf
 
 
-def encode_in_pieces(value: Any, encode: Callable[[Any], str]) -> str:
+def encode_in_pieces(value: Any, encode: Callable[[Any], str], levels: int = _LEVELS) -> str:
     """Return the compact JSON text ``encode(value)``, made of pieces so that other threads run in between."""
-    return _encode_level(value, _LEVELS, encode)
-
-
-def _encode_level(value: Any, levels: int, encode: Callable[[Any], str]) -> str:
     if not levels or type(value) not in _MOST_MEMBERS or not _is_large(value, levels):
         return encode(value)
     is_list = type(value) is list
@@ -91,11 +88,11 @@ def _encode_level(value: Any, levels: int, encode: Callable[[Any], str]) -> str:
             group = members[start : start + count]
             text = encode(group if is_list else dict(group))[1:-1]
         elif is_list:
-            text = _encode_level(members[start], levels - 1, encode)
+            text = encode_in_pieces(members[start], encode, levels - 1)
         else:
             key, member = members[start]
             # The encoder turns numbers and None into keys, and refuses other types.
-            text = encode({key: 0})[1:-2] + _encode_level(member, levels - 1, encode)
+            text = encode({key: 0})[1:-2] + encode_in_pieces(member, encode, levels - 1)
         texts.append(text)
         start += count
         if len(members) > most:

@@ -131,8 +131,8 @@ class TestEveryMessage:
             assert type(decoded) is type(message)
 
     @pytest.mark.parametrize(("wire", "message"), FROM_RUNNER)
-    def test_is_made_of_a_decoded_object(self, wire: Any, message: Any) -> None:
-        made = codec.message_from_runner(wire)
+    def test_is_made_of_what_the_caller_decodes(self, wire: Any, message: Any) -> None:
+        made = codec.decode_from_runner("text", {"text": wire}.__getitem__)
         assert made == message
         assert type(made) is type(message)
 
@@ -143,8 +143,8 @@ class TestEveryMessage:
 
     @pytest.mark.parametrize("value", [None, [], "runner:info", 1])
     def test_is_not_made_of_another_value_than_an_object(self, value: Any) -> None:
-        with pytest.raises(ProtocolError, match=r"^a message is JSON, but not an object$"):
-            codec.message_from_runner(value)
+        with pytest.raises(ProtocolError, match=r"^a message of 4 characters is JSON, but not an object$"):
+            codec.decode_from_runner("text", lambda text: value)
 
     @pytest.mark.parametrize(("number", "valid_for"), [(5000.0, 5000), (-1.0, -1), (2.5, None), ("5", None)])
     def test_has_an_integer_where_a_runner_sent_one_as_a_float(
@@ -153,9 +153,9 @@ class TestEveryMessage:
         wire = {"type": "runner:taskoffer", "offerId": "o", "taskType": "t", "validFor": number}
         if valid_for is None:
             with pytest.raises(ProtocolError, match="expected int for 'validFor'"):
-                codec.message_from_runner(wire)
+                codec.decode_from_runner(json.dumps(wire))
         else:
-            made = codec.message_from_runner(wire)
+            made = codec.decode_from_runner(json.dumps(wire))
             assert made == m.TaskOffer("o", "t", valid_for)
             assert isinstance(made, m.TaskOffer)
             assert type(made.valid_for) is int
