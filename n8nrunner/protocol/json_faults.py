@@ -58,8 +58,8 @@ def _find(
     if fault is not None:
         return f"{name} {fault}"
     stack: list[tuple[Any, Iterator[tuple[Any, Any]]]] = [(value, _members(value))]
-    path: list[Any] = []
-    above = {id(value)}
+    # The key of each container in the stack, by the container's id. The value itself has none.
+    path: dict[int, Any] = {id(value): None}
     while stack:
         container, members = stack[-1]
         for key, member in members:
@@ -67,22 +67,19 @@ def _find(
             if fault is None and isinstance(container, dict):
                 fault = fault_of_key(key)
             if fault is None and isinstance(member, (dict, list, tuple)):
-                if id(member) in above:
+                if id(member) in path:
                     fault = "contains itself"
                 elif len(stack) >= _MOST_LEVELS:
                     fault = f"is nested more than {_MOST_LEVELS} levels deep"
                 else:
                     stack.append((member, _members(member)))
-                    path.append(key)
-                    above.add(id(member))
+                    path[id(member)] = key
                     break
             if fault is not None:
-                return f"{_place(name, [*path, key])} {fault}"
+                return f"{_place(name, [*path.values(), key][1:])} {fault}"
         else:
             stack.pop()
-            above.discard(id(container))
-            if path:
-                path.pop()
+            path.popitem()
     return None
 
 
