@@ -84,6 +84,8 @@ class Slots:
         reserved: the number of reserved slots.
         reserved_pairs: the number of pairs with a reservation.
         idle_since: when the last task ended; None while a slot is taken.
+        links: the pairs of each link, by task type.
+        waiting: the waiting pairs, in their order.
     """
 
     def __init__(self, capacity: int, brokers: int = 1) -> None:
@@ -92,35 +94,23 @@ class Slots:
         self.reserved = 0
         self.reserved_pairs = 0
         self.idle_since: float | None = None
+        self.links: dict[Hashable, dict[str, Pair]] = {}
+        self.waiting: deque[Pair] = deque()
         self._brokers = brokers
         self._types: dict[str, TaskType] = {}
-        self._links: dict[Hashable, dict[str, Pair]] = {}
         self._pairs = 0
-        self._waiting: deque[Pair] = deque()
-
-    @property
-    def pairs(self) -> dict[tuple[Hashable, str], Pair]:
-        """The pairs, by link and task type."""
-        return {(link, name): pair for link, pairs in self._links.items() for name, pair in pairs.items()}
-
-    @property
-    def waiting(self) -> list[tuple[Hashable, str]]:
-        """The waiting pairs, in their order, as the keys of `pairs`."""
-        return [(pair.link, pair.task_type.name) for pair in self._waiting]
 
     @property
     def can_serve(self) -> bool:
         """Whether a pair waits while there is room, so that `offers` can have something for a link."""
-        return bool(self._waiting) and self.capacity - self.taken - self.reserved > 0
-
-    # --- what a link does -----------------------------------------------------------------------
+        return bool(self.waiting) and self.capacity - self.taken - self.reserved > 0
 
     def join(self, link: Hashable, types: Mapping[str, int | None], now: float) -> set[Hashable]:
         """Add a link, or change its task types, each with its own limit or None.
 
         Return the other links that should ask for `offers` again.
         """
-        pairs = self._links.setdefault(link, {})
+        pairs = self.links.setdefault(link, {})
         for name, limit in types.items():
             task_type = self._types.setdefault(name, TaskType(name))
             task_type.limit = limit
@@ -140,12 +130,11 @@ class Slots:
 
         Return the other links that should ask for `offers` again.
         """
-        for pair in self._links.pop(link, {}).values():
+        for pair in self.links.pop(link, {}).values():
             self._pairs -= 1
             self._set_open(pair, 0)
             self._end_reservation(pair)
-            if pair.wait_reason is not None:
-                self._waiting.remove(pair)
+            self._dequeue(pair)
         return self._serve(now, link)
 
     def take(self, link: Hashable, type_name: str, lapsed: bool = False) -> bool:
@@ -153,7 +142,7 @@ class Slots:
 
         A lapsed offer has no right to the reserved slots of open offers.
         """
-        pair = self._links.get(link, {}).get(type_name)
+        pair = self.links.get(link, {}).get(type_name)
         if pair is None:
             return False
         has_reservation = pair.reserved_until is not None
@@ -179,7 +168,7 @@ class Slots:
 
     def lapse(self, link: Hashable, type_name: str, count: int) -> None:
         """Remove open offers whose time is over. `offers` replaces them."""
-        pair = self._links.get(link, {}).get(type_name)
+        pair = self.links.get(link, {}).get(type_name)
         if pair is not None:
             self._set_open(pair, pair.open - count)
             if pair.open == 0:
@@ -187,7 +176,7 @@ class Slots:
 
     def void(self, link: Hashable) -> None:
         """Remove all offers of a link, because its broker has dropped them. `offers` replaces them."""
-        for pair in self._links.get(link, {}).values():
+        for pair in self.links.get(link, {}).values():
             self._set_open(pair, 0)
             self._requeue(pair, WaitReason.BUSY)
 
@@ -199,7 +188,7 @@ class Slots:
         If the link is not `ready` to send, only its reservations can lapse. Return task types, each with a
         number of offers, and the other links that should ask again.
         """
-        pairs = self._links.get(link)
+        pairs = self.links.get(link)
         if not pairs:
             return [], _NONE
         if self._is_single():
@@ -230,10 +219,8 @@ class Slots:
 
     def next_deadline(self, link: Hashable) -> float:
         """Return when a link has to ask for `offers`, because a reservation lapses; infinity without one."""
-        ends = [pair.reserved_until for pair in self._links.get(link, {}).values()]
+        ends = [pair.reserved_until for pair in self.links.get(link, {}).values()]
         return min([end for end in ends if end is not None], default=inf)
-
-    # --- the end of a task ----------------------------------------------------------------------
 
     def release(self, type_name: str, now: float) -> set[Hashable]:
         """Free the slot of a task whose handler has returned.
@@ -245,8 +232,8 @@ class Slots:
         if self.taken == 0:
             self.idle_since = now
         if self._is_single():
-            return set(self._links)
-        return self._serve(now, None) if self._waiting else _NONE
+            return set(self.links)
+        return self._serve(now, None) if self.waiting else _NONE
 
     # --- bookkeeping ----------------------------------------------------------------------------
 
@@ -291,33 +278,33 @@ class Slots:
         if pair.wait_reason is not None:
             if reason is not WaitReason.REFUSED or pair.wait_reason is WaitReason.REFUSED:
                 return
-            self._waiting.remove(pair)
+            self.waiting.remove(pair)
         pair.wait_reason = reason
         pair.may_offer = 0
         if reason is WaitReason.REFUSED:
             # Behind the pairs that were refused before, ahead of all others.
-            position = sum(1 for other in self._waiting if other.wait_reason is WaitReason.REFUSED)
-            self._waiting.insert(position, pair)
+            position = sum(1 for other in self.waiting if other.wait_reason is WaitReason.REFUSED)
+            self.waiting.insert(position, pair)
         else:
-            self._waiting.append(pair)
+            self.waiting.append(pair)
 
     def _dequeue(self, pair: Pair) -> None:
         if pair.wait_reason is not None:
             pair.wait_reason = None
-            self._waiting.remove(pair)
+            self.waiting.remove(pair)
 
     def _serve(self, now: float, asking: Hashable | None) -> set[Hashable]:
         """Let waiting pairs offer while there is room. Return the links of these pairs, without `asking`."""
-        if not self._waiting:
+        if not self.waiting:
             return _NONE
         served: set[Hashable] = set()
-        for pair in list(self._waiting):
+        for pair in list(self.waiting):
             if self.capacity - self.taken - self.reserved <= 0:
                 break
             room = self._room(pair.task_type)
             if room <= 0:
                 continue  # its type's own limit; others may still have room
-            scarce = room < len(self._waiting)
+            scarce = room < len(self.waiting)
             offers = 1
             if pair.wait_reason is WaitReason.REFUSED or (scarce and pair.wait_reason is WaitReason.BUSY):
                 pair.reserved_until = now + RESERVATION_TIME

@@ -133,13 +133,12 @@ class Bench:
         offers: dict[str, int] = {}
         for task_type, _ in session.offers.open.values():
             offers[task_type] = offers.get(task_type, 0) + 1
-        pairs = slots.pairs
-        counted = {name: pair.open for (link, name), pair in pairs.items() if link == self.link}
+        counted = {name: pair.open for name, pair in slots.links.get(self.link, {}).items()}
         assert {name: count for name, count in counted.items() if count} == offers
         if session.state is not State.CLOSING:  # it keeps its offers until the connection has ended
             is_offering = session.state is State.OFFERING and session.offers_wanted
             assert is_offering or not session.offers.open
-            assert is_offering is any(link == self.link for link, _ in pairs) or not self.types
+            assert is_offering is (self.link in slots.links) or not self.types
         assert sum(len(result.payload or b"") for result in session.receipts.results) <= UNCONFIRMED_LIMIT
         counters = session.counters
         assert counters.accepted == (

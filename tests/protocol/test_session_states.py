@@ -280,7 +280,7 @@ def test_an_event_has_the_outcome_of_its_row(event: str, state: str) -> None:
     assert bench.session.state is IS[after]
     assert bench.slots.taken == taken + slots
     if bench.session.state is State.CLOSING and state == "CLOSING":
-        assert set(bench.slots.pairs) == {("a", "t")}
+        assert set(bench.slots.links["a"]) == {"t"}
     assert bench.is_registered is (after in ("OFFERING", "DRAINING"))
     if state == "CLOSING":
         # No message may follow the close frame.

@@ -60,13 +60,14 @@ class SlotsMachine(RuleBasedStateMachine):
     # --- what the slots say ---------------------------------------------------------------------
 
     def pair(self, pair: Key) -> Pair:
-        return self.slots.pairs[pair]
+        link, name = pair
+        return self.slots.links[link][name]
 
     def pairs(self) -> dict[Any, Pair]:
-        return self.slots.pairs
+        return {(pair.link, name): pair for of in self.slots.links.values() for name, pair in of.items()}
 
     def waiting(self) -> list[Any]:
-        return self.slots.waiting
+        return [(pair.link, pair.task_type.name) for pair in self.slots.waiting]
 
     def room(self, name: str) -> int:
         """Free slots that are not reserved, counted from the pairs."""
@@ -261,7 +262,7 @@ class SlotsMachine(RuleBasedStateMachine):
     def nothing_is_taken_beyond_its_limit(self) -> None:
         slots = self.slots
         assert slots.taken == len(self.tasks) <= slots.capacity
-        for (_, name), pair in slots.pairs.items():
+        for (_, name), pair in self.pairs().items():
             assert pair.task_type.taken == self.tasks.count(name)
             assert pair.task_type.limit is None or pair.task_type.taken <= pair.task_type.limit
 

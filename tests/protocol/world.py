@@ -688,7 +688,7 @@ class World:
                 slots = runner.slots
                 room = runner.capacity - slots.taken - slots.reserved
                 for name in runner.types:
-                    pair = slots.pairs[link.index, name]
+                    pair = slots.links[link.index][name]
                     kind = pair.task_type
                     if room > 0 and (kind.limit is None or kind.limit > kind.taken + kind.reserved):
                         assert pair.open >= 1, "no open offer, and there is room"
