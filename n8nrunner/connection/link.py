@@ -217,8 +217,7 @@ class BrokerLink:
             if is_waiting:
                 connection.flush()
                 is_waiting = not sender.is_empty
-            is_congested = is_congested and sender.is_congested
-            wanted = machine.written(is_waiting, sender.backlog, is_congested, now)
+            wanted = machine.written(is_waiting, sender.backlog, is_congested and sender.is_congested, now)
             if wanted:
                 self._perform(wanted)
         self.due_at = machine.next_deadline()

@@ -33,8 +33,6 @@ CLOSE_WAIT_LATE = 0.3
 #: Delay before retrying a step that an unexpected error ended, in seconds.
 DEFECT_PAUSE = 1.0
 
-_AT_ONCE = -inf
-
 
 class LinkState(enum.Enum):
     """The state of a link, with the event that it waits for."""
@@ -102,14 +100,13 @@ class LinkMachine:
         self._retry = Retry(is_one_shot, new_delays)
         self._failure_level = actions.LogLevel.INFO
         self._skipped = Throttle()
-        # The next step while the link waits.
-        self._next_at = _AT_ONCE
+        # The next step while the link waits. The first one comes at once.
+        self._next_at = -inf
         self._next_is_probe = False
         # The connection.
         self._opened_at = 0.0
         self._accepted_before = 0
         self._has_unwritten = False
-        self._was_congested = self._is_unblocked = False
         self._closing: _Closing | None = None
         self._stop_until = inf
         self._methods = _METHODS[self.state]
@@ -169,7 +166,6 @@ class LinkMachine:
             return self.handle(_TIME_PASSED, now)
         session = self.session
         session.set_congested(is_congested)
-        self._was_congested = is_congested
         wanted = session.settle(now)
         if session.state is State.CLOSING:
             self._follow(wanted, now)
@@ -186,7 +182,8 @@ class LinkMachine:
             is_congested: whether a large message is still being sent.
             now: the moment.
         """
-        self._is_unblocked = self._was_congested and not is_congested
+        if self.session.is_congested and not is_congested:
+            self.session.set_congested(False)  # messages that waited behind the large one can be sent now
         if has_unwritten or self._has_unwritten:
             self._has_unwritten = has_unwritten
             self.is_paused = self.session.set_waiting(has_unwritten, backlog, now)
@@ -204,8 +201,6 @@ class LinkMachine:
         """Return when `settle` must be called next; infinity if nothing has a deadline."""
         state = self.state
         if state is CONNECTED:
-            if self._is_unblocked:
-                return _AT_ONCE  # messages that waited behind the large one can be sent now
             due = self.session.next_deadline()
             return min(due, self._idle_until()) if self._auto_shutdown_timeout else due
         if self._closing is not None:
@@ -350,7 +345,7 @@ class LinkMachine:
 
     def _ended(self, event: events.ConnectionEnded, now: float) -> None:
         self._closing = None
-        self.is_paused = self._has_unwritten = self._was_congested = self._is_unblocked = False
+        self.is_paused = self._has_unwritten = False
         self._actions += self.session.handle(event, now)
         if self.session.state is State.CLOSED:
             self._finish(_TIME_PASSED, now)

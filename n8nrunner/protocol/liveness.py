@@ -40,8 +40,6 @@ class Liveness:
     """
 
     def __init__(self) -> None:
-        self.due = inf
-        self.pinged_at: float | None = None
         self.begin(0.0)
 
     def begin(self, now: float) -> None:
@@ -50,7 +48,7 @@ class Liveness:
         self._acknowledged = 0
         self._paused = False
         self._waiting_since: float | None = None
-        self.pinged_at = None
+        self.pinged_at: float | None = None
         self.due = now + PING_INTERVAL
 
     def note_received(self, now: float) -> None:
@@ -58,16 +56,16 @@ class Liveness:
         self._received_at = now
         self.pinged_at = None
 
-    def set_waiting(self, waiting: bool, now: float) -> None:
-        """Note whether there are bytes that the local kernel does not take."""
+    def set_waiting(self, waiting: bool, paused: bool, now: float) -> None:
+        """Note whether there are bytes that the local kernel does not take, and whether reading is paused.
+
+        While it is paused, silence does not count.
+        """
         if not waiting:
             self._waiting_since = None
         elif self._waiting_since is None:
             self._waiting_since = now
             self.due = min(self.due, now + MEASURE_INTERVAL)
-
-    def set_paused(self, paused: bool, now: float) -> None:
-        """Note whether reading is paused. Silence counts only while it is not."""
         if self._paused and not paused:
             self.note_received(now)
             self.due = min(self.due, now + PING_INTERVAL)

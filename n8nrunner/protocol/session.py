@@ -73,6 +73,7 @@ class RunnerSession:
     Attributes:
         state: changes with `TRANSITIONS`.
         offers_wanted: whether the runner can run tasks, as the last `OfferingChanged` says.
+        is_congested: whether a large message is being sent.
         generation: the number of the connection, from 1.
         counters: counts of accepted, finished and failed tasks.
         offers, tasks, calls, receipts: the parts. Only the session changes them.
@@ -89,6 +90,7 @@ class RunnerSession:
     ) -> None:
         self.state = State.DISCONNECTED
         self.offers_wanted = True
+        self.is_congested = False
         self.generation = 0
         self.counters = Counters()
         self._link = link
@@ -102,7 +104,6 @@ class RunnerSession:
         self.receipts = Receipts()
         # Answers to acceptances that wait behind a large message, each with the end of its window.
         self._delayed: deque[tuple[_Answer, float]] = deque()
-        self._congested = False
         self._receiving = False
         self._sent_count = 0
         self._last_sent_at = 0.0
@@ -132,15 +133,14 @@ class RunnerSession:
         Return whether reading has to pause until less waits.
         """
         paused = waiting and (backlog > BACKLOG_LIMIT or len(self._delayed) > DELAYED_LIMIT)
-        self._liveness.set_waiting(waiting, now)
-        self._liveness.set_paused(paused, now)
+        self._liveness.set_waiting(waiting, paused, now)
         self._settle_by(self._liveness.due)
         return paused
 
     def set_congested(self, congested: bool) -> None:
         """Note whether a large message is being sent. No other message may be sent between its fragments."""
-        if congested is not self._congested:
-            self._congested = congested
+        if congested is not self.is_congested:
+            self.is_congested = congested
             self._due = _AT_ONCE
 
     def set_receiving(self, receiving: bool) -> None:
@@ -203,7 +203,7 @@ class RunnerSession:
             soonest,
             self._liveness.due,
             self.tasks.next_deadline(),
-            self.receipts.next_deadline(self._congested),
+            self.receipts.next_deadline(self.is_congested),
         )
 
     def _settle_by(self, moment: float) -> None:
@@ -223,7 +223,7 @@ class RunnerSession:
         self._handshake_until = now + HANDSHAKE_TIMEOUT
         self._sent_count = 0
         self._last_sent_at = now
-        self._congested = self._receiving = False
+        self.is_congested = self._receiving = False
         self._liveness.begin(now)
         self.receipts.begin(now)
         self.offers.begin(event.jitter)
@@ -371,7 +371,7 @@ class RunnerSession:
             self.counters.done += 1
         self._send(actions.SendPayload(event.payload), now)
         self.receipts.add(self._sent_count, event.task_id, task_type, event.payload, event.failed)
-        self._settle_by(self.receipts.next_deadline(self._congested))
+        self._settle_by(self.receipts.next_deadline(self.is_congested))
 
     def _report_undelivered(self, event: events.HandlerFinished, task_type: str) -> None:
         self.counters.undelivered += 1
@@ -387,16 +387,14 @@ class RunnerSession:
             if task is not None:
                 self.counters.failed += 1
                 self._release(task[0], now)
-                self._fail(head.task_id or "", f"The task's input {problem}", description, now)
+                message = f"The task's input {problem}"
+                self._fail(head.task_id or "", now, message=message, description=description)
             return
         call_id = head.call_id or head.request_id
         if call_id is not None:
             self._actions.extend(self.calls.end(call_id, None, f"the answer of n8n {problem}. {description}"))
 
-    def _fail(self, task_id: str, message: str, description: str | None, now: float) -> None:
-        error = {"message": message}
-        if description is not None:
-            error["description"] = description
+    def _fail(self, task_id: str, now: float, **error: str) -> None:
         self._send(m.TaskFailed(task_id, error), now)
 
     # --- calls of handlers ----------------------------------------------------------------------
@@ -426,22 +424,22 @@ class RunnerSession:
         message = self._timeout_message
         for task_id, _ in remove_due(self.tasks.running, now):
             self.counters.timed_out += 1
-            self._fail(task_id, message, _TIMEOUT_DESCRIPTION, now)
+            self._fail(task_id, now, message=message, description=_TIMEOUT_DESCRIPTION)
             self._cancel(task_id, message, timed_out=True)
         if self._receiving:  # a large message, which may be the settings of one of these tasks
             self.tasks.extend_settings_time(now)
         for task_id, task_type in remove_due(self.tasks.accepted, now):
             self.counters.failed += 1
             self._release(task_type, now)
-            self._fail(task_id, f"n8n sent no settings within {SETTINGS_TIMEOUT:g} seconds", None, now)
+            self._fail(task_id, now, message=f"n8n sent no settings within {SETTINGS_TIMEOUT:g} seconds")
 
     def _settle_delayed(self, now: float) -> None:
         while self._delayed:
             answer, until = self._delayed[0]
-            if self._congested and until > now:
+            if self.is_congested and until > now:
                 break
             self._delayed.popleft()
-            if self._congested:
+            if self.is_congested:
                 self._drop_answer(answer, now)
             else:
                 self._send(answer, now)
@@ -457,14 +455,14 @@ class RunnerSession:
         self.offers.void()
 
     def _settle_offers(self, now: float) -> None:
-        offers, others = self.offers.renew(now, not self._congested, self._silent_since())
+        offers, others = self.offers.renew(now, not self.is_congested, self._silent_since())
         self._wake(others)
         for offer in offers:
             self._send(offer, now)
 
     def _silent_since(self) -> float | None:
         """Return when the last message was sent, if only an offer can end the silence; otherwise None."""
-        return None if self._congested or self.tasks else self._last_sent_at
+        return None if self.is_congested or self.tasks else self._last_sent_at
 
     def _settle_drain(self, now: float) -> None:
         if self._stop_until is None:
@@ -481,7 +479,8 @@ class RunnerSession:
         self.counters.unfinished += len(accepted) + len(running)
         for task_id, _ in [*accepted, *running]:
             message = "The task runner was stopped before the task had finished"
-            self._fail(task_id, message, "Its grace period is over; run the workflow again.", now)
+            description = "Its grace period is over; run the workflow again."
+            self._fail(task_id, now, message=message, description=description)
         for _, task_type in accepted:
             self._release(task_type, now)
         for task_id, _ in running:
@@ -494,7 +493,7 @@ class RunnerSession:
                 self._actions.append(actions.SendUrgentPing(LIVENESS_PING))
             if measure:
                 self._actions.append(actions.MeasureSocket())
-        if now >= self.receipts.next_deadline(self._congested):
+        if now >= self.receipts.next_deadline(self.is_congested):
             self._actions.append(self.receipts.ping(self._sent_count, now))
 
     def _measured(self, event: events.SocketMeasured, now: float) -> None:
@@ -517,7 +516,7 @@ class RunnerSession:
         self._actions.append(message)
 
     def _send_in_window(self, answer: _Answer, now: float) -> None:
-        if self._congested:
+        if self.is_congested:
             self._delayed.append((answer, now + ACCEPT_WINDOW))
             self._settle_by(now + ACCEPT_WINDOW)
         else:
@@ -528,11 +527,8 @@ class RunnerSession:
         if others:
             self._actions.append(actions.WakeLinks(others))
 
-    def _settle_only(self, event: events.SlotFreed, now: float) -> None:
-        """Do nothing here; `settle` handles a freed slot."""
-
     def _ignore(self, event: events.Event, now: float) -> None:
-        """Ignore an event that has no effect in this state; see `TRANSITIONS`."""
+        """Ignore an event that has no effect in this state, or that `settle` handles (`SlotFreed`)."""
 
 
 _HANDLER_OF: dict[type[events.Event], Callable[..., None]] = {
@@ -549,7 +545,7 @@ _HANDLER_OF: dict[type[events.Event], Callable[..., None]] = {
     events.ConnectionEnded: RunnerSession._ended,
     events.HandlerFinished: RunnerSession._finished,
     events.CallMade: RunnerSession._call_made,
-    events.SlotFreed: RunnerSession._settle_only,
+    events.SlotFreed: RunnerSession._ignore,
     events.TypesChanged: RunnerSession._types_changed,
     events.OfferingChanged: RunnerSession._offering_changed,
     events.MessageSkipped: RunnerSession._message_skipped,

@@ -49,8 +49,7 @@ def run(network: Network, limit: float = 300.0, step: float = 0.25) -> tuple[flo
         now += step
         if network.received(now) and not network.paused(now):
             liveness.note_received(now)
-        liveness.set_waiting(network.waiting(now), now)
-        liveness.set_paused(network.paused(now), now)
+        liveness.set_waiting(network.waiting(now), network.paused(now), now)
         if now < liveness.due:
             continue
         ping, measure = liveness.check(now)
@@ -285,11 +284,9 @@ def test_a_pause_ends_the_wait_for_the_answer_to_a_ping() -> None:
     """The answer may have arrived without being read."""
     liveness = begun()
     assert liveness.check(110.0)[0]
-    liveness.set_waiting(True, 111.0)
-    liveness.set_paused(True, 111.0)
+    liveness.set_waiting(True, True, 111.0)
     assert liveness.judge(quiet(written=1), 139.0) is None
-    liveness.set_waiting(False, 139.0)
-    liveness.set_paused(False, 139.0)
+    liveness.set_waiting(False, False, 139.0)
     assert liveness.judge(quiet(written=1), 141.0) is None
     assert not liveness.check(148.9)[0]
     assert liveness.check(149.0)[0]
@@ -297,10 +294,10 @@ def test_a_pause_ends_the_wait_for_the_answer_to_a_ping() -> None:
 
 def test_no_ping_is_sent_while_reading_is_paused() -> None:
     liveness = begun()
-    liveness.set_paused(True, 101.0)
+    liveness.set_waiting(False, True, 101.0)
     assert liveness.check(150.0) == (False, False)
     assert liveness.due == float("inf")
-    liveness.set_paused(False, 150.0)
+    liveness.set_waiting(False, False, 150.0)
     assert liveness.due == 150.0 + PING_INTERVAL
 
 
@@ -316,7 +313,7 @@ def test_a_stall_begins_when_bytes_begin_to_wait() -> None:
     for now in range(110, 200, 10):
         liveness.note_received(float(now))
         liveness.check(float(now))
-    liveness.set_waiting(True, 195.0)
+    liveness.set_waiting(True, False, 195.0)
     assert liveness.due == 195.0 + MEASURE_INTERVAL
     assert liveness.check(197.0)[1]
     assert liveness.judge(quiet(), 195.0 + STALL_LIMIT - 0.1) is None
