@@ -182,7 +182,7 @@ class BrokerLink:
             return events.FunctionCalls.AGAIN
         if tally.function:
             counters = self.machine.session.counters
-            counters.count_calls(tally.function, tally.done, tally.failed, not failed)
+            counters.count_calls(tally.function, tally.done, tally.failed, failed)
         return events.FunctionCalls.FAILED if tally.failed else events.FunctionCalls.DONE
 
     def read(self, now: float) -> None:

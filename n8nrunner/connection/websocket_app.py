@@ -101,9 +101,7 @@ class App:
         try:
             self._read_message()
         except websocket.WebSocketException as error:
-            raise ConnectionLost(
-                f"the broker broke WebSocket's rules ({type(error).__name__})", 1002
-            ) from None
+            raise ConnectionLost(f"the broker broke WebSocket's rules ({type(error).__name__})") from None
         return self._take_sent()
 
     # --- the library's socket and event loop --------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Actions that a session or a link asks for, in the order of its list.
+"""Actions that a session or a link asks for. Perform them in the order of the list.
 
 A message to the broker is an action itself.
 """
@@ -149,7 +149,7 @@ class ReportRefused(NamedTuple):
 
 
 class ReportIdle(NamedTuple):
-    """Tell the runner that it has had no task for the time after which it ends."""
+    """Tell the runner that it has had no task for `auto_shutdown_timeout`."""
 
 
 class LogSkipped(NamedTuple):

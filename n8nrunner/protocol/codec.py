@@ -19,7 +19,7 @@ from n8nrunner.protocol.json_text import decoding_fault, to_json
 
 _M = TypeVar("_M", m.FromBroker, m.FromRunner)
 
-#: The type of the value of each key, in the order of the class's fields; None for any value, or none.
+#: The type of each key's value, in the order of the class's fields. None: any value, or no such key.
 _Keys = dict[str, Optional[type]]
 
 _FROM_BROKER: dict[str, tuple[type[m.FromBroker], _Keys]] = {
@@ -61,7 +61,7 @@ Received = Union[Payload, SkippedMessage, PongFrame]
 #: Encodes one string as ASCII.
 _quote = json.JSONEncoder().encode
 _raw_decode = json.JSONDecoder().raw_decode
-#: Makes a message of its fields, without the Python function that `NamedTuple` adds.
+#: Makes a message of its fields, faster than its class does.
 _new = tuple.__new__
 
 #: An error handler for lone surrogates, which UTF-8 cannot encode. They occur only in strings, and it writes
@@ -177,7 +177,7 @@ def event_of(received: Received, max_payload: int) -> m.FromBroker | MessageSkip
     """Return the event of a received message; None if the type of the message is unknown.
 
     Args:
-        received: a message, of which a large one in a `bytearray` is cleared to free its memory.
+        received: a message. A large `bytearray` is cleared, to free its memory.
         max_payload: the size limit that a skipped message exceeds, in bytes.
     """
     if isinstance(received, SkippedMessage):

@@ -40,7 +40,7 @@ class ConnectionEnded(NamedTuple):
     """The connection is closed or lost."""
 
     reason: LinkFailure
-    written: int  #: messages of which at least one byte was sent. The other messages have not arrived
+    written: int  #: messages of which a byte may have been sent. All others have certainly not arrived
     clean: bool  #: whether the broker answered the runner's close frame, so that it has read every message
     jitter: float
 
@@ -54,13 +54,13 @@ class FunctionCalls(enum.Enum):
 
 
 class HandlerFinished(NamedTuple):
-    """A handler has returned or raised, and its slot is free."""
+    """A handler has returned or raised, or could not be run, and its slot is free."""
 
     task_id: str
     generation: int  #: that of `StartTask`
     payload: bytes  #: the encoded answer
     failed: bool  #: whether the answer is an error
-    freed: bool = True  #: whether the slots can have an offer for this link now
+    freed: bool = True  #: whether this link may be able to make an offer now
     interrupted: bool = False  #: whether the task was cut short, rather than failed by itself
     calls: FunctionCalls = FunctionCalls.DONE
 
@@ -76,7 +76,7 @@ class CallMade(NamedTuple):
 
 
 class SlotFreed(NamedTuple):
-    """The slots can have an offer for this link."""
+    """A slot may be free for an offer of this link."""
 
 
 class TypesChanged(NamedTuple):
@@ -157,7 +157,7 @@ class RefusalAnswered(NamedTuple):
 
 
 class TimePassed(NamedTuple):
-    """Something has happened, or the moment of `next_deadline` has come."""
+    """Look at the deadlines, while no connection is open."""
 
 
 LinkEvent = Union[

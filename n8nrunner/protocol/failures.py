@@ -8,11 +8,11 @@ class LinkFailure(Exception):
 
 
 class Unreachable(LinkFailure):
-    """No answer, or a server's answer that n8n is unavailable: n8n is down or starting."""
+    """n8n is down or starting, or the attempt failed on this side: its settings, or an unexpected error."""
 
 
 class NotABroker(LinkFailure):
-    """An answer that a task broker does not give: a wrong address, a proxy in between, or internal mode."""
+    """A wrong address, a proxy in between, internal mode, or settings of a proxy that are not valid."""
 
 
 class AuthRefused(LinkFailure):
@@ -20,14 +20,14 @@ class AuthRefused(LinkFailure):
 
 
 class RateLimited(LinkFailure):
-    """The broker accepts a limited number of log-ins and upgrades a second."""
+    """The broker has refused a log-in or an upgrade, because it has had too many in this second."""
 
 
 class UpgradeRefused(LinkFailure):
     """The WebSocket was refused.
 
     Attributes:
-        status: the HTTP status.
+        status: the HTTP status; 0 if the answer is not HTTP.
         is_n8ns: whether the answer has the shape of n8n's own refusals; others say nothing about the grant.
     """
 

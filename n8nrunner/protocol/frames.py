@@ -3,8 +3,8 @@
 `Receiver` takes bytes and returns events. `Sender` takes messages and returns bytes. Neither has a socket or
 draws random numbers: the source of masks is an argument. No extension is negotiated.
 
-Control frames remain websocket-client's, which also makes the upgrade: it answers pings and close frames, and
-its answers are passed to `Sender.send_control`.
+websocket-client makes the upgrade, and answers pings and close frames. `Sender.send_control` takes its
+answers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WHOLE = (FINAL | TEXT, FINAL | BINARY)
 _OPCODE = 0x0F
 _RESERVED = 0x70
 _MASKED = 0x80
-#: Missing bytes of a frame from which on they are received into a buffer, and the size of that buffer.
+#: If at least this many bytes of a frame are missing, they are received into a buffer, of the size below.
 _LARGE = 64 * 1024
 _BUFFER_SIZE = 256 * 1024
 #: Random bytes fetched at once. A call for each frame would release the interpreter's lock for each frame.
@@ -85,6 +85,8 @@ class CloseFrame(NamedTuple):
 Payload = Union[bytes, bytearray]
 
 FrameEvent = Union[Payload, SkippedMessage, PingFrame, PongFrame, CloseFrame]
+
+_CONTROL: dict[int, Callable[[bytes], FrameEvent]] = {PING: PingFrame, PONG: PongFrame, CLOSE: CloseFrame}
 
 
 class Receiver:
@@ -155,7 +157,7 @@ class Receiver:
             limit: how many frames to handle at most. A megabyte can hold half a million.
 
         Raises:
-            ConnectionLost: the broker breaks the rules. All events before have been returned.
+            ConnectionLost: the broker breaks the rules. Earlier calls have returned all events before that.
         """
         data, position = self._data, self._position
         end = len(data)
@@ -182,9 +184,7 @@ class Receiver:
                 if first & _RESERVED or length & _MASKED:
                     # Reserved bits "MUST be 0 unless an extension is negotiated" (RFC 6455, 5.2).
                     # "A client MUST close a connection if it detects a masked frame" (5.1).
-                    raise ConnectionLost(
-                        "the broker sent a frame that is masked or has reserved bits set", 1002
-                    )
+                    raise ConnectionLost("the broker sent a frame that is masked or has reserved bits set")
                 if length > 125:
                     # 126 and 127 say that the length follows, in 2 or 8 bytes (RFC 6455, 5.2).
                     start += 2 if length == 126 else 8
@@ -199,7 +199,10 @@ class Receiver:
                     if first & _OPCODE >= CLOSE:
                         if stop > end:
                             break
-                        events.append(self._control_frame(first & _OPCODE, data[start:stop]))
+                        events.append(_CONTROL[first & _OPCODE](data[start:stop]))
+                        # "After receiving a control frame indicating the connection should be closed, a peer
+                        # discards any further data received" (RFC 6455, 1.4).
+                        self._closed = first & _OPCODE == CLOSE
                     else:
                         self._begin_frame(first, length)
                         stop = start
@@ -215,40 +218,30 @@ class Receiver:
         return events
 
     def _check(self, first: int, length: int) -> None:
-        """Check whether this frame may come now. Its payload is not waited for: it may have any length."""
+        """Check whether this frame may come now, without waiting for its payload, which may be long."""
         opcode = first & _OPCODE
         if BINARY < opcode < CLOSE or opcode > PONG:
             # "If an unknown opcode is received, the receiving endpoint MUST _Fail the WebSocket Connection_"
             # (RFC 6455, 5.2).
-            raise ConnectionLost("the broker sent a frame with an unknown opcode", 1002)
+            raise ConnectionLost("the broker sent a frame with an unknown opcode")
         if opcode >= CLOSE:
             # "All control frames MUST have a payload length of 125 bytes or less and MUST NOT be fragmented"
             # (RFC 6455, 5.5).
             if not first & FINAL or length > 125:
-                raise ConnectionLost("the broker sent a control frame that is too long or in fragments", 1002)
+                raise ConnectionLost("the broker sent a control frame that is too long or in fragments")
         elif self._fragments:
             # "The fragments of one message MUST NOT be interleaved between the fragments of another message"
             # (RFC 6455, 5.4).
             if opcode != CONTINUATION:
-                raise ConnectionLost("the broker began a message within another", 1002)
+                raise ConnectionLost("the broker began a message within another")
         elif opcode == CONTINUATION:
-            raise ConnectionLost("the broker sent a continuation of no message", 1002)
-
-    def _control_frame(self, opcode: int, payload: bytes) -> FrameEvent:
-        if opcode == PING:
-            return PingFrame(payload)
-        if opcode == PONG:
-            return PongFrame(payload)
-        # "After receiving a control frame indicating the connection should be closed, a peer discards any
-        # further data received" (RFC 6455, 1.4).
-        self._closed = True
-        return CloseFrame(payload)
+            raise ConnectionLost("the broker sent a continuation of no message")
 
     # --- data frames that are not a whole message, or not yet there ---------------------------------
 
     def _begin_frame(self, first: int, length: int) -> None:
         if self._fragments == FRAGMENTS_LIMIT:
-            raise ConnectionLost(f"the broker sent a message in more than {FRAGMENTS_LIMIT} fragments", 1008)
+            raise ConnectionLost(f"the broker sent a message in more than {FRAGMENTS_LIMIT} fragments")
         self._fragments += 1
         self._in_frame = True
         self._is_final = first & FINAL != 0

@@ -8,7 +8,7 @@ from typing import Any, Callable
 
 #: The largest integer up to which JavaScript's numbers represent every integer.
 LARGEST_INTEGER = 2**53 - 1
-#: `find_fault` calls more levels than this too deep. Python's encoder also fails near this depth.
+#: Deeper nesting is a fault. Python's encoder also fails near this depth.
 _MOST_LEVELS = 900
 #: A place with more keys than this is cut.
 _MOST_KEYS = 12

@@ -103,7 +103,7 @@ def encode_in_pieces(value: Any, encode: Callable[[Any], str], levels: int = _LE
 
 
 def _is_large(container: list[Any] | dict[Any, Any], levels: int) -> bool:
-    """Return whether a container, or one within so many levels, has more than a few members."""
+    """Return whether a container, or one within so many levels, has more than `_MOST_MEMBERS`."""
     if len(container) > _MOST_MEMBERS[type(container)]:
         return True
     if levels > 1:
@@ -138,7 +138,7 @@ def may_have_large_integer(text: str) -> bool:
 def give_way(members: dict[str, Any]) -> dict[str, Any]:
     """Return an object's members as they are, as the `object_hook` of a decoder.
 
-    Python looks at each call of a Python function whether another thread waits for the interpreter's lock.
+    At each call of a Python function, Python gives the interpreter's lock to a thread that waits for it.
     """
     return members
 
@@ -160,7 +160,7 @@ def decode_member(text: str, key: str) -> Any:
 
 
 def decoding_fault(error: Exception) -> str | None:
-    """Return which limit of Python a text exceeds, given the decoder's error; None if it is not JSON."""
+    """Return which limit of Python a text exceeds, given the decoder's error; None for another error."""
     if isinstance(error, RecursionError):
         return "is nested too deeply for Python"
     if isinstance(error, ValueError) and str(error).startswith("Exceeds the limit"):

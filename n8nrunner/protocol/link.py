@@ -1,11 +1,11 @@
 """The life of one broker's link, over all its connections, as a state machine: events in, actions out.
 
 `TRANSITIONS`, below the class, has every transition but those of `recover`. Events of the protocol go to the
-session (`session.py`). Time, random numbers and the delays between attempts are arguments. The machine does
-not use the connection object.
+session (`session.py`). Time, random numbers and the delays between attempts are arguments. The machine only
+passes the connection object on.
 
-The caller performs the actions in order. After each batch of events it calls `settle`, writes, and calls
-`written`. `next_deadline` returns when `settle` must be called next.
+The caller performs the actions in order. After each batch of events, the caller calls `settle`, writes, and
+calls `written`. `next_deadline` returns when `settle` must be called next.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DEFECT_PAUSE = 1.0
 
 
 class LinkState(enum.Enum):
-    """The state of a link, with the event that it waits for."""
+    """The state of a link, and what it waits for."""
 
     WAITING = "the time of the next attempt or probe"
     CONNECTING = "the end of an attempt to connect"
@@ -126,7 +126,7 @@ class LinkMachine:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the link has ended. Later results are not reported."""
+        """Whether the link has ended."""
         return self.state is CLOSED
 
     @property
@@ -412,7 +412,8 @@ _Method = Callable[[LinkMachine, Any, float], None]
 #: Transitions by state and event: the method that handles the event, and the states that it may lead to.
 #: `CloseConnection` is an action of the session. Other events go to the session; those of a link that are
 #: missing here have no effect (`_IGNORED`). After a stop, `ConnectionEnded` leads to FINISHING while orphans
-#: run, otherwise to CLOSED; without a stop, to REFUSED if `Retry` gives up, otherwise to WAITING.
+#: run and the grace period lasts, otherwise to CLOSED; without a stop, to REFUSED if `Retry` gives up,
+#: otherwise to WAITING.
 TRANSITIONS: dict[LinkState, dict[type, tuple[_Method, set[LinkState]]]] = {
     WAITING: {
         events.TimePassed: (LinkMachine._take_next_step, {WAITING, CONNECTING, PROBING}),

@@ -22,8 +22,8 @@ PING_INTERVAL = 10.0
 #: Seconds that the peer has from a ping to its next byte. An n8n whose event loop is busy for 25 s answers
 #: in time.
 SILENCE_LIMIT = 30.0
-#: Seconds without an acknowledgement, while bytes are unacknowledged. The kernel of a live host answers the
-#: probes of a closed window, whose longest gap in 25 s is 12.8 s.
+#: Seconds without an acknowledgement, while bytes are unacknowledged. While a live peer does not read, its
+#: kernel answers window probes, whose gaps double: in 25 s, the longest is 12.8 s.
 ACKNOWLEDGEMENT_LIMIT = 15.0
 #: Seconds in which the peer takes none of the bytes that wait.
 STALL_LIMIT = 30.0
@@ -36,7 +36,7 @@ class Liveness:
 
     Attributes:
         due: when `check` has to be called at the latest.
-        pinged_at: when the ping was sent that no byte has followed; None without one.
+        pinged_at: when the unanswered ping was sent; None without one.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Liveness:
         return ping, measure
 
     def judge(self, measured: SocketMeasured, now: float) -> str | None:
-        """Return why the peer is given up; None if it is alive as far as this shows."""
+        """Return why the peer is given up; None if nothing shows that it is dead."""
         acknowledged = measured.written - measured.unacknowledged
         if acknowledged > self._acknowledged:
             if self._acknowledged < measured.pinged_to:

@@ -14,7 +14,7 @@ Json = Any
 
 
 class Undecoded(NamedTuple):
-    """A value that is too large to be decoded on the links' thread: a whole message, and the value's key."""
+    """A value that is too large to be decoded on the links' thread: its whole message, and its key."""
 
     text: str
     key: str
@@ -92,7 +92,7 @@ class RunnerInfo(NamedTuple):
 
 
 class TaskOffer(NamedTuple):
-    """An offer to run one task. `valid_for` is in milliseconds: -1 has no end, 0 has expired on arrival."""
+    """An offer to run one task. `valid_for` is in milliseconds; -1: without an end, 0: expired on arrival."""
 
     offer_id: str
     task_type: str
@@ -126,7 +126,7 @@ class TaskDone(NamedTuple):
 
 
 class TaskFailed(NamedTuple):
-    """``runner:taskerror``: the task failed. `error` has a "message", a "description" and a "stack"."""
+    """``runner:taskerror``: the task failed. `error` has a "message", and often a "description"."""
 
     task_id: str
     error: Mapping[str, Json]
@@ -169,7 +169,7 @@ FromRunner = Union[
 
 Message = Union[FromBroker, FromRunner]
 
-#: A runner asks n8n on behalf of a task, and gets the response of the same place in the other union.
+#: A runner asks n8n on behalf of a task. `Response` has the responses to the requests, in the same order.
 Request = Union[RpcCall, TaskDataRequest, NodeTypesRequest]
 Response = Union[RpcResponse, TaskDataResponse, NodeTypes]
 

@@ -57,7 +57,7 @@ class Offers:
         self._rejected = False
 
     def begin(self, jitter: float) -> None:
-        """Start over with a new connection. `jitter` in [0, 1) spreads the ends of its offers."""
+        """Start over with a new connection. `jitter` in [0, 1] spreads the ends of its offers."""
         self._validity = OFFER_VALIDITY + OFFER_JITTER * jitter
         self._rejected = False
 
@@ -120,8 +120,8 @@ class Offers:
         if is_owed:
             self._rejected = False
         if not offers and self.types and (is_owed or now >= self._silence_end(silent_since)):
-            # Arrives expired. n8n 2.27 matches a rejected request with the offers that it has, those of other
-            # runners too, only when another one arrives.
+            # Arrives expired. n8n 2.27 matches a rejected request only when an offer arrives, even if it has
+            # offers of other runners.
             offers.append(TaskOffer(self._new_id(), next(iter(self.types)), 0))
         return offers, others
 

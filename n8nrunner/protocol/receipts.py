@@ -4,7 +4,7 @@ The broker does not acknowledge results. But it reads everything in order, so a 
 everything sent before its ping (docs/protocol.md, "How a task ends"). A result without a proof may be lost
 with its connection, and is then reported.
 
-`Receipts` knows messages by their ordinals: 1 for the first message of a connection, and so on.
+`Receipts` numbers the messages of a connection from 1.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from n8nrunner.protocol.actions import ReportUndelivered, SendPing
 PING_SPACING = 0.1
 #: Seconds after which a ping without a pong is repeated: a peer may answer only the latest of several pings.
 PING_REPEAT = 10.0
-#: Payloads of results without a proof are kept up to this many bytes. Of further results, only ids are kept.
+#: Payloads of results without a proof are kept up to this many bytes for each link.
 UNCONFIRMED_LIMIT = 64 * 1024 * 1024
 
 
 class SentResult(NamedTuple):
-    """A result without a proof. `payload` is None if it is above `UNCONFIRMED_LIMIT`."""
+    """A result without a proof. `payload` is None if the kept payloads would exceed `UNCONFIRMED_LIMIT`."""
 
     ordinal: int
     task_id: str

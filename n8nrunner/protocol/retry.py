@@ -10,16 +10,16 @@ from typing import Callable, NamedTuple
 
 from n8nrunner.protocol import failures
 
-#: Upper limit of the interval between probes, as a share of the outage so far ...
+#: Upper limit of the interval between probes, as a share of the outage so far.
 OUTAGE_SHARE = 0.05
-#: ... and the limits of that interval, in seconds.
+#: The least and the greatest such limit, in seconds.
 PROBE_LEAST = 1.0
 PROBE_MOST = 30.0
 #: Runners that wait for the same broker reconnect within this time, in seconds, not all at once.
 HEALTHY_JITTER = 0.5
 #: n8n accepts five log-ins and five upgrades a second. A runner that is refused waits at least this long.
 RATE_LIMIT_WAIT = 1.0
-#: Delay after a refused token that was accepted before, or is accepted by other brokers, in seconds.
+#: Delay after a refused token, if the runner does not end, in seconds.
 REFUSED_WAIT = 30.0
 #: The largest delay after other failures, in seconds.
 MOST = 30.0
@@ -36,7 +36,7 @@ class Decision(NamedTuple):
 
     delay: float | None  #: seconds to wait; None to give up
     probe: bool = False  #: whether the next step is a probe rather than an attempt to connect
-    keep_grant: bool = False  #: whether the grant token is unused and can serve the next attempt
+    keep_grant: bool = False  #: whether to use the grant token for the next attempt
     loud: bool = False  #: whether to log the failure as an error, however often it was logged before
 
 
@@ -80,7 +80,7 @@ class Retry:
     def ended(self, reason: failures.LinkFailure, seconds: float, tasks: int) -> None:
         """Note the end of a connection that lasted `seconds` and had `tasks` accepted offers.
 
-        The delays grow only while connections end at once: n8n may restart as often as it likes.
+        The delays grow only while connections end at once.
         """
         shut_down = isinstance(reason, failures.ConnectionLost) and reason.code == SHUTDOWN_CODE
         if seconds >= GOOD_CONNECTION or tasks or shut_down:
@@ -106,7 +106,7 @@ class Retry:
         if isinstance(failure, (failures.Unreachable, failures.NotABroker)):
             outage = now - self._outage_since
             interval = min(PROBE_MOST, max(PROBE_LEAST, OUTAGE_SHARE * outage))
-            # A one-shot grant is still unused. Any other is fetched again, because n8n may have restarted.
+            # A one-shot grant may be unused. Any other is fetched again, because n8n may have restarted.
             is_probe = isinstance(failure, failures.Unreachable)
             return Decision(jitter * interval, probe=is_probe, keep_grant=self._one_shot)
         raise AssertionError(f"no rule for {type(failure).__name__}")

@@ -1,8 +1,8 @@
-"""One link's side of the protocol as a state machine: events in, actions out, no I/O and no clock.
+"""The protocol of one link as a state machine: events in, actions out, no I/O and no clock.
 
-A session lives as long as its link, over all its connections, one at a time. Each connection has a
-generation: events of an older generation do not affect the current connection. `RunnerSession` has the
-protocol, `LinkMachine` decides when to connect and to close, and `BrokerLink` does the I/O of both.
+A session lives as long as its link, and serves its connections in turn. Each connection has a generation:
+events of an older generation do not affect the current connection. `RunnerSession` has the protocol,
+`LinkMachine` decides when to connect and to close, and `BrokerLink` does the I/O of both.
 
 `handle` takes one event. `settle` applies deadlines and offers free slots, and `next_deadline` returns when
 it must be called next. `events`, `actions` and `messages` define the input and the output, `states` the
@@ -33,14 +33,14 @@ from n8nrunner.protocol.tasks import SETTINGS_TIMEOUT, Counters, Tasks, remove_d
 HANDSHAKE_TIMEOUT = 10.0
 #: Limit for sending the answer to an acceptance; the broker waits 2 s. A later answer is not sent at all.
 ACCEPT_WINDOW = 1.5
-#: How long to wait after a drain's last task for the broker to close. Then the runner closes.
+#: Time from a drain to the runner's own close, which waits for the last task.
 DRAIN_LIMIT = 60.0
 
 #: Reading pauses while more than this many bytes of small messages wait to be written, or more than this many
 #: answers to acceptances are delayed: a peer that sends and does not read would fill the memory.
 BACKLOG_LIMIT = 4 * 1024 * 1024
 DELAYED_LIMIT = 1000
-#: Acceptances whose task id has more characters than this are ignored; those of n8n have 8.
+#: Acceptances whose task id has more characters than this are ignored; n8n's ids have 8.
 ID_LIMIT = 256
 
 #: Payload of liveness pings. Pings for receipts carry a number.
@@ -75,7 +75,7 @@ class RunnerSession:
         offers_wanted: whether the runner can run tasks, as the last `OfferingChanged` says.
         is_congested: whether a large message is being sent.
         generation: the number of the connection, from 1.
-        counters: counts of accepted, finished and failed tasks.
+        counters: the counts of all connections.
         offers, tasks, calls, receipts: the parts. Only the session changes them.
     """
 
@@ -186,7 +186,7 @@ class RunnerSession:
         return wanted
 
     def _next_due(self) -> float:
-        # Too early a moment costs one idle `settle`; too late a moment would miss a deadline.
+        # This may be too early, which costs one idle `settle`, but never too late.
         if self.state in IDLE_STATES:
             return inf
         if self.state not in TASK_STATES:
@@ -303,7 +303,7 @@ class RunnerSession:
             self._reject(task_id, refusal, now)
             return
         self.counters.accepted += 1
-        if self._slots.can_serve:  # the offer's pair waits now, and there may be room for its next offer
+        if self._slots.can_serve:  # the pair of the offer waits now, and may be able to make its next offer
             self._due = _AT_ONCE
         self._settle_by(self.tasks.accept(task_id, task_type, now))
         self._send_in_window(m.TaskAccepted(task_id), now)
@@ -445,7 +445,7 @@ class RunnerSession:
                 self._send(answer, now)
 
     def _drop_answer(self, answer: _Answer, now: float) -> None:
-        """Forget an acceptance whose answer would be late, and all offers. n8n drops them too."""
+        """Forget an acceptance whose answer would be late, and all offers. n8n 2.40 drops them too."""
         if isinstance(answer, m.TaskAccepted):
             task = self.tasks.accepted.pop(answer.task_id, None)
             if task is not None:
@@ -461,7 +461,7 @@ class RunnerSession:
             self._send(offer, now)
 
     def _silent_since(self) -> float | None:
-        """Return when the last message was sent, if only an offer can end the silence; otherwise None."""
+        """Return when the last message was sent; None if a task or a large message will end the silence."""
         return None if self.is_congested or self.tasks else self._last_sent_at
 
     def _settle_drain(self, now: float) -> None:

@@ -10,12 +10,12 @@ A *pair* is one task type on one link. The terms:
 
 While there is room, every pair has an open offer, so that more offers than slots can be open when there are
 many pairs. An acceptance that finds no room is refused, and its pair gets the next free slot as a
-reservation: so no task is refused twice. When slots are scarce, freed ones go to the pairs as reservations,
-in the order in which they began to wait.
+reservation, so that its next acceptance finds a slot. When slots are scarce, freed ones go to the pairs as
+reservations, in the order in which they began to wait.
 
-A pair whose offers were all accepted while there was plenty of room makes several at once the next time: up
-to its share of half the room, so that its idle offers cannot keep more than that from the others. A runner
-with a single pair needs no reservations: it offers all its free slots.
+A pair whose offers were all accepted while there was plenty of room makes several at once the next time: at
+most half the room, divided by the number of pairs. A runner with a single pair needs no reservations: it
+offers all its free slots.
 
 All links of a runner share one `Slots`. Only the links' thread changes it; any thread may read `taken`.
 """
@@ -46,7 +46,7 @@ class Pair:
 
     Attributes:
         open: the number of open offers.
-        refused: the number of refused acceptances that no task with a reservation has made up for.
+        refused: the number of refused acceptances, less the tasks that a reservation has let in since.
         may_offer: the number of offers that the pair can make when its link next asks.
         reserved_until: when its reservation lapses; None without one.
         wait_reason: why it waits; None if it does not.
@@ -146,7 +146,7 @@ class Slots:
         if pair is None:
             return False
         has_reservation = pair.reserved_until is not None
-        # Either a reserved slot or room is taken.
+        # The slot is a reserved one or a part of the room.
         granted = has_reservation or (pair.open > 1 and not lapsed) or self._room(pair.task_type) > 0
         if not lapsed:
             self._set_open(pair, pair.open - 1)

@@ -1,7 +1,7 @@
 """The states of a session, and every transition between them.
 
 `TRANSITIONS` has the states in which an event is handled, and the state that follows (docs/protocol.md,
-"States of a connection"). A session looks up its handlers by it; a handler may refine what the event does.
+"States of a connection"). A session looks up its handlers in it; a handler may refine what the event does.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class State(enum.Enum):
     AWAITING_REGISTRATION = "awaiting registration"
     OFFERING = "offering"
     DRAINING = "draining"  #: tasks finish; no new ones begin
-    CLOSING = "closing"  #: the runner has ended the connection: nothing more is sent on it
-    CLOSED = "closed"  #: for good
+    CLOSING = "closing"  #: the runner ends the connection: the session sends nothing more on it
+    CLOSED = "closed"  #: the last state
 
 
 #: States in which there is a connection.
 CONNECTED_STATES = frozenset(State) - {State.DISCONNECTED, State.CLOSED}
 #: States in which tasks are accepted, run and answered.
 TASK_STATES = (State.OFFERING, State.DRAINING)
-#: States in which nothing has a deadline.
+#: States in which the session has no deadline.
 IDLE_STATES = (State.DISCONNECTED, State.CLOSING, State.CLOSED)
 
 #: A trigger changes a state: an event, or one of the two actions that end a connection.
@@ -62,7 +62,7 @@ TRANSITIONS: dict[type[Trigger], dict[State, State]] = {
         State.DRAINING: State.CLOSING,
     },
     actions.AbortConnection: dict.fromkeys(CONNECTED_STATES - {State.CLOSING}, State.CLOSING),
-    # After a stop, `StopRequested` follows.
+    # A session that was asked to stop then handles `StopRequested` again, which leads to CLOSED.
     events.ConnectionEnded: dict.fromkeys(CONNECTED_STATES, State.DISCONNECTED),
     events.SocketMeasured: _stay_in(*CONNECTED_STATES - {State.CLOSING}),
     # Tasks. Nothing begins in CLOSING, because its answer could not be sent.

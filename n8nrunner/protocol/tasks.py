@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from math import inf
 
-#: Seconds from the acceptance of a task to its settings. The broker gives its requester 2 s.
+#: Seconds from the acceptance of a task to its settings. n8n itself waits 2 s.
 SETTINGS_TIMEOUT = 30.0
 
 #: The type and the deadline of each task, by id, in the order of the deadlines.
@@ -31,9 +31,9 @@ class Counters:
         #: For each function that was called: the calls that returned, and the calls that failed.
         self.calls: dict[str, tuple[int, int]] = {}
 
-    def count_calls(self, function: str, done: int, failed: int, is_sent: bool) -> None:
-        """Count the function calls of a result. If it is not sent, all of them have failed."""
-        if not is_sent:
+    def count_calls(self, function: str, done: int, failed: int, is_error: bool) -> None:
+        """Count the function calls of an answer. If it is an error, all of them have failed."""
+        if is_error:
             done, failed = 0, done + failed
         before = self.calls.get(function, (0, 0))
         self.calls[function] = before[0] + done, before[1] + failed

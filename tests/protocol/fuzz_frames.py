@@ -133,7 +133,7 @@ def _run_one(draw: random.Random, traces: bool, about: str) -> str:
         assert events == case.expected, (
             f"{len(events)} events, not {len(case.expected)}, or other ones: {about}"
         )
-    return f"{name}: {'ended' if lost is None else lost.code}"
+    return f"{name}: {'ended' if lost is None else 'lost'}"
 
 
 def _pieces(draw: random.Random, data: bytes) -> list[bytes]:

@@ -294,7 +294,6 @@ class TestMemory:
         assert len(received((begin + middle * 98 + frame(CONTINUATION)) * 2, max_payload=max_payload)) == 2
         failure = violation(begin + middle * 100, max_payload=max_payload)
         assert "more than 100 fragments" in str(failure)
-        assert failure.code == 1008
 
 
 MASKED = "the broker sent a frame that is masked or has reserved bits set"
@@ -331,9 +330,7 @@ class TestViolations:
         ],
     )
     def test_a_frame_against_the_rules_raises(self, data: bytes, reason: str) -> None:
-        failure = violation(data, max_payload=1000)
-        assert str(failure) == reason
-        assert failure.code == 1002
+        assert str(violation(data, max_payload=1000)) == reason
 
     def test_the_events_before_a_violation_are_returned_first(self) -> None:
         receiver = Receiver(1000)
