@@ -8,6 +8,7 @@ import logging
 import queue
 import socket
 import statistics
+import struct
 import sys
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import Any, Callable
 
 import pytest
 
-from n8nrunner import BrokerConnectionError, Runner, Task, TaskTimeout
+from n8nrunner import BrokerConnectionError, Runner, Task, TaskTimeout, Undelivered
 from n8nrunner.broker import Broker, BrokerTaskLost
 from n8nrunner.connection import loop
 from n8nrunner.protocol import liveness, offers, receipts, session
@@ -135,6 +136,38 @@ def misbehave(peer: RawPeer, how: str) -> None:
         peer.tell("taskofferaccept", offerId=peer.hear("taskoffer")["offerId"], taskId="big")
         peer.hear("taskaccepted")
         peer.tell("tasksettings", taskId="big", settings={"size": 20_000_000})
+
+
+@pytest.mark.parametrize(("code", "reported"), [(1000, []), (1001, ["owed"])])
+def test_only_the_answer_to_the_runners_close_frame_proves_its_results(
+    raw: RawBroker, new_runner: NewRunner, code: int, reported: list[str]
+) -> None:
+    """A close frame with another code has crossed the runner's: the broker may not have read the result."""
+    undelivered: list[Undelivered] = []
+    runner = new_runner(raw.url, on_undelivered=undelivered.append)
+    running, may_return = threading.Event(), threading.Event()
+
+    @runner.task("wait")
+    def wait(task: Task) -> None:
+        running.set()
+        may_return.wait(LIMIT)
+
+    runner.start(wait=0)
+    peer = raw.next_peer()
+    peer.gives_receipts = False
+    peer.register()
+    peer.give("owed", {})
+    assert running.wait(LIMIT)
+    stopping = threading.Thread(target=runner.stop, args=(LIMIT,), name="test-stop")
+    stopping.start()
+    wait_until(lambda: runner.snapshot().links[0].state == "draining")
+    may_return.set()
+    assert peer.hear("taskdone")["taskId"] == "owed"
+    while peer.next_frame().opcode != CLOSE:
+        pass
+    peer.send(frame(CLOSE, struct.pack("!H", code)))
+    stopping.join(2 * LIMIT)
+    assert [result.task_id for result in undelivered] == reported
 
 
 @pytest.mark.parametrize("how", ["stops in mid-frame", "does not read"])

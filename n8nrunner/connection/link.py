@@ -27,7 +27,7 @@ from n8nrunner.protocol import actions, codec, events
 from n8nrunner.protocol.actions import LinkAction
 from n8nrunner.protocol.events import Event, LinkEvent
 from n8nrunner.protocol.failures import ConnectionLost, LinkFailure, Unreachable
-from n8nrunner.protocol.frames import Sender
+from n8nrunner.protocol.frames import NORMAL_CLOSE, Sender
 from n8nrunner.protocol.link import LinkMachine
 from n8nrunner.protocol.session import REASON_LOST, RunnerSession
 from n8nrunner.protocol.slots import Slots
@@ -228,7 +228,9 @@ class BrokerLink:
         assert connection is not None
         self.has_unread = False
         sender = connection.sender
-        clean = sender.closed_in_order and sender.is_empty and connection.received_close
+        # A broker repeats the code of a close frame that it answers. Its own close may have come in between.
+        is_answered = connection.close_code == NORMAL_CLOSE
+        clean = sender.closed_in_order and sender.is_empty and is_answered
         ended = events.ConnectionEnded(reason, sender.started, clean, jitter())
         try:
             self._perform(self.machine.handle(ended, now))
@@ -395,7 +397,7 @@ _SEND: dict[type, Callable[[Sender, Any], None]] = {
     actions.SendPayload: lambda sender, action: sender.send_message(action.payload),
     actions.SendPing: lambda sender, action: sender.send_ping(action.payload.encode()),
     actions.SendUrgentPing: lambda sender, action: sender.send_urgent_ping(action.payload.encode()),
-    actions.CloseConnection: lambda sender, action: sender.send_close(action.code),
+    actions.CloseConnection: lambda sender, action: sender.send_close(),
 }
 
 #: All other actions.

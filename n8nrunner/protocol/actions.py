@@ -82,9 +82,8 @@ class WakeLinks(NamedTuple):
 
 
 class CloseConnection(NamedTuple):
-    """Send what waits to be sent, then a close frame with `code`. `reason` is for the runner's log."""
+    """Send what waits to be sent, then a close frame. `reason` is for the runner's log."""
 
-    code: int
     reason: str
 
 

@@ -23,6 +23,9 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 #: The bit of the first byte that the last frame of a message has.
 FINAL = 0x80
 
+#: The status code of the runner's close frames: it has done what it had to do (RFC 6455, 7.4.1).
+NORMAL_CLOSE = 1000
+
 #: Messages above this many bytes are sent in fragments of this size, between which control frames may pass.
 FRAGMENT = 128 * 1024
 #: Frames that a received message may have: 1 GiB in fragments of 4 KiB.
@@ -344,9 +347,9 @@ class Sender:
         """Send a ping behind the messages before it, so that its pong proves their arrival."""
         self._send_in_order(PING, payload)
 
-    def send_close(self, code: int) -> None:
-        """Send a close frame with this status code behind the messages before it."""
-        self._send_in_order(CLOSE, struct.pack("!H", code))
+    def send_close(self) -> None:
+        """Send a close frame with `NORMAL_CLOSE` behind the messages before it."""
+        self._send_in_order(CLOSE, struct.pack("!H", NORMAL_CLOSE))
 
     def _send_in_order(self, opcode: int, payload: bytes) -> None:
         if not self._closed:

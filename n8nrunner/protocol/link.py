@@ -318,13 +318,14 @@ class LinkMachine:
 
     def _close(self, action: actions.CloseConnection, now: float) -> None:
         self.last_error = action.reason
-        if self.session.is_stopping:
-            # Unsent answers may use the rest of the grace period.
-            until = max(now, self._stop_until) + CLOSE_WAIT_LATE
-        else:
-            until = now + CLOSE_WAIT
-        self._closing = _Closing(action.reason, until)
+        self._closing = _Closing(action.reason, inf if self.session.is_stopping else now + CLOSE_WAIT)
+        self._limit_closing(now)
         self._go(CLOSING)
+
+    def _limit_closing(self, now: float) -> None:
+        """Let unsent answers use the rest of the grace period at most."""
+        if self._closing is not None:
+            self._closing.until = min(self._closing.until, max(now, self._stop_until) + CLOSE_WAIT_LATE)
 
     def _close_received(self, event: events.CloseReceived, now: float) -> None:
         """End the connection after the next write, which sends the runner's close frame."""
@@ -363,6 +364,7 @@ class LinkMachine:
         wanted = self.session.handle(event, now)
         self._actions += wanted
         self._follow(wanted, now)
+        self._limit_closing(now)
         if self.session.state is State.CLOSED:
             self._finish(_TIME_PASSED, now)
 

@@ -265,7 +265,7 @@ class RunnerSession:
         if before is State.OFFERING:
             self._wake(self.offers.withdraw(now))
         elif self.state is State.CLOSING and before is not State.CLOSING:
-            self._actions.append(actions.CloseConnection(1000, "the runner stops"))
+            self._actions.append(actions.CloseConnection("the runner stops"))
 
     def _ended(self, event: events.ConnectionEnded, now: float) -> None:
         self._enter(events.ConnectionEnded)
@@ -287,7 +287,7 @@ class RunnerSession:
 
     def _close(self, reason: str) -> None:
         self._enter(actions.CloseConnection)
-        self._actions.append(actions.CloseConnection(1000, reason))
+        self._actions.append(actions.CloseConnection(reason))
 
     # --- tasks ----------------------------------------------------------------------------------
 

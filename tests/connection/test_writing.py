@@ -176,7 +176,7 @@ def test_writing_to_a_reset_connection_raises() -> None:
 def test_a_close_frame_is_written_behind_the_messages_before_it() -> None:
     with websocket() as (connection, peer):
         connection.sender.send_message("last words")
-        connection.sender.send_close(1000)
+        connection.sender.send_close()
         flush_all(connection)
         assert peer.next_frame() == Sent(TEXT, True, b"last words")
         assert peer.next_frame() == Sent(CLOSE, True, struct.pack("!H", 1000))

@@ -189,7 +189,7 @@ class TestControlFrames:
         sender.send_message(b"x" * (FRAGMENT + 1))
         sender.send_ping(b"b")
         sender.send_message(b"three")
-        sender.send_close(1000)
+        sender.send_close()
         frames = parse(write(sender))
         assert [sent.opcode for sent in frames] == [TEXT, PING, TEXT, CONTINUATION, PING, TEXT, CLOSE]
         assert [sent.payload for sent in frames if sent.opcode == PING] == [b"a", b"b"]
@@ -225,7 +225,7 @@ class TestControlFrames:
     def test_nothing_follows_a_close_frame_that_keeps_its_place(self, sender: Sender) -> None:
         data = in_large_message(sender)
         sender.send_message(b"behind")
-        sender.send_close(1000)
+        sender.send_close()
         sender.send_message(b"after")
         sender.send_message(b"x" * 2 * FRAGMENT)
         sender.send_ping(b"after")
@@ -237,7 +237,7 @@ class TestControlFrames:
     def test_nothing_follows_a_close_frame_that_overtakes(self, sender: Sender) -> None:
         data = in_large_message(sender)
         sender.send_message(b"behind")
-        sender.send_close(1000)
+        sender.send_close()
         sender.send_urgent_ping(b"alive")
         sender.send_control(bytes((0x80 | CLOSE, 0x80, 0, 0, 0, 0)))
         frames = parse(data + write(sender))
@@ -250,12 +250,12 @@ class TestControlFrames:
         if overtakes:
             sender.send_control(bytes((0x80 | CLOSE, 0x80, 0, 0, 0, 0)))
         else:
-            sender.send_close(1000)
+            sender.send_close()
         write(sender)
         sender.send_message(b"late")
         sender.send_message(b"x" * 2 * FRAGMENT)
         sender.send_ping(b"late")
-        sender.send_close(1001)
+        sender.send_close()
         sender.send_urgent_ping(b"late")
         assert sender.is_empty
         assert not sender.is_congested

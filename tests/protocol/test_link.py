@@ -143,7 +143,7 @@ ROWS = [
     Row(REFUSED, STOP, CLOSED),
     Row(REFUSED, STOP, FINISHING, _orphan),
     Row(CONNECTED, m.RunnerRegistered(), CONNECTED),
-    Row(CONNECTED, a.CloseConnection(1000, "the runner stops"), CLOSING),
+    Row(CONNECTED, a.CloseConnection("the runner stops"), CLOSING),
     Row(CONNECTED, STOP, CONNECTED),
     Row(CONNECTED, STOP, CLOSING, _reconnect),
     Row(CONNECTED, e.CloseReceived(1001), CLOSING),
@@ -535,6 +535,17 @@ def test_a_stop_leaves_the_rest_of_the_grace_period_to_answers_on_their_way() ->
     assert bench.state is CLOSED
 
 
+def test_a_second_stop_shortens_the_time_for_unsent_answers() -> None:
+    bench = bench_in(CONNECTED)
+    bench.is_writable = False
+    bench.do(e.StopRequested(bench.now + 600))
+    assert bench.machine.next_deadline() == bench.now + 600 + CLOSE_WAIT_LATE
+    bench.do(e.StopRequested(bench.now + 1))
+    assert bench.machine.next_deadline() == bench.now + 1 + CLOSE_WAIT_LATE
+    bench.do(e.StopRequested(bench.now + 5))
+    assert bench.machine.next_deadline() == bench.now + 1 + CLOSE_WAIT_LATE
+
+
 def test_after_the_grace_period_a_close_frame_is_waited_for_only_shortly() -> None:
     bench = bench_in(CONNECTED)
     bench.do(e.StopRequested(bench.now - 5))
@@ -600,7 +611,7 @@ def test_a_stop_without_a_grace_period_fails_the_running_tasks_and_closes() -> N
     bench.run_task("task")
     done = bench.do(e.StopRequested(bench.now))
     assert [action.task_id for action in only(done, m.TaskFailed)] == ["task"]
-    assert only(done, a.CloseConnection) == [a.CloseConnection(1000, "the runner stops")]
+    assert only(done, a.CloseConnection) == [a.CloseConnection("the runner stops")]
     assert bench.state is CLOSING
     assert bench.machine.last_error == "the runner stops"
 

@@ -111,7 +111,7 @@ class TestConnecting:
         assert bench.session.next_deadline() == START + HANDSHAKE_TIMEOUT
         assert bench.pass_time(HANDSHAKE_TIMEOUT - 0.01) == []
         assert bench.pass_time(0.01) == [
-            CloseConnection(1000, "the broker did not send broker:inforequest within 10 s")
+            CloseConnection("the broker did not send broker:inforequest within 10 s")
         ]
         assert bench.session.next_deadline() == NEVER
         assert bench.pass_time(100) == []
@@ -127,7 +127,7 @@ class TestConnecting:
         bench.do(m.InfoRequest())
         assert bench.session.next_deadline() == START + 9 + HANDSHAKE_TIMEOUT
         assert of(CloseConnection, bench.pass_time(9.99)) == []
-        closing = CloseConnection(1000, "the broker did not send broker:runnerregistered within 10 s")
+        closing = CloseConnection("the broker did not send broker:runnerregistered within 10 s")
         assert bench.pass_time(0.01)[-1] == closing
         assert bench.do(m.RunnerRegistered()) == []
         assert not bench.is_registered
@@ -713,7 +713,7 @@ class TestTasks:
             m.TaskFailed(running, error),
             EndCall("call c", None, "The runner was stopped"),
             CancelTask(running, "The runner was stopped", False),
-            CloseConnection(1000, "the runner stops"),
+            CloseConnection("the runner stops"),
         ]
         assert bench.slots.taken == 1
         assert bench.finish(running) == []
@@ -1373,7 +1373,7 @@ class TestDrain:
         assert bench.is_registered
         assert of(CloseConnection, bench.pass_time(0.99)) == []
         assert of(CloseConnection, bench.pass_time(0.01)) == [
-            CloseConnection(1000, "the broker did not close the connection after its drain")
+            CloseConnection("the broker did not close the connection after its drain")
         ]
 
     def passing(self, bench: Bench, seconds: float) -> list[Any]:
@@ -1402,7 +1402,7 @@ class TestDrain:
         bench.do(m.Drain())
         bench.session.set_receiving(True)  # so that its settings may take any time
         assert of(CloseConnection, self.passing(bench, DRAIN_LIMIT + 5)) == []
-        assert CloseConnection(1000, "the broker did not close the connection after its drain") in bench.do(
+        assert CloseConnection("the broker did not close the connection after its drain") in bench.do(
             m.TaskCancel(task_id, "why")
         )
 
@@ -1416,7 +1416,7 @@ class TestDrain:
         assert of(CloseConnection, self.passing(bench, 20)) == []
         actions = self.passing(bench, 10)
         assert CancelTask(task_id, REASON_STOPPED) in actions
-        assert of(CloseConnection, actions) == [CloseConnection(1000, "the runner stops")]
+        assert of(CloseConnection, actions) == [CloseConnection("the runner stops")]
 
     def test_the_limit_of_a_drain_is_a_deadline(self) -> None:
         bench = Bench()
@@ -1460,7 +1460,7 @@ class TestStop:
     def test_a_stop_during_the_handshake_closes_the_connection(self, events: list[Any]) -> None:
         bench = Bench()
         bench.do(connected(0.0), *events)
-        assert bench.do(StopRequested(START + 10)) == [CloseConnection(1000, "the runner stops")]
+        assert bench.do(StopRequested(START + 10)) == [CloseConnection("the runner stops")]
         assert bench.do(StopRequested(START + 10)) == []
         bench.lose()
         assert bench.session.state is State.CLOSED
@@ -1468,7 +1468,7 @@ class TestStop:
     def test_a_stop_without_tasks_closes_the_connection(self) -> None:
         bench = Bench()
         bench.connect()
-        assert bench.do(StopRequested(START + 10)) == [CloseConnection(1000, "the runner stops")]
+        assert bench.do(StopRequested(START + 10)) == [CloseConnection("the runner stops")]
         assert bench.session.state is State.CLOSING
         assert not bench.is_registered
         bench.lose()
@@ -1488,7 +1488,7 @@ class TestStop:
         assert without(PING, bench.finish(running)) == [SendPayload(b"answer")]
         assert without(PING, bench.finish(accepted)) == [
             SendPayload(b"answer"),
-            CloseConnection(1000, "the runner stops"),
+            CloseConnection("the runner stops"),
         ]
         assert bench.lose(1000, clean=True) == []
         assert bench.session.state is State.CLOSED
@@ -1501,7 +1501,7 @@ class TestStop:
         bench.do(StopRequested(START + 10))
         assert bench.do(m.TaskCancel(task_id, "why")) == [
             CancelTask(task_id, "why"),
-            CloseConnection(1000, "the runner stops"),
+            CloseConnection("the runner stops"),
         ]
 
     def test_the_shorter_of_two_grace_periods_counts(self) -> None:

@@ -212,7 +212,7 @@ class Link:
             elif kind is AbortConnection:
                 self.lost(clean=False)
             elif kind is CloseConnection:
-                self.send("close", str(action.code))
+                self.send("close", "1000")
             elif kind is StartTask:
                 assert self.connection is not None
                 handler = Handler(self, self.connection, action)
