@@ -145,7 +145,19 @@ def test_the_names_that_pages_give_for_a_file_are_in_it() -> None:
         for name, file in re.findall(
             r"`([A-Za-z]\w+|_\w+)`(?:,| in|\s\()\s?`([\w/]+\.py)`", text.replace("\n", " ")
         ):
-            sources = [path.read_text(encoding="utf-8") for path in ROOT.glob(f"n8nrunner/**/{file}")]
-            if sources and not any(re.search(rf"\b{name}\b", source) for source in sources):
+            paths = [path for path in (ROOT / file, *ROOT.glob(f"n8nrunner/**/{file}")) if path.exists()]
+            if not any(re.search(rf"\b{name}\b", path.read_text(encoding="utf-8")) for path in paths):
                 missing.append(f"{page}: {name} is not in {file}")
+    assert missing == []
+
+
+def test_the_methods_that_pages_name_exist() -> None:
+    source = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("n8nrunner/**/*.py"))
+    missing = [
+        f"{page}: {owner} has no {name}"
+        for page in files()
+        if page.endswith(".md") and page != "CHANGELOG.md"
+        for owner, name in re.findall(r"`([A-Z]\w+)\.(\w+)", (ROOT / page).read_text(encoding="utf-8"))
+        if f"class {owner}" in source and not re.search(rf"\b{name}\b", source)
+    ]
     assert missing == []
