@@ -1,7 +1,7 @@
 """The blocking steps of a connection, each on a thread of its own: grant token, dialling, upgrade, probes.
 
 A name look-up or a handshake cannot be interrupted. So none of them runs on the thread that serves tasks,
-and nothing waits for them: the thread uses only its arguments, posts one event, and ends.
+and nothing waits for them: the thread posts one event and ends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from n8nrunner.config import BrokerUrl, RunnerConfig, directory_of, read_auth_to
 from n8nrunner.connection import auth
 from n8nrunner.connection.delays import jitter
 from n8nrunner.connection.dial import dial
-from n8nrunner.connection.environment import public_address
+from n8nrunner.connection.environment import proxy_for, public_address
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.transport import Connection
 from n8nrunner.deadline import Deadline
@@ -53,7 +53,7 @@ def run_on_thread(
     """
 
     def run() -> None:
-        # The link waits for an outcome and does nothing else until it comes.
+        # The link does not connect again before there is an outcome.
         outcome = failed(f"connecting to {url} was interrupted")
         try:
             outcome = work()
@@ -108,8 +108,9 @@ def _warn_of_plain_http(url: BrokerUrl) -> None:
     if url.is_secure or url.base in _looked_at:
         return
     try:
-        address = public_address(url.host, url.port)
-    except (OSError, UnicodeError):
+        # Behind a proxy, this machine may be unable to look the host up.
+        address = None if proxy_for(url.auth) else public_address(url.host, url.port)
+    except (OSError, ValueError):
         return  # the attempt fails for the same reason; the next attempt repeats the look-up
     _looked_at.add(url.base)
     if address is not None:

@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 from n8nrunner._version import __version__
 from n8nrunner.config import BrokerUrl
 from n8nrunner.connection.dial import Socket, dial, dial_proxy
-from n8nrunner.connection.environment import no_proxy_advice, proxy_for, reason_of
+from n8nrunner.connection.environment import in_url, no_proxy_advice, proxy_for, reason_of
 from n8nrunner.deadline import Deadline
 from n8nrunner.protocol.failures import AuthRefused, LinkFailure, NotABroker, RateLimited, Unreachable
 
-#: Seconds to connect, and again for the whole answer.
+#: Seconds to connect, and seconds for the whole answer.
 HTTP_TIMEOUT = 5.0
 #: Bytes that an answer may have, its head included.
 _ANSWER_LIMIT = 64 * 1024
@@ -33,7 +33,7 @@ _CONTENT = {"Content-Type": "application/json"}
 def fetch_grant(url: BrokerUrl, auth_token: str, directory: str | None = None) -> str:
     """Exchange the shared secret for a grant token (docs/protocol.md, "Authentication").
 
-    `directory` is that of `certificates`.
+    `directory`: see `certificates`.
 
     Raises:
         AuthRefused, RateLimited, NotABroker, Unreachable: see `failures`.
@@ -54,7 +54,7 @@ def fetch_grant(url: BrokerUrl, auth_token: str, directory: str | None = None) -
     if status == 403 and _is_n8ns(value, {"code": 403, "message": "Forbidden"}):
         raise AuthRefused(f"the broker at {url.base} refused the token (HTTP 403)")
     if status == 429 and _is_n8ns(value, {"message": "Too many requests"}):
-        raise RateLimited(f"the broker at {url.base} takes five log-ins a second (HTTP 429)")
+        raise RateLimited(f"the broker at {url.base} accepts only five log-ins a second (HTTP 429)")
     if status >= 500:
         raise Unreachable(_unavailable(url, answer))
     if 300 <= status < 400:
@@ -70,14 +70,14 @@ def fetch_grant(url: BrokerUrl, auth_token: str, directory: str | None = None) -
         )
     raise NotABroker(
         f"{url.auth} answered HTTP {status}, which does not come from n8n's task broker: a proxy or gateway "
-        f"before it has answered, or another server{answer.way}"
+        f"in front of it has answered, or another server{answer.way}"
     )
 
 
 def why_unhealthy(url: BrokerUrl, directory: str | None = None) -> Unreachable | None:
-    """Return why nothing answers where the broker should be; None if something does.
+    """Return why the broker is not healthy; None if it is.
 
-    A 404 counts as healthy: a proxy may forward only the runners' path.
+    Every answer below 500 counts as healthy: a proxy may forward only the runners' path.
     """
     try:
         answer = _request("GET", url, url.health, directory, read_body=False)
@@ -105,7 +105,7 @@ def _who_answers(url: BrokerUrl, directory: str | None) -> str:
     with contextlib.suppress(Unreachable):
         ready = _request("GET", url, f"{url.health}/readiness", directory)
         if isinstance(ready.value, dict) and isinstance(ready.value.get("status"), str):
-            host = f"[{url.host}]" if ":" in url.host else url.host
+            host = in_url(url.host)
             return (
                 "this is the port of n8n's editor; the task broker has a port of its own: use "
                 f"http://{host}:5679, or the port in n8n's N8N_RUNNERS_BROKER_PORT"
@@ -177,7 +177,7 @@ def _request(
 
 
 class _LimitedSocket(io.RawIOBase):
-    """The socket of one request, until the time or the bytes for its answer are used up."""
+    """The socket of one request, whose answer has a limit of time and of bytes."""
 
     def __init__(self, raw: Socket) -> None:
         self._raw = raw

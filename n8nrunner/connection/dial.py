@@ -13,6 +13,7 @@ from n8nrunner.config import BrokerUrl
 from n8nrunner.connection.environment import (
     Proxy,
     certificates,
+    in_url,
     no_proxy_advice,
     proxy_for,
     reason_of,
@@ -111,7 +112,7 @@ def _through_proxy(proxy: Proxy, url: BrokerUrl, deadline: Deadline) -> socket.s
     peer = f"the proxy {proxy.shown}"
     raw = _tcp(proxy.host, proxy.port, deadline, peer)
     try:
-        target = f"[{url.host}]:{url.port}" if ":" in url.host else f"{url.host}:{url.port}"
+        target = f"{in_url(url.host)}:{url.port}"
         head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n"
         if proxy.authorization is not None:
             head += f"Proxy-Authorization: {proxy.authorization}\r\n"

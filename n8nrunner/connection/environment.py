@@ -19,7 +19,7 @@ from n8nrunner.config import address_of, is_loopback
 
 #: OpenSSL's codes for certificates that only strict verification refuses.
 _STRICT_CODES = range(80, 94)
-#: Names of OpenSSL for an answer of a peer that does not speak TLS; each version has another one.
+#: OpenSSL's reasons for an answer of a peer that does not speak TLS; each version has another one.
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
 
 
@@ -66,7 +66,7 @@ def proxy_for(url: str) -> Proxy | None:
     except ValueError:
         # Neither the URL nor the error's text is shown: a password may be in them.
         raise ValueError("the proxy of the environment cannot be used: its URL has no valid port") from None
-    shown = f"{parts.scheme}://{parts.hostname}:{port}"
+    shown = f"{parts.scheme}://{in_url(parts.hostname or '')}:{port}"
     if parts.scheme != "http" or not parts.hostname:
         raise ValueError(f"the proxy {shown} cannot be used: only http:// proxies can")
     authorization = None
@@ -96,6 +96,11 @@ def tls_context(bundle: str) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=bundle)
     except OSError as error:
         raise OSError(f"the certificates in {bundle!r} cannot be read: {reason_of(error)}") from None
+
+
+def in_url(host: str) -> str:
+    """Return a host as URLs have it: an IPv6 address has brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def no_proxy_advice(host: str) -> str:

@@ -14,9 +14,9 @@ _Event = TypeVar("_Event")
 class Inbox(Generic[_Link, _Event]):
     """Events, each with the link that it is for.
 
-    `post` is for any thread; everything else is for the links' thread alone. The thread sets `asleep` before
-    its last look at `events`, so that a thread that posts after that look wakes it. The first one to do so
-    resets `asleep`, because every wake-up is a system call that gives up the interpreter's lock.
+    `post` is for any thread; the links' thread alone waits for events. It sets `asleep` before its last look
+    at `events`, so that a thread that posts after that look wakes it. The first one to do so resets `asleep`,
+    because every wake-up is a system call that gives up the interpreter's lock.
     """
 
     def __init__(self) -> None:

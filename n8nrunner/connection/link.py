@@ -1,8 +1,8 @@
 """Perform the actions of one broker's link, and give it the events of its socket.
 
-`LinkMachine` (`protocol/link.py`) decides everything. Everything here runs on the links' thread (`loop.py`),
-except the methods below "for any thread". The blocking steps of connecting have their own threads
-(`attempt.py`).
+`LinkMachine` (`protocol/link.py`) and its session decide. Everything here runs on the links' thread
+(`loop.py`), except the methods below "for any thread". The blocking steps of connecting have their own
+threads (`attempt.py`).
 """
 
 from __future__ import annotations
@@ -136,6 +136,24 @@ class BrokerLink:
         """Post a handler's call to n8n. Its answer is put into `answers`."""
         self._inbox.post(self, events.CallMade(task.id, task.generation, call_id, payload, answers))
 
+    def _task_ended(self, task: ActiveTask, answer: Answer) -> None:
+        """Post the end of a task, on a thread of the pool. It is called again if an exception interrupts it.
+
+        So it only posts. The links' thread, which nothing interrupts, releases the slot.
+        """
+        self._inbox.post(self, Ended(task, answer))
+
+    def _post(self, event: LinkEvent) -> None:
+        """Post the event of an attempt or a probe, on its thread."""
+        self._inbox.post(self, event)
+        if self._inbox.is_closed:
+            close_unserved(self._inbox)
+
+    def forked(self) -> None:
+        """Close this process's copy of the socket, in a child process. The parent's stays open."""
+        if self.connection is not None:
+            self.connection.close()
+
     def snapshot(self) -> LinkSnapshot:
         """Return the link as it is now."""
         link = self.machine
@@ -250,13 +268,10 @@ class BrokerLink:
         """End at once, because the links' thread ends: cancel the tasks and close the socket."""
         try:
             self.machine.handle(events.StopRequested(now), now)
+        finally:
+            self._cancel_tasks()
             if self.connection is not None:
                 self.lose(reason, now)
-        finally:
-            connection, self.connection = self.connection, None
-            self._cancel_tasks()
-            if connection is not None:
-                connection.close()
 
     def _cancel_tasks(self) -> None:
         """Cancel the running tasks, without the session."""
@@ -264,11 +279,6 @@ class BrokerLink:
         self._tasks.clear()
         for task in tasks:
             task.cancel(REASON_LOST)
-
-    def forked(self) -> None:
-        """Close this process's copy of the socket, in a child process. The parent's stays open."""
-        if self.connection is not None:
-            self.connection.close()
 
     # --- actions --------------------------------------------------------------------------------
 
@@ -298,13 +308,6 @@ class BrokerLink:
         else:
             self._submit(handler, task, self._task_ended)
 
-    def _task_ended(self, task: ActiveTask, answer: Answer) -> None:
-        """Post the end of a task, on any thread. It is called again if an exception interrupts it.
-
-        So it only posts. The links' thread, which nothing interrupts, releases the slot.
-        """
-        self._inbox.post(self, Ended(task, answer))
-
     def _cancel_task(self, action: actions.CancelTask) -> None:
         task = self._tasks.pop(action.task_id, None)
         if task is not None:
@@ -312,7 +315,7 @@ class BrokerLink:
 
     def _measure(self, action: actions.MeasureSocket) -> None:
         if self.connection is not None:
-            self._perform(self.machine.handle(self.connection.measure(), time.monotonic()))
+            self._handle(self.connection.measure())
 
     def _end_connection(self, action: actions.AbortConnection) -> None:
         raise ConnectionLost(action.reason, action.code)
@@ -350,15 +353,8 @@ class BrokerLink:
             self._is_attempting = False
             raise
 
-    def _post(self, event: LinkEvent) -> None:
-        """Post the event of an attempt, on its thread."""
-        self._inbox.post(self, event)
-        if self._inbox.is_closed:
-            close_unserved(self._inbox)
-
-    def _handle(self, event: LinkEvent) -> None:
-        now = time.monotonic()
-        self._perform(self.machine.handle(event, now))
+    def _handle(self, event: Event | LinkEvent) -> None:
+        self._perform(self.machine.handle(event, time.monotonic()))
 
     def _serve(self, action: actions.ServeConnection) -> None:
         assert isinstance(action.connection, Connection)
@@ -380,10 +376,8 @@ class BrokerLink:
         self._handle(events.RefusalAnswered(action.error, self._owner.link_refused(self, action.error)))
 
     def _log_skipped(self, action: actions.LogSkipped) -> None:
-        if action.left_out:
-            logger.error("%s (%d similar lines were left out)", action.problem, action.left_out)
-        else:
-            logger.error("%s", action.problem)
+        more = f" ({action.left_out} similar lines were left out)" if action.left_out else ""
+        logger.error("%s%s", action.problem, more)
 
     def _log_failure(self, action: actions.LogFailure) -> None:
         logger.log(action.level, "%s. Retrying in %.1f s", action.reason, action.delay)

@@ -2,7 +2,8 @@
 
 An iteration waits for a socket, the inbox or the first deadline. It reads the received bytes, handles the
 events in the inbox, settles every link with a new event, and writes the messages of each link at once.
-Nothing in it blocks, so a broker that stops in the middle of a frame, or does not read, delays no other.
+Nothing in it blocks, so a broker that stops in the middle of a frame, or does not read, delays no other
+broker.
 
 There is one thread for all brokers, because threads that wake each other for every message spend most of
 their time on passing the interpreter's lock (docs/architecture.md, "Threads").
@@ -100,9 +101,10 @@ class LinkThread:
         self._selector.register(self.inbox.fileno(), selectors.EVENT_READ)
 
     def cancel_start(self) -> bool:
-        """Prevent the start and close the descriptors. Return False if the thread has begun already.
+        """Prevent the start and close the descriptors.
 
-        An interrupt may end `thread.start` before or after the thread has begun to run.
+        Return False if the thread has begun already, or the start was cancelled before. An interrupt may end
+        `thread.start` before or after the thread has begun to run.
         """
         if not self._start_token.acquire(blocking=False):
             return False
@@ -137,7 +139,7 @@ class LinkThread:
         try:
             while self._unended:
                 self._run_once(self._selector)
-            self._submit()  # the last tasks, whose slots stay taken otherwise
+            self._submit()  # the last tasks, whose results go to `on_undelivered`
         except BaseException as error:  # noqa: BLE001 - reported by the runner
             failure = error
             self._abandon(error)
@@ -215,7 +217,7 @@ class LinkThread:
             for handler, task, on_end in to_submit:
                 try:
                     self._pool.submit(handler, task, on_end)
-                except BaseException as error:  # noqa: BLE001 - the caller's executor may raise anything
+                except BaseException as error:  # noqa: BLE001 - a defect of the pool must not end this thread
                     self._log_defect(f"The executor did not run task {task.id}", error)
                     on_end(task, failure_of(task, "The runner's executor did not run the task"))
             self._note_submit_time(time.monotonic() - began, len(to_submit))

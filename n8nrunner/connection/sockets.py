@@ -1,6 +1,6 @@
 """Functions of the operating system for sockets: keep-alive, delivery, and copies in a child process.
 
-Keep-alive and delivery tell that a peer is dead.
+Keep-alive and `delivery` show whether a peer is dead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One WebSocket to a broker: moves bytes between its socket and the rules of frames (`protocol/frames.py`).
+"""One WebSocket to a broker: moves bytes between its socket and `protocol/frames.py`.
 
 Nothing here waits for the peer once the connection is open. websocket-client makes the upgrade and answers
 control frames (`websocket_app.py`); messages do not pass through it.
@@ -34,7 +34,8 @@ _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 class Connection:
     """One WebSocket to the broker.
 
-    The constructor and `open` run on a thread `n8nrunner-connect-N`, all other methods on the links' thread.
+    The constructor and `open` run on a thread `n8nrunner-connect-N`, `close` on the thread that owns the
+    connection, and all other methods on the links' thread.
 
     Args:
         raw: a connected socket, which the connection owns from here on.

@@ -1,8 +1,8 @@
 """websocket-client's part of a connection: the upgrade, and the answers to pings and close frames.
 
-A `WebSocketApp` reads from one buffer and writes to another instead of a socket, so that it never waits. Its
-inside that is used is listed in docs/architecture.md, and tests/connection/test_library_internals.py fails if
-it changes.
+A `WebSocketApp` reads from one buffer and writes to another instead of a socket, so that it never waits.
+docs/architecture.md lists the library's internals that this uses, and
+tests/connection/test_library_internals.py fails if they change.
 """
 
 from __future__ import annotations
@@ -33,16 +33,18 @@ class App:
     """A `WebSocketApp` that upgrades one connection and then answers its control frames.
 
     An `App` is also the object that the library uses as its socket and as its event loop. It refers to no
-    message and no socket, because functions inside of the library refer to it and to each other: they are
-    left to the garbage collector.
+    message and no socket: functions of the library form a reference cycle with it, which only the garbage
+    collector frees.
     """
 
     def __init__(self) -> None:
         # Bytes that the library will read, and bytes that it has sent.
         self._unread = bytearray()
         self._sent = bytearray()
-        # Sends the request to upgrade and returns the head of the answer; None afterwards.
-        self._exchange: Callable[[bytes], bytes] | None = None
+        # Sends the request to upgrade, and returns the head of the answer and the bytes behind it; None
+        # afterwards.
+        self._exchange: Callable[[bytes], tuple[bytes, bytes]] | None = None
+        self._rest = b""
         # Reads and answers one frame; None before the upgrade.
         self._read_message: Callable[[], bool] | None = None
 
@@ -63,14 +65,7 @@ class App:
             RateLimited, UpgradeRefused, Unreachable: the upgrade failed.
         """
         errors: list[BaseException] = []
-        rest = b""
-
-        def exchange(request: bytes) -> bytes:
-            nonlocal rest
-            head, rest = _exchange(raw, request, url, deadline)
-            return head
-
-        self._exchange = exchange
+        self._exchange = lambda request: _exchange(raw, request, url, deadline)
         app = websocket.WebSocketApp(
             f"{url}?id={quote(runner_id, safe='')}",
             header={"Authorization": f"Bearer {grant}"},
@@ -84,6 +79,7 @@ class App:
             # The library's exceptions quote what the peer sent; their type says enough.
             kind = type(errors[0] if errors else None).__name__
             raise UpgradeRefused(f"{url} did not upgrade to a WebSocket ({kind})", 0)
+        rest, self._rest = self._rest, b""
         return rest
 
     def answer(self, frame: PingFrame | CloseFrame) -> bytes:
@@ -110,7 +106,8 @@ class App:
         """Read from the buffer. The first call waits for the answer to the upgrade."""
         if self._exchange is not None:
             exchange, self._exchange = self._exchange, None
-            self._unread += exchange(self._take_sent())
+            head, self._rest = exchange(self._take_sent())
+            self._unread += head
         data = bytes(self._unread[:size])
         del self._unread[:size]
         return data
@@ -168,11 +165,11 @@ def _exchange(raw: Socket, request: bytes, url: str, deadline: Deadline) -> tupl
     words = head.split(b"\r\n", 1)[0].split(b" ", 2)
     status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
     if status == 429:
-        raise RateLimited(f"{url} takes five upgrades a second (HTTP 429)")
+        raise RateLimited(f"{url} accepts only five upgrades a second (HTTP 429)")
     if status != 101:
         # n8n's own refusals have no headers.
         is_n8ns = head.count(b"\r\n") == 2
-        by = "" if is_n8ns else "; a proxy or gateway before n8n has answered, or another server"
+        by = "" if is_n8ns else "; a proxy or gateway in front of n8n has answered, or another server"
         raise UpgradeRefused(f"{url} refused the upgrade (HTTP {status}){by}", status, is_n8ns)
     return _COOKIE.sub(b"", head), bytes(answer[end:])
 

@@ -187,7 +187,7 @@ def test_a_refusal_gives_its_status(status: int, body: bytes | None) -> None:
     assert failure.status == status
     assert f"HTTP {status}" in str(failure)
     assert failure.is_n8ns is (body is None)
-    assert ("a proxy or gateway before n8n has answered" in str(failure)) is (body is not None)
+    assert ("a proxy or gateway in front of n8n has answered" in str(failure)) is (body is not None)
 
 
 def test_status_429_is_rate_limited() -> None:
