@@ -21,7 +21,7 @@ from n8nrunner.logs import logger
 from n8nrunner.protocol.events import OfferingChanged, StopRequested, TypesChanged
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.registry import Registry, Types
-from n8nrunner.snapshot import Counts, FunctionSnapshot, LinkSnapshot, Snapshot, TaskSnapshot
+from n8nrunner.snapshot import Counts, FunctionSnapshot, Snapshot, TaskSnapshot
 from n8nrunner.task import renew_lock_after_fork
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Engine:
         config: the runner's settings.
         registry: the runner's handlers.
         extras: the runner's other settings.
-        gives_up: whether the runner ends when every broker refuses the token before a registration.
+        gives_up: see `Lifecycle`.
     """
 
     def __init__(self, config: RunnerConfig, registry: Registry, extras: Extras, gives_up: bool) -> None:
@@ -109,11 +109,11 @@ class Engine:
     # --- starting ---------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start all threads. If this raises, no thread runs and all descriptors are closed.
+        """Start all threads. If this raises, they have been told to end, and all descriptors are closed.
 
         Raises:
             ConfigurationError: the health check server cannot listen.
-            ExecutorBroken: the executor that was passed cannot run a function.
+            ExecutorBroken: the executor cannot run a function.
             RunnerStopped: `request_stop` was called.
             OSError, RuntimeError: no descriptor or thread is available.
         """
@@ -175,16 +175,15 @@ class Engine:
 
     def _end_links(self) -> None:
         """Stop the links' thread if it has begun; otherwise prevent it."""
+        self.request_stop(0)
         if not self._link_thread.cancel_start():
-            self.request_stop(0)
             self.lifecycle.wait_ended(STOP_MARGIN)
 
     def undo_start(self) -> None:
         """Undo a `start` that an exception or an interrupt ended at any point."""
-        if self._link_thread.cancel_start():
-            self._finish()
-            return
         self.request_stop(0)
+        if self._link_thread.cancel_start():
+            self._links_ended(None)
         if not self.is_own_thread():
             self.join(Deadline(STOP_MARGIN))
 
@@ -217,7 +216,7 @@ class Engine:
             self.request_stop(0)
 
     def take_over(self) -> None:
-        """Stop earlier runners of this process with functions and the same name and broker.
+        """Stop earlier runners of this process that have functions, the same name and a common broker.
 
         Running a notebook cell again would otherwise leave a runner that no variable refers to. Thread: the
         links' thread at the first registration, or the one that adds the first function.
@@ -261,13 +260,13 @@ class Engine:
         )
 
     def join(self, deadline: Deadline) -> None:
-        """Wait for the end of all threads, and log the names of those that do not end."""
+        """Wait for the links' thread, the callbacks' thread and the pool, and log what has not ended."""
         self.lifecycle.wait_ended(deadline.remaining())
         thread = self._link_thread.thread
         if thread.is_alive():
             thread.join(deadline.remaining())
         if thread.is_alive():
-            _warn("The runner %r has not stopped in time: a log handler may be blocked", self._config.name)
+            _warn("The runner %r has not stopped in time: %s", self._config.name, self._describe_links())
         # Connecting threads are not joined: they cannot be interrupted and share no state.
         if not self._callbacks.join(deadline):
             _warn("on_undelivered has not returned yet")
@@ -391,7 +390,6 @@ class Engine:
     def snapshot(self) -> Snapshot:
         """Return the state of the runner now. Reads single values of the links without a lock."""
         now = time.monotonic()
-        links: list[LinkSnapshot] = [link.snapshot() for link in self.links]
         tasks = tuple(
             TaskSnapshot(
                 task.id,
@@ -413,7 +411,7 @@ class Engine:
             self._config.capacity,
             # After the end no slot is released, but handlers may still return.
             self._slots.taken if self.lifecycle.is_alive else len(self._pool.active),
-            tuple(links),
+            tuple(link.snapshot() for link in self.links),
             tasks,
             Counts(*totals),
             self._functions(),

@@ -12,14 +12,14 @@ from n8nrunner.deadline import Deadline
 from n8nrunner.errors import N8nRunnerError
 from n8nrunner.logs import logger
 
-#: Longest time from the end of the grace period to the end of the runner, in seconds.
+#: Time that `wait_stopped` waits beyond the grace period, in seconds.
 _STOP_LIMIT = 10.0
 
 
 class RunnerState(enum.Enum):
-    """The states of a runner. The last three are final: each start has a `Lifecycle` of its own."""
+    """The states of a runner."""
 
-    NEW = "new"  #: built, and not started
+    NEW = "new"  #: built, and not started in this process
     STARTING = "starting"  #: its threads are being started
     RUNNING = "running"
     STOPPING = "stopping"  #: it offers nothing; running tasks have the grace period
@@ -30,15 +30,10 @@ class RunnerState(enum.Enum):
 
 #: Every transition.
 _NEXT: dict[RunnerState, tuple[RunnerState, ...]] = {
-    RunnerState.NEW: (RunnerState.STARTING,),
     # A stop that comes while threads are started waits for RUNNING, or ends the start with an exception.
     RunnerState.STARTING: (RunnerState.RUNNING, RunnerState.STOPPED, RunnerState.FAILED),
-    # The links may also end without a stop, when their thread fails.
-    RunnerState.RUNNING: (RunnerState.STOPPING, RunnerState.STOPPED, RunnerState.FAILED),
+    RunnerState.RUNNING: (RunnerState.STOPPING,),
     RunnerState.STOPPING: (RunnerState.STOPPED, RunnerState.FAILED),
-    RunnerState.STOPPED: (),
-    RunnerState.FAILED: (),
-    RunnerState.FORKED: (),
 }
 
 
@@ -46,10 +41,10 @@ class Lifecycle:
     """The life of a runner from one start on. For any thread.
 
     Args:
-        state: the first state.
+        state: the first state. NEW and FORKED remain: each start has a `Lifecycle` of its own.
         brokers: the number of brokers.
         is_registered: returns whether one of them knows the runner now.
-        gives_up: the first value of the attribute.
+        gives_up: see the attribute.
 
     Attributes:
         error: the first error that ended the runner or ends it; None if it runs or was stopped.
@@ -59,7 +54,7 @@ class Lifecycle:
 
     def __init__(
         self,
-        state: RunnerState = RunnerState.NEW,
+        state: RunnerState = RunnerState.STARTING,
         brokers: int = 0,
         is_registered: Callable[[], bool] = lambda: False,
         gives_up: bool = True,
@@ -76,7 +71,7 @@ class Lifecycle:
         self._refused: dict[int, N8nRunnerError] = {}
         self._when_registered: list[Callable[[], None]] = []
         self._when_ended: list[Callable[[], None]] = []
-        # Guards all attributes. Only `_any_registered` is called under it. Its lock is reentrant, because a
+        # Guards all changes. Only `_any_registered` is called under it. Its lock is reentrant, because a
         # signal handler may call `Runner.stop` at any point of the main thread.
         self._changed = threading.Condition(threading.RLock())
 
@@ -110,21 +105,17 @@ class Lifecycle:
     def _enter(self, state: RunnerState) -> bool:
         """Enter a state if a transition leads to it. Return whether one does."""
         with self._changed:
-            if state not in _NEXT[self._state]:
+            if state not in _NEXT.get(self._state, ()):
                 return False
             self._state = state
             return True
 
-    def note_starting(self) -> None:
-        """Note that the threads are being started."""
-        self._enter(RunnerState.STARTING)
-
     def note_running(self) -> None:
         """Note that all threads have been started."""
-        self._enter(RunnerState.RUNNING)
-        if self.is_stop_requested:
-            self._enter(RunnerState.STOPPING)
         with self._changed:
+            self._enter(RunnerState.RUNNING)
+            if self.is_stop_requested:
+                self._enter(RunnerState.STOPPING)
             self._changed.notify_all()
 
     def request_stop(self, until: float) -> None:
@@ -132,14 +123,14 @@ class Lifecycle:
 
         A later request can only shorten the grace period.
         """
-        # Set before the state, so that `note_running` finds it if a signal handler calls this in the middle
-        # of it. This does not notify, because the handler may have interrupted a `notify_all`, and no thread
-        # waits for STOPPING.
-        self._stop_until = until if self._stop_until is None else min(self._stop_until, until)
-        self._enter(RunnerState.STOPPING)
+        # The moment comes before the state: a signal handler may call this in the middle of `note_running`.
+        # It may also have interrupted a `notify_all`, so this does not notify. No thread waits for STOPPING.
+        with self._changed:
+            self._stop_until = until if self._stop_until is None else min(self._stop_until, until)
+            self._enter(RunnerState.STOPPING)
 
     def fail(self, error: N8nRunnerError) -> bool:
-        """Note the error that ends the runner. Return whether it is alive; if not, ignore the error."""
+        """Note the error that ends the runner, if it is alive. Return whether it is."""
         with self._changed:
             if self.is_alive:
                 self.error = self.error or error

@@ -25,8 +25,8 @@ Types = dict[str, "int | None"]
 class Registry:
     """The handlers of one runner: of its task types, and of its functions. For any thread.
 
-    There is no copy of the registrations with the links that could become out of date: one listener is told
-    of every change, under the lock, so that it learns of the changes of several threads in their order.
+    The links have copies of the task types. One listener is told of every change, under the lock, so that it
+    learns of the changes of several threads in their order.
 
     Args:
         runner_name: the runner's name, which is a part of the task types of its functions.
@@ -41,20 +41,16 @@ class Registry:
         self._listener: Callable[[Types], None] | None = None
         self._lock = threading.Lock()
 
-    # --- registrations ----------------------------------------------------------------------------
-
     def add_task(self, task_type: str, handler: Handler, limit: int | None) -> None:
         """Register the handler of a task type, in place of an earlier one.
 
         Raises:
             ConfigurationError: the handler is not a plain function.
         """
-        if not callable(handler):
-            raise ConfigurationError([f"handler of {task_type!r}: expected a function, got {handler!r}"])
-        if inspect.iscoroutinefunction(handler) or inspect.isgeneratorfunction(handler):
-            raise ConfigurationError(
-                [f"handler of {task_type!r}: expected a plain function, without async and without yield"]
-            )
+        unfit = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+        if not callable(handler) or any(is_kind(handler) for is_kind in unfit):
+            expected = "expected a plain function, without async and without yield"
+            raise ConfigurationError([f"handler of {task_type!r}: {expected}; got {handler!r}"])
         with self._lock:
             self._handlers[task_type] = (handler, limit)
             self._tell()
@@ -103,8 +99,6 @@ class Registry:
                     f"got {self.runner_name!r}"
                 ]
             )
-
-    # --- for the runner and its links -------------------------------------------------------------
 
     def connect(self, listener: Callable[[Types], None]) -> None:
         """Tell `listener` the task types, now and after every change. It replaces an earlier listener.

@@ -299,7 +299,6 @@ class Runner:
                     self._registry.check_name()
                     engine = Engine(self.config, self._registry, self._extras, gives_up)
                     begun.append(engine)
-                    engine.lifecycle.note_starting()
                     self._latest = engine
                     break
             if other.lifecycle.is_starter:

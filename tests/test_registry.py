@@ -87,11 +87,15 @@ def test_a_function_of_a_running_runner_without_a_name_is_refused() -> None:
 async def coroutine(task: Any) -> None: ...
 
 
+async def async_generator(task: Any) -> Any:
+    yield task
+
+
 def generator(task: Any) -> Any:
     yield
 
 
-@pytest.mark.parametrize("handler", [coroutine, generator, "text", None])
+@pytest.mark.parametrize("handler", [coroutine, generator, async_generator, "text", None])
 def test_a_handler_is_a_plain_function(handler: Any) -> None:
     registry = Registry("sales")
     with pytest.raises(ConfigurationError, match="handler of 'first': expected a"):

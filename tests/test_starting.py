@@ -106,6 +106,19 @@ def raising(where: Any, name: str, error: BaseException) -> Callable[[pytest.Mon
 
 NO_DESCRIPTORS = OSError(errno.EMFILE, "Too many open files")
 
+
+def interrupt_before_links(patch: pytest.MonkeyPatch) -> None:
+    """Interrupt a start that has started all threads, before the links' thread has begun."""
+    run = LinkThread._run
+
+    def run_late(links: LinkThread) -> None:
+        wait_until(links._start_token.locked)
+        run(links)
+
+    patch.setattr(LinkThread, "_run", run_late)
+    raising(Runner, "_publish", KeyboardInterrupt())(patch)
+
+
 STEPS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "no descriptors for the inbox": raising(socket, "socketpair", NO_DESCRIPTORS),
     "no descriptor for the selector": raising(selectors, "DefaultSelector", NO_DESCRIPTORS),
@@ -120,6 +133,7 @@ STEPS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "Ctrl-C at the thread for health checks": refuse_thread("n8nrunner-health", interrupt=True),
     "Ctrl-C at the thread for callbacks": refuse_thread("n8nrunner-callbacks", interrupt=True),
     "Ctrl-C at the thread for links": refuse_thread("n8nrunner-links", interrupt=True),
+    "Ctrl-C before the thread for links begins": interrupt_before_links,
     "Ctrl-C in the wait": raising(Engine, "wait_registered", KeyboardInterrupt()),
 }
 #: A start without a wait goes on without a health check server.
