@@ -5,6 +5,7 @@ Runs on the threads `n8nrunner-connect-N`.
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from typing import Union
@@ -26,7 +27,7 @@ from n8nrunner.protocol.failures import NotABroker, Unreachable
 #: A connected socket, with or without TLS.
 Socket = Union[socket.socket, ssl.SSLSocket]
 
-#: Bytes that the head of a proxy's answer to CONNECT may have.
+#: Bytes that the head of an answer may have.
 _HEAD_LIMIT = 16 * 1024
 
 
@@ -52,10 +53,7 @@ def dial(url: BrokerUrl, deadline: Deadline, directory: str | None = None) -> So
     if proxy is None:
         raw = _tcp(url.host, url.port, deadline, url.base)
     else:
-        try:
-            raw = _through_proxy(proxy, url, deadline)
-        except Unreachable as failure:
-            raise Unreachable(f"{failure} ({no_proxy_advice(url.host)})") from None
+        raw = dial_proxy(proxy, url, deadline, is_tunnel=True)
     try:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         keep_alive(raw)
@@ -67,14 +65,18 @@ def dial(url: BrokerUrl, deadline: Deadline, directory: str | None = None) -> So
         raise
 
 
-def dial_proxy(proxy: Proxy, url: BrokerUrl, deadline: Deadline) -> socket.socket:
-    """Open a socket to a proxy, for plain HTTP requests to the broker.
+def dial_proxy(proxy: Proxy, url: BrokerUrl, deadline: Deadline, is_tunnel: bool = False) -> socket.socket:
+    """Open a socket to a proxy, for plain HTTP requests to the broker, or as a tunnel to the broker.
 
     Raises:
-        Unreachable: the proxy did not answer in time.
+        Unreachable: the proxy did not answer in time, or refuses the tunnel.
     """
+    peer = f"the proxy {proxy.shown}"
     try:
-        return _tcp(proxy.host, proxy.port, deadline, f"the proxy {proxy.shown}")
+        raw = _tcp(proxy.host, proxy.port, deadline, peer)
+        if is_tunnel:
+            _open_tunnel(raw, proxy, url, deadline, peer)
+        return raw
     except Unreachable as failure:
         raise Unreachable(f"{failure} ({no_proxy_advice(url.host)})") from None
 
@@ -108,37 +110,50 @@ def _tcp(host: str, port: int, deadline: Deadline, peer: str) -> socket.socket:
     raise Unreachable(f"{peer} cannot be reached: {reason_of(reason)}")
 
 
-def _through_proxy(proxy: Proxy, url: BrokerUrl, deadline: Deadline) -> socket.socket:
-    peer = f"the proxy {proxy.shown}"
-    raw = _tcp(proxy.host, proxy.port, deadline, peer)
+def _open_tunnel(raw: socket.socket, proxy: Proxy, url: BrokerUrl, deadline: Deadline, peer: str) -> None:
+    """Let a proxy connect the socket to the broker. Closes the socket if it does not."""
+    target = f"{in_url(url.host)}:{url.port}"
+    request = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n"
+    if proxy.authorization is not None:
+        request += f"Proxy-Authorization: {proxy.authorization}\r\n"
     try:
-        target = f"{in_url(url.host)}:{url.port}"
-        head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n"
-        if proxy.authorization is not None:
-            head += f"Proxy-Authorization: {proxy.authorization}\r\n"
-        raw.settimeout(time_left(deadline, peer))
-        raw.sendall(f"{head}\r\n".encode("ascii"))
-        answer = b""
-        while b"\r\n\r\n" not in answer:
-            raw.settimeout(time_left(deadline, peer))
-            # One byte at a time, because the bytes behind the head are the broker's.
-            received = raw.recv(1)
-            if not received:
-                raise Unreachable(f"{peer} closed the connection instead of answering CONNECT")
-            if len(answer) >= _HEAD_LIMIT:
-                raise Unreachable(f"{peer} answered CONNECT with something other than HTTP")
-            answer += received
-        status = answer.split(b"\r\n", 1)[0].split(b" ", 2)
-        if len(status) < 2 or status[1] != b"200":
-            code = status[1].decode("latin-1") if len(status) > 1 else "nothing"
-            raise Unreachable(f"{peer} answered {code} to CONNECT {target}")
-        return raw
-    except OSError as error:
-        raw.close()
-        raise Unreachable(f"{peer}: {reason_of(error)}") from None
+        # One byte at a time, because the bytes behind the head are the broker's.
+        status, _, _ = exchange(raw, f"{request}\r\n".encode("ascii"), deadline, peer, f"CONNECT {target}", 1)
+        if status != 200:
+            raise Unreachable(f"{peer} answered {status or 'something other than HTTP'} to CONNECT {target}")
     except BaseException:
         raw.close()
         raise
+
+
+def exchange(
+    raw: Socket, request: bytes, deadline: Deadline, peer: str, what: str, size: int = _HEAD_LIMIT
+) -> tuple[int, bytes, bytes]:
+    """Send an HTTP request, and return the status of the answer, its head, and the bytes behind the head.
+
+    The status is 0 if the answer is not HTTP. Each `recv` asks for `size` bytes. `peer` and `what` name the
+    peer and the request in errors.
+
+    Raises:
+        Unreachable: there is no answer in time.
+    """
+    answer = bytearray()
+    try:
+        raw.settimeout(time_left(deadline, peer, f"answer {what}"))
+        raw.sendall(request)
+        while (end := answer.find(b"\r\n\r\n") + 4) < 4:
+            if len(answer) > _HEAD_LIMIT:
+                return 0, b"", b""
+            raw.settimeout(time_left(deadline, peer, f"answer {what}"))
+            data = raw.recv(size)
+            if not data:
+                raise Unreachable(f"{peer} closed the connection instead of answering {what}")
+            answer += data
+    except OSError as error:
+        raise Unreachable(f"{peer} did not answer {what}: {reason_of(error)}") from None
+    head = bytes(answer[:end])
+    status = re.match(rb"HTTP/[\d.]+ (\d{3})\b", head)
+    return int(status[1]) if status else 0, head, bytes(answer[end:])
 
 
 def _tls(raw: socket.socket, url: BrokerUrl, deadline: Deadline, directory: str | None) -> ssl.SSLSocket:

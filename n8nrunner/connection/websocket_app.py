@@ -14,16 +14,13 @@ from urllib.parse import quote
 import websocket
 
 from n8nrunner import logs
-from n8nrunner.connection.dial import Socket, time_left
+from n8nrunner.connection.dial import Socket, exchange
 from n8nrunner.deadline import Deadline
-from n8nrunner.protocol.failures import ConnectionLost, LinkFailure, RateLimited, Unreachable, UpgradeRefused
+from n8nrunner.protocol.failures import ConnectionLost, LinkFailure, RateLimited, UpgradeRefused
 from n8nrunner.protocol.frames import CLOSE, FINAL, PING, CloseFrame, PingFrame
 
 # websocket-client logs an ERROR at every disconnect. Users do not need it, and their handlers may raise.
 logs.drop_records_of_threads("websocket", ("n8nrunner-links", "n8nrunner-connect"))
-
-#: Bytes that the head of the answer to the upgrade may have.
-_HEAD_LIMIT = 16 * 1024
 
 #: Lines with cookies. The library keeps those of all its connections in one jar for the whole program.
 _COOKIE = re.compile(rb"^[ \t]*(?:set-)?cookie[ \t]*:.*\n", re.IGNORECASE | re.MULTILINE)
@@ -144,26 +141,9 @@ def _exchange(raw: Socket, request: bytes, url: str, deadline: Deadline) -> tupl
 
     Only a head with status 101 is returned. The library would follow a redirect with the grant token.
     """
-    try:
-        raw.settimeout(time_left(deadline, url, "answer the upgrade"))
-        raw.sendall(_COOKIE.sub(b"", request))
-    except OSError as error:
-        raise Unreachable(f"{url} did not take the upgrade: {type(error).__name__}") from None
-    answer = bytearray()
-    while (end := answer.find(b"\r\n\r\n") + 4) < 4:
-        if len(answer) > _HEAD_LIMIT:
-            raise UpgradeRefused(f"{url} answered the upgrade with something other than HTTP", 0)
-        raw.settimeout(time_left(deadline, url, "answer the upgrade"))
-        try:
-            data = raw.recv(_HEAD_LIMIT)
-        except OSError as error:
-            raise Unreachable(f"{url} did not answer the upgrade: {type(error).__name__}") from None
-        if not data:
-            raise Unreachable(f"{url} closed the connection at the upgrade")
-        answer += data
-    head = bytes(answer[:end])
-    words = head.split(b"\r\n", 1)[0].split(b" ", 2)
-    status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+    status, head, rest = exchange(raw, _COOKIE.sub(b"", request), deadline, url, "the upgrade")
+    if status == 0:
+        raise UpgradeRefused(f"{url} answered the upgrade with something other than HTTP", 0)
     if status == 429:
         raise RateLimited(f"{url} accepts only five upgrades a second (HTTP 429)")
     if status != 101:
@@ -171,7 +151,7 @@ def _exchange(raw: Socket, request: bytes, url: str, deadline: Deadline) -> tupl
         is_n8ns = head.count(b"\r\n") == 2
         by = "" if is_n8ns else "; a proxy or gateway in front of n8n has answered, or another server"
         raise UpgradeRefused(f"{url} refused the upgrade (HTTP {status}){by}", status, is_n8ns)
-    return _COOKIE.sub(b"", head), bytes(answer[end:])
+    return _COOKIE.sub(b"", head), rest
 
 
 def _accepted_close(frame: CloseFrame) -> bytes:

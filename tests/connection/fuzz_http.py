@@ -217,7 +217,7 @@ def _targets(url: BrokerUrl, port: int) -> list[Callable[[], None]]:
             connection.open(url.socket, "runner", "grant", deadline)
 
     def connect() -> None:
-        dial._through_proxy(proxy, url, Deadline(auth.HTTP_TIMEOUT)).close()
+        dial.dial_proxy(proxy, url, Deadline(auth.HTTP_TIMEOUT), is_tunnel=True).close()
 
     return [lambda: print(end=auth.fetch_grant(url, "secret")[:0]), probe, upgrade, connect]
 

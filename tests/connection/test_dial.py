@@ -255,7 +255,7 @@ def test_a_proxy_that_does_not_connect_is_named_without_its_password(
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        (b"garbage\r\n\r\n", "answered nothing"),
+        (b"garbage\r\n\r\n", "answered something other than HTTP"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 20_000, "something other than HTTP"),
         (b"HTTP/1.1 200 OK\r\n", "closed the connection"),
         (b"HTTP/1.1 302 Found\r\nLocation: http://elsewhere.test/\r\n\r\n", "answered 302"),

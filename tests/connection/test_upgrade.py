@@ -275,7 +275,7 @@ def test_a_deadline_that_has_passed_is_unreachable() -> None:
 def test_an_end_instead_of_an_answer_is_unreachable(data: bytes) -> None:
     failure = refused(sends(data))
     assert type(failure) is Unreachable
-    assert "closed the connection at the upgrade" in str(failure)
+    assert "closed the connection instead of answering the upgrade" in str(failure)
 
 
 def test_a_reset_instead_of_an_answer_is_unreachable() -> None:
