@@ -72,11 +72,7 @@ class Extras(NamedTuple):
 class Engine:
     """The links, the pool and the other threads of one start. A runner has a new engine for each start.
 
-    Args:
-        config: the runner's settings.
-        registry: the runner's handlers.
-        extras: the runner's other settings.
-        gives_up: see `Lifecycle`.
+    `gives_up` is explained at `Lifecycle`.
     """
 
     def __init__(self, config: RunnerConfig, registry: Registry, extras: Extras, gives_up: bool) -> None:

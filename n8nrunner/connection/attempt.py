@@ -41,12 +41,8 @@ def run_on_thread(
 ) -> threading.Thread:
     """Run `attempt` or `probe` on a thread, and post its event in every case.
 
-    Args:
-        index: the broker's place in the runner's settings.
-        url: its URL, for errors.
-        work: returns the event.
-        failed: returns the event for a problem that is not a `LinkFailure`.
-        post: called on the thread. The receiver of the event owns its connection.
+    `work` returns the event, and `failed` the one for a problem that is not a `LinkFailure`. `post` is called
+    on the thread. The receiver of the event owns its connection.
 
     Raises:
         RuntimeError: the process can have no more threads.

@@ -32,15 +32,9 @@ _HEAD_LIMIT = 16 * 1024
 
 
 def dial(url: BrokerUrl, deadline: Deadline, directory: str | None = None) -> Socket:
-    """Open a socket to the broker.
+    """Open a socket to the broker, over TLS if its URL says so, with one deadline for all steps.
 
-    Args:
-        url: the broker's addresses.
-        deadline: for all steps together.
-        directory: the folder that a relative path to certificates starts from; None for the current one.
-
-    Returns:
-        A blocking socket, over TLS if the broker's URL says so.
+    A relative path to certificates starts from `directory`; None for the current one. The socket is blocking.
 
     Raises:
         Unreachable: the broker or the proxy did not answer in time, or TLS failed. The text names the step.

@@ -71,15 +71,9 @@ class LinkOwner(Protocol):
 class BrokerLink:
     """One broker's link.
 
-    Args:
-        index: its place among the runner's links, which is also its key in `slots`.
-        config: the runner's settings.
-        types: the task types with their limits.
-        slots: shared by all links of the runner.
-        submit: called with a handler to run, its task, and a function for its answer.
-        inbox: the events for all links of the runner.
-        wake_links: called with the links that should look at the slots.
-        owner: the owner of all links.
+    `index` is its place among the runner's links, and its key in `slots`. All links share the slots, the
+    inbox and the owner. `submit` takes a handler to run, its task, and a function for its answer;
+    `wake_links` takes the links that should look at the slots.
     """
 
     def __init__(
@@ -157,7 +151,9 @@ class BrokerLink:
     def snapshot(self) -> LinkSnapshot:
         """Return the link as it is now."""
         link = self.machine
-        return LinkSnapshot(self.url.base, link.shown, link.registrations, link.failures, link.last_error)
+        return LinkSnapshot(
+            self.url.base, link.shown, link.registrations, link.retry.failures, link.last_error
+        )
 
     # --- life -------------------------------------------------------------------------------------
 

@@ -45,16 +45,10 @@ _SLOT_FREED = SlotFreed()
 
 
 class LinkThread:
-    """The links of a runner and the thread that serves them.
+    """The links of a runner and the thread that serves them, which alone changes the slots.
 
-    Args:
-        config: the runner's settings, with a URL for each link.
-        types: the task types with their limits.
-        slots: the runner's slots. Only the thread changes them.
-        pool: runs the handlers.
-        owner: the owner of the links.
-        on_exit: called on the thread when it ends: with None when the last link has ended, otherwise with the
-            unexpected error that ended the thread.
+    When the thread ends, it calls `on_exit`: with None when the last link has ended, otherwise with the
+    unexpected error that ended the thread.
     """
 
     def __init__(

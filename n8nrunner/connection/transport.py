@@ -54,8 +54,6 @@ class Connection:
         self._at_end = False
         self._thread: int | None = None
 
-    # --- life -------------------------------------------------------------------------------------
-
     def open(self, url: str, runner_id: str, grant: str, deadline: Deadline) -> None:
         """Upgrade to a WebSocket. The arguments and errors are those of `App.upgrade`."""
         self.receiver.receive_data(self._app.upgrade(self.raw, url, runner_id, grant, deadline))
@@ -70,8 +68,6 @@ class Connection:
         # The application may have closed the descriptor itself, with `os.closerange` for example.
         with contextlib.suppress(OSError):
             self.raw.close()
-
-    # --- serving ----------------------------------------------------------------------------------
 
     def read(self) -> tuple[list[Received], int, bool]:
         """Read the received bytes, up to the limits of an iteration.

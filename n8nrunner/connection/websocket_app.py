@@ -46,17 +46,9 @@ class App:
         self._read_message: Callable[[], bool] | None = None
 
     def upgrade(self, raw: Socket, url: str, runner_id: str, grant: str, deadline: Deadline) -> bytes:
-        """Upgrade a connected socket to a WebSocket.
+        """Upgrade a connected socket to a WebSocket. Return what came behind the answer: the first frames.
 
-        Args:
-            raw: the socket, which remains the caller's.
-            url: the broker's WebSocket address.
-            runner_id: the id to register under.
-            grant: the grant token.
-            deadline: for the whole upgrade.
-
-        Returns:
-            Bytes that came behind the answer: the first frames.
+        The socket remains the caller's. The runner registers under `runner_id`.
 
         Raises:
             RateLimited, UpgradeRefused, Unreachable: the upgrade failed.

@@ -176,9 +176,8 @@ def decode_large(text: str) -> m.FromBroker | None:
 def event_of(received: Received, max_payload: int) -> m.FromBroker | MessageSkipped | Pong | None:
     """Return the event of a received message; None if the type of the message is unknown.
 
-    Args:
-        received: a message. A large `bytearray` is cleared, to free its memory.
-        max_payload: the size limit that a skipped message exceeds, in bytes.
+    A large `bytearray` is cleared, to free its memory. `max_payload` is the limit that a skipped message
+    exceeds, in bytes.
     """
     if isinstance(received, SkippedMessage):
         limit = f"the runner's limit is {max_payload} (N8N_RUNNERS_MAX_PAYLOAD)"
@@ -186,11 +185,11 @@ def event_of(received: Received, max_payload: int) -> m.FromBroker | MessageSkip
         return MessageSkipped(_peek(received.head), "is too large for the runner", description)
     if isinstance(received, PongFrame):
         return Pong(received.payload.decode("latin-1"))
-    start = b""  # of a large message
+    beginning = b""
     try:
         if len(received) <= LARGE_MESSAGE:
             return decode_from_broker(received.decode())
-        start = bytes(received[:HEAD_SIZE])
+        beginning = bytes(received[:HEAD_SIZE])
         text = received.decode()
         if isinstance(received, bytearray):
             received.clear()  # the caller still refers to it
@@ -199,7 +198,7 @@ def event_of(received: Received, max_payload: int) -> m.FromBroker | MessageSkip
         problem = f"a message of {len(received)} bytes is not UTF-8"
     except ProtocolError as error:
         problem = str(error)
-    head = _peek(start or bytes(received[:HEAD_SIZE]))
+    head = _peek(beginning or bytes(received[:HEAD_SIZE]))
     return MessageSkipped(head, "cannot be read by the runner", f"The reason: {problem}.")
 
 

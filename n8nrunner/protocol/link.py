@@ -26,8 +26,9 @@ from n8nrunner.protocol.slots import Slots
 from n8nrunner.protocol.states import CONNECTED_STATES, State
 from n8nrunner.protocol.throttle import Throttle
 
-#: How long to wait for the broker's close frame, in seconds; `CLOSE_WAIT_LATE` after the grace period.
+#: How long to wait for the broker's close frame, in seconds.
 CLOSE_WAIT = 2.0
+#: The same, after the grace period.
 CLOSE_WAIT_LATE = 0.3
 
 #: Delay before retrying a step that an unexpected error ended, in seconds.
@@ -64,8 +65,7 @@ class LinkMachine:
 
     Args:
         broker: the broker's URL, for texts.
-        session: the protocol on the link's connections. The caller may give the frequent events of tasks to
-            its `handle` directly, which saves a look-up.
+        session: the protocol on the link's connections. The caller may pass `HandlerFinished` to it directly.
         slots: those of the session.
         grant: the grant token to begin with; None to fetch one.
         is_one_shot: whether that is the only grant, because the runner has no secret.
@@ -92,12 +92,13 @@ class LinkMachine:
         self.last_error: str | None = None
         #: Whether reading is paused until the peer has read more.
         self.is_paused = False
+        #: The failures since the last registration, and what follows them.
+        self.retry = Retry(is_one_shot, new_delays)
         self._broker = broker
         self._slots = slots
         self._is_one_shot = is_one_shot
         self._grant = grant
         self._auto_shutdown_timeout = auto_shutdown_timeout
-        self._retry = Retry(is_one_shot, new_delays)
         self._failure_level = actions.LogLevel.INFO
         self._skipped = Throttle()
         # The next step while the link waits. The first one comes at once.
@@ -113,11 +114,6 @@ class LinkMachine:
         self._actions: list[actions.LinkAction] = []
 
     # --- for any thread -------------------------------------------------------------------------
-
-    @property
-    def failures(self) -> int:
-        """Failures since the last registration."""
-        return self._retry.failures
 
     @property
     def is_registered(self) -> bool:
@@ -176,11 +172,8 @@ class LinkMachine:
     ) -> Sequence[actions.LinkAction]:
         """Return the actions that follow writing. Call it after `settle`, while a connection is open.
 
-        Args:
-            has_unwritten: whether anything waits to be written.
-            backlog: bytes of small messages that wait.
-            is_congested: whether a large message is still being sent.
-            now: the moment.
+        `backlog` is the number of bytes of small messages that wait. `is_congested` says whether a large
+        message is still being sent.
         """
         if self.session.is_congested and not is_congested:
             self.session.set_congested(False)  # messages that waited behind the large one can be sent now
@@ -271,7 +264,7 @@ class LinkMachine:
 
     def _failed(self, event: events.AttemptFailed, now: float) -> None:
         reason, grant, jitter = event
-        decision = self._retry.decide(reason, now, jitter)
+        decision = self.retry.decide(reason, now, jitter)
         self.last_error = str(reason)
         self._grant = grant if decision.keep_grant else None
         if decision.delay is None:
@@ -291,7 +284,7 @@ class LinkMachine:
 
     def _log_failure(self, reason: Exception, delay: float, is_loud: bool, now: float) -> None:
         text = str(reason)
-        if self._retry.should_log(text, now) or is_loud:
+        if self.retry.should_log(text, now) or is_loud:
             level = actions.LogLevel.ERROR if is_loud else actions.LogLevel.WARNING
             self._failure_level = max(level, self._failure_level)
             about = "" if self._broker in text else f"{self._broker}: "
@@ -311,7 +304,7 @@ class LinkMachine:
         if self.is_registered and not was_registered:
             self.registrations += 1
             self.last_error = None
-            self._retry.registered()
+            self.retry.registered()
             # At the level of the failure, so that a log that shows the failure also shows its end.
             level, self._failure_level = self._failure_level, actions.LogLevel.INFO
             self._actions.append(actions.ReportRegistered(level))
@@ -351,7 +344,7 @@ class LinkMachine:
         if self.session.state is State.CLOSED:
             self._finish(_TIME_PASSED, now)
             return
-        self._retry.ended(
+        self.retry.ended(
             event.reason, now - self._opened_at, self.session.counters.accepted - self._accepted_before
         )
         self._failed(events.AttemptFailed(event.reason, None, event.jitter), now)
@@ -412,10 +405,9 @@ _Method = Callable[[LinkMachine, Any, float], None]
 
 
 #: Transitions by state and event: the method that handles the event, and the states that it may lead to.
-#: `CloseConnection` is an action of the session. Other events go to the session; those of a link that are
-#: missing here have no effect (`_IGNORED`). After a stop, `ConnectionEnded` leads to FINISHING while orphans
-#: run and the grace period lasts, otherwise to CLOSED; without a stop, to REFUSED if `Retry` gives up,
-#: otherwise to WAITING.
+#: `CloseConnection` is an action of the session. Other events go to the session.
+#: `ConnectionEnded` leads to FINISHING or CLOSED after a stop, as `_finish` says; otherwise to REFUSED if
+#: `Retry` gives up, and to WAITING if not.
 TRANSITIONS: dict[LinkState, dict[type, tuple[_Method, set[LinkState]]]] = {
     WAITING: {
         events.TimePassed: (LinkMachine._take_next_step, {WAITING, CONNECTING, PROBING}),
@@ -455,13 +447,12 @@ TRANSITIONS: dict[LinkState, dict[type, tuple[_Method, set[LinkState]]]] = {
     CLOSED: {},
 }
 
-#: Events of a link in the states in which `TRANSITIONS` does not have them. The state remains.
-_IGNORED: dict[type, _Method] = {
-    **dict.fromkeys(get_args(events.LinkEvent), LinkMachine._ignore),
-    events.ConnectionOpened: LinkMachine._discard,
-}
-
+#: The methods in each state. An event of a link that has no transition only closes its connection, if any.
 _METHODS: dict[LinkState, dict[type, _Method]] = {
-    state: {**_IGNORED, **{event: method for event, (method, _) in transitions.items()}}
+    state: {
+        **dict.fromkeys(get_args(events.LinkEvent), LinkMachine._ignore),
+        events.ConnectionOpened: LinkMachine._discard,
+        **{event: method for event, (method, _) in transitions.items()},
+    }
     for state, transitions in TRANSITIONS.items()
 }

@@ -32,11 +32,7 @@ REASON_FULL = "No open task slots - runner already at capacity"
 class Offers:
     """The offers of one link.
 
-    Args:
-        link: the link's key in `slots`.
-        slots: shared with the runner's other links.
-        types: the task types with their limits.
-        new_id: returns a new unique id.
+    `link` is the link's key in `slots`, which all links of the runner share. `new_id` returns a unique id.
 
     Attributes:
         types: the task types with their limits.
@@ -97,15 +93,10 @@ class Offers:
     def renew(
         self, now: float, ready: bool, silent_since: float | None
     ) -> tuple[list[TaskOffer], set[Hashable]]:
-        """Let offers lapse, and make new ones.
+        """Let offers lapse, and return new ones, and the links that should look at the slots again.
 
-        Args:
-            now: the moment.
-            ready: whether offers can be sent. Behind a large message they would wait and lapse.
-            silent_since: when the link last sent a message, if only an offer can end its silence.
-
-        Returns:
-            The offers to send, and the links that should look at the slots again.
+        Without `ready`, no offer can be sent: behind a large message it would wait and lapse. `silent_since`
+        is when the link last sent a message, if only an offer can end its silence.
         """
         self._lapse(now)
         wanted, others = self._slots.offers(self._link, now, ready)

@@ -62,13 +62,9 @@ _Answer = Union[m.TaskAccepted, m.TaskRejected]
 class RunnerSession:
     """The protocol state of one link.
 
-    Args:
-        link: the link's key in `slots`.
-        name: the runner's name, for n8n's log.
-        types: the task types with their limits.
-        slots: shared with the runner's other links.
-        task_timeout: seconds from a task's settings to its time limit.
-        new_id: returns a new unique id for an offer.
+    `link` is the link's key in `slots`, which all links of the runner share. `name` is for n8n's log. `types`
+    has the limit of each task type. `task_timeout` is the time from a task's settings to its time limit.
+    `new_id` returns an id for an offer.
 
     Attributes:
         state: changes with `TRANSITIONS`.

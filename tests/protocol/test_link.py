@@ -450,19 +450,19 @@ def test_the_counts_and_the_last_error_follow_failures_and_registrations() -> No
     bench = bench_in(CONNECTING)
     machine = bench.machine
     bench.fail(UpgradeRefused("refused", 503))
-    assert (machine.registrations, machine.failures, machine.last_error) == (0, 1, "refused")
+    assert (machine.registrations, machine.retry.failures, machine.last_error) == (0, 1, "refused")
     bench.wait(1)
     bench.open()
     bench.register()
-    assert (machine.registrations, machine.failures, machine.last_error) == (1, 0, None)
+    assert (machine.registrations, machine.retry.failures, machine.last_error) == (1, 0, None)
     assert bench.register() == []  # n8n never registers a connection twice
-    assert (machine.registrations, machine.failures, machine.last_error) == (1, 0, None)
+    assert (machine.registrations, machine.retry.failures, machine.last_error) == (1, 0, None)
     bench.lose("reset")
-    assert (machine.registrations, machine.failures, machine.last_error) == (1, 1, "reset")
+    assert (machine.registrations, machine.retry.failures, machine.last_error) == (1, 1, "reset")
     bench.wait(1)
     bench.open()
     bench.register()
-    assert (machine.registrations, machine.failures, machine.last_error) == (2, 0, None)
+    assert (machine.registrations, machine.retry.failures, machine.last_error) == (2, 0, None)
 
 
 @pytest.mark.parametrize(
@@ -762,7 +762,7 @@ def test_recovery_is_impossible_while_the_session_counts_as_connected(state: Lin
 def test_actions_before_an_error_are_asked_for_by_the_next_event(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = bench_in(CONNECTED)
     bench.run_task("task")
-    monkeypatch.setattr(bench.machine._retry, "ended", lambda *args: 1 / 0)
+    monkeypatch.setattr(bench.machine.retry, "ended", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         bench.machine.handle(LOST, bench.now)
     bench.connection = None
