@@ -7,11 +7,10 @@ import struct
 from collections.abc import Sequence
 from typing import Callable
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
-NORMAL_CLOSURE = 1000
-#: Codes with which aiohttp refuses a message: not a WebSocket frame, not UTF-8, too large.
-_REFUSALS = (1002, 1007, 1009)
+#: Codes with which aiohttp refuses a message.
+_REFUSALS = (WSCloseCode.PROTOCOL_ERROR, WSCloseCode.INVALID_TEXT, WSCloseCode.MESSAGE_TOO_BIG)
 
 
 class Channel(web.WebSocketResponse):
@@ -80,7 +79,7 @@ class Channel(web.WebSocketResponse):
         """End the connection at once. Frames that are still in the buffer are lost."""
         self._transport.abort()
 
-    async def close(self, *, code: int = NORMAL_CLOSURE, message: bytes = b"", drain: bool = True) -> bool:
+    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         """End the connection after a close frame; aiohttp calls this after the last message."""
         self.put_close(code)
         if code in _REFUSALS:

@@ -9,11 +9,11 @@ import math
 import time
 from typing import Callable
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from n8nrunner.broker import errors, events, javascript
 from n8nrunner.broker.access import Access
-from n8nrunner.broker.channel import NORMAL_CLOSURE, Channel
+from n8nrunner.broker.channel import Channel
 from n8nrunner.broker.constants import BrokerConstants
 from n8nrunner.broker.decoding import log_in_members, task_arguments
 from n8nrunner.broker.switchboard import Switchboard
@@ -136,7 +136,7 @@ class Endpoints:
                     self._switchboard.receive(key, text)
             else:
                 if message.type is WSMsgType.CLOSE:
-                    channel.put_close(message.data or NORMAL_CLOSURE)
+                    channel.put_close(message.data or WSCloseCode.OK)
                 return
 
     async def _run_task(self, request: web.BaseRequest) -> web.Response:
