@@ -50,6 +50,8 @@ def run_demo(small_tasks: int) -> int:
 
 
 class _Demo:
+    """The demonstration: its broker, its runner, and its account of the tasks."""
+
     def __init__(self, small_tasks: int) -> None:
         self.exit_code = 1
         self._small_tasks = small_tasks
