@@ -162,7 +162,7 @@ def _demo(options: argparse.Namespace) -> int:
         from n8nrunner.demo import run_demo
     except ImportError as error:
         raise _Failed(f'demo needs more packages ({error}): pip install "n8nrunner[demo]"') from None
-    logs.show(logging.CRITICAL, options.verbose)  # its screen reports the failures that it causes
+    logs.configure(logging.CRITICAL, options.verbose)  # its screen reports the failures that it causes
     return run_demo(options.tasks)
 
 
@@ -171,7 +171,7 @@ def _run(options: argparse.Namespace) -> int:
 
     try:
         runner = find_runner(options.target)
-        logs.show(logging.INFO, options.verbose)  # a service's log says that it has registered
+        logs.configure(logging.INFO, options.verbose)  # a service's log says that it has registered
         runner.run()
     except errors.ConfigurationError as error:
         raise _Failed("\n  ".join(["the settings cannot work:", *error.problems])) from None
@@ -194,7 +194,7 @@ def _broker(options: argparse.Namespace) -> int:
         from n8nrunner.broker import Broker
     except ImportError as error:
         raise _Failed(str(error)) from None
-    logs.show(logging.INFO, options.verbose)
+    logs.configure(logging.INFO, options.verbose)
     token, is_new = _broker_token()
     with process.signals() as signals:
         try:
@@ -222,7 +222,7 @@ def _node(options: argparse.Namespace) -> int:
         return _watch_node(options)
     try:
         runner = find_runner(options.target)
-        logs.show(logging.WARNING, options.verbose)
+        logs.configure(logging.WARNING, options.verbose)
         written = runner._write_node(options.out, options.docs)
     except errors.ConfigurationError as error:
         raise _Failed("\n  ".join(["the node cannot be written:", *error.problems])) from None

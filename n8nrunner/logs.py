@@ -116,7 +116,7 @@ def this_process() -> str:
 _FORMAT = ("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
 
-def show(level: int, verbose: int = 0) -> None:
+def configure(level: int, verbose: int = 0) -> None:
     """Show n8nrunner's log in a command. Handlers and formats that the module has configured stay.
 
     `level` is for n8nrunner's loggers, if neither they nor the root logger have another one. `verbose` is 1
@@ -138,7 +138,7 @@ def show(level: int, verbose: int = 0) -> None:
 
 
 @contextlib.contextmanager
-def shown() -> Iterator[None]:
+def shown_during_run() -> Iterator[None]:
     """Show n8nrunner's log from INFO on in the block, if the program has not configured logging."""
     own = logging.getLogger("n8nrunner")
     if own.hasHandlers() or sys.stderr is None:

@@ -387,7 +387,7 @@ class Runner:
         """
         if not reimports.may_start():
             return
-        with logs.shown(), process.signals() as signals:
+        with logs.shown_during_run(), process.signals() as signals:
             engine = self._start(wait=0, gives_up=True)
             engine.lifecycle.on_ended(signals.end)
             number = signals.wait()
