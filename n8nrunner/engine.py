@@ -25,7 +25,7 @@ from n8nrunner.snapshot import Counts, FunctionSnapshot, Snapshot, TaskSnapshot
 from n8nrunner.task import renew_lock_after_fork
 
 if TYPE_CHECKING:
-    from n8nrunner.connection.link import BrokerLink
+    from n8nrunner.connection.broker_link import BrokerLink
     from n8nrunner.health import HealthServer
 
 

@@ -490,11 +490,11 @@ def test_a_bug_in_a_link_ends_its_connection_and_not_the_runner(
 def test_a_bug_in_a_link_without_a_connection_does_not_end_the_runner(
     broker: Broker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from n8nrunner.connection import link
-    from n8nrunner.protocol import link as machine
+    from n8nrunner.connection import broker_link
+    from n8nrunner.protocol import link
 
-    monkeypatch.setattr(machine, "DEFECT_PAUSE", 0.05)
-    run_on_thread = link.run_on_thread
+    monkeypatch.setattr(link, "DEFECT_PAUSE", 0.05)
+    run_on_thread = broker_link.run_on_thread
     faults = [ValueError("a defect"), ValueError("another")]
 
     def faulty(*arguments: Any) -> threading.Thread:
@@ -502,7 +502,7 @@ def test_a_bug_in_a_link_without_a_connection_does_not_end_the_runner(
             raise faults.pop()
         return run_on_thread(*arguments)
 
-    monkeypatch.setattr(link, "run_on_thread", faulty)
+    monkeypatch.setattr(broker_link, "run_on_thread", faulty)
     runner = new_runner()
     runner.start()
     assert runner.is_registered

@@ -22,8 +22,8 @@ from typing import Callable
 from n8nrunner import logs
 from n8nrunner.config import RunnerConfig
 from n8nrunner.connection.attempt import close_unserved
+from n8nrunner.connection.broker_link import BrokerLink, LinkOwner, Posted
 from n8nrunner.connection.inbox import Inbox
-from n8nrunner.connection.link import BrokerLink, LinkOwner, Posted
 from n8nrunner.connection.transport import Connection
 from n8nrunner.execution.invoke import Handler
 from n8nrunner.execution.invoke import failure as failure_of
