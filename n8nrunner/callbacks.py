@@ -9,7 +9,6 @@ from typing import Callable
 
 from n8nrunner.deadline import Deadline
 from n8nrunner.execution.contexts import StartContext
-from n8nrunner.exit_hook import STOP_MARGIN
 from n8nrunner.logs import logger, task_logger
 from n8nrunner.task import Undelivered
 
@@ -37,11 +36,6 @@ class Callbacks:
         """Start the thread, if there is a callback. Raises `RuntimeError` if no thread is available."""
         if self._callback is not None:
             self.thread.start()
-
-    def cancel_start(self) -> None:
-        """Undo the start of the thread, which may have failed."""
-        self.end()
-        self.join(Deadline(STOP_MARGIN))
 
     def put(self, result: Undelivered) -> None:
         """Report a result on the thread. Do not wait for it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -105,7 +104,7 @@ class Engine:
     # --- starting ---------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start all threads. If this raises, they have been told to end, and all descriptors are closed.
+        """Start all threads. Call `undo_start` if this raises.
 
         Raises:
             ConfigurationError: the health check server cannot listen.
@@ -113,33 +112,24 @@ class Engine:
             RunnerStopped: `request_stop` was called.
             OSError, RuntimeError: no descriptor or thread is available.
         """
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._finish)
-            self._registry.connect(self._change_types)
-            exit_hook.register()
-            undo.callback(self._link_thread.cancel_start)
-            self._link_thread.open()
-            undo.callback(self._pool.shut_down)
-            self._pool.warm_up()
-            self._raise_if_stopping()
-            if self._config.health_check_enabled:
-                self._start_health(undo)
-            undo.callback(self._callbacks.cancel_start)
-            self._callbacks.start()
-            if not self._has_handlers:
-                logger.warning(
-                    "The runner %r has no handler yet, so n8n cannot send it tasks", self._config.name
-                )
-            self._raise_if_stopping()
-            exit_hook.register()  # again: the executor's factory may have imported concurrent.futures.process
-            exit_hook.engines.add(self)
-            self.lifecycle.on_registered(self.take_over)
-            undo.callback(self._end_links)
-            self._link_thread.thread.start()
-            self.lifecycle.note_running()
-            undo.pop_all()
+        self._registry.connect(self._change_types)
+        exit_hook.register()
+        self._link_thread.open()
+        self._pool.warm_up()
+        self._raise_if_stopping()
+        if self._config.health_check_enabled:
+            self._start_health()
+        self._callbacks.start()
+        if not self._has_handlers:
+            logger.warning("The runner %r has no handler yet, so n8n cannot send it tasks", self._config.name)
+        self._raise_if_stopping()
+        exit_hook.register()  # again: the executor's factory may have imported concurrent.futures.process
+        exit_hook.engines.add(self)
+        self.lifecycle.on_registered(self.take_over)
+        self._link_thread.thread.start()
+        self.lifecycle.note_running()
 
-    def _start_health(self, undo: contextlib.ExitStack) -> None:
+    def _start_health(self) -> None:
         from n8nrunner.health import HealthServer  # needed by few runners, and slow to import
 
         config = self._config
@@ -151,7 +141,6 @@ class Engine:
                 config.health_check_allowed_hosts,
                 lambda error: self._fail("n8nrunner-health", error),
             )
-            undo.callback(self._health.stop)
             self._health.start()
         except (errors.ConfigurationError, OSError, RuntimeError) as error:
             # With `start(wait=0)` the runner is part of an application, such as one of several gunicorn
@@ -169,14 +158,8 @@ class Engine:
         if self.lifecycle.is_stop_requested:
             raise errors.RunnerStopped("stop() was called while the runner was starting")
 
-    def _end_links(self) -> None:
-        """Stop the links' thread if it has begun; otherwise prevent it."""
-        self.request_stop(0)
-        if not self._link_thread.cancel_start():
-            self.lifecycle.wait_ended(STOP_MARGIN)
-
     def undo_start(self) -> None:
-        """Undo a `start` that an exception or an interrupt ended at any point."""
+        """End all threads after a `start` that has raised, or that an interrupt ended at any point."""
         self.request_stop(0)
         if self._link_thread.cancel_start():
             self._links_ended(None)
@@ -249,11 +232,8 @@ class Engine:
 
     def is_own_thread(self) -> bool:
         """Return whether the calling thread is one of this engine's, for which a stop would wait."""
-        return (
-            self._pool.is_current
-            or self.is_links_thread()
-            or threading.current_thread() is self._callbacks.thread
-        )
+        own_threads = (self._link_thread.thread, self._callbacks.thread)
+        return self._pool.is_current or threading.current_thread() in own_threads
 
     def join(self, deadline: Deadline) -> None:
         """Wait for the links' thread, the callbacks' thread and the pool, and log what has not ended."""

@@ -52,7 +52,6 @@ SIDEWAYS = {
     ("functions", "execution"),
     ("registry", "execution"),
     ("registry", "functions"),
-    ("callbacks", "exit_hook"),
     ("engine", "callbacks"),
     ("engine", "exit_hook"),
     ("cli", "demo"),
