@@ -19,7 +19,7 @@ from n8nrunner.lifecycle import Lifecycle, RunnerState, guarded
 from n8nrunner.logs import logger
 from n8nrunner.protocol.events import OfferingChanged, StopRequested, TypesChanged
 from n8nrunner.protocol.slots import Slots
-from n8nrunner.registry import Registry, Types
+from n8nrunner.registry import PLAIN, Registry, Types, is_plain
 from n8nrunner.snapshot import Counts, FunctionSnapshot, Snapshot, TaskSnapshot
 from n8nrunner.task import renew_lock_after_fork
 
@@ -56,8 +56,8 @@ class Extras(NamedTuple):
         is_executor = is_factory(executor) or callable(getattr(executor, "submit", None))
         checks = (
             ("executor", "a concurrent.futures.Executor or a function that makes one", is_executor),
-            ("task_context", "a function that makes a context manager", callable(self.task_context)),
-            ("on_undelivered", "a function", callable(self.on_undelivered)),
+            ("task_context", f"{PLAIN}, that makes a context manager", is_plain(self.task_context)),
+            ("on_undelivered", PLAIN, is_plain(self.on_undelivered)),
         )
         problems = [
             f"{name}: expected {expected}, got {getattr(self, name)!r}"

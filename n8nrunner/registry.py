@@ -21,6 +21,9 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 #: The task types of a runner and how many tasks of each may run at once; None for no limit of its own.
 Types = dict[str, "int | None"]
 
+#: The functions that `is_plain` accepts, for an error.
+PLAIN = "a plain function, without async and without yield"
+
 
 class Registry:
     """The handlers of one runner: of its task types, and of its functions. For any thread.
@@ -47,10 +50,8 @@ class Registry:
         Raises:
             ConfigurationError: the handler is not a plain function.
         """
-        unfit = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-        if not callable(handler) or any(is_kind(handler) for is_kind in unfit):
-            expected = "expected a plain function, without async and without yield"
-            raise ConfigurationError([f"handler of {task_type!r}: {expected}; got {handler!r}"])
+        if not is_plain(handler):
+            raise ConfigurationError([f"handler of {task_type!r}: expected {PLAIN}; got {handler!r}"])
         with self._lock:
             self._handlers[task_type] = (handler, limit)
             self._tell()
@@ -71,7 +72,7 @@ class Registry:
         made: Function = make_function(function, name, batch, limit)
         with self._lock:
             if self._listener is not None:
-                self._check_name()
+                self._check_own_name()
             is_first = self.functions is None
             if self.functions is None:
                 self.functions = Functions()
@@ -88,9 +89,9 @@ class Registry:
             ConfigurationError: there are functions, and the runner's name cannot be a part of a task type.
         """
         if self.functions is not None:
-            self._check_name()
+            self._check_own_name()
 
-    def _check_name(self) -> None:
+    def _check_own_name(self) -> None:
         if self.runner_name == DEFAULT_NAME or not _NAME.fullmatch(self.runner_name):
             raise ConfigurationError(
                 [
@@ -140,6 +141,12 @@ class Registry:
     def renew_lock_after_fork(self) -> None:
         """Replace the lock in a child process: a thread of the parent process may have held it."""
         self._lock = threading.Lock()
+
+
+def is_plain(function: object) -> bool:
+    """Return whether this can be called, and a call runs it rather than making a coroutine or a generator."""
+    unfit = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    return callable(function) and not any(is_kind(function) for is_kind in unfit)
 
 
 def check_task_type(task_type: str, limit: int | None) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from n8nrunner import ConfigurationError
+from n8nrunner import ConfigurationError, Runner
 from n8nrunner.registry import Registry, Types, check_task_type
-from tests.conftest import LIMIT
+from tests.conftest import LIMIT, TOKEN
 
 
 def handle(task: Any) -> None:
@@ -101,6 +101,13 @@ def test_a_handler_is_a_plain_function(handler: Any) -> None:
     with pytest.raises(ConfigurationError, match="handler of 'first': expected a"):
         registry.add_task("first", handler, None)
     assert registry.is_empty
+
+
+@pytest.mark.parametrize("setting", ["task_context", "on_undelivered"])
+@pytest.mark.parametrize("function", [coroutine, generator, async_generator, "text"])
+def test_functions_that_a_runner_gets_are_plain_functions(setting: str, function: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"{setting}: expected a plain function"):
+        Runner(auth_token=TOKEN, **{setting: function})
 
 
 def test_all_problems_with_a_task_type_are_reported_together() -> None:
