@@ -497,10 +497,10 @@ def test_a_bug_in_a_link_without_a_connection_does_not_end_the_runner(
     run_on_thread = broker_link.run_on_thread
     faults = [ValueError("a defect"), ValueError("another")]
 
-    def faulty(*arguments: Any) -> threading.Thread:
+    def faulty(*arguments: Any) -> None:
         if faults:
             raise faults.pop()
-        return run_on_thread(*arguments)
+        run_on_thread(*arguments)
 
     monkeypatch.setattr(broker_link, "run_on_thread", faulty)
     runner = new_runner()

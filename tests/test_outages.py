@@ -94,9 +94,9 @@ def test_a_changed_reason_is_logged_at_once(
 def test_plain_http_to_a_public_address_is_logged_once(
     broker: Broker, new_runner: NewRunner, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempt, "public_address", lambda host, port: "8.8.8.8")
+    monkeypatch.setattr(attempt, "public_address", lambda url: "8.8.8.8")
     # The process asks once for each URL, and an earlier test may have used the same port.
-    monkeypatch.setattr(attempt, "_looked_at", set())
+    monkeypatch.setattr(attempt, "_checked_urls", set())
     runner = new_runner()
     runner.start()
     broker.kill()

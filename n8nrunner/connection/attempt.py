@@ -1,7 +1,8 @@
 """The blocking steps of a connection, each on a thread of its own: grant token, dialling, upgrade, probes.
 
 A name look-up or a handshake cannot be interrupted. So none of them runs on the thread that serves tasks,
-and nothing waits for them: the thread posts one event and ends.
+and nothing waits for them: the thread posts one event and ends. Before, it may change the sets of open
+sockets and of checked URLs.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import uuid
 from typing import Any, Callable
 
 from n8nrunner import logs
-from n8nrunner.config import BrokerUrl, RunnerConfig, directory_of, read_auth_token, urls_of
+from n8nrunner.config import BrokerUrl, RunnerConfig, directory_of, read_auth_token
 from n8nrunner.connection import auth
 from n8nrunner.connection.delays import jitter
 from n8nrunner.connection.dial import dial
-from n8nrunner.connection.environment import proxy_for, public_address
+from n8nrunner.connection.environment import public_address
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.transport import Connection
 from n8nrunner.deadline import Deadline
@@ -29,7 +30,7 @@ from n8nrunner.protocol.failures import AuthRefused, LinkFailure, Unreachable
 CONNECT_TIMEOUT = 5.0
 
 #: The URLs of brokers that `_warn_of_plain_http` has checked.
-_looked_at: set[str] = set()
+_checked_urls: set[str] = set()
 
 
 def run_on_thread(
@@ -38,7 +39,7 @@ def run_on_thread(
     work: Callable[[], LinkEvent],
     failed: Callable[[str], LinkEvent],
     post: Callable[[LinkEvent], None],
-) -> threading.Thread:
+) -> None:
     """Run `attempt` or `probe` on a thread, and post its event in every case.
 
     `work` returns the event, and `failed` the one for a problem that is not a `LinkFailure`. `post` is called
@@ -59,14 +60,12 @@ def run_on_thread(
         finally:
             post(outcome)
 
-    thread = threading.Thread(target=run, name=f"n8nrunner-connect-{index}", daemon=True)
-    thread.start()
-    return thread
+    threading.Thread(target=run, name=f"n8nrunner-connect-{index}", daemon=True).start()
 
 
-def probe(index: int, config: RunnerConfig) -> LinkEvent:
+def probe(url: BrokerUrl, config: RunnerConfig) -> LinkEvent:
     """Return whether the broker is healthy."""
-    failure = auth.why_unhealthy(urls_of(config)[index], directory_of(config))
+    failure = auth.why_unhealthy(url, directory_of(config))
     return BrokerProbed(None if failure is None else str(failure), jitter())
 
 
@@ -79,9 +78,8 @@ def close_unserved(inbox: Inbox[Any, Any]) -> None:
                 event.connection.close()
 
 
-def attempt(index: int, config: RunnerConfig, grant: str | None) -> LinkEvent:
+def attempt(url: BrokerUrl, config: RunnerConfig, grant: str | None) -> LinkEvent:
     """Connect to a broker, with a new grant token if `grant` is None."""
-    url = urls_of(config)[index]
     connection = None
     try:
         _warn_of_plain_http(url)
@@ -101,14 +99,13 @@ def attempt(index: int, config: RunnerConfig, grant: str | None) -> LinkEvent:
 
 def _warn_of_plain_http(url: BrokerUrl) -> None:
     """Log once for each broker that its URL sends the token over the public internet without encryption."""
-    if url.is_secure or url.base in _looked_at:
+    if url.is_secure or url.base in _checked_urls:
         return
     try:
-        # Behind a proxy, this machine may be unable to look the host up.
-        address = None if proxy_for(url.auth) else public_address(url.host, url.port)
-    except (OSError, ValueError):
-        return  # the attempt fails for the same reason; the next attempt repeats the look-up
-    _looked_at.add(url.base)
+        address = public_address(url)
+    except (OSError, UnicodeError, Unreachable):
+        return  # without a proxy, the attempt fails for the same reason; the next one repeats the look-up
+    _checked_urls.add(url.base)
     if address is not None:
         logger.warning(
             "%s is plain HTTP to the public address %s: the token is readable on the way. Use https:// or a "

@@ -105,10 +105,9 @@ def _who_answers(url: BrokerUrl, directory: str | None) -> str:
     with contextlib.suppress(Unreachable):
         ready = _request("GET", url, f"{url.health}/readiness", directory)
         if isinstance(ready.value, dict) and isinstance(ready.value.get("status"), str):
-            host = in_url(url.host)
             return (
                 "this is the port of n8n's editor; the task broker has a port of its own: use "
-                f"http://{host}:5679, or the port in n8n's N8N_RUNNERS_BROKER_PORT"
+                f"http://{in_url(url.host)}:5679, or the port in n8n's N8N_RUNNERS_BROKER_PORT"
             )
         healthy = _request("GET", url, url.health, directory)
         if healthy.status == 200 and _is_n8ns(healthy.value, {"status": "ok"}):
@@ -144,10 +143,7 @@ def _request(
     headers = {"Host": address.netloc, "User-Agent": f"n8nrunner/{__version__}"}
     body = b""
     way = ""
-    try:
-        proxy = proxy_for(url)
-    except ValueError as error:
-        raise Unreachable(f"{broker.base} cannot be reached: {error}") from None
+    proxy = proxy_for(url)
     if proxy is not None:
         way = f" (through the proxy {proxy.shown} of the environment; {no_proxy_advice(broker.host)})"
     try:

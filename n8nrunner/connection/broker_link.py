@@ -327,13 +327,13 @@ class BrokerLink:
 
     def _start_attempt(self, action: actions.StartAttempt) -> None:
         self._start(
-            lambda: attempt(self.index, self._config, action.grant),
+            lambda: attempt(self.url, self._config, action.grant),
             lambda problem: events.AttemptFailed(Unreachable(problem), action.grant, jitter()),
         )
 
     def _start_probe(self, action: actions.StartProbe) -> None:
         self._start(
-            lambda: probe(self.index, self._config), lambda problem: events.BrokerProbed(problem, jitter())
+            lambda: probe(self.url, self._config), lambda problem: events.BrokerProbed(problem, jitter())
         )
 
     def _start(self, work: Callable[[], LinkEvent], failed: Callable[[str], LinkEvent]) -> None:

@@ -20,9 +20,9 @@ from n8nrunner.connection.environment import (
     reason_of,
     tls_context,
 )
-from n8nrunner.connection.sockets import keep_alive, note
+from n8nrunner.connection.sockets import keep_alive, remember
 from n8nrunner.deadline import Deadline
-from n8nrunner.protocol.failures import NotABroker, Unreachable
+from n8nrunner.protocol.failures import Unreachable
 
 #: A connected socket, with or without TLS.
 Socket = Union[socket.socket, ssl.SSLSocket]
@@ -37,13 +37,10 @@ def dial(url: BrokerUrl, deadline: Deadline, directory: str | None = None) -> So
     A relative path to certificates starts from `directory`; None for the current one. The socket is blocking.
 
     Raises:
-        Unreachable: the broker or the proxy did not answer in time, or TLS failed. The text names the step.
-        NotABroker: the settings of the proxy are invalid.
+        Unreachable: the broker or the proxy did not answer in time, the proxy cannot be used, or TLS failed.
+            The text names the step.
     """
-    try:
-        proxy = proxy_for(url.auth)
-    except ValueError as error:
-        raise NotABroker(str(error)) from None
+    proxy = proxy_for(url.auth)
     if proxy is None:
         raw = _tcp(url.host, url.port, deadline, url.base)
     else:
@@ -90,7 +87,7 @@ def _tcp(host: str, port: int, deadline: Deadline, peer: str) -> socket.socket:
         except OSError as error:
             reason = error
             continue
-        note(connection)
+        remember(connection)
         try:
             connection.settimeout(share)
             connection.connect(address)
@@ -157,9 +154,9 @@ def _tls(raw: socket.socket, url: BrokerUrl, deadline: Deadline, directory: str 
         raise Unreachable(f"{url.base}: {error}") from None
     raw.settimeout(time_left(deadline, url.base))
     try:
-        # `note` comes before the handshake: a process forked during the handshake has to know the socket.
+        # `remember` comes before the handshake: a process forked during the handshake has to know the socket.
         secure = context.wrap_socket(raw, server_hostname=url.host, do_handshake_on_connect=False)
-        note(secure)
+        remember(secure)
         try:
             secure.do_handshake()
         except BaseException:

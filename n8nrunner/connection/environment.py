@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 import requests.utils
 
-from n8nrunner.config import address_of, is_loopback
+from n8nrunner.config import BrokerUrl, address_of, is_loopback
+from n8nrunner.protocol.failures import Unreachable
 
 #: OpenSSL's codes for certificates that only strict verification refuses.
 _STRICT_CODES = range(80, 94)
@@ -34,13 +35,16 @@ class Proxy(NamedTuple):
     authorization: str | None
 
 
-def public_address(host: str, port: int) -> str | None:
-    """Look a host up and return its first address that belongs to the public internet; None if there is none.
+def public_address(url: BrokerUrl) -> str | None:
+    """Return the first address of a broker that belongs to the public internet; None if there is none.
+
+    Behind a proxy, a name is not looked up: often only the proxy can do it.
 
     Raises:
-        OSError, UnicodeError: the look-up failed.
+        OSError, UnicodeError, Unreachable: the address is unknown, or the proxy cannot be used.
     """
-    for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    flags = 0 if proxy_for(url.auth) is None else socket.AI_NUMERICHOST
+    for *_, address in socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM, flags=flags):
         found = address_of(str(address[0]).split("%")[0])
         if found is not None and found.is_global:
             return str(found)
@@ -53,7 +57,7 @@ def proxy_for(url: str) -> Proxy | None:
     A proxy is never used for this machine itself.
 
     Raises:
-        ValueError: the proxy cannot be used; the text says why and does not show its credentials.
+        Unreachable: the proxy cannot be used; the text says why and does not show its credentials.
     """
     if is_loopback(urlsplit(url).hostname or ""):
         return None
@@ -65,10 +69,10 @@ def proxy_for(url: str) -> Proxy | None:
         port = parts.port or 80
     except ValueError:
         # Neither the URL nor the error's text is shown: a password may be in them.
-        raise ValueError("the proxy of the environment cannot be used: its URL has no valid port") from None
+        raise Unreachable("the proxy of the environment cannot be used: its URL has no valid port") from None
     shown = f"{parts.scheme}://{in_url(parts.hostname or '')}:{port}"
     if parts.scheme != "http" or not parts.hostname:
-        raise ValueError(f"the proxy {shown} cannot be used: only http:// proxies can")
+        raise Unreachable(f"the proxy {shown} cannot be used: only http:// proxies can")
     authorization = None
     if parts.username:
         user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

@@ -28,13 +28,13 @@ _TCP_INFO = struct.Struct("=8B13I")
 _opened: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
-def note(opened: socket.socket) -> None:
+def remember(opened: socket.socket) -> None:
     """Remember an open socket for `close_copies`."""
     _opened.add(opened)
 
 
 def close_copies() -> None:
-    """Close this process's copies of the noted sockets, in a child process.
+    """Close this process's copies of the remembered sockets, in a child process.
 
     An attempt to connect that is under way runs on a thread of the parent, so nothing else in the child knows
     its socket. The parent and the peer do not notice: no socket is shut down, and no TLS goodbye is sent.

@@ -13,7 +13,7 @@ import threading
 
 from n8nrunner.connection.dial import Socket
 from n8nrunner.connection.sockets import delivery
-from n8nrunner.connection.websocket_app import App
+from n8nrunner.connection.websocket_app import WebSocketClient
 from n8nrunner.deadline import Deadline
 from n8nrunner.protocol.codec import Received
 from n8nrunner.protocol.events import SocketMeasured
@@ -50,13 +50,13 @@ class Connection:
         self.received_close = False
         self.close_code: int | None = None
         self.receiver = Receiver(max_payload)
-        self._app = App()
+        self._client = WebSocketClient()
         self._at_end = False
         self._thread: int | None = None
 
     def open(self, url: str, runner_id: str, grant: str, deadline: Deadline) -> None:
-        """Upgrade to a WebSocket. The arguments and errors are those of `App.upgrade`."""
-        self.receiver.receive_data(self._app.upgrade(self.raw, url, runner_id, grant, deadline))
+        """Upgrade to a WebSocket. The arguments and errors are those of `WebSocketClient.upgrade`."""
+        self.receiver.receive_data(self._client.upgrade(self.raw, url, runner_id, grant, deadline))
         self.raw.setblocking(False)
 
     def bind(self) -> None:
@@ -89,7 +89,7 @@ class Connection:
                 total += count
             for event in receiver.next_events(last_frame - receiver.frames):
                 if isinstance(event, (PingFrame, CloseFrame)):
-                    self.sender.send_control(self._app.answer(event))
+                    self.sender.send_control(self._client.answer(event))
                     if isinstance(event, CloseFrame):
                         self.received_close, self.close_code = True, event.code
                 else:

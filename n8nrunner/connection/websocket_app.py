@@ -26,12 +26,12 @@ logs.drop_records_of_threads("websocket", ("n8nrunner-links", "n8nrunner-connect
 _COOKIE = re.compile(rb"^[ \t]*(?:set-)?cookie[ \t]*:.*\n", re.IGNORECASE | re.MULTILINE)
 
 
-class App:
+class WebSocketClient:
     """A `WebSocketApp` that upgrades one connection and then answers its control frames.
 
-    An `App` is also the object that the library uses as its socket and as its event loop. It refers to no
-    message and no socket: functions of the library form a reference cycle with it, which only the garbage
-    collector frees.
+    It is also the object that the library uses as its socket and as its event loop. It refers to no message
+    and no socket: functions of the library form a reference cycle with it, which only the garbage collector
+    frees.
     """
 
     def __init__(self) -> None:
@@ -66,8 +66,8 @@ class App:
             raise errors[0]
         if errors or self._read_message is None:
             # The library's exceptions quote what the peer sent; their type says enough.
-            kind = type(errors[0] if errors else None).__name__
-            raise UpgradeRefused(f"{url} did not upgrade to a WebSocket ({kind})", 0)
+            kind = f" ({type(errors[0]).__name__})" if errors else ""
+            raise UpgradeRefused(f"{url} did not upgrade to a WebSocket{kind}", 0)
         rest, self._rest = self._rest, b""
         return rest
 

@@ -66,7 +66,25 @@ def test_only_global_addresses_are_public(
 ) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 5679)) for address in addresses]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
-    assert public_address("n8n.example", 5679) == expected
+    assert public_address(parse_broker("http://n8n.example:5679")) == expected
+
+
+def test_behind_a_proxy_only_an_ip_address_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The resolver can take long for a name that only the proxy knows, and no deadline limits it."""
+    look_up = socket.getaddrinfo
+    names: list[str] = []
+
+    def note_names(host: str, port: int, *, type: int, flags: int) -> Any:
+        if not flags & socket.AI_NUMERICHOST:
+            names.append(host)
+        return look_up(host, port, type=type, flags=flags)
+
+    monkeypatch.setattr(socket, "getaddrinfo", note_names)
+    monkeypatch.setenv("HTTP_PROXY", PROXY)
+    with pytest.raises(socket.gaierror):
+        public_address(parse_broker("http://n8n.example:5679"))
+    assert public_address(parse_broker("http://8.8.8.8:5679")) == "8.8.8.8"
+    assert names == []
 
 
 @pytest.mark.parametrize(
@@ -90,6 +108,7 @@ def test_only_global_addresses_are_public(
         ("http://LOCALHOST:5679", {"HTTP_PROXY": PROXY}, None),
         ("https://[::1]:5679", {"HTTPS_PROXY": PROXY}, None),
         ("http://127.0.0.1:5679", {"HTTP_PROXY": PROXY, "NO_PROXY": "other.test"}, None),
+        ("http://n8n.test:5679", {"HTTP_PROXY": "http://[fd00::1]:3128"}, "http://[fd00::1]:3128"),
     ],
 )
 def test_the_proxy_is_the_one_that_requests_would_use(
