@@ -93,7 +93,7 @@ class Engine:
             extras.on_undelivered, lambda error: self._fail("n8nrunner-callbacks", error)
         )
         self.undelivered = self._callbacks.put
-        self._link_thread = LinkThread(config, {}, self._slots, self._pool, self, self._links_ended)
+        self._link_thread = LinkThread(config, self._slots, self._pool, self, self._links_ended)
         self.links: list[BrokerLink] = self._link_thread.links
         self.lifecycle = Lifecycle(
             brokers=len(self.links),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from math import inf
 from typing import Any, Callable, NamedTuple, Protocol, Union
 
@@ -80,7 +80,6 @@ class BrokerLink:
         self,
         index: int,
         config: RunnerConfig,
-        types: Mapping[str, int | None],
         slots: Slots,
         submit: Callable[[Handler, ActiveTask, OnEnd], None],
         inbox: Inbox[BrokerLink, Posted],
@@ -104,7 +103,7 @@ class BrokerLink:
         self._wake_links = wake_links
         self._owner = owner
         self._ids = itertools.count(1)
-        session = RunnerSession(index, config.name, types, slots, config.task_timeout, self.new_id)
+        session = RunnerSession(index, config.name, {}, slots, config.task_timeout, self.new_id)
         self.machine = LinkMachine(
             self.url.base,
             session,
@@ -249,7 +248,10 @@ class BrokerLink:
         try:
             self._perform(self.machine.handle(ended, now))
         finally:
-            self._cancel_tasks()
+            tasks = list(self._tasks.values())  # empty, unless the session has failed to cancel them
+            self._tasks.clear()
+            for task in tasks:
+                task.cancel(REASON_LOST)
             connection.close()
 
     def recover(self, now: float) -> None:
@@ -265,16 +267,8 @@ class BrokerLink:
         try:
             self.machine.handle(events.StopRequested(now), now)
         finally:
-            self._cancel_tasks()
             if self.connection is not None:
                 self.lose(reason, now)
-
-    def _cancel_tasks(self) -> None:
-        """Cancel the running tasks, without the session."""
-        tasks = list(self._tasks.values())
-        self._tasks.clear()
-        for task in tasks:
-            task.cancel(REASON_LOST)
 
     # --- actions --------------------------------------------------------------------------------
 
@@ -309,11 +303,15 @@ class BrokerLink:
         if task is not None:
             task.cancel(action.reason, action.timed_out)
 
+    def _answer(self, event: Event | LinkEvent) -> None:
+        """Give the machine the event that answers an action."""
+        self._perform(self.machine.handle(event, time.monotonic()))
+
     def _measure(self, action: actions.MeasureSocket) -> None:
         if self.connection is not None:
-            self._handle(self.connection.measure())
+            self._answer(self.connection.measure())
 
-    def _end_connection(self, action: actions.AbortConnection) -> None:
+    def _abort(self, action: actions.AbortConnection) -> None:
         raise ConnectionLost(action.reason, action.code)
 
     def _report_undelivered(self, action: actions.ReportUndelivered) -> None:
@@ -338,19 +336,12 @@ class BrokerLink:
 
     def _start(self, work: Callable[[], LinkEvent], failed: Callable[[str], LinkEvent]) -> None:
         """Run a blocking step on a thread. Handle its failure at once if the process can have no more."""
-        self._is_attempting = True
         try:
             run_on_thread(self.index, self.url.base, work, failed, self._post)
+            self._is_attempting = True
         except RuntimeError as error:  # no more threads, or the interpreter is ending
-            self._is_attempting = False
             self._owner.link_cannot_connect(error)
-            self._handle(failed(f"{self.url.base} was not tried: {error}"))
-        except BaseException:
-            self._is_attempting = False
-            raise
-
-    def _handle(self, event: Event | LinkEvent) -> None:
-        self._perform(self.machine.handle(event, time.monotonic()))
+            self._answer(failed(f"{self.url.base} was not tried: {error}"))
 
     def _serve(self, action: actions.ServeConnection) -> None:
         assert isinstance(action.connection, Connection)
@@ -369,7 +360,7 @@ class BrokerLink:
         self._owner.link_registered(self)
 
     def _report_refused(self, action: actions.ReportRefused) -> None:
-        self._handle(events.RefusalAnswered(action.error, self._owner.link_refused(self, action.error)))
+        self._answer(events.RefusalAnswered(action.error, self._owner.link_refused(self, action.error)))
 
     def _log_skipped(self, action: actions.LogSkipped) -> None:
         more = f" ({action.left_out} similar lines were left out)" if action.left_out else ""
@@ -396,7 +387,7 @@ _PERFORM: dict[type, Callable[[BrokerLink, Any], None]] = {
     actions.CancelTask: BrokerLink._cancel_task,
     actions.EndCall: lambda link, action: action.call.put((action.value, action.error)),
     actions.MeasureSocket: BrokerLink._measure,
-    actions.AbortConnection: BrokerLink._end_connection,
+    actions.AbortConnection: BrokerLink._abort,
     actions.ReportUndelivered: BrokerLink._report_undelivered,
     actions.WakeLinks: lambda link, action: link._wake_links(action.links),
     actions.StartAttempt: BrokerLink._start_attempt,

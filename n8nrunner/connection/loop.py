@@ -15,7 +15,7 @@ import contextlib
 import selectors
 import threading
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from math import inf
 from typing import Callable
 
@@ -54,7 +54,6 @@ class LinkThread:
     def __init__(
         self,
         config: RunnerConfig,
-        types: Mapping[str, int | None],
         slots: Slots,
         pool: TaskPool,
         owner: LinkOwner,
@@ -63,7 +62,7 @@ class LinkThread:
         self.inbox: Inbox[BrokerLink, Posted] = Inbox()
         self._selector: selectors.BaseSelector | None = None
         self.links: list[BrokerLink] = [
-            BrokerLink(index, config, types, slots, self._submit_later, self.inbox, self._wake, owner)
+            BrokerLink(index, config, slots, self._submit_later, self.inbox, self._wake, owner)
             for index in range(len(config.broker))
         ]
         self._unended = set(self.links)
@@ -133,7 +132,6 @@ class LinkThread:
         try:
             while self._unended:
                 self._run_once(self._selector)
-            self._submit()  # the last tasks, whose results go to `on_undelivered`
         except BaseException as error:  # noqa: BLE001 - reported by the runner
             failure = error
             self._abandon(error)
@@ -172,7 +170,7 @@ class LinkThread:
                 link.has_unread = link.has_unread or bool(mask & selectors.EVENT_READ)
         for link in list(to_settle):
             if link.has_unread and not link.machine.is_paused:
-                self._guarded(link, link.read, now)
+                self._run_step(link, link.read, now)
         while events:
             link, event = events.popleft()
             to_settle[link] = None
@@ -184,7 +182,7 @@ class LinkThread:
         # Settling one link may wake another.
         while to_settle:
             link, _ = to_settle.popitem()
-            self._guarded(link, link.settle, now)
+            self._run_step(link, link.settle, now)
             self._watch(link, selector)
             if link.has_ended:
                 self._unended.discard(link)
@@ -235,28 +233,28 @@ class LinkThread:
         try:
             link.handle(event, now)
         except BaseException as error:  # noqa: BLE001 - logged
-            self._defect(link, error, now)
+            self._handle_defect(link, error, now)
 
-    def _guarded(self, link: BrokerLink, step: Callable[[float], None], now: float) -> None:
+    def _run_step(self, link: BrokerLink, step: Callable[[float], None], now: float) -> None:
         """Run a step of a link. An error in it ends only the link's connection."""
         try:
             step(now)
         except LinkFailure as reason:
-            self._lose(link, reason, now)
+            self._end_connection(link, reason, now)
         except BaseException as error:  # noqa: BLE001 - logged
-            self._defect(link, error, now)
+            self._handle_defect(link, error, now)
 
-    def _defect(self, link: BrokerLink, error: BaseException, now: float) -> None:
+    def _handle_defect(self, link: BrokerLink, error: BaseException, now: float) -> None:
         """End a link's connection after an unexpected error; the link connects again."""
         self._log_defect(f"An unexpected error ended the connection to {link.url.base}", error)
-        self._lose(link, ConnectionLost(f"the connection ended with {logs.describe(error)}"), now)
+        self._end_connection(link, ConnectionLost(f"the connection ended with {logs.describe(error)}"), now)
 
-    def _lose(self, link: BrokerLink, reason: LinkFailure, now: float) -> None:
+    def _end_connection(self, link: BrokerLink, reason: LinkFailure, now: float) -> None:
         """End a link's connection. Raises only if the link cannot continue."""
         if link.connection is not None:
             self._to_settle[link] = None
             try:
-                self._forget(link)
+                self._unwatch(link)
                 link.lose(reason, now)
                 return
             except BaseException as error:  # noqa: BLE001 - logged
@@ -287,11 +285,11 @@ class LinkThread:
             else:
                 selector.modify(connection.raw, wanted, link)
         except BaseException as error:  # noqa: BLE001 - the system has no room for it, for example
-            self._defect(link, error, time.monotonic())
+            self._handle_defect(link, error, time.monotonic())
         else:
             self._watched[link] = (connection, wanted)
 
-    def _forget(self, link: BrokerLink) -> None:
+    def _unwatch(self, link: BrokerLink) -> None:
         """Stop watching a link's socket, before it is closed."""
         if self._watched.pop(link, None) is not None and link.connection is not None:
             try:
