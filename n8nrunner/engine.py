@@ -190,7 +190,7 @@ class Engine:
         return "; ".join(link.last_error or f"{link.broker} is {link.state}" for link in links)
 
     def give_up_when_refused(self) -> None:
-        """From now on, stop if every broker refuses the token before the first registration."""
+        """Set `Lifecycle.gives_up`, and stop if every broker has refused the token already."""
         if self.lifecycle.give_up_when_refused():
             self.request_stop(0)
 
@@ -242,7 +242,8 @@ class Engine:
         if thread.is_alive():
             thread.join(deadline.remaining())
         if thread.is_alive():
-            _warn("The runner %r has not stopped in time: %s", self._config.name, self._describe_links())
+            states = ", ".join(f"{link.url.base} is {link.machine.shown}" for link in self.links)
+            _warn("The runner %r has not stopped in time: %s", self._config.name, states)
         # Connecting threads are not joined: they cannot be interrupted and share no state.
         if not self._callbacks.join(deadline):
             _warn("on_undelivered has not returned yet")
@@ -264,7 +265,7 @@ class Engine:
         running = self.describe_tasks()
         if running:
             logger.warning(
-                "The program has ended: the runner %r waits at most %g s for %s",
+                "The end of the program waits for the runner %r, at most %g s: %s",
                 self._config.name,
                 self.grace,
                 running,

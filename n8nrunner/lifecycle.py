@@ -102,13 +102,11 @@ class Lifecycle:
         """Whether the calling thread is starting the runner, so that it cannot wait for the start."""
         return self._state is RunnerState.STARTING and threading.get_ident() == self._starter
 
-    def _enter(self, state: RunnerState) -> bool:
-        """Enter a state if a transition leads to it. Return whether one does."""
+    def _enter(self, state: RunnerState) -> None:
+        """Enter a state if a transition leads to it."""
         with self._changed:
-            if state not in _NEXT.get(self._state, ()):
-                return False
-            self._state = state
-            return True
+            if state in _NEXT.get(self._state, ()):
+                self._state = state
 
     def note_running(self) -> None:
         """Note that all threads have been started."""

@@ -37,12 +37,13 @@ class Counts(NamedTuple):
     accepted: int = 0  #: offers that became tasks.
     rejected: int = 0  #: acceptances that were refused; n8n then looks for another runner.
     done: int = 0  #: results sent in which no call has failed.
-    failed: int = 0  #: errors sent, timeouts apart, and results in which a call has failed.
+    #: errors sent, except for time limits and interruptions, and results in which a call has failed.
+    failed: int = 0
     timed_out: int = 0  #: tasks that reached the runner's own time limit.
     cancelled: int = 0  #: tasks that n8n cancelled.
     lost: int = 0  #: tasks whose connection was lost.
     undelivered: int = 0  #: results that n8n did not get, or may not have got.
-    unfinished: int = 0  #: tasks that a stop cut short.
+    unfinished: int = 0  #: tasks that a stop, or Ctrl-C in their process, cut short.
     #: results that told the node to try again, because a function has changed or is unknown.
     retried: int = 0
 

@@ -12,7 +12,7 @@ class Unreachable(LinkFailure):
 
 
 class NotABroker(LinkFailure):
-    """A wrong address, a proxy in between, internal mode, or settings of a proxy that are not valid."""
+    """An answer that a task broker does not give: a wrong address, a proxy in between, or internal mode."""
 
 
 class AuthRefused(LinkFailure):
