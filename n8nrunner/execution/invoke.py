@@ -58,7 +58,7 @@ def invoke(handler: Handler, task: ActiveTask, context: TaskContext | None, max_
         return _failed(task, error, max_payload)
     finally:
         if task.left_out:
-            task_logger.error("%s: %d more failures are left out of the log", about(task), task.left_out)
+            task_logger.error("%s: %d more failures are left out of the log", log_prefix(task), task.left_out)
 
 
 def _run(handler: Handler, task: ActiveTask, context: TaskContext | None, max_payload: int) -> Answer:
@@ -88,18 +88,18 @@ def _run(handler: Handler, task: ActiveTask, context: TaskContext | None, max_pa
 
 def failure(task: ActiveTask, message: str, description: str | None = None) -> Answer:
     """Return the answer for a task whose handler could not run."""
-    return _answer(task, None, _texts(message, description))
+    return _answer(task, None, _error_object(message, description))
 
 
 def _refused(task: ActiveTask, max_payload: int, message: str, description: str | None = None) -> Answer:
-    task_logger.error("%s failed. %s", about(task), message)
-    return _answer(task, max_payload, _texts(message, description))
+    task_logger.error("%s failed. %s", log_prefix(task), message)
+    return _answer(task, max_payload, _error_object(message, description))
 
 
 def _failed(task: ActiveTask, error: BaseException, max_payload: int) -> Answer:
     if task.cancelled:
         # n8n does not want the answer, and a cancelled handler is meant to end by raising.
-        task_logger.info("%s ended after its cancellation", about(task))
+        task_logger.info("%s ended after its cancellation", log_prefix(task))
         return failure(task, "cancelled")
     log_error(task, error)
     return _answer(task, max_payload, describe_error(error))
@@ -110,7 +110,7 @@ def _interrupted(task: ActiveTask) -> Answer:
     task_logger.error(
         "%s was cut short: Ctrl-C reached its process. To let tasks finish, pass "
         "initializer=n8nrunner.ignore_interrupts to the executor",
-        about(task),
+        log_prefix(task),
     )
     answer = failure(task, "The process of the task was interrupted", "Run it again.")
     return answer._replace(interrupted=True)
@@ -121,14 +121,14 @@ def log_error(task: ActiveTask, error: BaseException, where: str = "") -> None:
     message = describe_error(error)["message"]
     if isinstance(error, TaskError):
         if task.admit_to_log(message):
-            task_logger.info("%s failed: %s: %s", about(task, where), type(error).__name__, message)
+            task_logger.info("%s failed: %s: %s", log_prefix(task, where), type(error).__name__, message)
         return
     stack = _stack_of(error)
     if task.admit_to_log(stack):
-        task_logger.error("%s failed: %s\n    %s", about(task, where), message, stack)
+        task_logger.error("%s failed: %s\n    %s", log_prefix(task, where), message, stack)
 
 
-def about(task: ActiveTask, where: str = "") -> str:
+def log_prefix(task: ActiveTask, where: str = "") -> str:
     """Return the beginning of a line of the log: the task, the place in it, and the execution if known."""
     execution = task.execution_id
     parts = [f"Task {task.id} ({task.type})", where, f"execution {execution}" if execution else ""]
@@ -141,15 +141,15 @@ def describe_error(error: BaseException) -> dict[str, str]:
         # A subclass may have put anything there, or not have called the constructor.
         message = text_of(getattr(error, "message", error)) or type(error).__name__
         description = getattr(error, "description", None)
-        return _texts(message, None if description is None else text_of(description))
+        return _error_object(message, None if description is None else text_of(description))
     name, text = type(error).__name__, text_of(error)
-    return {**_texts(f"{name}: {text}" if text else name), "stack": _stack_of(error)}
+    return {**_error_object(f"{name}: {text}" if text else name), "stack": _stack_of(error)}
 
 
-def _texts(message: str, description: str | None = None) -> dict[str, str]:
-    """Return an error for the workflow's author."""
-    texts = {"message": _cut(message)}
-    return texts if description is None else {**texts, "description": _cut(description)}
+def _error_object(message: str, description: str | None = None) -> dict[str, str]:
+    """Return the error object of n8n's message."""
+    error = {"message": _cut(message)}
+    return error if description is None else {**error, "description": _cut(description)}
 
 
 def _answer(task: ActiveTask, max_payload: int | None, error: dict[str, str]) -> Answer:

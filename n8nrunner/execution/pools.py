@@ -18,7 +18,7 @@ from n8nrunner.deadline import Deadline
 from n8nrunner.errors import ExecutorBroken
 from n8nrunner.execution.contexts import StartContext
 from n8nrunner.execution.executors import ExecutorHolder, ExecutorOrFactory, Listener
-from n8nrunner.execution.invoke import Answer, Handler, TaskContext, about, error_text, failure, invoke
+from n8nrunner.execution.invoke import Answer, Handler, TaskContext, error_text, failure, invoke, log_prefix
 from n8nrunner.execution.threads import Threads
 from n8nrunner.logs import task_logger
 from n8nrunner.task import ActiveTask
@@ -172,7 +172,7 @@ class TaskPool:
                 tries += 1
                 if tries >= _TRIES:
                     job.has_ended = True
-                    task_logger.error("%s: its end was lost: %s", about(job.task), type(error).__name__)
+                    task_logger.error("%s: its end was lost: %s", log_prefix(job.task), type(error).__name__)
 
 
 class _ExecutorJobs:
@@ -319,10 +319,10 @@ def _future_of(executor: Executor, task: ActiveTask) -> Future[Answer | None] | 
 def _not_run(task: ActiveTask, reason: str | None = None) -> Answer:
     """Return the answer for a task that ended before its handler began."""
     why = reason or task.cancel_reason or "the runner has stopped"
-    task_logger.info("%s did not run: %s", about(task), why)
+    task_logger.info("%s did not run: %s", log_prefix(task), why)
     return failure(task, f"The task did not run: {why}")
 
 
 def _broken(task: ActiveTask, reason: str) -> Answer:
-    task_logger.error("%s was not run by the executor: %s", about(task), reason)
+    task_logger.error("%s was not run by the executor: %s", log_prefix(task), reason)
     return failure(task, f"{ExecutorBroken.__name__}: the runner's executor did not run the task", reason)

@@ -12,7 +12,7 @@ from typing import Any
 
 from n8nrunner import logs
 from n8nrunner.errors import TaskCancelled, TaskError
-from n8nrunner.execution.invoke import about, describe_error, log_error
+from n8nrunner.execution.invoke import describe_error, log_error, log_prefix
 from n8nrunner.functions.arguments import (
     Call,
     SignatureChanged,
@@ -124,7 +124,7 @@ def _refuse(
     `log_message` replaces `message` in the log if that contains values of items.
     """
     task.tally = tally
-    task_logger.warning("%s was refused (%s): %s", about(task), code, log_message or message)
+    task_logger.warning("%s was refused (%s): %s", log_prefix(task), code, log_message or message)
     error: dict[str, Any] = {"code": code, "message": message}
     if function is not None:
         error["function"] = function.describe()
@@ -216,7 +216,7 @@ class _FunctionTask:
         description = f"Item {call.item}, parameter '{name}' of {signature.name}: it takes {expected}."
         # Without the message: it contains the value, which must not be logged.
         if self._task.admit_to_log(description):
-            task_logger.warning("%s: an argument does not fit. %s", about(self._task), description)
+            task_logger.warning("%s: an argument does not fit. %s", log_prefix(self._task), description)
         self._record_error(call.item, {"message": str(mismatch), "description": description})
 
     def _call(self, arguments: dict[str, Any], sources: Sequence[int]) -> None:
