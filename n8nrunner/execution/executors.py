@@ -11,7 +11,7 @@ from typing import Callable, Protocol, Union
 
 from n8nrunner import logs
 from n8nrunner.errors import ExecutorBroken
-from n8nrunner.execution.invoke import error_text
+from n8nrunner.execution.invoke import error_text, text_of
 from n8nrunner.logs import logger, task_logger
 
 #: An executor, which stays the caller's; or a function that makes one for the runner.
@@ -209,7 +209,7 @@ class ExecutorHolder:
 def _is_final(error: BaseException) -> bool:
     """Return whether an executor that raised an error can never run anything again."""
     return isinstance(error, BrokenExecutor) or (
-        isinstance(error, RuntimeError) and str(error).startswith("cannot schedule new futures")
+        isinstance(error, RuntimeError) and text_of(error).startswith("cannot schedule new futures")
     )
 
 

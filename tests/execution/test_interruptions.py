@@ -291,7 +291,7 @@ def test_a_task_that_was_answered_for_lack_of_processes_never_runs(
 
 
 def test_an_executor_whose_error_has_no_text_costs_no_slot() -> None:
-    class Speechless(Exception):
+    class Speechless(RuntimeError):
         def __str__(self) -> str:
             raise RuntimeError("no text")
 
