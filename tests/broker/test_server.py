@@ -65,7 +65,7 @@ class TestAuthentication:
         ],
         ids=["charset", "form", "slash"],
     )
-    def test_accepts_log_ins_with_a_charset_as_a_form_and_with_a_slash(
+    def test_the_broker_accepts_log_ins_with_a_charset_as_a_form_and_with_a_slash(
         self, shared: Broker, arguments: dict[str, Any]
     ) -> None:
         assert post_auth(shared, **arguments).status_code == 200
@@ -89,20 +89,20 @@ class TestAuthentication:
             ({"json": {"token": "\ud800"}}, 403, {"code": 403, "message": "Forbidden"}),
         ],
     )
-    def test_refuses_wrong_log_ins(
+    def test_the_broker_refuses_wrong_log_ins(
         self, shared: Broker, arguments: dict[str, Any], status: int, body: dict[str, Any]
     ) -> None:
         response = post_auth(shared, **arguments)
         assert (response.status_code, response.json()) == (status, body)
 
     @pytest.mark.parametrize("text", ["{", '{"token":', "nonsense", "7", "null", "[" * 50_000])
-    def test_answers_a_log_in_that_is_not_json_with_500(self, shared: Broker, text: str) -> None:
+    def test_the_broker_answers_a_log_in_that_is_not_json_with_500(self, shared: Broker, text: str) -> None:
         response = post_auth(shared, data=text, headers=self.JSON)
         assert response.status_code == 500
         assert response.headers["Content-Type"].startswith("text/html")
 
     @pytest.mark.parametrize("declared", [True, False])
-    def test_refuses_a_body_that_is_too_large(self, declared: bool) -> None:
+    def test_the_broker_refuses_a_body_that_is_too_large(self, declared: bool) -> None:
         with new_broker(max_body=1000) as broker:
             body = json.dumps({"token": "x" * 1000}).encode()
             data: Any = body if declared else iter([body])
@@ -115,14 +115,16 @@ class TestAuthentication:
         [("GET", "/runners/auth"), ("PUT", "/runners/auth"), ("POST", "/runners"), ("GET", "/<b>"),
          ("GET", "/runners/_ws"), ("POST", "/healthz"), ("GET", "/tasks"), ("GET", "/runners/healthz")],
     )  # fmt: skip
-    def test_answers_other_methods_and_paths_with_404(self, shared: Broker, method: str, path: str) -> None:
+    def test_the_broker_answers_other_methods_and_paths_with_404(
+        self, shared: Broker, method: str, path: str
+    ) -> None:
         response = requests.request(method, f"{shared.url}{path}", timeout=LIMIT)
         assert response.status_code == 404
         assert response.headers["Content-Type"].startswith("text/html")
         assert f"Cannot {method} /" in response.text
         assert "<b>" not in response.text
 
-    def test_limits_log_ins_and_counts_refused_ones(self) -> None:
+    def test_the_broker_limits_log_ins_and_counts_refused_ones(self) -> None:
         with new_broker(auth_limit=5, auth_window=60.0) as broker:
             # A body that cannot be parsed counts: the limit is checked before the body is read.
             assert post_auth(broker, data="{", headers=self.JSON).status_code == 500
@@ -138,7 +140,7 @@ class TestAuthentication:
             assert response.json() == {"message": "Too many requests"}
             assert int(response.headers["Retry-After"]) >= 1
 
-    def test_refuses_a_log_in_over_the_rate_limit_before_its_body_has_come(self) -> None:
+    def test_the_broker_refuses_a_log_in_over_the_rate_limit_before_its_body_has_come(self) -> None:
         with new_broker(auth_limit=1, auth_window=60.0) as broker:
             assert post_auth(broker, json={"token": TOKEN}).status_code == 200
             with socket.create_connection(("127.0.0.1", broker.port), LIMIT) as client:
@@ -147,12 +149,12 @@ class TestAuthentication:
                 )
                 assert client.recv(1000).startswith(b"HTTP/1.1 429 ")
 
-    def test_refuses_a_long_log_in_without_reading_it(self, shared: Broker) -> None:
+    def test_the_broker_refuses_a_long_log_in_without_reading_it(self, shared: Broker) -> None:
         with socket.create_connection(("127.0.0.1", shared.port), LIMIT) as client:
             client.sendall(b"POST /runners/auth HTTP/1.1\r\nHost: broker\r\nContent-Length: 10000000\r\n\r\n")
             assert client.recv(1000).startswith(b"HTTP/1.1 413 ")
 
-    def test_answers_health_checks(self, shared: Broker) -> None:
+    def test_the_broker_answers_health_checks(self, shared: Broker) -> None:
         response = requests.get(f"{shared.url}/healthz", timeout=LIMIT)
         assert (response.status_code, response.json()) == (200, {"status": "ok"})
         assert requests.head(f"{shared.url}/healthz", timeout=LIMIT).status_code == 200
@@ -184,7 +186,7 @@ class TestUpgrade:
             ("/runners/_ws?id=x&id=y", b"HTTP/1.1 400 Bad Request\r\n\r\n"),
         ],
     )
-    def test_refuses_an_upgrade_with_a_bare_status_line_and_keeps_the_token(
+    def test_the_broker_refuses_an_upgrade_with_a_bare_status_line_and_keeps_the_token(
         self, shared: Broker, path: str, answer: bytes
     ) -> None:
         token = grant(shared)
@@ -193,23 +195,25 @@ class TestUpgrade:
             pass
 
     @pytest.mark.parametrize("authorization", [None, "", "Basic abc", "Bearer", "Bearer "])
-    def test_refuses_an_upgrade_without_a_bearer(self, shared: Broker, authorization: str | None) -> None:
+    def test_the_broker_refuses_an_upgrade_without_a_bearer(
+        self, shared: Broker, authorization: str | None
+    ) -> None:
         assert self.upgrade(shared, authorization=authorization) == b"HTTP/1.1 401 Unauthorized\r\n\r\n"
 
-    def test_ignores_a_token_in_the_query(self, shared: Broker) -> None:
+    def test_the_broker_ignores_a_token_in_the_query(self, shared: Broker) -> None:
         answer = self.upgrade(shared, f"/runners/_ws?id=x&token={grant(shared)}")
         assert answer == b"HTTP/1.1 401 Unauthorized\r\n\r\n"
 
-    def test_refuses_an_unknown_token(self, shared: Broker) -> None:
+    def test_the_broker_refuses_an_unknown_token(self, shared: Broker) -> None:
         assert self.upgrade(shared, authorization="Bearer nonsense") == b"HTTP/1.1 403 Forbidden\r\n\r\n"
 
-    def test_refuses_a_used_token(self, shared: Broker) -> None:
+    def test_the_broker_refuses_a_used_token(self, shared: Broker) -> None:
         token = grant(shared)
         with RawRunner(shared, token=token), pytest.raises(websocket.WebSocketBadStatusException) as caught:
             RawRunner(shared, token=token)
         assert caught.value.status_code == 403
 
-    def test_refuses_a_lapsed_token(self) -> None:
+    def test_the_broker_refuses_a_lapsed_token(self) -> None:
         with new_broker(grant_ttl=0.0) as broker:
             answer = self.upgrade(broker, authorization=f"Bearer {grant(broker)}")
             assert answer == b"HTTP/1.1 403 Forbidden\r\n\r\n"
@@ -246,7 +250,7 @@ class TestUpgrade:
         assert "sec-websocket-extensions" not in connection.getheaders()
         connection.shutdown()
 
-    def test_limits_upgrades_over_all_clients(self) -> None:
+    def test_the_broker_limits_upgrades_over_all_clients(self) -> None:
         with new_broker(upgrade_limit=2, upgrade_window=60.0) as broker:
             # The path is checked before the limit, and the token after it: only the latter counts.
             assert b" 404 " in self.upgrade(broker, "/wrong")
@@ -256,7 +260,7 @@ class TestUpgrade:
                 answer = self.upgrade(broker, authorization=f"Bearer {token}")
                 assert answer == b"HTTP/1.1 429 Too Many Requests\r\n\r\n"
 
-    def test_refuses_a_token_from_before_a_restart(self) -> None:
+    def test_the_broker_refuses_a_token_from_before_a_restart(self) -> None:
         with new_broker() as broker:
             token = grant(broker)
             broker.stop()
@@ -265,7 +269,7 @@ class TestUpgrade:
 
 
 class TestPaths:
-    def test_serves_another_base_path(self) -> None:
+    def test_the_broker_serves_another_base_path(self) -> None:
         with new_broker(path="somewhere/else") as broker:
             assert broker.url == f"http://127.0.0.1:{broker.port}/somewhere/else"
             with RawRunner(broker):
@@ -278,18 +282,18 @@ class TestPaths:
             )
 
     @pytest.mark.parametrize("path", ["/foo/", "/", ""])
-    def test_refuses_a_base_path_with_a_slash_at_its_end(self, path: str) -> None:
+    def test_the_broker_refuses_a_base_path_with_a_slash_at_its_end(self, path: str) -> None:
         with pytest.raises(ValueError, match="slash"):
             Broker(TOKEN, path=path)
 
-    def test_knows_its_url_once_there_is_a_port(self) -> None:
+    def test_the_broker_knows_its_url_once_there_is_a_port(self) -> None:
         broker = new_broker()
         with pytest.raises(BrokerNotRunning):
             _ = broker.url
         assert "not running" in repr(broker)
         assert TOKEN not in repr(broker)
 
-    def test_listens_on_an_ipv6_address(self) -> None:
+    def test_the_broker_listens_on_an_ipv6_address(self) -> None:
         broker = Broker(TOKEN, host="::1")
         try:
             broker.start()
@@ -301,11 +305,11 @@ class TestPaths:
         finally:
             broker.stop()
 
-    def test_names_the_address_that_is_in_use(self, shared: Broker) -> None:
+    def test_the_error_names_the_address_that_is_in_use(self, shared: Broker) -> None:
         with pytest.raises(OSError, match=rf"127.0.0.1.*{shared.port}"):
             new_broker(port=shared.port).start()
 
-    def test_can_start_after_a_failed_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_broker_can_start_after_a_failed_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
         broker = new_broker()
         with monkeypatch.context() as patch:
             patch.setattr(run, "Switchboard", lambda *_: 1 / 0)
@@ -316,7 +320,7 @@ class TestPaths:
             assert broker.counts.runners == 1
 
     @pytest.mark.parametrize("wrong", [{"auth_token": ""}, {"auth_token": "x", "profile": "1"}])
-    def test_refuses_wrong_settings(self, wrong: dict[str, Any]) -> None:
+    def test_the_broker_refuses_wrong_settings(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=r"auth_token|profile"):
             Broker(**wrong)
 
@@ -339,7 +343,7 @@ class TestConversation:
             assert task.result(LIMIT) == {"x": 1}
             assert task.done()
 
-    def test_ignores_and_counts_malformed_messages(self, shared: Broker) -> None:
+    def test_the_broker_ignores_and_counts_malformed_messages(self, shared: Broker) -> None:
         before = shared.counts.malformed
         with RawRunner(shared, ["odd"]) as runner:
             for text in ("{", "7", "[]", '{"type":"runner:taskoffer","offerId":"o"}', '{"type":"what"}', "{}",
@@ -357,7 +361,7 @@ class TestConversation:
             assert task.result(LIMIT) == 1, "JSON in a binary frame is fine"
             assert shared.counts.malformed - before == 7
 
-    def test_leaves_a_task_to_its_timeout_if_its_result_is_not_json(self) -> None:
+    def test_the_broker_leaves_a_task_to_its_timeout_if_its_result_is_not_json(self) -> None:
         with new_broker(task_timeout=0.3) as broker, RawRunner(broker) as runner:
             task = broker.submit("t", {})
             task_id = runner.take()["taskId"]
@@ -367,7 +371,7 @@ class TestConversation:
             assert runner.expect("broker:taskcancel")["reason"] == "Task execution timed out"
 
     @pytest.mark.parametrize("more", ["", "x" * 100_000])
-    def test_rounds_large_integers_both_ways(self, shared: Broker, more: str) -> None:
+    def test_the_broker_rounds_large_integers_both_ways(self, shared: Broker, more: str) -> None:
         with RawRunner(shared, ["rounds"]) as runner:
             task = shared.submit("rounds", {"id": 7615917337495251231, "more": more})
             sent = runner.take("rounds")
@@ -378,13 +382,13 @@ class TestConversation:
             )
             assert task.result(LIMIT) == {"id": 7615917337495251000, "more": more}
 
-    def test_answers_a_ping(self, shared: Broker) -> None:
+    def test_the_broker_answers_a_ping(self, shared: Broker) -> None:
         with RawRunner(shared) as runner:
             runner.socket.ping("payload")
             opcode, frame = runner.socket.recv_data_frame(control_frame=True)
             assert (opcode, frame.data) == (websocket.ABNF.OPCODE_PONG, b"payload")
 
-    def test_reads_fragments_with_pings_between_them(self, shared: Broker) -> None:
+    def test_the_broker_reads_fragments_with_pings_between_them(self, shared: Broker) -> None:
         with RawRunner(shared, ["fragments"]) as runner:
             task = shared.submit("fragments", {})
             task_id = runner.take("fragments")["taskId"]
@@ -400,14 +404,14 @@ class TestConversation:
 
 class TestHeartbeat:
     @pytest.mark.parametrize("profile", ["2.27", "2.40"])
-    def test_keeps_a_runner_that_answers_pings(self, profile: str) -> None:
+    def test_the_broker_keeps_a_runner_that_answers_pings(self, profile: str) -> None:
         with new_broker(profile, heartbeat_interval=0.3) as broker, RawRunner(broker) as runner:
             for _ in range(3):
                 opcode, frame = runner.socket.recv_data_frame(control_frame=True)
                 assert (opcode, frame.data) == (websocket.ABNF.OPCODE_PING, b"")
             assert broker.counts.runners == 1
 
-    def test_closes_a_runner_that_does_not_answer_pings(self) -> None:
+    def test_the_broker_closes_a_runner_that_does_not_answer_pings(self) -> None:
         with new_broker(heartbeat_interval=0.1) as broker, RawRunner(broker) as runner:
             runner.socket.pong = lambda payload="": None
             task = broker.submit("t", {})
@@ -419,7 +423,7 @@ class TestHeartbeat:
             ):
                 task.result(LIMIT)
 
-    def test_keeps_a_runner_that_sends_unsolicited_pongs(self) -> None:
+    def test_the_broker_keeps_a_runner_that_sends_unsolicited_pongs(self) -> None:
         with new_broker(heartbeat_interval=1.0) as broker, RawRunner(broker) as runner:
             runner.socket.pong = lambda payload="": None
             runner.socket.settimeout(0.02)
@@ -433,7 +437,7 @@ class TestHeartbeat:
 
 
 class TestSameId:
-    def test_240_closes_the_old_connection_and_fails_its_tasks(self) -> None:
+    def test_n8n_2_40_closes_the_old_connection_and_fails_its_tasks(self) -> None:
         with new_broker("2.40") as broker, RawRunner(broker, runner_id="same") as old:
             task = broker.submit("t", {})
             old.take()
@@ -446,7 +450,7 @@ class TestSameId:
                 assert new.take()["settings"] == 7
                 assert not again.done()
 
-    def test_cuts_off_a_runner_that_does_not_read(self) -> None:
+    def test_the_broker_cuts_off_a_runner_that_does_not_read(self) -> None:
         with new_broker(close_timeout=0.2) as broker, RawRunner(broker, runner_id="same") as old:
             task = broker.submit("t", {"much": "x" * 20_000_000})
             old.offer()
@@ -472,7 +476,7 @@ class TestSameId:
                 broker.wait_for(lambda counts: counts.disconnected == 1)
             assert broker.counts.offered == 0
 
-    def test_227_closes_both_connections(self) -> None:
+    def test_n8n_2_27_closes_both_connections(self) -> None:
         with new_broker("2.27") as broker, RawRunner(broker, runner_id="same") as old:
             with RawRunner(broker, runner_id="same") as new:
                 assert broker.counts.runners == 1
@@ -486,7 +490,7 @@ class TestSameId:
 
 class TestSizes:
     @pytest.mark.parametrize("over", [0, 1])
-    def test_closes_with_1009_one_byte_above_the_limit(self, over: int) -> None:
+    def test_the_broker_closes_with_1009_one_byte_above_the_limit(self, over: int) -> None:
         with new_broker(max_payload=100_000) as broker, RawRunner(broker) as runner:
             task = broker.submit("t", {})
             task_id = runner.take()["taskId"]
@@ -500,19 +504,19 @@ class TestSizes:
             else:
                 assert len(task.result(LIMIT)) == length
 
-    def test_sends_1009_although_the_rest_of_the_message_still_comes(self) -> None:
+    def test_the_broker_sends_1009_although_the_rest_of_the_message_still_comes(self) -> None:
         with new_broker(max_payload=1000) as broker, RawRunner(broker) as runner:
             runner.done("none", "x" * 30_000_000)
             assert runner.close_code() == 1009
             broker.wait_for(lambda counts: counts.disconnected == 1)
 
-    def test_closes_with_1007_at_invalid_utf8(self, shared: Broker) -> None:
+    def test_the_broker_closes_with_1007_at_invalid_utf8(self, shared: Broker) -> None:
         with RawRunner(shared) as runner:
             frame = websocket.ABNF.create_frame(b"\xff\xfe", websocket.ABNF.OPCODE_TEXT)
             runner.socket.sock.sendall(frame.format())
             assert runner.close_code() == 1007
 
-    def test_passes_on_large_settings_and_results(self, shared: Broker) -> None:
+    def test_the_broker_passes_on_large_settings_and_results(self, shared: Broker) -> None:
         items = [{"json": {"n": n, "text": "ä" * 20}} for n in range(40_000)]
         with RawRunner(shared, ["large"]) as runner:
             task = shared.submit("large", {}, items=items)
@@ -547,14 +551,14 @@ class TestSizes:
             assert first.result(LIMIT) == 1
             assert [len(line) for line in first.logs] == [5_000_000, 4]
 
-    def test_keeps_a_large_result_of_a_runner_that_leaves_at_once(self, shared: Broker) -> None:
+    def test_the_broker_keeps_a_large_result_of_a_runner_that_leaves_at_once(self, shared: Broker) -> None:
         with RawRunner(shared, ["leaves"]) as runner:
             task = shared.submit("leaves", 1)
             runner.done(runner.take("leaves")["taskId"], ["x" * 100] * 100_000)
             runner.socket.close(timeout=0)
         assert len(task.result(LIMIT)) == 100_000
 
-    def test_keeps_the_result_of_a_runner_that_leaves_before_its_large_calls_are_decoded(
+    def test_the_broker_keeps_the_result_of_a_runner_that_leaves_before_its_large_calls_are_decoded(
         self, shared: Broker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         may_decode = threading.Event()
@@ -579,13 +583,13 @@ class TestSizes:
 
 
 class TestOutcomes:
-    def test_expires_a_request_without_a_runner(self) -> None:
+    def test_the_broker_expires_a_request_without_a_runner(self) -> None:
         with new_broker("2.27", request_timeout=0.1) as broker:
             task = broker.submit("t", {})
             with pytest.raises(BrokerTaskExpired, match=r"^Task request timed out after 0\.1 seconds$"):
                 task.result(LIMIT)
 
-    def test_gives_a_missed_acceptance_to_the_next_runner(self) -> None:
+    def test_the_broker_gives_a_missed_acceptance_to_the_next_runner(self) -> None:
         with (
             new_broker(acceptance_timeout=0.5) as broker,
             RawRunner(broker) as slow,
@@ -601,7 +605,7 @@ class TestOutcomes:
             assert task.result(LIMIT) == "quick"
             assert broker.counts.missed == 1
 
-    def test_counts_an_answer_that_it_could_not_read_in_time(self) -> None:
+    def test_the_broker_counts_an_answer_that_it_could_not_read_in_time(self) -> None:
         with new_broker(acceptance_timeout=1.0) as broker, RawRunner(broker) as runner:
             is_held, go_on = threading.Event(), threading.Event()
 
@@ -623,7 +627,7 @@ class TestOutcomes:
             assert task.result(LIMIT) == 2
             assert broker.counts.missed == 0
 
-    def test_closes_an_unresponsive_runner(self) -> None:
+    def test_the_broker_closes_an_unresponsive_runner(self) -> None:
         with new_broker(acceptance_timeout=0.05) as broker, RawRunner(broker) as runner:
             broker.submit("t", {})
             for _ in range(3):
@@ -632,7 +636,7 @@ class TestOutcomes:
                 runner.expect("broker:taskcancel")
             assert runner.close_code() == 1002
 
-    def test_fails_the_tasks_of_a_lost_connection(self, shared: Broker) -> None:
+    def test_the_broker_fails_the_tasks_of_a_lost_connection(self, shared: Broker) -> None:
         with RawRunner(shared, ["loses"]) as runner:
             task = shared.submit("loses", {})
             runner.take("loses")
@@ -641,7 +645,7 @@ class TestOutcomes:
 
 
 class TestStop:
-    def test_drains_as_n8n_does(self) -> None:
+    def test_the_broker_drains_as_n8n_does(self) -> None:
         broker = new_broker()
         with broker, RawRunner(broker) as runner, concurrent.futures.ThreadPoolExecutor(2) as pool:
             task, queued = broker.submit("t", 1), None
@@ -675,7 +679,7 @@ class TestStop:
             ("2.40", "Task aborted because the n8n instance was shutting down"),
         ],
     )
-    def test_fails_leftover_tasks(self, profile: str, message: str) -> None:
+    def test_the_broker_fails_leftover_tasks(self, profile: str, message: str) -> None:
         with new_broker(profile, drain_timeout=0.1) as broker, RawRunner(broker) as runner:
             task = broker.submit("t", 1)
             runner.take()
@@ -684,7 +688,7 @@ class TestStop:
                 task.result(LIMIT)
             assert runner.close_code() == 1001
 
-    def test_stops_within_a_given_time(self) -> None:
+    def test_the_broker_stops_within_a_given_time(self) -> None:
         with new_broker() as broker, RawRunner(broker) as runner:
             task, waiting = broker.submit("t", 1), broker.submit("other", 1)
             runner.take()
@@ -692,7 +696,7 @@ class TestStop:
             assert isinstance(task.error(0), BrokerTaskLost)
             assert isinstance(waiting.error(0), BrokerTaskExpired)
 
-    def test_does_not_wait_for_tasks_after_an_exception_in_the_with_block(self) -> None:
+    def test_the_broker_does_not_wait_for_tasks_after_an_exception_in_the_with_block(self) -> None:
         def fail() -> None:
             with new_broker() as broker, RawRunner(broker) as runner:
                 broker.submit("t", 1)
@@ -702,11 +706,11 @@ class TestStop:
         with promptly(), pytest.raises(ZeroDivisionError):
             fail()
 
-    def test_does_not_wait_for_a_peer_that_does_not_close(self) -> None:
+    def test_the_broker_does_not_wait_for_a_peer_that_does_not_close(self) -> None:
         with new_broker() as broker, RawRunner(broker), promptly():
             broker.stop()
 
-    def test_ends_a_drain_at_a_kill(self) -> None:
+    def test_the_broker_ends_a_drain_at_a_kill(self) -> None:
         broker = new_broker()
         broker.start()
         with RawRunner(broker) as runner, concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -721,7 +725,7 @@ class TestStop:
         broker.stop()
         broker.kill()
 
-    def test_leaves_no_thread_and_no_descriptor(self) -> None:
+    def test_the_broker_leaves_no_thread_and_no_descriptor(self) -> None:
         def descriptors() -> int:
             return len(os.listdir("/proc/self/fd"))
 
@@ -744,7 +748,7 @@ class TestStop:
         assert set(threading.enumerate()) == threads
         assert descriptors() == files
 
-    def test_runs_until_a_stop_in_a_callback_has_ended_it(self) -> None:
+    def test_the_broker_runs_until_a_stop_in_a_callback_has_ended_it(self) -> None:
         running: list[bool] = []
 
         def stop(_: BrokerTask) -> None:  # on the broker's thread
@@ -760,7 +764,7 @@ class TestStop:
             assert running == [True]
             broker.start()
 
-    def test_raises_when_it_is_not_running(self) -> None:
+    def test_the_broker_raises_when_it_is_not_running(self) -> None:
         broker = new_broker()
         with pytest.raises(BrokerNotRunning, match="start"):
             broker.submit("t", 1)
@@ -777,7 +781,7 @@ class TestStop:
 
 
 class TestKillAndRestart:
-    def test_fails_tasks_in_flight_when_killed(self) -> None:
+    def test_the_broker_fails_tasks_in_flight_when_killed(self) -> None:
         broker = new_broker()
         broker.start()
         with RawRunner(broker) as runner:
@@ -791,7 +795,7 @@ class TestKillAndRestart:
         with pytest.raises(requests.ConnectionError):
             requests.get(f"{broker.url}/healthz", timeout=LIMIT)
 
-    def test_ends_connections_without_a_close_frame_when_killed(self) -> None:
+    def test_the_broker_ends_connections_without_a_close_frame_when_killed(self) -> None:
         broker = new_broker()
         broker.start()
         with RawRunner(broker) as runner:
@@ -799,7 +803,7 @@ class TestKillAndRestart:
             assert runner.close_code() is None
 
     @pytest.mark.parametrize("end", ["stop", "kill"])
-    def test_starts_again_on_the_same_port(self, end: str) -> None:
+    def test_the_broker_starts_again_on_the_same_port(self, end: str) -> None:
         broker = new_broker()
         broker.start()
         try:
@@ -819,7 +823,7 @@ class TestKillAndRestart:
         finally:
             broker.stop()
 
-    def test_refuses_connections_after_a_kill(self) -> None:
+    def test_the_broker_refuses_connections_after_a_kill(self) -> None:
         broker = new_broker()
         broker.start()
         port = broker.port
@@ -829,7 +833,7 @@ class TestKillAndRestart:
 
 
 class TestCounts:
-    def test_waits_for_counts(self) -> None:
+    def test_the_broker_waits_for_counts(self) -> None:
         with new_broker() as broker, concurrent.futures.ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(broker.wait_for, lambda counts: counts.runners == 2, LIMIT)
             with RawRunner(broker), RawRunner(broker):
@@ -838,7 +842,7 @@ class TestCounts:
             with pytest.raises(TimeoutError, match="runners=0"):
                 broker.wait_for(lambda counts: counts.runners == 1, timeout=0.01)
 
-    def test_records_events_in_order(self) -> None:
+    def test_the_broker_records_events_in_order(self) -> None:
         with new_broker() as broker, RawRunner(broker, runner_id="me") as runner:
             task = broker.submit("t", {})
             runner.done(runner.take()["taskId"], 1)
@@ -849,7 +853,7 @@ class TestCounts:
             done = broker.events[-1]
             assert (done.runner_id, done.task_id, done.request_id) == ("me", task.task_id, task.request_id)
 
-    def test_logs_without_a_lock(self) -> None:
+    def test_the_broker_logs_without_a_lock(self) -> None:
         # While a line is logged, another thread can call the broker.
         blocked: list[bool] = []
 
@@ -876,7 +880,7 @@ class TestCounts:
         assert blocked
         assert not any(blocked)
 
-    def test_logs_events_without_secrets(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_the_broker_logs_events_without_secrets(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG, "n8nrunner.broker")
         with new_broker() as broker:
             token = grant(broker)
@@ -894,7 +898,7 @@ class TestCounts:
         for secret in (TOKEN, token, "hunter2", "their answer", "their nonsense"):
             assert secret not in caplog.text
 
-    def test_serves_many_tasks_of_many_threads(self) -> None:
+    def test_the_broker_serves_many_tasks_of_many_threads(self) -> None:
         with new_broker() as broker, RawRunner(broker) as runner:
             for _ in range(20):
                 runner.offer()
@@ -916,7 +920,7 @@ class TestCounts:
             assert broker.counts.done == 400
 
 
-def test_names_the_extra_if_aiohttp_is_missing() -> None:
+def test_the_error_without_aiohttp_names_the_extra() -> None:
     code = "import sys; sys.modules['aiohttp'] = None; import n8nrunner.broker"
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
@@ -926,7 +930,7 @@ def test_names_the_extra_if_aiohttp_is_missing() -> None:
     assert "ImportError" in ended.stderr.splitlines()[-1]
 
 
-def test_does_not_keep_a_script_alive() -> None:
+def test_the_broker_does_not_keep_a_script_alive() -> None:
     code = "from n8nrunner.broker import Broker; b = Broker('x'); b.start(); print(b.port > 0)"
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
