@@ -178,7 +178,7 @@ def _decisions(source: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, COUNT
         if isinstance(node, ast.Call) and _names(node.func) == {"isinstance"} and _names(node) & failures:
             yield node.lineno, "chooses by the kind of a failure"
-        if isinstance(node, (ast.Attribute, ast.Name)) and _names(node) & {"State", "LinkState"}:
+        if isinstance(node, (ast.Attribute, ast.Name)) and _names(node) & {"SessionState", "LinkState"}:
             yield node.lineno, "uses the states of a machine"
 
 
@@ -197,7 +197,7 @@ def test_io_decides_nothing(module: str, path: Path) -> None:
         "if now >= self._next_at: self._attempt()",
         "self._close_limit = now + CLOSE_WAIT",
         "if self._session.state is state.DISCONNECTED: self._wait()",
-        "shown = _SHOWN[State.OFFERING]",
+        "shown = _SHOWN[SessionState.OFFERING]",
         "if isinstance(reason, ConnectionLost): return Decision(None)",
         "if type(reason) is AuthRefused: self._give_up()",
         "if answer.status == 403: raise AuthRefused(text)",

@@ -23,7 +23,7 @@ from n8nrunner.protocol.messages import RunnerRegistered
 from n8nrunner.protocol.retry import HEALTHY_JITTER, REFUSED_WAIT, Retry
 from n8nrunner.protocol.session import RunnerSession
 from n8nrunner.protocol.slots import Slots
-from n8nrunner.protocol.states import CONNECTED_STATES, State
+from n8nrunner.protocol.states import CONNECTED_STATES, SessionState
 from n8nrunner.protocol.throttle import Throttle
 
 #: How long to wait for the broker's close frame, in seconds.
@@ -45,10 +45,10 @@ class LinkState(enum.Enum):
     CONNECTED = "the end of an open connection; the state of its session says more"
     CLOSING = "the broker's close frame, or the time limit for it"
     FINISHING = "handlers of lost connections, until the grace period is over"
-    CLOSED = "nothing: it has ended"
+    ENDED = "nothing: it has ended"
 
 
-WAITING, CONNECTING, PROBING, REFUSED, CONNECTED, CLOSING, FINISHING, CLOSED = LinkState
+WAITING, CONNECTING, PROBING, REFUSED, CONNECTED, CLOSING, FINISHING, ENDED = LinkState
 
 
 @dataclass
@@ -118,24 +118,24 @@ class LinkMachine:
     @property
     def is_registered(self) -> bool:
         """Whether the broker knows this runner now and may send tasks."""
-        return self.session.state is State.OFFERING
+        return self.session.state is SessionState.OFFERING
 
     @property
     def has_ended(self) -> bool:
         """Whether the link has ended."""
-        return self.state is CLOSED
+        return self.state is ENDED
 
     @property
     def shown(self) -> str:
         """The state for `LinkSnapshot.state`."""
-        if self.state in (FINISHING, CLOSED):
+        if self.state in (FINISHING, ENDED):
             return "closed"
         if self.state in (WAITING, REFUSED):
             return "waiting"
         state = self.session.state
-        if state is State.OFFERING:
+        if state is SessionState.OFFERING:
             return "registered" if self.session.offers_wanted else "paused"
-        if state is State.DRAINING or (state is State.CLOSING and self.session.is_stopping):
+        if state is SessionState.DRAINING or (state is SessionState.CLOSING and self.session.is_stopping):
             return "draining"
         return "connecting"
 
@@ -163,7 +163,7 @@ class LinkMachine:
         session = self.session
         session.set_congested(is_congested)
         wanted = session.settle(now)
-        if session.state is State.CLOSING:
+        if session.state is SessionState.CLOSING:
             self._follow(wanted, now)
         return wanted
 
@@ -213,8 +213,8 @@ class LinkMachine:
         if self.session.state in CONNECTED_STATES:
             raise RuntimeError("a link without a connection has a connected session")
         pause = now + DEFECT_PAUSE
-        if self.session.state is State.CLOSED:
-            if self.state is not CLOSED:
+        if self.session.state is SessionState.CLOSED:
+            if self.state is not ENDED:
                 self._go(FINISHING)
         elif self.state is WAITING:
             self._next_at = max(self._next_at, pause)
@@ -341,7 +341,7 @@ class LinkMachine:
         self._closing = None
         self.is_paused = self._has_unwritten = False
         self._actions += self.session.handle(event, now)
-        if self.session.state is State.CLOSED:
+        if self.session.state is SessionState.CLOSED:
             self._finish(_TIME_PASSED, now)
             return
         self.retry.ended(
@@ -358,11 +358,11 @@ class LinkMachine:
         self._actions += wanted
         self._follow(wanted, now)
         self._limit_closing(now)
-        if self.session.state is State.CLOSED:
+        if self.session.state is SessionState.CLOSED:
             self._finish(_TIME_PASSED, now)
 
     def _finish(self, event: events.TimePassed, now: float) -> None:
-        self._go(CLOSED if not self.session.tasks.orphans or now >= self._stop_until else FINISHING)
+        self._go(ENDED if not self.session.tasks.orphans or now >= self._stop_until else FINISHING)
 
     def _idle_until(self) -> float:
         since = self._slots.idle_since
@@ -406,25 +406,25 @@ _Method = Callable[[LinkMachine, Any, float], None]
 
 #: Transitions by state and event: the method that handles the event, and the states that it may lead to.
 #: `CloseConnection` is an action of the session. Other events go to the session.
-#: `ConnectionEnded` leads to FINISHING or CLOSED after a stop, as `_finish` says; otherwise to REFUSED if
+#: `ConnectionEnded` leads to FINISHING or ENDED after a stop, as `_finish` says; otherwise to REFUSED if
 #: `Retry` gives up, and to WAITING if not.
 TRANSITIONS: dict[LinkState, dict[type, tuple[_Method, set[LinkState]]]] = {
     WAITING: {
         events.TimePassed: (LinkMachine._take_next_step, {WAITING, CONNECTING, PROBING}),
-        events.StopRequested: (LinkMachine._stop, {FINISHING, CLOSED}),
+        events.StopRequested: (LinkMachine._stop, {FINISHING, ENDED}),
     },
     CONNECTING: {
         events.ConnectionOpened: (LinkMachine._opened, {CONNECTED}),
         events.AttemptFailed: (LinkMachine._failed, {WAITING, REFUSED}),  # REFUSED: `Retry` gives up
-        events.StopRequested: (LinkMachine._stop, {FINISHING, CLOSED}),
+        events.StopRequested: (LinkMachine._stop, {FINISHING, ENDED}),
     },
     PROBING: {
         events.BrokerProbed: (LinkMachine._probed, {WAITING}),
-        events.StopRequested: (LinkMachine._stop, {FINISHING, CLOSED}),
+        events.StopRequested: (LinkMachine._stop, {FINISHING, ENDED}),
     },
     REFUSED: {
-        events.RefusalAnswered: (LinkMachine._refusal_answered, {WAITING, CLOSED}),  # CLOSED: it is final
-        events.StopRequested: (LinkMachine._stop, {FINISHING, CLOSED}),
+        events.RefusalAnswered: (LinkMachine._refusal_answered, {WAITING, ENDED}),  # ENDED: it is final
+        events.StopRequested: (LinkMachine._stop, {FINISHING, ENDED}),
     },
     CONNECTED: {
         RunnerRegistered: (LinkMachine._registered, {CONNECTED}),
@@ -432,19 +432,19 @@ TRANSITIONS: dict[LinkState, dict[type, tuple[_Method, set[LinkState]]]] = {
         events.StopRequested: (LinkMachine._stop, {CONNECTED, CLOSING}),
         events.CloseReceived: (LinkMachine._close_received, {CLOSING}),
         events.MessageSkipped: (LinkMachine._message_skipped, {CONNECTED}),
-        events.ConnectionEnded: (LinkMachine._ended, {WAITING, REFUSED, FINISHING, CLOSED}),
+        events.ConnectionEnded: (LinkMachine._ended, {WAITING, REFUSED, FINISHING, ENDED}),
     },
     CLOSING: {
         events.StopRequested: (LinkMachine._stop, {CLOSING}),
         events.CloseReceived: (LinkMachine._close_received, {CLOSING}),
         events.MessageSkipped: (LinkMachine._message_skipped, {CLOSING}),
-        events.ConnectionEnded: (LinkMachine._ended, {WAITING, REFUSED, FINISHING, CLOSED}),
+        events.ConnectionEnded: (LinkMachine._ended, {WAITING, REFUSED, FINISHING, ENDED}),
     },
     FINISHING: {
-        events.TimePassed: (LinkMachine._finish, {FINISHING, CLOSED}),  # FINISHING: orphans still run
-        events.StopRequested: (LinkMachine._stop, {FINISHING, CLOSED}),
+        events.TimePassed: (LinkMachine._finish, {FINISHING, ENDED}),  # FINISHING: orphans still run
+        events.StopRequested: (LinkMachine._stop, {FINISHING, ENDED}),
     },
-    CLOSED: {},
+    ENDED: {},
 }
 
 #: The methods in each state. An event of a link that has no transition only closes its connection, if any.

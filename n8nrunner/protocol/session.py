@@ -26,7 +26,7 @@ from n8nrunner.protocol.liveness import Liveness
 from n8nrunner.protocol.offers import Offers
 from n8nrunner.protocol.receipts import Receipts
 from n8nrunner.protocol.slots import Slots
-from n8nrunner.protocol.states import IDLE_STATES, TASK_STATES, TRANSITIONS, State, Trigger
+from n8nrunner.protocol.states import IDLE_STATES, TASK_STATES, TRANSITIONS, SessionState, Trigger
 from n8nrunner.protocol.tasks import SETTINGS_TIMEOUT, Counters, Tasks, remove_due, timeout_message
 
 #: Time limit of each step of the handshake.
@@ -84,7 +84,7 @@ class RunnerSession:
         task_timeout: float,
         new_id: Callable[[], str],
     ) -> None:
-        self.state = State.DISCONNECTED
+        self.state = SessionState.DISCONNECTED
         self.offers_wanted = True
         self.is_congested = False
         self.generation = 0
@@ -167,12 +167,12 @@ class RunnerSession:
                 self._settle_tasks(now)
             if self._delayed:
                 self._settle_delayed(now)
-            if self.state is State.OFFERING:
+            if self.state is SessionState.OFFERING:
                 self._settle_offers(now)
             else:
                 self._settle_drain(now)
         elif self.state not in IDLE_STATES and now >= self._handshake_until:
-            is_first = self.state is State.AWAITING_INFO_REQUEST
+            is_first = self.state is SessionState.AWAITING_INFO_REQUEST
             missing = "broker:inforequest" if is_first else "broker:runnerregistered"
             self._close(f"the broker did not send {missing} within {HANDSHAKE_TIMEOUT:g} s")
         if self.state not in IDLE_STATES:
@@ -187,7 +187,7 @@ class RunnerSession:
             return inf
         if self.state not in TASK_STATES:
             return self._handshake_until
-        if self.state is State.OFFERING:
+        if self.state is SessionState.OFFERING:
             soonest = self.offers.next_deadline(self._silent_since())
         elif self._stop_until is not None:
             soonest = self._stop_until
@@ -241,11 +241,11 @@ class RunnerSession:
         self.offers_wanted = event.wanted
         if event.wanted:
             self._join(now)
-        elif self.state is State.OFFERING:
+        elif self.state is SessionState.OFFERING:
             self._wake(self.offers.withdraw(now))
 
     def _join(self, now: float) -> None:
-        if self.state is State.OFFERING and self.offers_wanted:
+        if self.state is SessionState.OFFERING and self.offers_wanted:
             self._wake(self.offers.join(now))
 
     def _drain(self, event: m.Drain, now: float) -> None:
@@ -258,9 +258,9 @@ class RunnerSession:
             self._stop_until = event.until
         before = self.state
         self._enter(events.StopRequested)
-        if before is State.OFFERING:
+        if before is SessionState.OFFERING:
             self._wake(self.offers.withdraw(now))
-        elif self.state is State.CLOSING and before is not State.CLOSING:
+        elif self.state is SessionState.CLOSING and before is not SessionState.CLOSING:
             self._actions.append(actions.CloseConnection("the runner stops"))
 
     def _ended(self, event: events.ConnectionEnded, now: float) -> None:
@@ -291,7 +291,7 @@ class RunnerSession:
         task_id = event.task_id
         if task_id in self.tasks or len(task_id) > ID_LIMIT:
             return
-        if self.state is State.DRAINING:
+        if self.state is SessionState.DRAINING:
             self._reject(task_id, REASON_STOPPING, now)
             return
         task_type, refusal = self.offers.claim(event.offer_id, now)
@@ -353,7 +353,7 @@ class RunnerSession:
             return
         task_type = task[0]
         self._actions.extend(self.calls.end_all_of(event.task_id, "the task has ended"))
-        if self.state is State.CLOSING:
+        if self.state is SessionState.CLOSING:
             self.counters.lost += 1
             self._report_undelivered(event, task_type)
             return
@@ -397,7 +397,7 @@ class RunnerSession:
 
     def _call_made(self, event: events.CallMade, now: float) -> None:
         is_running = event.generation == self.generation and event.task_id in self.tasks.running
-        if not is_running or self.state is State.CLOSING:
+        if not is_running or self.state is SessionState.CLOSING:
             if event.call is not None:
                 self._actions.append(actions.EndCall(event.call, None, "the task has ended"))
             return
@@ -551,12 +551,12 @@ _HANDLER_OF: dict[type[events.Event], Callable[..., None]] = {
 }
 
 #: The handlers in each state.
-_HANDLERS: dict[State, dict[type[events.Event], Callable[..., None]]] = {
+_HANDLERS: dict[SessionState, dict[type[events.Event], Callable[..., None]]] = {
     state: {
         kind: handler if state in TRANSITIONS[kind] else RunnerSession._ignore
         for kind, handler in _HANDLER_OF.items()
     }
-    for state in State
+    for state in SessionState
 }
 
 #: Frequent events, whose handlers set `_due` themselves.

@@ -13,7 +13,7 @@ from n8nrunner.protocol import actions, events
 from n8nrunner.protocol import messages as m
 
 
-class State(enum.Enum):
+class SessionState(enum.Enum):
     """The state of a session. `TRANSITIONS` has what leads from one to another."""
 
     DISCONNECTED = "disconnected"
@@ -26,58 +26,58 @@ class State(enum.Enum):
 
 
 #: States in which there is a connection.
-CONNECTED_STATES = frozenset(State) - {State.DISCONNECTED, State.CLOSED}
+CONNECTED_STATES = frozenset(SessionState) - {SessionState.DISCONNECTED, SessionState.CLOSED}
 #: States in which tasks are accepted, run and answered.
-TASK_STATES = (State.OFFERING, State.DRAINING)
+TASK_STATES = (SessionState.OFFERING, SessionState.DRAINING)
 #: States in which the session has no deadline.
-IDLE_STATES = (State.DISCONNECTED, State.CLOSING, State.CLOSED)
+IDLE_STATES = (SessionState.DISCONNECTED, SessionState.CLOSING, SessionState.CLOSED)
 
 #: A trigger changes a state: an event, or one of the two actions that end a connection.
 Trigger = Union[events.Event, actions.CloseConnection, actions.AbortConnection]
 
 
-def _stay_in(*states: State) -> dict[State, State]:
+def _stay_in(*states: SessionState) -> dict[SessionState, SessionState]:
     return {state: state for state in states}
 
 
 #: For each event, the states in which it has an effect, and the state that follows. In all other states it is
 #: ignored.
-TRANSITIONS: dict[type[Trigger], dict[State, State]] = {
+TRANSITIONS: dict[type[Trigger], dict[SessionState, SessionState]] = {
     # The connection
-    events.ConnectionOpened: {State.DISCONNECTED: State.AWAITING_INFO_REQUEST},
-    m.InfoRequest: {State.AWAITING_INFO_REQUEST: State.AWAITING_REGISTRATION},
-    m.RunnerRegistered: {State.AWAITING_REGISTRATION: State.OFFERING},
-    m.Drain: {State.OFFERING: State.DRAINING},
+    events.ConnectionOpened: {SessionState.DISCONNECTED: SessionState.AWAITING_INFO_REQUEST},
+    m.InfoRequest: {SessionState.AWAITING_INFO_REQUEST: SessionState.AWAITING_REGISTRATION},
+    m.RunnerRegistered: {SessionState.AWAITING_REGISTRATION: SessionState.OFFERING},
+    m.Drain: {SessionState.OFFERING: SessionState.DRAINING},
     events.StopRequested: {
-        State.DISCONNECTED: State.CLOSED,
-        State.AWAITING_INFO_REQUEST: State.CLOSING,
-        State.AWAITING_REGISTRATION: State.CLOSING,
-        State.OFFERING: State.DRAINING,
-        State.DRAINING: State.DRAINING,
-        State.CLOSING: State.CLOSING,
+        SessionState.DISCONNECTED: SessionState.CLOSED,
+        SessionState.AWAITING_INFO_REQUEST: SessionState.CLOSING,
+        SessionState.AWAITING_REGISTRATION: SessionState.CLOSING,
+        SessionState.OFFERING: SessionState.DRAINING,
+        SessionState.DRAINING: SessionState.DRAINING,
+        SessionState.CLOSING: SessionState.CLOSING,
     },
     actions.CloseConnection: {
-        State.AWAITING_INFO_REQUEST: State.CLOSING,
-        State.AWAITING_REGISTRATION: State.CLOSING,
-        State.DRAINING: State.CLOSING,
+        SessionState.AWAITING_INFO_REQUEST: SessionState.CLOSING,
+        SessionState.AWAITING_REGISTRATION: SessionState.CLOSING,
+        SessionState.DRAINING: SessionState.CLOSING,
     },
-    actions.AbortConnection: dict.fromkeys(CONNECTED_STATES - {State.CLOSING}, State.CLOSING),
+    actions.AbortConnection: dict.fromkeys(CONNECTED_STATES - {SessionState.CLOSING}, SessionState.CLOSING),
     # A session that was asked to stop then handles `StopRequested` again, which leads to CLOSED.
-    events.ConnectionEnded: dict.fromkeys(CONNECTED_STATES, State.DISCONNECTED),
-    events.SocketMeasured: _stay_in(*CONNECTED_STATES - {State.CLOSING}),
+    events.ConnectionEnded: dict.fromkeys(CONNECTED_STATES, SessionState.DISCONNECTED),
+    events.SocketMeasured: _stay_in(*CONNECTED_STATES - {SessionState.CLOSING}),
     # Tasks. Nothing begins in CLOSING, because its answer could not be sent.
     m.TaskOfferAccept: _stay_in(*TASK_STATES),
     m.TaskSettings: _stay_in(*TASK_STATES),
     events.MessageSkipped: _stay_in(*TASK_STATES),
-    m.TaskCancel: _stay_in(*TASK_STATES, State.CLOSING),
-    m.RpcResponse: _stay_in(*TASK_STATES, State.CLOSING),
-    m.TaskDataResponse: _stay_in(*TASK_STATES, State.CLOSING),
-    m.NodeTypes: _stay_in(*TASK_STATES, State.CLOSING),
-    events.Pong: _stay_in(*TASK_STATES, State.CLOSING),
+    m.TaskCancel: _stay_in(*TASK_STATES, SessionState.CLOSING),
+    m.RpcResponse: _stay_in(*TASK_STATES, SessionState.CLOSING),
+    m.TaskDataResponse: _stay_in(*TASK_STATES, SessionState.CLOSING),
+    m.NodeTypes: _stay_in(*TASK_STATES, SessionState.CLOSING),
+    events.Pong: _stay_in(*TASK_STATES, SessionState.CLOSING),
     # The runner. A handler may return or call after its connection is lost.
-    events.HandlerFinished: _stay_in(*State),
-    events.CallMade: _stay_in(*State),
-    events.TypesChanged: _stay_in(*State),
-    events.OfferingChanged: _stay_in(*State),
-    events.SlotFreed: _stay_in(State.OFFERING),
+    events.HandlerFinished: _stay_in(*SessionState),
+    events.CallMade: _stay_in(*SessionState),
+    events.TypesChanged: _stay_in(*SessionState),
+    events.OfferingChanged: _stay_in(*SessionState),
+    events.SlotFreed: _stay_in(SessionState.OFFERING),
 }

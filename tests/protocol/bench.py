@@ -20,7 +20,7 @@ from n8nrunner.protocol.failures import ConnectionLost
 from n8nrunner.protocol.receipts import UNCONFIRMED_LIMIT
 from n8nrunner.protocol.session import RunnerSession
 from n8nrunner.protocol.slots import Slots
-from n8nrunner.protocol.states import TASK_STATES, State
+from n8nrunner.protocol.states import TASK_STATES, SessionState
 
 START = 1000.0
 
@@ -135,8 +135,8 @@ class Bench:
             offers[task_type] = offers.get(task_type, 0) + 1
         counted = {name: pair.open for name, pair in slots.links.get(self.link, {}).items()}
         assert {name: count for name, count in counted.items() if count} == offers
-        if session.state is not State.CLOSING:  # it keeps its offers until the connection has ended
-            is_offering = session.state is State.OFFERING and session.offers_wanted
+        if session.state is not SessionState.CLOSING:  # it keeps its offers until the connection has ended
+            is_offering = session.state is SessionState.OFFERING and session.offers_wanted
             assert is_offering or not session.offers.open
             assert is_offering is (self.link in slots.links) or not self.types
         assert sum(len(result.payload or b"") for result in session.receipts.results) <= UNCONFIRMED_LIMIT

@@ -31,10 +31,10 @@ from n8nrunner.protocol.link import (
 )
 from n8nrunner.protocol.retry import HEALTHY_JITTER, REFUSED_WAIT
 from n8nrunner.protocol.session import HANDSHAKE_TIMEOUT
-from n8nrunner.protocol.states import State
+from n8nrunner.protocol.states import SessionState
 from tests.protocol.link_bench import BROKER, GRANT, Connection, LinkBench
 
-WAITING, CONNECTING, PROBING, REFUSED, CONNECTED, CLOSING, FINISHING, CLOSED = LinkState
+WAITING, CONNECTING, PROBING, REFUSED, CONNECTED, CLOSING, FINISHING, ENDED = LinkState
 
 
 def bench_in(state: LinkState, **options: Any) -> LinkBench:
@@ -59,7 +59,7 @@ def bench_in(state: LinkState, **options: Any) -> LinkBench:
         bench.run_task("task")
         bench.do(e.StopRequested(bench.now + 10))
         bench.lose()
-    elif state is CLOSED:
+    elif state is ENDED:
         bench.do(e.StopRequested(bench.now))
         bench.lose()
     assert bench.state is state
@@ -128,19 +128,19 @@ ROWS = [
     Row(WAITING, PASSED, CONNECTING),
     Row(WAITING, PASSED, PROBING, lambda bench: bench.machine._wait(0, True, bench.now)),
     Row(WAITING, PASSED, WAITING, lambda bench: bench.machine._wait(1, False, bench.now)),
-    Row(WAITING, STOP, CLOSED),
+    Row(WAITING, STOP, ENDED),
     Row(WAITING, STOP, FINISHING, _orphan),
     Row(CONNECTING, e.ConnectionOpened(Connection(), 0.0), CONNECTED),
     Row(CONNECTING, e.AttemptFailed(RateLimited("busy"), "grant", 1.0), WAITING),
     Row(CONNECTING, e.AttemptFailed(AuthRefused("wrong"), None, 1.0), REFUSED),
-    Row(CONNECTING, STOP, CLOSED),
+    Row(CONNECTING, STOP, ENDED),
     Row(CONNECTING, STOP, FINISHING, _orphan),
     Row(PROBING, e.BrokerProbed(None, 1.0), WAITING),
-    Row(PROBING, STOP, CLOSED),
+    Row(PROBING, STOP, ENDED),
     Row(PROBING, STOP, FINISHING, _orphan),
     Row(REFUSED, e.RefusalAnswered(DENIED, False), WAITING),
-    Row(REFUSED, e.RefusalAnswered(DENIED, True), CLOSED),
-    Row(REFUSED, STOP, CLOSED),
+    Row(REFUSED, e.RefusalAnswered(DENIED, True), ENDED),
+    Row(REFUSED, STOP, ENDED),
     Row(REFUSED, STOP, FINISHING, _orphan),
     Row(CONNECTED, m.RunnerRegistered(), CONNECTED),
     Row(CONNECTED, a.CloseConnection("the runner stops"), CLOSING),
@@ -150,19 +150,19 @@ ROWS = [
     Row(CONNECTED, SKIPPED, CONNECTED),
     Row(CONNECTED, LOST, WAITING),
     Row(CONNECTED, LOST, REFUSED, one_shot=True),
-    Row(CONNECTED, LOST, CLOSED, _stop),
+    Row(CONNECTED, LOST, ENDED, _stop),
     Row(CONNECTED, LOST, FINISHING, lambda bench: (bench.run_task("task"), _stop(bench))),
     Row(CLOSING, STOP, CLOSING),
     Row(CLOSING, e.CloseReceived(None), CLOSING),
     Row(CLOSING, SKIPPED, CLOSING),
     Row(CLOSING, LOST, WAITING),
     Row(CLOSING, LOST, REFUSED, one_shot=True),
-    Row(CLOSING, LOST, CLOSED, _stop),
+    Row(CLOSING, LOST, ENDED, _stop),
     Row(CLOSING, LOST, FINISHING, _closing_with_an_orphan),
     Row(FINISHING, PASSED, FINISHING),
-    Row(FINISHING, PASSED, CLOSED, lambda bench: setattr(bench, "now", bench.now + 20)),
+    Row(FINISHING, PASSED, ENDED, lambda bench: setattr(bench, "now", bench.now + 20)),
     Row(FINISHING, STOP, FINISHING),
-    Row(FINISHING, e.StopRequested(0.0), CLOSED),
+    Row(FINISHING, e.StopRequested(0.0), ENDED),
 ]
 
 
@@ -335,8 +335,8 @@ def test_a_refused_token_ends_a_new_link_if_the_runner_gives_up() -> None:
         "the broker refused the token; set N8N_RUNNERS_AUTH_TOKEN at n8n to the token of this runner, and "
         "restart n8n: it reads the variable when it starts"
     )
-    assert bench.state is CLOSED
-    assert bench.session.state is State.CLOSED
+    assert bench.state is ENDED
+    assert bench.session.state is SessionState.CLOSED
 
 
 def test_a_refused_token_is_logged_as_an_error_each_time_if_the_runner_goes_on() -> None:
@@ -386,7 +386,7 @@ def test_a_link_gives_up_without_a_valid_one_shot_grant(end: LinkFailure, kind: 
     [refused] = only(bench.done, a.ReportRefused)
     assert type(refused.error) is kind
     assert str(refused.error) == says
-    assert bench.state is CLOSED
+    assert bench.state is ENDED
 
 
 # --- what is logged and shown ---------------------------------------------------------------------------
@@ -475,14 +475,14 @@ def test_the_counts_and_the_last_error_follow_failures_and_registrations() -> No
         (CONNECTED, "registered"),
         (CLOSING, "connecting"),
         (FINISHING, "closed"),
-        (CLOSED, "closed"),
+        (ENDED, "closed"),
     ],
 )
 def test_a_snapshot_shows_the_state(state: LinkState, shown: str) -> None:
     bench = bench_in(state)
     assert bench.machine.shown == shown
     assert bench.machine.is_registered is (state is CONNECTED)
-    assert bench.machine.has_ended is (state is CLOSED)
+    assert bench.machine.has_ended is (state is ENDED)
 
 
 def test_a_snapshot_tells_the_states_of_a_session_apart() -> None:
@@ -532,7 +532,7 @@ def test_a_stop_leaves_the_rest_of_the_grace_period_to_answers_on_their_way() ->
     bench.settle()
     assert bench.machine.next_deadline() == bench.now + CLOSE_WAIT - 1
     assert bench.wait(1) == [a.AbortConnection("the runner stops")]
-    assert bench.state is CLOSED
+    assert bench.state is ENDED
 
 
 def test_a_second_stop_shortens_the_time_for_unsent_answers() -> None:
@@ -582,7 +582,7 @@ def test_the_brokers_answer_to_a_close_frame_ends_the_connection_with_the_runner
     bench.do(e.StopRequested(bench.now + 10))
     bench.do(e.CloseReceived(1000))
     assert only(bench.done, a.AbortConnection) == [a.AbortConnection("the runner stops", 1000)]
-    assert bench.state is CLOSED
+    assert bench.state is ENDED
 
 
 def test_delays_begin_again_after_a_good_connection_only() -> None:
@@ -623,7 +623,7 @@ def test_a_link_that_waits_for_handlers_ends_with_the_grace_period() -> None:
     assert bench.state is FINISHING
     bench.now = until
     bench.settle()
-    assert bench.state is CLOSED
+    assert bench.state is ENDED
 
 
 def test_a_second_stop_shortens_the_grace_period_and_never_prolongs_it() -> None:
@@ -638,7 +638,7 @@ def test_a_second_stop_shortens_the_grace_period_and_never_prolongs_it() -> None
 def test_a_stopped_link_ends_when_the_handlers_of_lost_tasks_have_returned() -> None:
     bench = bench_in(FINISHING)
     assert only(bench.finish("task"), a.ReportUndelivered)
-    assert bench.state is CLOSED
+    assert bench.state is ENDED
 
 
 @pytest.mark.parametrize("idle", [0.0, 9.0])
@@ -724,7 +724,7 @@ def test_tasks_of_an_older_connection_do_not_reset_the_delays() -> None:
         (PROBING, False, WAITING),
         (REFUSED, False, WAITING),
         (FINISHING, False, FINISHING),
-        (CLOSED, False, CLOSED),
+        (ENDED, False, ENDED),
     ],
 )
 def test_recovery_leaves_every_state_with_a_next_step(
@@ -749,7 +749,7 @@ def test_recovery_follows_a_session_whose_connection_has_ended(is_stopping: bool
     bench.connection = None
     bench.machine.recover(bench.now, False)
     bench.wait(DEFECT_PAUSE)
-    assert bench.state is (CLOSED if is_stopping else CONNECTING)
+    assert bench.state is (ENDED if is_stopping else CONNECTING)
 
 
 @pytest.mark.parametrize("state", [CONNECTED, CLOSING])

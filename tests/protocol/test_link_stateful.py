@@ -184,7 +184,7 @@ class LinkTest(RuleBasedStateMachine):
         assert (bench.connection is not None) is (state in (LinkState.CONNECTED, LinkState.CLOSING))
         if state in (LinkState.CONNECTING, LinkState.PROBING):
             assert bench.attempt is not None
-        elif state is not LinkState.CLOSED:
+        elif state is not LinkState.ENDED:
             assert bench.now < due < bench.now + 1000
 
     @invariant()
@@ -195,14 +195,14 @@ class LinkTest(RuleBasedStateMachine):
         begun = (a.StartAttempt, a.StartProbe, a.ServeConnection)
         assert not any(isinstance(action, begun) for action in bench.done[bench.done_before_stop :])
         if bench.now > bench.stopped_until + CLOSING_LIMIT:
-            assert self.bench.state is LinkState.CLOSED
+            assert self.bench.state is LinkState.ENDED
 
     def teardown(self) -> None:
         """Stop the link, in any state, and see it close in time."""
         self.runner_stops(5.0)
         self.bench.wait(5.0 + CLOSING_LIMIT + 0.1)
         self.a_stopped_link_starts_nothing_and_closes()
-        assert self.bench.state is LinkState.CLOSED
+        assert self.bench.state is LinkState.ENDED
 
 
 TestLink = LinkTest.TestCase

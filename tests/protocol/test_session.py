@@ -53,7 +53,7 @@ from n8nrunner.protocol.session import (
     REASON_WINDOW,
 )
 from n8nrunner.protocol.slots import RESERVATION_TIME, Slots
-from n8nrunner.protocol.states import State
+from n8nrunner.protocol.states import SessionState
 from n8nrunner.protocol.tasks import SETTINGS_TIMEOUT, timeout_message
 from n8nrunner.snapshot import Counts
 from tests.protocol.bench import START, Bench, connected, disconnected, of, skipped, without
@@ -79,20 +79,20 @@ class TestConnecting:
     def test_a_registered_link_offers_its_slots(self) -> None:
         bench = Bench(capacity=2, types={"t": None})
         session = bench.session
-        assert session.state is State.DISCONNECTED
+        assert session.state is SessionState.DISCONNECTED
         assert session.next_deadline() == NEVER
         assert not bench.is_registered
         assert bench.do(connected(0.0)) == []
         assert session.generation == 1
-        assert session.state is State.AWAITING_INFO_REQUEST
+        assert session.state is SessionState.AWAITING_INFO_REQUEST
         assert bench.do(m.InfoRequest()) == [m.RunnerInfo("name", ("t",))]
-        assert session.state is State.AWAITING_REGISTRATION
+        assert session.state is SessionState.AWAITING_REGISTRATION
         assert not bench.is_registered
         assert bench.do(m.RunnerRegistered()) == [
             m.TaskOffer("a1", "t", 10_000),
             m.TaskOffer("a2", "t", 10_000),
         ]
-        assert session.state is State.OFFERING
+        assert session.state is SessionState.OFFERING
         assert bench.is_registered
         assert not session.is_stopping
 
@@ -118,7 +118,7 @@ class TestConnecting:
         # Messages that come too late have no effect.
         assert bench.do(m.InfoRequest(), m.RunnerRegistered()) == []
         bench.lose()
-        assert bench.session.state is State.DISCONNECTED
+        assert bench.session.state is SessionState.DISCONNECTED
 
     def test_the_registration_has_its_own_time_limit(self) -> None:
         bench = Bench()
@@ -145,7 +145,7 @@ class TestConnecting:
         bench.session.set_receiving(True)
         bench.session.set_congested(True)
         bench.lose()
-        assert bench.session.state is State.DISCONNECTED
+        assert bench.session.state is SessionState.DISCONNECTED
         assert bench.session.next_deadline() == NEVER
         bench.pass_time(500)
         assert bench.connect(0.0) == [m.TaskOffer("a3", "t", 10_000), m.TaskOffer("a4", "t", 10_000)]
@@ -156,7 +156,7 @@ class TestConnecting:
         bench = Bench()
         bench.do(connected(0.0))
         assert bench.lose() == []
-        assert bench.session.state is State.DISCONNECTED
+        assert bench.session.state is SessionState.DISCONNECTED
         assert bench.session.next_deadline() == NEVER
         bench.do(connected(0.0), m.InfoRequest())
         assert bench.lose() == []
@@ -1166,7 +1166,7 @@ class TestLiveness:
         assert bench.session.next_deadline() == NEVER
         assert bench.pass_time(100) == []
         bench.lose()
-        assert bench.session.state is State.DISCONNECTED
+        assert bench.session.state is SessionState.DISCONNECTED
 
     def test_bytes_that_the_kernel_accepts_are_not_a_sign_of_life(self) -> None:
         bench = Bench()
@@ -1351,7 +1351,7 @@ class TestDrain:
         bench.connect()
         running, accepted = bench.start(), bench.accept()
         assert bench.do(m.Drain()) == []
-        assert bench.session.state is State.DRAINING
+        assert bench.session.state is SessionState.DRAINING
         assert bench.is_registered
         assert bench.offers() == []
         # An acceptance that was under way.
@@ -1362,7 +1362,7 @@ class TestDrain:
         account(bench, accepted=2, done=2, rejected=1)
         # Now the broker closes, and the link connects again.
         assert bench.lose(1000, clean=True) == []
-        assert bench.session.state is State.DISCONNECTED
+        assert bench.session.state is SessionState.DISCONNECTED
         assert len(bench.connect()) == 3
 
     def test_a_drained_link_closes_if_the_broker_does_not(self) -> None:
@@ -1450,11 +1450,11 @@ class TestStop:
     def test_a_stop_without_a_connection_closes_the_session(self) -> None:
         bench = Bench()
         assert bench.do(StopRequested(START + 10)) == []
-        assert bench.session.state is State.CLOSED
+        assert bench.session.state is SessionState.CLOSED
         assert bench.session.is_stopping
         assert bench.session.next_deadline() == NEVER
         assert bench.do(connected(0.0), StopRequested(START), disconnected(0)) == []
-        assert bench.session.state is State.CLOSED
+        assert bench.session.state is SessionState.CLOSED
 
     @pytest.mark.parametrize("events", [[], [m.InfoRequest()]])
     def test_a_stop_during_the_handshake_closes_the_connection(self, events: list[Any]) -> None:
@@ -1463,16 +1463,16 @@ class TestStop:
         assert bench.do(StopRequested(START + 10)) == [CloseConnection("the runner stops")]
         assert bench.do(StopRequested(START + 10)) == []
         bench.lose()
-        assert bench.session.state is State.CLOSED
+        assert bench.session.state is SessionState.CLOSED
 
     def test_a_stop_without_tasks_closes_the_connection(self) -> None:
         bench = Bench()
         bench.connect()
         assert bench.do(StopRequested(START + 10)) == [CloseConnection("the runner stops")]
-        assert bench.session.state is State.CLOSING
+        assert bench.session.state is SessionState.CLOSING
         assert not bench.is_registered
         bench.lose()
-        assert bench.session.state is State.CLOSED
+        assert bench.session.state is SessionState.CLOSED
 
     def test_a_stop_waits_for_the_tasks(self) -> None:
         bench = Bench(capacity=3)
@@ -1491,7 +1491,7 @@ class TestStop:
             CloseConnection("the runner stops"),
         ]
         assert bench.lose(1000, clean=True) == []
-        assert bench.session.state is State.CLOSED
+        assert bench.session.state is SessionState.CLOSED
         account(bench, accepted=2, done=2, rejected=1)
 
     def test_a_stop_does_not_wait_for_a_cancelled_task(self) -> None:
@@ -1529,7 +1529,7 @@ class TestStop:
         task_id = bench.start()
         bench.do(StopRequested(START + 10))
         assert bench.lose() == [CancelTask(task_id, REASON_LOST)]
-        assert bench.session.state is State.CLOSED
+        assert bench.session.state is SessionState.CLOSED
         assert len(bench.session.tasks.orphans) == 1
         assert bench.finish(task_id) == [ReportUndelivered(task_id, "t", b"answer", False, True)]
         assert len(bench.session.tasks.orphans) == 0
@@ -1540,7 +1540,7 @@ class TestStop:
         bench.pass_time(liveness.PING_INTERVAL + liveness.SILENCE_LIMIT)
         assert bench.do(StopRequested(bench.now)) == []
         bench.lose()
-        assert bench.session.state is State.CLOSED
+        assert bench.session.state is SessionState.CLOSED
 
 
 class TestOpaqueValues:

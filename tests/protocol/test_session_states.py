@@ -31,20 +31,20 @@ from n8nrunner.protocol.events import (
     StopRequested,
     TypesChanged,
 )
-from n8nrunner.protocol.states import TRANSITIONS, State
+from n8nrunner.protocol.states import TRANSITIONS, SessionState
 from tests.protocol.bench import Bench, connected, disconnected, skipped
 
 #: Short names of the states.
 STATES = ("DISCONNECTED", "INFO", "REGISTRATION", "OFFERING", "DRAINING", "CLOSING", "CLOSED")
 
 IS = {
-    "DISCONNECTED": State.DISCONNECTED,
-    "INFO": State.AWAITING_INFO_REQUEST,
-    "REGISTRATION": State.AWAITING_REGISTRATION,
-    "OFFERING": State.OFFERING,
-    "DRAINING": State.DRAINING,
-    "CLOSING": State.CLOSING,
-    "CLOSED": State.CLOSED,
+    "DISCONNECTED": SessionState.DISCONNECTED,
+    "INFO": SessionState.AWAITING_INFO_REQUEST,
+    "REGISTRATION": SessionState.AWAITING_REGISTRATION,
+    "OFFERING": SessionState.OFFERING,
+    "DRAINING": SessionState.DRAINING,
+    "CLOSING": SessionState.CLOSING,
+    "CLOSED": SessionState.CLOSED,
 }
 
 
@@ -217,7 +217,7 @@ TABLE = {event: dict(zip(STATES, cells)) for event, cells in ROWS.items()}
 def test_the_table_has_every_pair() -> None:
     assert set(TABLE) == set(EVENTS)
     assert all(set(cells) == set(STATES) for cells in TABLE.values())
-    assert set(IS.values()) == set(State)
+    assert set(IS.values()) == set(SessionState)
 
 
 #: The actions that change the state by themselves.
@@ -279,7 +279,7 @@ def test_an_event_has_the_outcome_of_its_row(event: str, state: str) -> None:
     assert [type(action) for action in actions] == kinds
     assert bench.session.state is IS[after]
     assert bench.slots.taken == taken + slots
-    if bench.session.state is State.CLOSING and state == "CLOSING":
+    if bench.session.state is SessionState.CLOSING and state == "CLOSING":
         assert set(bench.slots.links["a"]) == {"t"}
     assert bench.is_registered is (after in ("OFFERING", "DRAINING"))
     if state == "CLOSING":

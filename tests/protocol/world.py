@@ -43,7 +43,7 @@ from n8nrunner.protocol.events import (
 from n8nrunner.protocol.offers import REASON_FULL
 from n8nrunner.protocol.session import REASON_LOST, REASON_STOPPED, RunnerSession
 from n8nrunner.protocol.slots import Slots
-from n8nrunner.protocol.states import State
+from n8nrunner.protocol.states import SessionState
 from tests.protocol.bench import connected, disconnected
 
 #: The longest delay of a message, and of an event in a link's inbox, in seconds. A reservation lasts longer
@@ -141,7 +141,7 @@ class Link:
         assert due > self.world.now, "the link would never sleep"
 
     def connect(self, jitter: float) -> None:
-        if self.connection is None and self.session.state is State.DISCONNECTED:
+        if self.connection is None and self.session.state is SessionState.DISCONNECTED:
             self.connection = self.broker.connected(self)
             self.perform(self.session.handle(connected(jitter), self.world.now))
             self.settle()
@@ -438,7 +438,7 @@ class World:
 
     def note_message_to_broker(self, link: Link, message: Any) -> None:
         if isinstance(message, m.TaskOffer):
-            assert link.session.state is State.OFFERING, "an offer while draining"
+            assert link.session.state is SessionState.OFFERING, "an offer while draining"
             assert message.valid_for == 0 or 10_000 <= message.valid_for < 15_000
         task_id = getattr(message, "task_id", None)
         if task_id is not None:
@@ -673,7 +673,7 @@ class World:
                 if (
                     connection is None
                     or link.stalled
-                    or session.state is not State.OFFERING
+                    or session.state is not SessionState.OFFERING
                     or connection.closed_by_runner
                 ):
                     continue
@@ -714,7 +714,7 @@ class World:
             if link.connection is not None:  # for example, the broker's close frame was lost
                 link.lost(clean=False)
                 link.turn()
-            assert link.session.state is State.CLOSED
+            assert link.session.state is SessionState.CLOSED
             tasks = link.session.tasks
             assert not tasks
             assert not tasks.orphans
