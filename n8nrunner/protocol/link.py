@@ -244,7 +244,7 @@ class LinkMachine:
             self._go(CONNECTING)
             self._actions.append(actions.StartAttempt(self._grant))
 
-    def _opened(self, event: events.ConnectionOpened, now: float) -> None:
+    def _on_opened(self, event: events.ConnectionOpened, now: float) -> None:
         self._grant = None  # a grant is valid for one connection
         self._opened_at = now
         self._accepted_before = self.session.counters.accepted
@@ -255,14 +255,14 @@ class LinkMachine:
     def _discard(self, event: events.ConnectionOpened, now: float) -> None:
         self._actions.append(actions.DiscardConnection(event.connection))
 
-    def _probed(self, event: events.BrokerProbed, now: float) -> None:
+    def _on_probed(self, event: events.BrokerProbed, now: float) -> None:
         if event.problem is None:
             self._wait(event.jitter * HEALTHY_JITTER, False, now)
         else:
             failure = Unreachable(event.problem)
-            self._failed(events.AttemptFailed(failure, self._grant, event.jitter), now)
+            self._on_failed(events.AttemptFailed(failure, self._grant, event.jitter), now)
 
-    def _failed(self, event: events.AttemptFailed, now: float) -> None:
+    def _on_failed(self, event: events.AttemptFailed, now: float) -> None:
         reason, grant, jitter = event
         decision = self.retry.decide(reason, now, jitter)
         self.last_error = str(reason)
@@ -274,9 +274,9 @@ class LinkMachine:
             self._log_failure(reason, decision.delay, decision.loud, now)
             self._wait(decision.delay, decision.probe, now)
 
-    def _refusal_answered(self, event: events.RefusalAnswered, now: float) -> None:
+    def _on_refusal_answered(self, event: events.RefusalAnswered, now: float) -> None:
         if event.is_final:
-            self._stop(events.StopRequested(now), now)
+            self._on_stop(events.StopRequested(now), now)
         else:
             # Someone must correct the token, here or in n8n.
             self._log_failure(event.error, REFUSED_WAIT, True, now)
@@ -296,9 +296,9 @@ class LinkMachine:
         """Follow the session when it closes the connection."""
         for action in wanted:
             if type(action) is actions.CloseConnection and self.state is CONNECTED:
-                self._close(action, now)
+                self._on_close(action, now)
 
-    def _registered(self, event: RunnerRegistered, now: float) -> None:
+    def _on_registered(self, event: RunnerRegistered, now: float) -> None:
         was_registered = self.is_registered
         self._actions += self.session.handle(event, now)
         if self.is_registered and not was_registered:
@@ -309,7 +309,7 @@ class LinkMachine:
             level, self._failure_level = self._failure_level, actions.LogLevel.INFO
             self._actions.append(actions.ReportRegistered(level))
 
-    def _close(self, action: actions.CloseConnection, now: float) -> None:
+    def _on_close(self, action: actions.CloseConnection, now: float) -> None:
         self.last_error = action.reason
         self._closing = _Closing(action.reason, inf if self.session.is_stopping else now + CLOSE_WAIT)
         self._limit_closing(now)
@@ -320,7 +320,7 @@ class LinkMachine:
         if self._closing is not None:
             self._closing.until = min(self._closing.until, max(now, self._stop_until) + CLOSE_WAIT_LATE)
 
-    def _close_received(self, event: events.CloseReceived, now: float) -> None:
+    def _on_close_received(self, event: events.CloseReceived, now: float) -> None:
         """End the connection after the next write, which sends the runner's close frame."""
         if self._closing is None:
             meaning = _meaning(event.code)
@@ -329,7 +329,7 @@ class LinkMachine:
         self._closing.code = event.code
         self._closing.until = now
 
-    def _message_skipped(self, event: events.MessageSkipped, now: float) -> None:
+    def _on_message_skipped(self, event: events.MessageSkipped, now: float) -> None:
         left_out = self._skipped.admit(now)
         if left_out is not None:
             message = f"a message (type {event.head.type!r:.40}) from {self._broker}"
@@ -337,7 +337,7 @@ class LinkMachine:
             self._actions.append(actions.LogSkipped(problem, left_out))
         self._actions += self.session.handle(event, now)
 
-    def _ended(self, event: events.ConnectionEnded, now: float) -> None:
+    def _on_ended(self, event: events.ConnectionEnded, now: float) -> None:
         self._closing = None
         self.is_paused = self._has_unwritten = False
         self._actions += self.session.handle(event, now)
@@ -347,11 +347,11 @@ class LinkMachine:
         self.retry.ended(
             event.reason, now - self._opened_at, self.session.counters.accepted - self._accepted_before
         )
-        self._failed(events.AttemptFailed(event.reason, None, event.jitter), now)
+        self._on_failed(events.AttemptFailed(event.reason, None, event.jitter), now)
 
     # --- the end ----------------------------------------------------------------------------------
 
-    def _stop(self, event: events.StopRequested, now: float) -> None:
+    def _on_stop(self, event: events.StopRequested, now: float) -> None:
         """Stop. A second stop can only shorten the grace period."""
         self._stop_until = min(self._stop_until, event.until)
         wanted = self.session.handle(event, now)
@@ -411,38 +411,38 @@ _Method = Callable[[LinkMachine, Any, float], None]
 TRANSITIONS: dict[LinkState, dict[type, tuple[_Method, set[LinkState]]]] = {
     WAITING: {
         events.TimePassed: (LinkMachine._take_next_step, {WAITING, CONNECTING, PROBING}),
-        events.StopRequested: (LinkMachine._stop, {FINISHING, ENDED}),
+        events.StopRequested: (LinkMachine._on_stop, {FINISHING, ENDED}),
     },
     CONNECTING: {
-        events.ConnectionOpened: (LinkMachine._opened, {CONNECTED}),
-        events.AttemptFailed: (LinkMachine._failed, {WAITING, REFUSED}),  # REFUSED: `Retry` gives up
-        events.StopRequested: (LinkMachine._stop, {FINISHING, ENDED}),
+        events.ConnectionOpened: (LinkMachine._on_opened, {CONNECTED}),
+        events.AttemptFailed: (LinkMachine._on_failed, {WAITING, REFUSED}),  # REFUSED: `Retry` gives up
+        events.StopRequested: (LinkMachine._on_stop, {FINISHING, ENDED}),
     },
     PROBING: {
-        events.BrokerProbed: (LinkMachine._probed, {WAITING}),
-        events.StopRequested: (LinkMachine._stop, {FINISHING, ENDED}),
+        events.BrokerProbed: (LinkMachine._on_probed, {WAITING}),
+        events.StopRequested: (LinkMachine._on_stop, {FINISHING, ENDED}),
     },
     REFUSED: {
-        events.RefusalAnswered: (LinkMachine._refusal_answered, {WAITING, ENDED}),  # ENDED: it is final
-        events.StopRequested: (LinkMachine._stop, {FINISHING, ENDED}),
+        events.RefusalAnswered: (LinkMachine._on_refusal_answered, {WAITING, ENDED}),  # ENDED: it is final
+        events.StopRequested: (LinkMachine._on_stop, {FINISHING, ENDED}),
     },
     CONNECTED: {
-        RunnerRegistered: (LinkMachine._registered, {CONNECTED}),
-        actions.CloseConnection: (LinkMachine._close, {CLOSING}),
-        events.StopRequested: (LinkMachine._stop, {CONNECTED, CLOSING}),
-        events.CloseReceived: (LinkMachine._close_received, {CLOSING}),
-        events.MessageSkipped: (LinkMachine._message_skipped, {CONNECTED}),
-        events.ConnectionEnded: (LinkMachine._ended, {WAITING, REFUSED, FINISHING, ENDED}),
+        RunnerRegistered: (LinkMachine._on_registered, {CONNECTED}),
+        actions.CloseConnection: (LinkMachine._on_close, {CLOSING}),
+        events.StopRequested: (LinkMachine._on_stop, {CONNECTED, CLOSING}),
+        events.CloseReceived: (LinkMachine._on_close_received, {CLOSING}),
+        events.MessageSkipped: (LinkMachine._on_message_skipped, {CONNECTED}),
+        events.ConnectionEnded: (LinkMachine._on_ended, {WAITING, REFUSED, FINISHING, ENDED}),
     },
     CLOSING: {
-        events.StopRequested: (LinkMachine._stop, {CLOSING}),
-        events.CloseReceived: (LinkMachine._close_received, {CLOSING}),
-        events.MessageSkipped: (LinkMachine._message_skipped, {CLOSING}),
-        events.ConnectionEnded: (LinkMachine._ended, {WAITING, REFUSED, FINISHING, ENDED}),
+        events.StopRequested: (LinkMachine._on_stop, {CLOSING}),
+        events.CloseReceived: (LinkMachine._on_close_received, {CLOSING}),
+        events.MessageSkipped: (LinkMachine._on_message_skipped, {CLOSING}),
+        events.ConnectionEnded: (LinkMachine._on_ended, {WAITING, REFUSED, FINISHING, ENDED}),
     },
     FINISHING: {
         events.TimePassed: (LinkMachine._finish, {FINISHING, ENDED}),  # FINISHING: orphans still run
-        events.StopRequested: (LinkMachine._stop, {FINISHING, ENDED}),
+        events.StopRequested: (LinkMachine._on_stop, {FINISHING, ENDED}),
     },
     ENDED: {},
 }
