@@ -143,4 +143,4 @@ class Connection:
     def measure(self) -> SocketMeasured:
         """Return the counts of the socket and of the sender."""
         unacknowledged, silent_for = delivery(self.raw)
-        return SocketMeasured(self.sender.written, unacknowledged, self.sender.pinged_to, silent_for)
+        return SocketMeasured(self.sender.bytes_written, unacknowledged, self.sender.pinged_to, silent_for)

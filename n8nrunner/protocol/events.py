@@ -40,7 +40,7 @@ class ConnectionEnded(NamedTuple):
     """The connection is closed or lost."""
 
     reason: LinkFailure
-    written: int  #: messages of which a byte may have been sent. All others have certainly not arrived
+    started: int  #: messages of which a byte may have been sent. All others have certainly not arrived
     clean: bool  #: whether the broker answered the runner's close frame, so that it has read every message
     jitter: float
 
@@ -108,9 +108,9 @@ class Pong(NamedTuple):
 class SocketMeasured(NamedTuple):
     """Counts of bytes since the connection was opened, the answer to `MeasureSocket`."""
 
-    written: int  #: bytes that the local kernel has taken
+    bytes_written: int  #: bytes that the local kernel has taken
     unacknowledged: int  #: those of them that the peer's kernel has not acknowledged; 0 if unknown
-    pinged_to: float  #: `written` at the end of the last liveness ping; infinite while the ping waits
+    pinged_to: float  #: `bytes_written` at the end of the last liveness ping; infinite while the ping waits
     silent_for: float | None  #: seconds since the last acknowledgement; None if unknown
 
 

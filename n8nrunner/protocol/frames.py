@@ -299,8 +299,8 @@ class Sender:
         #: Messages of which at least the first byte may have been written.
         self.started = 0
         #: Bytes that have been written.
-        self.written = 0
-        #: Value of `written` at the end of the last urgent ping; infinite while the ping waits.
+        self.bytes_written = 0
+        #: Value of `bytes_written` at the end of the last urgent ping; infinite while the ping waits.
         self.pinged_to = 0.0
         #: Bytes of small messages and their control frames that wait behind the current chunk.
         self.backlog = 0
@@ -384,7 +384,7 @@ class Sender:
 
     def data_sent(self, count: int) -> None:
         """Note that the first bytes of `data_to_send` have been written."""
-        self.written += count
+        self.bytes_written += count
         chunk = self._chunk
         self._chunk = b"" if count == len(chunk) else memoryview(chunk)[count:]
 
@@ -424,7 +424,7 @@ class Sender:
         close = urgent.pop(CLOSE, b"")
         chunk = b"".join(urgent.values()) + close
         if PING in urgent:
-            self.pinged_to = self.written + len(chunk)
+            self.pinged_to = self.bytes_written + len(chunk)
         if close:
             self._close()
         return chunk

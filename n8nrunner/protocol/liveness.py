@@ -86,7 +86,7 @@ class Liveness:
 
     def judge(self, measured: SocketMeasured, now: float) -> str | None:
         """Return why the peer is given up; None if nothing shows that it is dead."""
-        acknowledged = measured.written - measured.unacknowledged
+        acknowledged = measured.bytes_written - measured.unacknowledged
         if acknowledged > self._acknowledged:
             if self._acknowledged < measured.pinged_to:
                 # On a slow line megabytes are ahead of the ping. The wait for its answer begins when it has

@@ -84,13 +84,13 @@ class Receipts:
                 self._kept_bytes -= len(result.payload)
         self._covered = None
 
-    def lose(self, written: int, clean: bool) -> list[ReportUndelivered]:
+    def lose(self, started: int, clean: bool) -> list[ReportUndelivered]:
         """Forget all results of a connection that has ended, and report those that may not have arrived.
 
-        `written` and `clean` are those of `ConnectionEnded`.
+        `started` and `clean` are those of `ConnectionEnded`.
         """
         reports = [
-            ReportUndelivered(task_id, task_type, payload, failed, ordinal > written)
+            ReportUndelivered(task_id, task_type, payload, failed, ordinal > started)
             for ordinal, task_id, task_type, payload, failed in (() if clean else self.results)
         ]
         self.results.clear()

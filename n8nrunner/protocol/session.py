@@ -277,7 +277,7 @@ class RunnerSession:
         for task_id, task_type in running:
             self.tasks.orphans[self.generation, task_id] = task_type
             self._cancel(task_id, REASON_LOST)
-        reports = self.receipts.lose(event.written, event.clean)
+        reports = self.receipts.lose(event.started, event.clean)
         self.counters.undelivered += len(reports)
         self._actions.extend(reports)
 

@@ -134,7 +134,7 @@ def test_measure_reports_what_the_peer_has_not_acknowledged() -> None:
         connection.sender.send_message(b"x" * (4 * MEGABYTE))
         connection.flush()
         measured = connection.measure()
-        assert 0 < measured.unacknowledged <= measured.written == connection.sender.written
+        assert 0 < measured.unacknowledged <= measured.bytes_written == connection.sender.bytes_written
         assert measured.silent_for is not None
         assert 0 <= measured.silent_for < LIMIT
 

@@ -265,7 +265,7 @@ class End:
             link = self.runner._engine.links[0]  # type: ignore[union-attr]
             connection = link.connection
             assert connection is not None
-            until(lambda: connection.sender.is_congested and connection.sender.written > 5_000_000)
+            until(lambda: connection.sender.is_congested and connection.sender.bytes_written > 5_000_000)
 
     def is_told(self) -> bool:
         """Whether the link is lost and every task knows it."""

@@ -280,9 +280,9 @@ class TestCounts:
     def test_written_counts_bytes(self, sender: Sender) -> None:
         sender.send_message(b"x" * 100)
         write(sender, 10)
-        assert sender.written == 10
+        assert sender.bytes_written == 10
         write(sender)
-        assert sender.written == 106
+        assert sender.bytes_written == 106
 
     def test_backlog_counts_what_waits_besides_large_messages(self, sender: Sender) -> None:
         sender.send_message(b"x" * 100)
@@ -359,7 +359,7 @@ def send_all(sender: Sender, sendings: list[Any]) -> bytes:
 def test_any_sequence_of_sends_and_writes_keeps_the_order_of_messages(sendings: list[Any]) -> None:
     sender = Sender(random.Random(0).randbytes)
     data = send_all(sender, sendings)
-    assert sender.written == len(data)
+    assert sender.bytes_written == len(data)
     assert sender.is_empty
     messages: list[bytes] = []
     open_message = False

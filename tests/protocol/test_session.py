@@ -1176,7 +1176,7 @@ class TestLiveness:
         while bench.is_registered:
             ended_after += 0.5
             offers += of(m.TaskOffer, bench.pass_time(0.5))
-            bench.measured = bench.measured._replace(written=bench.measured.written + 100)
+            bench.measured = bench.measured._replace(bytes_written=bench.measured.bytes_written + 100)
         assert len(offers) > 4
         assert ended_after == liveness.PING_INTERVAL + liveness.SILENCE_LIMIT
 
@@ -1216,7 +1216,7 @@ class TestLiveness:
         bench.pass_time(liveness.PING_INTERVAL)
         for _ in range(20):
             assert bench.session.set_waiting(True, BACKLOG_LIMIT + 1, bench.now)
-            bench.measured = bench.measured._replace(written=bench.measured.written + 1)
+            bench.measured = bench.measured._replace(bytes_written=bench.measured.bytes_written + 1)
             assert of(AbortConnection, bench.pass_time(5)) == []
         (end,) = of(AbortConnection, bench.pass_time(liveness.STALL_LIMIT))
         assert end.reason == "the broker has stopped reading: it has taken nothing for 30 s"
