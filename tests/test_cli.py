@@ -6,10 +6,12 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import watchfiles
 
 from n8nrunner import cli
 from n8nrunner.broker import Broker
@@ -281,6 +283,15 @@ class TestBroker:
             assert program.wait() == 0
             assert TOKEN not in program.output
 
+    def test_an_empty_token_in_quotes_is_replaced_by_a_new_one(self) -> None:
+        with python(
+            "-m", "n8nrunner", "broker", "--port", "0", env={"N8N_RUNNERS_AUTH_TOKEN": '""'}
+        ) as program:
+            assert re.search("=[0-9a-f]{32}$", program.wait_for("N8N_RUNNERS_AUTH_TOKEN=").strip())
+            program.wait_for("Ctrl-C")
+            program.signal(signal.SIGTERM)
+            assert program.wait() == 0
+
     def test_a_port_in_use_is_exit_code_2(self, broker: Broker) -> None:
         with python("-m", "n8nrunner", "broker", "--port", str(broker.port)) as program:
             assert program.wait() == 2
@@ -457,6 +468,14 @@ class TestNode:
         code, output = self.run(tmp_path, "leads", "--out", "file")
         assert code == 1
         assert "Traceback" not in output
+
+    def test_watch_passes_its_options_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        commands: list[list[str]] = []
+        monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+        monkeypatch.setattr(watchfiles, "watch", lambda *folders, **options: [])
+        arguments = ["leads", "--install", "--docs", "https://docs.test", "-v", "-v"]
+        assert cli.main(["node", "--watch", *arguments]) == 0
+        assert commands == [[sys.executable, "-m", "n8nrunner", "node", *arguments]]
 
     @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
     def test_watch_writes_the_node_again_when_the_module_changes(self, tmp_path: Path) -> None:

@@ -599,6 +599,10 @@ def test_a_missing_token_is_reported() -> None:
         RunnerConfig.from_env({}, capacity=0)
     assert len(caught.value.problems) == 2
     assert problem in caught.value.problems
+    with pytest.raises(ConfigurationError) as caught:
+        RunnerConfig.from_env({"N8N_RUNNERS_MAX_CONCURRENCY": "many"})
+    assert len(caught.value.problems) == 2
+    assert problem in caught.value.problems
 
 
 @pytest.mark.parametrize("token", [{"auth_token": SECRET}, {"grant_token": SECRET}])
