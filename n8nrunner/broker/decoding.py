@@ -27,8 +27,7 @@ def decode(connection: int, text: str) -> events.Received | events.Malformed | N
         if message is None:
             return events.Malformed(connection, str(error))
     except (ValueError, RecursionError) as error:
-        reason = f"a message of {len(text)} characters is not valid JSON: {error}"
-        return events.Malformed(connection, reason)
+        return events.Malformed(connection, f"a message of {len(text)} characters is not valid JSON: {error}")
     return None if message is None else events.Received(connection, message)
 
 
