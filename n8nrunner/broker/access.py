@@ -27,6 +27,7 @@ class GrantTokens:
         return len(self._expires)
 
     def issue(self, now: float) -> str:
+        """Return a new token, and forget those that are too old."""
         while self._expires and next(iter(self._expires.values())) <= now:
             self._expires.popitem(last=False)
         token = self._new_token()
@@ -59,6 +60,7 @@ class FixedWindow:
         return len(self._clients)
 
     def ask(self, client: str, now: float) -> Allowance:
+        """Count one more request of a client, and return whether it may go on."""
         if len(self._clients) > 1000:
             self._clients = {name: entry for name, entry in self._clients.items() if entry[0] > now}
         ends, count = self._clients.get(client, (0.0, 0))

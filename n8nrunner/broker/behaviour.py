@@ -23,16 +23,16 @@ class Behaviour:
     limits_restarts: bool = True
     #: when a runner does not answer an acceptance in time, cancel it at the runner, drop the runner's offers,
     #: restart the request's timer, and match again.
-    cancels_missed: bool = True
+    cancels_missed_acceptances: bool = True
     #: close a runner without tasks after `BrokerConstants.missed_limit` missed acceptances in a row.
     closes_after_misses: bool = True
     #: close a runner that stays silent while requests of its types expire.
-    closes_silent: bool = True
+    closes_silent_runners: bool = True
     #: match a request again as soon as the runner that was to answer disconnects. If not, the broker notices
     #: when the time for the answer is over.
     rematches_abandoned: bool = True
     #: cancel at the runner what it accepts after the request expired. If not, a task is left that never ends.
-    cancels_expired: bool = True
+    cancels_expired_requests: bool = True
     names_settings_timeout: bool = True  #: give the reason when the requester sends no settings in time.
     names_configured_wait: bool = False  #: name the configured time in the error of an expired request.
     #: drop the offers of a runner whose connection is half closed, and fail its task once something is to be
@@ -49,10 +49,10 @@ class Behaviour:
 N8N_2_40 = Behaviour("2.40")
 N8N_2_27 = Behaviour(
     "2.27",
-    rematches_rejected=False, limits_restarts=False, cancels_missed=False, closes_after_misses=False,
-    closes_silent=False, rematches_abandoned=False, cancels_expired=False, names_settings_timeout=False,
-    names_configured_wait=True, notices_unreachable=False, closes_by_id=True, heartbeat_stops_at_dead=True,
-    shortens_tasks=False,
+    rematches_rejected=False, limits_restarts=False, cancels_missed_acceptances=False,
+    closes_after_misses=False, closes_silent_runners=False, rematches_abandoned=False,
+    cancels_expired_requests=False, names_settings_timeout=False, names_configured_wait=True,
+    notices_unreachable=False, closes_by_id=True, heartbeat_stops_at_dead=True, shortens_tasks=False,
 )  # fmt: skip
 N8N_1_123 = replace(N8N_2_27, version="1.123", grant_ttl=15.0, queues_deferred_again=True, drains=False)
 

@@ -48,6 +48,7 @@ class Endpoints:
         self.idle.set()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request, or serve a runner until its connection ends."""
         if _wants_upgrade(request):
             return await self._upgrade(request)
         path = request.path.removesuffix("/")

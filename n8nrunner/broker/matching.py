@@ -304,7 +304,7 @@ class Matching:
         request.places = places
         if request.acceptance is None:
             self._requeue(request)
-        if self._behaviour.closes_silent:
+        if self._behaviour.closes_silent_runners:
             self._look_for_silent_runners(request.task_type)
 
     def _look_for_silent_runners(self, task_type: str) -> None:
@@ -376,7 +376,7 @@ class Matching:
         if acceptance is None:
             return
         request = acceptance.request
-        if request.ended and (request.places or self._behaviour.cancels_expired):
+        if request.ended and (request.places or self._behaviour.cancels_expired_requests):
             reason = wording.UNKNOWN_REQUEST if request.places else wording.REQUEST_EXPIRED
             self._timers.cancel(request.timer)
             request.places = []
@@ -415,14 +415,14 @@ class Matching:
         self._end_acceptance(acceptance)
         self._record("missed", connection, request, acceptance.task_id)
         self._requeue(request)
-        if self._behaviour.cancels_missed:
+        if self._behaviour.cancels_missed_acceptances:
             if not request.ended:
                 self._restart_request_timer(request)
             self._send(connection, m.TaskCancel(acceptance.task_id, wording.WINDOW_ELAPSED))
             self._drop_offers(connection)
         if self._behaviour.closes_after_misses:
             self._count_miss(connection, acceptance)
-        if self._behaviour.cancels_missed:
+        if self._behaviour.cancels_missed_acceptances:
             self._match()
 
     def _count_miss(self, connection: Connection, acceptance: Acceptance) -> None:

@@ -100,10 +100,12 @@ class OpenOffers:
             heapq.heappush(self._lapsing, (lapses_at, offer.number, offer))
 
     def first(self, task_type: str) -> Offer | None:
+        """Return the oldest offer of a type."""
         of_type = self._by_type.get(task_type)
         return next(iter(of_type.values())) if of_type else None
 
     def remove(self, offer: Offer) -> None:
+        """Remove an offer, also from its connection."""
         of_type = self._by_type[offer.task_type]
         del of_type[offer.number]
         if not of_type:
@@ -157,6 +159,7 @@ class RequestQueue:
         return None
 
     def remove_first(self, task_type: str) -> None:
+        """Remove the request that `first` has just returned."""
         heapq.heappop(self._by_type[task_type])
 
     def types(self) -> set[str]:

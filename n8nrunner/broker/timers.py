@@ -32,6 +32,7 @@ class Timers:
         return len(self._heap)
 
     def set(self, at: float, action: Callable[[], None]) -> Timer:
+        """Return a new timer, which calls nothing by itself: `pop_due` returns it."""
         timer = Timer(at, action)
         self._sequence += 1
         heapq.heappush(self._heap, (at, self._sequence, timer))

@@ -311,7 +311,7 @@ class MatchingMachine(RuleBasedStateMachine):
         assert counts.running <= counts.tasks
         with_runner = set(self.ready) - self.ended
         forgotten = counts.tasks - len(with_runner)
-        assert forgotten == 0 or (forgotten > 0 and not self.behaviour.cancels_expired)
+        assert forgotten == 0 or (forgotten > 0 and not self.behaviour.cancels_expired_requests)
         assert counts.requested == len(self.requests)
         assert len({connection.runner_id for connection in self.open.values() if connection.registered}) == (
             counts.runners
