@@ -152,7 +152,7 @@ class TestRegistration:
 
 
 class TestSameId:
-    def test_240_closes_the_old_connection_of_an_id(self) -> None:
+    def test_n8n_2_40_closes_the_old_connection_of_an_id(self) -> None:
         table = Table("2.40")
         table.connect(1, "same")
         task_id = table.running(1)
@@ -172,7 +172,7 @@ class TestSameId:
         assert table.counts.evicted == 1
         assert acceptance([*table.request("again"), *table.offer(2)])
 
-    def test_227_closes_the_new_connection_when_the_old_one_ends(self) -> None:
+    def test_n8n_2_27_closes_the_new_connection_when_the_old_one_ends(self) -> None:
         table = Table("2.27")
         table.connect(1, "same")
         table.connect(2, "same")
@@ -281,7 +281,7 @@ class TestAnswerToAcceptance:
         assert table.step(events.SettingsGiven(task_id, 7)) == [actions.Send(1, m.TaskSettings(task_id, 7))]
         assert table.counts.running == 1
 
-    def test_227_matches_a_rejected_request_at_the_next_offer_or_request(self) -> None:
+    def test_n8n_2_27_matches_a_rejected_request_at_the_next_offer_or_request(self) -> None:
         table = Table("2.27")
         table.connect(1)
         table.connect(2)
@@ -326,7 +326,7 @@ class TestAnswerToAcceptance:
         assert table.receive(1, m.TaskDeferred(task_id)) == []
         assert acceptance(table.offer(1)).offer_id == "offer2"
 
-    def test_227_tells_no_one_of_a_missed_acceptance(self) -> None:
+    def test_n8n_2_27_tells_no_one_of_a_missed_acceptance(self) -> None:
         table = Table("2.27")
         table.connect(1)
         table.request()
@@ -338,7 +338,7 @@ class TestAnswerToAcceptance:
         assert table.counts.offers == 1, "its other offers stay"
         assert acceptance(table.offer(1)).offer_id == "offer2"
 
-    def test_240_cancels_a_missed_acceptance_drops_the_offers_and_matches_again(self) -> None:
+    def test_n8n_2_40_cancels_a_missed_acceptance_drops_the_offers_and_matches_again(self) -> None:
         table = Table("2.40")
         table.connect(1)
         table.connect(2)
@@ -354,7 +354,7 @@ class TestAnswerToAcceptance:
         assert table.counts.offers == 0
         assert table.counts.offers_dropped == 1
 
-    def test_240_restarts_the_request_timer_for_three_misses(self) -> None:
+    def test_n8n_2_40_restarts_the_request_timer_for_three_misses(self) -> None:
         table = Table("2.40", missed_limit=1000)
         table.connect(1)
         table.request()
@@ -367,7 +367,7 @@ class TestAnswerToAcceptance:
         expired = next(event for event in table.events if event.kind == "expired")
         assert expired.at - start == pytest.approx(3 * 52.0 + 60.0)
 
-    def test_227_notices_a_lost_runner_when_the_time_for_its_answer_ends(self) -> None:
+    def test_n8n_2_27_notices_a_lost_runner_when_the_time_for_its_answer_ends(self) -> None:
         table = Table("2.27")
         table.connect(1)
         table.connect(2)
@@ -379,7 +379,7 @@ class TestAnswerToAcceptance:
         assert table.counts.missed == 1
         assert acceptance(table.offer(2))
 
-    def test_240_matches_the_request_of_a_lost_runner_at_once(self) -> None:
+    def test_n8n_2_40_matches_the_request_of_a_lost_runner_at_once(self) -> None:
         table = Table("2.40")
         table.connect(1)
         table.connect(2)
@@ -393,7 +393,7 @@ class TestAnswerToAcceptance:
         table.step(events.SettingsGiven("task2", 1))
         assert table.pass_time(10.0) == [], "nothing is left of the first acceptance"
 
-    def test_227_keeps_a_task_without_end_if_its_request_had_expired(self) -> None:
+    def test_n8n_2_27_keeps_a_task_without_end_if_its_request_had_expired(self) -> None:
         table = Table("2.27")
         table.connect(1)
         table.request(timeout=1.0)
@@ -663,7 +663,7 @@ class TestTasks:
         assert failed.error["message"] == "Runner (runner1) became unreachable while processing task (task1)"
         assert table.counts.lost == 1
 
-    def test_240_fails_a_task_whose_settings_cannot_be_sent(self) -> None:
+    def test_n8n_2_40_fails_a_task_whose_settings_cannot_be_sent(self) -> None:
         table = Table("2.40")
         table.connect(1)
         task_id = table.accepted()
@@ -687,13 +687,13 @@ class TestTasks:
 
 
 class TestRequestExpiry:
-    def test_227_names_one_second_in_the_singular(self) -> None:
+    def test_n8n_2_27_names_one_second_in_the_singular(self) -> None:
         table = Table("2.27")
         table.request(timeout=1.0)
         expired = only(actions.RequestExpired, table.pass_time(1.0))
         assert expired.error["message"] == "Task request timed out after 1 second"
 
-    def test_240_names_the_time_that_a_request_waited(self) -> None:
+    def test_n8n_2_40_names_the_time_that_a_request_waited(self) -> None:
         table = Table("2.40")
         table.connect(1)
         table.request()
@@ -995,7 +995,7 @@ class TestDrain:
         }[how]
         assert table.step(event)[-1] == actions.Drained()
 
-    def test_227_fails_leftover_tasks_with_their_connection(self) -> None:
+    def test_n8n_2_27_fails_leftover_tasks_with_their_connection(self) -> None:
         table = Table("2.27")
         table.connect(1)
         task_id = table.running()
@@ -1006,7 +1006,7 @@ class TestDrain:
             actions.Drained(),
         ]
 
-    def test_240_ends_leftover_tasks_with_the_shutdown_error(self) -> None:
+    def test_n8n_2_40_ends_leftover_tasks_with_the_shutdown_error(self) -> None:
         table = Table("2.40")
         table.connect(1)
         running = table.running(1, "q1")
