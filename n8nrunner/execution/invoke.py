@@ -101,8 +101,7 @@ def _failed(task: ActiveTask, error: BaseException, max_payload: int) -> Answer:
         # n8n does not want the answer, and a cancelled handler is meant to end by raising.
         task_logger.info("%s ended after its cancellation", log_prefix(task))
         return failure(task, "cancelled")
-    log_error(task, error)
-    return _answer(task, max_payload, describe_error(error))
+    return _answer(task, max_payload, log_error(task, error))
 
 
 def _interrupted(task: ActiveTask) -> Answer:
@@ -116,16 +115,19 @@ def _interrupted(task: ActiveTask) -> Answer:
     return answer._replace(interrupted=True)
 
 
-def log_error(task: ActiveTask, error: BaseException, where: str = "") -> None:
-    """Log a handler's exception, if the log has room for the task. `where` is a place in the task."""
-    message = describe_error(error)["message"]
-    if isinstance(error, TaskError):
+def log_error(task: ActiveTask, error: BaseException, where: str = "") -> dict[str, str]:
+    """Log a handler's exception, if the log has room for the task. Return the error object for n8n.
+
+    `where` is a place in the task.
+    """
+    described = _describe(error)
+    message, stack = described["message"], described.get("stack")
+    if stack is None:
         if task.admit_to_log(message):
             task_logger.info("%s failed: %s: %s", log_prefix(task, where), type(error).__name__, message)
-        return
-    stack = _stack_of(error)
-    if task.admit_to_log(stack):
+    elif task.admit_to_log(stack):
         task_logger.error("%s failed: %s\n    %s", log_prefix(task, where), message, stack)
+    return described
 
 
 def log_prefix(task: ActiveTask, where: str = "") -> str:
@@ -135,7 +137,7 @@ def log_prefix(task: ActiveTask, where: str = "") -> str:
     return ", ".join(part for part in parts if part)
 
 
-def describe_error(error: BaseException) -> dict[str, str]:
+def _describe(error: BaseException) -> dict[str, str]:
     """Return a handler's exception for the workflow's author: "message", and "description" or "stack"."""
     if isinstance(error, TaskError):
         # A subclass may have put anything there, or not have called the constructor.

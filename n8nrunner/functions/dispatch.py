@@ -12,7 +12,7 @@ from typing import Any
 
 from n8nrunner import logs
 from n8nrunner.errors import TaskCancelled, TaskError
-from n8nrunner.execution.invoke import describe_error, log_error, log_prefix
+from n8nrunner.execution.invoke import log_error, log_prefix
 from n8nrunner.functions.arguments import (
     Call,
     SignatureChanged,
@@ -290,8 +290,7 @@ class _FunctionTask:
     def _record_exception(self, error: BaseException, sources: Sequence[int]) -> None:
         self._failures += len(sources)
         items = f"item {sources[0]}" if len(sources) == 1 else f"{len(sources)} items from {sources[0]} on"
-        log_error(self._task, error, f"function {self._function.signature.name}, {items}")
-        described = describe_error(error)
+        described = log_error(self._task, error, f"function {self._function.signature.name}, {items}")
         if "stack" in described:
             described["stack"] += f"\n{_this_runner(self._task)}"
         self._record_error(sources[0], described)
