@@ -75,14 +75,16 @@ class Receipts:
         return SendPing(str(last_ordinal))
 
     def confirm(self, payload: str) -> None:
-        """Remove the results that a pong with this payload proves. Only the last ping counts."""
-        if self._covered is None or payload != str(self._covered):
+        """Remove the results that a pong with this payload proves. It may answer an earlier ping."""
+        if self._covered is None or not payload.isdecimal() or int(payload) > self._covered:
             return
-        while self.results and self.results[0].ordinal <= self._covered:
+        proved = int(payload)
+        while self.results and self.results[0].ordinal <= proved:
             result = self.results.popleft()
             if result.payload is not None:
                 self._kept_bytes -= len(result.payload)
-        self._covered = None
+        if proved == self._covered:
+            self._covered = None
 
     def lose(self, started: int, clean: bool) -> list[ReportUndelivered]:
         """Forget all results of a connection that has ended, and report those that may not have arrived.
