@@ -416,7 +416,7 @@ class Sender:
                 self._close()
             frames.append(item)
             size += len(item)
-        self.backlog -= size
+        self.backlog = max(0, self.backlog - size)
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
     def _urgent_frames(self) -> bytes:
@@ -433,6 +433,7 @@ class Sender:
         # "The application MUST NOT send any more data frames after sending a Close frame" (RFC 6455, 5.5.1).
         self._closed = True
         self._queue.clear()
+        self.backlog = 0
         self._large = None
         self._waiting_large = 0
 

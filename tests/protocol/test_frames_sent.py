@@ -233,6 +233,7 @@ class TestControlFrames:
         assert [sent.opcode for sent in frames] == [TEXT, CONTINUATION, CONTINUATION, TEXT, CLOSE]
         assert sender.closed_in_order
         assert sender.started == 2
+        assert sender.backlog == 0
 
     def test_nothing_follows_a_close_frame_that_overtakes(self, sender: Sender) -> None:
         data = in_large_message(sender)
@@ -244,6 +245,7 @@ class TestControlFrames:
         assert [sent.opcode for sent in frames] == [TEXT, PING, CLOSE]
         assert sender.closed_in_order is False
         assert sender.started == 1
+        assert sender.backlog == 0
 
     @pytest.mark.parametrize("overtakes", [False, True])
     def test_everything_after_a_close_frame_is_dropped(self, sender: Sender, overtakes: bool) -> None:
