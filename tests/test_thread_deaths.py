@@ -176,8 +176,8 @@ def test_a_link_connects_again_after_a_fault_in_any_step(
         monkeypatch.setattr(machine, "handle", fault)
     elif step == "end":
         # The session has handled the end of the connection; the fault comes after it.
-        fault = Fault(machine.retry.ended, error)
-        monkeypatch.setattr(machine.retry, "ended", fault)
+        fault = Fault(machine.retry.note_ended, error)
+        monkeypatch.setattr(machine.retry, "note_ended", fault)
     else:
         owner = machine if step == "written" else one
         fault = Fault(getattr(owner, step), error)

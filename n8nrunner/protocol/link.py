@@ -304,7 +304,7 @@ class LinkMachine:
         if self.is_registered and not was_registered:
             self.registrations += 1
             self.last_error = None
-            self.retry.registered()
+            self.retry.note_registered()
             # At the level of the failure, so that a log that shows the failure also shows its end.
             level, self._failure_level = self._failure_level, actions.LogLevel.INFO
             self._actions.append(actions.ReportRegistered(level))
@@ -344,7 +344,7 @@ class LinkMachine:
         if self.session.state is SessionState.CLOSED:
             self._finish(_TIME_PASSED, now)
             return
-        self.retry.ended(
+        self.retry.note_ended(
             event.reason, now - self._opened_at, self.session.counters.accepted - self._accepted_before
         )
         self._on_failed(events.AttemptFailed(event.reason, None, event.jitter), now)

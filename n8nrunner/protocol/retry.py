@@ -59,7 +59,7 @@ class Retry:
         #: The moment at which each reason was last logged.
         self._logged: dict[str, float] = {}
 
-    def registered(self) -> None:
+    def note_registered(self) -> None:
         """Note that the broker has registered the runner: the outage is over."""
         self._was_registered = True
         self._outage_since = None
@@ -77,7 +77,7 @@ class Retry:
         self._logged[reason] = now
         return True
 
-    def ended(self, reason: failures.LinkFailure, seconds: float, tasks: int) -> None:
+    def note_ended(self, reason: failures.LinkFailure, seconds: float, tasks: int) -> None:
         """Note the end of a connection that lasted `seconds` and had `tasks` accepted offers.
 
         The delays grow only while connections end at once.

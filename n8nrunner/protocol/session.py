@@ -106,10 +106,10 @@ class RunnerSession:
         self._handshake_until = 0.0
         self._drain_until = 0.0
         self._stop_until: float | None = None
-        # Time of the next `settle`. The events in `_OF_EVERY_TASK` set it exactly, for speed; all others set
+        # Time of the next `settle`. The events in `_SETS_DUE` set it exactly, for speed; all others set
         # it to `_AT_ONCE`.
         self._due = inf
-        self._handlers = _HANDLERS[self.state]
+        self._methods = _METHODS[self.state]
         self._actions: list[actions.Action] = []
 
     # --- for the link ---------------------------------------------------------------------------
@@ -152,8 +152,8 @@ class RunnerSession:
     def handle(self, event: events.Event, now: float) -> list[actions.Action]:
         """Handle one event, and return the actions that it asks for, in order."""
         kind = type(event)
-        self._handlers[kind](self, event, now)
-        if kind not in _OF_EVERY_TASK:
+        self._methods[kind](self, event, now)
+        if kind not in _SETS_DUE:
             self._due = _AT_ONCE
         wanted, self._actions = self._actions, []
         return wanted
@@ -211,7 +211,7 @@ class RunnerSession:
     def _enter(self, trigger: type[Trigger]) -> None:
         """Change the state as `TRANSITIONS` says."""
         self.state = TRANSITIONS[trigger][self.state]
-        self._handlers = _HANDLERS[self.state]
+        self._methods = _METHODS[self.state]
 
     def _opened(self, event: events.ConnectionOpened, now: float) -> None:
         self._enter(events.ConnectionOpened)
@@ -527,7 +527,7 @@ class RunnerSession:
         """Ignore an event that has no effect in this state, or that `settle` handles (`SlotFreed`)."""
 
 
-_HANDLER_OF: dict[type[events.Event], Callable[..., None]] = {
+_METHOD_OF: dict[type[events.Event], Callable[..., None]] = {
     m.InfoRequest: RunnerSession._info_request,
     m.RunnerRegistered: RunnerSession._runner_registered,
     m.TaskOfferAccept: RunnerSession._task_offer_accept,
@@ -550,14 +550,14 @@ _HANDLER_OF: dict[type[events.Event], Callable[..., None]] = {
     events.StopRequested: RunnerSession._stop,
 }
 
-#: The handlers in each state.
-_HANDLERS: dict[SessionState, dict[type[events.Event], Callable[..., None]]] = {
+#: The methods in each state.
+_METHODS: dict[SessionState, dict[type[events.Event], Callable[..., None]]] = {
     state: {
-        kind: handler if state in TRANSITIONS[kind] else RunnerSession._ignore
-        for kind, handler in _HANDLER_OF.items()
+        kind: method if state in TRANSITIONS[kind] else RunnerSession._ignore
+        for kind, method in _METHOD_OF.items()
     }
     for state in SessionState
 }
 
-#: Frequent events, whose handlers set `_due` themselves.
-_OF_EVERY_TASK = frozenset({m.TaskOfferAccept, m.TaskSettings, events.HandlerFinished, events.SocketMeasured})
+#: Frequent events, whose methods set `_due` themselves.
+_SETS_DUE = frozenset({m.TaskOfferAccept, m.TaskSettings, events.HandlerFinished, events.SocketMeasured})

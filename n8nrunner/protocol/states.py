@@ -1,7 +1,7 @@
 """The states of a session, and every transition between them.
 
 `TRANSITIONS` has the states in which an event is handled, and the state that follows (docs/protocol.md,
-"States of a connection"). A session looks up its handlers in it; a handler may refine what the event does.
+"States of a connection"). A session looks up its methods in it; a method may refine what the event does.
 """
 
 from __future__ import annotations

@@ -762,7 +762,7 @@ def test_recovery_is_impossible_while_the_session_counts_as_connected(state: Lin
 def test_actions_before_an_error_are_asked_for_by_the_next_event(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = bench_in(CONNECTED)
     bench.run_task("task")
-    monkeypatch.setattr(bench.machine.retry, "ended", lambda *args: 1 / 0)
+    monkeypatch.setattr(bench.machine.retry, "note_ended", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         bench.machine.handle(LOST, bench.now)
     bench.connection = None

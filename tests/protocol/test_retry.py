@@ -35,7 +35,7 @@ def doubling() -> Iterator[float]:
 def new_retry(one_shot: bool = SECRET, registered: bool = NEW) -> Retry:
     memory = Retry(one_shot, doubling)
     if registered:
-        memory.registered()
+        memory.note_registered()
     return memory
 
 
@@ -154,7 +154,7 @@ def test_an_outage_ends_with_a_registration() -> None:
     memory.decide(Unreachable(""), 0.0, MOST)
     memory.decide(Unreachable(""), 400.0, MOST)
     assert memory.failures == 2
-    memory.registered()
+    memory.note_registered()
     assert memory.failures == 0
     assert memory.decide(Unreachable(""), 500.0, MOST).delay == pytest.approx(1.0)
     assert memory.failures == 1
@@ -190,8 +190,8 @@ def test_a_good_connection_resets_the_delays(
         return memory.decide(ConnectionLost(""), 0.0, MOST).delay
 
     assert [next_delay(), next_delay(), next_delay()] == [0.5, 1, 2]
-    memory.registered()
-    memory.ended(reason, seconds, tasks)
+    memory.note_registered()
+    memory.note_ended(reason, seconds, tasks)
     assert next_delay() == (0.5 if good else 4)
 
 
@@ -211,7 +211,7 @@ def test_a_reason_is_logged_once_a_minute_and_a_new_one_at_once() -> None:
 def test_after_a_registration_every_reason_is_new() -> None:
     memory = new_retry()
     assert memory.should_log("refused", 100.0)
-    memory.registered()
+    memory.note_registered()
     assert memory.should_log("refused", 100.1)
 
 
