@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
+from collections.abc import Set as AbstractSet
 from math import inf
 from typing import Callable
 
@@ -57,11 +58,11 @@ class Offers:
         self._validity = OFFER_VALIDITY + OFFER_JITTER * jitter
         self._rejected = False
 
-    def join(self, now: float) -> set[Hashable]:
+    def join(self, now: float) -> AbstractSet[Hashable]:
         """Let the link offer its types from now on. Return the links that should look at the slots again."""
         return self._slots.join(self._link, self.types, now)
 
-    def withdraw(self, now: float) -> set[Hashable]:
+    def withdraw(self, now: float) -> AbstractSet[Hashable]:
         """Forget all offers, and offer no more. Return the links that should look at the slots again."""
         self.open.clear()
         self.lapsed.clear()
@@ -92,7 +93,7 @@ class Offers:
 
     def renew(
         self, now: float, ready: bool, silent_since: float | None
-    ) -> tuple[list[TaskOffer], set[Hashable]]:
+    ) -> tuple[list[TaskOffer], AbstractSet[Hashable]]:
         """Let offers lapse, and return new ones, and the links that should look at the slots again.
 
         Without `ready`, no offer can be sent: behind a large message it would wait and lapse. `silent_since`

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Mapping
+from collections.abc import Set as AbstractSet
 from math import inf
 from typing import Callable, Union
 
@@ -518,7 +519,7 @@ class RunnerSession:
         else:
             self._send(answer, now)
 
-    def _wake(self, links: set[Hashable]) -> None:
+    def _wake(self, links: AbstractSet[Hashable]) -> None:
         others = tuple(link for link in links if link != self._link)
         if others:
             self._actions.append(actions.WakeLinks(others))

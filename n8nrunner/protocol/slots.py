@@ -25,12 +25,13 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Hashable, Mapping
+from collections.abc import Set as AbstractSet
 from math import inf
 
 #: Seconds for which a freed slot is kept for a waiting pair.
 RESERVATION_TIME = 1.0
 
-_NONE: set[Hashable] = set()
+_NONE: AbstractSet[Hashable] = frozenset()
 
 
 class WaitReason(enum.Enum):
@@ -105,7 +106,7 @@ class Slots:
         """Whether a pair waits while there is room, so that `offers` can have something for a link."""
         return bool(self.waiting) and self.capacity - self.taken - self.reserved > 0
 
-    def join(self, link: Hashable, types: Mapping[str, int | None], now: float) -> set[Hashable]:
+    def join(self, link: Hashable, types: Mapping[str, int | None], now: float) -> AbstractSet[Hashable]:
         """Add a link, or change its task types, each with its own limit or None.
 
         Return the other links that should ask for `offers` again.
@@ -125,7 +126,7 @@ class Slots:
             self.idle_since = now
         return self._serve(now, link)
 
-    def leave(self, link: Hashable, now: float) -> set[Hashable]:
+    def leave(self, link: Hashable, now: float) -> AbstractSet[Hashable]:
         """Remove a link and its offers. Its taken slots stay taken.
 
         Return the other links that should ask for `offers` again.
@@ -182,7 +183,7 @@ class Slots:
 
     def offers(
         self, link: Hashable, now: float, ready: bool = True
-    ) -> tuple[list[tuple[str, int]], set[Hashable]]:
+    ) -> tuple[list[tuple[str, int]], AbstractSet[Hashable]]:
         """Return the offers that this link should send now, and count them as open.
 
         If the link is not `ready` to send, only its reservations can lapse. Return task types, each with a
@@ -222,7 +223,7 @@ class Slots:
         ends = [pair.reserved_until for pair in self.links.get(link, {}).values()]
         return min([end for end in ends if end is not None], default=inf)
 
-    def release(self, type_name: str, now: float) -> set[Hashable]:
+    def release(self, type_name: str, now: float) -> AbstractSet[Hashable]:
         """Free the slot of a task whose handler has returned.
 
         Return the links that should ask for `offers` now. The link of the task can be one of them.
@@ -293,7 +294,7 @@ class Slots:
             pair.wait_reason = None
             self.waiting.remove(pair)
 
-    def _serve(self, now: float, asking: Hashable | None) -> set[Hashable]:
+    def _serve(self, now: float, asking: Hashable | None) -> AbstractSet[Hashable]:
         """Let waiting pairs offer while there is room. Return the links of these pairs, without `asking`."""
         if not self.waiting:
             return _NONE
