@@ -4,7 +4,8 @@
 draws random numbers: the source of masks is an argument. No extension is negotiated.
 
 websocket-client makes the upgrade, and answers pings and close frames. `Sender.send_control` takes its
-answers.
+answers. Thread: that of the connection, which is a thread `n8nrunner-connect-N` during the upgrade, and then
+the links' thread.
 """
 
 from __future__ import annotations
