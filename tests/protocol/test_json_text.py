@@ -15,6 +15,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from n8nrunner.errors import ProtocolError
+from n8nrunner.protocol import json_text
 from n8nrunner.protocol.json_text import (
     PIECE,
     decode_member,
@@ -138,6 +139,23 @@ class TestEncode:
         encode_value(value)
         assert math.isnan(value["a"][0])
         assert value["b"] == (math.inf,)
+
+    @pytest.mark.parametrize(
+        ("value", "reason"),
+        [
+            ([math.nan], "Out of range float values are not JSON compliant"),
+            ([",1234567890123456,"], "it may hold an integer that n8n would round"),
+        ],
+    )
+    def test_an_error_without_a_place_has_the_reason(
+        self, value: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(value: Any, change: Any) -> Any:
+            raise RecursionError
+
+        monkeypatch.setattr(json_text, "map_leaves", fail)
+        with pytest.raises(json_text.NotJson, match=rf"^params cannot be written as JSON: {reason}"):
+            encode_value(value, "params")
 
 
 class TestDecode:

@@ -518,6 +518,16 @@ def test_the_broker_has_two_seconds_to_answer_a_close_frame() -> None:
     assert bench.machine.last_error == reason
 
 
+def test_a_broker_that_does_not_read_has_two_seconds_for_the_close_too() -> None:
+    bench = bench_in(CONNECTING)
+    bench.open()
+    bench.is_writable = False
+    bench.wait(HANDSHAKE_TIMEOUT)
+    assert bench.state is CLOSING
+    assert bench.machine.next_deadline() == bench.now + CLOSE_WAIT
+    assert only(bench.wait(CLOSE_WAIT), a.AbortConnection)
+
+
 def test_a_stop_leaves_the_rest_of_the_grace_period_to_answers_on_their_way() -> None:
     bench = bench_in(CONNECTED)
     bench.is_writable = False
@@ -641,14 +651,14 @@ def test_a_stopped_link_ends_when_the_handlers_of_lost_tasks_have_returned() -> 
     assert bench.state is ENDED
 
 
-@pytest.mark.parametrize("idle", [0.0, 9.0])
+@pytest.mark.parametrize("idle", [0.0, 8.3])
 def test_a_registered_link_reports_that_it_is_idle_if_that_is_wanted(idle: float) -> None:
     bench = bench_in(CONNECTED, idle=idle)
     bench.run_task("task")
     bench.wait(3)
     bench.finish("task")
     finished_at = bench.now
-    bench.wait(8.9)
+    bench.wait(8.2)
     assert not only(bench.done, a.ReportIdle)
     if idle:
         assert bench.machine.next_deadline() == pytest.approx(finished_at + idle)
