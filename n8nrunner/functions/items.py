@@ -67,7 +67,7 @@ def _checked_item(value: Any, save: SaveFile, path: str) -> Item:
 
 
 def make_encodable(result: ResultItems) -> list[Item]:
-    """Return the items of a result with each integer that n8n would round as a string.
+    """Return the items of a result. Integers that n8n would round become strings.
 
     Raises `NotJson`, with the path in the result, if another value in them cannot be encoded.
     """
@@ -91,6 +91,7 @@ def pair(items: list[Item], sources: Sequence[int]) -> None:
     """Pair output items with the input items of their call. Items that have a pairing keep it.
 
     The items of a batch are paired one to one if there are as many as sources, else each with all sources.
+    If that makes more than `_MAX_PAIRS` pairs, they get no pairing.
     """
     pairings: Iterable[Any]
     if len(sources) == 1:
@@ -303,8 +304,9 @@ def to_json(value: Any, unknown: list[Any] | None = None) -> Any:
 
 
 def _array_to_json(array: Any, unknown: list[Any] | None) -> Any:
-    # `tolist` makes integers of nanoseconds, which pandas uses, and datetimes of microseconds.
+    # `tolist` returns integers for times in nanoseconds, as pandas has them, and datetimes for microseconds.
+    # With a time zone, it returns datetimes, and `astype` refuses to remove the zone.
     for dtype in ("datetime64", "timedelta64"):
-        if str(array.dtype).startswith(dtype):
+        if str(array.dtype).startswith(dtype) and getattr(array.dtype, "tz", None) is None:
             array = array.astype(f"{dtype}[us]")
     return to_json(array.tolist(), unknown)

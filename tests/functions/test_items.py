@@ -213,6 +213,14 @@ def test_frames_and_series_of_pandas_become_items() -> None:
     assert items_of({"rows": frame[["name"]]}, save) == [{"json": {"rows": [{"name": "a"}, {"name": "b"}]}}]
 
 
+@pytest.mark.parametrize(("zone", "suffix"), [(None, ""), ("UTC", "+00:00")])
+def test_times_of_pandas_inside_of_a_result_are_iso_strings(zone: str | None, suffix: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    index = pandas.DatetimeIndex(["2024-05-06T07:08", None], tz=zone)
+    assert items_of({"at": index}, save) == [{"json": {"at": [f"2024-05-06T07:08:00{suffix}", None]}}]
+    assert items_of({"at": index.array}, save) == [{"json": {"at": [f"2024-05-06T07:08:00{suffix}", None]}}]
+
+
 def test_a_pydantic_model_becomes_an_item() -> None:
     pydantic = pytest.importorskip("pydantic")
     model = pydantic.create_model("Model", number=(int, 1), on=(datetime.date, datetime.date(2024, 5, 6)))
