@@ -112,8 +112,8 @@ class _Setting(NamedTuple):
     #: read if the variable itself is not set.
     variable: str
     expected: str  #: the valid values, for an error.
-    is_valid: Callable[[object], bool]  #: returns whether the setting may have a value.
-    parse: Callable[[str], object]  #: makes the value of a variable's text, or raises ValueError.
+    is_valid: Callable[[object], bool]  #: returns whether a value is valid.
+    parse: Callable[[str], object]  #: converts a variable's text to the value, or raises ValueError.
 
 
 def _is_filled(value: object) -> bool:

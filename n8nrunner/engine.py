@@ -244,7 +244,7 @@ class Engine:
         if thread.is_alive():
             states = ", ".join(f"{link.url.base} is {link.machine.shown}" for link in self.links)
             _warn("The runner %r has not stopped in time: %s", self._config.name, states)
-        # Connecting threads are not joined: they cannot be interrupted and share no state.
+        # Connecting threads are not joined: they cannot be interrupted, and change nothing of the engine.
         if not self._callbacks.join(deadline):
             _warn("on_undelivered has not returned yet")
         running = self._pool.join(deadline)

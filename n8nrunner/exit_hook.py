@@ -1,4 +1,7 @@
-"""Stops the runners of this process when its program ends, before the executors that their handlers use."""
+"""Stops the runners of this process when its program ends, before the executors that their handlers use.
+
+Thread: `note_runner` and `register` run on the caller's, `_stop_at_exit` on the main thread.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Lifecycle:
     """The life of a runner from one start on. For any thread.
 
     Args:
-        state: the first state. NEW and FORKED remain: each start has a `Lifecycle` of its own.
+        state: the first state. A `Lifecycle` that begins as NEW or FORKED stays so: each start has its own.
         brokers: the number of brokers.
         is_registered: returns whether one of them knows the runner now.
         gives_up: see the attribute.

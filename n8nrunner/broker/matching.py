@@ -4,8 +4,8 @@
 caller sends `TimePassed` when `Matching.next_deadline` has come. The versions of n8n differ in this
 algorithm; `n8nrunner.broker.behaviour.Behaviour` says how. `Switchboard` calls it, on the broker's thread.
 
-In n8n, a runner can disconnect while a message for it is on its way. Here the end of a connection and the end
-of its tasks are one step, so only a connection known to be half closed has that case (`ConnectionFailing`).
+n8n may send a message to a runner that has just disconnected. Here a connection ends together with its tasks,
+so this happens only after `ConnectionFailing`, when the connection is half closed.
 """
 
 from __future__ import annotations
@@ -174,7 +174,10 @@ class Matching:
                 self._drop(holder, NORMAL_CLOSURE)
 
     def _drop(self, connection: Connection, code: int | None, error: str = wording.RUNNER_GONE) -> None:
-        """Forget a connection and all that depends on it. Close it if there is a `code`."""
+        """End a connection with its offers and tasks. Some versions of n8n also end its acceptances.
+
+        Close it if there is a `code`.
+        """
         connection.closed = True
         if code is not None:
             self._actions.append(actions.Close(connection.key, code))

@@ -22,7 +22,7 @@ WARM_UP = 30.0
 #: Delays before a broken executor is replaced, in seconds: the first, and the longest after doubling.
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
-#: The number of tasks in a row that an executor may refuse before it counts as broken.
+#: An executor that refuses this many tasks in a row counts as broken.
 _REFUSALS = 3
 
 _token = uuid.uuid4().hex
@@ -44,13 +44,13 @@ def is_factory(executor: object) -> bool:
 
 
 class ExecutorHolder:
-    """The executor of a pool.
+    """The executor of a pool. For any thread.
 
     Args:
         given: the caller's executor or function.
         capacity: how many tasks run at once.
         listener: told when the executor breaks and when it has been replaced.
-        replaced: called on any thread when a new executor has replaced a broken one.
+        replaced: called on the thread `n8nrunner-executor` when a new executor has replaced a broken one.
 
     Attributes:
         executor: the executor; None before `start`, and while it is replaced.

@@ -1,11 +1,12 @@
 """The types that a parameter can have: each converts a JSON value to the Python value, or says why it cannot.
 
-A Python *hint* becomes a *type*, which is a class of this module. Its *kind* is the word for it in a
+A Python *hint* becomes a *type*, which is a subclass of `ParameterType`. Its *kind* is the word for it in a
 function's description; several types may have the same. Its *type key* tells whether a written node still
 fits the function. Its *field type* is n8n's word for the field.
 
 To add a type, write its class here, and the line for its type hint in `hints.py`, where `type_of_default` may
 need one too. The types of dates and of objects with known keys are in `dates.py` and `records.py`.
+CONTRIBUTING.md, "Add a type of parameter", has the whole recipe.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Calls of handlers to n8n that wait for an answer (docs/protocol.md, "Calls to n8n").
 
-A call has no deadline of its own: it ends with its answer, or with its task.
+A call has no deadline of its own: it ends with its answer, or with its task. Only `RunnerSession` calls this.
 """
 
 from __future__ import annotations

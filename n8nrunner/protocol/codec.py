@@ -2,6 +2,9 @@
 
 Strict when sending and tolerant when receiving: unknown types and keys are skipped, because a newer n8n may
 send them. Text that cannot be a message is a `ProtocolError`, for the caller to log.
+
+For any thread: the links' thread decodes and encodes most messages, a handler's thread its result, and the
+embedded broker's threads the other direction.
 """
 
 from __future__ import annotations
@@ -143,7 +146,7 @@ _HEAD = re.compile(r'\s*"(type|taskId|callId|requestId|status)"\s*:\s*"([^"\\]*)
 def peek(text: str) -> m.Head:
     """Return the type and the ids at the beginning of a message, where n8n writes them.
 
-    Stops at the first value that is not a plain string; keys after it are not found.
+    Stops at the first member with another key, or whose value is not a plain string.
     """
     found: dict[str, str] = {}
     position = text.find("{") + 1

@@ -30,7 +30,7 @@ class OpenConnection(Protocol):
 
 
 class ConnectionOpened(NamedTuple):
-    """An attempt has opened a WebSocket. `jitter` also spreads the ends of this connection's offers."""
+    """An attempt has opened a WebSocket. `jitter` spreads the ends of this connection's offers."""
 
     connection: OpenConnection
     jitter: float

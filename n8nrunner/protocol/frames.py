@@ -129,7 +129,7 @@ class Receiver:
 
     @property
     def in_message(self) -> bool:
-        """Whether a part of a frame or of a message has been received, and its end has not."""
+        """Whether received bytes wait: a part of a message, or frames that `next_events` has not handled."""
         return self._fragments > 0 or self._position < len(self._data)
 
     def receive_data(self, data: bytes) -> None:

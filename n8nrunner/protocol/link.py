@@ -1,6 +1,7 @@
 """The life of one broker's link, over all its connections, as a state machine: events in, actions out.
 
-`TRANSITIONS`, below the class, has every transition but those of `recover`. Events of the protocol go to the
+`TRANSITIONS`, below the class, has every transition but those of `recover`. Thread: the links', except for
+the properties of the section "for any thread". Events of the protocol go to the
 session (`session.py`). Time, random numbers and the delays between attempts are arguments. The machine only
 passes the connection object on.
 
@@ -41,7 +42,7 @@ class LinkState(enum.Enum):
     WAITING = "the time of the next attempt or probe"
     CONNECTING = "the end of an attempt to connect"
     PROBING = "the answer to a probe"
-    REFUSED = "the runner's decision whether to retry after its token was refused"
+    REFUSED = "the runner's decision whether to retry with a token that is refused or used up"
     CONNECTED = "the end of an open connection; the state of its session says more"
     CLOSING = "the broker's close frame, or the time limit for it"
     FINISHING = "handlers of lost connections, until the grace period is over"
@@ -405,7 +406,8 @@ _Method = Callable[[LinkMachine, Any, float], None]
 
 
 #: Transitions by state and event: the method that handles the event, and the states that it may lead to.
-#: `CloseConnection` is an action of the session. Other events go to the session.
+#: A `LinkEvent` without a row is ignored in that state. Other events without a row go to the session.
+#: The row of `CloseConnection`, an action of the session, is not looked up: `_follow` finds the action.
 #: `ConnectionEnded` leads to FINISHING or ENDED after a stop, as `_finish` says; otherwise to REFUSED if
 #: `Retry` gives up, and to WAITING if not.
 TRANSITIONS: dict[LinkState, dict[type, tuple[_Method, set[LinkState]]]] = {
@@ -447,7 +449,8 @@ TRANSITIONS: dict[LinkState, dict[type, tuple[_Method, set[LinkState]]]] = {
     ENDED: {},
 }
 
-#: The methods in each state. An event of a link that has no transition only closes its connection, if any.
+#: The methods in each state. A `LinkEvent` without a transition is ignored; only the new connection of a
+#: `ConnectionOpened` is closed.
 _METHODS: dict[LinkState, dict[type, _Method]] = {
     state: {
         **dict.fromkeys(get_args(events.LinkEvent), LinkMachine._ignore),

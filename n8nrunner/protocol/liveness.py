@@ -8,7 +8,8 @@ and liveness")::
     SILENCE_LIMIT          its kernel answers and the peer does not: it is stopped, or a proxy drops all
     STALL_LIMIT            it sends, but takes none of the waiting bytes: it has stopped reading
 
-`Liveness` has no clock and does no I/O. The counters of the socket come as `SocketMeasured`.
+`Liveness` has no clock and does no I/O. The counters of the socket come as `SocketMeasured`. Only
+`RunnerSession` calls this.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Offers of one link: open at the broker, or lapsed a moment ago (docs/protocol.md, "Offers and acceptance").
 
 `Slots` decides how many offers of each type the link may have open. `Offers` gives them ids, makes new ones
-when they lapse, and knows which acceptances may become tasks.
+when they lapse, and knows which acceptances may become tasks. Only `RunnerSession` calls this.
 """
 
 from __future__ import annotations

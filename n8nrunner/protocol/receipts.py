@@ -4,7 +4,7 @@ The broker does not acknowledge results. But it reads everything in order, so a 
 everything sent before its ping (docs/protocol.md, "How a task ends"). A result without a proof may be lost
 with its connection, and is then reported.
 
-`Receipts` numbers the messages of a connection from 1.
+`Receipts` numbers the messages of a connection from 1. Only `RunnerSession` calls this.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Decide when a link tries again after a failure, and when it gives up (docs/protocol.md, "Upgrade").
 
 Time and random numbers are arguments, and so are the growing delays, which come from the package `backoff`.
+Only `LinkMachine` calls this.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Retry:
     def note_ended(self, reason: failures.LinkFailure, seconds: float, tasks: int) -> None:
         """Note the end of a connection that lasted `seconds` and had `tasks` accepted offers.
 
-        The delays grow only while connections end at once.
+        A connection that was of use starts the delays from the beginning.
         """
         shut_down = isinstance(reason, failures.ConnectionLost) and reason.code == SHUTDOWN_CODE
         if seconds >= GOOD_CONNECTION or tasks or shut_down:

@@ -1,8 +1,9 @@
 """The protocol of one link as a state machine: events in, actions out, no I/O and no clock.
 
 A session lives as long as its link, and serves its connections in turn. Each connection has a generation:
-events of an older generation do not affect the current connection. `RunnerSession` has the protocol,
-`LinkMachine` decides when to connect and to close, and `BrokerLink` does the I/O of both.
+events of an older generation do not affect the current connection. `RunnerSession` has the protocol, and asks
+for a close. `LinkMachine` decides when to connect, when to retry, and how long a close may take. `BrokerLink`
+does the I/O of both. Thread: the links'; a snapshot reads `state` and `counters` on any thread.
 
 `handle` takes one event. `settle` applies deadlines and offers free slots, and `next_deadline` returns when
 it must be called next. `events`, `actions` and `messages` define the input and the output, `states` the
@@ -34,7 +35,7 @@ from n8nrunner.protocol.tasks import SETTINGS_TIMEOUT, Counters, Tasks, remove_d
 HANDSHAKE_TIMEOUT = 10.0
 #: Limit for sending the answer to an acceptance; the broker waits 2 s. A later answer is not sent at all.
 ACCEPT_WINDOW = 1.5
-#: Time from a drain to the runner's own close, which waits for the last task.
+#: Seconds after a drain before which the runner does not close by itself. It also waits for its last task.
 DRAIN_LIMIT = 60.0
 
 #: Reading pauses while more than this many bytes of small messages wait to be written, or more than this many
@@ -107,8 +108,8 @@ class RunnerSession:
         self._handshake_until = 0.0
         self._drain_until = 0.0
         self._stop_until: float | None = None
-        # Time of the next `settle`. The events in `_SETS_DUE` set it exactly, for speed; all others set
-        # it to `_AT_ONCE`.
+        # Time of the next `settle`. The methods of the events in `_SETS_DUE` set it themselves, for speed.
+        # After every other event it is `_AT_ONCE`.
         self._due = inf
         self._methods = _METHODS[self.state]
         self._actions: list[actions.Action] = []
@@ -141,7 +142,7 @@ class RunnerSession:
             self._due = _AT_ONCE
 
     def set_receiving(self, receiving: bool) -> None:
-        """Note whether a large message is partly received."""
+        """Note whether received bytes wait that may be a part of a task's settings."""
         self._receiving = receiving
 
     def next_deadline(self) -> float:
@@ -423,7 +424,7 @@ class RunnerSession:
             self.counters.timed_out += 1
             self._fail(task_id, now, message=message, description=_TIMEOUT_DESCRIPTION)
             self._cancel(task_id, message, timed_out=True)
-        if self._receiving:  # a large message, which may be the settings of one of these tasks
+        if self._receiving:  # perhaps the settings of one of these tasks
             self.tasks.extend_settings_time(now)
         for task_id, task_type in remove_due(self.tasks.accepted, now):
             self.counters.failed += 1

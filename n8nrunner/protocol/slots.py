@@ -84,7 +84,8 @@ class Slots:
         taken: the number of taken slots.
         reserved: the number of reserved slots.
         reserved_pairs: the number of pairs with a reservation.
-        idle_since: when the last task ended; None while a slot is taken.
+        idle_since: since when no slot is taken, counted from the last registration or change of the types;
+            None while a slot is taken, and before the first registration.
         links: the pairs of each link, by task type.
         waiting: the waiting pairs, in their order.
     """

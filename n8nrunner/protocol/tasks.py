@@ -1,7 +1,8 @@
 """Tasks of a link, from the acceptance to the answer, and their deadlines.
 
 An accepted task waits for its settings; a running task waits for its handler. A task whose connection is lost
-while it runs is an orphan: its handler still runs, and its result is reported instead of sent.
+while it runs is an orphan: its handler still runs, and its result is reported instead of sent. Only
+`RunnerSession` calls this; a snapshot reads `Counters` on any thread.
 """
 
 from __future__ import annotations
