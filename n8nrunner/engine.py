@@ -180,14 +180,12 @@ class Engine:
             raise error
         if lifecycle.is_stop_requested:
             raise errors.RunnerStopped("stop() was called before a broker had registered the runner")
+        links = [link.snapshot() for link in self.links]
+        reasons = "; ".join(link.last_error or f"{link.broker} is {link.state}" for link in links)
         raise errors.BrokerConnectionError(
-            f"no broker has registered the runner within {wait:g} s: {self._describe_links()}. "
+            f"no broker has registered the runner within {wait:g} s: {reasons}. "
             "Check that n8n runs with N8N_RUNNERS_MODE=external and that its broker listens there"
         )
-
-    def _describe_links(self) -> str:
-        links = [link.snapshot() for link in self.links]
-        return "; ".join(link.last_error or f"{link.broker} is {link.state}" for link in links)
 
     def give_up_when_refused(self) -> None:
         """Set `Lifecycle.gives_up`, and stop if every broker has refused the token already."""
@@ -294,10 +292,9 @@ class Engine:
     def link_refused(self, link: BrokerLink, error: errors.N8nRunnerError) -> bool:
         # A launcher's grant token works once. A wrong secret can be corrected while the runner waits.
         is_final = isinstance(error, errors.GrantTokenSpent) or is_one_shot(self._config)
-        is_raised = self.lifecycle.start_raises_refusals
         if not self.lifecycle.note_refused(link.index, error, is_final):
             return False
-        if not is_raised:
+        if not self.lifecycle.start_raises_refusals:
             logger.error("The runner ends: %s", error)
         self.request_stop(0)
         return True
@@ -330,9 +327,6 @@ class Engine:
         guarded(self._callbacks.end)
         if self._health is not None:
             guarded(self._health.stop)
-        self._finish()
-
-    def _finish(self) -> None:
         exit_hook.engines.discard(self)
         self._registry.disconnect(self._change_types)
         self.lifecycle.note_ended()
