@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 import pytest
 
-from n8nrunner import Runner, RunnerFailed, Task, Undelivered
+from n8nrunner import Runner, RunnerFailed, Task, TaskCancelled, Undelivered
 from n8nrunner.broker import Broker
 from n8nrunner.callbacks import Callbacks
 from n8nrunner.connection import attempt
@@ -372,6 +372,35 @@ def test_a_handler_in_a_call_is_told_when_the_links_thread_dies(
         try:
             task.rpc("helpers.httpRequest", {})
         except BaseException as error:
+            raised.append(error)
+        ended.set()
+
+    runner.start()
+    broker.submit("ask", {})
+    assert ended.wait(LIMIT)
+    assert len(raised) == 1
+
+
+def test_a_call_that_comes_too_late_for_the_links_thread_ends(
+    broker: Broker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = new_runner()
+    raised: list[BaseException] = []
+    ended = threading.Event()
+    send = Task._send
+
+    def send_late(self: Task, *arguments: Any) -> None:
+        break_turns(runner)
+        serving(runner).thread.join(LIMIT)
+        send(self, *arguments)
+
+    monkeypatch.setattr(Task, "_send", send_late)
+
+    @runner.task("ask")
+    def ask(task: Task) -> None:
+        try:
+            task.rpc("helpers.httpRequest", {})
+        except TaskCancelled as error:
             raised.append(error)
         ended.set()
 

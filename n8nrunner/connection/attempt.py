@@ -7,10 +7,9 @@ sockets and of checked URLs.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import uuid
-from typing import Any, Callable
+from typing import Callable
 
 from n8nrunner import logs
 from n8nrunner.config import BrokerUrl, RunnerConfig, directory_of, read_auth_token
@@ -18,7 +17,6 @@ from n8nrunner.connection import auth
 from n8nrunner.connection.delays import jitter
 from n8nrunner.connection.dial import dial
 from n8nrunner.connection.environment import public_address
-from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.transport import Connection
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import ConfigurationError
@@ -67,15 +65,6 @@ def probe(url: BrokerUrl, config: RunnerConfig) -> LinkEvent:
     """Return whether the broker is healthy."""
     failure = auth.why_unhealthy(url, directory_of(config))
     return BrokerProbed(None if failure is None else str(failure), jitter())
-
-
-def close_unserved(inbox: Inbox[Any, Any]) -> None:
-    """Close connections that were opened after the links' thread ended. Call it once the inbox is closed."""
-    while inbox.events:
-        with contextlib.suppress(IndexError):  # another thread does the same
-            _, event = inbox.events.popleft()
-            if type(event) is ConnectionOpened:
-                event.connection.close()
 
 
 def attempt(url: BrokerUrl, config: RunnerConfig, grant: str | None) -> LinkEvent:

@@ -7,6 +7,7 @@ threads (`attempt.py`).
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Hashable, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Callable, NamedTuple, Protocol, Union
 
 from n8nrunner import logs
 from n8nrunner.config import RunnerConfig, is_one_shot, urls_of
-from n8nrunner.connection.attempt import attempt, close_unserved, probe, run_on_thread
+from n8nrunner.connection.attempt import attempt, probe, run_on_thread
 from n8nrunner.connection.delays import growing_delays, jitter
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.transport import Connection
@@ -127,7 +128,7 @@ class BrokerLink:
         self, task: ActiveTask, call_id: str, payload: bytes, answers: events.PendingCall | None
     ) -> None:
         """Post a handler's call to n8n. Its answer is put into `answers`."""
-        self._inbox.post(self, events.CallMade(task.id, task.generation, call_id, payload, answers))
+        self._post(events.CallMade(task.id, task.generation, call_id, payload, answers))
 
     def _task_ended(self, task: ActiveTask, answer: Answer) -> None:
         """Post the end of a task, on a thread of the pool. It is called again if an exception interrupts it.
@@ -136,11 +137,11 @@ class BrokerLink:
         """
         self._inbox.post(self, Ended(task, answer))
 
-    def _post(self, event: LinkEvent) -> None:
-        """Post the event of an attempt or a probe, on its thread."""
+    def _post(self, event: Event | LinkEvent) -> None:
+        """Post an event that must not be left behind if the links' thread has ended."""
         self._inbox.post(self, event)
         if self._inbox.is_closed:
-            close_unserved(self._inbox)
+            end_unserved(self._inbox)
 
     def forked(self) -> None:
         """Close this process's copy of the socket, in a child process. The parent's stays open."""
@@ -368,6 +369,20 @@ class BrokerLink:
 
     def _log_failure(self, action: actions.LogFailure) -> None:
         logger.log(action.level, "%s. Retrying in %.1f s", action.reason, action.delay)
+
+
+def end_unserved(inbox: Inbox[BrokerLink, Posted]) -> None:
+    """Close the connections and end the calls that came too late for the links' thread.
+
+    Call it once the inbox is closed.
+    """
+    while inbox.events:
+        with contextlib.suppress(IndexError):  # another thread does the same
+            _, event = inbox.events.popleft()
+            if isinstance(event, events.ConnectionOpened):
+                event.connection.close()
+            elif isinstance(event, events.CallMade) and event.call is not None:
+                event.call.put((None, "the task has ended"))
 
 
 #: The events of the threads of `attempt.py`. After one of these, no such thread works for the link.

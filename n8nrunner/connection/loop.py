@@ -21,8 +21,7 @@ from typing import Callable
 
 from n8nrunner import logs
 from n8nrunner.config import RunnerConfig
-from n8nrunner.connection.attempt import close_unserved
-from n8nrunner.connection.broker_link import BrokerLink, LinkOwner, Posted
+from n8nrunner.connection.broker_link import BrokerLink, LinkOwner, Posted, end_unserved
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.transport import Connection
 from n8nrunner.execution.invoke import Handler
@@ -138,7 +137,7 @@ class LinkThread:
         finally:
             self.close()
             self._on_exit(failure)
-            close_unserved(self.inbox)
+            end_unserved(self.inbox)
 
     def _abandon(self, error: BaseException) -> None:
         """Cancel the tasks and close the sockets after the unexpected error that ends the thread."""
