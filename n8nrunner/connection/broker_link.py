@@ -1,8 +1,8 @@
 """Perform the actions of one broker's link, and give it the events of its socket.
 
 `LinkMachine` (`protocol/link.py`) and its session decide. Everything here runs on the links' thread
-(`loop.py`), except the methods below "for any thread". The blocking steps of connecting have their own
-threads (`attempt.py`).
+(`loop.py`), except the constructor and the methods below "for any thread". The blocking steps of connecting
+have their own threads (`attempt.py`).
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class BrokerLink:
         #: Copies of `LinkMachine.has_ended` and `next_deadline`, which the loop reads often.
         self.has_ended = False
         self.due_at = -inf
-        #: Whether the last iteration may have left received bytes unread.
+        #: Whether received bytes may be unread.
         self.has_unread = False
         self._config = config
         self._slots = slots
@@ -131,9 +131,10 @@ class BrokerLink:
         self._post(events.CallMade(task.id, task.generation, call_id, payload, answers))
 
     def _task_ended(self, task: ActiveTask, answer: Answer) -> None:
-        """Post the end of a task, on a thread of the pool. It is called again if an exception interrupts it.
+        """Post the end of a task.
 
-        So it only posts. The links' thread, which nothing interrupts, releases the slot.
+        A thread of the pool calls this again if an exception interrupts it, so it only posts. The links'
+        thread, which nothing interrupts, releases the slot.
         """
         self._inbox.post(self, Ended(task, answer))
 
