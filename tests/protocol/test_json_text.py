@@ -86,6 +86,27 @@ class TestEncode:
         assert encode_value(value) == whole(value)
         assert json.loads(encode_value({"a": {"b": value}})) == {"a": {"b": value}}
 
+    @pytest.mark.parametrize(
+        "value",
+        [
+            [],
+            list(range(32)),
+            {str(number): number for number in range(1000)},
+            {"items": [{"json": {"rows": [1, 2]}}]},
+            [[[[[[list(range(33))]]]]]],  # as deep as containers are not searched any more
+        ],
+        ids=["empty", "list", "object", "result", "deep"],
+    )
+    def test_a_small_value_is_encoded_at_once(self, value: Any) -> None:
+        encoded: list[Any] = []
+
+        def encode(part: Any) -> str:
+            encoded.append(part)
+            return json_text.to_json(part)
+
+        assert json.loads(json_text.encode_in_pieces(value, encode)) == value
+        assert encoded == [value]
+
     def test_a_large_value_is_encoded_in_pieces_of_about_64_kb(self) -> None:
         sizes: list[int] = []
 
@@ -280,6 +301,9 @@ class TestLargeIntegers:
     @pytest.mark.parametrize("text", ["9007199254740993", "-9007199254740993", "9" * 100_000])
     def test_an_integer_alone_is_found(self, text: str) -> None:
         assert may_have_large_integer(text)
+
+    def test_an_integer_is_found_beside_a_lone_surrogate(self) -> None:
+        assert may_have_large_integer('["\ud800",9007199254740993]')
 
     @pytest.mark.parametrize("before", range(PIECE - 20, PIECE + 2))
     @pytest.mark.parametrize("number", ["0.1234567890123456", "1234567890123456.5", "123456789012345"])
