@@ -302,7 +302,7 @@ class TestLargeIntegers:
     def test_an_integer_alone_is_found(self, text: str) -> None:
         assert may_have_large_integer(text)
 
-    def test_an_integer_is_found_beside_a_lone_surrogate(self) -> None:
+    def test_an_integer_is_found_next_to_a_lone_surrogate(self) -> None:
         assert may_have_large_integer('["\ud800",9007199254740993]')
 
     @pytest.mark.parametrize("before", range(PIECE - 20, PIECE + 2))

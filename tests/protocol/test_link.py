@@ -248,6 +248,8 @@ FAILURES: list[LinkFailure] = [
 
 def test_a_new_link_connects_at_once_with_the_grant_that_it_has() -> None:
     bench = LinkBench()
+    assert bench.machine.last_error is None
+    assert bench.machine.is_paused is False
     assert bench.machine.next_deadline() < bench.now
     bench.settle()
     assert bench.done == [a.StartAttempt(None)]
@@ -718,7 +720,7 @@ def test_reading_pauses_while_a_peer_does_not_take_what_waits_for_it() -> None:
     assert not bench.machine.is_paused
     bench.machine.written(True, 5 * 1024 * 1024, False, bench.now)
     bench.lose()
-    assert not bench.machine.is_paused
+    assert bench.machine.is_paused is False
 
 
 def test_a_session_holds_messages_back_while_a_large_one_is_on_its_way() -> None:
