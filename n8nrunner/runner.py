@@ -60,7 +60,8 @@ class Runner:
         health_check_host: the address on which the health check server listens.
         health_check_port: the port on which the health check server listens; 0 for any free one.
         health_check_allowed_hosts: names in the Host header to which ``/status`` answers, besides
-            ``localhost`` and IP addresses. A server on a loopback address answers to loopback addresses only.
+            ``localhost`` and IP addresses. Of IP addresses, a server on a loopback address accepts only
+            loopback ones.
         executor: where handlers run. None: on `capacity` threads of the runner. If it is an executor, the
             caller shuts it down, and the runner ends with `ExecutorBroken` when it breaks, such as when a
             process of a `ProcessPoolExecutor` dies. If it is a function that returns an executor, such as
@@ -68,11 +69,11 @@ class Runner:
             it offers no tasks until the replacement works.
         task_context: a function that makes a context manager, which is entered around every handler, such as
             ``app.app_context`` of Flask.
-        on_undelivered: a function that is called with an `Undelivered` for each result whose connection was
-            lost. It runs on a thread of its own.
-        shared: whether another runner of this process with functions, the same name and a broker in common
-            may run at the same time, if it is shared as well. Otherwise the runner that is started last takes
-            over, and the other one finishes its tasks and stops.
+        on_undelivered: a function that is called with an `Undelivered` for each result that n8n did not get,
+            or may not have got, because the connection was lost. It runs on a thread of its own.
+        shared: whether this runner tolerates another shared runner of this process that has functions, the
+            same name and a common broker. If one of the two is not shared, the runner that is started last
+            takes over, and the other one finishes its tasks and stops.
 
     Attributes:
         config: the settings.
@@ -255,9 +256,9 @@ class Runner:
 
         Raises:
             AuthenticationError: every broker refused the token.
-            BrokerConnectionError: no broker registered the runner in time. It names each attempt's failure.
-            ConfigurationError: there is no token, the health check server cannot listen, or a runner with
-                functions has no name of its own.
+            BrokerConnectionError: no broker registered the runner in time. It has each broker's last failure.
+            ConfigurationError: there is no token, the health check server cannot listen (with `wait=0`, this
+                is logged, and the runner runs without it), or a runner with functions has no name of its own.
             ExecutorBroken: the executor does not run anything, or the threads for tasks cannot be started.
             OSError: the process has no descriptor left.
             RuntimeError: another thread of the runner cannot be started.

@@ -22,7 +22,8 @@ class Connection:
     ponged: bool = True  #: whether a pong has come since the last ping.
     misses: int = 0  #: missed acceptances in a row; several in one window count once.
     missed_at: float | None = None  #: the moment of the last one that was counted.
-    silent_since: float | None = None  #: when a request expired while it had neither task nor offer.
+    #: since when requests of its types expire while it has no offer, acceptance or task. A message ends it.
+    silent_since: float | None = None
     offers: dict[int, Offer] = field(default_factory=dict)
     acceptances: dict[str, Acceptance] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
@@ -40,7 +41,7 @@ class Offer:
 
 @dataclass(eq=False)
 class Request:
-    """A request that no runner has accepted yet."""
+    """A request of a requester for a runner. `Task` keeps it once a runner has accepted it."""
 
     #: its places in the queue, the first one first. Empty once it has left the queue. There are several only
     #: if `Behaviour.queues_deferred_again`.

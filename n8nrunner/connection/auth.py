@@ -1,6 +1,7 @@
 """Requests to a broker over HTTP: the log-in, which returns a grant token, and the probe.
 
-They use `dial`, as the WebSocket does: the same proxy, certificates and TLS settings, and a limited time.
+They run on the threads `n8nrunner-connect-N`, and use `dial`, as the WebSocket does: the same proxy,
+certificates and TLS settings, and a limited time.
 `requests` would add credentials of a netrc file, read the bodies of redirects, decompress answers, and read
 for as long as a peer sends a byte now and then.
 """

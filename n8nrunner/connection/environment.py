@@ -1,7 +1,7 @@
 """The environment's settings for a connection: a proxy and certificates, as users of `requests` set them.
 
 n8nrunner takes nothing else from there: no netrc file, no cookies, no hooks. The HTTP requests (`auth.py`)
-and the WebSocket use the same proxy and the same TLS settings.
+and the WebSocket use the same proxy and the same TLS settings. Thread: `n8nrunner-connect-N`.
 """
 
 from __future__ import annotations

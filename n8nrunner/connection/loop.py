@@ -2,8 +2,8 @@
 
 An iteration waits for a socket, the inbox or the first deadline. It reads the received bytes, handles the
 events in the inbox, settles every link that has a new event or a deadline that has come, and writes its
-messages at once. Then it submits the handlers of new tasks. Nothing in it blocks, so a broker that stops in
-the middle of a frame, or does not read, delays no other broker.
+messages at once. Then it submits the handlers of new tasks. It never waits for a peer, so a broker that stops
+in the middle of a frame, or does not read, delays no other broker.
 
 There is one thread for all brokers, because threads that wake each other for every message spend most of
 their time on passing the interpreter's lock (docs/architecture.md, "Threads").

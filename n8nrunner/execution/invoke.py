@@ -1,6 +1,6 @@
 """Runs one handler and encodes its answer, in this process or in a process of an executor.
 
-An executor of processes pickles `invoke` and its arguments.
+Thread: the pool's, or one of an executor. An executor of processes pickles `invoke` and its arguments.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 Every task ends, wherever an exception interrupts the pool: a `_Job` notes how far its task has come. `on_end`
 may be called more than once for a task; its caller ignores all calls but the first.
+
+The links' thread submits and cancels. The pool's threads, or those of an executor, run and end the jobs; the
+thread that replaces an executor submits those that wait.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ class ParameterType:
         """Convert a JSON value to the Python value.
 
         Args:
-            strict: accept only a value that has this type already: no number for a string. A union tries all
-                its types strictly first.
+            strict: accept only a value that has this type already. A string parameter then refuses a number.
+                A union tries all its types strictly first.
 
         Raises:
             Mismatch: the value does not fit. Its path begins at this value.
@@ -121,7 +121,7 @@ def _may_be_rounded(value: float, conversion: Conversion) -> bool:
 
 
 _SPACE = " \t\r\n"
-#: Numbers as JavaScript formats them; `int` and `float` also accept "1_0", "infinity" and non-ASCII digits.
+#: Decimal numbers as JavaScript reads them. `int` and `float` also accept "1_0", "infinity" and other digits.
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 #: Longest number with a fraction or an exponent that is converted to an integer, in characters.
@@ -489,7 +489,7 @@ class Bounded(Wrapper):
 
     Args:
         inner: the type of the value.
-        bounds: one or more of `BOUND_NAMES`.
+        bounds: the value of each bound, by its name in `BOUND_NAMES`.
     """
 
     def __init__(self, inner: ParameterType, bounds: Bounds) -> None:

@@ -421,7 +421,7 @@ TRANSITIONS: dict[LinkState, dict[type, tuple[_Method, set[LinkState]]]] = {
         events.StopRequested: (LinkMachine._on_stop, {FINISHING, ENDED}),
     },
     PROBING: {
-        events.BrokerProbed: (LinkMachine._on_probed, {WAITING}),
+        events.BrokerProbed: (LinkMachine._on_probed, {WAITING}),  # `Retry` does not give up on `Unreachable`
         events.StopRequested: (LinkMachine._on_stop, {FINISHING, ENDED}),
     },
     REFUSED: {

@@ -90,8 +90,8 @@ class Liveness:
         acknowledged = measured.bytes_written - measured.unacknowledged
         if acknowledged > self._acknowledged:
             if self._acknowledged < measured.pinged_to:
-                # On a slow line megabytes are ahead of the ping. The wait for its answer begins when it has
-                # arrived.
+                # On a slow line, megabytes are ahead of the ping. The wait for the answer begins when the
+                # ping has arrived.
                 self._silent_since = now
             self._acknowledged = acknowledged
             self._progress_at = now

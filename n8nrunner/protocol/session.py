@@ -266,6 +266,7 @@ class RunnerSession:
             self._actions.append(actions.CloseConnection("the runner stops"))
 
     def _ended(self, event: events.ConnectionEnded, now: float) -> None:
+        """Forget the tasks without settings, cancel the running ones, and report results without a proof."""
         self._enter(events.ConnectionEnded)
         if self._stop_until is not None:
             self._enter(events.StopRequested)
