@@ -186,18 +186,19 @@ class _ExecutorJobs:
     ) -> None:
         self._pool = pool
         self._holder = ExecutorHolder(executor, capacity, listener, self._submit_waiting)
-        self._clock = _clock_name()
-        #: Start the executor. Raises `ExecutorBroken`.
-        self.start = self._holder.start
+        self._clock = ""
         # Jobs that no thread has begun. The thread that removes a job runs it or ends it.
         self._unclaimed: dict[_Job, None] = {}
         # Those of them that wait until a broken executor has been replaced.
         self._waiting: deque[_Job] = deque()
-        self._has_ended = False
+
+    def start(self) -> None:
+        """Start the executor. Raises `ExecutorBroken`."""
+        self._clock = _clock_name()
+        self._holder.start()
 
     def end(self) -> None:
         """Shut an executor of the runner down, and end the jobs that wait for one. Wait for nothing."""
-        self._has_ended = True
         self._holder.shut_down()
         self._submit_waiting()
 
@@ -207,7 +208,7 @@ class _ExecutorJobs:
     def put(self, job: _Job) -> None:
         """Submit a job to the executor, or keep it until there is one."""
         holder, task, executor = self._holder, job.task, self._holder.executor
-        if task.cancelled or self._has_ended:
+        if task.cancelled or self._pool._is_shut_down:
             self._pool._end(job, _not_run(task))
             return
         self._unclaimed[job] = None
@@ -241,12 +242,12 @@ class _ExecutorJobs:
         """Keep a job until there is an executor again."""
         job.task.on_cancel(lambda: self._cancel(job))
         self._waiting.append(job)
-        if self._holder.executor is not None or self._has_ended:
+        if self._holder.executor is not None or self._pool._is_shut_down:
             self._submit_waiting()
 
     def _submit_waiting(self) -> None:
         """Submit the jobs that wait for an executor. If it breaks, the rest waits for the next one."""
-        while self._waiting and (self._holder.executor is not None or self._has_ended):
+        while self._waiting and (self._holder.executor is not None or self._pool._is_shut_down):
             try:
                 job = self._waiting.popleft()
             except IndexError:  # another thread was faster
