@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, TypeVar, overload
 
@@ -290,6 +291,7 @@ class Runner:
 
     def _begin(self, begun: list[Engine], gives_up: bool) -> Engine:
         """Return the engine that runs or is being started; if there is none, start one that `begun` gets."""
+        import_module("n8nrunner.connection.loop")  # slow, so before the lock under which an engine is built
         while True:
             with self._lock:
                 other = self._latest
