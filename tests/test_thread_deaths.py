@@ -359,16 +359,14 @@ def test_a_dead_links_thread_is_a_failed_runner(
     assert runner.state == "running"
 
 
-def test_a_handler_in_a_call_is_told_when_the_links_thread_dies(
-    broker: Broker, new_runner: NewRunner
-) -> None:
-    runner = new_runner()
+def error_of_a_call(broker: Broker, runner: Runner, before: Callable[[], object]) -> BaseException:
+    """Return the one error of a handler's call to n8n. The handler calls `before` first."""
     raised: list[BaseException] = []
     ended = threading.Event()
 
     @runner.task("ask")
     def ask(task: Task) -> None:
-        break_turns(runner)
+        before()
         try:
             task.rpc("helpers.httpRequest", {})
         except BaseException as error:
@@ -379,14 +377,20 @@ def test_a_handler_in_a_call_is_told_when_the_links_thread_dies(
     broker.submit("ask", {})
     assert ended.wait(LIMIT)
     assert len(raised) == 1
+    return raised[0]
+
+
+def test_a_handler_in_a_call_is_told_when_the_links_thread_dies(
+    broker: Broker, new_runner: NewRunner
+) -> None:
+    runner = new_runner()
+    error_of_a_call(broker, runner, lambda: break_turns(runner))
 
 
 def test_a_call_that_comes_too_late_for_the_links_thread_ends(
     broker: Broker, new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = new_runner()
-    raised: list[BaseException] = []
-    ended = threading.Event()
     send = Task._send
 
     def send_late(self: Task, *arguments: Any) -> None:
@@ -395,19 +399,7 @@ def test_a_call_that_comes_too_late_for_the_links_thread_ends(
         send(self, *arguments)
 
     monkeypatch.setattr(Task, "_send", send_late)
-
-    @runner.task("ask")
-    def ask(task: Task) -> None:
-        try:
-            task.rpc("helpers.httpRequest", {})
-        except TaskCancelled as error:
-            raised.append(error)
-        ended.set()
-
-    runner.start()
-    broker.submit("ask", {})
-    assert ended.wait(LIMIT)
-    assert len(raised) == 1
+    assert isinstance(error_of_a_call(broker, runner, lambda: None), TaskCancelled)
 
 
 def test_a_dead_links_thread_is_exit_code_1(broker: Broker, tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
 """The life of one broker's link, over all its connections, as a state machine: events in, actions out.
 
-`TRANSITIONS`, below the class, has every transition but those of `recover`. Thread: the links', except for
-the properties of the section "for any thread". Events of the protocol go to the
+`TRANSITIONS`, below the class, has every transition but those of `recover`. Events of the protocol go to the
 session (`session.py`). Time, random numbers and the delays between attempts are arguments. The machine only
-passes the connection object on.
+passes the connection object on. Thread: the links', except for the section "for any thread".
 
 The caller performs the actions in order. After each batch of events, the caller calls `settle`, writes, and
 calls `written`. `next_deadline` returns when `settle` must be called next.

@@ -525,9 +525,9 @@ class TestSizes:
             runner.done(settings["taskId"], items)
             assert task.result(LIMIT) == items
 
-    def test_other_messages_of_a_runner_overtake_a_large_one_but_not_of_its_task(
-        self, shared: Broker, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    @pytest.fixture
+    def may_decode(self, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+        """Return an event for which the decoding of large messages waits."""
         may_decode = threading.Event()
         real = decoding.decode
 
@@ -536,6 +536,11 @@ class TestSizes:
             return real(connection, text)
 
         monkeypatch.setattr(decoding, "decode", decode)
+        return may_decode
+
+    def test_other_messages_of_a_runner_overtake_a_large_one_but_not_of_its_task(
+        self, shared: Broker, may_decode: threading.Event
+    ) -> None:
         with RawRunner(shared, ["order"]) as runner:
             first = shared.submit("order", 1)
             one = runner.take("order")["taskId"]
@@ -559,16 +564,8 @@ class TestSizes:
         assert len(task.result(LIMIT)) == 100_000
 
     def test_the_broker_keeps_the_result_of_a_runner_that_leaves_before_its_large_calls_are_decoded(
-        self, shared: Broker, monkeypatch: pytest.MonkeyPatch
+        self, shared: Broker, may_decode: threading.Event
     ) -> None:
-        may_decode = threading.Event()
-        real = decoding.decode
-
-        def decode(connection: int, text: str) -> Any:
-            assert len(text) < 100_000 or may_decode.wait(LIMIT)
-            return real(connection, text)
-
-        monkeypatch.setattr(decoding, "decode", decode)
         with RawRunner(shared, ["leaves early"]) as runner:
             task = shared.submit("leaves early", 1)
             task_id = runner.take("leaves early")["taskId"]
