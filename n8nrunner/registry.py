@@ -80,6 +80,20 @@ class Registry:
             self._tell()
         return is_first
 
+    def remove_function(self, name: str) -> None:
+        """Remove a function.
+
+        Raises:
+            ConfigurationError: there is no function with this name.
+        """
+        with self._lock:
+            by_name = {} if self.functions is None else self.functions.by_name
+            if self.functions is None or name not in by_name:
+                known = ", ".join(sorted(by_name)) or "none"
+                raise ConfigurationError([f"function: expected a registered one ({known}), got {name!r}"])
+            self.functions.remove(name)
+            self._tell()
+
     def check_name(self) -> None:
         """Check that a runner with functions has a name of its own.
 

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -194,6 +194,23 @@ class Runner:
             return registered
 
         return register if function is None else register(function)
+
+    @property
+    def functions(self) -> Mapping[str, Callable[..., object]]:
+        """The registered functions, by the names of their operations. It does not change; read it again."""
+        known = self._registry.functions
+        return {} if known is None else {name: made.function for name, made in known.by_name.items()}
+
+    def remove(self, name: str) -> None:
+        """Remove a function. Calls of it that run go on; a later call fails, and names the functions left.
+
+        Args:
+            name: the name of its operation.
+
+        Raises:
+            ConfigurationError: there is no function with this name.
+        """
+        self._registry.remove_function(name)
 
     def write_node(
         self, directory: str | os.PathLike[str] | None = None, *, docs_url: str | None = None

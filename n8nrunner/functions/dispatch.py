@@ -1,6 +1,6 @@
 """Runs the tasks of generated nodes. A task has one call of a function for each item.
 
-docs/protocol.md, "Functions", has the form of settings and results. `Functions.add` and `Functions.types` run
+docs/protocol.md, "Functions", has the form of settings and results. `Functions.add`, `remove` and `types` run
 under the registry's lock, and everything else on the handler's thread.
 """
 
@@ -47,6 +47,10 @@ class Functions:
         name = function.signature.name
         function.share_limit_with(self.by_name.get(name))
         self.by_name = {**self.by_name, name: function}
+
+    def remove(self, name: str) -> None:
+        """Remove a function. Its running calls go on."""
+        self.by_name = {other: function for other, function in self.by_name.items() if other != name}
 
     def types(self, runner_name: str) -> dict[str, int | None]:
         """Return the task types of all functions, with their limits.

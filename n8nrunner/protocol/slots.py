@@ -110,9 +110,11 @@ class Slots:
     def join(self, link: Hashable, types: Mapping[str, int | None], now: float) -> AbstractSet[Hashable]:
         """Add a link, or change its task types, each with its own limit or None.
 
-        Return the other links that should ask for `offers` again.
+        Forget the offers of types that are gone. Return the other links that should ask for `offers` again.
         """
         pairs = self.links.setdefault(link, {})
+        for name in pairs.keys() - types.keys():
+            self._remove(pairs.pop(name))
         for name, limit in types.items():
             task_type = self._types.setdefault(name, TaskType(name))
             task_type.limit = limit
@@ -133,11 +135,14 @@ class Slots:
         Return the other links that should ask for `offers` again.
         """
         for pair in self.links.pop(link, {}).values():
-            self._pairs -= 1
-            self._set_open(pair, 0)
-            self._end_reservation(pair)
-            self._dequeue(pair)
+            self._remove(pair)
         return self._serve(now, link)
+
+    def _remove(self, pair: Pair) -> None:
+        self._pairs -= 1
+        self._set_open(pair, 0)
+        self._end_reservation(pair)
+        self._dequeue(pair)
 
     def take(self, link: Hashable, type_name: str, lapsed: bool = False) -> bool:
         """Take a slot for an accepted offer of a link. Return whether there was one.

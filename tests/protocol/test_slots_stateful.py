@@ -108,12 +108,12 @@ class SlotsMachine(RuleBasedStateMachine):
         if link not in self.links:
             return
         waiting = self.waiting()
-        # A link never has fewer types than before.
-        names = [
-            name for name in TYPES if name in self.limits and (name in types or (link, name) in self.open)
-        ]
+        names = [name for name in TYPES if name in self.limits and name in types]
         self.due |= self.slots.join(link, {name: self.limits[name] for name in names}, self.now)
         self.due.add(link)
+        gone = {pair for pair in self.open if pair[0] == link and pair[1] not in names}
+        self.open = {pair: count for pair, count in self.open.items() if pair not in gone}
+        self.lapsed = [(until, pair) for until, pair in self.lapsed if pair not in gone]
         for name in names:
             self.open.setdefault((link, name), 0)
         self.noting(waiting)

@@ -1,0 +1,81 @@
+"""The life of a function: registered, replaced by a cell that runs again, removed."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import pytest
+
+from n8nrunner import ConfigurationError, Runner
+from n8nrunner.broker import Broker
+from tests.conftest import LIMIT, signature_of
+
+NewRunner = Callable[..., Runner]
+
+
+def call(broker: Broker, runner: Runner, function: str, type: str = "n8nrunner.leads") -> Any:
+    settings = {
+        "version": 1,
+        "function": function,
+        "signature": signature_of(runner, function),
+        "calls": [{"item": 0, "arguments": {}}],
+    }
+    return broker.run_task(type, settings, timeout=LIMIT)
+
+
+def results(answer: Any) -> list[Any]:
+    return [item["json"]["result"] for item in answer["items"]]
+
+
+def test_a_runner_shows_its_functions_as_they_are(new_runner: NewRunner) -> None:
+    runner = new_runner(name="leads")
+    assert runner.functions == {}
+
+    @runner.function
+    def score() -> int:
+        return 1
+
+    @runner.function(name="rank", limit=1)
+    def other() -> int:
+        return 2
+
+    assert runner.functions == {"score": score, "rank": other}
+    shown = runner.functions
+
+    @runner.function(name="score")
+    def newer() -> int:
+        return 3
+
+    assert shown == {"score": score, "rank": other}
+    assert runner.functions == {"score": newer, "rank": other}
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_a_removed_function_is_unknown_from_the_next_call_on(
+    broker: Broker, new_runner: NewRunner, limit: int | None
+) -> None:
+    runner = new_runner(name="leads")
+    type = "n8nrunner.leads" if limit is None else "n8nrunner.leads.score"
+    runner.function(name="rank")(lambda: 1)
+    runner.function(name="score", limit=limit)(lambda: 2)
+    runner.start()
+    assert results(call(broker, runner, "score", type)) == [2]
+    runner.remove("score")
+    assert list(runner.functions) == ["rank"]
+    answer = call(broker, runner, "score")
+    assert answer["error"]["code"] == "unknown_function"
+    assert "has no function 'score'; it has rank" in answer["error"]["message"]
+    assert results(call(broker, runner, "rank")) == [1]
+    runner.function(name="score", limit=limit)(lambda: 3)
+    assert results(call(broker, runner, "score", type)) == [3]
+
+
+@pytest.mark.parametrize(("registered", "known"), [([], "none"), (["a", "b"], "a, b")])
+def test_removing_an_unknown_function_names_the_known_ones(
+    new_runner: NewRunner, registered: list[str], known: str
+) -> None:
+    runner = new_runner(name="leads")
+    for name in registered:
+        runner.function(name=name)(lambda: None)
+    with pytest.raises(ConfigurationError, match=rf"expected a registered one \({known}\), got 'c'"):
+        runner.remove("c")
