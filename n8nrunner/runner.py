@@ -40,9 +40,9 @@ _FunctionType = TypeVar("_FunctionType", bound=Callable[..., object])
 class Runner:
     """A task runner for n8n in this process. Building one opens nothing and starts nothing.
 
-    A parameter that is None has the value of its environment variable (see the table of settings in the
-    README), or else its default. All methods may be called from any thread. ``with runner:`` starts the
-    runner, and stops it at the end of the block.
+    A parameter that is None has the value of its environment variable (docs/settings.md has a table), or else
+    its default. All methods may be called from any thread. ``with runner:`` starts the runner, and stops it
+    at the end of the block.
 
     Args:
         broker: the URL of n8n's task broker, or several URLs. Several brokers share the capacity.

@@ -1,4 +1,4 @@
-"""The blocks of the README, and of the page about functions, do what they say."""
+"""The blocks of the README, and of the pages about functions, tasks and settings, do what they say."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from tests.processes import python
 ROOT = Path(__file__).parent.parent
 README = "README.md"
 FUNCTIONS = "docs/functions.md"
+TASKS = "docs/tasks.md"
+CANVAS = "A function on n8n's canvas"
 
 
 def code(heading: str, broker: Broker, page: str = README) -> list[str]:
@@ -55,7 +57,7 @@ def call(
 def test_the_function_of_the_readme_becomes_a_node(
     broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (block,) = code("Your functions as a node", broker)
+    (block,) = code(CANVAS, broker)
     assert call(monkeypatch, broker, block, "score_lead", {"email": "ada", "budget": 2}) == [
         {"score": 5, "region": "eu"}
     ]
@@ -94,20 +96,21 @@ def test_the_two_commands_are_one_line_each() -> None:
 
 def test_every_python_block_is_run_by_a_test() -> None:
     assert [block.heading for block in blocks(README, "python")] == [
+        CANVAS,
+        "In a notebook",
+        "In a notebook",
+    ]
+    assert [block.heading for block in blocks(TASKS, "python")] == [
         "A first runner",
-        "Your functions as a node",
-        "In a notebook",
-        "In a notebook",
-        "In a Flask or Django application",
         "Handlers",
         "Develop without n8n",
     ]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_the_first_runner_of_the_readme_serves_a_task(broker: Broker, tmp_path: Path) -> None:
+def test_the_first_runner_of_raw_tasks_serves_a_task(broker: Broker, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(code("A first runner", broker)[0])
+    script.write_text(code("A first runner", broker, TASKS)[0])
     with python(str(script)) as program:
         items = [{"json": {"name": "Ada"}}]
         assert broker.run_task("enrich", {}, items=items, timeout=LIMIT) == [
@@ -117,31 +120,25 @@ def test_the_first_runner_of_the_readme_serves_a_task(broker: Broker, tmp_path: 
         assert program.wait() == 0
 
 
-def test_the_notebook_of_the_readme_serves_tasks(broker: Broker) -> None:
+def test_the_notebook_of_the_readme_serves_calls(broker: Broker) -> None:
     start, stop = code("In a notebook", broker)
-    kernel: dict[str, Any] = {}
+    kernel: dict[str, Any] = {"__name__": "__main__"}
+
+    def quote_of_a_pear() -> Any:
+        calls = [{"item": 0, "arguments": {"fruit": "pear"}}]
+        settings = {"version": 1, "function": "quote", "calls": calls}
+        return broker.run_task("n8nrunner.prices", settings, timeout=LIMIT)["items"][0]["json"]
+
     exec(start, kernel)
     try:
-        task = broker.submit("price", {"fruit": "pear"})
-        assert task.result(LIMIT) == {"price": 3}
-        assert task.logs == ["'asked for' 'pear'"]
-        function = re.search(r"@runner\.task.*?\n\n", start, re.DOTALL)
+        assert quote_of_a_pear() == {"total": 3}
+        function = re.search(r"@runner\.function.*?\n\n", start, re.DOTALL)
         assert function
-        exec(function[0].replace('{"price":', '{"new price":'), kernel)  # the cell is run again
-        assert broker.run_task("price", {"fruit": "pear"}, timeout=LIMIT) == {"new price": 3}
+        exec(function[0].replace('{"total":', '{"new total":'), kernel)  # the cell is run again
+        assert quote_of_a_pear() == {"new total": 3}
     finally:
         exec(stop, kernel)
     assert kernel["runner"].state == "stopped"
-
-
-def test_the_flask_application_of_the_readme_serves_tasks(broker: Broker) -> None:
-    application: dict[str, Any] = {"__name__": "shop"}
-    (program,) = code("In a Flask or Django application", broker)
-    exec(program, application)
-    try:
-        assert broker.run_task("greet", {"name": "Ada"}, timeout=LIMIT) == {"text": "Hello Ada"}
-    finally:
-        application["runner"].stop()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -150,7 +147,7 @@ def test_processes_leave_ctrl_c_to_the_program_if_they_ignore_it(
     ignores: bool, broker: Broker, tmp_path: Path
 ) -> None:
     """As a terminal does, the test sends the signal to all processes of the program."""
-    (block,) = code("Handlers", broker)
+    (block,) = code("Handlers", broker, TASKS)
     if not ignores:
         block = block.replace(", initializer=ignore_interrupts", "")
     (tmp_path / "jobs.py").write_text(
@@ -171,12 +168,12 @@ def test_processes_leave_ctrl_c_to_the_program_if_they_ignore_it(
             assert "ignore_interrupts" in program.output
 
 
-def test_the_embedded_broker_of_the_readme_runs_a_task() -> None:
-    exec(blocks(README, "python")[-1].text, {})
+def test_the_embedded_broker_runs_the_task_of_its_page() -> None:
+    exec(blocks(TASKS, "python")[-1].text, {})
 
 
 def test_the_settings_and_exit_codes_are_all_there() -> None:
-    text = read(README)
+    text = read("docs/settings.md")
     for name, variable in VARIABLES.items():
         assert name in text or f"`_{name[len('health_check_') :]}`" in text
         assert variable in text or variable.rsplit("_", 1)[0] in text
@@ -199,13 +196,11 @@ def test_n8n_gets_its_variables_wherever_a_page_starts_it() -> None:
     assert len(found) >= 3
     for page, text in found:
         before = text[: text.index("\nn8n start")]
-        assert "export N8N_RUNNERS_MODE=external" in before, page
         assert "export N8N_RUNNERS_AUTH_TOKEN=" in before, page
 
 
 def test_n8n_and_the_runner_of_the_readme_have_one_token() -> None:
-    heading = "Your functions as a node"
-    (program,) = (block.text for block in blocks(README, "python") if block.heading == heading)
-    (commands,) = (block.text for block in blocks(README, "sh") if block.heading == heading)
+    (program,) = (block.text for block in blocks(README, "python") if block.heading == CANVAS)
+    (commands,) = (block.text for block in blocks(README, "sh") if block.heading == CANVAS)
     assert 'auth_token="secret"' in program
     assert re.search(r"N8N_RUNNERS_AUTH_TOKEN=secret\s", commands)
