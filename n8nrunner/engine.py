@@ -315,7 +315,7 @@ class Engine:
             self.request_stop(self.grace)
 
     def _change_types(self, types: Types) -> None:
-        self._link_thread.post(TypesChanged(types))
+        self._link_thread.post(TypesChanged(types, {}, ()))
 
     # --- the end ----------------------------------------------------------------------------------
 

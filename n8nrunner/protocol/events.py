@@ -7,7 +7,7 @@ runners do after the same event.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple, Protocol, Union
 
 from n8nrunner.errors import N8nRunnerError
@@ -79,10 +79,20 @@ class SlotFreed(NamedTuple):
     """A slot may be free for an offer of this link."""
 
 
-class TypesChanged(NamedTuple):
-    """A handler was registered after the start. `types` has every task type with its limit."""
+class Prepared(NamedTuple):
+    """The answers to the tasks of a prepared type, as JSON text."""
 
-    types: Mapping[str, int | None]
+    running: str
+    draining: str  #: the answer while the runner finishes its tasks because of a `StopRequested`
+
+
+class TypesChanged(NamedTuple):
+    """The task types, at the start and whenever a handler or a function is registered or removed."""
+
+    types: Mapping[str, int | None]  #: the types with a handler, each with its limit
+    #: the types that are answered at once. A type that is also in `types` belongs to its handler
+    prepared: Mapping[str, Prepared]
+    announced: Collection[str]  #: types that ``runner:info`` names besides
 
 
 class OfferingChanged(NamedTuple):

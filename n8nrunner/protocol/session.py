@@ -95,6 +95,8 @@ class RunnerSession:
         self._name = name
         self._slots = slots
         self._timeout_message = timeout_message(task_timeout)
+        # The task types that `runner:info` names, each once.
+        self._announced = tuple(types)
         self._liveness = Liveness()
         self.offers = Offers(link, slots, types, new_id)
         self.tasks = Tasks(task_timeout)
@@ -229,7 +231,7 @@ class RunnerSession:
     def _info_request(self, event: m.InfoRequest, now: float) -> None:
         self._enter(m.InfoRequest)
         self._handshake_until = now + HANDSHAKE_TIMEOUT
-        self._send(m.RunnerInfo(self._name, tuple(self.offers.types)), now)
+        self._send(m.RunnerInfo(self._name, self._announced), now)
 
     def _runner_registered(self, event: m.RunnerRegistered, now: float) -> None:
         self._enter(m.RunnerRegistered)
@@ -237,6 +239,7 @@ class RunnerSession:
 
     def _types_changed(self, event: events.TypesChanged, now: float) -> None:
         self.offers.types = dict(event.types)
+        self._announced = tuple(dict.fromkeys([*event.types, *event.prepared, *event.announced]))
         self._join(now)
 
     def _offering_changed(self, event: events.OfferingChanged, now: float) -> None:

@@ -28,6 +28,7 @@ from n8nrunner.protocol.events import (
     HandlerFinished,
     OfferingChanged,
     Pong,
+    Prepared,
     SlotFreed,
     StopRequested,
     TypesChanged,
@@ -104,6 +105,16 @@ class TestConnecting:
         # No keep-alive either: n8n counts silence only against runners with a task type.
         assert without(PING, bench.pass_time(30)) == []
         assert bench.do(m.TaskOfferAccept("nonsense", "x")) == [m.TaskRejected("x", REASON_EXPIRED)]
+
+    def test_the_runner_info_names_every_type_once(self) -> None:
+        bench = Bench()
+        bench.do(
+            TypesChanged(
+                {"t": 1, "u": None}, {"p": Prepared("1", "2"), "u": Prepared("1", "2")}, ["v", "t", "p"]
+            )
+        )
+        bench.do(connected(0.0))
+        assert bench.do(m.InfoRequest()) == [m.RunnerInfo("name", ("t", "u", "p", "v"))]
 
     def test_the_greeting_has_a_time_limit(self) -> None:
         bench = Bench()
@@ -262,18 +273,18 @@ class TestOffers:
     def test_a_new_type_is_offered_at_once(self) -> None:
         bench = Bench(capacity=3)
         bench.connect()
-        assert bench.do(TypesChanged({"t": None, "u": None})) == [m.TaskOffer("a4", "u", 10_000)]
-        assert bench.do(TypesChanged({"t": None, "u": None})) == []
+        assert bench.do(TypesChanged({"t": None, "u": None}, {}, ())) == [m.TaskOffer("a4", "u", 10_000)]
+        assert bench.do(TypesChanged({"t": None, "u": None}, {}, ())) == []
         bench.lose()
         bench.do(connected(0.0))
         assert bench.do(m.InfoRequest()) == [m.RunnerInfo("name", ("t", "u"))]
 
     def test_a_new_type_during_the_handshake_is_offered_after_it(self) -> None:
         bench = Bench(capacity=1)
-        bench.do(TypesChanged({"t": None, "u": None}))
+        bench.do(TypesChanged({"t": None, "u": None}, {}, ()))
         bench.do(connected(0.0))
         assert bench.do(m.InfoRequest()) == [m.RunnerInfo("name", ("t", "u"))]
-        bench.do(TypesChanged({"t": None, "u": None, "v": None}))
+        bench.do(TypesChanged({"t": None, "u": None, "v": None}, {}, ()))
         assert [offer.task_type for offer in bench.do(m.RunnerRegistered())] == ["t", "u", "v"]
 
     def test_the_types_given_are_copied(self) -> None:
@@ -283,7 +294,7 @@ class TestOffers:
         types["u"] = None
         assert {offer.task_type for offer in bench.connect()} == {"t"}
         later = {"t": None, "u": None}
-        bench.do(TypesChanged(later))
+        bench.do(TypesChanged(later, {}, ()))
         later["v"] = None
         bench.lose()
         bench.do(connected(0.0))
@@ -670,7 +681,7 @@ class TestTasks:
         assert of(m.TaskOffer, bench.do(OfferingChanged(False))) == []
         assert m.TaskRejected("late", REASON_EXPIRED) in bench.do(m.TaskOfferAccept(offer, "late"))
         assert of(SendPayload, bench.finish(running))
-        bench.do(TypesChanged({"t": None}))
+        bench.do(TypesChanged({"t": None}, {}, ()))
         bench.do(disconnected(0))
         bench.connect()
         assert bench.offers() == []
@@ -857,7 +868,7 @@ class TestIdle:
         bench.connect()
         assert bench.slots.idle_since == START + 3
         bench.now += 1
-        bench.do(TypesChanged({"t": None}))
+        bench.do(TypesChanged({"t": None}, {}, ()))
         assert bench.slots.idle_since == START + 4
         bench.now += 1
         bench.do(OfferingChanged(True))

@@ -107,7 +107,7 @@ EVENTS: dict[str, Callable[[Bench], Any]] = {
     "CallMade, no answer wanted": lambda bench: CallMade("running", 1, "d", b"", None),
     "CallMade, other connection": lambda bench: CallMade("running", 0, "d", b"", "other call"),
     "SlotFreed": lambda bench: SlotFreed(),
-    "TypesChanged": lambda bench: TypesChanged({"t": None, "u": None}),
+    "TypesChanged": lambda bench: TypesChanged({"t": None, "u": None}, {}, ()),
     "MessageSkipped, settings": lambda bench: skipped("broker:tasksettings", "accepted"),
     "MessageSkipped, answer": lambda bench: skipped("broker:rpcresponse", "running", "c"),
     "MessageSkipped, unknown": lambda bench: skipped(None),
