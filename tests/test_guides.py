@@ -84,7 +84,7 @@ def test_n8n_is_prepared_by_its_own_variables(page: str) -> None:
         assert f"{name}=" in harness
 
 
-NODE = "functions/node/runtime.js"
+NODE = "functions/node/static/dist/runtime.js"
 
 
 @pytest.mark.parametrize(

@@ -240,8 +240,11 @@ def test_a_program_in_a_zip_file_writes_its_node(tmp_path: Path) -> None:
 def test_every_package_has_the_runtime_that_a_wheel_carries() -> None:
     setup = configparser.ConfigParser()
     setup.read(Path(n8nrunner.__file__).parents[1] / "setup.cfg")
-    name = setup["options.package_data"]["n8nrunner.functions.node"]
-    runtime = (Path(n8nrunner.__file__).parent / "functions" / "node" / name).read_text(encoding="utf-8")
+    folder = Path(n8nrunner.__file__).parent / "functions" / "node"
+    patterns = setup["options.package_data"]["n8nrunner.functions.node"].split()
+    carried = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    assert carried == {path for path in (folder / "static").rglob("*") if path.is_file()}
+    runtime = (folder / "static" / "dist" / "runtime.js").read_text(encoding="utf-8")
     assert package(one).files["dist/nodes/Shop/runtime.js"] == runtime
     assert package(two, name="other").files["dist/nodes/Other/runtime.js"] == runtime
 

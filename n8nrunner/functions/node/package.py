@@ -1,7 +1,7 @@
 """The node package of a runner: CommonJS that n8n loads without a build step.
 
-The file of the node is generated from the functions. It requires a copy of `runtime.js`, which is the same in
-every package.
+The file of the node is generated from the functions. It requires a copy of `static/dist/runtime.js`, which is
+the same in every package.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def make_package(runner_name: str, functions: Sequence[Function], docs_url: str 
     names = ", ".join(f"`{operation.name}`" for operation in operations)
     initial = class_name[:1].upper()
     # Not by a path: in a zip file, as zipapp makes one, there is none.
-    runtime = importlib.resources.files(__package__).joinpath(_RUNTIME)
+    runtime = importlib.resources.files(__package__) / "static" / "dist" / _RUNTIME
     readme = (
         f"# {package_name}\n\nThe node of the n8nrunner named `{runner_name}`: {names}.\n\n"
         "Written by `n8nrunner node`; write it again when the functions change.\n"

@@ -1,11 +1,21 @@
 'use strict';
 
-// The code of every node that n8nrunner writes. It runs in n8n, sends the items to the runner as tasks, and turns the
+// The code of every node that calls functions. It runs in n8n, sends the items to the runner as tasks, and turns the
 // answers into n8n's output. docs/protocol.md, "Functions", has the form of tasks and answers.
 //
-// A node passes its runner's name and the definitions of its functions (`description.py` makes them):
-// { name, title, taskType, signature, batchSize, parallelTasks, additional: [name],
+// The definition of a function is data that `description.py` and `describe.py` make:
+// { name, title, taskType, signature, batchSize, parallelTasks,
 //   parameters: [{ name, title, field, kind, type, required, choices }] }
+// Here it also has `runner`, the name of its runner.
+//
+// A source says where a node has definitions and arguments from:
+//   definitionOf(context, itemIndex)          the definition of the function that an item calls; may be a promise
+//   argumentsOf(context, definition, itemIndex)  the JSON arguments of the call, by parameter
+//   refresh(context, definition)              the definition after the runner refused a call of it; may be a promise
+//   differencesOf(context, definition, refusal)  sentences about how the node and the refusing runner differ
+//   changedTitle(name), changed, unknown      the error's title for a changed function; what to do about one, and about
+//                                             an unknown one
+// `writtenSource` is the one of a node that has its definitions in its code.
 
 const { NodeOperationError, sleep } = require('n8n-workflow');
 
@@ -26,8 +36,6 @@ const BATCH_BYTES = 16 * 1024 * 1024;
 
 /** n8n removes these keys from what it sends to a runner, at every depth. */
 const REMOVED_KEYS = new Set(['__proto__', 'constructor', 'prototype']);
-
-const WRITE_AGAIN = 'Write this node again with "n8nrunner node", and restart n8n.';
 
 // --- values and text ------------------------------------------------------------------------------------------
 
@@ -56,23 +64,17 @@ function capitalize(text) {
 
 // --- arguments ------------------------------------------------------------------------------------------------
 
-/** Return the arguments of one item. Throws if one cannot be evaluated. */
-function argumentsOf(context, definition, itemIndex) {
-	const given = new Map();
-	const additional = definition.additional.length
-		? objectOf(context.getNodeParameter('additionalFields', itemIndex, {}))
-		: {};
-	for (const parameter of definition.parameters) {
-		let value;
-		if (definition.additional.includes(parameter.name)) {
-			if (!Object.hasOwn(additional, parameter.field)) continue;
-			value = additional[parameter.field];
-		} else {
-			value = context.getNodeParameter(parameter.field, itemIndex);
-		}
-		if (parameter.kind === 'file') value = fileOf(context, definition, parameter, value, itemIndex);
+/**
+ * Return the arguments of one call, by parameter. Throws if a file is missing.
+ *
+ * @param values pairs of a parameter and the value of its field; undefined if it is not to be sent.
+ */
+function argumentsFrom(context, definition, values, itemIndex) {
+	const given = [];
+	for (const [parameter, value] of values) {
+		const sent = parameter.kind === 'file' ? fileOf(context, definition, parameter, value, itemIndex) : value;
 		// An expression for a field that the item lacks gives undefined.
-		if (value !== undefined) given.set(parameter.name, value);
+		if (sent !== undefined) given.push([parameter.name, sent]);
 	}
 	// Not by assignment, because a parameter may be called "__proto__".
 	return Object.fromEntries(given);
@@ -256,12 +258,12 @@ function failureOf(context, definition, reported, calls, milliseconds) {
 }
 
 /** Return the failure of a task that the runner refused: its function is missing, or takes other arguments. */
-function refusalOf(context, definition, reported) {
+function refusalOf(context, source, definition, reported) {
 	const { name, runner } = definition;
 	const failed = (message, options) => new TaskFailure(new NodeOperationError(context.getNode(), message, options));
 	if (reported.code === 'unknown_function') {
 		return failed(`The runner "${runner}" has no function "${name}"`, {
-			description: `${asHtml(capitalize(reported.message))}. Restart the Python program if it is older. ${WRITE_AGAIN}`,
+			description: asHtml(`${capitalize(reported.message)}. ${source.unknown}`),
 		});
 	}
 	if (reported.code === 'newer_node') {
@@ -269,9 +271,9 @@ function refusalOf(context, definition, reported) {
 			description: 'Install a newer n8nrunner in the Python program, and restart it.',
 		});
 	}
-	const differences = differencesOf(definition.parameters, (reported.function || {}).parameters || []);
-	return failed(`The function "${name}" has changed since this node was written`, {
-		description: asHtml(`${differences.join('; ') || capitalize(reported.message)}. ${WRITE_AGAIN}`),
+	const differences = source.differencesOf(context, definition, (reported.function || {}).parameters || []);
+	return failed(source.changedTitle(name), {
+		description: asHtml(`${differences.join('; ') || capitalize(reported.message)}. ${source.changed}`),
 	});
 }
 
@@ -311,17 +313,6 @@ function errorOf(context, reported) {
 	return error;
 }
 
-/** Return the error of a saved workflow whose operation this node does not have. */
-function unknownOperation(context, { runner, functions }, operation) {
-	const names = functions.map(({ name }) => name).join(', ');
-	return new NodeOperationError(context.getNode(), `This node has no operation "${operation}"`, {
-		description: asHtml(
-			`Its operations are: ${names}. Choose one of them. If the runner "${runner}" has a function "${operation}": ` +
-				WRITE_AGAIN,
-		),
-	});
-}
-
 // --- tasks ----------------------------------------------------------------------------------------------------
 
 /** Cut calls into batches of at most `size`; into smaller ones if they have large files and may be separated. */
@@ -350,45 +341,52 @@ function throwIfStopped(context) {
 	if (isStopped(context)) throw new NodeOperationError(context.getNode(), 'The execution was stopped');
 }
 
-/** Send a task. An error that n8n throws, as when no runner accepts the task, is returned as the task's error. */
-async function startTask(context, taskType, settings, itemIndex) {
-	throwIfStopped(context);
+/** Wait for a promise, but no longer than the execution: throws when that is stopped. */
+async function untilStopped(context, promise, atStop) {
 	const signal = context.getExecutionCancelSignal?.();
 	let stop;
 	const stopped = new Promise((resolve) => {
 		stop = () => {
-			// n8n sends a task that waits for a runner even after the stop: it is then sent without calls.
-			settings.calls = [];
-			resolve({ ok: false });
+			atStop?.();
+			resolve();
 		};
 		signal?.addEventListener('abort', stop);
 	});
-	const task = context.startJob(taskType, settings, itemIndex).catch((error) => ({ ok: false, error }));
 	try {
-		return await Promise.race([task, stopped]);
+		return await Promise.race([promise, stopped]);
 	} finally {
 		signal?.removeEventListener('abort', stop);
 		throwIfStopped(context);
 	}
 }
 
+/** Send a task. An error that n8n throws, as when no runner accepts the task, is returned as the task's error. */
+async function startTask(context, taskType, settings, itemIndex) {
+	throwIfStopped(context);
+	const task = context.startJob(taskType, settings, itemIndex).catch((error) => ({ ok: false, error }));
+	return await untilStopped(context, task, () => {
+		// n8n sends a task that waits for a runner even after the stop: it is then sent without calls.
+		settings.calls = [];
+	});
+}
+
 /** Run the calls of some items as one task. Throws a `TaskFailure`, or the error of an item that cannot be sent. */
-async function runTask(context, definition, calls) {
+async function runTask(context, source, definition, calls, timeLimit) {
 	const settings = {
 		version: VERSION,
-		function: definition.name,
-		signature: definition.signature,
 		calls: (await withFiles(context, definition, calls)).map(asSent),
 		continueOnFail: context.continueOnFail(),
+		timeLimit,
 		inlineFiles: INLINE_BYTES,
 		timezone: context.getTimezone?.(),
 		nodeName: context.getNode().name,
 		executionId: context.getExecutionId?.(),
 	};
 	for (let tries = 0; ; tries++) {
-		settings.lastTry = tries >= RETRY_DELAYS.length;
+		const { name, signature, taskType } = definition;
+		Object.assign(settings, { function: name, signature, lastTry: tries >= RETRY_DELAYS.length });
 		const begun = Date.now();
-		const outcome = await startTask(context, definition.taskType, settings, calls[0].item);
+		const outcome = await startTask(context, taskType, settings, calls[0].item);
 		if (!outcome.ok) throw failureOf(context, definition, outcome.error, calls, Date.now() - begun);
 		const answer = outcome.result || {};
 		if (!answer.error) {
@@ -397,8 +395,9 @@ async function runTask(context, definition, calls) {
 		}
 		// While the replicas of a runner are replaced, the next one to answer may have the right function.
 		const mayPass = answer.error.code === 'unknown_function' || answer.error.code === 'changed';
-		if (!mayPass || settings.lastTry) throw refusalOf(context, definition, answer.error);
+		if (!mayPass || settings.lastTry) throw refusalOf(context, source, definition, answer.error);
 		await sleep(RETRY_DELAYS[tries]);
+		definition = await source.refresh(context, definition);
 	}
 }
 
@@ -425,18 +424,30 @@ async function inParallel(entries, limit, work) {
 
 // --- the node -------------------------------------------------------------------------------------------------
 
+/** Return the tasks of some calls: [{ definition, calls }]. The calls of one task call one function. */
+function tasksOf(context, calls, batchSize) {
+	const byDefinition = new Map();
+	for (const call of calls) {
+		if (!byDefinition.has(call.definition)) byDefinition.set(call.definition, []);
+		byDefinition.get(call.definition).push({ item: call.item, arguments: call.arguments });
+	}
+	return [...byDefinition].flatMap(([definition, its]) =>
+		batchesOf(context, definition, its, batchSize || definition.batchSize || its.length).map((batch) => ({
+			definition,
+			calls: batch,
+		})),
+	);
+}
+
 /**
- * Run a node.
+ * Run a node: call a function for each item.
  *
  * @param context n8n's context of the execution, the `this` of a node's `execute`.
- * @param node the name of the `runner`, and the definitions of its `functions`.
+ * @param source where the definitions and the arguments are from.
  * @returns the items of the node's one output.
  */
-async function execute(context, node) {
+async function run(context, source) {
 	const items = context.getInputData();
-	const operation = context.getNodeParameter('operation', 0);
-	const written = node.functions.find(({ name }) => name === operation);
-	const definition = written && { ...written, runner: node.runner };
 	const options = objectOf(context.getNodeParameter('options', 0, {}));
 	const continueOnFail = context.continueOnFail();
 	const failed = [];
@@ -446,21 +457,26 @@ async function execute(context, node) {
 	const calls = [];
 	for (let itemIndex = 0; itemIndex < items.length; itemIndex++) {
 		try {
-			if (!definition) throw unknownOperation(context, node, operation);
-			calls.push({ item: itemIndex, arguments: argumentsOf(context, definition, itemIndex) });
-		} catch (error) {
-			if (!continueOnFail) throw new NodeOperationError(context.getNode(), error, { itemIndex });
+			if (failure) throw failure;
+			let definition = source.definitionOf(context, itemIndex);
+			// Not for each item: ten thousand times, it would take its time.
+			if (definition instanceof Promise) definition = await definition;
+			calls.push({ definition, item: itemIndex, arguments: source.argumentsOf(context, definition, itemIndex) });
+		} catch (thrown) {
+			const error = thrown instanceof TaskFailure ? thrown.error : thrown;
+			if (!continueOnFail || isStopped(context)) throw new NodeOperationError(context.getNode(), error, { itemIndex });
+			if (thrown instanceof TaskFailure) failure ??= thrown;
 			failed.push({ item: itemIndex, message: error.message });
 		}
 	}
 
-	const size = countOf(options.batchSize) || definition?.batchSize || calls.length || 1;
-	const parallel = countOf(options.parallelTasks) || definition?.parallelTasks || 1;
-	const batches = calls.length ? batchesOf(context, definition, calls, size) : [];
-	const answers = await inParallel(batches, parallel, async (batch) => {
+	const tasks = tasksOf(context, calls, countOf(options.batchSize));
+	const parallel = countOf(options.parallelTasks) || Math.min(...tasks.map(({ definition }) => definition.parallelTasks));
+	const timeLimit = Number(options.timeLimit) > 0 ? Number(options.timeLimit) : undefined;
+	const answers = await inParallel(tasks, parallel, async ({ definition, calls: batch }) => {
 		try {
 			if (failure) throw failure;
-			const answer = await runTask(context, definition, batch);
+			const answer = await runTask(context, source, definition, batch, timeLimit);
 			if (!continueOnFail && answer.errors && answer.errors.length) throw errorOf(context, answer.errors[0]);
 			return answer;
 		} catch (thrown) {
@@ -473,13 +489,55 @@ async function execute(context, node) {
 
 	const output = answers.flatMap((answer) => answer.items || []);
 	const errors = failed.concat(answers.flatMap((answer) => answer.errors || []));
-	if (!errors.length) return [output];
+	// The results of one function are in the order of the items already.
+	if (!errors.length && tasks.every(({ definition }) => definition === tasks[0].definition)) return [output];
 	const failures = errors.map(({ item, message }) => ({ json: { error: message }, pairedItem: { item } }));
 	const place = ({ pairedItem }) => {
-		const source = [].concat(pairedItem ?? 0)[0] ?? 0;
-		return typeof source === 'number' ? source : source.item ?? 0;
+		const from = [].concat(pairedItem ?? 0)[0] ?? 0;
+		return typeof from === 'number' ? from : from.item ?? 0;
 	};
 	return [output.concat(failures).sort((one, other) => place(one) - place(other))];
 }
 
-module.exports = { execute };
+// --- nodes that have their definitions in their code ------------------------------------------------------------
+
+const WRITE_AGAIN = 'Write this node again with "n8nrunner node", and restart n8n.';
+
+/** Return the source of a written node: the name of its `runner`, and the definitions of its `functions`. */
+function writtenSource(context, { runner, functions }) {
+	const operation = context.getNodeParameter('operation', 0);
+	const written = functions.find(({ name }) => name === operation);
+	const definition = written && { ...written, runner };
+	return {
+		changedTitle: (name) => `The function "${name}" has changed since this node was written`,
+		changed: WRITE_AGAIN,
+		unknown: `Restart the Python program if it is older. ${WRITE_AGAIN}`,
+		definitionOf() {
+			if (definition) return definition;
+			const names = functions.map(({ name }) => name).join(', ');
+			throw new NodeOperationError(context.getNode(), `This node has no operation "${operation}"`, {
+				description: asHtml(
+					`Its operations are: ${names}. Choose one of them. If the runner "${runner}" has a function ` +
+						`"${operation}": ${WRITE_AGAIN}`,
+				),
+			});
+		},
+		argumentsOf(_context, { additional, parameters }, itemIndex) {
+			const added = additional.length ? objectOf(context.getNodeParameter('additionalFields', itemIndex, {})) : {};
+			const values = parameters.map((parameter) => {
+				if (!additional.includes(parameter.name)) return [parameter, context.getNodeParameter(parameter.field, itemIndex)];
+				return [parameter, Object.hasOwn(added, parameter.field) ? added[parameter.field] : undefined];
+			});
+			return argumentsFrom(context, definition, values, itemIndex);
+		},
+		refresh: () => definition,
+		differencesOf: (_context, { parameters }, current) => differencesOf(parameters, current),
+	};
+}
+
+/** Run a written node; `node` is the data that `writtenSource` takes. */
+const execute = (context, node) => run(context, writtenSource(context, node));
+
+module.exports = {
+	TaskFailure, argumentsFrom, asHtml, execute, failureOf, objectOf, run, untilStopped,
+};

@@ -1,0 +1,53 @@
+'use strict';
+
+// The form of a function: a field for each parameter, as n8n's resource mapper shows them. n8n stores the fields with
+// the workflow, so a node knows for which version of the function it was filled in.
+
+/** Escape text of the runner where n8n shows HTML. */
+const plain = (text) => text.replace(/[&<>]/g, (character) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })[character]);
+
+/** Return the fields of a function. Optional parameters are hidden until the author adds them. */
+function fieldsOf(definition) {
+	return definition.parameters.map(({ field, title, required, form }) => ({
+		id: field,
+		displayName: title,
+		type: form.type,
+		required,
+		...(form.default === undefined ? {} : { defaultValue: form.default }),
+		...(form.options ? { options: form.options } : {}),
+		removed: !required,
+		display: true,
+		defaultMatch: false,
+		canBeUsedToMatch: false,
+	}));
+}
+
+const isSame = (one, other) =>
+	one.type === other.type && JSON.stringify(valuesOf(one)) === JSON.stringify(valuesOf(other));
+
+const valuesOf = ({ options }) => (options || []).map(({ value }) => value);
+
+const words = (field) => (field.options ? `one of ${valuesOf(field).join(', ')}` : `of type ${field.type}`);
+
+/** Return sentences about the fields that differ between a stored form and the function. None: calls fit. */
+function formDifferences(stored, definition) {
+	const current = fieldsOf(definition);
+	const nameOf = (id) => definition.parameters.find(({ field }) => field === id)?.name ?? id;
+	const differences = [];
+	for (const field of stored) {
+		const other = current.find(({ id }) => id === field.id);
+		const name = nameOf(field.id);
+		if (!other) differences.push(`Parameter "${name}" is gone`);
+		else if (!isSame(field, other)) {
+			differences.push(`Parameter "${name}" was ${words(field)} and is ${words(other)}`);
+		} else if (other.required && !field.required) differences.push(`Parameter "${name}" is required now`);
+	}
+	for (const field of current) {
+		if (!stored.some(({ id }) => id === field.id)) {
+			differences.push(`Parameter "${nameOf(field.id)}" is new${field.required ? ', and required' : ''}`);
+		}
+	}
+	return differences;
+}
+
+module.exports = { fieldsOf, formDifferences, plain };
