@@ -2,7 +2,8 @@
 
 const { NodeConnectionTypes, NodeOperationError, sleep } = require('n8n-workflow');
 
-const { CannotAsk, NoAnswer, describe, describeForExecution, listRunners } = require('../../ask.js');
+const { NoAnswer, describeForExecution } = require('../../ask.js');
+const { chosen, described, listRunners, runnerField } = require('../../editing.js');
 const { fieldsOf, formDifferences, plain } = require('../../form.js');
 const { TaskFailure, argumentsFrom, asHtml, failureOf, objectOf, run, untilStopped } = require('../../runtime.js');
 
@@ -13,56 +14,13 @@ const REFRESH = 'Open the node, and refresh its arguments.';
 
 // --- while the node is edited ---------------------------------------------------------------------------------
 
-const isExpression = (value) => typeof value === 'string' && value.startsWith('=');
-
-/** Return the value of a resource locator as it is saved: an expression is not evaluated. */
-const chosen = (context, name) => String(objectOf(context.getCurrentNodeParameter(name)).value ?? '').trim();
-
-const START = 'Start the Python program, with "n8nrunner run MODULE" or with runner.start(), and look at its log';
-
-/** Return the description of the node's runner. Throws an error with a text for the author. */
-async function described(context) {
-	const runner = chosen(context, 'runner');
-	if (!runner) throw new NodeOperationError(context.getNode(), 'Choose a runner first');
-	if (isExpression(runner)) {
-		throw new NodeOperationError(context.getNode(), 'The runner is an expression: give the function by name, and JSON');
-	}
-	try {
-		return await describe(context, runner);
-	} catch (error) {
-		throw explained(context, error, `No runner "${runner}" answered. ${START}.`);
-	}
-}
-
-function explained(context, error, noAnswer) {
-	if (error instanceof NoAnswer) return new NodeOperationError(context.getNode(), noAnswer);
-	if (!(error instanceof CannotAsk)) return error;
-	return new NodeOperationError(
-		context.getNode(),
-		'This n8n cannot ask a runner while a node is edited: give the names, and the arguments as JSON',
-	);
-}
+const INSTEAD = 'give the function by name, and its arguments as JSON';
 
 const listSearch = {
-	async listRunners() {
-		let runners;
-		try {
-			runners = await listRunners(this);
-		} catch (error) {
-			throw explained(this, error);
-		}
-		if (!runners.length) throw new NodeOperationError(this.getNode(), `No runner answered. ${START}.`);
-		return {
-			results: runners.map(({ runner, functionCount, state }) => ({
-				name: runner,
-				value: runner,
-				description: state === 'stopping' ? 'It stops' : `${functionCount} functions`,
-			})),
-		};
-	},
+	listRunners,
 
 	async listFunctions(filter) {
-		const { functions } = await described(this);
+		const { functions } = await described(this, INSTEAD);
 		const matches = ({ name, title, description }) =>
 			!filter || [name, title, description].join('\n').toLowerCase().includes(filter.toLowerCase());
 		return {
@@ -79,7 +37,7 @@ const resourceMapping = {
 	async getArguments() {
 		const name = chosen(this, 'function');
 		if (!name) return { fields: [], emptyFieldsNotice: 'Choose a function: its parameters become fields here.' };
-		const { runner, functions } = await described(this);
+		const { runner, functions } = await described(this, INSTEAD);
 		const definition = functions.find((each) => each.name === name);
 		if (!definition) throw new NodeOperationError(this.getNode(), `The runner "${runner}" has no function "${name}"`);
 		return {
@@ -195,24 +153,7 @@ function liveSource(context) {
 // --- the node -------------------------------------------------------------------------------------------------
 
 const properties = [
-	{
-		displayName: 'Runner',
-		name: 'runner',
-		type: 'resourceLocator',
-		required: true,
-		default: { mode: 'list', value: '' },
-		description: 'The name of the runner in your Python program, as in Runner(name="sales")',
-		modes: [
-			{
-				displayName: 'From List',
-				name: 'list',
-				type: 'list',
-				placeholder: 'Choose a runner',
-				typeOptions: { searchListMethod: 'listRunners' },
-			},
-			{ displayName: 'By Name', name: 'name', type: 'string', placeholder: 'e.g. sales' },
-		],
-	},
+	runnerField,
 	{
 		displayName: 'Function',
 		name: 'function',
