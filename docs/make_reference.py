@@ -21,7 +21,7 @@ PAGE = ROOT / "docs" / "reference.md"
 #: The public names, in the order of the page. A name that is missing here is an error.
 MODULES = {
     "n8nrunner": {
-        "Runners": ["Runner", "RunnerConfig", "ignore_interrupts"],
+        "Runners": ["Runner", "RunnerConfig", "ignore_interrupts", "install_node"],
         "Tasks": ["Task", "File", "Undelivered"],
         "Snapshots": ["Snapshot", "LinkSnapshot", "TaskSnapshot", "FunctionSnapshot", "Counts"],
         "Errors": [

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from n8nrunner.execution.initializers import ignore_interrupts
     from n8nrunner.functions.files import File
+    from n8nrunner.functions.node.installing import install_node
     from n8nrunner.runner import Runner
     from n8nrunner.snapshot import Counts, FunctionSnapshot, LinkSnapshot, Snapshot, TaskSnapshot
     from n8nrunner.task import Task, Undelivered
@@ -43,6 +44,7 @@ _MODULES = {
     "Task": "task",
     "Undelivered": "task",
     "ignore_interrupts": "execution.initializers",
+    "install_node": "functions.node.installing",
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "FunctionSnapshot", "GrantTokenSpent", "LinkSnapshot", "N8nRunnerError", "ProtocolError", "Runner",
     "RunnerConfig", "RunnerFailed", "RunnerForked", "RunnerStopped", "Snapshot", "Task", "TaskCancelled",
     "TaskError", "TaskSnapshot", "TaskTimeout", "Undelivered", "__version__", "ignore_interrupts",
+    "install_node",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:  # a type checker would take it that every name exists

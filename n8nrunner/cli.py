@@ -23,6 +23,7 @@ from urllib.parse import urljoin
 from n8nrunner import logs
 
 if TYPE_CHECKING:
+    from n8nrunner.functions.node.installing import Installed
     from n8nrunner.functions.node.writing import Written
     from n8nrunner.runner import Runner
 
@@ -52,10 +53,14 @@ n8n's own runners read.
 
 _NODE_EXAMPLES = """\
 examples:
-  n8nrunner node leads --install        where n8n looks for nodes: the last folder of
-                                        N8N_CUSTOM_EXTENSIONS, or else .n8n/custom in N8N_USER_FOLDER,
-                                        or else ~/.n8n/custom; then restart n8n
-  n8nrunner node leads --out build      into build/n8n-nodes-leads, to be packed with npm
+  n8nrunner node --install              the nodes Python Function and Python Tools, for all runners: where
+                                        n8n keeps its packages, in .n8n/nodes/node_modules in
+                                        N8N_USER_FOLDER or in the home folder; then restart n8n
+  n8nrunner node --out build            into build/n8n-nodes-n8nrunner, to be packed with npm
+  n8nrunner node leads --install        a node of its own for the functions in leads.py, where n8n looks for
+                                        such nodes: the last folder of N8N_CUSTOM_EXTENSIONS, or else
+                                        .n8n/custom in N8N_USER_FOLDER or in the home folder
+  n8nrunner node leads --out build      into build/n8n-nodes-leads
 """
 
 #: Seconds that a command waits until its last line has been written.
@@ -112,13 +117,18 @@ def _parser() -> argparse.ArgumentParser:
     run = _add(commands, "run", _run, text, _RUN_EXAMPLES + _EXIT_CODES)
     run.add_argument("target", metavar="MODULE[:ATTRIBUTE]", help="where the Runner is")
 
-    text = "write the node of a module's functions, for n8n's canvas"
+    text = "write the nodes that call functions, for n8n's canvas"
     node = _add(commands, "node", _node, text, _NODE_EXAMPLES)
-    node.add_argument("target", metavar="MODULE[:ATTRIBUTE]", help="where the Runner with the functions is")
+    node.add_argument(
+        "target",
+        metavar="MODULE[:ATTRIBUTE]",
+        nargs="?",
+        help="write a node of its own for the functions of this Runner (default: the nodes for all runners)",
+    )
     where = node.add_mutually_exclusive_group(required=True)
     where.add_argument("--out", metavar="DIR", help="write the package's folder into this one")
     where.add_argument("--install", action="store_true", help="write it where this machine's n8n finds it")
-    node.add_argument("--docs", metavar="URL", help='the page that the node\'s "Docs" link in n8n shows')
+    node.add_argument("--docs", metavar="URL", help='the page that the module\'s node links to as "Docs"')
     node.add_argument("--watch", action="store_true", help="write it again whenever the module changes")
 
     broker = _add(commands, "broker", _broker, "serve the embedded broker, for development without n8n")
@@ -218,23 +228,58 @@ def _broker(options: argparse.Namespace) -> int:
 def _node(options: argparse.Namespace) -> int:
     from n8nrunner import errors
 
-    if options.watch:
+    if options.target is None:
+        for option in ("docs", "watch"):
+            if getattr(options, option):
+                raise _Failed(f"--{option} is for the node of a module: name the module")
+    elif options.watch:
         return _watch_node(options)
     try:
-        runner = find_runner(options.target)
-        logs.configure(logging.WARNING, options.verbose)
-        written = runner._write_node(options.out, options.docs)
+        changed = _install_node(options) if options.target is None else _write_node(options)
     except errors.ConfigurationError as error:
         raise _Failed("\n  ".join(["the node cannot be written:", *error.problems])) from None
     except OSError as error:
         return _say(error, EXIT_ERROR)
-    print(_report_of(written))
-    if options.install:
-        _report_n8n()
-    if written.changed:
+    if changed:
         print("n8n loads the node when it starts.")
     sys.stdout.flush()
     return EXIT_OK
+
+
+def _install_node(options: argparse.Namespace) -> bool:
+    """Write the node package for all runners, and report it. Return whether anything was written."""
+    from n8nrunner.functions.node.installing import install
+
+    logs.configure(logging.WARNING, options.verbose)
+    installed = install(options.out, os.environ)
+    print(_report_of_installed(installed))
+    if installed.listed not in (None, installed.version):
+        print(
+            f"n8n's own list of packages has version {installed.listed} of it. If Settings > Community nodes "
+            "shows the package, it goes on showing this version, and an update there replaces the files."
+        )
+    if options.install:
+        _report_missing_n8n()
+    return installed.changed
+
+
+def _report_of_installed(installed: Installed) -> str:
+    if not installed.changed:
+        return f"{installed.folder} is current (version {installed.version}). Nothing was written."
+    if installed.earlier is None:
+        return f"Wrote {installed.folder}, version {installed.version}."
+    return f"Wrote {installed.folder}, version {installed.version} (before: {installed.earlier})."
+
+
+def _write_node(options: argparse.Namespace) -> bool:
+    """Write the node of a module, and report it. Return whether anything was written."""
+    runner = find_runner(options.target)
+    logs.configure(logging.WARNING, options.verbose)
+    written = runner._write_node(options.out, options.docs)
+    print(_report_of(written))
+    if options.install:
+        _report_n8n()
+    return written.changed
 
 
 def _report_of(written: Written) -> str:
@@ -249,17 +294,26 @@ def _report_of(written: Written) -> str:
 
 def _report_n8n() -> None:
     """Print where n8n has to look for the node, unless it has run with the default folder."""
-    from n8nrunner.functions.node.writing import CUSTOM_EXTENSIONS, custom_folder, n8n_folder
+    from n8nrunner.functions.node.writing import CUSTOM_EXTENSIONS, custom_folder
 
     if os.environ.get(CUSTOM_EXTENSIONS):
         print(
             f"n8n finds it if n8n is started with the same {CUSTOM_EXTENSIONS}: it loads the nodes of the "
             f"last folder there, {custom_folder(os.environ)}, and of no other."
         )
-    elif not (folder := n8n_folder(os.environ)).joinpath("config").exists():
+    else:
+        _report_missing_n8n()
+
+
+def _report_missing_n8n() -> None:
+    """Say so if no n8n has run with the folder that the environment gives."""
+    from n8nrunner.functions.node.writing import n8n_folder
+
+    folder = n8n_folder(os.environ)
+    if not folder.joinpath("config").exists():
         print(
-            f"No n8n has been started with the folder {folder} yet. If yours has another one, name it with "
-            f"N8N_USER_FOLDER or {CUSTOM_EXTENSIONS}, as for n8n, or copy the node there."
+            f"No n8n has been started with the folder {folder} yet. If yours has another one, name the "
+            "folder above it with N8N_USER_FOLDER, as for n8n, or copy the node there."
         )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import watchfiles
 
-from n8nrunner import cli
+from n8nrunner import __version__, cli
 from n8nrunner.broker import Broker
 from tests.conftest import LIMIT, TOKEN, wait_until
 from tests.processes import Program, python
@@ -425,6 +425,32 @@ class TestNode:
         assert (folder / LEADS_NODE).is_file()
         assert "if n8n is started with the same N8N_CUSTOM_EXTENSIONS" in output
 
+    def test_without_a_module_the_package_for_all_runners_is_installed(self, tmp_path: Path) -> None:
+        folder = tmp_path / "n8n" / ".n8n" / "nodes" / "node_modules" / "n8n-nodes-n8nrunner"
+        code, output = self.run(tmp_path, "--install")
+        assert code == 0
+        assert f"Wrote {folder}, version {__version__}." in output
+        assert f"No n8n has been started with the folder {tmp_path / 'n8n' / '.n8n'} yet" in output
+        assert "n8n loads the node when it starts" in output
+        assert (
+            f"{folder} is current (version {__version__}). Nothing was written."
+            in self.run(tmp_path, "--install")[1]
+        )
+
+    def test_without_a_module_the_out_option_writes_the_package_for_all_runners(self, tmp_path: Path) -> None:
+        assert self.run(tmp_path, "--out", "build")[0] == 0
+        assert (tmp_path / "build" / "n8n-nodes-n8nrunner" / "package.json").is_file()
+
+    def test_installing_over_another_version_says_which(self, tmp_path: Path) -> None:
+        nodes = tmp_path / "n8n" / ".n8n" / "nodes"
+        package = nodes / "node_modules" / "n8n-nodes-n8nrunner" / "package.json"
+        package.parent.mkdir(parents=True)
+        package.write_text('{"version": "99.0.0"}')
+        (nodes / "package.json").write_text('{"dependencies": {"n8n-nodes-n8nrunner": "99.0.0"}}')
+        output = self.run(tmp_path, "--install")[1]
+        assert f"version {__version__} (before: 99.0.0)." in output
+        assert "n8n's own list of packages has version 99.0.0 of it" in output
+
     @pytest.mark.skipif(sys.platform == "win32", reason="locales of POSIX")
     def test_a_path_is_printed_under_any_locale(self, tmp_path: Path) -> None:
         locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": ""}
@@ -444,6 +470,8 @@ class TestNode:
         ("arguments", "module", "said"),
         [
             (["leads"], LEADS, "one of the arguments --out --install is required"),
+            (["--install", "--watch"], LEADS, "--watch is for the node of a module: name the module"),
+            (["--out", "x", "--docs", "y"], LEADS, "--docs is for the node of a module"),
             (["leads", "--out", "x", "--install"], LEADS, "--install: not allowed with argument --out"),
             (["nothing", "--install"], LEADS, "no module 'nothing'"),
             (["leads", "--install"], LEADS.replace("email: str", "email: bytes"), "parameter 'email': bytes"),

@@ -231,18 +231,22 @@ class N8n:
     # -- REST
 
     def rest(self, method: str, path: str, body: dict[str, Any] | None = None, **query: str) -> Any:
-        """The `data` that n8n's REST interface answers. Raises `AssertionError` with any other answer."""
+        """The `data` that n8n's REST interface answers, if any. Raises `AssertionError` if it refuses."""
         response = self._session.request(
             method, f"{self.url}{path}", json=body, params=query or None, timeout=REQUEST_LIMIT
         )
         assert response.ok, f"{method} {path}: {response.status_code} {response.text[:2000]}"
-        return response.json()["data"]
+        return response.json().get("data")
 
     def custom_nodes(self) -> set[str]:
         """The types of the nodes of one's own that are on its canvas."""
+        return self.node_types("CUSTOM")
+
+    def node_types(self, package: str) -> set[str]:
+        """The types of the nodes of a package that are on its canvas."""
         response = self._session.get(f"{self.url}/types/nodes.json", timeout=REQUEST_LIMIT)
         response.raise_for_status()
-        return {each["name"] for each in response.json() if each["name"].startswith("CUSTOM.")}
+        return {each["name"] for each in response.json() if each["name"].startswith(f"{package}.")}
 
     def _set_up_owner(self) -> None:
         self.rest("POST", "/rest/owner/setup", OWNER)

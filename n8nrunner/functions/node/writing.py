@@ -40,9 +40,7 @@ class Package(NamedTuple):
     files: dict[str, str]  #: the text of each file by its path in the package, in the order of writing.
 
     def write(self, where: Path, environment: Mapping[str, str]) -> Written:
-        """Write the package into its folder in `where`. Files that are current already are left as they are.
-
-        Each file is replaced at once, so that n8n never reads an incomplete one.
+        """Write the package into its folder in `where`, as `write_files` does.
 
         Args:
             environment: the environment variables with n8n's folders.
@@ -55,12 +53,12 @@ class Package(NamedTuple):
         folder = where / self.name
         self._check_rivals(where, folder, environment)
         before = _operations(folder / "package.json")
-        changed = [_write(folder, path, text) for path, text in self.files.items()]
+        changed = write_files(folder, self.files)
         now: dict[str, str] = json.loads(self.files["package.json"])["n8nrunner"]["operations"]
         return Written(
             folder,
             before == {},
-            any(changed),
+            changed,
             None if before is None else [name for name in now if name not in before],
             [name for name in now if before is not None and before.get(name, now[name]) != now[name]],
             [name for name in before or () if name not in now],
@@ -82,6 +80,25 @@ class Package(NamedTuple):
                     "it is no longer used"
                 ]
             )
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> bool:
+    """Write the files of a package, by their paths in its folder. Return whether any was written.
+
+    Files that are current already are left as they are. Each other file is replaced at once, so that n8n
+    never reads an incomplete one.
+
+    Raises:
+        ConfigurationError: a part of the path is a symbolic link.
+        OSError: a file cannot be written.
+    """
+    written = [path for path, text in files.items() if _write(folder, path, text)]
+    return bool(written)
+
+
+def packages_folder(environment: Mapping[str, str]) -> Path:
+    """Return the folder where n8n keeps the packages that it installs. Raises as `custom_folder`."""
+    return n8n_folder(environment) / "nodes" / "node_modules"
 
 
 def custom_folder(environment: Mapping[str, str]) -> Path:
@@ -164,13 +181,18 @@ def _make_folders(package: Path, folder: Path) -> None:
             os.chmod(part, _FOLDER_MODE)
 
 
-def _our_entry(path: Path) -> dict[str, Any]:
-    """Return the entry "n8nrunner" of a package.json; empty if there is none, or the file cannot be read."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; empty if there is none, or the file cannot be read."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    entry = content.get("n8nrunner") if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
+def _our_entry(path: Path) -> dict[str, Any]:
+    """Return the entry "n8nrunner" of a package.json; empty if there is none."""
+    entry = read_json(path).get("n8nrunner")
     return entry if isinstance(entry, dict) else {}
 
 

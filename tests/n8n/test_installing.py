@@ -1,0 +1,189 @@
+"""n8nrunner's own node package in n8n: written by `n8nrunner node --install`, and installed from npm.
+
+For the latter, n8n itself runs the steps of *Settings > Community nodes*. A program in the place of npm
+answers what npm would ask the registry, and packs the package from the disk; npm runs the other commands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from n8nrunner import __version__
+from tests.processes import python
+
+from .install import Installation
+from .n8n import N8n
+from .processes import free_port
+
+pytestmark = pytest.mark.n8n
+
+PACKAGE = "n8n-nodes-n8nrunner"
+TYPES = {f"{PACKAGE}.{name}" for name in ("pythonFunction", "pythonFunctionTool")}
+
+OTHER = "n8n-nodes-other"
+OTHER_TYPES = {f"{OTHER}.other"}
+OTHER_FILES = {
+    "package.json": json.dumps(
+        {
+            "name": OTHER,
+            "version": "1.2.3",
+            "author": {"name": "Other", "email": "other@example.com"},
+            "files": ["dist"],
+            "n8n": {"n8nNodesApiVersion": 1, "nodes": ["dist/Other.node.js"]},
+            "peerDependencies": {"n8n-workflow": "*"},
+        }
+    ),
+    "dist/Other.node.js": """
+        exports.Other = class {
+            description = {
+                displayName: 'Other', name: 'other', group: ['transform'], version: 1, description: 'Other',
+                defaults: { name: 'Other' }, inputs: ['main'], outputs: ['main'], properties: [],
+            };
+        };""",
+}
+
+NPM = """#!/bin/sh
+set -e
+case "$1" in
+    view) echo '"1.0.0"' ;;
+    outdated) echo '{{}}' ;;
+    pack) name=${{2%@*}}; cp "{packed}/$name.tgz" .; echo "$name.tgz" ;;
+    *) exec "{npm}" "$@" ;;
+esac
+"""
+
+
+def install(*arguments: str, **variables: str) -> str:
+    """Run `n8nrunner node`, and return what it says."""
+    with python("-m", "n8nrunner", "node", *arguments, env=variables) as program:
+        assert program.wait() == 0, program.output
+    return program.output
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def pack(folder: Path, into: Path) -> Path:
+    """Pack a package with npm; return the tarball, under the package's name."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not installed")
+    command = [npm, "pack", "--json", "--offline", "--pack-destination", str(into)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=True)
+    (packed,) = json.loads(done.stdout)
+    return (into / packed["filename"]).rename(into / f"{packed['name']}.tgz")
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    """A folder with the tarballs of n8nrunner's package and of another one."""
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    install("--out", str(tmp_path / "written"))
+    for name, text in OTHER_FILES.items():
+        path = tmp_path / "written" / OTHER / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for name in (PACKAGE, OTHER):
+        pack(tmp_path / "written" / name, folder)
+    return folder
+
+
+@pytest.fixture
+def n8n(place: Installation, tmp_path: Path, packed: Path) -> Iterator[N8n]:
+    """An n8n that has not been started yet, and whose npm downloads the packages of `packed`."""
+    program = tmp_path / "bin" / "npm"
+    program.parent.mkdir()
+    program.write_text(NPM.format(packed=packed, npm=shutil.which("npm")))
+    program.chmod(0o755)
+    n8n = N8n(
+        place,
+        tmp_path,
+        variables={
+            "PATH": os.pathsep.join((str(program.parent), place.environment()["PATH"])),
+            "HTTPS_PROXY": f"http://127.0.0.1:{free_port()}",  # n8n asks its own servers about a package
+        },
+    )
+    try:
+        yield n8n
+    finally:
+        n8n.kill()
+
+
+def folder_in(n8n: N8n, package: str = PACKAGE) -> Path:
+    return n8n.user_folder / ".n8n" / "nodes" / "node_modules" / package
+
+
+def community_packages(n8n: N8n) -> dict[str, dict[str, Any]]:
+    """Return the packages that n8n shows under *Settings > Community nodes*, by their names."""
+    return {each["packageName"]: each for each in n8n.rest("GET", "/rest/community-packages")}
+
+
+def test_npm_packs_exactly_the_files_of_the_package(packed: Path, tmp_path: Path) -> None:
+    with tarfile.open(packed / f"{PACKAGE}.tgz") as tarball:
+        tarball.extractall(tmp_path / "unpacked")
+    assert contents(tmp_path / "unpacked" / "package") == contents(tmp_path / "written" / PACKAGE)
+
+
+def test_the_install_command_gives_the_types_of_an_installation_from_npm(n8n: N8n) -> None:
+    nodes = n8n.user_folder / ".n8n" / "nodes"
+    assert not nodes.exists()
+    said = install("--install", N8N_USER_FOLDER=str(n8n.user_folder))
+    assert f"Wrote {folder_in(n8n)}, version {__version__}." in said
+    written = contents(folder_in(n8n))
+    n8n.start()
+    assert n8n.node_types(PACKAGE) == TYPES
+    assert json.loads((nodes / "package.json").read_text())["dependencies"] == {}
+    assert community_packages(n8n) == {}
+
+    # n8n installs another package from npm, into the same folder.
+    n8n.rest("POST", "/rest/community-packages", {"name": OTHER})
+    assert n8n.node_types(OTHER) == OTHER_TYPES
+    assert contents(folder_in(n8n)) == written
+    n8n.stop()
+    n8n.start()
+    assert n8n.node_types(PACKAGE) | n8n.node_types(OTHER) == TYPES | OTHER_TYPES
+
+    # n8n installs this package from npm, over it: it is its own from now on.
+    n8n.rest("POST", "/rest/community-packages", {"name": PACKAGE})
+    assert community_packages(n8n)[PACKAGE]["installedVersion"] == __version__
+    assert n8n.node_types(PACKAGE) == TYPES
+
+
+def test_an_installation_from_npm_has_the_same_types_and_stays(n8n: N8n) -> None:
+    n8n.start()
+    for package in (PACKAGE, OTHER):
+        n8n.rest("POST", "/rest/community-packages", {"name": package})
+    assert n8n.node_types(PACKAGE) == TYPES  # without a restart
+    installed = contents(folder_in(n8n))
+    assert set(installed) == set(contents(n8n.user_folder.parent / "written" / PACKAGE))
+    n8n.stop()
+    n8n.start()
+    assert n8n.node_types(PACKAGE) == TYPES
+    assert contents(folder_in(n8n)) == installed
+
+    # The command writes over it, and says what n8n goes on showing.
+    ledger = folder_in(n8n).parents[1] / "package.json"
+    assert json.loads(ledger.read_text())["dependencies"] == {PACKAGE: __version__, OTHER: "1.2.3"}
+    ledger.write_text(ledger.read_text().replace(__version__, "0.0.9"))
+    said = install("--install", N8N_USER_FOLDER=str(n8n.user_folder))
+    assert f"version {__version__} (before: {__version__})" in said
+    assert "has version 0.0.9 of it" in said
+    n8n.stop()
+    n8n.start()
+    assert n8n.node_types(PACKAGE) == TYPES
+    assert not community_packages(n8n)[PACKAGE]["failedLoading"]
+
+    n8n.rest("DELETE", "/rest/community-packages", name=PACKAGE)
+    assert not folder_in(n8n).exists()
+    assert n8n.node_types(PACKAGE) | n8n.node_types(OTHER) == OTHER_TYPES
