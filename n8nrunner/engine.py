@@ -19,7 +19,7 @@ from n8nrunner.lifecycle import Lifecycle, RunnerState, guarded
 from n8nrunner.logs import logger
 from n8nrunner.protocol.events import OfferingChanged, StopRequested, TypesChanged
 from n8nrunner.protocol.slots import Slots
-from n8nrunner.registry import PLAIN, Registry, Types, is_plain
+from n8nrunner.registry import PLAIN, Registry, is_plain
 from n8nrunner.snapshot import Counts, FunctionSnapshot, Snapshot, TaskSnapshot
 from n8nrunner.task import renew_lock_after_fork
 
@@ -314,8 +314,8 @@ class Engine:
             )
             self.request_stop(self.grace)
 
-    def _change_types(self, types: Types) -> None:
-        self._link_thread.post(TypesChanged(types, {}, ()))
+    def _change_types(self, event: TypesChanged) -> None:
+        self._link_thread.post(event)
 
     # --- the end ----------------------------------------------------------------------------------
 

@@ -1,15 +1,20 @@
-"""The task types and functions of a runner."""
+"""The task types and functions of a runner, and its answers to nodes that ask for them."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Callable
 
+from n8nrunner import logs
 from n8nrunner.config import DEFAULT_NAME
 from n8nrunner.errors import ConfigurationError
 from n8nrunner.execution.invoke import Handler
+from n8nrunner.protocol.events import Prepared, TypesChanged
+from n8nrunner.task_types import DESCRIBE, describe_type, task_type
 
 if TYPE_CHECKING:
     from n8nrunner.functions.dispatch import Functions
@@ -18,8 +23,8 @@ if TYPE_CHECKING:
 #: A runner's name as a part of a task type, of a package's name and of a file's name.
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
-#: The task types of a runner and how many tasks of each may run at once; None for no limit of its own.
-Types = dict[str, "int | None"]
+#: The version of the answers to nodes that ask.
+_VERSION = 1
 
 #: The functions that `is_plain` accepts, for an error.
 PLAIN = "a plain function, without async and without yield"
@@ -28,8 +33,11 @@ PLAIN = "a plain function, without async and without yield"
 class Registry:
     """The handlers of one runner: of its task types, and of its functions. For any thread.
 
-    The links have copies of the task types. One listener is told of every change, under the lock, so that it
-    learns of the changes of several threads in their order.
+    The links have copies of the task types and of the answers. One listener is told of every change, under
+    the lock, so that it learns of the changes of several threads in their order.
+
+    A function is described once, when a listener needs it, so that nothing is computed while n8n asks. This
+    calls code of the application, such as the methods of a default, so it happens without the lock.
 
     Args:
         runner_name: the runner's name, which is a part of the task types of its functions.
@@ -41,7 +49,7 @@ class Registry:
         self.functions: Functions | None = None
         #: The handler and the limit of each task type.
         self._handlers: dict[str, tuple[Handler, int | None]] = {}
-        self._listener: Callable[[Types], None] | None = None
+        self._listener: Callable[[TypesChanged], None] | None = None
         self._lock = threading.Lock()
 
     def add_task(self, task_type: str, handler: Handler, limit: int | None) -> None:
@@ -70,15 +78,18 @@ class Registry:
         from n8nrunner.functions.function import make_function
 
         made: Function = make_function(function, name, batch, limit)
-        with self._lock:
-            if self._listener is not None:
-                self._check_own_name()
-            is_first = self.functions is None
-            if self.functions is None:
-                self.functions = Functions()
-            self.functions.add(made)
-            self._tell()
-        return is_first
+        while True:
+            with self._lock:
+                if self._listener is not None:
+                    self._check_own_name()
+                if self._listener is None or made.described is not None:
+                    is_first = self.functions is None
+                    if self.functions is None:
+                        self.functions = Functions()
+                    self.functions.add(made)
+                    self._tell()
+                    return is_first
+            self._describe([made])
 
     def remove_function(self, name: str) -> None:
         """Remove a function.
@@ -105,8 +116,12 @@ class Registry:
         if self.functions is not None:
             self._check_own_name()
 
+    @property
+    def _has_own_name(self) -> bool:
+        return self.runner_name != DEFAULT_NAME and _NAME.fullmatch(self.runner_name) is not None
+
     def _check_own_name(self) -> None:
-        if self.runner_name == DEFAULT_NAME or not _NAME.fullmatch(self.runner_name):
+        if not self._has_own_name:
             raise ConfigurationError(
                 [
                     "name: functions need a runner with a name of its own, of lowercase letters, digits, '_' "
@@ -115,29 +130,49 @@ class Registry:
                 ]
             )
 
-    def connect(self, listener: Callable[[Types], None]) -> None:
+    def connect(self, listener: Callable[[TypesChanged], None]) -> None:
         """Tell `listener` the task types, now and after every change. It replaces an earlier listener.
 
         It is called under the registry's lock, so it must not wait.
         """
-        with self._lock:
-            self._listener = listener
-            self._tell()
+        while True:
+            with self._lock:
+                known = () if self.functions is None else self.functions.by_name.values()
+                new = [function for function in known if function.described is None]
+                if not new:
+                    self._listener = listener
+                    self._tell()
+                    return
+            self._describe(new)
 
-    def disconnect(self, listener: Callable[[Types], None]) -> None:
+    def disconnect(self, listener: Callable[[TypesChanged], None]) -> None:
         """Tell `listener` nothing more. This does nothing if another listener has replaced it."""
         with self._lock:
             if self._listener == listener:
                 self._listener = None
 
+    def _describe(self, functions: Sequence[Function]) -> None:
+        """Describe functions. Without the lock: this calls code of the application."""
+        from n8nrunner.functions.describe import describe_function
+
+        for function in functions:
+            function.described = describe_function(self.runner_name, function)
+
     def _tell(self) -> None:
         assert self._lock.locked()
-        if self._listener is not None:
-            self._listener(self._types())
-
-    def _types(self) -> Types:
+        if self._listener is None:
+            return
         types = {task_type: limit for task_type, (_, limit) in self._handlers.items()}
-        return types if self.functions is None else {**self.functions.types(self.runner_name), **types}
+        if self.functions is not None:
+            types = {**self.functions.types(self.runner_name), **types}
+        if self._has_own_name:
+            functions = [] if self.functions is None else self.functions.descriptions()
+            # Newer versions of n8n refuse a task at once if no runner has ever announced its type, so the
+            # type of functions is announced before there are any.
+            announced = (task_type(self.runner_name),)
+            self._listener(TypesChanged(types, _answers(self.runner_name, functions), announced))
+        else:
+            self._listener(TypesChanged(types, {}, ()))
 
     def handler_of(self, task_type: str) -> Handler | None:
         """Return the handler of a task type, as it is registered now; None if there is none."""
@@ -152,9 +187,29 @@ class Registry:
         """Whether neither a handler nor a function is registered."""
         return not self._handlers and self.functions is None
 
-    def renew_lock_after_fork(self) -> None:
-        """Replace the lock in a child process: a thread of the parent process may have held it."""
+    def renew_after_fork(self) -> None:
+        """Forget the lock and the listener in a child process.
+
+        A thread of the parent process may have held the lock, and only the parent process has the links.
+        """
         self._lock = threading.Lock()
+        self._listener = None
+
+
+def _answers(runner_name: str, functions: Sequence[str]) -> dict[str, Prepared]:
+    """Return the answers of a runner to nodes that ask, by task type (docs/protocol.md, "Descriptions").
+
+    Args:
+        functions: the description of each function, as JSON text.
+    """
+    states = ("running", "stopping")
+    head = {"version": _VERSION, "runner": runner_name, "process": logs.this_process()}
+    heads = [json.dumps({**head, "state": state}) for state in states]
+    listed = ",".join(functions)
+    return {
+        DESCRIBE: Prepared(*(f'{each[:-1]}, "functionCount": {len(functions)}}}' for each in heads)),
+        describe_type(runner_name): Prepared(*(f'{each[:-1]}, "functions": [{listed}]}}' for each in heads)),
+    }
 
 
 def is_plain(function: object) -> bool:

@@ -483,7 +483,7 @@ class Runner:
     def _after_fork(self) -> None:
         """Forget the engine, in a child process: its threads are in the parent process."""
         self._lock = threading.Lock()
-        self._registry.renew_lock_after_fork()
+        self._registry.renew_after_fork()
         if self._latest is not None and self._latest.lifecycle.is_alive:
             self._latest.forked()
         if self._lifecycle.is_alive:

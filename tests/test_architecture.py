@@ -23,6 +23,7 @@ LAYERS: dict[str, int] = {
     "errors": 0,
     "deadline": 0,
     "logs": 0,
+    "task_types": 0,
     "protocol": 1,
     "config": 2,
     "task": 2,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
 import pytest
 
-from n8nrunner import ConfigurationError, Runner
-from n8nrunner.registry import Registry, Types, check_task_type
+from n8nrunner import ConfigurationError, Runner, logs
+from n8nrunner.protocol.events import TypesChanged
+from n8nrunner.registry import Registry, check_task_type
 from tests.conftest import LIMIT, TOKEN
 
 
@@ -20,14 +22,32 @@ def double(number: int) -> int:
     return 2 * number
 
 
+class Listener:
+    """A listener that keeps the events."""
+
+    def __init__(self) -> None:
+        self.events: list[TypesChanged] = []
+
+    def __call__(self, event: TypesChanged) -> None:
+        self.events.append(event)
+
+    @property
+    def types(self) -> list[Any]:
+        return [event.types for event in self.events]
+
+    def answer(self, task_type: str, state: str = "running") -> Any:
+        """Return the last prepared answer to the tasks of a type."""
+        return json.loads(getattr(self.events[-1].prepared[task_type], state))
+
+
 def test_the_listener_is_told_the_types_at_once_and_after_each_registration() -> None:
     registry = Registry("sales")
     registry.add_task("first", handle, None)
-    told: list[Types] = []
-    registry.connect(told.append)
+    listener = Listener()
+    registry.connect(listener)
     registry.add_task("second", handle, 3)
     registry.add_function(double, None, False, 1)
-    assert told == [
+    assert listener.types == [
         {"first": None},
         {"first": None, "second": 3},
         {"n8nrunner.sales": None, "n8nrunner.sales.double": 1, "first": None, "second": 3},
@@ -36,22 +56,21 @@ def test_the_listener_is_told_the_types_at_once_and_after_each_registration() ->
 
 def test_a_listener_is_told_nothing_after_it_was_disconnected() -> None:
     registry = Registry("sales")
-    told: list[Types] = []
-    registry.connect(told.append)
-    registry.disconnect(told.append)
+    listener = Listener()
+    registry.connect(listener)
+    registry.disconnect(listener)
     registry.add_task("first", handle, None)
-    assert told == [{}]
+    assert listener.types == [{}]
 
 
 def test_disconnecting_an_earlier_listener_leaves_its_successor_connected() -> None:
     registry = Registry("sales")
-    earlier: list[Types] = [{"of the earlier": None}]
-    later: list[Types] = []
-    registry.connect(earlier.append)
-    registry.connect(later.append)
-    registry.disconnect(earlier.append)
+    earlier, later = Listener(), Listener()
+    registry.connect(earlier)
+    registry.connect(later)
+    registry.disconnect(earlier)
     registry.add_task("first", handle, None)
-    assert later == [{}, {"first": None}]
+    assert later.types == [{}, {"first": None}]
 
 
 def test_a_handler_of_a_task_type_precedes_the_functions() -> None:
@@ -78,7 +97,7 @@ def test_functions_need_a_runner_with_a_name_of_its_own(name: str) -> None:
 
 def test_a_function_of_a_running_runner_without_a_name_is_refused() -> None:
     registry = Registry("n8nrunner")
-    registry.connect(lambda types: None)
+    registry.connect(Listener())
     with pytest.raises(ConfigurationError, match="got 'n8nrunner'"):
         registry.add_function(double, None, False, None)
     assert registry.is_empty
@@ -126,7 +145,8 @@ def test_registrations_of_several_threads_reach_the_listener_in_their_order() ->
     told: list[int] = []
     entered, overtaken = threading.Event(), threading.Event()
 
-    def listen(types: Types) -> None:
+    def listen(event: TypesChanged) -> None:
+        types = event.types
         if types and not entered.is_set():
             entered.set()
             overtaken.wait(0.1)  # by the other registration, which has to wait instead
@@ -145,9 +165,76 @@ def test_registrations_of_several_threads_reach_the_listener_in_their_order() ->
     assert told == [0, 1, 2]
 
 
-def test_a_child_process_gets_a_lock_of_its_own() -> None:
+def test_a_child_process_gets_a_lock_of_its_own_and_no_listener() -> None:
     registry = Registry("sales")
+    listener = Listener()
+    registry.connect(listener)
     with registry._lock:
-        registry.renew_lock_after_fork()
+        registry.renew_after_fork()
         registry.add_task("first", handle, None)
     assert not registry.is_empty
+    assert listener.types == [{}]
+
+
+@pytest.mark.parametrize(("state", "said"), [("running", "running"), ("draining", "stopping")])
+def test_a_runner_with_a_name_of_its_own_says_who_it_is_and_what_it_has(state: str, said: str) -> None:
+    registry = Registry("sales")
+    listener = Listener()
+    registry.connect(listener)
+    who = {"version": 1, "runner": "sales", "process": logs.this_process(), "state": said}
+    assert listener.answer("n8nrunner:describe", state) == {**who, "functionCount": 0}
+    assert listener.answer("n8nrunner:describe:sales", state) == {**who, "functions": []}
+    assert listener.events[-1].announced == ("n8nrunner.sales",)
+    registry.add_function(double, "b_later", False, None)
+    registry.add_function(double, "A_first", False, None)
+    assert listener.answer("n8nrunner:describe", state) == {**who, "functionCount": 2}
+    answer = listener.answer("n8nrunner:describe:sales", state)
+    assert [function["title"] for function in answer["functions"]] == ["A First", "B Later"]
+
+
+@pytest.mark.parametrize("name", ["n8nrunner", "Sales Team"])
+def test_a_runner_without_a_name_of_its_own_describes_nothing(name: str) -> None:
+    registry = Registry(name)
+    listener = Listener()
+    registry.connect(listener)
+    assert listener.events == [TypesChanged({}, {}, ())]
+
+
+def test_functions_are_described_when_a_listener_connects_and_only_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    described: list[str] = []
+
+    def describe(runner_name: str, function: Any) -> str:
+        described.append(function.signature.name)
+        return json.dumps({"name": function.signature.name})
+
+    monkeypatch.setattr("n8nrunner.functions.describe.describe_function", describe)
+    registry = Registry("sales")
+    registry.add_function(double, "early", False, None)
+    assert described == []
+    listener = Listener()
+    registry.connect(listener)
+    assert described == ["early"]
+    registry.add_function(double, "late", False, None)
+    registry.add_function(double, "early", False, None)
+    registry.remove_function("late")
+    assert described == ["early", "late", "early"]
+    assert listener.answer("n8nrunner:describe:sales")["functions"] == [{"name": "early"}]
+
+
+def test_a_function_is_described_without_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry("sales")
+
+    def describe(runner_name: str, function: Any) -> str:
+        assert not registry._lock.locked()
+        if not registry._handlers:  # another thread registers something in the meantime
+            registry.add_task("first", handle, None)
+            registry.add_function(double, "other", False, None)
+        return json.dumps(function.signature.name)
+
+    monkeypatch.setattr("n8nrunner.functions.describe.describe_function", describe)
+    registry.add_function(double, "early", False, None)
+    listener = Listener()
+    registry.connect(listener)
+    assert listener.answer("n8nrunner:describe:sales")["functions"] == ["early", "other"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from n8nrunner.functions.conversion import Conversion, Mismatch
 from n8nrunner.functions.parameters import ParameterType
+from n8nrunner.functions.schema import Schema
 
 #: ISO 8601 that Python parses only since 3.11: fractions of any length, "Z", and offsets without a colon.
 _DATE_TIME = re.compile(
@@ -51,7 +52,7 @@ class DateTime(ParameterType):
 
     kind = "dateTime"
     expected = "a date and time such as 2024-12-31T23:59:59Z"
-    field_type = "dateTime"
+    field_type = form_type = "dateTime"
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         parsed = _parse(value) if isinstance(value, str) else None
@@ -61,6 +62,9 @@ class DateTime(ParameterType):
             return _in_zone(parsed, conversion.zone)
         except OverflowError:
             raise Mismatch("", self.expected, value) from None
+
+    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
+        return {"type": "string", "format": "date-time"}
 
 
 class Date(DateTime):
@@ -78,3 +82,7 @@ class Date(DateTime):
         # n8n's date field includes a time, and its Postgres node sends local midnight in UTC: take the day in
         # the workflow's time zone.
         return super().convert(value, conversion).date()
+
+    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
+        # Gemini refuses the format "date".
+        return {"type": "string", "description": self.expected[:1].upper() + self.expected[1:]}

@@ -28,11 +28,10 @@ from n8nrunner.functions.items import Item, ResultItems, make_encodable, make_it
 from n8nrunner.logs import task_logger
 from n8nrunner.protocol.json_text import Encoded, NotJson, encode_value
 from n8nrunner.task import ActiveTask, Tally
+from n8nrunner.task_types import TYPE_PREFIX, task_type
 
 #: The version of settings and result. A node may have an older or a newer one than the runner.
 VERSION = 1
-#: Task types of functions begin with this; the runner's name follows.
-TYPE_PREFIX = "n8nrunner."
 
 
 class Functions:
@@ -65,6 +64,11 @@ class Functions:
             if function.limit is not None:
                 types[task_type(runner_name, name)] = function.limit
         return types
+
+    def descriptions(self) -> list[str]:
+        """Return the functions' parts of the runner's answer, sorted by their titles."""
+        functions = sorted(self.by_name.values(), key=lambda function: function.order)
+        return [function.described for function in functions if function.described is not None]
 
     def handle(self, task: ActiveTask) -> Encoded | dict[str, Any]:
         """Run a task's calls.
@@ -101,12 +105,6 @@ class Functions:
             tally = Tally(name, 0, len(calls), will_retry)
             message = f"{error} ({_this_runner(task)})"
             return _refuse(task, tally, "changed", message, function, "the call does not fit the function")
-
-
-def task_type(runner_name: str, function_name: str | None = None) -> str:
-    """Return the task type of a runner's functions, or of one function with a limit."""
-    suffix = "" if function_name is None else f".{function_name}"
-    return f"{TYPE_PREFIX}{runner_name}{suffix}"
 
 
 def _this_runner(task: ActiveTask) -> str:

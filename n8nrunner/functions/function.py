@@ -8,6 +8,7 @@ import threading
 from typing import Any, Callable, TypeVar
 
 from n8nrunner.errors import ConfigurationError
+from n8nrunner.functions.labels import title_of
 from n8nrunner.functions.signature import Signature
 from n8nrunner.task import Task
 
@@ -26,6 +27,10 @@ class Function:
         self.function = function
         self.signature = signature
         self.limit = limit
+        #: Functions are shown in this order: by their titles.
+        self.order = (title_of(signature.name).lower(), signature.name)
+        #: Its part of the runner's answer to nodes that ask, as JSON; None until a runner needs it.
+        self.described: str | None = None
         # A node from before the function had a limit sends its calls to the task type of all functions, which
         # has no limit.
         self._semaphore = None if limit is None else threading.BoundedSemaphore(limit)
@@ -36,8 +41,8 @@ class Function:
             self._semaphore = older._semaphore
 
     def __getstate__(self) -> dict[str, Any]:
-        # In another process only the limit of the task type applies.
-        return {**self.__dict__, "_semaphore": None}
+        # In another process only the limit of the task type applies, and no node asks it.
+        return {**self.__dict__, "_semaphore": None, "described": None}
 
     def call(self, task: Task, arguments: dict[str, Any], use_result: Callable[[Any], _T]) -> _T:
         """Call the function as soon as its limit allows. Return the value that `use_result` returns.

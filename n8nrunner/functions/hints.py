@@ -207,7 +207,8 @@ def _type_of_class(hint: type[Any], records: dict[Any, Record]) -> p.ParameterTy
     records[hint] = record
     hints = _hints_of(hint)
     for name, is_required in required.items():
-        record.members[name] = Member(type_of(hints.get(name, Any), records), is_required)
+        type, description = read_hint(hints.get(name, Any), records)
+        record.members[name] = Member(type, is_required, description)
     record.element_types = [member.type for member in record.members.values()]
     return record
 

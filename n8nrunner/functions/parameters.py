@@ -23,6 +23,7 @@ from typing import Any, Callable
 from n8nrunner.functions.conversion import MISSING, Conversion, Mismatch, format_value
 from n8nrunner.functions.files import File
 from n8nrunner.functions.items import to_json
+from n8nrunner.functions.schema import Schema, add_bound, add_hint, any_value, choice, merge
 from n8nrunner.protocol.json_faults import LARGEST_INTEGER
 
 #: The advice in an error about an integer that n8n may have rounded.
@@ -36,6 +37,8 @@ class ParameterType:
     choices: list[tuple[str, Any]] | None = None  #: the titles and JSON values of a drop-down
     element_types: Sequence[ParameterType] = ()  #: the types of its parts, as of a list's elements
     field_type = "string"  #: the type of its field in n8n
+    form_type = "string"  #: the type of its field in a form, n8n's resource mapper
+    schema_type = "string"  #: the type in its JSON Schema
     empty: Any = ""  #: the value of its field without a default
     default_types: type | tuple[type, ...] = str  #: the Python types of the defaults that the field can show
 
@@ -73,6 +76,30 @@ class ParameterType:
             default: as `field_default` returns it.
         """
         return {"type": self.field_type, "default": self.empty if default is None else default}
+
+    def form(self) -> dict[str, Any]:
+        """Return the type and the options of the field in a form: JSON."""
+        return {"type": self.form_type}
+
+    def form_default(self) -> Any:
+        """Return the value with which the field of a required parameter starts in a form; None for none."""
+        return None
+
+    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
+        """Return the JSON Schema of the values that fit, as far as a schema can say it (`schema.py`).
+
+        Args:
+            around: the records that this type is a part of, because a record may contain its own type.
+        """
+        return {"type": self.schema_type}
+
+    def schema_default(self, default: Any) -> Any:
+        """Return a default for the JSON Schema.
+
+        Args:
+            default: as `field_default` returns it.
+        """
+        return default
 
     def field_default(self, default: Any) -> Any:
         """Return a parameter's default as JSON; None if the field cannot show it."""
@@ -134,6 +161,7 @@ class Number(ParameterType):
     kind = "number"
     expected = "a number"
     field_type, empty, default_types = "number", 0, (int, float)
+    form_type = schema_type = "number"
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         if type(value) is float and math.isfinite(value):
@@ -155,6 +183,7 @@ class Integer(ParameterType):
     kind = "integer"
     expected = "an integer"
     field_type, empty, default_types = "number", 0, int
+    form_type, schema_type = "number", "integer"
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         if type(value) is int and -LARGEST_INTEGER <= value <= LARGEST_INTEGER:
@@ -194,6 +223,7 @@ class Boolean(ParameterType):
     kind = "boolean"
     expected = "true or false"
     field_type, empty, default_types = "boolean", False, bool
+    form_type = schema_type = "boolean"
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         if isinstance(value, str) and not strict and value.lower() in ("true", "false"):
@@ -211,7 +241,7 @@ class Choice(ParameterType):
     """
 
     kind = "options"
-    field_type = "options"
+    field_type = form_type = "options"
 
     def __init__(self, members: Sequence[tuple[str, Any, Any]]) -> None:
         self.choices = [(title, sent) for title, sent, _ in members]
@@ -241,6 +271,22 @@ class Choice(ParameterType):
         default = options[0]["value"] if default is None else default
         return {"type": "options", "options": options, "default": default}
 
+    def form(self) -> dict[str, Any]:
+        options = [{"name": title, "value": sent} for title, sent in self.choices or ()]
+        return {"type": self.form_type, "options": options}
+
+    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
+        choices = self.choices or ()
+        schema = choice(sent for _, sent in choices)
+        if "enum" in schema and any(
+            title != str(sent) and not isinstance(sent, str) for title, sent in choices
+        ):
+            add_hint(schema, ", ".join(f"{sent}: {title}" for title, sent in choices))
+        return schema
+
+    def schema_default(self, default: Any) -> Any:
+        return str(default)
+
     def field_default(self, default: Any) -> Any:
         for _, sent, member in self._members:
             if default is member or to_json(default) == sent:
@@ -254,6 +300,9 @@ class FileProperty(ParameterType):
     kind = "file"
     expected = "the name of one of the item's files"
     empty, default_types = "data", ()
+
+    def form_default(self) -> Any:
+        return self.empty
 
     def convert(self, value: Any, conversion: Conversion, strict: bool = False) -> Any:
         if isinstance(value, File):
@@ -281,6 +330,13 @@ class JsonType(ParameterType):
     """A type whose field in n8n is for JSON."""
 
     field_type, empty = "json", "{}"
+    form_type = schema_type = "object"
+
+    def form_default(self) -> Any:
+        return None if self.empty in ("{}", "[]") else self.empty
+
+    def schema_default(self, default: Any) -> Any:
+        return json.loads(default)
 
     def field_default(self, default: Any) -> Any:
         default = to_json(default)
@@ -301,6 +357,7 @@ class Array(JsonType):
     kind = "list"
     expected = "a list"
     empty = "[]"
+    form_type = schema_type = "array"
 
     def __init__(self, element: ParameterType, make: Callable[[list[Any]], Any]) -> None:
         self.element = element
@@ -334,12 +391,16 @@ class Array(JsonType):
     def type_key(self) -> str:
         return json.dumps(["list", self.element.type_key()])
 
+    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
+        return {"type": "array", "items": self.element.schema(around)}
+
 
 class Tuple(JsonType):
     """A tuple of fixed length."""
 
     kind = "list"
     empty = "[]"
+    form_type = schema_type = "array"
 
     def __init__(self, elements: Sequence[ParameterType]) -> None:
         self.element_types = elements
@@ -363,6 +424,16 @@ class Tuple(JsonType):
 
     def type_key(self) -> str:
         return json.dumps(["row", [element.type_key() for element in self.element_types]])
+
+    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
+        items = [element.schema(around) for element in self.element_types] or [any_value()]
+        count = len(self.element_types)
+        schema: Schema = {"type": "array", "items": merge(items, any_value())}
+        schema.update(minItems=count, maxItems=count)
+        if any(item != items[0] for item in items):
+            expected = "; ".join(element.expected for element in self.element_types)
+            add_hint(schema, f"{self.expected}: {expected}")
+        return schema
 
 
 class Dictionary(JsonType):
@@ -390,6 +461,11 @@ class Dictionary(JsonType):
 
     def type_key(self) -> str:
         return json.dumps(["object", self.value.type_key()])
+
+    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
+        if isinstance(self.value, AnyValue):
+            return {"type": "object"}
+        return {"type": "object", "additionalProperties": self.value.schema(around)}
 
 
 # --- wrapper types ----------------------------------------------------------------------------------
@@ -436,6 +512,13 @@ class Union(ParameterType):
     def type_key(self) -> str:
         return json.dumps(["either", sorted(each.type_key() for each in self.element_types)])
 
+    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
+        # Every type accepts its values as strings too: numbers in digits, lists and objects as JSON.
+        merged = merge([each.schema(around) for each in self.element_types], any_value())
+        merged.pop("description", None)
+        add_hint(merged, self.expected)
+        return merged
+
 
 class Wrapper(ParameterType):
     """A type that wraps another type, and has the same field."""
@@ -447,6 +530,18 @@ class Wrapper(ParameterType):
 
     def field(self, default: Any) -> dict[str, Any]:
         return self.inner.field(default)
+
+    def form(self) -> dict[str, Any]:
+        return self.inner.form()
+
+    def form_default(self) -> Any:
+        return self.inner.form_default()
+
+    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
+        return self.inner.schema(around)
+
+    def schema_default(self, default: Any) -> Any:
+        return self.inner.schema_default(default)
 
     def field_default(self, default: Any) -> Any:
         return self.inner.field_default(default)
@@ -527,6 +622,17 @@ class Bounded(Wrapper):
 
     def type_key(self) -> str:
         return self.inner.type_key()  # bounds do not count, so that they can change
+
+    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
+        schema = self.inner.schema(around)
+        in_words = [
+            _BOUNDS[name][0].format(bound)
+            for name, bound in self.bounds.items()
+            if not add_bound(schema, name, bound)
+        ]
+        if in_words:
+            add_hint(schema, ", ".join(in_words))
+        return schema
 
     def field(self, default: Any) -> dict[str, Any]:
         field = self.inner.field(default)

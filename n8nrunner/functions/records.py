@@ -8,6 +8,7 @@ from typing import Any, Callable, NamedTuple
 
 from n8nrunner.functions.conversion import MISSING, Conversion, Mismatch, format_value
 from n8nrunner.functions.parameters import SEND_AS_STRING, Integer, JsonType, ParameterType, parse_field
+from n8nrunner.functions.schema import MOST_LEVELS, Schema, add_hint, from_pydantic
 from n8nrunner.protocol.json_faults import LARGEST_INTEGER
 
 
@@ -16,6 +17,7 @@ class Member(NamedTuple):
 
     type: ParameterType
     required: bool
+    description: str = ""  #: the description in its `Annotated`
 
 
 class Record(JsonType):
@@ -69,6 +71,25 @@ class Record(JsonType):
         # Only the names of its members: the signature of a record that contains itself would not end.
         names = [f"{name}{'' if member.required else '?'}" for name, member in self.members.items()]
         return json.dumps(["record", sorted(names)])
+
+    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
+        if self in around or len(around) >= MOST_LEVELS:
+            return {"type": "object"}
+        properties = {}
+        for name, member in self.members.items():
+            properties[name] = member.type.schema((*around, self))
+            if member.description:
+                hint = properties[name].pop("description", "")
+                properties[name]["description"] = member.description
+                if hint:
+                    add_hint(properties[name], hint)
+        required = [name for name, member in self.members.items() if member.required]
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": required,
+            "additionalProperties": False,
+        }
 
     @property
     def empty(self) -> str:  # type: ignore[override]
@@ -143,6 +164,10 @@ class Model(JsonType):
 
     def type_key(self) -> str:
         return json.dumps(["model", sorted(self._keys)])
+
+    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
+        make = getattr(self._model, "model_json_schema", None) or self._model.schema
+        return from_pydantic(make())
 
 
 def _is_required(field: Any) -> bool:

@@ -14,8 +14,9 @@ from typing import Any
 
 from n8nrunner._version import __version__
 from n8nrunner.errors import ConfigurationError
+from n8nrunner.functions.describe import JAVASCRIPT_NAMES
 from n8nrunner.functions.function import Function
-from n8nrunner.functions.node.description import JAVASCRIPT_NAMES, Operation, describe_node
+from n8nrunner.functions.node.description import Operation, describe_node
 from n8nrunner.functions.node.javascript import to_javascript
 from n8nrunner.functions.node.writing import Package
 
