@@ -40,12 +40,16 @@ class Functions:
     def __init__(self) -> None:
         #: Replaced, never changed in place, because other threads iterate over it.
         self.by_name: dict[str, Function] = {}
+        # The functions that have, or had, a task type of their own.
+        self._with_own_type: set[str] = set()
 
     def add(self, function: Function) -> None:
         """Register a function, or replace the one of its name."""
         name = function.signature.name
         function.share_limit_with(self.by_name.get(name))
         self.by_name = {**self.by_name, name: function}
+        if function.limit is not None:
+            self._with_own_type.add(name)
 
     def remove(self, name: str) -> None:
         """Remove a function. Its running calls go on."""
@@ -55,14 +59,13 @@ class Functions:
         """Return the task types of all functions, with their limits.
 
         A function with a limit has a task type of its own. Tasks over the limit wait in n8n, where another
-        runner can take them.
+        runner can take them. The type stays when the limit or the function is removed, so that a node from
+        before gets its result, or an error at once instead of n8n's after a minute.
         """
-        if not self.by_name:
-            return {}
         types: dict[str, int | None] = {task_type(runner_name): None}
-        for name, function in self.by_name.items():
-            if function.limit is not None:
-                types[task_type(runner_name, name)] = function.limit
+        for name in self._with_own_type:
+            function = self.by_name.get(name)
+            types[task_type(runner_name, name)] = None if function is None else function.limit
         return types
 
     def descriptions(self) -> list[str]:

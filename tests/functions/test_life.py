@@ -8,7 +8,7 @@ import pytest
 
 from n8nrunner import ConfigurationError, Runner
 from n8nrunner.broker import Broker
-from tests.conftest import LIMIT, signature_of
+from tests.conftest import LIMIT, promptly, signature_of
 
 NewRunner = Callable[..., Runner]
 
@@ -62,12 +62,24 @@ def test_a_removed_function_is_unknown_from_the_next_call_on(
     assert results(call(broker, runner, "score", type)) == [2]
     runner.remove("score")
     assert list(runner.functions) == ["rank"]
-    answer = call(broker, runner, "score")
+    answer = call(broker, runner, "score", type)
     assert answer["error"]["code"] == "unknown_function"
     assert "has no function 'score'; it has rank" in answer["error"]["message"]
     assert results(call(broker, runner, "rank")) == [1]
     runner.function(name="score", limit=limit)(lambda: 3)
     assert results(call(broker, runner, "score", type)) == [3]
+
+
+def test_after_the_last_function_is_removed_calls_are_refused_at_once(
+    broker: Broker, new_runner: NewRunner
+) -> None:
+    runner = new_runner(name="leads")
+    runner.function(name="score")(lambda: 1)
+    runner.start()
+    runner.remove("score")
+    with promptly():
+        answer = call(broker, runner, "score")
+    assert "has no function 'score'; it has none" in answer["error"]["message"]
 
 
 @pytest.mark.parametrize(("registered", "known"), [([], "none"), (["a", "b"], "a, b")])
