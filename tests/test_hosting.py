@@ -88,6 +88,11 @@ class ComposeFile:
             return dict.fromkeys(found, "service_started")
         return {name: value["condition"] for name, value in found.items()}
 
+    def writers_of(self, service: dict[str, Any]) -> set[str]:
+        """Return the services that write nodes for an n8n."""
+        needs = self.needs(service)
+        return {name for name in needs if needs[name] == "service_completed_successfully"}
+
 
 FILES = [ComposeFile("compose.yaml"), ComposeFile("compose.queue.yaml")]
 QUEUE = FILES[1]
@@ -224,7 +229,8 @@ def test_dependencies_have_the_condition_they_need(compose: ComposeFile) -> None
             if condition == "service_completed_successfully":
                 assert "restart" not in compose.services[other], "it has to end"
     restarted = {name for name, service in compose.services.items() if service.get("restart")}
-    assert restarted == set(compose.services) - {"nodes"}
+    writers = [compose.writers_of(service) for service in compose.n8n.values()]
+    assert restarted == set(compose.services).difference(*writers)
     # On the way down the application ends before any n8n whose tasks it runs.
     assert set(compose.needs(compose.application)) == set(compose.n8n)
 
@@ -254,14 +260,14 @@ def test_secrets_are_in_no_command(compose: ComposeFile) -> None:
 
 
 @each_file
-def test_n8n_reads_the_node_that_is_written(compose: ComposeFile) -> None:
-    writer = compose.services["nodes"]
-    (mount,) = writer["volumes"]
-    volume, folder = mount.split(":")
-    assert writer["command"][-2:] == ["--out", folder]
+def test_every_n8n_gets_the_nodes_before_it_starts(compose: ComposeFile) -> None:
     for service in compose.n8n.values():
-        assert f"{volume}:{service['environment']['N8N_CUSTOM_EXTENSIONS']}:ro" in service["volumes"]
-    assert compose.needs(compose.n8n["n8n"])["nodes"] == "service_completed_successfully"
+        (writer,) = (compose.services[name] for name in compose.writers_of(service))
+        (mount,) = writer["volumes"]
+        assert mount in service["volumes"], "the same volume, in the same place"
+        assert writer["command"][:3] == ["n8nrunner", "node", "--out"]
+        assert writer["command"][3:] == [f"{mount.split(':')[1]}/nodes/node_modules"]
+        assert writer["network_mode"] == "none"
 
 
 def test_workers_have_the_settings_of_the_main_n8n() -> None:
@@ -271,8 +277,9 @@ def test_workers_have_the_settings_of_the_main_n8n() -> None:
     for worker in workers:
         assert worker["command"] == ["worker"]
         assert worker["environment"] == main["environment"], "the same key, queue and database"
-        # The main n8n waits for the database and the node, and creates the tables.
-        assert QUEUE.needs(worker) == {"n8n": "service_healthy"}
+        # The main n8n waits for the database, and creates the tables.
+        assert set(QUEUE.needs(worker)) - QUEUE.writers_of(worker) == {"n8n"}
+        assert QUEUE.needs(worker)["n8n"] == "service_healthy"
     environment = QUEUE.environment(main)
     assert environment["EXECUTIONS_MODE"] == "queue"
     assert environment["OFFLOAD_MANUAL_EXECUTIONS_TO_WORKERS"] == "true"
@@ -322,7 +329,8 @@ def test_the_image_has_the_application_and_the_user_of_n8n() -> None:
     for compose in FILES:
         assert compose.application["build"] == compose.services["nodes"]["build"] == "."
         assert "command" not in compose.application
-        folder = compose.services["nodes"]["command"][-1]
+        (mount,) = compose.services["nodes"]["volumes"]
+        folder = mount.split(":")[1]
         assert f"install --directory --owner={user} {folder}" in instructions["RUN"][0]
 
 
@@ -410,16 +418,12 @@ def test_the_application_answers_calls_of_every_broker(compose: ComposeFile) -> 
 
 
 @each_file
-def test_the_application_writes_its_node(compose: ComposeFile, tmp_path: Path) -> None:
-    command = [str(tmp_path) if each == "/nodes" else each for each in compose.services["nodes"]["command"]]
-    assert str(tmp_path) in command
-    with python(*command_of(command), cwd=COMPOSE, env={"PYTHONDONTWRITEBYTECODE": "1"}) as program:
+def test_the_nodes_are_written_without_the_application(compose: ComposeFile, tmp_path: Path) -> None:
+    command = compose.services["nodes"]["command"]
+    command = [each.replace("/home/node", str(tmp_path)) for each in command]
+    with python(*command_of(command), cwd=tmp_path) as program:
         assert program.wait() == 0
-    (node,) = tmp_path.rglob("*.node.js")
-    assert node.name == "Billing.node.js"
-    assert all(
-        f"name: '{name}'," in node.read_text() for name in ("check_iban", "due_date", "find_duplicates")
-    )
+    assert (tmp_path / ".n8n/nodes/node_modules/n8n-nodes-n8nrunner/package.json").is_file()
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
@@ -582,7 +586,10 @@ def test_the_settings_of_the_guide_are_known() -> None:
         ("VERIFY_X509_STRICT", "connection/environment.py"),
         ("the settings cannot work", "cli.py"),
         ('No runner "billing" took the call', "functions/node/static/dist/runtime.js"),
-        ("has changed since this node was written", "functions/node/static/dist/runtime.js"),
+        (
+            "has changed since its arguments were filled in",
+            "functions/node/static/dist/nodes/PythonFunction/PythonFunction.node.js",
+        ),
         ("Task execution timed out after", "protocol/tasks.py"),
         ("tasks were cut short", "cli.py"),
     ],
@@ -697,4 +704,4 @@ def test_commands_for_systemd_put_files_where_the_unit_looks_for_them(tmp_path: 
     modes = {token: 0o600, f"{home}/leads.py": 0o644, f"/etc/systemd/system/{UNIT.name}": 0o644}
     assert {path: Path(f"{root}{path}").stat().st_mode & 0o777 for path in modes} == modes
     assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
-    assert (root / "home/n8n/.n8n/custom/n8n-nodes-leads/dist/nodes/Leads/Leads.node.js").is_file()
+    assert (root / "home/n8n/.n8n/nodes/node_modules/n8n-nodes-n8nrunner/package.json").is_file()

@@ -1,4 +1,4 @@
-"""The node of the sample for Docker Compose, where the sample and the guide put it."""
+"""A written node in the folder that `N8N_CUSTOM_EXTENSIONS` names, and below n8n's own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def n8n(place: Installation, tmp_path: Path) -> Iterator[N8n]:
 
 
 def test_the_variable_replaces_n8n_s_own_folder(n8n: N8n, tmp_path: Path) -> None:
-    """The guide says so; if a later n8n reads both, the guide's advice can go."""
+    """docs/functions.md says so."""
     install = ("-m", "n8nrunner", "node", "application", "--install")
     with python(*install, cwd=SAMPLE, env={"N8N_CUSTOM_EXTENSIONS": folders(tmp_path)}) as program:
         assert program.wait() == 0, program.output
