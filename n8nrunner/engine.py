@@ -195,15 +195,17 @@ class Engine:
     def take_over(self) -> None:
         """Stop earlier runners of this process that have functions, the same name and a common broker.
 
-        Running a notebook cell again would otherwise leave a runner that no variable refers to. Thread: the
-        links' thread at the first registration, or the one that adds the first function.
+        Running a notebook cell again would otherwise leave a runner that no variable refers to. An earlier
+        runner that has nothing yet is stopped too: it would tell nodes that there are no functions.
+
+        Thread: the links' thread at the first registration, or the one that adds the first function.
         """
         for other in list(exit_hook.engines):
             if (
                 isinstance(other, Engine)
                 and other.lifecycle.state is RunnerState.RUNNING
                 and other.lifecycle.started_at < self.lifecycle.started_at
-                and other._registry.functions is not None
+                and (other._registry.functions is not None or other._registry.is_empty)
                 and self._registry.functions is not None
                 and not (other._shared and self._shared)
                 and other._config.name == self._config.name

@@ -299,6 +299,17 @@ def test_a_runner_that_is_not_started_imports_no_dependency() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
+def test_a_runner_without_functions_does_not_import_their_package() -> None:
+    code = (
+        "import sys; import n8nrunner.connection.loop; from n8nrunner.engine import Engine; "
+        "from n8nrunner.registry import Registry; registry = Registry('sales'); registry.connect(print); "
+        "registry.add_task('type', print, None); "
+        "print(sorted(name for name in sys.modules if name.startswith('n8nrunner.functions')))"
+    )
+    output = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert output.splitlines()[-1] == "[]"
+
+
 def test_the_public_names_are_the_documented_ones() -> None:
     for name in n8nrunner.__all__:
         assert getattr(n8nrunner, name) is not None

@@ -192,6 +192,18 @@ def test_a_runner_with_a_name_of_its_own_says_who_it_is_and_what_it_has(state: s
     assert [function["title"] for function in answer["functions"]] == ["A First", "B Later"]
 
 
+def test_in_a_child_process_the_answers_name_that_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry("sales")
+    registry.add_function(double, None, False, None)
+    registry.connect(Listener())
+    monkeypatch.setattr("n8nrunner.logs.this_process", lambda: "process 2 on host")
+    registry.renew_after_fork()
+    listener = Listener()
+    registry.connect(listener)
+    assert listener.answer("n8nrunner:describe")["process"] == "process 2 on host"
+    assert listener.answer("n8nrunner:describe:sales")["process"] == "process 2 on host"
+
+
 @pytest.mark.parametrize("name", ["n8nrunner", "Sales Team"])
 def test_a_runner_without_a_name_of_its_own_describes_nothing(name: str) -> None:
     registry = Registry(name)

@@ -1034,6 +1034,18 @@ def test_a_newer_runner_of_a_name_takes_over(
     assert caplog.text.count("takes over") == 1
 
 
+def test_a_newer_runner_takes_over_from_one_that_has_nothing_yet(new_runner: Callable[..., Runner]) -> None:
+    """A notebook's cell that builds a runner is run again, before the cell of the first function."""
+    older, busy, newer = (new_runner(name=NAME) for _ in range(3))
+    busy.task("other")(lambda task: None)
+    for runner in (older, busy, newer):
+        runner.start(wait=LIMIT)
+    assert older.state == "running"
+    newer.function(double)
+    assert older.join(LIMIT)
+    assert (busy.state, newer.state) == ("running", "running")
+
+
 def test_a_runner_without_a_name_gets_one() -> None:
     runner = Runner(auth_token=TOKEN)
     runner._use_name("My.Jobs")
