@@ -554,7 +554,7 @@ def test_no_broker_in_time_says_what_was_tried(new_runner: NewRunner, broker: Br
         runner.start(wait=0.5)
     assert url in str(raised.value)
     assert "refused" in str(raised.value)
-    assert "N8N_RUNNERS_MODE=external" in str(raised.value)
+    assert "N8N_RUNNERS_AUTH_TOKEN" in str(raised.value)
     wait_until(lambda: runner.state == "stopped")
 
 

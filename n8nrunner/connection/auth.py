@@ -117,7 +117,7 @@ def _who_answers(url: BrokerUrl, directory: str | None) -> str:
                 f"n8n's task broker is there, but not below the path {path!r}: put the path in n8n's "
                 "N8N_RUNNERS_PATH behind the address in the broker's URL"
             )
-    return "is this n8n's task broker, in external mode?"
+    return "is this the address of n8n's task broker? Its port is 5679, or n8n's N8N_RUNNERS_BROKER_PORT"
 
 
 class _Answer(NamedTuple):

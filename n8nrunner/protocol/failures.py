@@ -12,7 +12,7 @@ class Unreachable(LinkFailure):
 
 
 class NotABroker(LinkFailure):
-    """An answer that a task broker does not give: a wrong address, a proxy in between, or internal mode."""
+    """An answer that a task broker does not give: a wrong address, or a proxy in between."""
 
 
 class AuthRefused(LinkFailure):

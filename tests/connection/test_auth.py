@@ -202,7 +202,7 @@ def test_another_server_is_not_taken_for_n8n() -> None:
     with Site() as server:
         failure = refused(server.url)
     assert type(failure) is NotABroker
-    assert "is this n8n's task broker, in external mode?" in str(failure)
+    assert "is this the address of n8n's task broker?" in str(failure)
 
 
 def test_a_server_that_disconnects_during_the_second_probe_is_not_taken_for_n8n() -> None:
@@ -214,7 +214,7 @@ def test_a_server_that_disconnects_during_the_second_probe_is_not_taken_for_n8n(
         connection.shutdown(socket.SHUT_WR)
 
     with Server(script) as server:
-        assert "in external mode?" in str(refused(server.url))
+        assert "is this the address of n8n's task broker?" in str(refused(server.url))
 
 
 # --- answers that harm -----------------------------------------------------------------------------------

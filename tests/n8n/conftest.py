@@ -1,4 +1,4 @@
-"""One n8n for the whole run, and runners for a test."""
+"""One n8n in each mode for the whole run, and runners for a test."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from typing import Any, Callable, NoReturn
 import pytest
 
 from .install import N8N_VERSION, Installation, installation
-from .n8n import JavaScriptRunner, N8n
+from .n8n import JavaScriptRunner, Mode, N8n
 from .runners import RunnerProcess
 
 REQUIRED = "N8NRUNNER_REQUIRE_N8N"
 NOT_INSTALLED = f"n8n {N8N_VERSION} is not installed: run `python -m tests.n8n.install` (ten minutes, 3 GB)"
+
+
+#: Runs a test of a real n8n in both modes.
+in_both_modes = pytest.mark.parametrize("mode", ["external", "internal"])
 
 
 def skip_or_fail(lacking: str) -> NoReturn:
@@ -51,20 +55,32 @@ def place() -> Installation:
 
 
 @pytest.fixture(scope="session")
-def n8n_of_the_session(place: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N8n]:
-    n8n = N8n(place, tmp_path_factory.mktemp("n8n"))
+def n8n_in(place: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Mode], N8n]]:
+    """Return the n8n of the session in a mode: running, also if the last test stopped it."""
+    instances: dict[Mode, N8n] = {}
+
+    def running(mode: Mode) -> N8n:
+        if mode not in instances:
+            instances[mode] = N8n(place, tmp_path_factory.mktemp(f"n8n-{mode}"), mode=mode)
+        instances[mode].start()
+        return instances[mode]
+
     try:
-        n8n.start()
-        yield n8n
+        yield running
     finally:
-        n8n.kill()
+        for n8n in instances.values():
+            n8n.kill()
 
 
 @pytest.fixture
-def n8n(n8n_of_the_session: N8n) -> N8n:
-    """The n8n of the session, running again if the last test stopped it."""
-    n8n_of_the_session.start()
-    return n8n_of_the_session
+def mode() -> Mode:
+    """The mode of `n8n`. Tests of the core run in both modes: see `in_both_modes`."""
+    return "external"
+
+
+@pytest.fixture
+def n8n(n8n_in: Callable[[Mode], N8n], mode: Mode) -> N8n:
+    return n8n_in(mode)
 
 
 @pytest.fixture
@@ -94,7 +110,11 @@ def start_runner(n8n: N8n, tmp_path: Path) -> Iterator[Callable[..., RunnerProce
 
 
 @pytest.fixture
-def javascript_runner(n8n: N8n, tmp_path: Path) -> Iterator[JavaScriptRunner]:
+def javascript_runner(n8n: N8n, tmp_path: Path) -> Iterator[JavaScriptRunner | None]:
+    """n8n's own runner for JavaScript Code nodes; None where n8n has started it itself."""
+    if n8n.mode == "internal":
+        yield None
+        return
     runner = JavaScriptRunner(n8n, tmp_path / "javascript-runner.log")
     try:
         yield runner

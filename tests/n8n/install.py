@@ -1,4 +1,4 @@
-"""Installs the n8n that these tests drive: `python -m tests.n8n.install`.
+"""Installs the n8n that these tests drive: `python -m tests.n8n.install`, and older ones by their version.
 
 Everything comes as npm packages through the machine's own npm, as it is configured: Node 24, which n8n needs,
 then n8n, then its two native modules, built here. It takes about ten minutes and 3 GB the first time, and an
@@ -23,6 +23,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 N8N_VERSION = "2.40.7"
+OLD_VERSION = "1.123.81"
+"""Of the last line of n8n 1, which still gets patches. `test_old_version.py` drives it."""
+VERSIONS = (N8N_VERSION, OLD_VERSION)
+
+OVERRIDES: dict[str, dict[str, str]] = {
+    # It asks for an archive that is not in the npm registry.
+    OLD_VERSION: {"xlsx": "0.18.5"},
+}
+"""Dependencies of an n8n that are replaced by other versions of the same package."""
+
 NODE_MAJOR = "24"
 NATIVE_MODULES = ("sqlite3", "isolated-vm")
 
@@ -43,6 +53,7 @@ class Installation(NamedTuple):
     """Where things are in the cache folder; says nothing about whether they are there yet."""
 
     folder: Path
+    version: str
 
     @property
     def stamp(self) -> Path:
@@ -94,21 +105,21 @@ def cache_root() -> Path:
     return Path(configured).expanduser() if configured else Path.home() / ".cache" / "n8nrunner-tests"
 
 
-def installation() -> Installation:
-    """The place of this n8n in the cache, installed or not."""
-    return Installation(cache_root().absolute() / f"n8n-{N8N_VERSION}")
+def installation(version: str = N8N_VERSION) -> Installation:
+    """The place of an n8n in the cache, installed or not."""
+    return Installation(cache_root().absolute() / f"n8n-{version}", version)
 
 
-def install() -> Installation:
+def install(version: str = N8N_VERSION) -> Installation:
     """Installs n8n unless it is there, and returns where it is.
 
     Two processes that call this at once do not disturb each other: the second waits, and finds the work done.
     Files of an interrupted attempt are deleted. Raises `InstallError`.
     """
-    place = installation()
+    place = installation(version)
     if place.is_complete:
         return place
-    with _exclusive(cache_root() / f"n8n-{N8N_VERSION}.lock") as lock:
+    with _exclusive(cache_root() / f"n8n-{version}.lock") as lock:
         if place.is_complete:
             return place
         if place.folder.exists():
@@ -118,7 +129,7 @@ def install() -> Installation:
         place.n8n_project.mkdir()
         started = time.monotonic()
         _install_into(place, lock)
-        _say(f"n8n {N8N_VERSION} is installed in {place.folder} ({time.monotonic() - started:.0f} s)")
+        _say(f"n8n {version} is installed in {place.folder} ({time.monotonic() - started:.0f} s)")
     return place
 
 
@@ -144,9 +155,11 @@ def _install_into(place: Installation, lock: int) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise InstallError("npm is not on PATH: install Node.js with npm, any recent version")
+    overrides = OVERRIDES.get(place.version, {})
     for project in (place.node_project, place.n8n_project):
         # Without a package.json of its own, npm would install into the nearest parent that has one.
-        (project / "package.json").write_text(json.dumps({"name": "n8nrunner-tests", "private": True}))
+        package = {"name": "n8nrunner-tests", "private": True, "overrides": overrides}
+        (project / "package.json").write_text(json.dumps(package))
 
     quiet = ["--no-audit", "--no-fund"]
     _step(
@@ -159,8 +172,8 @@ def _install_into(place: Installation, lock: int) -> None:
     _step(
         place,
         lock,
-        f"n8n {N8N_VERSION} (2 to 4 minutes)",
-        [npm, "install", f"n8n@{N8N_VERSION}", "--ignore-scripts", *quiet],
+        f"n8n {place.version} (2 to 4 minutes)",
+        [npm, "install", f"n8n@{place.version}", "--ignore-scripts", *quiet],
         place.n8n_project,
     )
     # Prebuilt binaries would be looked for outside the npm registry; the headers for a build came with Node.
@@ -187,7 +200,7 @@ def _install_into(place: Installation, lock: int) -> None:
 def _write_stamp(place: Installation) -> None:
     node_version = json.loads((place.node_package / "package.json").read_text())["version"]
     unfinished = place.stamp.with_suffix(".partial")
-    unfinished.write_text(json.dumps({"n8n": N8N_VERSION, "node": node_version}))
+    unfinished.write_text(json.dumps({"n8n": place.version, "node": node_version}))
     unfinished.replace(place.stamp)
 
 
@@ -267,16 +280,18 @@ def _say(text: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.n8n.install",
-        description=f"Install n8n {N8N_VERSION} for the tests of this folder.",
+        description="Install an n8n for the tests of this folder.",
     )
+    parser.add_argument("version", nargs="?", choices=VERSIONS, default=N8N_VERSION)
     parser.add_argument("--where", action="store_true", help="only print the folder; 1 if not installed")
     arguments = parser.parse_args()
     if arguments.where:
-        print(installation().folder)
-        return 0 if installation().is_complete else 1
+        place = installation(arguments.version)
+        print(place.folder)
+        return 0 if place.is_complete else 1
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        place = install()
+        place = install(arguments.version)
     except InstallError as error:
         print(f"[n8n install] failed: {error}", file=sys.stderr)
         return 1

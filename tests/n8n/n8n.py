@@ -1,4 +1,4 @@
-"""A real n8n in external mode, started for the tests and driven over its REST interface."""
+"""A real n8n, started for the tests in either mode and driven over its REST interface."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import requests
 
 from .install import Installation
-from .processes import ChildProcess, free_port, poll
+from .processes import ChildProcess, children, free_port, poll
+
+Mode = Literal["external", "internal"]
+"""Whether n8n starts the runner of its Code nodes itself: `internal`, which is its default."""
 
 READY_LIMIT = 120.0
 """Seconds n8n may take to start; the first start also creates the database. 10 to 40 s are usual."""
@@ -38,14 +41,18 @@ OWNER = {
 
 NODE_SETTINGS = ("onError", "retryOnFail", "maxTries", "waitBetweenTries")
 
+OWN_RUNNER = "@n8n/task-runner/dist/start.js"
+"""Part of the command of the runner that n8n starts in internal mode."""
+
 NODES_FOLDER = Path(__file__).parents[2] / "samples" / "node"
 
 
 class N8n:
     """One n8n: its user folder, its two ports, its process. `start` and `stop` may be called many times.
 
-    Everything it prints is in `log_path`. `url` is n8n's, `broker_url` its task broker's, `auth_token` the
-    secret of its runners.
+    In internal mode the variable of the mode is not set, as for a user who sets the secret alone. Everything
+    n8n prints is in `log_path`. `url` is n8n's, `broker_url` its task broker's, `auth_token` the secret of
+    its runners.
     """
 
     def __init__(
@@ -55,8 +62,10 @@ class N8n:
         auth_token: str = "secret-of-the-tests",
         command: str = "start",
         variables: dict[str, str] | None = None,
+        mode: Mode = "external",
     ) -> None:
         self.installation = installation
+        self.mode = mode
         self.auth_token = auth_token
         self._command = command
         self._variables = variables or {}
@@ -92,7 +101,6 @@ class N8n:
             N8N_USER_FOLDER=str(self.user_folder),
             N8N_PORT=str(self.port),
             N8N_LISTEN_ADDRESS="127.0.0.1",
-            N8N_RUNNERS_MODE="external",
             N8N_RUNNERS_AUTH_TOKEN=self.auth_token,
             N8N_RUNNERS_BROKER_PORT=str(self.broker_port),
             N8N_GRACEFUL_SHUTDOWN_TIMEOUT=str(DRAIN_SECONDS),
@@ -102,8 +110,12 @@ class N8n:
             N8N_VERSION_NOTIFICATIONS_ENABLED="false",
             N8N_TEMPLATES_ENABLED="false",
             N8N_PERSONALIZATION_ENABLED="false",
-            **self._variables,
         )
+        if self.mode == "external":
+            environment["N8N_RUNNERS_MODE"] = "external"
+        if self.installation.version.startswith("1."):
+            environment["N8N_RUNNERS_ENABLED"] = "true"
+        environment.update(self._variables)
         if self._command == "worker":
             environment.update(QUEUE_HEALTH_CHECK_ACTIVE="true", QUEUE_HEALTH_CHECK_PORT=str(self.port))
         started = time.monotonic()
@@ -163,8 +175,29 @@ class N8n:
             self._process.signal(signal.SIGCONT)
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None, "n8n does not run"
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """Everything it has printed, in all of its starts."""
+        return self.log_path.read_text(errors="replace")
+
+    @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.exit_code is None
+
+    def own_runner(self, but_not: int | None = None, limit: float = 30.0) -> int:
+        """The process of n8n's own JavaScript runner, once there is one that is not `but_not`."""
+        process = self._process
+        assert process is not None, "n8n does not run"
+
+        def started() -> int | None:
+            found = [pid for pid, command in children(process.pid) if OWN_RUNNER in command]
+            return found[0] if found and found[0] != but_not else None
+
+        return poll(started, "n8n has started its own runner", limit)
 
     @property
     def output_length(self) -> int:
@@ -353,6 +386,7 @@ class JavaScriptRunner:
     """n8n's own runner for JavaScript Code nodes, usually started by its launcher. It ends with its n8n."""
 
     def __init__(self, n8n: N8n, log_path: Path) -> None:
+        assert n8n.mode == "external", "n8n has started one itself"
         granted = requests.post(
             f"{n8n.broker_url}/runners/auth", json={"token": n8n.auth_token}, timeout=REQUEST_LIMIT
         )

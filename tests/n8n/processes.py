@@ -141,6 +141,19 @@ def _kill_what_runs() -> None:
         process.kill()
 
 
+def children(pid: int) -> list[tuple[int, str]]:
+    """The child processes of a process on Linux, each with its command."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        # A process may end at any moment.
+        with contextlib.suppress(OSError):
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == pid:
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found.append((int(folder.name), command))
+    return found
+
+
 def free_port() -> int:
     """Return a TCP port of 127.0.0.1 without a listener."""
     with socket.socket() as probe:

@@ -18,7 +18,7 @@ import pytest
 from . import editor
 from .conftest import skip_or_fail
 from .editor import Editor
-from .n8n import N8n, function_node
+from .n8n import Mode, N8n, function_node
 from .test_functions import StartRunner
 
 with contextlib.suppress(ImportError):  # `context` says so
@@ -43,16 +43,15 @@ def leads_node(operation: str, name: str = "Leads") -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def context(n8n_of_the_session: N8n) -> Iterator[BrowserContext]:
+def context(n8n_in: Callable[[Mode], N8n]) -> Iterator[BrowserContext]:
     """A browser in which n8n's owner is logged in."""
     lacking = editor.missing()
     if lacking:
         skip_or_fail(f"the editor's tests need {' and '.join(lacking)}")
-    n8n_of_the_session.start()
     with sync_playwright() as playwright:
         browser = editor.launch(playwright)
         try:
-            yield editor.log_in(browser, n8n_of_the_session)
+            yield editor.log_in(browser, n8n_in("external"))
         finally:
             browser.close()
 

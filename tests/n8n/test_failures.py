@@ -13,6 +13,7 @@ from n8nrunner.config import parse_broker
 from n8nrunner.connection.auth import fetch_grant
 from n8nrunner.protocol.failures import AuthRefused, LinkFailure, NotABroker, RateLimited
 
+from .conftest import in_both_modes
 from .n8n import N8n, job_node, webhook_node
 from .runners import RunnerProcess
 
@@ -79,6 +80,7 @@ def test_an_unhandled_error_goes_to_the_error_output_when_the_node_continues_on_
     assert response.json() == [{"error": "The lead is not in the list"}]
 
 
+@in_both_modes
 def test_the_runners_task_timeout_fails_the_execution_with_n8ns_sentence(
     n8n: N8n, start_runner: StartRunner
 ) -> None:
@@ -97,6 +99,7 @@ def test_the_runners_task_timeout_fails_the_execution_with_n8ns_sentence(
     assert "timed out" in ended["reason"]
 
 
+@in_both_modes
 def test_a_cancel_from_n8n_reaches_the_handler(n8n: N8n, start_runner: StartRunner) -> None:
     runner = start_runner(N8N_RUNNERS_MAX_CONCURRENCY="1")
     webhook = webhook_node("cancel", responseMode="onReceived")
@@ -116,6 +119,7 @@ def test_a_cancel_from_n8n_reaches_the_handler(n8n: N8n, start_runner: StartRunn
     assert echo.call({"next": 1}, limit=10).json()[0]["body"] == {"next": 1}
 
 
+@in_both_modes
 def test_a_runner_that_is_killed_fails_its_task_and_a_new_one_takes_the_next(
     n8n: N8n, start_runner: StartRunner
 ) -> None:
@@ -133,6 +137,7 @@ def test_a_runner_that_is_killed_fails_its_task_and_a_new_one_takes_the_next(
     assert echo.call({"next": 1}).json()[0]["body"] == {"next": 1}
 
 
+@in_both_modes
 def test_a_wrong_token_is_reported_at_once(n8n: N8n, start_runner: StartRunner) -> None:
     wrong = "not-the-secret-that-n8n-has"
     started = time.monotonic()
@@ -175,11 +180,13 @@ def refusal(url: str, token: str) -> LinkFailure:
     return caught.value
 
 
+@in_both_modes
 def test_n8ns_own_refusal_differs_from_that_of_a_proxy(n8n: N8n) -> None:
     refused = refusal(n8n.broker_url, "not-the-token")
     assert type(refused) is AuthRefused, refused
 
 
+@in_both_modes
 def test_the_port_of_the_editor_and_a_wrong_base_path_are_recognised(n8n: N8n) -> None:
     editor = refusal(n8n.url, n8n.auth_token)
     assert type(editor) is NotABroker

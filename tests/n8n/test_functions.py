@@ -11,6 +11,7 @@ from typing import Any, Callable, NamedTuple
 
 import pytest
 
+from .conftest import in_both_modes
 from .n8n import N8n, Workflow, function_node, job_node, webhook_node
 from .runners import RunnerProcess
 
@@ -322,6 +323,7 @@ def wrong_rows(n8n: N8n, name: str, rows: list[Row], **settings: Any) -> list[st
         return [text for text in pool.map(outcome, range(len(rows)), rows) if text]
 
 
+@in_both_modes
 def test_every_mechanism_of_a_function_works_in_a_workflow(n8n: N8n, start_functions: StartRunner) -> None:
     start_functions()
     wrong = wrong_rows(n8n, "mechanism", MECHANISMS)
@@ -519,6 +521,7 @@ def test_log_and_progress_reach_the_runner(n8n: N8n, start_functions: StartRunne
     n8n.wait_for_output("a line", start=start)
 
 
+@in_both_modes
 def test_a_cancelled_execution_cancels_the_function(n8n: N8n, start_functions: StartRunner) -> None:
     runner = start_functions()
     workflow = run(n8n, "cancel", function_node("waits", seconds=60))
@@ -584,6 +587,7 @@ def test_a_stopped_execution_sends_no_further_raw_jobs(n8n: N8n, start_functions
     assert len(runner.events("started")) == 1
 
 
+@in_both_modes
 def test_a_function_that_takes_too_long_fails_with_the_limit(n8n: N8n, start_functions: StartRunner) -> None:
     runner = start_functions(N8N_RUNNERS_TASK_TIMEOUT="1")
     workflow = run(n8n, "timeout", function_node("waits", seconds=60))
@@ -592,6 +596,7 @@ def test_a_function_that_takes_too_long_fails_with_the_limit(n8n: N8n, start_fun
     assert runner.wait_for("ended")["cancelled"] is True
 
 
+@in_both_modes
 def test_the_node_says_that_the_runner_was_lost_during_the_call(
     n8n: N8n, start_functions: StartRunner
 ) -> None:
@@ -695,6 +700,7 @@ def test_a_runner_that_joins_late_gets_calls(n8n: N8n, start_functions: StartRun
         assert answer.result().json() == [{"result": 4}]
 
 
+@in_both_modes
 def test_functions_work_after_a_restart_of_n8n_during_a_call(n8n: N8n, start_functions: StartRunner) -> None:
     runner = start_functions()
     waiting = run(n8n, "restart", function_node("waits", seconds=60))

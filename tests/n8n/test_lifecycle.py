@@ -11,6 +11,7 @@ from typing import Any, Callable
 import pytest
 import requests
 
+from .conftest import in_both_modes
 from .load import Load
 from .n8n import N8n, job_node, webhook_node
 from .runners import RunnerProcess
@@ -24,6 +25,7 @@ NEXT_ANSWER_LIMIT = 5.0
 """Seconds until a call is answered once n8n is back: the runner has to be back, and others call as well."""
 
 
+@in_both_modes
 def test_a_runner_that_starts_before_n8n_registers_later(n8n: N8n, start_runner: StartRunner) -> None:
     workflow = n8n.create_workflow("early", [webhook_node("early"), job_node("tests.echo")])
     n8n.stop()
@@ -50,6 +52,7 @@ def test_start_says_what_to_check_when_n8n_is_down(n8n: N8n, start_runner: Start
     assert runner.wait() == 1
 
 
+@in_both_modes
 def test_stop_lets_a_task_finish_and_n8n_gets_its_answer(n8n: N8n, start_runner: StartRunner) -> None:
     runner = start_runner()
     node = job_node("tests.count", settings={"seconds": 1.0})
@@ -63,6 +66,7 @@ def test_stop_lets_a_task_finish_and_n8n_gets_its_answer(n8n: N8n, start_runner:
         assert answer.result(30).json() == [{"number": 1, "runner": "tests"}]
 
 
+@in_both_modes
 def test_n8n_drains_the_runner_when_it_stops_and_the_runner_reconnects(
     n8n: N8n, start_runner: StartRunner
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from . import services
 from .conftest import skip_or_fail
-from .n8n import N8n, Workflow, webhook_node, write_node
+from .n8n import Mode, N8n, Workflow, webhook_node, write_node
 from .processes import ChildProcess
 from .runners import PLAIN_ENVIRONMENT
 from .services import Postgres
@@ -32,13 +32,12 @@ Start = Callable[..., ChildProcess]
 
 
 @pytest.fixture(scope="module")
-def n8n_with_nodes(n8n_of_the_session: N8n) -> N8n:
+def n8n_with_nodes(n8n_in: Callable[[Mode], N8n]) -> N8n:
     """n8n after a restart, which it takes to see the nodes that have been written."""
-    n8n = n8n_of_the_session
+    n8n = n8n_in("external")
     for module, cwd in (("samples.flask_shop", ROOT), ("samples.report", ROOT), ("orders.wsgi", DJANGO)):
         write_node(module, n8n.custom_folder, cwd)
-    if n8n.is_running:
-        n8n.stop()
+    n8n.stop()
     n8n.start()
     return n8n
 

@@ -11,10 +11,11 @@ from typing import Any, Callable
 
 import pytest
 
+from .conftest import in_both_modes
 from .n8n import JavaScriptRunner, N8n, javascript_node, job_node, webhook_node
 from .runners import RunnerProcess
 
-pytestmark = pytest.mark.n8n
+pytestmark = [pytest.mark.n8n, in_both_modes]
 
 StartRunner = Callable[..., RunnerProcess]
 
@@ -173,7 +174,7 @@ def test_an_http_call_that_fails_raises_in_the_handler(
 
 
 def test_a_javascript_code_node_runs_on_n8ns_runner_next_to_this_one(
-    n8n: N8n, start_runner: StartRunner, javascript_runner: JavaScriptRunner
+    n8n: N8n, start_runner: StartRunner, javascript_runner: JavaScriptRunner | None
 ) -> None:
     start_runner()
     double = "return $input.all().map((item) => ({ json: { number: item.json.number * 2 } }));"
