@@ -137,6 +137,9 @@ class N8n:
             self._poll(lambda url=f"{address}/healthz": _is_ok(url), f"{address}/healthz answers", limit)
         # It answers before its database is ready.
         self._poll(lambda: _is_ok(f"{self.url}/healthz/readiness"), "n8n is ready", limit)
+        if self._command == "start":
+            # n8n 1 is ready before its editor can be used.
+            self._poll(lambda: _is_ok(f"{self.url}/rest/settings"), "n8n's editor is ready", limit)
 
     def stop(self, limit: float = DRAIN_SECONDS + 20.0, under_load: bool = False) -> None:
         """SIGTERM: n8n drains its runners and ends.

@@ -1,0 +1,129 @@
+"""n8n 1.123, which still gets patches, in its default mode: `python -m tests.n8n.install 1.123.81`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable
+
+import pytest
+
+from .conftest import skip_or_fail
+from .install import OLD_VERSION, Installation, installation
+from .n8n import N8n, function_node, javascript_node, job_node, webhook_node
+from .runners import RunnerProcess
+from .test_functions import SCRIPT
+
+pytestmark = pytest.mark.n8n
+
+StartRunner = Callable[..., RunnerProcess]
+
+
+@pytest.fixture(scope="module")
+def place() -> Installation:
+    place = installation(OLD_VERSION)
+    if not place.is_complete:
+        skip_or_fail(f"n8n {OLD_VERSION} is not installed: run `python -m tests.n8n.install {OLD_VERSION}`")
+    return place
+
+
+@pytest.fixture(scope="module")
+def n8n_of_the_module(place: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N8n]:
+    # A short limit, for the one test that waits for it.
+    variables = {"N8N_RUNNERS_TASK_TIMEOUT": "5"}
+    n8n = N8n(place, tmp_path_factory.mktemp("n8n-old"), mode="internal", variables=variables)
+    try:
+        n8n.start()
+        yield n8n
+    finally:
+        n8n.kill()
+
+
+@pytest.fixture
+def n8n(n8n_of_the_module: N8n) -> N8n:
+    n8n_of_the_module.start()
+    return n8n_of_the_module
+
+
+def test_a_runner_registers_and_serves_its_own_task_type(n8n: N8n, start_runner: StartRunner) -> None:
+    runner = start_runner()
+    n8n.wait_for_output('Registered runner "tests"')
+    workflow = n8n.create_workflow("old-echo", [webhook_node("old-echo"), job_node("tests.echo")])
+    assert workflow.call({"text": "Grüße"}).json()[0]["body"] == {"text": "Grüße"}
+    runner.stop()
+
+
+def test_a_generated_node_calls_its_function(n8n: N8n, start_runner: StartRunner) -> None:
+    start_runner("functions", command=[sys.executable, str(SCRIPT)])
+    nodes = [webhook_node("old-function"), function_node("double", number=21)]
+    assert n8n.create_workflow("old-function", nodes).call().json() == [{"result": 42}]
+
+
+def test_javascript_code_nodes_run_on_n8ns_own_runner_beside_it(n8n: N8n, start_runner: StartRunner) -> None:
+    start_runner()
+    n8n.own_runner()
+    nodes = [
+        webhook_node("old-javascript"),
+        job_node("tests.whole_numbers", settings={"count": 3}),
+        javascript_node("return $input.all().map((item) => ({ json: { number: item.json.number * 2 } }));"),
+    ]
+    answer = n8n.create_workflow("old-javascript", nodes).call().json()
+    assert answer == [{"number": 0}, {"number": 2}, {"number": 4}]
+
+
+def test_a_stopped_execution_cancels_its_task(n8n: N8n, start_runner: StartRunner) -> None:
+    runner = start_runner()
+    webhook = webhook_node("old-stop", responseMode="onReceived")
+    node = job_node("tests.wait", settings={"seconds": 60})
+    workflow = n8n.create_workflow("old-stop", [webhook, node])
+    assert workflow.call().status_code == 200
+    runner.wait_for("started")
+    workflow.wait_for_execution("running").stop()
+    assert runner.wait_for("ended")["cancelled"] is True
+
+
+def test_the_runner_registers_again_after_a_restart_of_n8n(n8n: N8n, start_runner: StartRunner) -> None:
+    runner = start_runner()
+    workflow = n8n.create_workflow("old-restart", [webhook_node("old-restart"), job_node("tests.echo")])
+    n8n.kill()
+    n8n.start()
+    n8n.wait_for_output('Registered runner "tests"')
+    workflow.wait_active()
+    assert workflow.call({"at": "last"}).json()[0]["body"] == {"at": "last"}
+    runner.stop()
+
+
+def test_n8n_restarts_its_own_runner_when_a_task_of_another_one_passes_its_limit(
+    n8n: N8n, start_runner: StartRunner
+) -> None:
+    """So a runner with too high a limit disturbs Code nodes (docs/protocol.md, "Modes of n8n")."""
+    runner = start_runner()
+    own = n8n.own_runner()
+    slow = "await new Promise((resolve) => setTimeout(resolve, 20000)); return [];"
+    code = n8n.create_workflow("old-code", [webhook_node("old-code"), javascript_node(slow)])
+    above = n8n.create_workflow(
+        "old-above", [webhook_node("old-above"), job_node("tests.wait", settings={"seconds": 10})]
+    )
+    with ThreadPoolExecutor(2) as callers:
+        ours = callers.submit(above.call)
+        runner.wait_for("started")
+        theirs = callers.submit(code.call)
+        assert ours.result().status_code == theirs.result().status_code == 500
+    assert above.wait_for_execution("error").error["message"].startswith("Task execution timed out")
+    assert code.wait_for_execution("error").error["message"] == "Node execution failed"
+    assert n8n.own_runner(but_not=own) != own
+    assert runner.wait_for("ended")["cancelled"] is False
+    assert runner.log.count("Registered with the broker") == 1
+
+
+def test_the_lower_limit_of_the_runner_disturbs_nothing(n8n: N8n, start_runner: StartRunner) -> None:
+    runner = start_runner(N8N_RUNNERS_TASK_TIMEOUT="1")
+    own = n8n.own_runner()
+    node = job_node("tests.wait", settings={"seconds": 60})
+    workflow = n8n.create_workflow("old-below", [webhook_node("old-below"), node])
+    assert workflow.call().status_code == 500
+    error = workflow.wait_for_execution("error").error
+    assert error["message"] == "Task execution timed out after 1 second"
+    assert runner.wait_for("ended")["cancelled"] is True
+    assert n8n.own_runner() == own
