@@ -184,8 +184,8 @@ class Engine:
         reasons = "; ".join(link.last_error or f"{link.broker} is {link.state}" for link in links)
         raise errors.BrokerConnectionError(
             f"no broker has registered the runner within {wait:g} s: {reasons}. "
-            "Check that n8n runs with N8N_RUNNERS_AUTH_TOKEN set, and that its task broker listens there (in a "
-            "container: N8N_RUNNERS_BROKER_LISTEN_ADDRESS=0.0.0.0; n8n 1: N8N_RUNNERS_ENABLED=true)"
+            "Check that n8n runs with N8N_RUNNERS_AUTH_TOKEN set, and that its task broker listens there "
+            "(in a container: N8N_RUNNERS_BROKER_LISTEN_ADDRESS=0.0.0.0; n8n 1: N8N_RUNNERS_ENABLED=true)"
         )
 
     def give_up_when_refused(self) -> None:
