@@ -1,4 +1,4 @@
-"""n8n as it comes, with one variable: it runs Code nodes on a runner of its own, beside the user's runner."""
+"""n8n as it comes, with one variable: its Code nodes run on a runner of its own, next to the user's runner."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def is_right(answer: Any) -> bool:
     return bool(answer == [{"number": 2}, {"number": 4}])
 
 
-def test_n8n_owns_one_runner_and_the_users_runner_is_no_process_of_it(
+def test_n8n_has_a_runner_of_its_own_and_the_users_runner_stays_a_separate_process(
     n8n: N8n, start_runner: StartRunner
 ) -> None:
     runner = start_runner()

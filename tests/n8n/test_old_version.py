@@ -60,7 +60,7 @@ def test_a_generated_node_calls_its_function(n8n: N8n, start_runner: StartRunner
     assert n8n.create_workflow("old-function", nodes).call().json() == [{"result": 42}]
 
 
-def test_javascript_code_nodes_run_on_n8ns_own_runner_beside_it(n8n: N8n, start_runner: StartRunner) -> None:
+def test_javascript_code_nodes_run_on_n8ns_own_runner_next_to_it(n8n: N8n, start_runner: StartRunner) -> None:
     start_runner()
     n8n.own_runner()
     nodes = [
