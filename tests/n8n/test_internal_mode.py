@@ -1,4 +1,4 @@
-"""n8n as it comes, with one variable: its Code nodes run on a runner of its own, next to the user's runner."""
+"""n8n as it comes, with one variable: its Code nodes have a runner of their own, next to the user's."""
 
 from __future__ import annotations
 
