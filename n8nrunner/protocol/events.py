@@ -80,7 +80,7 @@ class SlotFreed(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """The answers to the tasks of a prepared type, as JSON text."""
+    """The answers to the tasks of a prepared type, as JSON text (`prepared.py`)."""
 
     running: str
     draining: str  #: the answer while the runner finishes its tasks because of a `StopRequested`

@@ -37,6 +37,7 @@ class Offers:
 
     Attributes:
         types: the task types with their limits.
+        validity: seconds for which an offer is valid.
         open: the task type and the end of each open offer, by id, in the order of the ends.
         lapsed: the task type of each lapsed offer and the moment until which it is honoured, by id.
     """
@@ -48,14 +49,14 @@ class Offers:
         self._link = link
         self._slots = slots
         self._new_id = new_id
-        self._validity = OFFER_VALIDITY
+        self.validity = OFFER_VALIDITY
         self.open: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self.lapsed: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._rejected = False
 
     def begin(self, jitter: float) -> None:
         """Start over with a new connection. `jitter` in [0, 1] spreads the ends of its offers."""
-        self._validity = OFFER_VALIDITY + OFFER_JITTER * jitter
+        self.validity = OFFER_VALIDITY + OFFER_JITTER * jitter
         self._rejected = False
 
     def join(self, now: float) -> AbstractSet[Hashable]:
@@ -83,13 +84,15 @@ class Offers:
         if offer is not None:
             if self._slots.take(self._link, offer[0]):
                 return offer[0], ""
-            self._rejected = True
             return None, REASON_FULL
         offer = self.lapsed.pop(offer_id, None)
         if offer is not None and offer[1] > now and self._slots.take(self._link, offer[0], lapsed=True):
             return offer[0], ""
-        self._rejected = True
         return None, REASON_EXPIRED
+
+    def note_rejection(self) -> None:
+        """Note that the link rejects an acceptance. n8n 2.27 then needs an offer, as `renew` says."""
+        self._rejected = True
 
     def renew(
         self, now: float, ready: bool, silent_since: float | None
@@ -102,10 +105,10 @@ class Offers:
         self._lapse(now)
         wanted, others = self._slots.offers(self._link, now, ready)
         offers: list[TaskOffer] = []
-        until = now + self._validity
+        until = now + self.validity
         for task_type, count in wanted:
             for _ in range(count):
-                offer = TaskOffer(self._new_id(), task_type, int(self._validity * 1000))
+                offer = TaskOffer(self._new_id(), task_type, int(self.validity * 1000))
                 self.open[offer.offer_id] = (task_type, until)
                 offers.append(offer)
         is_owed = self._rejected and ready

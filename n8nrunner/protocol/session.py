@@ -9,8 +9,8 @@ does the I/O of both. Thread: the links'; a snapshot reads `state` and `counters
 it must be called next. `events`, `actions` and `messages` define the input and the output, `states` the
 states and the transitions.
 
-The session coordinates its parts, each of which has one duty: `Offers`, `Tasks`, `Calls`, `Receipts` and
-`Liveness`. Moments and times are in seconds.
+The session coordinates its parts, each of which has one duty: `Offers`, `Tasks`, `PreparedTasks`, `Calls`,
+`Receipts` and `Liveness`. Moments and times are in seconds.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from typing import Callable, Union
 from n8nrunner.protocol import actions, events
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.calls import Calls
+from n8nrunner.protocol.codec import encode_result
 from n8nrunner.protocol.liveness import Liveness
 from n8nrunner.protocol.offers import Offers
+from n8nrunner.protocol.prepared import PreparedTasks
 from n8nrunner.protocol.receipts import Receipts
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.protocol.states import IDLE_STATES, TASK_STATES, TRANSITIONS, SessionState, Trigger
@@ -74,7 +76,7 @@ class RunnerSession:
         is_congested: whether a large message is being sent.
         generation: the number of the connection, from 1.
         counters: the counts of all connections.
-        offers, tasks, calls, receipts: the parts. Only the session changes them.
+        offers, tasks, prepared, calls, receipts: the parts. Only the session changes them.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class RunnerSession:
         self._liveness = Liveness()
         self.offers = Offers(link, slots, types, new_id)
         self.tasks = Tasks(task_timeout)
+        self.prepared = PreparedTasks(new_id)
         self.calls = Calls()
         self.receipts = Receipts()
         # Answers to acceptances that wait behind a large message, each with the end of its window.
@@ -141,7 +144,7 @@ class RunnerSession:
         """Note whether a large message is being sent. No other message may be sent between its fragments."""
         if congested is not self.is_congested:
             self.is_congested = congested
-            self._due = _AT_ONCE
+            self._due = self.prepared.due = _AT_ONCE
 
     def set_receiving(self, receiving: bool) -> None:
         """Note whether received bytes wait that may be a part of a task's settings."""
@@ -175,6 +178,8 @@ class RunnerSession:
                 self._settle_offers(now)
             else:
                 self._settle_drain(now)
+            if now >= self.prepared.due and self.state is not SessionState.CLOSING:
+                self._settle_prepared(now)
         elif self.state not in IDLE_STATES and now >= self._handshake_until:
             is_first = self.state is SessionState.AWAITING_INFO_REQUEST
             missing = "broker:inforequest" if is_first else "broker:runnerregistered"
@@ -203,6 +208,7 @@ class RunnerSession:
             soonest,
             self._liveness.due,
             self.tasks.next_deadline(),
+            self.prepared.due,
             self.receipts.next_deadline(self.is_congested),
         )
 
@@ -236,9 +242,13 @@ class RunnerSession:
     def _runner_registered(self, event: m.RunnerRegistered, now: float) -> None:
         self._enter(m.RunnerRegistered)
         self._join(now)
+        self.prepared.join(self.offers.validity)
 
     def _types_changed(self, event: events.TypesChanged, now: float) -> None:
         self.offers.types = dict(event.types)
+        self.prepared.change(
+            {name: event.prepared[name] for name in event.prepared if name not in event.types}
+        )
         self._announced = tuple(dict.fromkeys([*event.types, *event.prepared, *event.announced]))
         self._join(now)
 
@@ -254,9 +264,11 @@ class RunnerSession:
             self._wake(self.offers.join(now))
 
     def _drain(self, event: m.Drain, now: float) -> None:
+        if self.state is SessionState.OFFERING:
+            self._drain_until = now + DRAIN_LIMIT
+            self._wake(self.offers.withdraw(now))
         self._enter(m.Drain)
-        self._drain_until = now + DRAIN_LIMIT
-        self._wake(self.offers.withdraw(now))
+        self.prepared.withdraw()
 
     def _stop(self, event: events.StopRequested, now: float) -> None:
         if self._stop_until is None or event.until < self._stop_until:
@@ -276,6 +288,7 @@ class RunnerSession:
         # Release the reserved slots first, because other links may be waiting for them.
         self._wake(self.offers.withdraw(now))
         self._delayed.clear()
+        self.prepared.end()
         accepted, running = self.tasks.remove_all()
         self.counters.lost += len(accepted) + len(running)
         for _, task_type in accepted:
@@ -298,11 +311,12 @@ class RunnerSession:
         if task_id in self.tasks or len(task_id) > ID_LIMIT:
             return
         if self.state is SessionState.DRAINING:
-            self._reject(task_id, REASON_STOPPING, now)
-            return
-        task_type, refusal = self.offers.claim(event.offer_id, now)
+            task_type, refusal = None, REASON_STOPPING
+        else:
+            task_type, refusal = self.offers.claim(event.offer_id, now)
         if task_type is None:
-            self._reject(task_id, refusal, now)
+            if not self._accept_prepared(event, now):
+                self._reject(task_id, refusal, now)
             return
         self.counters.accepted += 1
         if self._slots.can_serve:  # the pair of the offer waits now, and may be able to make its next offer
@@ -310,14 +324,35 @@ class RunnerSession:
         self._settle_by(self.tasks.accept(task_id, task_type, now))
         self._send_in_window(m.TaskAccepted(task_id), now)
 
+    def _accept_prepared(self, event: m.TaskOfferAccept, now: float) -> bool:
+        """Accept a task that is answered at once. Return False if the offer is not of a prepared type."""
+        if event.task_id in self.prepared.accepted:
+            return True
+        if not self.prepared.accept(event.offer_id, event.task_id, now):
+            return False
+        self._due = _AT_ONCE
+        self._send_in_window(m.TaskAccepted(event.task_id), now)
+        return True
+
+    def _answer_prepared(self, task_id: str, now: float) -> None:
+        """Answer a task of a prepared type, if there is one. Its settings do not matter."""
+        prepared = self.prepared.remove(task_id)
+        if prepared is not None:
+            self._due = _AT_ONCE
+            text = prepared.draining if self.is_stopping else prepared.running
+            self._send(actions.SendPayload(encode_result(task_id, text)), now)
+
     def _reject(self, task_id: str, reason: str, now: float) -> None:
         self.counters.rejected += 1
+        self.offers.note_rejection()
         self._due = _AT_ONCE
         self._send_in_window(m.TaskRejected(task_id, reason), now)
 
     def _task_settings(self, event: m.TaskSettings, now: float) -> None:
         task = self.tasks.start(event.task_id, now)
-        if task is not None:
+        if task is None:
+            self._answer_prepared(event.task_id, now)
+        else:
             task_type, deadline = task
             self._settle_by(deadline)
             self._actions.append(
@@ -333,9 +368,15 @@ class RunnerSession:
         elif self.tasks.running.pop(event.task_id, None) is not None:
             self.counters.cancelled += 1
             self._cancel(event.task_id, reason)
+        else:
+            self.prepared.remove(event.task_id)
         if reason == REASON_WINDOW:
             # The broker missed the answer to an acceptance and has dropped all offers of this link.
-            self.offers.void()
+            self._void_offers()
+
+    def _void_offers(self) -> None:
+        self.offers.void()
+        self.prepared.void()
 
     def _cancel(self, task_id: str, reason: str, timed_out: bool = False) -> None:
         self._actions.extend(self.calls.end_all_of(task_id, reason))
@@ -386,7 +427,9 @@ class RunnerSession:
         head, problem, description = event
         if head.type == "broker:tasksettings":
             task = self.tasks.accepted.pop(head.task_id or "", None)
-            if task is not None:
+            if task is None:
+                self._answer_prepared(head.task_id or "", now)
+            else:
                 self.counters.failed += 1
                 self._release(task[0], now)
                 message = f"The task's input {problem}"
@@ -433,7 +476,10 @@ class RunnerSession:
         for task_id, task_type in remove_due(self.tasks.accepted, now):
             self.counters.failed += 1
             self._release(task_type, now)
-            self._fail(task_id, now, message=f"n8n sent no settings within {SETTINGS_TIMEOUT:g} seconds")
+            self._fail_without_settings(task_id, now)
+
+    def _fail_without_settings(self, task_id: str, now: float) -> None:
+        self._fail(task_id, now, message=f"n8n sent no settings within {SETTINGS_TIMEOUT:g} seconds")
 
     def _settle_delayed(self, now: float) -> None:
         while self._delayed:
@@ -450,16 +496,24 @@ class RunnerSession:
         """Forget an acceptance whose answer would be late, and all offers. n8n 2.40 drops them too."""
         if isinstance(answer, m.TaskAccepted):
             task = self.tasks.accepted.pop(answer.task_id, None)
-            if task is not None:
+            if task is None:
+                self.prepared.remove(answer.task_id)
+            else:
                 self.counters.accepted -= 1
                 self.counters.rejected += 1
                 self._release(task[0], now)
-        self.offers.void()
+        self._void_offers()
 
     def _settle_offers(self, now: float) -> None:
         offers, others = self.offers.renew(now, not self.is_congested, self._silent_since())
         self._wake(others)
         for offer in offers:
+            self._send(offer, now)
+
+    def _settle_prepared(self, now: float) -> None:
+        for task_id in self.prepared.expire(now):
+            self._fail_without_settings(task_id, now)
+        for offer in self.prepared.renew(now, not self.is_congested):
             self._send(offer, now)
 
     def _silent_since(self) -> float | None:

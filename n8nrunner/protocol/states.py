@@ -47,7 +47,7 @@ TRANSITIONS: dict[type[Trigger], dict[SessionState, SessionState]] = {
     events.ConnectionOpened: {SessionState.DISCONNECTED: SessionState.AWAITING_INFO_REQUEST},
     m.InfoRequest: {SessionState.AWAITING_INFO_REQUEST: SessionState.AWAITING_REGISTRATION},
     m.RunnerRegistered: {SessionState.AWAITING_REGISTRATION: SessionState.OFFERING},
-    m.Drain: {SessionState.OFFERING: SessionState.DRAINING},
+    m.Drain: {SessionState.OFFERING: SessionState.DRAINING, SessionState.DRAINING: SessionState.DRAINING},
     events.StopRequested: {
         SessionState.DISCONNECTED: SessionState.CLOSED,
         SessionState.AWAITING_INFO_REQUEST: SessionState.CLOSING,

@@ -14,15 +14,21 @@ from n8nrunner.protocol.events import (
     ConnectionOpened,
     HandlerFinished,
     MessageSkipped,
+    Prepared,
     SocketMeasured,
+    TypesChanged,
 )
 from n8nrunner.protocol.failures import ConnectionLost
+from n8nrunner.protocol.prepared import ACCEPTED_LIMIT
 from n8nrunner.protocol.receipts import UNCONFIRMED_LIMIT
 from n8nrunner.protocol.session import RunnerSession
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.protocol.states import TASK_STATES, SessionState
 
 START = 1000.0
+
+#: The answers of a prepared type.
+PREPARED = Prepared('{"state": "running"}', '{"state": "stopping"}')
 
 
 class NoConnection:
@@ -52,6 +58,7 @@ class Bench:
     Args:
         capacity, types, brokers: of the slots, unless they are passed.
         link: the session's name towards them.
+        prepared: the prepared types.
     """
 
     def __init__(
@@ -62,6 +69,7 @@ class Bench:
         slots: Slots | None = None,
         link: str = "a",
         task_timeout: float = 300.0,
+        prepared: Mapping[str, Prepared] | None = None,
     ) -> None:
         self.now = START
         self.slots = slots or Slots(capacity, brokers)
@@ -70,6 +78,9 @@ class Bench:
         self.session = RunnerSession(
             link, "name", self.types, self.slots, task_timeout, lambda: f"{link}{next(numbers)}"
         )
+        self.prepared = prepared or {}
+        if prepared:
+            self.session.handle(TypesChanged(self.types, prepared, ()), START)
         self.link = link
         self.task_numbers = itertools.count(1)
         self.sent = 0
@@ -97,6 +108,10 @@ class Bench:
         actions = self.checked(self.session.settle(self.now))
         if any(isinstance(action, MeasureSocket) for action in actions):
             actions += self.checked(self.session.handle(self.measured, self.now))
+        session = self.session
+        if session.prepared.types and not session.is_congested and session.state is SessionState.OFFERING:
+            is_full = len(session.prepared.accepted) >= ACCEPTED_LIMIT
+            assert is_full or self.prepared_offers().keys() == session.prepared.types.keys()
         due = self.session.next_deadline()
         assert due > self.now, f"settled, and at {due - self.now:+g} s there is more to settle"
         return actions
@@ -136,10 +151,15 @@ class Bench:
         counted = {name: pair.open for name, pair in slots.links.get(self.link, {}).items()}
         assert {name: count for name, count in counted.items() if count} == offers
         if session.state is not SessionState.CLOSING:  # it keeps its offers until the connection has ended
+            assert session.state in TASK_STATES or not session.prepared.offers
             is_offering = session.state is SessionState.OFFERING and session.offers_wanted
             assert is_offering or not session.offers.open
             assert is_offering is (self.link in slots.links) or not self.types
         assert sum(len(result.payload or b"") for result in session.receipts.results) <= UNCONFIRMED_LIMIT
+        open_ones = [name for name, end in session.prepared.offers.values() if end > self.now]
+        assert len(open_ones) == len(set(open_ones)), "two open offers of one prepared type"
+        assert len(session.prepared.accepted) <= ACCEPTED_LIMIT
+        assert not [task_id for task_id in session.prepared.accepted if task_id in session.tasks]
         counters = session.counters
         assert counters.accepted == (
             counters.done
@@ -163,13 +183,18 @@ class Bench:
         """Connect and register; return the offers."""
         assert self.do(connected(jitter)) == []
         info = self.do(m.InfoRequest())
-        assert info == [m.RunnerInfo("name", tuple(self.types))]
+        assert info == [m.RunnerInfo("name", tuple(dict.fromkeys([*self.types, *self.prepared])))]
         self.sent = 1
         return self.do(m.RunnerRegistered())
 
     def offers(self) -> list[str]:
         """Return the ids of the open offers, in their order."""
         return list(self.session.offers.open)
+
+    def prepared_offers(self) -> dict[str, str]:
+        """Return the id of the newest offer of each prepared type that has one."""
+        offers = self.session.prepared.offers.items()
+        return {name: offer_id for offer_id, (name, end) in offers if end > self.now}
 
     def accept(self, offer_id: str | None = None) -> str:
         """Let the broker accept an offer; return the task's id."""

@@ -54,6 +54,14 @@ def renew(
     return sent
 
 
+def reject(offers: Offers, offer_id: str, now: float = NOW) -> str:
+    """Let the broker accept an offer that the link cannot serve, and return the reason."""
+    task_type, reason = offers.claim(offer_id, now)
+    assert task_type is None
+    offers.note_rejection()
+    return reason
+
+
 def offer(offer_id: str, task_type: str = "t", valid_for: int = 10_000) -> TaskOffer:
     return TaskOffer(offer_id, task_type, valid_for)
 
@@ -216,33 +224,38 @@ class TestExpiredOffers:
 
     def test_follows_a_rejection_once(self) -> None:
         offers = joined()
-        offers.claim("unknown", NOW)
+        reject(offers, "unknown")
         assert renew(offers, NOW) == [offer("a3", valid_for=0)]
         assert list(offers.open) == ["a1", "a2"]
+        assert renew(offers, NOW) == []
+
+    def test_does_not_follow_a_claim_that_the_link_serves_in_another_way(self) -> None:
+        offers = joined()
+        assert offers.claim("unknown", NOW) == (None, REASON_EXPIRED)
         assert renew(offers, NOW) == []
 
     def test_follows_a_rejection_for_want_of_a_slot(self) -> None:
         slots = Slots(1, brokers=2)
         a, b = joined(slots, "a"), joined(slots, "b")
         a.claim("a1", NOW)
-        b.claim("b1", NOW)
+        assert reject(b, "b1") == REASON_FULL
         assert renew(b, NOW) == [offer("b2", valid_for=0)]
 
     def test_is_not_needed_if_another_offer_follows(self) -> None:
         offers = joined()
-        offers.claim("unknown", NOW)
+        reject(offers, "unknown")
         assert [sent.valid_for for sent in renew(offers, NOW + 10)] == [10_000, 10_000]
         assert renew(offers, NOW + 10) == []
 
     def test_waits_until_it_can_be_sent(self) -> None:
         offers = joined()
-        offers.claim("unknown", NOW)
+        reject(offers, "unknown")
         assert renew(offers, NOW, ready=False) == []
         assert renew(offers, NOW) == [offer("a3", valid_for=0)]
 
     def test_is_not_owed_on_the_next_connection(self) -> None:
         offers = joined()
-        offers.claim("unknown", NOW)
+        reject(offers, "unknown")
         offers.begin(0.0)
         assert renew(offers, NOW) == []
 
@@ -262,18 +275,18 @@ class TestExpiredOffers:
 
     def test_breaks_the_silence_once_for_both_reasons(self) -> None:
         offers = full()
-        offers.claim("unknown", NOW)
+        reject(offers, "unknown")
         assert renew(offers, NOW, silent_since=NOW - 99) == [offer("a1", valid_for=0)]
 
     def test_needs_a_task_type(self) -> None:
         offers = joined(types={})
-        offers.claim("unknown", NOW)
+        reject(offers, "unknown")
         assert renew(offers, NOW, silent_since=NOW - 99) == []
         assert offers.next_deadline(NOW) == NEVER
 
     def test_has_the_first_task_type(self) -> None:
         offers = joined(types={"u": None, "t": None})
-        offers.claim("unknown", NOW)
+        reject(offers, "unknown")
         assert renew(offers, NOW) == [offer("a3", "u", 0)]
 
 
@@ -310,8 +323,7 @@ def test_withdrawn_and_void_offers_are_forgotten(leaves: bool) -> None:
     else:
         offers.void()
     assert offers.open == offers.lapsed == {}
-    assert offers.claim("a1", NOW + 10) == (None, REASON_EXPIRED)
-    assert offers.claim("a3", NOW + 10) == (None, REASON_EXPIRED)
+    assert reject(offers, "a1", NOW + 10) == reject(offers, "a3", NOW + 10) == REASON_EXPIRED
     assert slots.taken == 0
     # A link that has left makes none; one whose offers are void makes them once more.
     sent = renew(offers, NOW + 10)

@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from n8nrunner.broker import PROFILES
 from n8nrunner.protocol.events import StopRequested
-from tests.protocol.world import DELAY, World
+from n8nrunner.protocol.prepared import ACCEPTED_LIMIT
+from tests.protocol.world import DELAY, PREPARED, World
 
 #: The number of any existing thing, modulo how many there are.
 any_of = st.integers(0, 1000)
@@ -55,6 +56,16 @@ class CalmMachine(RuleBasedStateMachine):
         broker = self.pick(self.world.brokers, number)
         for _ in range(count):
             self.world.request(broker, self.pick(sorted(self.world.types), task_type), is_slow)
+
+    @rule(
+        number=any_of,
+        task_type=st.sampled_from(sorted(PREPARED)),
+        count=st.sampled_from([1, 1, 3, ACCEPTED_LIMIT + 3]),
+        is_slow=one_in_eight,
+    )
+    def request_prepared(self, number: int, task_type: str, count: int, is_slow: bool) -> None:
+        for _ in range(count):
+            self.world.request(self.pick(self.world.brokers, number), task_type, is_slow)
 
     @rule(number=any_of, task_type=any_of, count=st.integers(1, 4))
     def request_and_serve(self, number: int, task_type: int, count: int) -> None:

@@ -28,7 +28,6 @@ from n8nrunner.protocol.events import (
     HandlerFinished,
     OfferingChanged,
     Pong,
-    Prepared,
     SlotFreed,
     StopRequested,
     TypesChanged,
@@ -57,7 +56,7 @@ from n8nrunner.protocol.slots import RESERVATION_TIME, Slots
 from n8nrunner.protocol.states import SessionState
 from n8nrunner.protocol.tasks import SETTINGS_TIMEOUT, timeout_message
 from n8nrunner.snapshot import Counts
-from tests.protocol.bench import START, Bench, connected, disconnected, of, skipped, without
+from tests.protocol.bench import PREPARED, START, Bench, connected, disconnected, of, skipped, without
 
 NEVER = float("inf")
 PING = (SendPing, SendUrgentPing, MeasureSocket)
@@ -108,11 +107,7 @@ class TestConnecting:
 
     def test_the_runner_info_names_every_type_once(self) -> None:
         bench = Bench()
-        bench.do(
-            TypesChanged(
-                {"t": 1, "u": None}, {"p": Prepared("1", "2"), "u": Prepared("1", "2")}, ["v", "t", "p"]
-            )
-        )
+        bench.do(TypesChanged({"t": 1, "u": None}, {"p": PREPARED, "u": PREPARED}, ["v", "t", "p"]))
         bench.do(connected(0.0))
         assert bench.do(m.InfoRequest()) == [m.RunnerInfo("name", ("t", "u", "p", "v"))]
 

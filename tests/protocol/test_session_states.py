@@ -32,7 +32,7 @@ from n8nrunner.protocol.events import (
     TypesChanged,
 )
 from n8nrunner.protocol.states import TRANSITIONS, SessionState
-from tests.protocol.bench import Bench, connected, disconnected, skipped
+from tests.protocol.bench import PREPARED, Bench, connected, disconnected, skipped
 
 #: Short names of the states.
 STATES = ("DISCONNECTED", "INFO", "REGISTRATION", "OFFERING", "DRAINING", "CLOSING", "CLOSED")
@@ -52,9 +52,9 @@ def bench_in(state: str) -> Bench:
     """Return a session in `state`.
 
     From OFFERING on, it has an open offer, a task "accepted" without settings, and a task "running" with the
-    open call "c".
+    open call "c". The same holds for the type "p", which is prepared, and its task "waiting".
     """
-    bench = Bench(capacity=3)
+    bench = Bench(capacity=3, prepared={"p": PREPARED})
     if state == "CLOSED":
         bench.do(StopRequested(bench.now))
     if state in ("DISCONNECTED", "CLOSED"):
@@ -70,6 +70,7 @@ def bench_in(state: str) -> Bench:
         bench.pass_time(liveness.PING_INTERVAL + liveness.SILENCE_LIMIT - 1)
     for task_id in ("accepted", "running"):
         bench.do(m.TaskOfferAccept(bench.offers()[0], task_id))
+    bench.do(m.TaskOfferAccept(bench.prepared_offers()["p"], "waiting"))
     bench.do(m.TaskSettings("running", {}))
     bench.do(CallMade("running", 1, "c", b"", "call"))
     assert len(bench.offers()) == 1
@@ -87,9 +88,15 @@ EVENTS: dict[str, Callable[[Bench], Any]] = {
     "TaskOfferAccept, offer unknown": lambda bench: m.TaskOfferAccept("unknown", "new"),
     "TaskOfferAccept, task accepted": lambda bench: m.TaskOfferAccept("a1", "accepted"),
     "TaskOfferAccept, task running": lambda bench: m.TaskOfferAccept("a2", "running"),
+    "TaskOfferAccept, prepared offer": lambda bench: m.TaskOfferAccept(
+        bench.prepared_offers().get("p", "unknown"), "new"
+    ),
+    "TaskOfferAccept, prepared task": lambda bench: m.TaskOfferAccept("unknown", "waiting"),
     "TaskSettings, task accepted": lambda bench: m.TaskSettings("accepted", {}),
     "TaskSettings, task running": lambda bench: m.TaskSettings("running", {}),
     "TaskSettings, task unknown": lambda bench: m.TaskSettings("unknown", {}),
+    "TaskSettings, prepared task": lambda bench: m.TaskSettings("waiting", {}),
+    "TaskCancel, prepared task": lambda bench: m.TaskCancel("waiting", "why"),
     "TaskCancel, task accepted": lambda bench: m.TaskCancel("accepted", "why"),
     "TaskCancel, task running": lambda bench: m.TaskCancel("running", "why"),
     "TaskCancel, task unknown": lambda bench: m.TaskCancel("unknown", "why"),
@@ -107,8 +114,9 @@ EVENTS: dict[str, Callable[[Bench], Any]] = {
     "CallMade, no answer wanted": lambda bench: CallMade("running", 1, "d", b"", None),
     "CallMade, other connection": lambda bench: CallMade("running", 0, "d", b"", "other call"),
     "SlotFreed": lambda bench: SlotFreed(),
-    "TypesChanged": lambda bench: TypesChanged({"t": None, "u": None}, {}, ()),
+    "TypesChanged": lambda bench: TypesChanged({"t": None, "u": None}, {"p": PREPARED}, ()),
     "MessageSkipped, settings": lambda bench: skipped("broker:tasksettings", "accepted"),
+    "MessageSkipped, settings of a prepared task": lambda bench: skipped("broker:tasksettings", "waiting"),
     "MessageSkipped, answer": lambda bench: skipped("broker:rpcresponse", "running", "c"),
     "MessageSkipped, unknown": lambda bench: skipped(None),
     "OfferingChanged": lambda bench: OfferingChanged(True),
@@ -157,9 +165,18 @@ ROWS: dict[str, tuple[Outcome, ...]] = {
     "TaskOfferAccept, offer unknown": with_tasks(m.TaskRejected, closing=None),
     "TaskOfferAccept, task accepted": nowhere(),
     "TaskOfferAccept, task running": nowhere(),
+    "TaskOfferAccept, prepared offer": (
+        *(None, None, None),
+        to("OFFERING", m.TaskAccepted),
+        to("DRAINING", m.TaskRejected),
+        *(None, None),
+    ),
+    "TaskOfferAccept, prepared task": nowhere(),
     "TaskSettings, task accepted": with_tasks(StartTask, closing=None),
     "TaskSettings, task running": nowhere(),
     "TaskSettings, task unknown": nowhere(),
+    "TaskSettings, prepared task": with_tasks(SendPayload, closing=None),
+    "TaskCancel, prepared task": nowhere(),
     "TaskCancel, task accepted": with_tasks(slots=-1),
     "TaskCancel, task running": with_tasks(EndCall, CancelTask),
     "TaskCancel, task unknown": nowhere(),
@@ -190,6 +207,7 @@ ROWS: dict[str, tuple[Outcome, ...]] = {
     "OfferingChanged": nowhere(),
     "OfferingChanged, not wanted": nowhere(),
     "MessageSkipped, settings": with_tasks(m.TaskFailed, slots=-1, closing=None),
+    "MessageSkipped, settings of a prepared task": with_tasks(SendPayload, closing=None),
     "MessageSkipped, answer": with_tasks(EndCall, closing=None),
     "MessageSkipped, unknown": nowhere(),
     "Pong": nowhere(),

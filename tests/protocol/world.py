@@ -36,11 +36,14 @@ from n8nrunner.protocol.events import (
     CallMade,
     HandlerFinished,
     Pong,
+    Prepared,
     SlotFreed,
     SocketMeasured,
     StopRequested,
+    TypesChanged,
 )
 from n8nrunner.protocol.offers import REASON_FULL
+from n8nrunner.protocol.prepared import ACCEPTED_LIMIT
 from n8nrunner.protocol.session import REASON_LOST, REASON_STOPPED, RunnerSession
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.protocol.states import SessionState
@@ -50,6 +53,9 @@ from tests.protocol.bench import connected, disconnected
 #: than a wake-up, an offer and its acceptance take.
 DELAY = 0.4
 INBOX_DELAY = 0.1
+
+#: The prepared types of all runners, and their answers.
+PREPARED = {"p": Prepared('"p runs"', '"p stops"'), "q": Prepared('"q runs"', '"q stops"')}
 
 
 class Packet(NamedTuple):
@@ -116,10 +122,13 @@ class Link:
         self.connection: Connection | None = None
         self.inbox: deque[tuple[float, Any]] = deque()
         self.stalled = False
+        #: Whether the broker of this connection drains, as far as the runner knows.
+        self.is_drained = False
         self.handlers: dict[str, Handler] = {}
         self.session = RunnerSession(
-            index, f"runner{runner.number}", runner.types, runner.slots, world.task_timeout, world.new_id
+            index, f"runner{runner.number}", {}, runner.slots, world.task_timeout, world.new_id
         )
+        self.session.handle(TypesChanged(runner.types, PREPARED, ()), world.now)
 
     def __repr__(self) -> str:
         return f"<link {self.index} of runner {self.runner.number}>"
@@ -143,6 +152,7 @@ class Link:
     def connect(self, jitter: float) -> None:
         if self.connection is None and self.session.state is SessionState.DISCONNECTED:
             self.connection = self.broker.connected(self)
+            self.is_drained = False
             self.perform(self.session.handle(connected(jitter), self.world.now))
             self.settle()
 
@@ -346,7 +356,9 @@ class Broker:
             self.end(action.request_id, "expired")
         elif kind is actions.TaskDone:
             self.end(action.request_id, "done")
-            assert action.data == {"result": action.task_id}, "the result of another task"
+            task_type = self.requests[action.request_id].task_type
+            results = PREPARED.get(task_type, Prepared(f'"{action.task_id}"', ""))
+            assert f'"{action.data["result"]}"' in results, "the result of another task"
         elif kind is actions.TaskFailed:
             self.end(action.request_id, action.cause)
         elif kind is actions.Relay:
@@ -435,10 +447,16 @@ class World:
         task_id = getattr(message, "task_id", None)
         if task_id is not None:
             assert self.owners[task_id] is connection, "a message of another connection"
+        link.is_drained |= isinstance(message, m.Drain)
 
     def note_message_to_broker(self, link: Link, message: Any) -> None:
         if isinstance(message, m.TaskOffer):
-            assert link.session.state is SessionState.OFFERING, "an offer while draining"
+            may_offer = link.session.state is SessionState.OFFERING
+            if message.task_type in PREPARED:
+                may_offer |= link.session.is_stopping and link.session.state is SessionState.DRAINING
+                assert not link.is_drained, "an offer after a drain"
+                assert message.valid_for
+            assert may_offer, "an offer while draining"
             assert message.valid_for == 0 or 10_000 <= message.valid_for < 15_000
         task_id = getattr(message, "task_id", None)
         if task_id is not None:
@@ -458,6 +476,7 @@ class World:
             assert self.answers[task_id] == 1, "a task was answered twice"
 
     def note_start(self, handler: Handler, started: StartTask) -> None:
+        assert started.task_type not in PREPARED
         assert started.task_id not in self.started, "a task was started twice"
         assert started.settings == {"for": started.task_id}, "the settings of another task"
         assert started.task_type == self.asked[started.task_id].task_type
@@ -646,6 +665,8 @@ class World:
                 assert limit is None or tasks.count(name) <= limit
             for link in runner.links:
                 session, counters = link.session, link.session.counters
+                assert not PREPARED.keys() & slots.links.get(link.index, {}).keys()
+                assert len(session.prepared.accepted) <= ACCEPTED_LIMIT
                 assert counters.accepted == (
                     counters.done
                     + counters.failed
@@ -685,6 +706,11 @@ class World:
                     self.is_calm or link.broker.profile == "2.40"
                 ):
                     waiting = link.broker.waiting_types()
+                if len(session.prepared.accepted) < ACCEPTED_LIMIT:
+                    for name in PREPARED:
+                        assert name in at_broker, "the broker has no offer of a prepared type"
+                        assert name not in waiting, "a request of a prepared type waits"
+                self.check_answered(connection)
                 slots = runner.slots
                 room = runner.capacity - slots.taken - slots.reserved
                 for name in runner.types:
@@ -694,6 +720,13 @@ class World:
                         assert pair.open >= 1, "no open offer, and there is room"
                         assert name in at_broker, "the broker has no offer, and there is room"
                         assert name not in waiting, "a request waits, and there is room"
+
+    def check_answered(self, connection: Connection) -> None:
+        """Check that every task of a prepared type is answered that has its settings."""
+        for task_id, request in self.asked.items():
+            if request.task_type in PREPARED and request.task_id == task_id:
+                waits = task_id in connection.broker.waiting_for_settings
+                assert waits or request.end or self.owners[task_id] is not connection, "no answer"
 
     def end(self) -> None:
         """Stop everything, and check that every task ended once and every result arrived or was reported."""
