@@ -24,7 +24,7 @@ def node_file(written: Package) -> str:
 
 
 N8N_WORKFLOW = """
-exports.NodeConnectionTypes = { Main: 'main' };
+exports.NodeConnectionTypes = { Main: 'main', AiTool: 'ai_tool' };
 exports.sleep = () => Promise.resolve();
 exports.NodeOperationError = class NodeOperationError {
     constructor(node, error, options) {

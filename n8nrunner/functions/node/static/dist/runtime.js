@@ -539,5 +539,5 @@ function writtenSource(context, { runner, functions }) {
 const execute = (context, node) => run(context, writtenSource(context, node));
 
 module.exports = {
-	TaskFailure, argumentsFrom, asHtml, execute, failureOf, objectOf, run, untilStopped,
+	TaskFailure, argumentsFrom, asHtml, errorWith, execute, failureOf, objectOf, run, runTask, untilStopped,
 };

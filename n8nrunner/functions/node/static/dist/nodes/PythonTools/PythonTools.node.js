@@ -1,0 +1,95 @@
+'use strict';
+
+const { NodeConnectionTypes } = require('n8n-workflow');
+
+const { described, listRunners, runnerField } = require('../../editing.js');
+const { plain } = require('../../form.js');
+const { executeTools, supplyTools } = require('../../tools.js');
+
+const INSTEAD = 'give the names of the functions by an expression, such as {{ "quote, find_order" }}';
+
+const FUNCTIONS = {
+	displayName: 'Functions',
+	name: 'functions',
+	type: 'multiOptions',
+	default: [],
+	typeOptions: { loadOptionsMethod: 'getFunctions', loadOptionsDependsOn: ['runner.value'] },
+	displayOptions: { show: { include: ['chosen', 'except'] } },
+	description:
+		'Choose from the list, or specify IDs using an <a href="https://docs.n8n.io/code/expressions/">expression</a>, such ' +
+		'as <code>quote, find_order</code>',
+};
+
+class PythonTools {
+	description = {
+		displayName: 'Python Tools',
+		name: 'pythonTools',
+		icon: { light: 'file:pythonTools.svg', dark: 'file:pythonTools.dark.svg' },
+		group: ['output'],
+		version: 1,
+		subtitle: '={{ $parameter["runner"].value }}',
+		description: 'Gives functions of your Python program to an AI agent, or to an MCP client, as tools',
+		defaults: { name: 'Python Tools' },
+		inputs: [],
+		outputs: [NodeConnectionTypes.AiTool],
+		outputNames: ['Tool'],
+		properties: [
+			runnerField,
+			{
+				displayName: 'Functions to Offer',
+				name: 'include',
+				type: 'options',
+				noDataExpression: true,
+				default: 'all',
+				description: 'Which functions are tools. A function that needs a file cannot be one.',
+				options: [
+					{ name: 'All', value: 'all', description: 'All functions of the runner, also later ones' },
+					{ name: 'All Except', value: 'except', description: 'All functions but those below' },
+					{ name: 'Only Chosen', value: 'chosen', description: 'The functions below' },
+				],
+			},
+			FUNCTIONS,
+			{
+				displayName: 'Options',
+				name: 'options',
+				type: 'collection',
+				placeholder: 'Add option',
+				default: {},
+				options: [
+					{
+						displayName: 'Time Limit',
+						name: 'timeLimit',
+						type: 'number',
+						typeOptions: { minValue: 0 },
+						default: 60,
+						description:
+							'How many seconds a call may take. The runner ends a call at this limit or at its own, the smaller one.',
+					},
+				],
+			},
+		],
+	};
+
+	methods = {
+		listSearch: { listRunners },
+		loadOptions: {
+			async getFunctions() {
+				const { functions } = await described(this, INSTEAD);
+				return functions
+					.filter(({ schema }) => schema)
+					.map(({ title, name, description }) => ({ name: title, value: name, description: plain(description) }));
+			},
+		},
+	};
+
+	async supplyData(itemIndex) {
+		return await supplyTools(this, itemIndex);
+	}
+
+	/** n8n's agent makes its calls through this: each is an item. */
+	async execute() {
+		return await executeTools(this);
+	}
+}
+
+module.exports = { PythonTools };
