@@ -1,14 +1,16 @@
-"""The life of a function: registered, replaced by a cell that runs again, removed."""
+"""The life of a function: registered, replaced by a cell that runs again, removed; and how nodes see it."""
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import Any, Callable
 
 import pytest
 
 from n8nrunner import ConfigurationError, Runner
 from n8nrunner.broker import Broker
-from tests.conftest import LIMIT, promptly, signature_of
+from tests.conftest import LIMIT, promptly, signature_of, wait_until
 
 NewRunner = Callable[..., Runner]
 
@@ -91,3 +93,121 @@ def test_removing_an_unknown_function_names_the_known_ones(
         runner.function(name=name)(lambda: None)
     with pytest.raises(ConfigurationError, match=rf"expected a registered one \({known}\), got 'c'"):
         runner.remove("c")
+
+
+# --- asking the runner --------------------------------------------------------------------------------
+
+
+def ask(broker: Broker, type: str = "n8nrunner:describe:leads") -> Any:
+    return broker.run_task(type, {}, timeout=LIMIT)
+
+
+def names(broker: Broker) -> list[str]:
+    return [function["name"] for function in ask(broker)["functions"]]
+
+
+def test_a_node_that_asks_sees_each_change_of_the_functions(broker: Broker, new_runner: NewRunner) -> None:
+    runner = new_runner(name="leads")
+    runner.start()
+    assert ask(broker)["functions"] == []
+    assert ask(broker, "n8nrunner:describe")["functionCount"] == 0
+
+    @runner.function
+    def score(email: str) -> int:
+        return 1
+
+    wait_until(lambda: names(broker) == ["score"])
+    first = ask(broker)["functions"][0]
+    assert [each["name"] for each in first["parameters"]] == ["email"]
+
+    @runner.function(name="score")  # the cell is run again
+    def newer(email: str, country: str = "DE") -> int:
+        return 2
+
+    wait_until(lambda: len(ask(broker)["functions"][0]["parameters"]) == 2)
+    assert ask(broker)["functions"][0]["signature"] == signature_of(runner, "score") != first["signature"]
+    runner.function(name="rank")(lambda: 1)
+    wait_until(lambda: names(broker) == ["rank", "score"])
+    runner.remove("score")
+    wait_until(lambda: names(broker) == ["rank"])
+    assert ask(broker, "n8nrunner:describe")["functionCount"] == 1
+
+
+def test_a_restarted_runner_describes_its_functions_again(broker: Broker, new_runner: NewRunner) -> None:
+    runner = new_runner(name="leads")
+    runner.function(name="score")(lambda: 1)
+    runner.start()
+    assert names(broker) == ["score"]
+    runner.stop()
+    runner.function(name="rank")(lambda: 1)
+    runner.start()
+    assert names(broker) == ["rank", "score"]
+
+
+def test_a_runner_answers_while_its_slots_are_taken_by_code_that_computes(
+    broker: Broker, new_runner: NewRunner
+) -> None:
+    runner = new_runner(name="leads", capacity=2)
+    computing = threading.Semaphore(0)
+    done = threading.Event()
+
+    @runner.function
+    def compute() -> int:
+        computing.release()
+        number = 0
+        while not done.is_set():
+            number += 1
+        return number
+
+    runner.start()
+    settings = {"version": 1, "function": "compute", "calls": [{"item": 0, "arguments": {}}]}
+    tasks = [broker.submit("n8nrunner.leads", settings) for _ in range(2)]
+    for _ in tasks:
+        assert computing.acquire(timeout=LIMIT)
+    with promptly():
+        assert names(broker) == ["compute"]
+        assert ask(broker, "n8nrunner:describe")["state"] == "running"
+    done.set()
+    for task in tasks:
+        assert task.result(LIMIT)["errors"] == []
+    assert runner.snapshot().counts.accepted == 2
+
+
+def test_a_runner_that_finishes_its_tasks_says_that_it_stops(broker: Broker, new_runner: NewRunner) -> None:
+    runner = new_runner(name="leads")
+    called, may_return = threading.Event(), threading.Event()
+
+    @runner.function
+    def wait() -> None:
+        called.set()
+        may_return.wait(LIMIT)
+
+    runner.start()
+    settings = {"version": 1, "function": "wait", "calls": [{"item": 0, "arguments": {}}]}
+    task = broker.submit("n8nrunner.leads", settings)
+    assert called.wait(LIMIT)
+    stopping = threading.Thread(target=runner.stop, args=(LIMIT,))
+    stopping.start()
+    wait_until(lambda: ask(broker)["state"] == "stopping")
+    assert ask(broker, "n8nrunner:describe")["state"] == "stopping"
+    may_return.set()
+    stopping.join(LIMIT)
+    task.result(LIMIT)
+
+
+def test_two_runners_answer_for_themselves(broker: Broker, new_runner: NewRunner) -> None:
+    for name in ("leads", "orders"):
+        runner = new_runner(name=name)
+        runner.function(name=f"of_{name}")(lambda: 1)
+        runner.start()
+    assert names(broker) == ["of_leads"]
+    assert [each["name"] for each in ask(broker, "n8nrunner:describe:orders")["functions"]] == ["of_orders"]
+    found: set[str] = set()
+
+    def ask_who_is_there() -> bool:
+        answer = ask(broker, "n8nrunner:describe")
+        assert str(os.getpid()) in answer["process"]
+        found.add(answer["runner"])
+        return found == {"leads", "orders"}
+
+    wait_until(ask_who_is_there)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from n8nrunner.functions.conversion import Conversion, Mismatch
 from n8nrunner.functions.hints import read_hint
+from n8nrunner.functions.parameters import Tuple as FixedTuple
 from n8nrunner.functions.schema import MOST_LEVELS, from_pydantic
 from n8nrunner.protocol.json_faults import LARGEST_INTEGER
 
@@ -129,7 +130,6 @@ ADDRESS = {
                 "description": "A list of 2 values: an integer; a string",
             },
         ),
-        (Tuple[()], {"type": "array", "items": {"type": "string"}, "minItems": 0, "maxItems": 0}),
         (dict, {"type": "object"}),
         (Dict[str, int], {"type": "object", "additionalProperties": {"type": "integer"}}),
         (Address, ADDRESS),
@@ -168,6 +168,11 @@ ADDRESS = {
 )
 def test_each_hint_has_its_schema(hint: Any, schema: Schema) -> None:
     assert schema_of(hint) == schema
+
+
+def test_the_schema_of_an_empty_tuple_has_items_as_well() -> None:
+    schema = FixedTuple([]).schema()
+    assert schema == {"type": "array", "items": {"type": "string"}, "minItems": 0, "maxItems": 0}
 
 
 def test_a_union_of_records_has_the_keys_of_all() -> None:
