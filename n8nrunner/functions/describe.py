@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 from n8nrunner import logs
@@ -222,7 +222,9 @@ def _shown_default(parameter: Parameter) -> Any:
     """Return the default as a field shows it; None if there is none, or a field cannot show it."""
     try:
         given: Any = parameter.default
-        if parameter.required or (hasattr(given, "__len__") and len(given) > _LONGEST_DEFAULT):
+        is_long = hasattr(given, "__len__") and len(given) > _LONGEST_DEFAULT
+        # Reading an iterator would use it up, and may not end.
+        if parameter.required or is_long or isinstance(given, Iterator):
             return None
         default = parameter.type.field_default(given)
         return default if len(json.dumps(default, allow_nan=False)) <= _LONGEST_DEFAULT else None

@@ -81,9 +81,9 @@ def read_hint(hint: Any, records: dict[Any, Record] | None = None) -> AnnotatedT
     description = next((extra for extra in extras if isinstance(extra, str)), "")
     bounds: p.Bounds = {}
     for extra in extras:
-        description = (
-            description or getattr(extra, "description", None) or getattr(extra, "documentation", None) or ""
-        )
+        for name in ("description", "documentation"):
+            text = getattr(extra, name, None)
+            description = description or (text if isinstance(text, str) else "")
         for part in (extra, *(getattr(extra, "metadata", None) or ())):
             for name in p.BOUND_NAMES:
                 bound = getattr(part, name, None)

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import enum
 import functools
+import itertools
 import json
 import logging
 import pickle
@@ -242,8 +243,9 @@ class Weird:
         (str, Weird()),
         (Literal["a", "b"], Weird()),
         (list, Weird()),
+        (list, itertools.count()),
     ],
-    ids=str(range),
+    ids=lambda value: type(value).__name__,
 )
 def test_a_default_that_cannot_be_shown_is_left_out(hint: Any, default: Any) -> None:
     def function(value: Any = default) -> None: ...
