@@ -25,7 +25,7 @@ def node_file(written: Package) -> str:
 
 N8N_WORKFLOW = """
 exports.NodeConnectionTypes = { Main: 'main', AiTool: 'ai_tool' };
-exports.sleep = () => Promise.resolve();
+exports.sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds / 1000));
 exports.NodeOperationError = class NodeOperationError {
     constructor(node, error, options) {
         if (error instanceof exports.NodeOperationError) return error;

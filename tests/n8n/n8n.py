@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 import requests
 
+from n8nrunner.functions.node.installing import install
+
 from .install import Installation
 from .processes import ChildProcess, children, free_port, poll
 
@@ -45,6 +47,9 @@ OWN_RUNNER = "@n8n/task-runner/dist/start.js"
 """Part of the command of the runner that n8n starts in internal mode."""
 
 NODES_FOLDER = Path(__file__).parents[2] / "samples" / "node"
+
+
+PYTHON_FUNCTION = "n8n-nodes-n8nrunner.pythonFunction"
 
 
 class N8n:
@@ -87,6 +92,7 @@ class N8n:
             shutil.copy(node_file, self.custom_folder)
         for module in ("functions_script", "leads"):
             write_node(module, self.custom_folder)
+        install(self.user_folder / ".n8n" / "nodes" / "node_modules", {})
 
     # -- its process
 
@@ -273,6 +279,49 @@ class N8n:
         )
         assert response.ok, f"{method} {path}: {response.status_code} {response.text[:2000]}"
         return response.json().get("data")
+
+    def ask_while_editing(
+        self, question: str, method: str, parameters: dict[str, Any], type: str = PYTHON_FUNCTION
+    ) -> requests.Response:
+        """The answer to a question that the editor has while these are the parameters of an open node.
+
+        `question` is "resource-locator-results" or "resource-mapper-fields"; `method` is one of the node.
+        """
+        body = {
+            "path": "parameters",
+            "methodName": method,
+            "nodeTypeAndVersion": {"name": type, "version": 1},
+            "currentNodeParameters": parameters,
+        }
+        path = f"{self.url}/rest/dynamic-node-parameters/{question}"
+        return self._session.post(path, json=body, timeout=REQUEST_LIMIT)
+
+    def python_function(
+        self,
+        function: str,
+        name: str = "Functions",
+        runner: str = "functions",
+        options: dict[str, Any] | None = None,
+        **arguments: Any,
+    ) -> dict[str, Any]:
+        """*Python Function* as its editor stores it; takes the keywords of `function_node`."""
+        settings = {key: arguments.pop(key) for key in NODE_SETTINGS if key in arguments}
+        values = {**arguments.pop("additionalFields", {}), **arguments}
+        chosen = {
+            "runner": {"__rl": True, "mode": "list", "value": runner},
+            "function": {"__rl": True, "mode": "list", "value": function},
+        }
+        answer = self.ask_while_editing("resource-mapper-fields", "getArguments", chosen)
+        fields = answer.json()["data"]["fields"]
+        shown = [{**field, "removed": field["id"] not in values} for field in fields]
+        mapped = {"mappingMode": "defineBelow", "value": values, "matchingColumns": [], "schema": shown}
+        return {
+            "name": name,
+            "type": PYTHON_FUNCTION,
+            "typeVersion": 1,
+            "parameters": {**chosen, "arguments": mapped, "options": options or {}},
+            **settings,
+        }
 
     def custom_nodes(self) -> set[str]:
         """The types of the nodes of one's own that are on its canvas."""

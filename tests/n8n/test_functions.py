@@ -305,11 +305,20 @@ def error_of(workflow: Workflow) -> dict[str, Any]:
     return workflow.wait_for_execution("error").error
 
 
-def wrong_rows(n8n: N8n, name: str, rows: list[Row], **settings: Any) -> list[str]:
-    """Return the differences between the results of rows and their expectations."""
+def wrong_rows(
+    n8n: N8n,
+    name: str,
+    rows: list[Row],
+    make_node: Callable[..., dict[str, Any]] = function_node,
+    **settings: Any,
+) -> list[str]:
+    """Return the differences between the results of rows and their expectations.
+
+    `make_node` takes the keywords of `function_node`.
+    """
 
     def outcome(number: int, row: Row) -> str | None:
-        workflow = run(n8n, f"{name}-{number}", function_node(row.operation, **row.fields), **settings)
+        workflow = run(n8n, f"{name}-{number}", make_node(row.operation, **row.fields), **settings)
         response = workflow.call(row.body)
         if isinstance(row.expected, str):
             message = error_of(workflow)["message"]

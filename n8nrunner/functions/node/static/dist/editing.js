@@ -32,8 +32,33 @@ const runnerField = {
 
 const isExpression = (value) => typeof value === 'string' && value.startsWith('=');
 
-/** Return the value of a resource locator as it is saved: an expression is not evaluated. */
+/** Return the value of a resource locator. It is an expression where the editor could not evaluate that. */
 const chosen = (context, name) => String(objectOf(context.getCurrentNodeParameter(name)).value ?? '').trim();
+
+/** Return an error with a text for the author, who reads it in the editor. */
+const refused = (context, text) => new NodeOperationError(context.getNode(), text);
+
+/** Throw an error for the author instead of one of `ask.js`. */
+function explain(context, error, noAnswer, instead) {
+	if (error instanceof CannotAsk) {
+		throw refused(context, `This n8n cannot ask a runner while a node is edited: ${instead}.`);
+	}
+	throw error instanceof NoAnswer ? refused(context, noAnswer) : error;
+}
+
+/**
+ * Return the name that a field has.
+ *
+ * @param field the field's name, "runner" or "function".
+ * @param instead what the author can do if it is an expression, whose value the editor does not know.
+ * @throws {NodeOperationError} with a text for the author.
+ */
+function nameIn(context, field, instead) {
+	const name = chosen(context, field);
+	if (!name) throw refused(context, `Choose a ${field} first.`);
+	if (isExpression(name)) throw refused(context, `The name of the ${field} is not known before the execution: ${instead}.`);
+	return name;
+}
 
 /**
  * Return the description of the node's runner.
@@ -42,23 +67,12 @@ const chosen = (context, name) => String(objectOf(context.getCurrentNodeParamete
  * @throws {NodeOperationError} with a text for the author.
  */
 async function described(context, instead) {
-	const runner = chosen(context, 'runner');
-	if (!runner) throw new NodeOperationError(context.getNode(), 'Choose a runner first');
-	if (isExpression(runner)) {
-		throw new NodeOperationError(context.getNode(), `The runner is an expression: ${instead}`);
-	}
+	const runner = nameIn(context, 'runner', instead);
 	try {
 		return await describe(context, runner);
 	} catch (error) {
-		throw explained(context, error, `No runner "${runner}" answered. ${START}.`, instead);
+		return explain(context, error, `No runner "${runner}" answered. ${START}.`, instead);
 	}
-}
-
-function explained(context, error, noAnswer, instead) {
-	if (error instanceof NoAnswer) return new NodeOperationError(context.getNode(), noAnswer);
-	if (!(error instanceof CannotAsk)) return error;
-	const message = `This n8n cannot ask a runner while a node is edited: ${instead}`;
-	return new NodeOperationError(context.getNode(), message);
 }
 
 /** List the runners, as a method of a node. */
@@ -67,16 +81,10 @@ async function listRunners() {
 	try {
 		runners = await ask(this);
 	} catch (error) {
-		throw explained(this, error, undefined, 'give its name');
+		return explain(this, error, undefined, 'give its name');
 	}
-	if (!runners.length) throw new NodeOperationError(this.getNode(), `No runner answered. ${START}.`);
-	return {
-		results: runners.map(({ runner, functionCount, state }) => ({
-			name: runner,
-			value: runner,
-			description: state === 'stopping' ? 'It stops' : `${functionCount} functions`,
-		})),
-	};
+	if (!runners.length) throw refused(this, `No runner answered. ${START}.`);
+	return { results: runners.map(({ runner }) => ({ name: runner, value: runner })) };
 }
 
-module.exports = { chosen, described, listRunners, runnerField };
+module.exports = { described, listRunners, nameIn, refused, runnerField };

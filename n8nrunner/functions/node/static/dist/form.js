@@ -22,14 +22,15 @@ function fieldsOf(definition) {
 	}));
 }
 
-const isSame = (one, other) =>
-	one.type === other.type && JSON.stringify(valuesOf(one)) === JSON.stringify(valuesOf(other));
-
 const valuesOf = ({ options }) => (options || []).map(({ value }) => value);
 
-const words = (field) => (field.options ? `one of ${valuesOf(field).join(', ')}` : `of type ${field.type}`);
+const words = (field) => (field.options ? `one of ${valuesOf(field).join(', ')}` : `a field of type ${field.type}`);
 
-/** Return sentences about the fields that differ between a stored form and the function. None: calls fit. */
+/**
+ * Return sentences about how a function differs from stored fields. Without a difference, its calls fit.
+ *
+ * A new optional parameter is none: calls without it fit.
+ */
 function formDifferences(stored, definition) {
 	const current = fieldsOf(definition);
 	const nameOf = (id) => definition.parameters.find(({ field }) => field === id)?.name ?? id;
@@ -38,14 +39,11 @@ function formDifferences(stored, definition) {
 		const other = current.find(({ id }) => id === field.id);
 		const name = nameOf(field.id);
 		if (!other) differences.push(`Parameter "${name}" is gone`);
-		else if (!isSame(field, other)) {
-			differences.push(`Parameter "${name}" was ${words(field)} and is ${words(other)}`);
-		} else if (other.required && !field.required) differences.push(`Parameter "${name}" is required now`);
+		else if (words(other) !== words(field)) differences.push(`Parameter "${name}" was ${words(field)} and is ${words(other)}`);
+		else if (other.required && !field.required) differences.push(`Parameter "${name}" is required now`);
 	}
-	for (const field of current) {
-		if (!stored.some(({ id }) => id === field.id)) {
-			differences.push(`Parameter "${nameOf(field.id)}" is new${field.required ? ', and required' : ''}`);
-		}
+	for (const { id, required } of current) {
+		if (required && !stored.some((field) => field.id === id)) differences.push(`Parameter "${nameOf(id)}" is new, and required`);
 	}
 	return differences;
 }

@@ -3,18 +3,28 @@
 const { NodeConnectionTypes, NodeOperationError, sleep } = require('n8n-workflow');
 
 const { NoAnswer, describeForExecution } = require('../../ask.js');
-const { chosen, described, listRunners, runnerField } = require('../../editing.js');
+const { described, listRunners, nameIn, refused, runnerField } = require('../../editing.js');
 const { fieldsOf, formDifferences, plain } = require('../../form.js');
 const { TaskFailure, argumentsFrom, asHtml, failureOf, objectOf, run, untilStopped } = require('../../runtime.js');
 
 /** Milliseconds between two questions while another replica of the runner may have the function. */
 const RETRY_DELAYS = [250, 500, 1000];
 
-const REFRESH = 'Open the node, and refresh its arguments.';
+/** Characters of a description in the list of functions. */
+const LIST_WIDTH = 100;
+
+/** Milliseconds for which an answer is new. */
+const FRESH = 1000;
+
+const INSTEAD = 'give the function by name, and its arguments as JSON';
 
 // --- while the node is edited ---------------------------------------------------------------------------------
 
-const INSTEAD = 'give the function by name, and its arguments as JSON';
+/** Return the first sentence of a description, as far as it fits into a list. */
+function shortened(description) {
+	const [sentence] = description.split(/(?<=[.!?])\s/);
+	return sentence.length > LIST_WIDTH ? `${sentence.slice(0, LIST_WIDTH - 1)}…` : sentence;
+}
 
 const listSearch = {
 	listRunners,
@@ -24,26 +34,33 @@ const listSearch = {
 		const matches = ({ name, title, description }) =>
 			!filter || [name, title, description].join('\n').toLowerCase().includes(filter.toLowerCase());
 		return {
+			// In such a list, n8n shows names only.
 			results: functions.filter(matches).map(({ name, title, description }) => ({
-				name: title,
+				name: description ? `${title}: ${shortened(description)}` : title,
 				value: name,
-				description: plain(description),
 			})),
 		};
 	},
 };
 
+/** Return the fields of the node's function. Throws an error with a text for the author. */
+async function fieldsOfFunction(context) {
+	const name = nameIn(context, 'function', INSTEAD);
+	const { runner, functions } = await described(context, INSTEAD);
+	const definition = functions.find((each) => each.name === name);
+	if (!definition) throw refused(context, `The runner "${runner}" has no function "${name}".`);
+	return { fields: fieldsOf(definition), emptyFieldsNotice: `${plain(definition.title)} has no parameters.` };
+}
+
 const resourceMapping = {
 	async getArguments() {
-		const name = chosen(this, 'function');
-		if (!name) return { fields: [], emptyFieldsNotice: 'Choose a function: its parameters become fields here.' };
-		const { runner, functions } = await described(this, INSTEAD);
-		const definition = functions.find((each) => each.name === name);
-		if (!definition) throw new NodeOperationError(this.getNode(), `The runner "${runner}" has no function "${name}"`);
-		return {
-			fields: fieldsOf(definition),
-			emptyFieldsNotice: plain(`${definition.title} has no parameters.`),
-		};
+		try {
+			return await fieldsOfFunction(this);
+		} catch (error) {
+			// An answer without fields would remove the stored ones and their values. After an error, n8n keeps them.
+			if (this.getCurrentNodeParameter('arguments.schema')?.length) throw error;
+			return { fields: [], emptyFieldsNotice: plain(error.message) };
+		}
 	},
 };
 
@@ -64,89 +81,99 @@ async function definitionOf(context, runner, name, after) {
 		if (found) return { ...found, runner };
 		if (tries === RETRY_DELAYS.length) {
 			const names = description.functions.map((each) => each.name).join(', ') || 'none';
-			throw new TaskFailure(
-				new NodeOperationError(context.getNode(), `The runner "${runner}" has no function "${name}"`, {
-					description: asHtml(
-						`It has: ${names}. Open the node, and choose one of them; or start the program that has "${name}".`,
-					),
-				}),
-			);
+			const error = new NodeOperationError(context.getNode(), `The runner "${runner}" has no function "${name}"`, {
+				description: asHtml(`It has: ${names}. Open the node, and choose one of them; or start the program that has it.`),
+			});
+			throw new TaskFailure(error);
 		}
 		await sleep(RETRY_DELAYS[tries]);
 		after = Date.now();
 	}
 }
 
-/** Return the arguments that the author gives as a JSON object, by parameter. */
-function argumentsAsJson(context, itemIndex) {
+/** Return pairs of a parameter's field and its value, from the form of an item. */
+function valuesOfForm(context, stored, itemIndex) {
+	// n8n would convert the values by the stored fields. The runner converts them, and its errors say more.
+	const given = objectOf(context.getNodeParameter('arguments.value', itemIndex, {}, { skipValidation: true }));
+	// n8n shows a switch that a refresh has added as off, and stores no value of it.
+	const off = stored.filter(({ id, type, removed }) => type === 'boolean' && !removed && !Object.hasOwn(given, id));
+	return [...Object.entries(given), ...off.map(({ id }) => [id, false])];
+}
+
+/** Return pairs of a parameter's name and its value, from the JSON of an item. */
+function valuesOfJson(context, definition, itemIndex) {
+	const fail = (message, description) => {
+		throw new NodeOperationError(context.getNode(), message, { itemIndex, description: asHtml(description) });
+	};
 	const given = context.getNodeParameter('argumentsJson', itemIndex, {});
+	const expected = 'Expected an object with a value for each argument, such as {"pieces": 3}.';
 	let value = given;
 	try {
 		if (typeof given === 'string') value = given.trim() ? JSON.parse(given) : {};
 	} catch (error) {
-		throw new NodeOperationError(context.getNode(), `Arguments (JSON): ${error.message}`, { itemIndex });
+		fail('The arguments are not JSON', `${expected} ${error.message}.`);
 	}
-	if (value === null || typeof value !== 'object' || Array.isArray(value)) {
-		throw new NodeOperationError(context.getNode(), 'Arguments (JSON): expected an object with an entry for each argument', {
-			itemIndex,
-		});
+	if (value === null || typeof value !== 'object' || Array.isArray(value)) fail('The arguments are not an object', expected);
+	const unknown = Object.keys(value).find((name) => !definition.parameters.some((each) => each.name === name));
+	if (unknown !== undefined) {
+		const names = definition.parameters.map(({ name }) => name).join(', ') || 'none';
+		fail(`The function "${definition.name}" has no parameter "${unknown}"`, `Its parameters are: ${names}.`);
 	}
-	return value;
+	return Object.entries(value);
 }
 
-/** The source of definitions and arguments: the runner, and the fields or the JSON of the node. */
+/** The source of definitions and arguments: the answers of the runner, and the form or the JSON of the node. */
 function liveSource(context) {
+	const { parameters } = context.getNode();
 	const asJson = context.getNodeParameter('specifyArguments', 0, 'fields') === 'json';
-	const stored = objectOf(context.getNode().parameters.arguments).schema || [];
-	/** The definitions of this execution, by runner and function, or promises of them. */
-	const known = new Map();
+	const schema = asJson ? undefined : objectOf(parameters.arguments).schema;
+	// Without stored fields, as in a workflow that a program has written, there is nothing to compare.
+	const stored = Array.isArray(schema) ? schema : [];
+	const differences = (definition) => (stored.length ? formDifferences(stored, definition) : []);
 
-	/** Return the definition, with an empty signature if the stored fields are not those of the function. */
+	const named = (field, itemIndex) =>
+		String(context.getNodeParameter(field, itemIndex, '', { extractValue: true }) ?? '').trim();
+	const namesFor = (itemIndex) => [named('runner', itemIndex), named('function', itemIndex)];
+	const fixed = /"=/.test(JSON.stringify([parameters.runner, parameters.function])) ? undefined : namesFor(0);
+
+	/** Return the definition, with an empty signature if the function has changed since the form was filled in. */
 	async function look(runner, name, after) {
 		let definition = await definitionOf(context, runner, name, after);
-		if (asJson || !formDifferences(stored, definition).length) return definition;
-		// This process may have asked before the function changed.
-		if (!after) definition = await definitionOf(context, runner, name, Date.now());
-		return formDifferences(stored, definition).length ? { ...definition, signature: '' } : definition;
+		// The answer may be from a moment before the function was changed.
+		if (differences(definition).length) definition = await definitionOf(context, runner, name, Date.now() - FRESH);
+		return differences(definition).length ? { ...definition, signature: '' } : definition;
 	}
 
-	const named = (name, itemIndex) => String(context.getNodeParameter(name, itemIndex, '', { extractValue: true }) ?? '');
+	/** The definitions of this execution, by runner and function, or the promises of them. */
+	const known = new Map();
+	function definitionFor(names) {
+		const key = names.join('\n');
+		if (!known.has(key)) {
+			// JSON is compared with the definition, so it has to be a new one.
+			const promise = look(...names, asJson ? Date.now() - FRESH : 0);
+			known.set(key, promise);
+			promise.then((definition) => known.set(key, definition)).catch(() => {});
+		}
+		return known.get(key);
+	}
 
 	return {
-		changedTitle: (name) => `The function "${name}" has changed since its arguments were filled in`,
-		changed: REFRESH,
+		changedTitle: (name) => `The function "${name}" has changed since this node's arguments were filled in`,
+		changed: 'Open the node, and refresh its arguments.',
 		unknown: 'Open the node, and choose one of them.',
-		definitionOf(_context, itemIndex) {
-			const names = [named('runner', itemIndex), named('function', itemIndex)];
-			const key = JSON.stringify(names);
-			if (!known.has(key)) {
-				const promise = look(...names).then((definition) => {
-					known.set(key, definition);
-					return definition;
-				});
-				known.set(key, promise);
-			}
-			return known.get(key);
-		},
+		definitionOf: (_context, itemIndex) => definitionFor(fixed || namesFor(itemIndex)),
 		argumentsOf(_context, definition, itemIndex) {
-			if (asJson) {
-				const given = argumentsAsJson(context, itemIndex);
-				const values = Object.entries(given).map(([name, value]) => [
-					definition.parameters.find((each) => each.name === name) || { name },
-					value,
-				]);
-				return argumentsFrom(context, definition, values, itemIndex);
-			}
-			// n8n would convert the values by the stored fields; the runner does that with better messages.
-			const given = objectOf(context.getNodeParameter('arguments.value', itemIndex, {}, { skipValidation: true }));
-			const values = Object.entries(given).map(([field, value]) => [
-				definition.parameters.find((each) => each.field === field) || { name: field },
-				value,
-			]);
-			return argumentsFrom(context, definition, values, itemIndex);
+			const key = asJson ? 'name' : 'field';
+			const values = asJson ? valuesOfJson(context, definition, itemIndex) : valuesOfForm(context, stored, itemIndex);
+			const found = values.map(([name, value]) => {
+				// The runner refuses a call with a parameter that is gone.
+				const parameter = definition.parameters.find((each) => each[key] === name) || { name };
+				return [parameter, value];
+			});
+			return argumentsFrom(context, definition, found, itemIndex);
 		},
-		refresh: ({ runner, name }) => look(runner, name, Date.now()),
-		differencesOf: (_context, definition) => (asJson ? [] : formDifferences(stored, definition)),
+		refresh: (_context, { runner, name }) => look(runner, name, Date.now()),
+		differencesOf: (_context, definition) => differences(definition),
 	};
 }
 
