@@ -89,6 +89,7 @@ class Functions:
                 "This task was not sent by a node of n8nrunner",
                 "Its settings have no function. Write the node again with: n8nrunner node",
             )
+        task.limit_time()
         name = settings["function"]
         version = settings.get("version")
         # `lastTry` is False if the node will send the task again after one of these errors.
