@@ -928,6 +928,21 @@ def test_a_time_limit_of_the_node_ends_its_calls(runner: Runner, call: Caller, s
     assert runner.snapshot().counts.timed_out == 1
 
 
+@pytest.mark.parametrize(
+    ("limit", "shown"), [(0, "0"), (-1, "-1"), (True, "true"), ("30", '"30"'), ([1], "[1]")]
+)
+def test_an_invalid_time_limit_is_refused(call: Caller, limit: Any, shown: str) -> None:
+    calls: List[int] = []
+    call.runner.function(name="count")(lambda: calls.append(1))
+    with pytest.raises(BrokerTaskError) as caught:
+        call("count", {}, timeLimit=limit)
+    assert caught.value.message == (
+        f"The node's time limit is not valid: expected seconds above 0, got {shown}"
+    )
+    assert "under Options" in str(caught.value.description)
+    assert calls == []
+
+
 def test_a_time_limit_of_the_node_does_not_extend_the_runners(broker: Broker) -> None:
     runner = Runner(broker.url, auth_token=TOKEN, name=NAME, task_timeout=1)
 
