@@ -9,6 +9,9 @@ and answers with its result. For comparison, the same is done
 With one caller, all are there at once and are called by turns, in short runs, because n8n's own time drifts
 by more than the measured differences. Otherwise contestants take turns, each started again for every turn. A
 ratio is taken within one repetition. No other program should run.
+
+The node *Python Function* is compared with a node that is written for the same functions, and the editor's
+questions are answered while all slots of a runner are taken by loops in pure Python.
 """
 
 from __future__ import annotations
@@ -46,6 +49,10 @@ NAMES = {OURS: "measured", FLOOR: "floor"}
 CALLERS = 10
 CAPACITY = 10
 FILE_BYTES = 1_000_000
+#: The node that is written from the functions, the same a second time for the noise, and Python Function.
+WRITTEN, AGAIN, LIVE = "written node", "written node again", "Python Function"
+#: The line that the function `spin` prints when it begins.
+SPINNING = "spinning"
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,8 @@ class Sizes:
     items: int = 10_000
     files: int = 20
     restarts: int = 20
+    questions: int = 200  # of the editor, at each capacity
+    capacities: tuple[int, ...] = (5, 10, 20)  # all of whose slots are taken then
 
 
 QUICK = Sizes(
@@ -75,6 +84,8 @@ QUICK = Sizes(
     items=500,
     files=2,
     restarts=1,
+    questions=5,
+    capacities=(5,),
 )
 
 
@@ -92,42 +103,32 @@ class Bench:
         number = "={{ $json.body.number }}"
         request = _request(f"{self._endpoint}/double", number=number)
         self.number = {
-            OURS: self._workflow("function", _function("double", number=number)),
-            FLOOR: self._workflow("floor", _function("double", FLOOR, number=number)),
-            ENDPOINT: self._workflow("request", request),
-        }
-        items = {"name": "Items", "type": "n8n-nodes-base.splitOut", "typeVersion": 1}
-        items["parameters"] = {
-            "fieldToSplitOut": "body.numbers",
-            "options": {"destinationFieldName": "number"},
-        }
-        last = {
-            "name": "Last",
-            "type": "n8n-nodes-base.limit",
-            "typeVersion": 1,
-            "parameters": {"maxItems": 1},
+            OURS: self.workflow("function", _function("double", number=number)),
+            FLOOR: self.workflow("floor", _function("double", FLOOR, number=number)),
+            ENDPOINT: self.workflow("request", request),
         }
         number = "={{ $json.number }}"
         self.items = {
-            OURS: self._workflow("items", items, _function("double", number=number), last),
-            FLOOR: self._workflow("items-floor", items, _function("double", FLOOR, number=number), last),
+            OURS: self.workflow("items", *_for_items(_function("double", number=number))),
+            FLOOR: self.workflow("items-floor", *_for_items(_function("double", FLOOR, number=number))),
         }
         respond = {"responseData": "firstEntryBinary", "responseBinaryPropertyName": "copy"}
         self.file = {
-            OURS: self._workflow("file", _function("copy_file", document="upload0"), **respond),
-            ENDPOINT: self._workflow("file-request", _file_request(f"{self._endpoint}/copy"), **respond),
+            OURS: self.workflow("file", _function("copy_file", document="upload0"), **respond),
+            ENDPOINT: self.workflow("file-request", _file_request(f"{self._endpoint}/copy"), **respond),
         }
 
-    def _workflow(self, name: str, *nodes: dict[str, Any], **webhook: Any) -> Workflow:
+    def workflow(self, name: str, *nodes: dict[str, Any], **webhook: Any) -> Workflow:
+        """Create a workflow that a webhook of this name starts."""
         return self.n8n.create_workflow(name, [webhook_node(name, **webhook), *nodes])
 
     @contextmanager
-    def at_work(self, name: str) -> Iterator[None]:
+    def at_work(self, name: str, capacity: int = CAPACITY) -> Iterator[ChildProcess]:
         """A contestant in a process of its own, ready."""
         environment = {
             "N8N_RUNNERS_TASK_BROKER_URI": self.n8n.broker_url,
             "N8N_RUNNERS_AUTH_TOKEN": self.n8n.auth_token,
-            "N8N_RUNNERS_MAX_CONCURRENCY": str(CAPACITY),
+            "N8N_RUNNERS_MAX_CONCURRENCY": str(capacity),
             "N8NRUNNER_NAME": NAMES[OURS],
         }
         command = {
@@ -143,7 +144,7 @@ class Bench:
                 poll(lambda: _answers(f"{self._endpoint}/docs"), f"{name} answers", 30.0)
             else:
                 self.n8n.wait_for_output(f'Registered runner "{NAMES[name]}"', start=begun)
-            yield
+            yield process
         finally:
             process.kill()
 
@@ -188,37 +189,44 @@ def one_caller(bench: Bench) -> list[Row]:
     Twice, because n8n has work of its own for 20 ms after each answer: a caller that calls again at once
     waits for that in every contestant; a later call finds n8n idle.
     """
-    names, chance = list(bench.number), random.Random(0)
-    sizes = bench.sizes
+    chance = random.Random(0)
 
-    def at_once(name: str) -> list[float]:
-        # The first two meet what n8n has left to do for others.
-        return [milliseconds(name) for _ in range(2 + sizes.calls_of_a_run)][2:]
-
-    def at_rest(name: str) -> list[float]:
+    def at_rest(workflow: Workflow) -> list[float]:
         time.sleep(chance.uniform(0.025, 0.05))
-        return [milliseconds(name)]
-
-    def milliseconds(name: str) -> float:
-        return _seconds(lambda: _call(bench.number[name])) * 1000
-
-    def by_turns(run: Callable[[str], list[float]], runs: int) -> dict[str, list[float]]:
-        values: dict[str, list[float]] = {name: [] for name in names}
-        for _ in range(runs):
-            # In an order of chance: in a fixed one, who is called after whom would count.
-            for name in chance.sample(names, len(names)):
-                values[name] += run(name)
-        return values
+        return [_seconds(lambda: _call(workflow)) * 1000]
 
     with bench.at_work(OURS), bench.at_work(FLOOR), bench.at_work(ENDPOINT):
-        for _ in range(sizes.warm_up):
-            for workflow in bench.number.values():
-                _call(workflow)
         what = "one caller"
-        rows = _rows_of_one_caller(what, bench.medians(what, lambda: by_turns(at_once, sizes.runs)))
+        rows = _rows_of_one_caller(what, _calls_at_once(bench, what, bench.number))
         what = "one caller, n8n at rest"
-        rest = bench.medians(what, lambda: by_turns(at_rest, sizes.calls_at_rest))
+        rest = bench.medians(what, lambda: _by_turns(bench.number, at_rest, bench.sizes.calls_at_rest))
         return rows + _rows_of_one_caller(what, rest)
+
+
+def _calls_at_once(bench: Bench, what: str, workflows: dict[str, Workflow]) -> dict[str, list[float]]:
+    """The milliseconds of a call of each workflow, by one caller who calls again at once."""
+    sizes = bench.sizes
+    for _ in range(sizes.warm_up):
+        for workflow in workflows.values():
+            _call(workflow)
+
+    def run(workflow: Workflow) -> list[float]:
+        # The first two meet what n8n has left to do for others.
+        return [_seconds(lambda: _call(workflow)) * 1000 for _ in range(2 + sizes.calls_of_a_run)][2:]
+
+    return bench.medians(what, lambda: _by_turns(workflows, run, sizes.runs))
+
+
+def _by_turns(
+    workflows: dict[str, Workflow], run: Callable[[Workflow], list[float]], runs: int
+) -> dict[str, list[float]]:
+    chance = random.Random(0)
+    values: dict[str, list[float]] = {name: [] for name in workflows}
+    for _ in range(runs):
+        # In an order of chance: in a fixed one, who is called after whom would count.
+        for name in chance.sample(list(workflows), len(workflows)):
+            values[name] += run(workflows[name])
+    return values
 
 
 def _rows_of_one_caller(what: str, found: dict[str, list[float]]) -> list[Row]:
@@ -329,11 +337,90 @@ def restarts(bench: Bench) -> list[Row]:
     ]
 
 
+def python_function(bench: Bench) -> list[Row]:
+    """*Python Function* against a written node: one caller, and ten thousand items."""
+    number = "={{ $json.body.number }}"
+    what = "one caller"
+    with bench.at_work(OURS):
+        workflows = {
+            WRITTEN: bench.number[OURS],
+            AGAIN: bench.workflow("function-again", _function("double", number=number)),
+            LIVE: bench.workflow("live", _live(bench.n8n, number)),
+        }
+        found = _calls_at_once(bench, f"{what}: Python Function", workflows)
+    noise = [abs(ratio - 1) for ratio in _ratios(found[AGAIN], found[WRITTEN])]
+    rows = [Row(f"{what}, p50: {name}", values, "ms") for name, values in found.items()]
+    ratio = _ratios(found[LIVE], found[WRITTEN])
+    rows += [
+        Row(f"{what}, p50: {AGAIN} / {WRITTEN}", _ratios(found[AGAIN], found[WRITTEN]), "x"),
+        Row(f"{what}, p50: {LIVE} / {WRITTEN}", ratio, "x", at_most=1 + max(noise)),
+    ]
+    return rows + _items_of_live(bench)
+
+
+def _items_of_live(bench: Bench) -> list[Row]:
+    numbers = list(range(bench.sizes.items))
+    with bench.at_work(OURS):
+        node = _live(bench.n8n, "={{ $json.number }}")
+        workflows = {WRITTEN: bench.items[OURS], LIVE: bench.workflow("items-live", *_for_items(node))}
+
+        def run(workflow: Workflow) -> list[float]:
+            answers: list[Any] = []
+            seconds = _seconds(lambda: answers.append(workflow.call({"numbers": numbers}).json()))
+            assert answers == [[{"result": 0}]], answers
+            return [seconds]
+
+        what = f"{len(numbers):,} items"
+        found = bench.medians(f"{what}: {LIVE}", lambda: _by_turns(workflows, run, bench.sizes.turns))
+    return [
+        *(Row(f"{what}: {name}", values, "s") for name, values in found.items()),
+        Row(f"{what}: {LIVE} / {WRITTEN}", _ratios(found[LIVE], found[WRITTEN]), "x", at_most=1.05),
+    ]
+
+
+def describing(bench: Bench) -> list[Row]:
+    """The editor asks for a function's form while loops in pure Python take all slots of the runner."""
+    spin = bench.workflow("spin", _function("spin"))
+    rows = []
+    for capacity in bench.sizes.capacities:
+        milliseconds = _ask_during_loops(bench, spin, capacity)
+        bench.runs.append(
+            {"measure": "describing", "contestant": f"{capacity} loops", "values": milliseconds}
+        )
+        p99 = sorted(milliseconds)[-max(1, len(milliseconds) // 100)]
+        what = f"the editor asks while {capacity} loops run"
+        at_most = (250.0, 700.0) if capacity == 5 else (None, None)
+        rows += [
+            Row(f"{what}, p50", [statistics.median(milliseconds)], "ms", at_most=at_most[0]),
+            Row(f"{what}, p99", [p99], "ms", at_most=at_most[1]),
+        ]
+    return rows
+
+
+def _ask_during_loops(bench: Bench, spin: Workflow, capacity: int) -> list[float]:
+    """The milliseconds of each answer."""
+    chosen = {"runner": {"value": NAMES[OURS]}, "function": {"value": "double"}}
+
+    def ask() -> None:
+        answer = bench.n8n.ask_while_editing("resource-mapper-fields", "getArguments", chosen)
+        assert [field["id"] for field in answer.json()["data"]["fields"]] == ["number"], answer.text[:300]
+
+    # The end of the runner's process ends the loops, and with them the calls.
+    with ThreadPoolExecutor(capacity) as callers, bench.at_work(OURS, capacity) as process:
+        calls = [callers.submit(spin.call) for _ in range(capacity)]
+        poll(lambda: process.lines.count(SPINNING) == capacity or None, "all slots are taken", 60.0)
+        milliseconds = [_seconds(ask) * 1000 for _ in range(bench.sizes.questions)]
+        assert not any(call.done() for call in calls), "a loop ended while the editor asked"
+    return milliseconds
+
+
 MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "one-caller": one_caller,
     "ten-callers": ten_callers,
     "items": many_items,
     "files": files,
+    "python-function": python_function,
+    "describing": describing,
     "restarts": restarts,
 }
 
@@ -359,6 +446,21 @@ def _call(workflow: Workflow) -> None:
 def _function(operation: str, runner: str = OURS, **parameters: Any) -> dict[str, Any]:
     parameters["operation"] = operation
     return {"name": "Function", "type": f"CUSTOM.{NAMES[runner]}", "typeVersion": 1, "parameters": parameters}
+
+
+def _for_items(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """Between a node that makes an item of each number of the body, and one that leaves one result."""
+    each = {"fieldToSplitOut": "body.numbers", "options": {"destinationFieldName": "number"}}
+    base = "n8n-nodes-base"
+    return [
+        {"name": "Items", "type": f"{base}.splitOut", "typeVersion": 1, "parameters": each},
+        node,
+        {"name": "Last", "type": f"{base}.limit", "typeVersion": 1, "parameters": {"maxItems": 1}},
+    ]
+
+
+def _live(n8n: N8n, number: str) -> dict[str, Any]:
+    return n8n.python_function("double", "Function", NAMES[OURS], number=number)
 
 
 def _request(url: str, number: str) -> dict[str, Any]:

@@ -29,6 +29,9 @@ def test_every_measure_has_a_result(tmp_path: Path) -> None:
         "ten callers: n8nrunner / FastAPI",
         "500 items: n8nrunner / floor",
         "1 MB there and back: n8nrunner / FastAPI",
+        "one caller, p50: Python Function / written node",
+        "500 items: Python Function / written node",
+        "the editor asks while 5 loops run, p99",
     ):
         assert rows[what]["median"] > 0
     assert rows["of 1 restarts of n8n, survived"]["met"] is True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Dict
 
-from n8nrunner import File, Runner
+from n8nrunner import File, Runner, Task
 
 runner = Runner()
 
@@ -23,3 +23,12 @@ def copy_file(document: File) -> Dict[str, Any]:
     """The file as it came."""
     content = document.read()
     return {"size": len(content), "copy": File(content, document.filename, document.mime)}
+
+
+@runner.function
+def spin(task: Task) -> None:
+    """Keep a slot and the interpreter busy in pure Python until the task is cancelled."""
+    print("spinning", flush=True)
+    while not task.cancelled:
+        for _ in range(1000):
+            pass
