@@ -81,6 +81,12 @@ class RunnerProcess:
         told = [json.loads(line) for line in list(self._process.lines)]
         return [each for each in told if each["event"] == event]
 
+    def run_cell(self, code: str) -> None:
+        """Runs Python code in `cells_script.py`, and waits until that has ended."""
+        ran = len(self.events("ran"))
+        self._process.write_line(json.dumps(code))
+        self.wait_for_events("ran", ran + 1)
+
     def ask_to_stop(self) -> None:
         """Asks for `runner.stop()`, and returns at once."""
         self._process.write_line("stop")

@@ -75,8 +75,10 @@ def model() -> Iterator[Model]:
     model.close()
 
 
-def agent_with(n8n: N8n, model: Model, name: str, tool: dict[str, Any]) -> Workflow:
-    """Creates a workflow whose agent has this tool."""
+def agent_with(
+    n8n: N8n, model: Model, name: str, tool: dict[str, Any], type: str = "CUSTOM.functionsTool"
+) -> Workflow:
+    """Creates a workflow whose agent has this tool, a node of this type."""
     credential = n8n.rest(
         "POST",
         "/rest/credentials",
@@ -95,7 +97,7 @@ def agent_with(n8n: N8n, model: Model, name: str, tool: dict[str, Any]) -> Workf
         "parameters": {"model": {"__rl": True, "mode": "id", "value": "stand-in"}, "options": {}},
         "credentials": {"openAiApi": {"id": credential["id"], "name": "Stand-in"}},
     }
-    tool = {**tool, "type": "CUSTOM.functionsTool"}
+    tool = {**tool, "type": type}
     return n8n.create_workflow(
         name, [webhook_node(name), agent], ai_languageModel=[language_model], ai_tool=[tool]
     )
