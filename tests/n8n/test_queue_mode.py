@@ -1,10 +1,12 @@
-"""Queue mode: one main and two workers of n8n, and one runner that serves the brokers of all three."""
+"""Queue mode: n8n's main process and its workers, and one runner that serves the brokers of all of them."""
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,7 +15,7 @@ import requests
 from . import services
 from .conftest import skip_or_fail
 from .install import Installation
-from .n8n import N8n, Workflow, function_node, webhook_node
+from .n8n import Mode, N8n, Workflow, function_node, javascript_node, webhook_node
 from .processes import poll
 from .runners import RunnerProcess
 from .services import Services
@@ -47,22 +49,21 @@ class Queue(NamedTuple):
             return set(pool.map(status, range(times)))
 
 
-@pytest.fixture(scope="module")
-def queue(place: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Queue]:
+@contextlib.contextmanager
+def running_queue(place: Installation, folder: Path, mode: Mode, workers: int) -> Iterator[Queue]:
     lacking = services.missing()
     if lacking:
         skip_or_fail(f"queue mode needs {' and '.join(lacking)} of Debian's packages")
-    folder = tmp_path_factory.mktemp("queue")
     behind = Services(folder)
     instances: list[N8n] = []
     runners: list[RunnerProcess] = []
     try:
-        for name, command in (("main", "start"), ("one", "worker"), ("two", "worker")):
+        for name, command in (("main", "start"), *((f"worker-{n}", "worker") for n in range(workers))):
             place_of = folder / name
             place_of.mkdir()
-            instances.append(N8n(place, place_of, command=command, variables=behind.variables))
+            instances.append(N8n(place, place_of, command=command, variables=behind.variables, mode=mode))
             instances[-1].start()
-        main, *workers = instances
+        main = instances[0]
         variables = {
             "N8N_RUNNERS_TASK_BROKER_URI": ",".join(each.broker_url for each in instances),
             "N8NRUNNER_NAME": "functions",
@@ -73,13 +74,27 @@ def queue(place: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iter
         for each in instances:
             each.wait_for_output('Registered runner "functions"')
         workflow = main.create_workflow("queue", [webhook_node("queue"), function_node("double", number=2)])
-        yield Queue(main, workers, runner, workflow)
+        yield Queue(main, instances[1:], runner, workflow)
     finally:
-        for each in runners:
-            each.close()
+        for started in runners:
+            started.close()
         for instance in instances:
             instance.kill()
         behind.close()
+
+
+@pytest.fixture(scope="module")
+def queue(place: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Queue]:
+    """In external mode, with two workers."""
+    with running_queue(place, tmp_path_factory.mktemp("queue"), "external", 2) as queue:
+        yield queue
+
+
+@pytest.fixture(scope="module")
+def internal_queue(place: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Queue]:
+    """In internal mode, with one worker."""
+    with running_queue(place, tmp_path_factory.mktemp("internal-queue"), "internal", 1) as queue:
+        yield queue
 
 
 def finished(workers: list[N8n], starts: list[int], least: int) -> list[int]:
@@ -119,3 +134,24 @@ def test_the_runner_reconnects_to_a_worker_that_was_killed(queue: Queue) -> None
     begun = first.output_length
     assert queue.call(CALLS) <= {200, None}
     finished([first], [begun], 1)
+
+
+def described_and_executed(queue: Queue, path: str, *following: dict[str, Any]) -> Any:
+    """Choose a function in the editor, which the main process serves; return the answer of a worker's run."""
+    node = queue.main.python_function("double", number=2)
+    workflow = queue.main.create_workflow(path, [webhook_node(path), node, *following])
+    begun = [worker.output_length for worker in queue.workers]
+    answer = workflow.call().json()
+    finished(queue.workers, begun, 1)
+    return answer
+
+
+def test_the_main_process_describes_functions_and_a_worker_executes_them(queue: Queue) -> None:
+    assert described_and_executed(queue, "described") == [{"result": 4}]
+
+
+def test_workers_in_internal_mode_have_a_runner_each_and_execute_functions(internal_queue: Queue) -> None:
+    [worker] = internal_queue.workers
+    assert worker.own_runner() != internal_queue.main.own_runner()
+    add = javascript_node("return [{ json: { result: $input.first().json.result + 1 } }];")
+    assert described_and_executed(internal_queue, "described", add) == [{"result": 5}]
