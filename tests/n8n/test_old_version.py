@@ -60,6 +60,18 @@ def test_a_generated_node_calls_its_function(n8n: N8n, start_runner: StartRunner
     assert n8n.create_workflow("old-function", nodes).call().json() == [{"result": 42}]
 
 
+def test_python_function_is_filled_in_while_editing_and_calls_its_function(
+    n8n: N8n, start_runner: StartRunner
+) -> None:
+    start_runner("functions", command=[sys.executable, str(SCRIPT)])
+    runners = n8n.ask_while_editing("resource-locator-results", "listRunners", {}).json()["data"]["results"]
+    assert [each["value"] for each in runners] == ["functions"]
+    node = n8n.python_function("double", number=21)  # asks for the form
+    assert [field["id"] for field in node["parameters"]["arguments"]["schema"]] == ["number"]
+    workflow = n8n.create_workflow("old-python", [webhook_node("old-python"), node])
+    assert workflow.call().json() == [{"result": 42}]
+
+
 def test_javascript_code_nodes_run_on_n8ns_own_runner_next_to_it(n8n: N8n, start_runner: StartRunner) -> None:
     start_runner()
     n8n.own_runner()
