@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from n8nrunner.functions.conversion import Conversion, Mismatch
+from n8nrunner.functions.describe import describe_function
+from n8nrunner.functions.function import make_function
 from n8nrunner.functions.hints import read_hint
 from n8nrunner.functions.parameters import Tuple as FixedTuple
 from n8nrunner.functions.schema import MOST_LEVELS, from_pydantic
@@ -434,3 +436,30 @@ def test_other_forms_of_a_schema_become_simple(given: Any, simple: Schema) -> No
         assert from_pydantic(given) == simple
     assert from_pydantic({"properties": {"part": given}})["properties"]["part"] == simple
     check_portable(simple)
+
+
+# --- whole functions ----------------------------------------------------------------------------------
+
+defaults = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.datetimes(),
+        st.just(object()), st.sampled_from([*Level, *Color, Address("Bonn"), Owner("a", Address("b"))]),
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)  # fmt: skip
+
+
+@pytest.mark.hypothesis
+@given(hint=hints, default=defaults, text=st.text(max_size=20))
+def test_every_function_has_a_description_that_is_json(hint: Any, default: Any, text: str) -> None:
+    def function(value: Any = default) -> None: ...
+
+    function.__annotations__["value"] = Annotated[hint, text]
+    function.__doc__ = text
+    answer = json.loads(describe_function("sales", make_function(function, None, False, None)))
+    check_portable(answer["schema"])
+    (described,) = answer["parameters"]
+    if "default" in described["form"]:
+        kinds = {"number": (int, float), "boolean": bool, "options": object}
+        assert isinstance(described["form"]["default"], kinds.get(described["form"]["type"], str))

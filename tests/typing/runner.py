@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from typing_extensions import assert_type
 
@@ -118,6 +118,9 @@ score(5)  # type: ignore[arg-type]
 score("a@b.example", 1.0, "eu")  # type: ignore[call-arg]
 runner.function(score, name="other")  # type: ignore[call-overload]
 runner.function(speed=3)  # type: ignore[call-overload]
+assert_type(runner.functions, Mapping[str, Callable[..., object]])
+runner.functions["score"] = score  # type: ignore[index]
+runner.remove("sum")
 
 # --- life -----------------------------------------------------------------------------------------
 
