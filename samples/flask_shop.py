@@ -1,12 +1,13 @@
-"""A Flask application whose functions are a node of n8n.
+"""A Flask application whose functions workflows of n8n call.
 
     pip install flask "n8nrunner[node]"
     flask --app samples.flask_shop init-db
-    n8nrunner node samples.flask_shop --install
+    n8nrunner node --install                   # once, then restart n8n
     flask --app samples.flask_shop_wsgi run
 
 The runner works in the process of the web server, and needs N8N_RUNNERS_AUTH_TOKEN with n8n's value. It
-starts with the server, in flask_shop_wsgi.py, so that commands such as `flask init-db` do not start it.
+starts with the server, in flask_shop_wsgi.py, so that commands such as `flask init-db` do not start it. In a
+workflow, the node *Python Function* offers the runner *shop* with its functions.
 """
 
 from __future__ import annotations

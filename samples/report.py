@@ -1,11 +1,12 @@
 """A plain script with files: a spreadsheet goes in, a report comes out.
 
     pip install openpyxl "n8nrunner[node]"
-    n8nrunner node samples.report --install
+    n8nrunner node --install                   # once, then restart n8n
     python -m samples.report
 
-It needs N8N_RUNNERS_AUTH_TOKEN with n8n's value. In a workflow, put the node *Report* after a node that
-gives a spreadsheet, such as a form, an e-mail or a folder.
+It needs N8N_RUNNERS_AUTH_TOKEN with n8n's value. In a workflow, put the node *Python Function* after a node
+that gives a spreadsheet, such as a form, an e-mail or a folder. Choose the runner *report* and the function
+*Summarize*, and enter the name of the item's file, such as "data", into *Spreadsheet*.
 """
 
 from __future__ import annotations

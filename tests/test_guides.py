@@ -19,6 +19,8 @@ from tests.processes import Program, python
 from tests.test_samples import call, json_of, needs_signals, variables
 
 ROOT = Path(__file__).parent.parent
+#: Where `n8nrunner node --install` puts its package, below the folder of n8n's user.
+INSTALLED = ".n8n/nodes/node_modules/n8n-nodes-n8nrunner"
 NOTEBOOK, APPLICATION = GUIDES = ("docs/guide-notebook.md", "docs/guide-application.md")
 
 
@@ -48,8 +50,7 @@ def test_every_block_is_known_here(page: str) -> None:
             ("sh", "Prepare Jupyter"),
             ("python", "Write a function"),
             ("python", "Write a function"),
-            ("python", "Write the node, and start"),
-            ("python", "Write the node, and start"),
+            ("python", "Write a function"),
             ("python", "Go on working"),
             ("python", "Go on working"),
             ("sh", "n8n on another machine"),
@@ -60,7 +61,6 @@ def test_every_block_is_known_here(page: str) -> None:
             ("sh", "Write functions"),
             ("python", "Start it with your application"),
             ("python", "Start it with your application"),
-            ("sh", "Start it with your application"),
             ("python", "Keep database connections healthy"),
             ("python", "Keep database connections healthy"),
             ("python", "Test it"),
@@ -76,6 +76,16 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", GUIDES)
+def test_the_nodes_are_installed_before_n8n_is_started(page: str, tmp_path: Path) -> None:
+    (prepare,) = [block.text for block in blocks(page) if block.heading == "Prepare n8n"]
+    install, _, start = prepare.splitlines()[-3:]
+    assert start == "n8n start"
+    with python("-m", *install.split(), env={"N8N_USER_FOLDER": str(tmp_path)}, cwd=tmp_path) as program:
+        assert program.wait() == 0, program.output
+    assert (tmp_path / INSTALLED / "package.json").is_file()
+
+
+@pytest.mark.parametrize("page", GUIDES)
 def test_n8n_is_prepared_by_its_own_variables(page: str) -> None:
     """The variables are those that n8n is started with in tests/n8n."""
     (prepare,) = [block.text for block in blocks(page) if block.heading == "Prepare n8n"]
@@ -85,6 +95,7 @@ def test_n8n_is_prepared_by_its_own_variables(page: str) -> None:
 
 
 NODE = "functions/node/static/dist/runtime.js"
+LIVE = "functions/node/static/dist/nodes/PythonFunction/PythonFunction.node.js"
 
 
 @pytest.mark.parametrize(
@@ -92,10 +103,10 @@ NODE = "functions/node/static/dist/runtime.js"
     [
         (NOTEBOOK, "auth_token: expected the secret shared with n8n", "config.py"),
         (NOTEBOOK, 'No runner "prices" took the call', NODE),
-        (NOTEBOOK, 'The function "quote" has changed since this node was written', NODE),
+        (NOTEBOOK, 'The function "quote" has changed since this node\'s arguments were filled in', LIVE),
         (APPLICATION, 'No runner "shop" took the call', NODE),
         (APPLICATION, "refused the token", "connection/auth.py"),
-        (APPLICATION, 'The function "sell" has changed since this node was written', NODE),
+        (APPLICATION, 'The function "sell" has changed since this node\'s arguments were filled in', LIVE),
     ],
 )
 def test_messages_of_the_table_are_in_the_source(page: str, message: str, file: str) -> None:
@@ -105,14 +116,10 @@ def test_messages_of_the_table_are_in_the_source(page: str, message: str, file: 
     assert message in (ROOT / "n8nrunner" / file).read_text(encoding="utf-8")
 
 
-def test_the_blocks_of_the_notebook_guide_serve_calls(
-    broker: Broker, module: types.ModuleType, tmp_path: Path
-) -> None:
-    pytest.importorskip("docstring_parser")
-    write, start = python_blocks(NOTEBOOK, "Write the node, and start")
-    for text in [*python_blocks(NOTEBOOK, "Write a function"), write]:
+def test_the_blocks_of_the_notebook_guide_serve_calls(broker: Broker, module: types.ModuleType) -> None:
+    *definitions, start = python_blocks(NOTEBOOK, "Write a function")
+    for text in definitions:
         run_block(module, text)
-    assert (tmp_path / ".n8n" / "custom" / "n8n-nodes-prices").is_dir()
     runner = module.__dict__["runner"]
     try:
         run_block(module, start)
@@ -151,18 +158,14 @@ def shop(tmp_path: Path) -> Path:
 
 
 def test_the_commands_of_the_application_guide_serve_calls(broker: Broker, shop: Path) -> None:
-    pytest.importorskip("docstring_parser")
     commands = [
         line.split()
         for block in blocks(APPLICATION, "sh")
         if block.heading != "Prepare n8n"
         for line in block.text.splitlines()
     ]
-    assert [command[0] for command in commands] == ["pip", "n8nrunner", "n8nrunner"]
-    _, write, serve = commands
-    with python("-m", *write, env={"N8N_USER_FOLDER": str(shop)}, cwd=shop) as program:
-        assert program.wait() == 0, program.output
-    assert (shop / ".n8n" / "custom" / "n8n-nodes-shop").is_dir()
+    assert [command[0] for command in commands] == ["export", "n8nrunner"]
+    _, serve = commands
     with python("-m", *serve, env=variables(broker), cwd=shop):
         assert json_of(call(broker, "shop", "sell", fruit="apple", pieces=2)) == [
             {"fruit": "apple", "left": 5}

@@ -587,7 +587,7 @@ def test_the_settings_of_the_guide_are_known() -> None:
         ("the settings cannot work", "cli.py"),
         ('No runner "billing" took the call', "functions/node/static/dist/runtime.js"),
         (
-            "has changed since its arguments were filled in",
+            "has changed since this node's arguments were filled in",
             "functions/node/static/dist/nodes/PythonFunction/PythonFunction.node.js",
         ),
         ("Task execution timed out after", "protocol/tasks.py"),

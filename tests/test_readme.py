@@ -17,6 +17,7 @@ from n8nrunner.broker import Broker, BrokerTaskError
 from tests.conftest import LIMIT, TOKEN, VARIABLES
 from tests.pages import blocks, pages, read
 from tests.processes import python
+from tests.test_guides import INSTALLED
 
 ROOT = Path(__file__).parent.parent
 README = "README.md"
@@ -54,7 +55,7 @@ def call(
     return [item["json"] for item in result["items"]]
 
 
-def test_the_function_of_the_readme_becomes_a_node(
+def test_the_function_of_the_readme_serves_calls_and_its_node_is_installed(
     broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (block,) = code(CANVAS, broker)
@@ -62,12 +63,11 @@ def test_the_function_of_the_readme_becomes_a_node(
         {"score": 5, "region": "eu"}
     ]
 
-    (tmp_path / "leads.py").write_text(block)
     (commands,) = blocks(README, "sh")
     (command,) = [line.split("#")[0].split()[1:] for line in commands.text.splitlines() if " node " in line]
     with python("-m", "n8nrunner", *command, cwd=tmp_path, env={"N8N_USER_FOLDER": str(tmp_path)}) as program:
         assert program.wait() == 0
-    assert (tmp_path / ".n8n/custom/n8n-nodes-leads/dist/nodes/Leads/Leads.node.js").is_file()
+    assert (tmp_path / INSTALLED / "package.json").is_file()
 
 
 def test_the_blocks_of_the_page_about_functions_serve_calls(

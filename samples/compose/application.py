@@ -1,4 +1,4 @@
-"""Functions for invoices, as the node *Billing* in n8n: `n8nrunner run application`."""
+"""Functions for invoices, which workflows of n8n call: `n8nrunner run application`."""
 
 from __future__ import annotations
 

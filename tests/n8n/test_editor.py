@@ -272,5 +272,4 @@ def test_an_expression_is_evaluated_for_each_item(open_workflow: OpenWorkflow, l
         {"score": "1217.5", "region": "eu"},
         {"score": "816", "region": "eu"},
     ]
-    editor.page.set_viewport_size({"width": 1230, "height": 620})
-    editor.picture_of_node("5-node")  # which is docs/images/node.png
+    editor.picture_of_node("5-node")

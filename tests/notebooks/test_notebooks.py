@@ -12,14 +12,12 @@ from tests.test_samples import call, json_of, variables
 NOTEBOOK = Path(__file__).parents[2] / "samples" / "iris.ipynb"
 
 
-def test_the_cells_of_the_notebook_run(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_cells_of_the_notebook_run(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     pytest.importorskip("sklearn")
-    for name, value in {**variables(broker), "N8N_USER_FOLDER": str(tmp_path)}.items():
+    for name, value in variables(broker).items():
         monkeypatch.setenv(name, value)
     measured = {"sepal_length": 5.9, "sepal_width": 3.0, "petal_length": 5.1, "petal_width": 1.8}
     notebook = nbformat.read(NOTEBOOK, as_version=4)
@@ -35,4 +33,3 @@ def test_the_cells_of_the_notebook_run(
     (before,), (after,) = chances
     assert before["species"] == after["species"] == "virginica"
     assert before["chances"] != after["chances"]  # the model was replaced in between
-    assert (tmp_path / ".n8n" / "custom" / "n8n-nodes-iris").is_dir()

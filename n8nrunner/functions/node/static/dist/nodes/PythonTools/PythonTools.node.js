@@ -6,19 +6,18 @@ const { described, listRunners, runnerField } = require('../../editing.js');
 const { plain } = require('../../form.js');
 const { executeTools, supplyTools } = require('../../tools.js');
 
-const INSTEAD = 'give the names of the functions by an expression';
+const INSTEAD = 'give the names of the functions by an expression, such as {{ "quote, find_order" }}';
 
-/** The title and the description are those that n8n wants of such a field. */
 const FUNCTIONS = {
-	displayName: 'Function Names or IDs',
+	displayName: 'Functions',
 	name: 'functions',
 	type: 'multiOptions',
 	default: [],
 	typeOptions: { loadOptionsMethod: 'getFunctions', loadOptionsDependsOn: ['runner.value'] },
 	displayOptions: { show: { include: ['chosen', 'except'] } },
 	description:
-		'Choose from the list, or specify IDs using an <a href="https://docs.n8n.io/code/expressions/">expression</a>',
-	hint: 'An expression gives a list of names, or names with commas between them',
+		'Choose from the list, or specify IDs using an <a href="https://docs.n8n.io/code/expressions/">expression</a>, such ' +
+		'as <code>quote, find_order</code>',
 };
 
 class PythonTools {
