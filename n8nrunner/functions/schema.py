@@ -147,6 +147,15 @@ _BOUNDS = {
     "minItems": ("min_length", "of length {} or more"),
     "maxItems": ("max_length", "of length {} or less"),
 }
+#: The Python types of the defaults of each type.
+_PYTHON_TYPES: dict[str, type | tuple[type, ...]] = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "array": list,
+    "object": dict,
+}
 #: The words for keywords that these schemas do without.
 _IN_WORDS = {
     "format": "in the format {}",
@@ -166,18 +175,25 @@ def _simplify(schema: Any, definitions: Mapping[str, Any], around: tuple[str, ..
     if not isinstance(schema, Mapping):  # `true`
         return any_value()
     simple = _simplify_type(schema, definitions, around)
-    description = schema.get("description") or simple.get("description")
+    description = " ".join(str(schema.get("description", "")).split())
+    hint = simple.pop("description", "")  # of the type that this one refers to
     if description:
-        simple["description"] = " ".join(str(description).split())
+        simple["description"] = description
+    if hint and hint != description:
+        add_hint(simple, hint)
     for keyword, words in _IN_WORDS.items():
         if keyword in schema and (keyword, schema[keyword]) != ("format", "date-time"):
             add_hint(simple, words.format(schema[keyword]))
     for keyword, (name, words) in _BOUNDS.items():
         if keyword in schema and not add_bound(simple, name, schema[keyword]):
             add_hint(simple, words.format(schema[keyword]))
-    if schema.get("default") is not None:
+    if _has_type(schema.get("default"), simple["type"]):
         simple["default"] = schema["default"]
     return simple
+
+
+def _has_type(value: Any, kind: str) -> bool:
+    return isinstance(value, _PYTHON_TYPES[kind]) and isinstance(value, bool) is (kind == "boolean")
 
 
 def _simplify_type(
@@ -207,7 +223,9 @@ def _simplify_type(
     if schema.get("format") == "date-time":
         simple_type["format"] = "date-time"
     if kind == "array":
-        parts = [*schema.get("prefixItems", ()), *([schema["items"]] if schema.get("items") else ())]
+        items = schema.get("items") or []
+        # pydantic 1 has a list of the items of a tuple.
+        parts = [*schema.get("prefixItems", ()), *(items if isinstance(items, list) else [items])]
         elements = [_simplify(part, definitions, around) for part in parts] or [any_value()]
         simple_type["items"] = merge(elements, elements[0])
     if kind == "object" and schema.get("properties"):
@@ -228,7 +246,7 @@ def _type_of(schema: Mapping[str, Any], values: Sequence[Any] | None) -> str:
     kind = schema.get("type")
     if isinstance(kind, list):
         kind = next((each for each in kind if each != "null"), None)
-    if isinstance(kind, str) and kind != "null":
+    if isinstance(kind, str) and kind in _PYTHON_TYPES:
         return kind
     if values:
         known = {bool: "boolean", int: "integer", float: "number"}

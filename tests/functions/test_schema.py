@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import enum
 import json
+import sys
 from typing import Annotated, Any, Dict, List, Literal, NamedTuple, Optional, Set, Tuple, TypedDict, Union
 
 import pytest
@@ -378,6 +379,24 @@ def test_the_schema_of_a_model_has_no_references() -> None:
     }
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="pydantic 1 does not run on it")
+def test_the_schema_of_a_model_of_pydantic_1() -> None:
+    v1 = pytest.importorskip("pydantic.v1")
+    item = v1.create_model("Item", pieces=(int, v1.Field(1, gt=0)))
+    item.__doc__ = "An article."
+    first = v1.Field(..., description="The first one.")
+    order = v1.create_model("Order", first=(item, first), level=(Level, Level.LOW))
+    assert schema_of(order)["properties"] == {
+        "first": {
+            "type": "object",
+            "properties": {"pieces": {"type": "integer", "minimum": 1, "default": 1}},
+            "required": [],
+            "description": "The first one. An article.",
+        },
+        "level": {"type": "integer", "description": "An enumeration. One of 1, 2", "default": 1},
+    }
+
+
 def test_the_schema_of_a_model_that_contains_itself_ends() -> None:
     schema = from_pydantic(
         {
@@ -419,6 +438,18 @@ def test_the_schema_of_a_model_that_contains_itself_ends() -> None:
             {"properties": {"a": True}},
             {"type": "object", "properties": {"a": {"type": "string"}}, "required": []},
         ),
+        (
+            {"type": "array", "items": [{"type": "integer"}, {"type": "number"}]},
+            {"type": "array", "items": {"type": "number"}},
+        ),
+        (
+            {"type": "integer", "enum": [1, 2], "description": "A level."},
+            {"type": "integer", "description": "A level. One of 1, 2"},
+        ),
+        ({"type": "integer", "default": "x"}, {"type": "integer"}),
+        ({"type": "integer", "default": True}, {"type": "integer"}),
+        ({"type": "boolean", "default": False}, {"type": "boolean", "default": False}),
+        ({"type": "number", "default": 1}, {"type": "number", "default": 1}),
         ({"items": {"type": "integer"}}, {"type": "array", "items": {"type": "integer"}}),
         (
             {"type": "array", "prefixItems": [{"type": "integer"}], "uniqueItems": True},
