@@ -11,6 +11,7 @@ from typing import Any, Callable, NoReturn
 import pytest
 
 from .install import N8N_VERSION, Installation, installation
+from .model import Model
 from .n8n import JavaScriptRunner, Mode, N8n
 from .runners import RunnerProcess
 
@@ -120,3 +121,13 @@ def javascript_runner(n8n: N8n, tmp_path: Path) -> Iterator[JavaScriptRunner | N
         yield runner
     finally:
         runner.kill()
+
+
+@pytest.fixture
+def model() -> Iterator[Model]:
+    """A stand-in for a language model; a test sets its `turns`."""
+    model = Model()
+    try:
+        yield model
+    finally:
+        model.close()

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from .conftest import in_both_modes
+from .model import Model, ToolCall, agent_with
 from .n8n import PYTHON_FUNCTION, N8n, javascript_node
-from .test_agent import Model, agent_with
-from .test_agent import model as model
 from .test_functions import (
     CONVERSIONS,
     MECHANISMS,
@@ -376,10 +375,12 @@ def test_an_agent_fills_in_the_form_of_python_function(
     number = "={{ $fromAI('number', 'What to double', 'number') }}"
     node = n8n.python_function("double", name="Doubler", number=number)
     node["parameters"]["toolDescription"] = "Doubles a number"
-    workflow = agent_with(n8n, model, "live-agent", node, f"{PYTHON_FUNCTION}Tool")
+    node["type"] = f"{PYTHON_FUNCTION}Tool"
+    model.turns = [[ToolCall(None, {"number": 21})]]
+    workflow = agent_with(n8n, model, "live-agent", node)
     response = workflow.call()
     assert response.status_code == 200, error_of(workflow)
     assert "42" in response.json()[0]["output"]
-    (offered,) = model.requests[0]["tools"]
-    assert offered["function"]["description"] == "Doubles a number"
-    assert "number" in offered["function"]["parameters"]["properties"]
+    (offered,) = model.tools
+    assert offered["description"] == "Doubles a number"
+    assert "number" in offered["parameters"]["properties"]

@@ -19,6 +19,9 @@ const RESERVED = ['tool', 'toolCallId', 'toolParameters', 'hitlParameters'];
 /** Milliseconds until a runner has to say which functions it has: it answers at once, also with all slots taken. */
 const DESCRIBING_LIMIT = 10_000;
 
+/** Milliseconds for which a list of tools relies on a runner's last answer: an agent asks again at each of its turns. */
+const LISTED = 1000;
+
 /** The beginning of an error's text, by which n8n's MCP Server Trigger tells the text of an error from a result. */
 const ERROR = 'There was an error: ';
 
@@ -99,12 +102,12 @@ function namesIn(value) {
 	return list.map((name) => String(name).trim()).filter(Boolean);
 }
 
-/** Return the description of the node's runner. Throws an error whose message says everything. */
-async function described(context, runner) {
+/** Return the description of the node's runner, not older than `after`. Throws an error whose message says everything. */
+async function described(context, runner, after) {
 	const begun = Date.now();
 	let description;
 	try {
-		const answer = Promise.race([describeForExecution(context, runner), sleep(DESCRIBING_LIMIT)]);
+		const answer = Promise.race([describeForExecution(context, runner, after), sleep(DESCRIBING_LIMIT)]);
 		description = await untilStopped(context, answer);
 	} catch (error) {
 		if (!(error instanceof NoAnswer)) throw error;
@@ -122,7 +125,7 @@ async function described(context, runner) {
 }
 
 /** Return the tools that the node offers. Throws an error if there is none. */
-async function offeredTools(context, itemIndex) {
+async function offeredTools(context, itemIndex, after) {
 	const runner = String(context.getNodeParameter('runner', itemIndex, '', { extractValue: true }) ?? '').trim();
 	const include = context.getNodeParameter('include', itemIndex, 'all');
 	const names = include === 'all' ? [] : namesIn(context.getNodeParameter('functions', itemIndex, []));
@@ -131,7 +134,7 @@ async function offeredTools(context, itemIndex) {
 		chosen: ({ name }) => names.includes(name),
 		except: ({ name }) => !names.includes(name),
 	}[include];
-	const { functions } = await described(context, runner);
+	const { functions } = await described(context, runner, after);
 	const tools = toolsOf(functions.map((definition) => ({ ...definition, runner })));
 	const offered = tools.filter(({ definition }) => isOffered(definition));
 	if (offered.length) return offered;
@@ -250,7 +253,8 @@ function invokable(context, tool, itemIndex) {
 
 /** Return the tools of a node, as its `supplyData` returns them. */
 async function supplyTools(context, itemIndex) {
-	const tools = (await offeredTools(context, itemIndex)).map((tool) => invokable(context, tool, itemIndex));
+	const offered = await offeredTools(context, itemIndex, Date.now() - LISTED);
+	const tools = offered.map((tool) => invokable(context, tool, itemIndex));
 	// n8n 2 takes an object with these members for several tools, and n8n 1 a list.
 	return { response: Object.assign([...tools], { tools, getTools: () => tools }) };
 }
