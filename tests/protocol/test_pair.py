@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from n8nrunner.broker import PROFILES
-from n8nrunner.protocol.events import StopRequested
+from n8nrunner.protocol.events import StopRequested, TimeLimitSet
 from n8nrunner.protocol.prepared import ACCEPTED_LIMIT
 from tests.protocol.world import DELAY, PREPARED, World
 
@@ -110,6 +110,13 @@ class CalmMachine(RuleBasedStateMachine):
         handler = self.pick(self.running(), number)
         if handler is not None:
             self.world.call(handler)
+
+    @rule(number=any_of, limit=st.sampled_from([0.1, 1.0, 60.0]))
+    def limit_time(self, number: int, limit: float) -> None:
+        handler = self.pick(self.running(), number)
+        if handler is not None:
+            deadline = self.world.now + limit
+            handler.link.post(TimeLimitSet(handler.task_id, handler.generation, deadline, limit))
 
     # --- the network ----------------------------------------------------------------------------
 
