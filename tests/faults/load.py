@@ -12,19 +12,23 @@ from n8nrunner.broker import (
     Broker,
     BrokerNotRunning,
     BrokerTask,
+    BrokerTaskError,
     BrokerTaskExpired,
     BrokerTaskLost,
     BrokerTaskTimeout,
 )
 from n8nrunner.broker.wording import SHUT_DOWN
+from n8nrunner.task_types import DESCRIBE
 
 from . import plan, work
 from .ledger import CANCELLED, DONE, EXPIRED, FAILED, LOST, TIMED_OUT, WRONG, Request
 
 #: Seconds after which a caller that has been told nothing gives up: beyond all of the broker's time limits.
 PATIENCE = 240.0
-#: Seconds for which a caller rests that found its broker down.
+#: Seconds for which a caller rests that found its broker down, and which pass between two questions.
 REST = 0.1
+#: Seconds after which a question counts as lost.
+QUESTION_TIMEOUT = 5.0
 
 _OUTCOMES = ((BrokerTaskExpired, EXPIRED), (BrokerTaskTimeout, TIMED_OUT), (BrokerTaskLost, LOST))
 
@@ -131,3 +135,48 @@ class Load:
             request.outcome = CANCELLED
         if request.outcome == FAILED and (settings["do"] != "raise" or error.message != work.RAISED):
             request.outcome = WRONG
+
+
+class Questions:
+    """Ask several brokers which runner is there, each on a thread of its own.
+
+    Attributes:
+        answered: the number of right answers.
+        lost: the number of questions without an answer.
+        wrong: the other answers, and errors of the runner.
+    """
+
+    def __init__(self, brokers: Sequence[Broker]) -> None:
+        self.answered = self.lost = 0
+        self.wrong: list[str] = []
+        self._stopping = threading.Event()
+        self._counting = threading.Lock()
+        self._threads = [threading.Thread(target=self._ask, args=(broker,)) for broker in brokers]
+
+    def __enter__(self) -> Questions:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+    def _ask(self, broker: Broker) -> None:
+        while not self._stopping.wait(REST):
+            try:
+                answer = broker.run_task(DESCRIBE, {}, timeout=QUESTION_TIMEOUT)
+            except BrokerNotRunning:
+                continue
+            except (BrokerTaskExpired, BrokerTaskTimeout, BrokerTaskLost):
+                with self._counting:
+                    self.lost += 1
+            except BrokerTaskError as error:
+                self.wrong.append(error.message)
+            else:
+                is_right = (answer["runner"], answer["functionCount"]) == (work.NAME, 0)
+                with self._counting:
+                    self.answered += is_right
+                if not is_right:
+                    self.wrong.append(f"{answer!r:.200}")

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Callable
 
 from n8nrunner.broker import Broker, BrokerConstants
+from n8nrunner.task_types import DESCRIBE
 from tests.benchmarks.processes import LineProcess
 
 from . import ledger, plan, work
-from .load import Load
+from .load import Load, Questions
 from .proxy import FaultProxy
 
 BROKERS = 3
@@ -94,7 +95,7 @@ def soak(
         all_brokers = [_start_broker(stack) for _ in range(brokers)]
         proxies = [stack.enter_context(FaultProxy(broker.port)) for broker in all_brokers]
         runner = stack.enter_context(RunnerProcess([proxy.url for proxy in proxies], book))
-        with Load(all_brokers, seed, CALLERS, large) as load:
+        with Load(all_brokers, seed, CALLERS, large) as load, Questions(all_brokers) as questions:
             begun = time.monotonic()
             restarts = _Restarts(all_brokers)
             megabytes = []
@@ -117,6 +118,8 @@ def soak(
             ]
             if not problems:
                 load.wait_for_answers(100, RECOVERED_WITHIN)
+                for broker in all_brokers:
+                    broker.run_task(DESCRIBE, {}, timeout=RECOVERED_WITHIN)
             elapsed = time.monotonic() - begun
             notes = runner.stop()  # under load: what runs is finished within the grace period
             ignored = sum(broker.counts.ignored for broker in all_brokers)
@@ -124,7 +127,10 @@ def soak(
                 broker.kill()  # tells the callers whose tasks wait for a runner
         verdict = ledger.compare(load.book, ledger.read_book(book))
         problems += _problems(notes)
+        problems += [f"a wrong answer to a question: {answer}" for answer in questions.wrong]
         facts = {
+            "questions that were answered": questions.answered,
+            "questions that were lost": questions.lost,
             "tasks": len(load.book),
             "tasks a second": round(len(load.book) / elapsed, 1),
             "faults": len(events),

@@ -34,6 +34,7 @@ from typing import Any
 from n8nrunner import Runner, Task, TaskError, Undelivered
 
 TASK_TYPE = "work"
+NAME = "faults"
 TOKEN = "secret-of-the-faults"
 RAISED = "raised on purpose"
 GRACE = 5.0
@@ -126,7 +127,7 @@ def main(urls: list[str], book_path: str, capacity: int) -> None:
     runner = Runner(
         urls,
         auth_token=TOKEN,
-        name="faults",
+        name=NAME,
         capacity=capacity,
         graceful_shutdown_timeout=GRACE,
         on_undelivered=undelivered,
