@@ -18,6 +18,7 @@ from n8nrunner.logs import task_logger
 from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.codec import encode_with
 from n8nrunner.protocol.json_text import NotJson, decode_member, encode_value
+from n8nrunner.task_types import TYPE_PREFIX
 
 #: Gets n8n's answer to a call: a value, or else an error.
 Answers = queue.SimpleQueue[tuple[m.Json, m.Json]]
@@ -31,6 +32,8 @@ class CallPort(Protocol):
     def new_id(self) -> str: ...
 
     def call(self, task: ActiveTask, call_id: str, payload: bytes, answers: Answers | None) -> None: ...
+
+    def limit_time(self, task: ActiveTask, limit: float) -> None: ...
 
 
 _Kind = TypeVar("_Kind")
@@ -419,13 +422,30 @@ class ActiveTask(Task):
         self._on_cancel: Callable[[], None] | None = None
 
     def __reduce__(self) -> tuple[type[ActiveTask], tuple[str, str, m.Json, float]]:
-        # In another process the task is plain data: nothing there can reach the connection.
-        return ActiveTask, (self.id, self.type, self.settings, self.deadline)
+        # In another process the task is plain data: nothing there can reach the connection. So the time limit
+        # of a function's call is applied here.
+        settings = self.settings
+        if self.type.startswith(TYPE_PREFIX):
+            self.limit_time()
+        return ActiveTask, (self.id, self.type, settings, self.deadline)
 
     @property
     def in_other_process(self) -> bool:
         """Whether the task was sent to a process of an executor, which Ctrl-C may reach."""
         return self._port is None
+
+    def limit_time(self) -> None:
+        """Apply the time limit that the settings have, if they have one and it ends before the runner's.
+
+        Large settings that were not read yet count as settings without a limit.
+        """
+        settings = self._settings
+        limit = settings.get("timeLimit") if isinstance(settings, dict) else None
+        is_number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
+        if limit is not None and is_number and 0 < limit < self.deadline - self.started_at:
+            self.deadline = self.started_at + limit
+            if self._port is not None:
+                self._port.limit_time(self, limit)
 
     def describe(self) -> str:
         """Return the function or type and the task's id for the log, such as ``score_lead (task 4711)``."""

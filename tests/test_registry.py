@@ -185,11 +185,12 @@ def test_a_runner_with_a_name_of_its_own_says_who_it_is_and_what_it_has(state: s
     assert listener.answer("n8nrunner:describe", state) == {**who, "functionCount": 0}
     assert listener.answer("n8nrunner:describe:sales", state) == {**who, "functions": []}
     assert listener.events[-1].announced == ("n8nrunner.sales",)
-    registry.add_function(double, "b_later", False, None)
-    registry.add_function(double, "A_first", False, None)
-    assert listener.answer("n8nrunner:describe", state) == {**who, "functionCount": 2}
+    for name in ("b_later", "a_first", "A_first"):
+        registry.add_function(double, name, False, None)
+    assert listener.answer("n8nrunner:describe", state) == {**who, "functionCount": 3}
     answer = listener.answer("n8nrunner:describe:sales", state)
-    assert [function["title"] for function in answer["functions"]] == ["A First", "B Later"]
+    titles = [(function["title"], function["name"]) for function in answer["functions"]]
+    assert titles == [("A First", "A_first"), ("A First", "a_first"), ("B Later", "b_later")]
 
 
 def test_in_a_child_process_the_answers_name_that_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,9 @@ class Port:
         assert answers is not None
         answers.put((self._answer, None))
 
+    def limit_time(self, task: ActiveTask, limit: float) -> None:
+        raise AssertionError("no settings have a limit")
+
 
 @pytest.mark.parametrize("answer", [None, "text", 1])
 @pytest.mark.parametrize(
@@ -82,6 +85,62 @@ class Port:
 def test_an_answer_of_another_type_is_an_error(ask: Callable[[Task], Any], answer: Any) -> None:
     with pytest.raises(TaskError, match=f"n8n answered .* {type(answer).__name__}"):
         ask(ActiveTask("1", "tests", None, 0.0, Port(answer)))
+
+
+class Limits(Port):
+    """A link that notes the time limits that it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.limits: list[float] = []
+
+    def limit_time(self, task: ActiveTask, limit: float) -> None:
+        self.limits.append(limit)
+
+
+def limited(settings: Any, port: Limits | None = None, type: str = "n8nrunner.shop") -> ActiveTask:
+    """Return a task with 60 seconds left."""
+    task = ActiveTask("1", type, settings, 0.0, port)
+    task.deadline = task.started_at + 60
+    return task
+
+
+@pytest.mark.parametrize("limit", [1, 2.5])
+def test_a_time_limit_of_the_settings_is_applied_once(limit: float) -> None:
+    port = Limits()
+    task = limited({"timeLimit": limit}, port)
+    task.limit_time()
+    assert task.deadline == task.started_at + limit
+    assert port.limits == [limit]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"timeLimit": limit} for limit in (60, 61.0, 10**400, 0, -1, True, None, "1", [1])),
+        {},
+        None,
+        [1],
+        Undecoded('{"settings": {"timeLimit": 1}}', "settings"),
+    ],
+)
+def test_no_other_settings_change_the_time_limit(settings: Any) -> None:
+    port = Limits()
+    task = limited(settings, port)
+    task.limit_time()
+    assert task.deadline == task.started_at + 60
+    assert port.limits == []
+
+
+@pytest.mark.parametrize(
+    ("type", "applied"), [("n8nrunner.shop", [1]), ("n8nrunner.shop.quote", [1]), ("tests", [])]
+)
+def test_a_functions_task_takes_its_time_limit_to_another_process(type: str, applied: list[float]) -> None:
+    port = Limits()
+    task = limited(Undecoded('{"settings": {"timeLimit": 1}}', "settings"), port, type)
+    copy = pickle.loads(pickle.dumps(task))
+    assert port.limits == applied
+    assert copy.deadline == task.started_at + (1 if applied else 60)
 
 
 class OwnError(TaskError):

@@ -130,6 +130,10 @@ class BrokerLink:
         """Post a handler's call to n8n. Its answer is put into `answers`."""
         self._post(events.CallMade(task.id, task.generation, call_id, payload, answers))
 
+    def limit_time(self, task: ActiveTask, limit: float) -> None:
+        """Post that a task has a time limit of its own. Its deadline is changed already."""
+        self._post(events.TimeLimitSet(task.id, task.generation, task.deadline, limit))
+
     def _task_ended(self, task: ActiveTask, answer: Answer) -> None:
         """Post the end of a task.
 

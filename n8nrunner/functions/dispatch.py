@@ -21,7 +21,7 @@ from n8nrunner.functions.arguments import (
     join_calls,
     read_calls,
 )
-from n8nrunner.functions.conversion import Conversion, Mismatch, UnknownZone
+from n8nrunner.functions.conversion import Conversion, Mismatch, UnknownZone, format_value
 from n8nrunner.functions.files import FileTransfer
 from n8nrunner.functions.function import Function
 from n8nrunner.functions.items import Item, ResultItems, make_encodable, make_items, pair
@@ -89,6 +89,15 @@ class Functions:
                 "This task was not sent by a node of n8nrunner",
                 "Its settings have no function. Write the node again with: n8nrunner node",
             )
+        limit = settings.get("timeLimit")
+        if limit is not None and (
+            not isinstance(limit, (int, float)) or isinstance(limit, bool) or limit <= 0
+        ):
+            raise TaskError(
+                f"The node's time limit is not valid: expected seconds above 0, got {format_value(limit)}",
+                "Correct Time Limit, under Options of the node. Without it, the runner's limit applies.",
+            )
+        task.limit_time()
         name = settings["function"]
         version = settings.get("version")
         # `lastTry` is False if the node will send the task again after one of these errors.

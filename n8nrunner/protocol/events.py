@@ -75,6 +75,15 @@ class CallMade(NamedTuple):
     call: PendingCall | None
 
 
+class TimeLimitSet(NamedTuple):
+    """A handler's task has a time limit of its own, which the node's author has set."""
+
+    task_id: str
+    generation: int
+    deadline: float  #: the moment at which it times out, if that is earlier than the runner's
+    limit: float  #: the time limit in seconds
+
+
 class SlotFreed(NamedTuple):
     """A slot may be free for an offer of this link."""
 
@@ -131,8 +140,8 @@ class StopRequested(NamedTuple):
 
 
 Event = Union[
-    FromBroker, ConnectionOpened, ConnectionEnded, HandlerFinished, CallMade, SlotFreed, TypesChanged,
-    OfferingChanged, MessageSkipped, Pong, SocketMeasured, StopRequested,
+    FromBroker, ConnectionOpened, ConnectionEnded, HandlerFinished, CallMade, TimeLimitSet, SlotFreed,
+    TypesChanged, OfferingChanged, MessageSkipped, Pong, SocketMeasured, StopRequested,
 ]  # fmt: skip
 
 # --- events of a link -------------------------------------------------------------------------------

@@ -56,7 +56,8 @@ REASON_WINDOW = "Acknowledgement window elapsed"
 #: The runner's own reasons.
 REASON_LOST = "The connection to n8n was lost"
 REASON_STOPPED = "The runner was stopped"
-_TIMEOUT_DESCRIPTION = "The runner set this limit (task_timeout, or N8N_RUNNERS_TASK_TIMEOUT)."
+_RUNNERS_LIMIT = "The runner set this limit (task_timeout, or N8N_RUNNERS_TASK_TIMEOUT)."
+_NODES_LIMIT = "The node's author set this limit (Time Limit, under Options)."
 
 _AT_ONCE = -inf
 
@@ -96,7 +97,6 @@ class RunnerSession:
         self._link = link
         self._name = name
         self._slots = slots
-        self._timeout_message = timeout_message(task_timeout)
         # The task types that `runner:info` names, each once.
         self._announced = tuple(types)
         self._liveness = Liveness()
@@ -353,7 +353,7 @@ class RunnerSession:
         if task is None:
             self._answer_prepared(event.task_id, now)
         else:
-            task_type, deadline = task
+            task_type, deadline, _ = task
             self._settle_by(deadline)
             self._actions.append(
                 actions.StartTask(event.task_id, task_type, self.generation, event.settings, deadline)
@@ -377,6 +377,11 @@ class RunnerSession:
     def _void_offers(self) -> None:
         self.offers.void()
         self.prepared.void()
+
+    def _time_limit_set(self, event: events.TimeLimitSet, now: float) -> None:
+        if event.generation == self.generation:
+            self.tasks.shorten(event.task_id, event.deadline, event.limit)
+            self._settle_by(event.deadline)
 
     def _cancel(self, task_id: str, reason: str, timed_out: bool = False) -> None:
         self._actions.extend(self.calls.end_all_of(task_id, reason))
@@ -466,14 +471,15 @@ class RunnerSession:
     # --- what `settle` does ---------------------------------------------------------------------
 
     def _settle_tasks(self, now: float) -> None:
-        message = self._timeout_message
-        for task_id, _ in remove_due(self.tasks.running, now):
+        for task_id, (_, _, limit) in remove_due(self.tasks.running, now):
             self.counters.timed_out += 1
-            self._fail(task_id, now, message=message, description=_TIMEOUT_DESCRIPTION)
+            message = timeout_message(limit)
+            description = _RUNNERS_LIMIT if limit == self.tasks.timeout else _NODES_LIMIT
+            self._fail(task_id, now, message=message, description=description)
             self._cancel(task_id, message, timed_out=True)
         if self._receiving:  # perhaps the settings of one of these tasks
             self.tasks.extend_settings_time(now)
-        for task_id, task_type in remove_due(self.tasks.accepted, now):
+        for task_id, (task_type, _) in remove_due(self.tasks.accepted, now):
             self.counters.failed += 1
             self._release(task_type, now)
             self._fail_without_settings(task_id, now)
@@ -601,6 +607,7 @@ _METHOD_OF: dict[type[events.Event], Callable[..., None]] = {
     events.ConnectionEnded: RunnerSession._ended,
     events.HandlerFinished: RunnerSession._finished,
     events.CallMade: RunnerSession._call_made,
+    events.TimeLimitSet: RunnerSession._time_limit_set,
     events.SlotFreed: RunnerSession._ignore,
     events.TypesChanged: RunnerSession._types_changed,
     events.OfferingChanged: RunnerSession._offering_changed,
@@ -620,4 +627,12 @@ _METHODS: dict[SessionState, dict[type[events.Event], Callable[..., None]]] = {
 }
 
 #: Frequent events, whose methods set `_due` themselves.
-_SETS_DUE = frozenset({m.TaskOfferAccept, m.TaskSettings, events.HandlerFinished, events.SocketMeasured})
+_SETS_DUE = frozenset(
+    {
+        m.TaskOfferAccept,
+        m.TaskSettings,
+        events.HandlerFinished,
+        events.TimeLimitSet,
+        events.SocketMeasured,
+    }
+)

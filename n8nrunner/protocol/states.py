@@ -69,6 +69,7 @@ TRANSITIONS: dict[type[Trigger], dict[SessionState, SessionState]] = {
     m.TaskOfferAccept: _stay_in(*TASK_STATES),
     m.TaskSettings: _stay_in(*TASK_STATES),
     events.MessageSkipped: _stay_in(*TASK_STATES),
+    events.TimeLimitSet: _stay_in(*TASK_STATES),
     m.TaskCancel: _stay_in(*TASK_STATES, SessionState.CLOSING),
     m.RpcResponse: _stay_in(*TASK_STATES, SessionState.CLOSING),
     m.TaskDataResponse: _stay_in(*TASK_STATES, SessionState.CLOSING),

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from math import inf
+from typing import TypeVar
 
 #: Seconds from the acceptance of a task to its settings. n8n itself waits 2 s.
 SETTINGS_TIMEOUT = 30.0
 
-#: The type and the deadline of each task, by id, in the order of the deadlines.
-Deadlines = OrderedDict[str, tuple[str, float]]
+#: The type and the deadline of an accepted task.
+Accepted = tuple[str, float]
+#: The type, the deadline and the time limit of a running task, the limit in seconds.
+Running = tuple[str, float, float]
+
+_Entry = TypeVar("_Entry", Accepted, Running)
 
 
 def timeout_message(seconds: float) -> str:
@@ -44,19 +49,19 @@ class Tasks:
     """The tasks of one link.
 
     Args:
-        timeout: seconds from a task's settings to its time limit.
+        timeout: the time limit of a task in seconds, from its settings on.
 
     Attributes:
-        accepted: tasks that wait for their settings.
-        running: tasks whose handler runs and whose answer is wanted.
+        accepted: tasks that wait for their settings, by id, in the order of their deadlines.
+        running: tasks whose handler runs and whose answer is wanted, likewise.
         orphans: the type of each orphan, by the generation of its connection and its id.
     """
 
     def __init__(self, timeout: float) -> None:
-        self.accepted: Deadlines = OrderedDict()
-        self.running: Deadlines = OrderedDict()
+        self.accepted: OrderedDict[str, Accepted] = OrderedDict()
+        self.running: OrderedDict[str, Running] = OrderedDict()
         self.orphans: dict[tuple[int, str], str] = {}
-        self._timeout = timeout
+        self.timeout = timeout
 
     def __len__(self) -> int:
         """Return the number of tasks that are accepted or running."""
@@ -81,28 +86,35 @@ class Tasks:
         self.accepted[task_id] = task_type, deadline
         return deadline
 
-    def start(self, task_id: str, now: float) -> tuple[str, float] | None:
-        """Make an accepted task a running one; return its type and its deadline, or None if there is none."""
+    def start(self, task_id: str, now: float) -> Running | None:
+        """Make an accepted task a running one, and return it; None if there is no such task."""
         task = self.accepted.pop(task_id, None)
         if task is None:
             return None
-        started = self.running[task_id] = task[0], now + self._timeout
+        started = self.running[task_id] = task[0], now + self.timeout, self.timeout
         return started
+
+    def shorten(self, task_id: str, deadline: float, limit: float) -> None:
+        """Give a running task an earlier deadline, which follows from a time limit of its own."""
+        task = self.running.get(task_id)
+        if task is not None and deadline < task[1]:
+            self.running[task_id] = task[0], deadline, limit
+            self.running = OrderedDict(sorted(self.running.items(), key=lambda entry: entry[1][1]))
 
     def extend_settings_time(self, now: float) -> None:
         """Let accepted tasks that have waited too long wait for `SETTINGS_TIMEOUT` again."""
-        for task_id, task_type in remove_due(self.accepted, now):
+        for task_id, (task_type, _) in remove_due(self.accepted, now):
             self.accept(task_id, task_type, now)
 
     def remove_all(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         """Remove the accepted and the running tasks; return the ids and types of both."""
-        return remove_due(self.accepted, inf), remove_due(self.running, inf)
+        accepted = [(task_id, task[0]) for task_id, task in remove_due(self.accepted, inf)]
+        return accepted, [(task_id, task[0]) for task_id, task in remove_due(self.running, inf)]
 
 
-def remove_due(tasks: Deadlines, now: float) -> list[tuple[str, str]]:
-    """Remove the tasks whose deadline has come, and return their ids and types."""
-    removed: list[tuple[str, str]] = []
+def remove_due(tasks: OrderedDict[str, _Entry], now: float) -> list[tuple[str, _Entry]]:
+    """Remove the tasks whose deadline has come, and return them with their ids."""
+    removed: list[tuple[str, _Entry]] = []
     while tasks and next(iter(tasks.values()))[1] <= now:
-        task_id, (task_type, _) = tasks.popitem(last=False)
-        removed.append((task_id, task_type))
+        removed.append(tasks.popitem(last=False))
     return removed

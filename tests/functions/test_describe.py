@@ -305,6 +305,14 @@ def test_long_texts_are_cut() -> None:
     assert len(answer["schema"]["properties"]["value"]["description"]) == 1000
 
 
+def test_the_description_in_a_schema_ends_with_what_the_schema_cannot_say() -> None:
+    def function(day: Any) -> None: ...
+
+    function.__annotations__["day"] = Annotated[datetime.date, "When it is sent."]
+    assert property_of(function, "day")["description"] == "When it is sent. A date such as 2024-12-31"
+    assert parameter(function, "day")["description"] == "When it is sent"
+
+
 def test_a_huge_schema_is_reduced_to_its_type() -> None:
     record = dataclasses.make_dataclass("Wide", [(f"field_{number}", int) for number in range(2000)])
 

@@ -22,6 +22,7 @@ from n8nrunner.broker import Broker, BrokerTaskCancelled, BrokerTaskError
 from n8nrunner.config import DEFAULT_NAME, directory_of
 from n8nrunner.functions import conversion, dispatch
 from n8nrunner.functions.function import make_function
+from n8nrunner.protocol.codec import LARGE_MESSAGE
 from n8nrunner.task import ActiveTask
 from tests.conftest import LIMIT, TOKEN, signature_of, wait_until
 
@@ -798,6 +799,26 @@ def test_functions_run_in_other_processes_with_their_files(
     assert item["binary"]["copy"] == {"content": "aGVsbG8="}
 
 
+def wait_for_file(path: str, task: Task) -> None:
+    while not os.path.exists(path):
+        task.wait_for_cancel(0.01)
+
+
+def test_a_time_limit_of_the_node_ends_a_call_in_another_process(
+    tmp_path: Path, broker: Broker, processes: concurrent.futures.Executor
+) -> None:
+    path = tmp_path / "continue"
+    runner = Runner(broker.url, auth_token=TOKEN, name=NAME, executor=processes)
+    runner.function(wait_for_file)
+    try:
+        with pytest.raises(BrokerTaskError, match=r"timed out after 0\.1 seconds") as caught:
+            Caller(broker, runner)("wait_for_file", {"path": str(path)}, timeLimit=0.1)
+        assert "node's author" in str(caught.value.description)
+    finally:
+        path.touch()
+        runner.stop()
+
+
 # --- limits and cancellation ----------------------------------------------------------------------------
 
 
@@ -886,6 +907,55 @@ def test_an_endless_generator_ends_with_its_task(broker: Broker, runner: Runner,
     assert begun.wait(LIMIT)
     task.cancel("enough")
     assert ended.wait(LIMIT)
+
+
+@pytest.mark.parametrize("size", [1, 2 * LARGE_MESSAGE])
+def test_a_time_limit_of_the_node_ends_its_calls(runner: Runner, call: Caller, size: int) -> None:
+    """Large settings are decoded by the handler's thread."""
+    seen: list[float] = []
+
+    @runner.function
+    def wait(text: str, task: Task) -> None:
+        seen.append(task.deadline - time.monotonic())
+        task.wait_for_cancel(LIMIT)
+
+    with pytest.raises(BrokerTaskError) as caught:
+        call("wait", {"text": "x" * size}, {"text": ""}, timeLimit=1)
+    assert caught.value.message == "Task execution timed out after 1 second"
+    assert caught.value.description == "The node's author set this limit (Time Limit, under Options)."
+    assert seen[0] < 1
+    assert len(seen) == 1
+    assert runner.snapshot().counts.timed_out == 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "shown"), [(0, "0"), (-1, "-1"), (True, "true"), ("30", '"30"'), ([1], "[1]")]
+)
+def test_an_invalid_time_limit_is_refused(call: Caller, limit: Any, shown: str) -> None:
+    calls: List[int] = []
+    call.runner.function(name="count")(lambda: calls.append(1))
+    with pytest.raises(BrokerTaskError) as caught:
+        call("count", {}, timeLimit=limit)
+    assert caught.value.message == (
+        f"The node's time limit is not valid: expected seconds above 0, got {shown}"
+    )
+    assert "under Options" in str(caught.value.description)
+    assert calls == []
+
+
+def test_a_time_limit_of_the_node_does_not_extend_the_runners(broker: Broker) -> None:
+    runner = Runner(broker.url, auth_token=TOKEN, name=NAME, task_timeout=1)
+
+    @runner.function
+    def wait(task: Task) -> None:
+        task.wait_for_cancel(LIMIT)
+
+    try:
+        with pytest.raises(BrokerTaskError, match="timed out after 1 second") as caught:
+            Caller(broker, runner)("wait", {}, timeLimit=5)
+        assert "N8N_RUNNERS_TASK_TIMEOUT" in str(caught.value.description)
+    finally:
+        runner.stop()
 
 
 def test_a_cancelled_task_makes_no_further_calls(broker: Broker, runner: Runner, call: Caller) -> None:

@@ -155,6 +155,7 @@ ADDRESS = {
         (Annotated[float, Bound(gt=0)], {"type": "number", "minimum": 0, "description": "More than 0"}),
         (Annotated[float, Bound(lt=float("inf"))], {"type": "number", "description": "Less than inf"}),
         (Annotated[str, Bound(min_length=1)], {"type": "string", "minLength": 1}),
+        (Annotated[str, Bound(ge=1)], {"type": "string", "description": "At least 1"}),
         (
             Annotated[List[int], Bound(min_length=1, max_length=3)],
             {"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 3},

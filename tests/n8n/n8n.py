@@ -88,6 +88,7 @@ class N8n:
         self._is_set_up = False
         self.custom_folder = self.user_folder / ".n8n" / "custom"
         self.custom_folder.mkdir(parents=True)
+        self.packages_folder = self.user_folder / ".n8n" / "nodes" / "node_modules"
         for node_file in NODES_FOLDER.glob("*.node.js"):
             shutil.copy(node_file, self.custom_folder)
         for module in ("functions_script", "leads"):

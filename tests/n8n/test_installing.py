@@ -27,7 +27,7 @@ from .processes import free_port
 pytestmark = pytest.mark.n8n
 
 PACKAGE = "n8n-nodes-n8nrunner"
-TYPES = {f"{PACKAGE}.{name}" for name in ("pythonFunction", "pythonFunctionTool")}
+TYPES = {f"{PACKAGE}.{name}" for name in ("pythonFunction", "pythonFunctionTool", "pythonTools")}
 
 OTHER = "n8n-nodes-other"
 OTHER_TYPES = {f"{OTHER}.other"}

@@ -30,6 +30,7 @@ from n8nrunner.protocol.events import (
     Pong,
     SlotFreed,
     StopRequested,
+    TimeLimitSet,
     TypesChanged,
 )
 from n8nrunner.protocol.offers import (
@@ -565,6 +566,33 @@ class TestTasks:
         assert bench.slots.taken == 1
         assert without(PING, bench.finish(task_id)) == [m.TaskOffer("a2", "t", 10_000)]
         account(bench, accepted=1, timed_out=1)
+
+    def test_a_task_with_a_limit_of_its_node_times_out_earlier(self) -> None:
+        bench = Bench(capacity=2, task_timeout=7.0)
+        bench.connect()
+        first, second = bench.start(), bench.start()
+        assert bench.do(TimeLimitSet(second, 1, START + 2, 2.0)) == []
+        assert bench.session.next_deadline() == START + 2
+        text = "Task execution timed out after 2 seconds"
+        description = "The node's author set this limit (Time Limit, under Options)."
+        assert bench.pass_time(2) == [
+            m.TaskFailed(second, {"message": text, "description": description}),
+            CancelTask(second, text, True),
+        ]
+        (failed,) = of(m.TaskFailed, bench.pass_time(5))
+        assert failed.task_id == first
+        assert "The runner set this limit" in failed.error["description"]
+        account(bench, accepted=2, timed_out=2)
+
+    def test_a_limit_of_a_task_of_another_connection_is_ignored(self) -> None:
+        bench = Bench(capacity=2)
+        bench.connect()
+        bench.do(m.TaskOfferAccept("a1", "same"), m.TaskSettings("same", 1))
+        bench.lose()
+        bench.connect()
+        bench.do(m.TaskOfferAccept(bench.offers()[0], "same"), m.TaskSettings("same", 2))
+        bench.do(TimeLimitSet("same", 1, bench.now + 1, 1.0))
+        assert of(m.TaskFailed, bench.pass_time(5)) == []
 
     def test_a_running_task_of_a_lost_connection_is_reported(self) -> None:
         bench = Bench(capacity=1)

@@ -29,6 +29,7 @@ from n8nrunner.protocol.events import (
     SlotFreed,
     SocketMeasured,
     StopRequested,
+    TimeLimitSet,
     TypesChanged,
 )
 from n8nrunner.protocol.states import TRANSITIONS, SessionState
@@ -113,6 +114,8 @@ EVENTS: dict[str, Callable[[Bench], Any]] = {
     "CallMade": lambda bench: CallMade("running", 1, "d", b"", "other call"),
     "CallMade, no answer wanted": lambda bench: CallMade("running", 1, "d", b"", None),
     "CallMade, other connection": lambda bench: CallMade("running", 0, "d", b"", "other call"),
+    "TimeLimitSet": lambda bench: TimeLimitSet("running", 1, bench.now + 1, 1.0),
+    "TimeLimitSet, other connection": lambda bench: TimeLimitSet("running", 0, bench.now + 1, 1.0),
     "SlotFreed": lambda bench: SlotFreed(),
     "TypesChanged": lambda bench: TypesChanged({"t": None, "u": None}, {"p": PREPARED}, ()),
     "MessageSkipped, settings": lambda bench: skipped("broker:tasksettings", "accepted"),
@@ -202,6 +205,8 @@ ROWS: dict[str, tuple[Outcome, ...]] = {
     ),
     "CallMade, no answer wanted": with_tasks(SendPayload, closing=None),
     "CallMade, other connection": everywhere(EndCall),
+    "TimeLimitSet": nowhere(),
+    "TimeLimitSet, other connection": nowhere(),
     "SlotFreed": nowhere(),
     "TypesChanged": nowhere(),
     "OfferingChanged": nowhere(),

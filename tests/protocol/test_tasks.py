@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ NOW = 1000.0
 TIMEOUT = 60.0
 
 
-def ids(tasks: list[tuple[str, str]]) -> list[str]:
+def ids(tasks: Iterable[tuple[str, object]]) -> list[str]:
     return [task_id for task_id, _ in tasks]
 
 
@@ -77,9 +79,9 @@ def test_an_accepted_task_waits_for_its_settings() -> None:
 def test_a_started_task_has_its_time_limit() -> None:
     tasks = Tasks(TIMEOUT)
     tasks.accept("x", "type", NOW)
-    assert tasks.start("x", NOW + 5) == ("type", NOW + 5 + TIMEOUT)
+    assert tasks.start("x", NOW + 5) == ("type", NOW + 5 + TIMEOUT, TIMEOUT)
     assert tasks.accepted == {}
-    assert tasks.running == {"x": ("type", NOW + 5 + TIMEOUT)}
+    assert tasks.running == {"x": ("type", NOW + 5 + TIMEOUT, TIMEOUT)}
 
 
 @pytest.mark.parametrize("task_id", ["r", "unknown"])
@@ -132,6 +134,29 @@ def test_accepted_tasks_wait_for_their_settings_only_so_long(after: float, remov
     assert "".join(tasks.running) == "r"
 
 
+def test_a_task_with_a_limit_of_its_own_times_out_earlier() -> None:
+    tasks = with_tasks(running="rst")
+    tasks.shorten("s", NOW + 1 + 5, 5.0)
+    assert list(tasks.running) == ["s", "r", "t"]
+    assert tasks.next_deadline() == NOW + 6
+    assert remove_due(tasks.running, NOW + 6) == [("s", ("t", NOW + 6, 5.0))]
+    tasks.shorten("t", NOW + TIMEOUT + 1.5, 59.5)
+    assert list(tasks.running.items()) == [
+        ("r", ("t", NOW + TIMEOUT, TIMEOUT)),
+        ("t", ("t", NOW + TIMEOUT + 1.5, 59.5)),
+    ]
+
+
+@pytest.mark.parametrize(("task_id", "after"), [("r", 0.0), ("r", 1.0), ("a", -1.0), ("unknown", -1.0)])
+def test_a_limit_only_shortens_the_time_of_a_running_task(task_id: str, after: float) -> None:
+    tasks = with_tasks(running="rs")
+    tasks.accept("a", "t", NOW + 2)
+    before = dict(tasks.running)
+    tasks.shorten(task_id, NOW + TIMEOUT + after, 1.0)
+    assert tasks.running == before
+    assert tasks.accepted == {"a": ("t", NOW + 2 + SETTINGS_TIMEOUT)}
+
+
 def test_extended_tasks_wait_for_their_settings_once_more() -> None:
     tasks = with_tasks(accepted="abc")
     now = NOW + SETTINGS_TIMEOUT + 1
@@ -172,6 +197,12 @@ class Machine(RuleBasedStateMachine):
         if started is not None:
             self.running[task_id] = self.now + TIMEOUT
 
+    @rule(task_id=st.sampled_from("abcd"), limit=st.sampled_from([0.5, 1.0, 10.0, TIMEOUT, 2 * TIMEOUT]))
+    def shorten(self, task_id: str, limit: float) -> None:
+        self.tasks.shorten(task_id, self.now + limit, limit)
+        if task_id in self.running:
+            self.running[task_id] = min(self.running[task_id], self.now + limit)
+
     @rule(task_id=st.sampled_from("abcd"))
     def finish(self, task_id: str) -> None:
         assert (self.tasks.running.pop(task_id, None) is None) is (self.running.pop(task_id, None) is None)
@@ -195,7 +226,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def agrees(self) -> None:
         assert {task_id: end for task_id, (_, end) in self.tasks.accepted.items()} == self.accepted
-        assert {task_id: end for task_id, (_, end) in self.tasks.running.items()} == self.running
+        assert {task_id: end for task_id, (_, end, _) in self.tasks.running.items()} == self.running
         assert len(self.tasks) == len(self.accepted) + len(self.running)
         ends = [*self.accepted.values(), *self.running.values()]
         assert self.tasks.next_deadline() == min(ends, default=NEVER)

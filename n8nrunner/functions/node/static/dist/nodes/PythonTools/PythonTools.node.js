@@ -6,18 +6,19 @@ const { described, listRunners, runnerField } = require('../../editing.js');
 const { plain } = require('../../form.js');
 const { executeTools, supplyTools } = require('../../tools.js');
 
-const INSTEAD = 'give the names of the functions by an expression, such as {{ "quote, find_order" }}';
+const INSTEAD = 'give the names of the functions by an expression';
 
+/** The title and the description are those that n8n wants of such a field. */
 const FUNCTIONS = {
-	displayName: 'Functions',
+	displayName: 'Function Names or IDs',
 	name: 'functions',
 	type: 'multiOptions',
 	default: [],
 	typeOptions: { loadOptionsMethod: 'getFunctions', loadOptionsDependsOn: ['runner.value'] },
 	displayOptions: { show: { include: ['chosen', 'except'] } },
 	description:
-		'Choose from the list, or specify IDs using an <a href="https://docs.n8n.io/code/expressions/">expression</a>, such ' +
-		'as <code>quote, find_order</code>',
+		'Choose from the list, or specify IDs using an <a href="https://docs.n8n.io/code/expressions/">expression</a>',
+	hint: 'An expression gives a list of names, or names with commas between them',
 };
 
 class PythonTools {
