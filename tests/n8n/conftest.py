@@ -48,13 +48,18 @@ def nothing_left_behind() -> None:
     """In place of the other tests' check: here runners are other processes, and n8n outlives a test."""
 
 
+def installed(version: str) -> Installation:
+    """Where an n8n is installed; if it is not, the test is skipped, or fails where skipping is forbidden."""
+    place = installation(version)
+    if not place.is_complete:
+        skip_or_fail(f"n8n {version} is not installed: run `python -m tests.n8n.install {version}`")
+    return place
+
+
 @pytest.fixture(scope="session")
 def place() -> Installation:
-    """Where n8n is installed; if it is not, the test is skipped, or fails where skipping is forbidden."""
-    place = installation()
-    if not place.is_complete:
-        skip_or_fail(NOT_INSTALLED)
-    return place
+    """Where n8n is installed."""
+    return installed(N8N_VERSION)
 
 
 @pytest.fixture(scope="session")

@@ -93,7 +93,7 @@ class N8n:
             shutil.copy(node_file, self.custom_folder)
         for module in ("functions_script", "leads"):
             write_node(module, self.custom_folder)
-        install(self.user_folder / ".n8n" / "nodes" / "node_modules", {})
+        install(self.packages_folder, {})
 
     # -- its process
 
@@ -330,9 +330,15 @@ class N8n:
 
     def node_types(self, package: str) -> set[str]:
         """The types of the nodes of a package that are on its canvas."""
-        response = self._session.get(f"{self.url}/types/nodes.json", timeout=REQUEST_LIMIT)
-        response.raise_for_status()
-        return {each["name"] for each in response.json() if each["name"].startswith(f"{package}.")}
+
+        def listed() -> list[dict[str, Any]] | None:
+            response = self._session.get(f"{self.url}/types/nodes.json", timeout=REQUEST_LIMIT)
+            types: list[dict[str, Any]] | None = response.json() if response.ok else None
+            return types
+
+        # n8n 1.123 is ready before it has written the list.
+        types = poll(listed, f"{self.url}/types/nodes.json answers", REQUEST_LIMIT)
+        return {each["name"] for each in types if each["name"].startswith(f"{package}.")}
 
     def _set_up_owner(self) -> None:
         self.rest("POST", "/rest/owner/setup", OWNER)

@@ -20,7 +20,8 @@ import pytest
 from n8nrunner import __version__
 from tests.processes import python
 
-from .install import Installation
+from .conftest import installed
+from .install import VERSIONS, Installation
 from .n8n import N8n
 from .processes import free_port
 
@@ -30,12 +31,13 @@ PACKAGE = "n8n-nodes-n8nrunner"
 TYPES = {f"{PACKAGE}.{name}" for name in ("pythonFunction", "pythonFunctionTool", "pythonTools")}
 
 OTHER = "n8n-nodes-other"
+OTHER_VERSION = "1.2.3"
 OTHER_TYPES = {f"{OTHER}.other"}
 OTHER_FILES = {
     "package.json": json.dumps(
         {
             "name": OTHER,
-            "version": "1.2.3",
+            "version": OTHER_VERSION,
             "author": {"name": "Other", "email": "other@example.com"},
             "files": ["dist"],
             "n8n": {"n8nNodesApiVersion": 1, "nodes": ["dist/Other.node.js"]},
@@ -54,7 +56,7 @@ OTHER_FILES = {
 NPM = """#!/bin/sh
 set -e
 case "$1" in
-    view) echo '"1.0.0"' ;;
+    view) echo "\\"${{2##*@}}\\"" ;;
     outdated) echo '{{}}' ;;
     pack) name=${{2%@*}}; cp "{packed}/$name.tgz" .; echo "$name.tgz" ;;
     *) exec "{npm}" "$@" ;;
@@ -99,21 +101,25 @@ def packed(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def n8n(place: Installation, tmp_path: Path, packed: Path) -> Iterator[N8n]:
+def empty(n8n: N8n) -> N8n:
+    """An n8n without packages, in the place of one that has the package for other tests."""
+    shutil.rmtree(n8n.packages_folder.parent)
+    return n8n
+
+
+@pytest.fixture(params=VERSIONS)
+def n8n(request: pytest.FixtureRequest, tmp_path: Path, packed: Path) -> Iterator[N8n]:
     """An n8n that has not been started yet, and whose npm downloads the packages of `packed`."""
+    place = installed(request.param)
     program = tmp_path / "bin" / "npm"
     program.parent.mkdir()
     program.write_text(NPM.format(packed=packed, npm=shutil.which("npm")))
     program.chmod(0o755)
-    n8n = N8n(
-        place,
-        tmp_path,
-        variables={
-            "PATH": os.pathsep.join((str(program.parent), place.environment()["PATH"])),
-            "HTTPS_PROXY": f"http://127.0.0.1:{free_port()}",  # n8n asks its own servers about a package
-        },
-    )
+    variables = {
+        "PATH": os.pathsep.join((str(program.parent), place.environment()["PATH"])),
+        "HTTPS_PROXY": f"http://127.0.0.1:{free_port()}",  # n8n asks its own servers about a package
+    }
+    n8n = empty(N8n(place, tmp_path, variables=variables))
     try:
         yield n8n
     finally:
@@ -121,7 +127,12 @@ def n8n(place: Installation, tmp_path: Path, packed: Path) -> Iterator[N8n]:
 
 
 def folder_in(n8n: N8n, package: str = PACKAGE) -> Path:
-    return n8n.user_folder / ".n8n" / "nodes" / "node_modules" / package
+    return n8n.packages_folder / package
+
+
+def install_from_npm(n8n: N8n, package: str, version: str) -> None:
+    """Do as the button of *Settings > Community nodes* does."""
+    n8n.rest("POST", "/rest/community-packages", {"name": f"{package}@{version}"})
 
 
 def community_packages(n8n: N8n) -> dict[str, dict[str, Any]]:
@@ -136,7 +147,7 @@ def test_npm_packs_exactly_the_files_of_the_package(packed: Path, tmp_path: Path
 
 
 def test_the_install_command_gives_the_types_of_an_installation_from_npm(n8n: N8n) -> None:
-    nodes = n8n.user_folder / ".n8n" / "nodes"
+    nodes = n8n.packages_folder.parent
     assert not nodes.exists()
     said = install("--install", N8N_USER_FOLDER=str(n8n.user_folder))
     assert f"Wrote {folder_in(n8n)}, version {__version__}." in said
@@ -147,7 +158,7 @@ def test_the_install_command_gives_the_types_of_an_installation_from_npm(n8n: N8
     assert community_packages(n8n) == {}
 
     # n8n installs another package from npm, into the same folder.
-    n8n.rest("POST", "/rest/community-packages", {"name": OTHER})
+    install_from_npm(n8n, OTHER, OTHER_VERSION)
     assert n8n.node_types(OTHER) == OTHER_TYPES
     assert contents(folder_in(n8n)) == written
     n8n.stop()
@@ -155,15 +166,29 @@ def test_the_install_command_gives_the_types_of_an_installation_from_npm(n8n: N8
     assert n8n.node_types(PACKAGE) | n8n.node_types(OTHER) == TYPES | OTHER_TYPES
 
     # n8n installs this package from npm, over it: it is its own from now on.
-    n8n.rest("POST", "/rest/community-packages", {"name": PACKAGE})
+    install_from_npm(n8n, PACKAGE, __version__)
     assert community_packages(n8n)[PACKAGE]["installedVersion"] == __version__
     assert n8n.node_types(PACKAGE) == TYPES
 
 
+def test_a_ban_of_unverified_packages_does_not_concern_the_install_command(
+    place: Installation, tmp_path: Path
+) -> None:
+    """n8n 3 has the first variable by default."""
+    variables = {"N8N_UNVERIFIED_PACKAGES_ENABLED": "false", "N8N_COMMUNITY_PACKAGES_ENABLED": "false"}
+    n8n = empty(N8n(place, tmp_path, variables=variables))
+    install("--install", N8N_USER_FOLDER=str(n8n.user_folder))
+    try:
+        n8n.start()
+        assert n8n.node_types(PACKAGE) == TYPES
+    finally:
+        n8n.kill()
+
+
 def test_an_installation_from_npm_has_the_same_types_and_stays(n8n: N8n) -> None:
     n8n.start()
-    for package in (PACKAGE, OTHER):
-        n8n.rest("POST", "/rest/community-packages", {"name": package})
+    install_from_npm(n8n, PACKAGE, __version__)
+    install_from_npm(n8n, OTHER, OTHER_VERSION)
     assert n8n.node_types(PACKAGE) == TYPES  # without a restart
     installed = contents(folder_in(n8n))
     assert set(installed) == set(contents(n8n.user_folder.parent / "written" / PACKAGE))
@@ -173,8 +198,8 @@ def test_an_installation_from_npm_has_the_same_types_and_stays(n8n: N8n) -> None
     assert contents(folder_in(n8n)) == installed
 
     # The command writes over it, and says what n8n goes on showing.
-    ledger = folder_in(n8n).parents[1] / "package.json"
-    assert json.loads(ledger.read_text())["dependencies"] == {PACKAGE: __version__, OTHER: "1.2.3"}
+    ledger = n8n.packages_folder.parent / "package.json"
+    assert json.loads(ledger.read_text())["dependencies"] == {PACKAGE: __version__, OTHER: OTHER_VERSION}
     ledger.write_text(ledger.read_text().replace(__version__, "0.0.9"))
     said = install("--install", N8N_USER_FOLDER=str(n8n.user_folder))
     assert f"version {__version__} (before: {__version__})" in said
@@ -182,7 +207,7 @@ def test_an_installation_from_npm_has_the_same_types_and_stays(n8n: N8n) -> None
     n8n.stop()
     n8n.start()
     assert n8n.node_types(PACKAGE) == TYPES
-    assert not community_packages(n8n)[PACKAGE]["failedLoading"]
+    assert not community_packages(n8n)[PACKAGE].get("failedLoading")
 
     n8n.rest("DELETE", "/rest/community-packages", name=PACKAGE)
     assert not folder_in(n8n).exists()

@@ -9,8 +9,8 @@ from typing import Callable
 
 import pytest
 
-from .conftest import skip_or_fail
-from .install import OLD_VERSION, Installation, installation
+from .conftest import installed
+from .install import OLD_VERSION, Installation
 from .n8n import N8n, function_node, javascript_node, job_node, webhook_node
 from .runners import RunnerProcess
 from .test_functions import SCRIPT
@@ -22,10 +22,7 @@ StartRunner = Callable[..., RunnerProcess]
 
 @pytest.fixture(scope="module")
 def place() -> Installation:
-    place = installation(OLD_VERSION)
-    if not place.is_complete:
-        skip_or_fail(f"n8n {OLD_VERSION} is not installed: run `python -m tests.n8n.install {OLD_VERSION}`")
-    return place
+    return installed(OLD_VERSION)
 
 
 @pytest.fixture(scope="module")
