@@ -11,7 +11,8 @@ by more than the measured differences. Otherwise contestants take turns, each st
 ratio is taken within one repetition. No other program should run.
 
 The node *Python Function* is compared with a node that is written for the same functions, and the editor's
-questions are answered while all slots of a runner are taken by loops in pure Python.
+questions are answered while all slots of a runner are taken by loops in pure Python. An agent calls the
+function through *Python Tools*, and the same function of a FastMCP server through n8n's *MCP Client Tool*.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from tests.n8n.processes import ChildProcess, free_port, poll
 from tests.n8n.runners import PLAIN_ENVIRONMENT
 
 from . import report
+from .agents import MCP, tool_calls
 from .processes import ROOT
 from .report import Row
 
@@ -100,6 +102,8 @@ class Bench:
         self._folder = folder
         self._started = 0
         self._endpoint = f"http://127.0.0.1:{free_port()}"
+        self._mcp_port = free_port()
+        self.mcp_url = f"http://127.0.0.1:{self._mcp_port}/mcp"
         number = "={{ $json.body.number }}"
         request = _request(f"{self._endpoint}/double", number=number)
         self.number = {
@@ -135,6 +139,7 @@ class Bench:
             OURS: ["n8nrunner", "run", FUNCTIONS],
             FLOOR: ["tests.benchmarks.contestants.functions_floor"],
             ENDPOINT: ["tests.benchmarks.contestants.endpoint", self._endpoint.rpartition(":")[2]],
+            MCP: ["tests.benchmarks.contestants.mcp_server", str(self._mcp_port)],
         }[name]
         self._started += 1
         begun = self.n8n.output_length
@@ -142,6 +147,8 @@ class Bench:
         try:
             if name == ENDPOINT:
                 poll(lambda: _answers(f"{self._endpoint}/docs"), f"{name} answers", 30.0)
+            elif name == MCP:
+                poll(lambda: _answers(self.mcp_url), f"{name} answers", 30.0)
             else:
                 self.n8n.wait_for_output(f'Registered runner "{NAMES[name]}"', start=begun)
             yield process
@@ -414,6 +421,11 @@ def _ask_during_loops(bench: Bench, spin: Workflow, capacity: int) -> list[float
     return milliseconds
 
 
+def agents(bench: Bench) -> list[Row]:
+    """An agent's tool call through *Python Tools*, against n8n's MCP Client Tool and a FastMCP server."""
+    return tool_calls(bench, OURS, NAMES[OURS])
+
+
 MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "one-caller": one_caller,
     "ten-callers": ten_callers,
@@ -421,6 +433,7 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "files": files,
     "python-function": python_function,
     "describing": describing,
+    "agents": agents,
     "restarts": restarts,
 }
 
@@ -488,7 +501,8 @@ def _python(name: str, arguments: Sequence[str], variables: dict[str, str], log_
 
 def _answers(url: str) -> bool | None:
     try:
-        return requests.get(url, timeout=5.0).ok or None
+        # The MCP server refuses a request without a session.
+        return requests.get(url, timeout=5.0).status_code < 500 or None
     except requests.ConnectionError:
         return None
 
