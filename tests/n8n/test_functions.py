@@ -709,7 +709,6 @@ def test_a_runner_that_joins_late_gets_calls(n8n: N8n, start_functions: StartRun
         assert answer.result().json() == [{"result": 4}]
 
 
-@in_both_modes
 def test_functions_work_after_a_restart_of_n8n_during_a_call(n8n: N8n, start_functions: StartRunner) -> None:
     runner = start_functions()
     waiting = run(n8n, "restart", function_node("waits", seconds=60))

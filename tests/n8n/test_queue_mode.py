@@ -62,8 +62,10 @@ def running_queue(place: Installation, folder: Path, mode: Mode, workers: int) -
             place_of = folder / name
             place_of.mkdir()
             instances.append(N8n(place, place_of, command=command, variables=behind.variables, mode=mode))
-            instances[-1].start()
-        main = instances[0]
+        main, *others = instances
+        main.start()  # alone, because it creates the tables
+        with concurrent.futures.ThreadPoolExecutor(len(others)) as pool:
+            list(pool.map(N8n.start, others))
         variables = {
             "N8N_RUNNERS_TASK_BROKER_URI": ",".join(each.broker_url for each in instances),
             "N8NRUNNER_NAME": "functions",
@@ -74,7 +76,7 @@ def running_queue(place: Installation, folder: Path, mode: Mode, workers: int) -
         for each in instances:
             each.wait_for_output('Registered runner "functions"')
         workflow = main.create_workflow("queue", [webhook_node("queue"), function_node("double", number=2)])
-        yield Queue(main, instances[1:], runner, workflow)
+        yield Queue(main, others, runner, workflow)
     finally:
         for started in runners:
             started.close()
