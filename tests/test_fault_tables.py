@@ -1,4 +1,4 @@
-"""docs/faults.md names tests that exist, and at least one for each fault."""
+"""docs/faults.md and docs/n8n-versions.md name tests that exist."""
 
 from __future__ import annotations
 
@@ -45,3 +45,12 @@ def test_every_fault_has_a_test_that_exists(row: list[str]) -> None:
     for path, name in named:
         assert (ROOT / path).is_file(), path
         assert name in names_in(ROOT / path), f"{path} has no test {name}"
+
+
+def test_the_versions_of_n8n_name_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "n8n-versions.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", text)
+    assert len(named) >= 20
+    for file, name in named:
+        assert (ROOT / "tests" / "n8n" / file).is_file(), file
+        assert not name or name in names_in(ROOT / "tests" / "n8n" / file), f"{file} has no test {name}"

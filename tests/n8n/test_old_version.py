@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable
+from pathlib import Path
+from typing import Any, Callable
 
 import pytest
+import requests
 
 from .conftest import installed
 from .install import OLD_VERSION, Installation
+from .model import Model, ToolCall, agent_with, tools_node
 from .n8n import N8n, function_node, javascript_node, job_node, webhook_node
+from .processes import poll
 from .runners import RunnerProcess
 from .test_functions import SCRIPT
+from .test_python_tools import SCRIPT as TOOLS_SCRIPT
 
 pytestmark = pytest.mark.n8n
 
@@ -69,6 +75,61 @@ def test_python_function_is_filled_in_while_editing_and_calls_its_function(
     assert workflow.call().json() == [{"result": 42}]
 
 
+@pytest.mark.parametrize("version", [3, 2.2, 1.7])
+def test_agents_call_functions_of_python_tools(n8n: N8n, start_runner: StartRunner, version: float) -> None:
+    start_runner("shop", command=[sys.executable, str(TOOLS_SCRIPT)])
+    model = Model()
+    try:
+        calls = [ToolCall("quote", {"pieces": 3}), ToolCall("quote", {"pieces": 101})]
+        model.turns = [[call] for call in calls]
+        name = f"old-agent-{version}".replace(".", "-")
+        workflow = agent_with(n8n, model, name, tools_node("shop"), version=version)
+        response = workflow.call()
+        assert response.status_code == 200, workflow.wait_for_execution("error").error
+        price, refused = model.results
+        schemas = {tool["name"]: tool["parameters"] for tool in model.tools}
+    finally:
+        model.close()
+    assert '"price":6' in price
+    assert "at most 100, got 101" in refused
+    assert schemas["quote"]["properties"]["pieces"]["maximum"] == 100
+
+
+def test_an_mcp_client_can_call_a_function_but_gets_no_list_of_tools(
+    n8n: N8n, start_runner: StartRunner
+) -> None:
+    """The MCP Server Trigger of n8n 1 lists tools with a schema of its own kind only."""
+    start_runner("shop", command=[sys.executable, str(TOOLS_SCRIPT)])
+    trigger = {
+        "name": "MCP",
+        "type": "@n8n/n8n-nodes-langchain.mcpTrigger",
+        "typeVersion": 2,
+        "webhookId": "old-mcp",
+        "parameters": {"authentication": "none", "path": "old-mcp"},
+    }
+    saved = n8n.save_workflow("old-mcp", [trigger], ai_tool=[tools_node("shop")])
+    n8n.rest("POST", f"/rest/workflows/{saved['id']}/activate", {"versionId": saved["versionId"]})
+    session = requests.Session()
+    session.headers["Accept"] = "application/json, text/event-stream"
+
+    def ask(method: str, **parameters: Any) -> requests.Response:
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}
+        return session.post(f"{n8n.url}/mcp/old-mcp", json=body, timeout=30)
+
+    def connected() -> requests.Response | None:
+        client = {"name": "tests", "version": "1"}
+        answer = ask("initialize", protocolVersion="2025-03-26", capabilities={}, clientInfo=client)
+        return answer if answer.ok else None
+
+    session.headers["mcp-session-id"] = poll(connected, "the trigger is active", 30.0).headers[
+        "mcp-session-id"
+    ]
+    listed = ask("tools/list").text
+    called = ask("tools/call", name="quote", arguments={"pieces": 3}).text
+    assert "Cannot read properties of undefined" in listed
+    assert json.dumps('"price":6')[1:-1] in called
+
+
 def test_javascript_code_nodes_run_on_n8ns_own_runner_next_to_it(n8n: N8n, start_runner: StartRunner) -> None:
     start_runner()
     n8n.own_runner()
@@ -90,6 +151,23 @@ def test_a_stopped_execution_cancels_its_task(n8n: N8n, start_runner: StartRunne
     runner.wait_for("started")
     workflow.wait_for_execution("running").stop()
     assert runner.wait_for("ended")["cancelled"] is True
+
+
+def test_external_mode_serves_a_function_of_python_function(place: Installation, tmp_path: Path) -> None:
+    n8n = N8n(place, tmp_path)
+    runner = None
+    try:
+        n8n.start()
+        variables = {"N8NRUNNER_NAME": "functions"}
+        runner = RunnerProcess(n8n, tmp_path / "runner.log", (), variables, [sys.executable, str(SCRIPT)])
+        runner.wait_for("registered")
+        node = n8n.python_function("double", number=21)
+        workflow = n8n.create_workflow("old-external", [webhook_node("old-external"), node])
+        assert workflow.call().json() == [{"result": 42}]
+    finally:
+        if runner is not None:
+            runner.close()
+        n8n.kill()
 
 
 def test_the_runner_registers_again_after_a_restart_of_n8n(n8n: N8n, start_runner: StartRunner) -> None:
