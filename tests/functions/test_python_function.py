@@ -166,8 +166,9 @@ def test_each_parameter_becomes_a_field_and_optional_ones_are_hidden(run: Run) -
 @pytest.mark.parametrize(
     ("parameters", "text"),
     [
-        ("{}", "Choose a function first."),
+        ("{}", "Choose a runner first."),
         ("{ function: named('quote') }", "Choose a runner first."),
+        ("{ runner: named('shop') }", "Choose a function first."),
         ("{ runner: named('shop'), function: named('gone') }", 'The runner "shop" has no function "gone".'),
         ("{ runner: named('shop'), function: named('nothing') }", "Nothing has no parameters."),
         ("{ runner: named('shop'), function: named('={{ 1 }}') }", "The name of the function is not known"),

@@ -149,6 +149,37 @@ class Editor:
         """Opens the drop-down of Additional Fields."""
         self.get("collection-parameter-add").first.click()
 
+    # -- lists that a node asks for, and the form of a resource mapper
+
+    def open_list(self, name: str) -> Locator:
+        """Opens the list of a field, and returns its entries."""
+        self.get(f"resource-locator-{name}").get_by_test_id("rlc-input").click()
+        return self.get("rlc-item").filter(visible=True)
+
+    def choose_from_list(self, name: str, entry: str) -> None:
+        entries = self.open_list(name)
+        entries.get_by_text(entry, exact=True).click()
+        entries.first.wait_for(state="hidden")
+
+    def list_error(self) -> Locator:
+        """The error in place of a list."""
+        return self.get("rlc-error-container").filter(visible=True)
+
+    def add_argument(self, title: str) -> None:
+        """Adds a hidden field to the form. The last one needs no menu."""
+        self.get("add-fields-select").get_by_role("button").click()
+        entry = self.page.get_by_role("menuitem").filter(visible=True).filter(has_text=title)
+        field = self._labels().filter(has_text=title)
+        entry.or_(field).first.wait_for()
+        if entry.count():
+            entry.first.click()
+        field.first.wait_for()
+
+    def refresh_arguments(self) -> None:
+        menu = self.get("columns-parameter-input-options-container").get_by_test_id("action-toggle")
+        menu.click()
+        self.page.get_by_text("Refresh argument list").click()
+
     def execute(self, status: str = "success") -> None:
         """Executes the step, until that has ended as it should."""
         button = self.get("node-execute-button")

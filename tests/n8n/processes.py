@@ -89,6 +89,11 @@ class ChildProcess:
         self._process.stdin.write(text.encode() + b"\n")
         self._process.stdin.flush()
 
+    def end_input(self) -> None:
+        """Closes its standard input."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
     def wait(self, limit: float) -> int:
         """Its exit code, once it has ended by itself and its whole output is read."""
         try:

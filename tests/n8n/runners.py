@@ -87,6 +87,11 @@ class RunnerProcess:
         self._process.write_line(json.dumps(code))
         self.wait_for_events("ran", ran + 1)
 
+    def end_cells(self) -> None:
+        """Ends the input of `cells_script.py`, and waits until the program has stopped its runner."""
+        self._process.end_input()
+        self.wait()
+
     def ask_to_stop(self) -> None:
         """Asks for `runner.stop()`, and returns at once."""
         self._process.write_line("stop")

@@ -68,12 +68,12 @@ def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def open_workflow(context: BrowserContext, n8n: N8n, screenshots: Path) -> Iterator[OpenWorkflow]:
-    """Opens a workflow of these nodes behind a trigger."""
+    """Opens a workflow of these nodes behind a trigger; takes the keywords of `N8n.save_workflow`."""
     page = context.new_page()
 
-    def open_workflow(*nodes: dict[str, Any]) -> Editor:
+    def open_workflow(*nodes: dict[str, Any], **attached: Any) -> Editor:
         opened = Editor(page, n8n.url, screenshots)
-        opened.open(n8n.save_workflow("Leads of the week", [TRIGGER, *nodes])["id"])
+        opened.open(n8n.save_workflow("Leads of the week", [TRIGGER, *nodes], **attached)["id"])
         return opened
 
     yield open_workflow

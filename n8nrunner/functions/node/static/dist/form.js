@@ -8,9 +8,9 @@ const plain = (text) => text.replace(/[&<>]/g, (character) => ({ '&': '&amp;', '
 
 /** Return the fields of a function. Optional parameters are hidden until the author adds them. */
 function fieldsOf(definition) {
-	return definition.parameters.map(({ field, title, required, form }) => ({
+	return definition.parameters.map(({ field, title, kind, required, form }) => ({
 		id: field,
-		displayName: title,
+		displayName: kind === 'file' ? `${title} (Name of the Item's File)` : title,
 		type: form.type,
 		required,
 		...(form.default === undefined ? {} : { defaultValue: form.default }),

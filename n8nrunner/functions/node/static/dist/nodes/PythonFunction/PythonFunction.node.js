@@ -45,6 +45,7 @@ const listSearch = {
 
 /** Return the fields of the node's function. Throws an error with a text for the author. */
 async function fieldsOfFunction(context) {
+	nameIn(context, 'runner', INSTEAD);
 	const name = nameIn(context, 'function', INSTEAD);
 	const { runner, functions } = await described(context, INSTEAD);
 	const definition = functions.find((each) => each.name === name);
