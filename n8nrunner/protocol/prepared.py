@@ -17,8 +17,8 @@ from n8nrunner.protocol.messages import TaskOffer
 from n8nrunner.protocol.offers import OFFER_HONOUR
 from n8nrunner.protocol.tasks import SETTINGS_TIMEOUT
 
-#: While so many accepted tasks wait for their settings, the link makes no offer: a peer that accepts, and
-#: sends no settings, would fill the memory.
+#: While so many accepted tasks wait for their settings, the link makes no further offer: a peer that accepts,
+#: and sends no settings, would fill the memory.
 ACCEPTED_LIMIT = 20
 
 

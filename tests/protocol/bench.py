@@ -158,7 +158,7 @@ class Bench:
         assert sum(len(result.payload or b"") for result in session.receipts.results) <= UNCONFIRMED_LIMIT
         open_ones = [name for name, end in session.prepared.offers.values() if end > self.now]
         assert len(open_ones) == len(set(open_ones)), "two open offers of one prepared type"
-        assert len(session.prepared.accepted) <= ACCEPTED_LIMIT
+        assert len(session.prepared.accepted) < ACCEPTED_LIMIT + 2 * max(1, len(session.prepared.types))
         assert not [task_id for task_id in session.prepared.accepted if task_id in session.tasks]
         counters = session.counters
         assert counters.accepted == (

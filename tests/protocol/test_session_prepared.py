@@ -255,6 +255,15 @@ class TestWithoutSettings:
         assert bench.session.prepared.accepted == {}
         assert ask(bench, "last") == RUNNING
 
+    def test_the_open_offers_of_other_types_can_be_accepted_then(self) -> None:
+        bench = Bench(prepared={"p": PREPARED, "q": PREPARED})
+        bench.connect()
+        for number in range(ACCEPTED_LIMIT):
+            accept(bench, f"asked{number}")
+        assert list(bench.prepared_offers()) == ["q"]
+        assert ask(bench, "other", "q") == RUNNING
+        assert bench.prepared_offers() == {}
+
 
 class TestStopping:
     def test_answers_go_on_while_tasks_finish(self) -> None:
