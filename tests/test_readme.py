@@ -14,7 +14,7 @@ import pytest
 
 from n8nrunner import RunnerConfig, cli
 from n8nrunner.broker import Broker, BrokerTaskError
-from tests.conftest import LIMIT, TOKEN, VARIABLES
+from tests.conftest import LIMIT, TOKEN, VARIABLES, wait_until
 from tests.pages import blocks, pages, read
 from tests.processes import python
 from tests.test_guides import INSTALLED
@@ -129,13 +129,27 @@ def test_the_notebook_of_the_readme_serves_calls(broker: Broker) -> None:
         settings = {"version": 1, "function": "quote", "calls": calls}
         return broker.run_task("n8nrunner.prices", settings, timeout=LIMIT)["items"][0]["json"]
 
+    def shown() -> dict[str, list[str]]:
+        """Return what n8n's editor shows: the fields of each function."""
+        functions = broker.run_task("n8nrunner:describe:prices", {}, timeout=LIMIT)["functions"]
+        return {each["name"]: [one["title"] for one in each["parameters"]] for each in functions}
+
     exec(start, kernel)
     try:
         assert quote_of_a_pear() == {"total": 3}
+        assert shown() == {"quote": ["Fruit", "Pieces"]}
         function = re.search(r"@runner\.function.*?\n\n", start, re.DOTALL)
         assert function
-        exec(function[0].replace('{"total":', '{"new total":'), kernel)  # the cell is run again
+        cell = (
+            function[0]
+            .replace('{"total":', '{"new total":')
+            .replace("pieces: int = 1", "pieces: int = 1, gift=False")
+        )
+        exec(cell, kernel)  # the cell is run again
         assert quote_of_a_pear() == {"new total": 3}
+        wait_until(lambda: shown() == {"quote": ["Fruit", "Pieces", "Gift"]})
+        kernel["runner"].remove("quote")
+        wait_until(lambda: shown() == {})
     finally:
         exec(stop, kernel)
     assert kernel["runner"].state == "stopped"
