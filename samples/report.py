@@ -6,7 +6,7 @@
 
 It needs N8N_RUNNERS_AUTH_TOKEN with n8n's value. In a workflow, put the node *Python Function* after a node
 that gives a spreadsheet, such as a form, an e-mail or a folder. Choose the runner *report* and the function
-*Summarize*, and enter the name of the item's file, such as "data", into *Spreadsheet*.
+*Summarize*. *Spreadsheet* is the name of the item's file, such as "data".
 """
 
 from __future__ import annotations
