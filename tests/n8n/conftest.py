@@ -49,10 +49,17 @@ def nothing_left_behind() -> None:
 
 
 def installed(version: str) -> Installation:
-    """Where an n8n is installed; if it is not, the test is skipped, or fails where skipping is forbidden."""
+    """Where an n8n is installed.
+
+    If it is not, the test is skipped. Where skipping is forbidden, it fails, except for an older n8n: `.ci/run`
+    lists that one as skipped.
+    """
     place = installation(version)
     if not place.is_complete:
-        skip_or_fail(f"n8n {version} is not installed: run `python -m tests.n8n.install {version}`")
+        lacking = f"n8n {version} is not installed: run `python -m tests.n8n.install {version}`"
+        if version == N8N_VERSION:
+            skip_or_fail(lacking)
+        pytest.skip(lacking)
     return place
 
 
