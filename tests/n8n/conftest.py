@@ -51,8 +51,8 @@ def nothing_left_behind() -> None:
 def installed(version: str) -> Installation:
     """Where an n8n is installed.
 
-    If it is not, the test is skipped. Where skipping is forbidden, it fails, except for an older n8n: `.ci/run`
-    lists that one as skipped.
+    If it is not, the test is skipped. Where skipping is forbidden, it fails, except for an older n8n, which
+    `.ci/run` lists as skipped.
     """
     place = installation(version)
     if not place.is_complete:
