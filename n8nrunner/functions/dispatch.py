@@ -21,7 +21,7 @@ from n8nrunner.functions.arguments import (
     join_calls,
     read_calls,
 )
-from n8nrunner.functions.conversion import Conversion, Mismatch, UnknownZone, format_value
+from n8nrunner.functions.conversion import Conversion, Mismatch, UnknownZone
 from n8nrunner.functions.files import FileTransfer
 from n8nrunner.functions.function import Function
 from n8nrunner.functions.items import Item, ResultItems, make_encodable, make_items, pair
@@ -89,14 +89,8 @@ class Functions:
                 "This task was not sent by a node of n8nrunner",
                 "Its settings have no function. Write the node again with: n8nrunner node",
             )
-        limit = settings.get("timeLimit")
-        if limit is not None and (
-            not isinstance(limit, (int, float)) or isinstance(limit, bool) or limit <= 0
-        ):
-            raise TaskError(
-                f"The node's time limit is not valid: expected seconds above 0, got {format_value(limit)}",
-                "Correct Time Limit, under Options of the node. Without it, the runner's limit applies.",
-            )
+        if settings.get("timeLimit") is not None:
+            _check_time_limit(settings["timeLimit"])
         task.limit_time()
         name = settings["function"]
         version = settings.get("version")
@@ -117,6 +111,18 @@ class Functions:
             tally = Tally(name, 0, len(calls), will_retry)
             message = f"{error} ({_this_runner(task)})"
             return _refuse(task, tally, "changed", message, function, "the call does not fit the function")
+
+
+def _check_time_limit(limit: Any) -> None:
+    """Raise `TaskError` if this is not a number of seconds above 0."""
+    is_number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
+    if not is_number or limit <= 0:
+        # Not the value, which may be of an item: the message is logged.
+        shown = "a lower number" if is_number else type(limit).__name__
+        raise TaskError(
+            f"The node's time limit is not valid: expected a number of seconds above 0, got {shown}",
+            "Correct Time Limit, under Options of the node. Without it, the runner's limit applies.",
+        )
 
 
 def _this_runner(task: ActiveTask) -> str:

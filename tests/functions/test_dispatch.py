@@ -929,7 +929,8 @@ def test_a_time_limit_of_the_node_ends_its_calls(runner: Runner, call: Caller, s
 
 
 @pytest.mark.parametrize(
-    ("limit", "shown"), [(0, "0"), (-1, "-1"), (True, "true"), ("30", '"30"'), ([1], "[1]")]
+    ("limit", "shown"),
+    [(0, "a lower number"), (-1, "a lower number"), (True, "bool"), ("30", "str"), ([1], "list")],
 )
 def test_an_invalid_time_limit_is_refused(call: Caller, limit: Any, shown: str) -> None:
     calls: List[int] = []
@@ -937,7 +938,7 @@ def test_an_invalid_time_limit_is_refused(call: Caller, limit: Any, shown: str) 
     with pytest.raises(BrokerTaskError) as caught:
         call("count", {}, timeLimit=limit)
     assert caught.value.message == (
-        f"The node's time limit is not valid: expected seconds above 0, got {shown}"
+        f"The node's time limit is not valid: expected a number of seconds above 0, got {shown}"
     )
     assert "under Options" in str(caught.value.description)
     assert calls == []
