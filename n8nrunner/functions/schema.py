@@ -111,9 +111,9 @@ def add_bound(schema: Schema, name: str, bound: int | float | datetime.date) -> 
     is_lower = name in ("ge", "gt", "min_length")
     if name in ("min_length", "max_length"):
         prefix, noun = "min" if is_lower else "max", {"string": "Length", "array": "Items"}.get(kind)
-        if noun is None or "enum" in schema:
+        if noun is None or "enum" in schema or not isinstance(bound, int) or bound < 0:
             return False
-        schema[f"{prefix}{noun}"] = max(0, math.ceil(bound) if is_lower else math.floor(bound))
+        schema[f"{prefix}{noun}"] = bound
         return True
     if kind not in ("integer", "number"):
         return False

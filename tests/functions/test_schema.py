@@ -150,12 +150,17 @@ ADDRESS = {
         (Annotated[int, Bound(ge=1, le=9)], {"type": "integer", "minimum": 1, "maximum": 9}),
         (Annotated[int, Bound(gt=1, lt=9)], {"type": "integer", "minimum": 2, "maximum": 8}),
         (Annotated[int, Bound(gt=1.5, le=2.5)], {"type": "integer", "minimum": 2, "maximum": 2}),
+        (Annotated[int, Bound(ge=1.5, lt=2.5)], {"type": "integer", "minimum": 2, "maximum": 2}),
         (Annotated[int, Bound(ge=2, gt=0)], {"type": "integer", "minimum": 2}),
         (Annotated[float, Bound(ge=0.5)], {"type": "number", "minimum": 0.5}),
         (Annotated[float, Bound(gt=0)], {"type": "number", "minimum": 0, "description": "More than 0"}),
         (Annotated[float, Bound(lt=float("inf"))], {"type": "number", "description": "Less than inf"}),
         (Annotated[str, Bound(min_length=1)], {"type": "string", "minLength": 1}),
         (Annotated[str, Bound(ge=1)], {"type": "string", "description": "At least 1"}),
+        (
+            Annotated[str, Bound(min_length=-1, max_length=2.5)],
+            {"type": "string", "description": "Of length -1 or more, of length 2.5 or less"},
+        ),
         (
             Annotated[List[int], Bound(min_length=1, max_length=3)],
             {"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 3},
