@@ -39,7 +39,12 @@ SECRETS = {"N8N_RUNNERS_AUTH_TOKEN": TOKEN, "N8N_ENCRYPTION_KEY": "key", "POSTGR
 #: installs (`tests.n8n.install.N8N_VERSION`), which is older.
 SAMPLES_VERSION = "2.43.3"
 #: Variables of n8n itself that the guide names.
-N8NS_OWN = {"N8N_RUNNERS_MODE", "N8N_RUNNERS_BROKER_LISTEN_ADDRESS", "N8N_RUNNERS_PATH"}
+N8NS_OWN = {
+    "N8N_RUNNERS_ENABLED",
+    "N8N_RUNNERS_MODE",
+    "N8N_RUNNERS_BROKER_LISTEN_ADDRESS",
+    "N8N_RUNNERS_PATH",
+}
 #: Every setting of a runner that comes from the environment.
 KNOWN = {variable + tail for variable in VARIABLES.values() for tail in ("", "_FILE")}
 #: The number in the guide, and the same with a wrong check digit.
