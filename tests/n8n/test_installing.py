@@ -6,6 +6,7 @@ answers what npm would ask the registry, and packs the package from the disk; np
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,10 +21,14 @@ import pytest
 from n8nrunner import __version__
 from tests.processes import python
 
-from .conftest import installed
-from .install import VERSIONS, Installation
+from . import editor
+from .conftest import installed, skip_or_fail
+from .install import N8N_VERSION, VERSIONS, Installation
 from .n8n import N8n
 from .processes import free_port
+
+with contextlib.suppress(ImportError):  # `editor.missing` says so
+    from playwright.sync_api import expect, sync_playwright
 
 pytestmark = pytest.mark.n8n
 
@@ -131,7 +136,7 @@ def folder_in(n8n: N8n, package: str = PACKAGE) -> Path:
 
 
 def install_from_npm(n8n: N8n, package: str, version: str) -> None:
-    """Do as the button of *Settings > Community nodes* does."""
+    """Ask n8n for what the button of *Settings > Community nodes* asks for."""
     n8n.rest("POST", "/rest/community-packages", {"name": f"{package}@{version}"})
 
 
@@ -168,6 +173,29 @@ def test_the_install_command_gives_the_types_of_an_installation_from_npm(n8n: N8
     # n8n installs this package from npm, over it: it is its own from now on.
     install_from_npm(n8n, PACKAGE, __version__)
     assert community_packages(n8n)[PACKAGE]["installedVersion"] == __version__
+    assert n8n.node_types(PACKAGE) == TYPES
+
+
+@pytest.mark.parametrize("n8n", [N8N_VERSION], indirect=True)
+def test_the_button_of_the_community_nodes_installs_the_package(n8n: N8n, tmp_path: Path) -> None:
+    lacking = editor.missing()
+    if lacking:
+        skip_or_fail(f"the editor's tests need {' and '.join(lacking)}")
+    n8n.start()
+    with sync_playwright() as playwright:
+        browser = editor.launch(playwright)
+        try:
+            page = editor.log_in(browser, n8n).new_page()
+            page.goto(f"{n8n.url}/settings/community-nodes")
+            page.get_by_role("button", name="Install a community node").click()
+            page.locator("[name=packageNameInput]").fill(f"{PACKAGE}@{__version__}")
+            page.get_by_test_id("user-agreement-checkbox").click()
+            page.get_by_test_id("install-community-package-button").click()
+            expect(page.get_by_test_id("community-package-card")).to_contain_text("2 nodes: Python Function")
+            expect(page.get_by_test_id("install-community-package-button")).to_have_count(0)
+            page.screenshot(path=tmp_path / "community-nodes.png")
+        finally:
+            browser.close()
     assert n8n.node_types(PACKAGE) == TYPES
 
 
