@@ -452,6 +452,14 @@ def test_the_schema_of_a_model_that_contains_itself_ends() -> None:
             {"type": "integer", "enum": [1, 2], "description": "A level."},
             {"type": "integer", "description": "A level. One of 1, 2"},
         ),
+        (
+            {"type": "object", "minLength": 1, "maxLength": 2, "minItems": 3, "maxItems": 4},
+            {
+                "type": "object",
+                "description": "Of length 1 or more. Of length 2 or less. Of length 3 or more. "
+                "Of length 4 or less",
+            },
+        ),
         ({"type": "integer", "default": "x"}, {"type": "integer"}),
         ({"type": "integer", "default": True}, {"type": "integer"}),
         ({"type": "boolean", "default": False}, {"type": "boolean", "default": False}),
