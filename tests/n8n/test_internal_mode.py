@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable
@@ -15,6 +16,7 @@ from .install import Installation
 from .n8n import Mode, N8n, Workflow, javascript_node, job_node, webhook_node
 from .processes import children, poll
 from .runners import RunnerProcess
+from .test_functions import SCRIPT
 
 pytestmark = pytest.mark.n8n
 
@@ -45,9 +47,9 @@ def start_limited(n8n_with_limit: N8n, tmp_path: Path) -> Iterator[Callable[...,
     """Start the runner of a test at `n8n_with_limit`."""
     runners: list[RunnerProcess] = []
 
-    def start(**variables: str) -> RunnerProcess:
-        settings = {"N8NRUNNER_NAME": "tests", **variables}
-        runners.append(RunnerProcess(n8n_with_limit, tmp_path / "runner.log", variables=settings))
+    def start(name: str = "tests", command: Sequence[str] | None = None, **variables: str) -> RunnerProcess:
+        settings = {"N8NRUNNER_NAME": name, **variables}
+        runners.append(RunnerProcess(n8n_with_limit, tmp_path / f"{name}.log", (), settings, command))
         runners[-1].wait_for("registered")
         return runners[-1]
 
@@ -159,6 +161,21 @@ def test_a_task_above_n8ns_limit_runs_on_and_its_result_is_lost(
     assert runner.log.count("Registered with the broker") == 1
     assert runner.events("undelivered") == []
     runner.stop()
+
+
+def test_a_node_does_not_say_that_n8n_has_restarted_the_users_runner(
+    n8n_with_limit: N8n, start_limited: StartRunner
+) -> None:
+    start_limited("functions", [sys.executable, str(SCRIPT)])
+    node = n8n_with_limit.python_function("waits", seconds=4)
+    workflow = n8n_with_limit.create_workflow("whose", [webhook_node("whose"), node])
+
+    assert workflow.call().status_code == 500
+
+    error = workflow.wait_for_execution("error").error
+    assert error["message"] == "Task execution timed out after 3 seconds"
+    assert "N8N_RUNNERS_TASK_TIMEOUT where n8n was started" in error["description"]
+    assert "restart" not in error["description"]
 
 
 def test_a_runner_with_the_lower_limit_cancels_its_task(
