@@ -175,6 +175,7 @@ def test_a_node_does_not_say_that_n8n_has_restarted_the_users_runner(
     error = workflow.wait_for_execution("error").error
     assert error["message"] == "Task execution timed out after 3 seconds"
     assert "N8N_RUNNERS_TASK_TIMEOUT where n8n was started" in error["description"]
+    assert "the function goes on until the limit of the runner" in error["description"]
     assert "restart" not in error["description"]
 
 

@@ -229,7 +229,8 @@ const N8N_ERRORS = [
 		title: ({ message }) => message,
 		describe: ({ calls }) =>
 			`The limit is n8n's own (N8N_RUNNERS_TASK_TIMEOUT where n8n was started), for all ${calls.length} items of the ` +
-			'task together. Set a smaller "Batch Size" under "Options", or raise the limit for n8n and for the runner.',
+			"task together. In n8n's default mode, the function goes on until the limit of the runner: see what it has done " +
+			'before you run it again. Set a smaller "Batch Size" under "Options", or raise the limit for n8n and for the runner.',
 	},
 ];
 
