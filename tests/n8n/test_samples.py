@@ -1,4 +1,4 @@
-"""The samples whose functions are nodes, in workflows of a real n8n."""
+"""The samples, in workflows of a real n8n that call their functions through *Python Function*."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from . import services
 from .conftest import skip_or_fail
-from .n8n import Mode, N8n, Workflow, webhook_node, write_node
+from .n8n import N8n, Workflow, webhook_node
 from .processes import ChildProcess
 from .runners import PLAIN_ENVIRONMENT
 from .services import Postgres
@@ -31,32 +31,21 @@ MIME = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 Start = Callable[..., ChildProcess]
 
 
-@pytest.fixture(scope="module")
-def n8n_with_nodes(n8n_in: Callable[[Mode], N8n]) -> N8n:
-    """n8n after a restart, which it takes to see the nodes that have been written."""
-    n8n = n8n_in("external")
-    for module, cwd in (("samples.flask_shop", ROOT), ("samples.report", ROOT), ("orders.wsgi", DJANGO)):
-        write_node(module, n8n.custom_folder, cwd)
-    n8n.stop()
-    n8n.start()
-    return n8n
-
-
 @pytest.fixture
-def start(n8n_with_nodes: N8n, tmp_path: Path) -> Iterator[Start]:
+def start(n8n: N8n, tmp_path: Path) -> Iterator[Start]:
     """Starts a sample, until n8n knows its runner."""
     started: list[ChildProcess] = []
 
     def start(name: str, arguments: Sequence[str], cwd: Path = ROOT, **variables: str) -> ChildProcess:
         environment = {key: os.environ[key] for key in PLAIN_ENVIRONMENT if key in os.environ}
-        environment["N8N_RUNNERS_TASK_BROKER_URI"] = n8n_with_nodes.broker_url
-        environment["N8N_RUNNERS_AUTH_TOKEN"] = n8n_with_nodes.auth_token
+        environment["N8N_RUNNERS_TASK_BROKER_URI"] = n8n.broker_url
+        environment["N8N_RUNNERS_AUTH_TOKEN"] = n8n.auth_token
         environment.update(variables)
-        begun = n8n_with_nodes.output_length
+        begun = n8n.output_length
         log_path = tmp_path / f"{name}-{len(started)}.log"
         program = ChildProcess(name, [sys.executable, *arguments], environment, log_path, cwd=cwd)
         started.append(program)
-        n8n_with_nodes.wait_for_output(f'Registered runner "{name}"', start=begun)
+        n8n.wait_for_output(f'Registered runner "{name}"', start=begun)
         return program
 
     yield start
@@ -64,14 +53,12 @@ def start(n8n_with_nodes: N8n, tmp_path: Path) -> Iterator[Start]:
         program.kill()
 
 
-def workflow(n8n: N8n, node_type: str, operation: str, path: str, **parameters: Any) -> Workflow:
-    webhook = webhook_node(path, **parameters.pop("webhook", {}))
-    node: dict[str, Any] = {"name": "Sample", "type": f"CUSTOM.{node_type}", "typeVersion": 1}
-    node["parameters"] = {"operation": operation, **parameters}
-    return n8n.create_workflow(path, [webhook, node])
+def workflow(n8n: N8n, runner: str, function: str, path: str, **arguments: Any) -> Workflow:
+    webhook = webhook_node(path, **arguments.pop("webhook", {}))
+    return n8n.create_workflow(path, [webhook, n8n.python_function(function, "Sample", runner, **arguments)])
 
 
-def test_the_flask_sample_serves_n8n(n8n_with_nodes: N8n, start: Start, tmp_path: Path) -> None:
+def test_the_flask_sample_serves_n8n(n8n: N8n, start: Start, tmp_path: Path) -> None:
     database = {"SHOP_DATABASE": str(tmp_path / "shop.sqlite3")}
     flask = ["-m", "flask", "--app"]
     created = ChildProcess(
@@ -83,8 +70,8 @@ def test_the_flask_sample_serves_n8n(n8n_with_nodes: N8n, start: Start, tmp_path
     )
     assert created.wait(60.0) == 0
     start("shop", [*flask, "samples.flask_shop_wsgi", "run", "--port", "0"], **database)
-    stock = workflow(n8n_with_nodes, "shop", "stock", "flask-stock", order_by="pieces")
-    sell = workflow(n8n_with_nodes, "shop", "sell", "flask-sell", fruit="={{ $json.body.fruit }}", pieces=2)
+    stock = workflow(n8n, "shop", "stock", "flask-stock", order_by="pieces")
+    sell = workflow(n8n, "shop", "sell", "flask-sell", fruit="={{ $json.body.fruit }}", pieces=2)
 
     assert stock.call().json() == [{"name": "pear", "pieces": 0}, {"name": "apple", "pieces": 7}]
     assert sell.call({"fruit": "apple"}).json() == [{"fruit": "apple", "left": 5}]
@@ -93,7 +80,7 @@ def test_the_flask_sample_serves_n8n(n8n_with_nodes: N8n, start: Start, tmp_path
 
 
 def test_the_django_sample_replaces_connections_that_broke_between_tasks(
-    n8n_with_nodes: N8n, start: Start, tmp_path: Path
+    n8n: N8n, start: Start, tmp_path: Path
 ) -> None:
     if "postgresql" in services.missing():
         skip_or_fail("Debian's package postgresql is not installed")
@@ -112,7 +99,7 @@ def test_the_django_sample_replaces_connections_that_broke_between_tasks(
         )
         assert migrated.wait(60.0) == 0, migrated.tail()
         program = start("orders", ["manage.py", "runner"], DJANGO, **settings)
-        place = workflow(n8n_with_nodes, "orders", "place_order", "django", email="a@example.com", total=9.9)
+        place = workflow(n8n, "orders", "place_order", "django", email="a@example.com", total=9.9)
 
         for number in range(1, 9):
             assert place.call().json()[0]["number"] == number, program.tail()
@@ -121,12 +108,18 @@ def test_the_django_sample_replaces_connections_that_broke_between_tasks(
         postgres.close()
 
 
-def test_the_report_sample_serves_a_workflow(n8n_with_nodes: N8n, start: Start) -> None:
+def test_the_application_of_the_compose_sample_serves_a_workflow(n8n: N8n, start: Start) -> None:
+    start("billing", ["-m", "n8nrunner", "run", "application"], ROOT / "samples" / "compose")
+    check = workflow(n8n, "billing", "check_iban", "compose", iban="={{ $json.body.iban }}")
+    assert check.call({"iban": "DE89 3704 0044 0532 0130 00"}).json() == [
+        {"iban": "DE89370400440532013000", "country": "DE", "valid": True}
+    ]
+
+
+def test_the_report_sample_serves_a_workflow(n8n: N8n, start: Start) -> None:
     start("report", ["-m", "samples.report"])
     answer_with_file = {"responseData": "firstEntryBinary", "responseBinaryPropertyName": "report"}
-    report = workflow(
-        n8n_with_nodes, "report", "summarize", "report", spreadsheet="upload0", webhook=answer_with_file
-    )
+    report = workflow(n8n, "report", "summarize", "report", spreadsheet="upload0", webhook=answer_with_file)
     book = openpyxl.Workbook()
     for row in (["region", "amount"], ["north", 10], ["south", 2.5], ["north", 1]):
         book.active.append(row)
@@ -143,11 +136,9 @@ def test_the_report_sample_serves_a_workflow(n8n_with_nodes: N8n, start: Start) 
     assert item["binary"]["report"]["fileName"] == "report.xlsx"
 
 
-def test_the_cells_of_the_notebook_run(n8n_with_nodes: N8n, monkeypatch: pytest.MonkeyPatch) -> None:
-    n8n = n8n_with_nodes
+def test_the_cells_of_the_notebook_run(n8n: N8n, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("N8N_RUNNERS_TASK_BROKER_URI", n8n.broker_url)
     monkeypatch.setenv("N8N_RUNNERS_AUTH_TOKEN", n8n.auth_token)
-    monkeypatch.setenv("N8N_USER_FOLDER", str(n8n.user_folder))
     notebook = nbformat.read(ROOT / "samples" / "iris.ipynb", as_version=4)
     client = nbclient.NotebookClient(notebook, timeout=60)
     fields = {"sepal_length": 5.9, "sepal_width": 3.0, "petal_length": 5.1, "petal_width": 1.8}
@@ -158,9 +149,6 @@ def test_the_cells_of_the_notebook_run(n8n_with_nodes: N8n, monkeypatch: pytest.
             if cell.source == "runner.stop()":
                 answers.append(asked[0].call().json())
             client.execute_cell(cell, index)
-            if cell.source == "runner.write_node()":
-                n8n.stop()
-                n8n.start()
             if cell.source == "runner.start()":
                 asked.append(workflow(n8n, "iris", "classify", "notebook", **fields))
                 answers.append(asked[0].call().json())
