@@ -309,6 +309,21 @@ def test_expressions_for_the_function_may_choose_another_one_for_each_item(run: 
     ]
 
 
+def test_an_expression_without_a_name_fails_its_item_and_asks_no_runner(run: Run) -> None:
+    items, asked = run("""
+        const parameters = {
+            runner: named((itemIndex) => ['shop', '', undefined][itemIndex]),
+            function: named('nothing'),
+            specifyArguments: 'json',
+        };
+        const [items] = await execute(parameters, { count: 3, continueOnFail: true });
+        return [items.map(({ json }) => json), asked];
+    """)
+    empty = {"error": "The name of the runner is empty"}
+    assert items == [{}, empty, empty]
+    assert asked == ["n8nrunner:describe:shop"]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -111,7 +111,7 @@ def test_a_function_is_chosen_and_changed_without_a_restart(
     editor.choose_from_list("function", "Quote: Return the price of an order")
 
     number(editor, "pieces").fill("3")
-    for title in ("Express", "Region", "Until", "Tags", "Terms (Name of the Item's File)"):
+    for title in ("Express", "Region", "Until", "Tags", "Terms (Binary Field)"):
         editor.add_argument(title)
     expect(editor.field("terms")).to_be_visible()
     expect(editor.field("express").get_by_role("switch")).to_be_checked()

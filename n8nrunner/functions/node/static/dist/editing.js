@@ -87,4 +87,4 @@ async function listRunners() {
 	return { results: runners.map(({ runner }) => ({ name: runner, value: runner })) };
 }
 
-module.exports = { described, listRunners, nameIn, refused, runnerField };
+module.exports = { described, isExpression, listRunners, nameIn, refused, runnerField };

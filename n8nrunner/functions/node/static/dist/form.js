@@ -10,7 +10,7 @@ const plain = (text) => text.replace(/[&<>]/g, (character) => ({ '&': '&amp;', '
 function fieldsOf(definition) {
 	return definition.parameters.map(({ field, title, kind, required, form }) => ({
 		id: field,
-		displayName: kind === 'file' ? `${title} (Name of the Item's File)` : title,
+		displayName: kind === 'file' ? `${title} (Binary Field)` : title,
 		type: form.type,
 		required,
 		...(form.default === undefined ? {} : { defaultValue: form.default }),

@@ -3,7 +3,7 @@
 const { NodeConnectionTypes, NodeOperationError, sleep } = require('n8n-workflow');
 
 const { NoAnswer, describeForExecution } = require('../../ask.js');
-const { described, listRunners, nameIn, refused, runnerField } = require('../../editing.js');
+const { described, isExpression, listRunners, nameIn, refused, runnerField } = require('../../editing.js');
 const { fieldsOf, formDifferences, plain } = require('../../form.js');
 const { TaskFailure, argumentsFrom, asHtml, failureOf, objectOf, run, untilStopped } = require('../../runtime.js');
 
@@ -12,6 +12,9 @@ const RETRY_DELAYS = [250, 500, 1000];
 
 /** Characters of a description in the list of functions. */
 const LIST_WIDTH = 100;
+
+/** The fields with the names of the runner and the function. */
+const NAMES = ['runner', 'function'];
 
 /** Milliseconds for which an answer is new. */
 const FRESH = 1000;
@@ -126,16 +129,27 @@ function valuesOfJson(context, definition, itemIndex) {
 /** The source of definitions and arguments: the answers of the runner, and the form or the JSON of the node. */
 function liveSource(context) {
 	const { parameters } = context.getNode();
-	const asJson = context.getNodeParameter('specifyArguments', 0, 'fields') === 'json';
+	const asJson = parameters.specifyArguments === 'json';
 	const schema = asJson ? undefined : objectOf(parameters.arguments).schema;
 	// Without stored fields, as in a workflow that a program has written, there is nothing to compare.
 	const stored = Array.isArray(schema) ? schema : [];
 	const differences = (definition) => (stored.length ? formDifferences(stored, definition) : []);
 
-	const named = (field, itemIndex) =>
-		String(context.getNodeParameter(field, itemIndex, '', { extractValue: true }) ?? '').trim();
-	const namesFor = (itemIndex) => [named('runner', itemIndex), named('function', itemIndex)];
-	const fixed = /"=/.test(JSON.stringify([parameters.runner, parameters.function])) ? undefined : namesFor(0);
+	const saved = NAMES.map((field) => {
+		const value = parameters[field];
+		return typeof value === 'string' ? value : objectOf(value).value;
+	});
+	const isFixed = !saved.some(isExpression);
+	function namesFor(itemIndex) {
+		// Not evaluated unless it has to be: for ten thousand items, that would take its time.
+		const given = isFixed
+			? saved
+			: NAMES.map((field) => context.getNodeParameter(field, itemIndex, '', { extractValue: true }));
+		const names = given.map((name) => String(name ?? '').trim());
+		const missing = names.indexOf('');
+		if (missing < 0) return names;
+		throw new NodeOperationError(context.getNode(), `The name of the ${NAMES[missing]} is empty`, { itemIndex });
+	}
 
 	/** Return the definition, with an empty signature if the function has changed since the form was filled in. */
 	async function look(runner, name, after) {
@@ -162,7 +176,7 @@ function liveSource(context) {
 		changedTitle: (name) => `The function "${name}" has changed since this node's arguments were filled in`,
 		changed: 'Open the node, and refresh its arguments.',
 		unknown: 'Open the node, and choose one of them.',
-		definitionOf: (_context, itemIndex) => definitionFor(fixed || namesFor(itemIndex)),
+		definitionOf: (_context, itemIndex) => definitionFor(namesFor(itemIndex)),
 		argumentsOf(_context, definition, itemIndex) {
 			const key = asJson ? 'name' : 'field';
 			const values = asJson ? valuesOfJson(context, definition, itemIndex) : valuesOfForm(context, stored, itemIndex);
