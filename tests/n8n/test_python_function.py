@@ -292,6 +292,31 @@ def test_a_function_with_a_limit_runs_alone_through_python_function(
     assert run(n8n, "live-alone", numbers(6), node).call().json() == [{"most": 1}] * 6
 
 
+def test_the_time_limit_of_python_function_ends_its_task(n8n: N8n, start_functions: StartRunner) -> None:
+    runner = start_functions()
+    workflow = run(n8n, "live-limit", n8n.python_function("waits", seconds=60, options={"timeLimit": 1}))
+    assert workflow.call().status_code == 500
+    error = error_of(workflow)
+    assert error["message"] == "Task execution timed out after 1 second"
+    assert "Time Limit, under Options" in error["description"]
+    assert runner.wait_for("ended")["cancelled"] is True
+
+
+def test_an_empty_text_is_sent_by_an_expression_alone(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions()
+    node = n8n.python_function("takes_default", value="={{ '' }}")
+    assert run(n8n, "live-empty", node).call().json() == got("''")
+
+
+def test_a_workflow_that_a_program_has_written_needs_no_stored_fields(
+    n8n: N8n, start_functions: StartRunner
+) -> None:
+    start_functions()
+    node = n8n.python_function("double", number="={{ 21 }}")
+    node["parameters"]["arguments"] = {"mappingMode": "defineBelow", "value": {"number": 21}, "schema": []}
+    assert run(n8n, "live-no-schema", node).call().json() == [{"result": 42}]
+
+
 def test_arguments_can_be_json_and_names_can_be_typed(n8n: N8n, start_functions: StartRunner) -> None:
     start_functions()
     node = by_name("functions", "takes_bounded", '{"value": 7}')
