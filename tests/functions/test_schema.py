@@ -460,6 +460,8 @@ def test_the_schema_of_a_model_that_contains_itself_ends() -> None:
                 "Of length 4 or less",
             },
         ),
+        ({"type": "object", "additionalProperties": True}, {"type": "object"}),
+        ({"type": "object", "additionalProperties": {}}, {"type": "object"}),
         ({"type": "integer", "default": "x"}, {"type": "integer"}),
         ({"type": "integer", "default": True}, {"type": "integer"}),
         ({"type": "boolean", "default": False}, {"type": "boolean", "default": False}),
