@@ -229,6 +229,7 @@ class Weird:
     ("hint", "default"),
     [
         (Optional[int], None),
+        (Optional[Address], None),
         (float, float("nan")),
         (float, float("inf")),
         (int, 2**60),
