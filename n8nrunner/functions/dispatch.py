@@ -23,7 +23,7 @@ from n8nrunner.functions.arguments import (
 )
 from n8nrunner.functions.conversion import Conversion, Mismatch, UnknownZone
 from n8nrunner.functions.files import FileTransfer
-from n8nrunner.functions.function import Function
+from n8nrunner.functions.function import Function, Limit
 from n8nrunner.functions.items import Item, ResultItems, make_encodable, make_items, pair
 from n8nrunner.logs import task_logger
 from n8nrunner.protocol.json_text import Encoded, NotJson, encode_value
@@ -40,16 +40,18 @@ class Functions:
     def __init__(self) -> None:
         #: Replaced, never changed in place, because other threads iterate over it.
         self.by_name: dict[str, Function] = {}
-        # The functions that have, or had, a task type of their own.
-        self._with_own_type: set[str] = set()
+        # The last limit of each function that has, or had, one: a function that was removed may still run.
+        self._limits: dict[str, Limit] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # In another process only the limits of the task types apply.
+        return {**self.__dict__, "_limits": {}}
 
     def add(self, function: Function) -> None:
         """Register a function, or replace the one of its name."""
         name = function.signature.name
-        function.share_limit_with(self.by_name.get(name))
+        function.share_limit(self._limits)
         self.by_name = {**self.by_name, name: function}
-        if function.limit is not None:
-            self._with_own_type.add(name)
 
     def remove(self, name: str) -> None:
         """Remove a function. Its running calls go on."""
@@ -63,7 +65,7 @@ class Functions:
         before gets its result, or an error at once instead of n8n's after a minute.
         """
         types: dict[str, int | None] = {task_type(runner_name): None}
-        for name in self._with_own_type:
+        for name in self._limits:
             function = self.by_name.get(name)
             types[task_type(runner_name, name)] = None if function is None else function.limit
         return types

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import threading
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, NamedTuple, TypeVar
 
 from n8nrunner.errors import ConfigurationError
 from n8nrunner.functions.labels import title_of
@@ -18,6 +18,13 @@ _T = TypeVar("_T")
 _CANCEL_CHECK_INTERVAL = 0.1
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Limit(NamedTuple):
+    """A limit of calls at once, and the semaphore that counts them."""
+
+    calls: int
+    semaphore: threading.BoundedSemaphore
 
 
 class Function:
@@ -35,10 +42,18 @@ class Function:
         # has no limit.
         self._semaphore = None if limit is None else threading.BoundedSemaphore(limit)
 
-    def share_limit_with(self, older: Function | None) -> None:
-        """Count the calls of the function that had this name before, if it has the same limit."""
-        if older is not None and older.limit == self.limit:
-            self._semaphore = older._semaphore
+    def share_limit(self, limits: dict[str, Limit]) -> None:
+        """Count the calls of the function that had this name before, if it had the same limit.
+
+        Args:
+            limits: the last limit of each name.
+        """
+        if self.limit is None or self._semaphore is None:
+            return
+        own = Limit(self.limit, self._semaphore)
+        last = limits.get(self.signature.name, own)
+        limits[self.signature.name] = last if last.calls == self.limit else own
+        self._semaphore = limits[self.signature.name].semaphore
 
     def __getstate__(self) -> dict[str, Any]:
         # In another process only the limit of the task type applies, and no node asks it.

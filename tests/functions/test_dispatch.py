@@ -846,7 +846,10 @@ def test_a_limit_covers_the_calls_of_both_task_types(
     assert most == 1
 
 
-def test_a_limit_holds_while_a_function_is_replaced(broker: Broker, runner: Runner, call: Caller) -> None:
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_a_limit_holds_while_a_function_is_replaced(
+    broker: Broker, runner: Runner, call: Caller, is_removed: bool
+) -> None:
     begun, may_continue, ran = threading.Event(), threading.Event(), threading.Event()
 
     def first() -> None:
@@ -857,6 +860,8 @@ def test_a_limit_holds_while_a_function_is_replaced(broker: Broker, runner: Runn
     runner.start(wait=LIMIT)
     old = broker.submit(f"n8nrunner.{NAME}", call.settings("alone", {}), timeout=LIMIT)
     assert begun.wait(LIMIT)
+    if is_removed:
+        runner.remove("alone")
     runner.function(name="alone", limit=1)(lambda: ran.set())
     new = broker.submit(f"n8nrunner.{NAME}", call.settings("alone", {}), timeout=LIMIT)
     broker.wait_for(lambda counts: counts.running == 2)
