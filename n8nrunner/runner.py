@@ -164,16 +164,17 @@ class Runner:
         batch: bool = False,
         limit: int | None = None,
     ) -> _FunctionType | Callable[[_FunctionType], _FunctionType]:
-        """Decorate a function that becomes an operation of this runner's node in n8n.
+        """Decorate a function that workflows call by n8n's node *Python Function*, or agents as a tool.
 
-        Its type hints, defaults and docstring become the fields of the operation and their descriptions
-        (docs/functions.md). The function itself does not change, and can be called as before. Registering a
-        name again replaces the function from the next task on, as when a cell of a notebook runs again. The
-        runner needs a name of its own.
+        Its type hints, defaults and docstring become the node's fields, the tool's JSON Schema, and their
+        descriptions (docs/functions.md). It is also an operation of the node that `write_node` writes. The
+        function itself does not change, and can be called as before. Registering a name again replaces the
+        function from the next task on, as when a cell of a notebook runs again; n8n shows the change when a
+        node asks the next time. The runner needs a name of its own.
 
         Args:
             function: the function, for ``@runner.function`` without parentheses.
-            name: the name of the operation; None for the function's own name.
+            name: the function's name in n8n; None for its own name.
             batch: whether the function takes all items at once. A parameter that is a list then gets the
                 values of all items, and any other parameter the value of the first item.
             limit: how many calls may run at once, such as 1 for a function that is not thread-safe; None for
@@ -197,7 +198,7 @@ class Runner:
 
     @property
     def functions(self) -> Mapping[str, Callable[..., object]]:
-        """The registered functions, by the names of their operations. It does not change; read it again."""
+        """The registered functions, by their names in n8n. It does not change; read it again."""
         known = self._registry.functions
         return {} if known is None else {name: made.function for name, made in known.by_name.items()}
 
@@ -205,7 +206,7 @@ class Runner:
         """Remove a function. Calls of it that run go on; a later call fails, and names the functions left.
 
         Args:
-            name: the name of its operation.
+            name: its name in n8n.
 
         Raises:
             ConfigurationError: there is no function with this name.
