@@ -8,7 +8,7 @@ from typing import Any
 
 from n8nrunner.functions.conversion import Conversion, Mismatch
 from n8nrunner.functions.parameters import ParameterType
-from n8nrunner.functions.schema import Schema
+from n8nrunner.functions.schema import Nesting, Schema
 
 #: ISO 8601 that Python parses only since 3.11: fractions of any length, "Z", and offsets without a colon.
 _DATE_TIME = re.compile(
@@ -63,7 +63,7 @@ class DateTime(ParameterType):
         except OverflowError:
             raise Mismatch("", self.expected, value) from None
 
-    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
+    def schema(self, nesting: Nesting) -> Schema:
         return {"type": "string", "format": "date-time"}
 
 
@@ -83,6 +83,6 @@ class Date(DateTime):
         # the workflow's time zone.
         return super().convert(value, conversion).date()
 
-    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
+    def schema(self, nesting: Nesting) -> Schema:
         # Gemini refuses the format "date".
         return {"type": "string", "description": self.expected[:1].upper() + self.expected[1:]}

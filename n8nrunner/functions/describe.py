@@ -18,7 +18,7 @@ from n8nrunner import logs
 from n8nrunner.functions.docstrings import Docstring, read_what_can_be_read
 from n8nrunner.functions.function import Function
 from n8nrunner.functions.labels import title_of
-from n8nrunner.functions.schema import Schema, add_hint
+from n8nrunner.functions.schema import Nesting, Schema, add_hint, fits
 from n8nrunner.functions.signature import Parameter
 from n8nrunner.logs import logger
 from n8nrunner.protocol.json_faults import LARGEST_INTEGER, map_leaves
@@ -163,10 +163,11 @@ class Description:
     def _schema_of(self, parameter: Parameter) -> Schema:
         type = parameter.type
         try:
-            schema = type.schema()
-            default = self._defaults[parameter.name]
-            if default is not None:
-                schema["default"] = type.schema_default(default)
+            schema = type.schema(Nesting())
+            shown = self._defaults[parameter.name]
+            default = None if shown is None else type.schema_default(shown)
+            if fits(default, schema):
+                schema["default"] = default
             if len(json.dumps(schema)) > _LONGEST_SCHEMA:
                 schema = _least_schema(type.schema_type)
         except Exception as error:  # noqa: BLE001 - of a pydantic model, or a class with methods that raise

@@ -23,7 +23,7 @@ from typing import Any, Callable
 from n8nrunner.functions.conversion import MISSING, Conversion, Mismatch, format_value
 from n8nrunner.functions.files import File
 from n8nrunner.functions.items import to_json
-from n8nrunner.functions.schema import Schema, add_bound, add_hint, any_value, choice, merge
+from n8nrunner.functions.schema import Nesting, Schema, add_bound, add_hint, any_value, choice, merge
 from n8nrunner.protocol.json_faults import LARGEST_INTEGER
 
 #: The advice in an error about an integer that n8n may have rounded.
@@ -85,11 +85,11 @@ class ParameterType:
         """Return the value with which the field of a required parameter starts in a form; None for none."""
         return None
 
-    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
+    def schema(self, nesting: Nesting) -> Schema:
         """Return the JSON Schema of the values that fit, as far as a schema can say it (`schema.py`).
 
         Args:
-            around: the records that this type is a part of, because a record may contain its own type.
+            nesting: the records that this type is a part of, because a record may contain its own type.
         """
         return {"type": self.schema_type}
 
@@ -275,7 +275,7 @@ class Choice(ParameterType):
         options = [{"name": title, "value": sent} for title, sent in self.choices or ()]
         return {"type": self.form_type, "options": options}
 
-    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
+    def schema(self, nesting: Nesting) -> Schema:
         choices = self.choices or ()
         schema = choice(sent for _, sent in choices)
         if "enum" in schema and any(
@@ -391,8 +391,8 @@ class Array(JsonType):
     def type_key(self) -> str:
         return json.dumps(["list", self.element.type_key()])
 
-    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
-        return {"type": "array", "items": self.element.schema(around)}
+    def schema(self, nesting: Nesting) -> Schema:
+        return {"type": "array", "items": self.element.schema(nesting)}
 
 
 class Tuple(JsonType):
@@ -425,8 +425,8 @@ class Tuple(JsonType):
     def type_key(self) -> str:
         return json.dumps(["row", [element.type_key() for element in self.element_types]])
 
-    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
-        items = [element.schema(around) for element in self.element_types] or [any_value()]
+    def schema(self, nesting: Nesting) -> Schema:
+        items = [element.schema(nesting) for element in self.element_types] or [any_value()]
         count = len(self.element_types)
         schema: Schema = {"type": "array", "items": merge(items, any_value())}
         schema.update(minItems=count, maxItems=count)
@@ -462,10 +462,10 @@ class Dictionary(JsonType):
     def type_key(self) -> str:
         return json.dumps(["object", self.value.type_key()])
 
-    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
+    def schema(self, nesting: Nesting) -> Schema:
         if isinstance(self.value, AnyValue):
             return {"type": "object"}
-        return {"type": "object", "additionalProperties": self.value.schema(around)}
+        return {"type": "object", "additionalProperties": self.value.schema(nesting)}
 
 
 # --- wrapper types ----------------------------------------------------------------------------------
@@ -512,9 +512,9 @@ class Union(ParameterType):
     def type_key(self) -> str:
         return json.dumps(["either", sorted(each.type_key() for each in self.element_types)])
 
-    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
+    def schema(self, nesting: Nesting) -> Schema:
         # Every type accepts its values as strings too: numbers in digits, lists and objects as JSON.
-        merged = merge([each.schema(around) for each in self.element_types], any_value())
+        merged = merge([each.schema(nesting) for each in self.element_types], any_value())
         merged.pop("description", None)
         add_hint(merged, self.expected)
         return merged
@@ -537,8 +537,8 @@ class Wrapper(ParameterType):
     def form_default(self) -> Any:
         return self.inner.form_default()
 
-    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
-        return self.inner.schema(around)
+    def schema(self, nesting: Nesting) -> Schema:
+        return self.inner.schema(nesting)
 
     def schema_default(self, default: Any) -> Any:
         return self.inner.schema_default(default)
@@ -623,8 +623,8 @@ class Bounded(Wrapper):
     def type_key(self) -> str:
         return self.inner.type_key()  # bounds do not count, so that they can change
 
-    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
-        schema = self.inner.schema(around)
+    def schema(self, nesting: Nesting) -> Schema:
+        schema = self.inner.schema(nesting)
         in_words = [
             _BOUNDS[name][0].format(bound)
             for name, bound in self.bounds.items()

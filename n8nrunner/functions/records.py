@@ -8,7 +8,7 @@ from typing import Any, Callable, NamedTuple
 
 from n8nrunner.functions.conversion import MISSING, Conversion, Mismatch, format_value
 from n8nrunner.functions.parameters import SEND_AS_STRING, Integer, JsonType, ParameterType, parse_field
-from n8nrunner.functions.schema import MOST_LEVELS, Schema, add_hint, from_pydantic
+from n8nrunner.functions.schema import Nesting, Schema, add_hint, from_pydantic
 from n8nrunner.protocol.json_faults import LARGEST_INTEGER
 
 
@@ -72,17 +72,18 @@ class Record(JsonType):
         names = [f"{name}{'' if member.required else '?'}" for name, member in self.members.items()]
         return json.dumps(["record", sorted(names)])
 
-    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
-        if self in around or len(around) >= MOST_LEVELS:
+    def schema(self, nesting: Nesting) -> Schema:
+        if not nesting.enter(self, len(self.members)):
             return {"type": "object"}
         properties = {}
         for name, member in self.members.items():
-            properties[name] = member.type.schema((*around, self))
+            properties[name] = member.type.schema(nesting)
             if member.description:
                 hint = properties[name].pop("description", "")
                 properties[name]["description"] = member.description
                 if hint:
                     add_hint(properties[name], hint)
+        nesting.leave()
         required = [name for name, member in self.members.items() if member.required]
         return {
             "type": "object",
@@ -165,9 +166,9 @@ class Model(JsonType):
     def type_key(self) -> str:
         return json.dumps(["model", sorted(self._keys)])
 
-    def schema(self, around: tuple[ParameterType, ...] = ()) -> Schema:
+    def schema(self, nesting: Nesting) -> Schema:
         make = getattr(self._model, "model_json_schema", None) or self._model.schema
-        return from_pydantic(make())
+        return from_pydantic(make(), nesting)
 
 
 def _is_required(field: Any) -> bool:

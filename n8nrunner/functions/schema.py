@@ -30,10 +30,32 @@ Schema = dict[str, Any]
 
 #: Levels of objects within each other. OpenAI's strict mode had this limit, and a model fills in no more.
 MOST_LEVELS = 5
+#: Keys of all objects of a parameter. Types that refer to each other would have a multiple at each level.
+MOST_KEYS = 300
 #: Values of an `enum`. OpenAI's strict mode accepts 500 in all.
 _MOST_VALUES = 250
 #: Values of a longer list that the description names.
 _NAMED_VALUES = 20
+
+
+class Nesting:
+    """The objects that a part of one parameter's schema is in, and how many keys the schema has so far."""
+
+    def __init__(self) -> None:
+        self._around: list[object] = []
+        self._keys = 0
+
+    def enter(self, type: object, keys: int) -> bool:
+        """Enter an object's type, which has so many keys. Return False if it has to be any object instead."""
+        if type in self._around or len(self._around) == MOST_LEVELS or self._keys + keys > MOST_KEYS:
+            return False
+        self._around.append(type)
+        self._keys += keys
+        return True
+
+    def leave(self) -> None:
+        """Leave the type that was entered last."""
+        self._around.pop()
 
 
 def any_value() -> Schema:
@@ -134,6 +156,35 @@ def add_bound(schema: Schema, name: str, bound: int | float | datetime.date) -> 
     return is_exact
 
 
+#: The Python types of the values of each type.
+_PYTHON_TYPES: dict[str, type | tuple[type, ...]] = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "array": list,
+    "object": dict,
+}
+
+
+def fits(value: Any, schema: Schema) -> bool:
+    """Return whether a default has the types that its schema has."""
+    kind = schema["type"]
+    if not _has_type(value, kind):
+        return False
+    if kind == "array":
+        return all(fits(each, schema["items"]) for each in value)
+    if kind != "object":
+        return value in schema.get("enum", (value,))
+    properties, others = schema.get("properties", {}), schema.get("additionalProperties", True)
+    parts = ((part, properties.get(name, others)) for name, part in value.items())
+    return all(fits(part, of) if isinstance(of, dict) else bool(of) for part, of in parts)
+
+
+def _has_type(value: Any, kind: str) -> bool:
+    return isinstance(value, _PYTHON_TYPES[kind]) and isinstance(value, bool) is (kind == "boolean")
+
+
 # --- pydantic ---------------------------------------------------------------------------------------
 
 #: pydantic's names of bounds, and their names in `annotated_types` with the words for them.
@@ -147,15 +198,6 @@ _BOUNDS = {
     "minItems": ("min_length", "of length {} or more"),
     "maxItems": ("max_length", "of length {} or less"),
 }
-#: The Python types of the defaults of each type.
-_PYTHON_TYPES: dict[str, type | tuple[type, ...]] = {
-    "string": str,
-    "integer": int,
-    "number": (int, float),
-    "boolean": bool,
-    "array": list,
-    "object": dict,
-}
 #: The words for keywords that these schemas do without.
 _IN_WORDS = {
     "format": "in the format {}",
@@ -164,17 +206,17 @@ _IN_WORDS = {
 }
 
 
-def from_pydantic(schema: Mapping[str, Any]) -> Schema:
+def from_pydantic(schema: Mapping[str, Any], nesting: Nesting) -> Schema:
     """Return pydantic's schema of a model in the form that this module describes."""
     definitions = schema.get("$defs") or schema.get("definitions") or {}
-    return _simplify(schema, definitions, ())
+    return _simplify(schema, definitions, nesting)
 
 
-def _simplify(schema: Any, definitions: Mapping[str, Any], around: tuple[str, ...]) -> Schema:
-    """Return a schema without references. `around` has the names of the definitions that it is a part of."""
+def _simplify(schema: Any, definitions: Mapping[str, Any], nesting: Nesting) -> Schema:
+    """Return a schema without references to the definitions."""
     if not isinstance(schema, Mapping):  # `true`
         return any_value()
-    simple = _simplify_type(schema, definitions, around)
+    simple = _simplify_type(schema, definitions, nesting)
     description = " ".join(str(schema.get("description", "")).split())
     hint = simple.pop("description", "")  # of the type that this one refers to
     if description:
@@ -187,37 +229,33 @@ def _simplify(schema: Any, definitions: Mapping[str, Any], around: tuple[str, ..
     for keyword, (name, words) in _BOUNDS.items():
         if keyword in schema and not add_bound(simple, name, schema[keyword]):
             add_hint(simple, words.format(schema[keyword]))
-    if _has_type(schema.get("default"), simple["type"]):
+    if fits(schema.get("default"), simple):
         simple["default"] = schema["default"]
     return simple
 
 
-def _has_type(value: Any, kind: str) -> bool:
-    return isinstance(value, _PYTHON_TYPES[kind]) and isinstance(value, bool) is (kind == "boolean")
-
-
-def _simplify_type(
-    schema: Mapping[str, Any], definitions: Mapping[str, Any], around: tuple[str, ...]
-) -> Schema:
+def _simplify_type(schema: Mapping[str, Any], definitions: Mapping[str, Any], nesting: Nesting) -> Schema:
     reference = schema.get("$ref")
     if reference is not None:
         name = str(reference).rpartition("/")[2]
         definition = definitions.get(name) or {}
-        if name in around or len(around) >= MOST_LEVELS:
+        if not nesting.enter(name, len(definition.get("properties", ()))):
             kind = _type_of(definition, None)
             return {"type": kind, "items": any_value()} if kind == "array" else {"type": kind}
-        return _simplify(definition, definitions, (*around, name))
+        simple_type = _simplify(definition, definitions, nesting)
+        nesting.leave()
+        return simple_type
     for keyword in ("anyOf", "oneOf", "allOf"):
         if keyword in schema:
             parts = [part for part in schema[keyword] if part.get("type") != "null"]
-            simple = [_simplify(part, definitions, around) for part in parts] or [any_value()]
+            simple = [_simplify(part, definitions, nesting) for part in parts] or [any_value()]
             # pydantic accepts a string only where one of the types is a string.
             return merge(simple, next((part for part in simple if part["type"] == "string"), simple[0]))
     values = [schema["const"]] if "const" in schema else schema.get("enum")
     if values and all(isinstance(value, str) for value in values):
         return choice(values)
     kind = _type_of(schema, values)
-    simple_type: Schema = {"type": kind}
+    simple_type = {"type": kind}
     if values:
         add_hint(simple_type, f"one of {', '.join(json.dumps(value) for value in values[:_NAMED_VALUES])}")
     if schema.get("format") == "date-time":
@@ -226,11 +264,11 @@ def _simplify_type(
         items = schema.get("items") or []
         # pydantic 1 has a list of the items of a tuple.
         parts = [*schema.get("prefixItems", ()), *(items if isinstance(items, list) else [items])]
-        elements = [_simplify(part, definitions, around) for part in parts] or [any_value()]
+        elements = [_simplify(part, definitions, nesting) for part in parts] or [any_value()]
         simple_type["items"] = merge(elements, elements[0])
     if kind == "object" and schema.get("properties"):
         simple_type["properties"] = {
-            name: _simplify(part, definitions, around) for name, part in schema["properties"].items()
+            name: _simplify(part, definitions, nesting) for name, part in schema["properties"].items()
         }
         simple_type["required"] = list(schema.get("required", ()))
     if kind == "object":
@@ -238,7 +276,7 @@ def _simplify_type(
         if more is False:
             simple_type["additionalProperties"] = False
         elif isinstance(more, Mapping) and more:
-            simple_type["additionalProperties"] = _simplify(more, definitions, around)
+            simple_type["additionalProperties"] = _simplify(more, definitions, nesting)
     return simple_type
 
 

@@ -18,7 +18,7 @@ from n8nrunner.functions.describe import describe_function
 from n8nrunner.functions.function import make_function
 from n8nrunner.functions.hints import read_hint
 from n8nrunner.functions.parameters import Tuple as FixedTuple
-from n8nrunner.functions.schema import MOST_LEVELS, from_pydantic
+from n8nrunner.functions.schema import MOST_KEYS, MOST_LEVELS, Nesting, fits, from_pydantic
 from n8nrunner.protocol.json_faults import LARGEST_INTEGER
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -89,7 +89,7 @@ class Tree:
 
 
 def schema_of(hint: Any) -> Schema:
-    schema = read_hint(hint).type.schema()
+    schema = read_hint(hint).type.schema(Nesting())
     check_portable(schema)
     return schema
 
@@ -180,7 +180,7 @@ def test_each_hint_has_its_schema(hint: Any, schema: Schema) -> None:
 
 
 def test_the_schema_of_an_empty_tuple_has_items_as_well() -> None:
-    schema = FixedTuple([]).schema()
+    schema = FixedTuple([]).schema(Nesting())
     assert schema == {"type": "array", "items": {"type": "string"}, "minItems": 0, "maxItems": 0}
 
 
@@ -213,6 +213,40 @@ def test_records_are_any_objects_below_the_deepest_level() -> None:
     for _ in range(MOST_LEVELS):
         schema = schema["properties"]["inner"]
     assert schema == {"type": "object"}
+
+
+def count_keys(schema: Schema) -> int:
+    properties = schema.get("properties", {})
+    return len(properties) + sum(count_keys(part) for part in properties.values())
+
+
+def test_the_schema_of_records_that_refer_to_each_other_is_limited() -> None:
+    names = [f"Record{number}" for number in range(20)]
+    records: Dict[str, Any] = {}
+    for name in names:
+        hints = {other.lower(): Optional[other] for other in names}
+        records[name] = dataclasses.make_dataclass(name, [("key", str), *hints.items()])
+    for record in records.values():
+        record.__annotations__ = {
+            name: Optional[records[f"R{name[1:]}"]] if name != "key" else str
+            for name in record.__annotations__
+        }
+        for field in dataclasses.fields(record):
+            field.type = record.__annotations__[field.name]
+    schema = schema_of(records["Record0"])
+    assert MOST_KEYS - 21 < count_keys(schema) <= MOST_KEYS
+
+
+def test_the_schema_of_models_that_refer_to_each_other_is_limited() -> None:
+    names = [f"Model{number}" for number in range(20)]
+    definition = {
+        "type": "object",
+        "properties": {"key": {"type": "string"}, **{name: {"$ref": f"#/$defs/{name}"} for name in names}},
+    }
+    given = {"$ref": "#/$defs/Model0", "$defs": dict.fromkeys(names, definition)}
+    schema = from_pydantic(given, Nesting())
+    check_portable(schema)
+    assert MOST_KEYS - 21 < count_keys(schema) <= MOST_KEYS
 
 
 def test_a_long_choice_is_named_in_the_description_alone() -> None:
@@ -281,7 +315,7 @@ def values_of(schema: Schema) -> st.SearchStrategy[Any]:
 @given(hint=hints, data=st.data())
 def test_a_value_that_the_schema_accepts_fits_the_parameter(hint: Any, data: st.DataObject) -> None:
     type = read_hint(hint).type
-    schema = type.schema()
+    schema = type.schema(Nesting())
     check_portable(schema)
     value = data.draw(values_of(schema))
     jsonschema.validate(value, schema)
@@ -310,9 +344,30 @@ def test_a_schema_refuses_values_that_do_not_fit(hint: Any, value: Any) -> None:
         jsonschema.validate(value, schema_of(hint))
 
 
+@pytest.mark.parametrize(
+    ("hint", "value", "does_fit"),
+    [
+        (list, ["a"], True),
+        (list, ["a", 1], False),
+        (List[int], [1, True], False),
+        (Dict[str, int], {"a": 1}, True),
+        (Dict[str, int], {"a": "b"}, False),
+        (dict, {"a": [1]}, True),
+        (Address, {"city": "Bonn"}, True),
+        (Address, {"city": 1}, False),
+        (Address, {"street": "a"}, False),
+        (Literal["a"], "b", False),
+        (float, 1, True),
+        (int, 1.0, False),
+    ],
+)
+def test_a_default_has_the_types_of_its_schema(hint: Any, value: Any, does_fit: bool) -> None:
+    assert fits(value, schema_of(hint)) is does_fit
+
+
 def test_the_one_value_that_an_open_bound_of_a_float_excludes_is_refused_by_the_runner() -> None:
     type = read_hint(Annotated[float, Bound(gt=0)]).type
-    jsonschema.validate(0, type.schema())
+    jsonschema.validate(0, type.schema(Nesting()))
     with pytest.raises(Mismatch):
         type.convert(0, Conversion())
 
@@ -417,7 +472,8 @@ def test_the_schema_of_a_model_that_contains_itself_ends() -> None:
                 },
                 "Rows": {"type": "array", "items": {"$ref": "#/$defs/Rows"}},
             },
-        }
+        },
+        Nesting(),
     )
     check_portable(schema)
     assert schema["properties"] == {
@@ -479,8 +535,8 @@ def test_the_schema_of_a_model_that_contains_itself_ends() -> None:
 )
 def test_other_forms_of_a_schema_become_simple(given: Any, simple: Schema) -> None:
     if isinstance(given, dict):
-        assert from_pydantic(given) == simple
-    assert from_pydantic({"properties": {"part": given}})["properties"]["part"] == simple
+        assert from_pydantic(given, Nesting()) == simple
+    assert from_pydantic({"properties": {"part": given}}, Nesting())["properties"]["part"] == simple
     check_portable(simple)
 
 
