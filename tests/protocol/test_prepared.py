@@ -195,6 +195,13 @@ class TestChange:
         prepared.change({"p": P, "q": Q})
         assert prepared.renew(NOW, True) == [offer("a3")]
 
+    def test_a_type_that_is_gone_may_have_a_lapsed_offer_too(self) -> None:
+        prepared = joined()
+        prepared.renew(NOW + 10, True)
+        assert list(prepared.offers) == ["a1", "a2"]
+        prepared.change({})
+        assert prepared.offers == {}
+
     def test_the_types_given_are_copied(self) -> None:
         types = {"p": P}
         prepared = make(types)
