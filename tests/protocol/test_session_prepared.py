@@ -388,13 +388,26 @@ class TestMissedAcceptances:
 class TestKeepAlive:
     """An open offer of any type is enough for n8n 2.40, but only the slots' offers count here."""
 
-    def test_a_full_link_sends_its_expired_offers_besides(self) -> None:
+    def full(self) -> Bench:
+        """A link whose only slot is another link's."""
         slots = Slots(1, brokers=2)
         other = Bench(slots=slots, link="b")
         other.connect()
         other.accept()
-        bench = offering(slots=slots)
-        assert bench.pass_time(KEEP_ALIVE) == [m.TaskOffer("a2", "t", 0)]
+        return offering(slots=slots)
+
+    def test_a_full_link_sends_its_expired_offers_besides(self) -> None:
+        assert self.full().pass_time(KEEP_ALIVE) == [m.TaskOffer("a2", "t", 0)]
+
+    @pytest.mark.parametrize("is_read", [True, False])
+    def test_an_answer_postpones_them(self, is_read: bool) -> None:
+        bench = self.full()
+        accept(bench)
+        bench.now += 1
+        settings = m.TaskSettings("asked", {}) if is_read else skipped("broker:tasksettings", "asked")
+        assert answer_of(bench.do(settings)) == RUNNING
+        assert of(m.TaskOffer, bench.pass_time(KEEP_ALIVE - 0.01)) == []
+        assert of(m.TaskOffer, bench.pass_time(0.01)) == [m.TaskOffer("a3", "t", 0)]
 
     def test_a_link_with_prepared_types_alone_always_has_an_open_offer(self) -> None:
         bench = offering(types={})
