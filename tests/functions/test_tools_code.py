@@ -16,7 +16,7 @@ PROPERTIES = {"pieces": {"type": "integer", "minimum": 1}, "tool": {"type": "str
 #: A node with these functions, and the tasks that it sends. `answer` gets a task's settings and number.
 PROGRAM = """
     load('../node_modules/n8n-workflow').sleep = (milliseconds) => (
-        milliseconds > 5000 ? new Promise(() => {}) : Promise.resolve()
+        milliseconds > 4000 ? new Promise(() => {}) : Promise.resolve()
     );
     const functions = %(functions)s;
     const parameters = { runner: 'sales', include: 'all', functions: [], options: {}, ...%(parameters)s };
@@ -161,6 +161,30 @@ def test_functions_are_chosen_or_excluded(
 ) -> None:
     functions = [function("double"), function("quote"), function("scan", schema=None)]
     assert run(tmp_path, NAMES, *functions, include=include, functions=names) == offered
+
+
+LISTED = """
+    const saved = { runner: { value: 'sales' }, functions: ['quote', 'gone'] };
+    context.getCurrentNodeParameter = (name) => saved[name];
+    return node.methods.loadOptions.getFunctions.call(context);
+"""
+
+
+def test_the_list_has_the_functions_that_can_be_tools_and_those_that_are_chosen(tmp_path: Path) -> None:
+    functions = [function("double"), function("quote", description="a < b"), function("scan", schema=None)]
+    assert run(tmp_path, LISTED, *functions) == [
+        {"name": "Double", "value": "double", "description": "Return a price"},
+        {"name": "Quote", "value": "quote", "description": "a &lt; b"},
+        {"name": "gone", "value": "gone", "description": "The runner has no function of this name"},
+    ]
+
+
+def test_without_a_runner_the_list_has_a_message_and_the_chosen_functions(tmp_path: Path) -> None:
+    program = "context.startJob = async () => { throw new Error('No task runner connected'); };" + LISTED
+    message, *chosen = run(tmp_path, program)
+    assert message["description"].startswith('No runner "sales" answered. Start the Python program')
+    assert message["value"] == ""
+    assert chosen == [{"name": name, "value": name} for name in ("quote", "gone")]
 
 
 def test_the_error_names_the_functions_if_none_is_offered(tmp_path: Path) -> None:

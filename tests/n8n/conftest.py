@@ -13,6 +13,7 @@ import pytest
 from n8nrunner import install_node
 
 from .install import N8N_VERSION, Installation, installation
+from .mcp_client import McpClient
 from .model import Model
 from .n8n import JavaScriptRunner, Mode, N8n
 from .runners import RunnerProcess
@@ -146,3 +147,10 @@ def model() -> Iterator[Model]:
         yield model
     finally:
         model.close()
+
+
+@pytest.fixture
+def connect() -> Callable[[str], McpClient]:
+    """Return an MCP client of an address."""
+    pytest.importorskip("mcp", reason="the MCP client needs Python 3.10")
+    return McpClient

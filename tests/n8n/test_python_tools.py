@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
+import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
 import pytest
 import requests
 
+from tests.pages import blocks
+
 from .conftest import in_both_modes
+from .mcp_client import McpClient, mcp_server
 from .model import Model, ToolCall, agent_with, tools_node
-from .n8n import N8n, Workflow
+from .n8n import N8n
 from .processes import poll
 from .runners import RunnerProcess
 from .test_functions import StartRunner
@@ -282,6 +284,17 @@ def test_without_a_runner_the_author_reads_which_one_is_missing(n8n: N8n, model:
 
 
 @pytest.mark.usefixtures("runner")
+def test_the_author_sees_the_call_and_the_traceback_of_its_exception(n8n: N8n, model: Model) -> None:
+    model.turns = [[ToolCall("fail")]]
+    workflow = agent_with(n8n, model, unique("traceback"), tools_node("shop"))
+    assert workflow.call().status_code == 200
+    (call,) = workflow.wait_for_execution("success").data["resultData"]["runData"]["Python Tools"]
+    assert call["inputOverride"]["ai_tool"][0][0]["json"] == {"tool": "fail"}
+    assert call["error"]["message"] == "KeyError: 'b'"
+    assert "in fail<br/>" in call["error"]["description"]
+
+
+@pytest.mark.usefixtures("runner")
 def test_the_file_of_a_result_is_in_the_execution(n8n: N8n, model: Model) -> None:
     model.turns = [[ToolCall("report")]]
     workflow = agent_with(n8n, model, unique("file"), tools_node("shop"))
@@ -294,72 +307,11 @@ def test_the_file_of_a_result_is_in_the_execution(n8n: N8n, model: Model) -> Non
 # --- MCP clients ------------------------------------------------------------------------------------
 
 
-def mcp_server(n8n: N8n, name: str, authentication: str = "none", **trigger: Any) -> Workflow:
-    """Create a workflow with an MCP Server Trigger that has *Python Tools*; its URL is the MCP endpoint."""
-    node = {
-        "name": "MCP Server Trigger",
-        "type": "@n8n/n8n-nodes-langchain.mcpTrigger",
-        "typeVersion": 2,
-        "webhookId": name,
-        "parameters": {"path": name, "authentication": authentication},
-        **trigger,
-    }
-    saved = n8n.save_workflow(name, [node], ai_tool=[tools_node("shop")])
-    n8n.rest("POST", f"/rest/workflows/{saved['id']}/activate", {"versionId": saved["versionId"]})
-    workflow = Workflow(n8n, saved["id"], name)
-    workflow.url = f"{n8n.url}/mcp/{name}"
-    # Nothing runs by asking: the end of no session is refused.
-    poll(lambda: requests.delete(workflow.url).status_code != 404 or None, "the MCP endpoint is active", 60.0)
-    return workflow
-
-
-class McpClient:
-    """The official client for Python, which is asynchronous."""
-
-    def __init__(self, url: str, token: str | None = None) -> None:
-        self._url = url
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-
-    @contextlib.asynccontextmanager
-    async def _connected(self) -> AsyncIterator[Any]:
-        import httpx2
-        from mcp import Client
-        from mcp.client.streamable_http import streamable_http_client
-
-        async with contextlib.AsyncExitStack() as stack:
-            http = httpx2.AsyncClient(headers=self._headers, timeout=60.0, trust_env=False)
-            await stack.enter_async_context(http)
-            transport = streamable_http_client(self._url, http_client=http)
-            yield await stack.enter_async_context(Client(transport))
-
-    def tools(self) -> dict[str, Any]:
-        async def listed() -> Any:
-            async with self._connected() as client:
-                return (await client.list_tools()).tools
-
-        return {tool.name: tool for tool in asyncio.run(listed())}
-
-    def call(self, *calls: ToolCall) -> list[tuple[bool, str]]:
-        """Call tools on one connection. Return whether each failed, and its text."""
-
-        async def called() -> list[Any]:
-            async with self._connected() as client:
-                return [await client.call_tool(call.name, call.arguments) for call in calls]
-
-        return [(bool(result.is_error), result.content[0].text) for result in asyncio.run(called())]
-
-
-@pytest.fixture
-def connect() -> Callable[..., McpClient]:
-    pytest.importorskip("mcp", reason="the MCP client needs Python 3.10")
-    return McpClient
-
-
 @pytest.mark.usefixtures("runner")
 def test_an_mcp_client_lists_the_functions_with_their_schemas(
-    n8n: N8n, connect: Callable[..., McpClient]
+    n8n: N8n, connect: Callable[[str], McpClient]
 ) -> None:
-    tools = connect(mcp_server(n8n, unique("mcp-list")).url).tools()
+    tools = connect(mcp_server(n8n, unique("mcp-list"), tools_node("shop")).url).tools()
     assert set(tools) == TOOLS
     quote = tools["quote"]
     assert quote.description == "Return the price of an order"
@@ -367,19 +319,26 @@ def test_an_mcp_client_lists_the_functions_with_their_schemas(
 
 
 @pytest.mark.usefixtures("runner")
-def test_an_mcp_client_gets_results_and_errors(n8n: N8n, connect: Callable[..., McpClient]) -> None:
-    found = connect(mcp_server(n8n, unique("mcp-call")).url).call(*(row.call for row in CALLS))
+def test_an_mcp_client_gets_results_and_errors(n8n: N8n, connect: Callable[[str], McpClient]) -> None:
+    server = mcp_server(n8n, unique("mcp-call"), tools_node("shop"))
+    found = connect(server.url).call(*(row.call for row in CALLS))
     texts = {row.what: (row.fails, expected(row, by_item=False)) for row in CALLS}
     assert dict(zip(texts, found)) == texts
 
 
-@pytest.mark.usefixtures("runner")
-def test_an_mcp_endpoint_with_a_token_refuses_clients_without_it(
-    n8n: N8n, connect: Callable[..., McpClient]
+@pytest.mark.usefixtures("runner", "connect")
+def test_the_client_of_the_documentation_passes_the_trigger_s_authentication(
+    n8n: N8n, tmp_path: Path
 ) -> None:
     data = {"name": "Token", "type": "httpBearerAuth", "data": {"token": "a-token-of-the-tests"}}
     credential = n8n.rest("POST", "/rest/credentials", data)
     credentials = {"httpBearerAuth": {"id": credential["id"], "name": "Token"}}
-    server = mcp_server(n8n, unique("mcp-token"), "bearerAuth", credentials=credentials)
-    assert set(connect(server.url, "a-token-of-the-tests").tools()) == TOOLS
+    server = mcp_server(n8n, unique("mcp-token"), tools_node("shop"), "bearerAuth", credentials=credentials)
     assert requests.post(server.url, json={}).status_code == 403
+
+    client = tmp_path / "client.py"
+    client.write_text(blocks("docs/agents.md", "python")[1].text)
+    command = [sys.executable, str(client), server.url, "a-token-of-the-tests"]
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "quote - Return the price of an order" in printed
+    assert json.loads(printed.splitlines()[-1])["price"] == 40

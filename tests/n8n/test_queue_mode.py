@@ -7,7 +7,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import pytest
 import requests
@@ -15,6 +15,8 @@ import requests
 from . import services
 from .conftest import skip_or_fail
 from .install import Installation
+from .mcp_client import McpClient, mcp_server
+from .model import ToolCall, tools_node
 from .n8n import Mode, N8n, Workflow, function_node, javascript_node, webhook_node
 from .processes import poll
 from .runners import RunnerProcess
@@ -150,6 +152,17 @@ def described_and_executed(queue: Queue, path: str, *following: dict[str, Any]) 
 
 def test_the_main_process_describes_functions_and_a_worker_executes_them(queue: Queue) -> None:
     assert described_and_executed(queue, "described") == [{"result": 4}]
+
+
+def test_the_main_process_lists_tools_for_an_mcp_client_and_a_worker_calls_them(
+    queue: Queue, connect: Callable[[str], McpClient]
+) -> None:
+    tools = tools_node("functions", include="chosen", functions=["double"])
+    client = connect(mcp_server(queue.main, "queue-mcp", tools).url)
+    assert set(client.tools()) == {"double"}
+    begun = [worker.output_length for worker in queue.workers]
+    assert client.call(ToolCall("double", {"number": 2})) == [(False, '{"result":4}')]
+    finished(queue.workers, begun, 1)
 
 
 def test_workers_in_internal_mode_have_a_runner_each_and_execute_functions(internal_queue: Queue) -> None:

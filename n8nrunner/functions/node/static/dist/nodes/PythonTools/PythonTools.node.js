@@ -75,10 +75,23 @@ class PythonTools {
 		listSearch: { listRunners },
 		loadOptions: {
 			async getFunctions() {
-				const { functions } = await described(this, INSTEAD);
-				return functions
-					.filter(({ schema }) => schema)
-					.map(({ title, name, description }) => ({ name: title, value: name, description: plain(description) }));
+				const saved = this.getCurrentNodeParameter('functions');
+				const names = Array.isArray(saved) ? saved.filter(Boolean) : [];
+				let functions;
+				try {
+					({ functions } = await described(this, INSTEAD));
+				} catch (error) {
+					// n8n would show a message of its own in place of the names that are chosen.
+					const asSaved = names.map((name) => ({ name, value: name }));
+					return [{ name: 'The functions cannot be listed', value: '', description: plain(error.message) }, ...asSaved];
+				}
+				const missing = names.filter((name) => !functions.some((each) => each.name === name));
+				return [
+					...functions
+						.filter(({ schema }) => schema)
+						.map(({ title, name, description }) => ({ name: title, value: name, description: plain(description) })),
+					...missing.map((name) => ({ name, value: name, description: 'The runner has no function of this name' })),
+				];
 			},
 		},
 	};
