@@ -199,16 +199,23 @@ def test_the_button_of_the_community_nodes_installs_the_package(n8n: N8n, tmp_pa
     assert n8n.node_types(PACKAGE) == TYPES
 
 
-def test_a_ban_of_unverified_packages_does_not_concern_the_install_command(
-    place: Installation, tmp_path: Path
+@pytest.mark.parametrize(
+    ("variables", "types"),
+    [
+        # n8n 3 forbids to install unverified packages unless the first variable is set.
+        ({"N8N_UNVERIFIED_PACKAGES_ENABLED": "false", "N8N_COMMUNITY_PACKAGES_ENABLED": "false"}, TYPES),
+        ({"N8N_COMMUNITY_PACKAGES_PREVENT_LOADING": "true"}, set()),
+        ({"N8N_DISABLED_MODULES": "community-packages"}, set()),
+    ],
+)
+def test_only_a_ban_of_loading_concerns_the_install_command(
+    place: Installation, tmp_path: Path, variables: dict[str, str], types: set[str]
 ) -> None:
-    """n8n 3 has the first variable by default."""
-    variables = {"N8N_UNVERIFIED_PACKAGES_ENABLED": "false", "N8N_COMMUNITY_PACKAGES_ENABLED": "false"}
     n8n = empty(N8n(place, tmp_path, variables=variables))
     install("--install", N8N_USER_FOLDER=str(n8n.user_folder))
     try:
         n8n.start()
-        assert n8n.node_types(PACKAGE) == TYPES
+        assert n8n.node_types(PACKAGE) == types
     finally:
         n8n.kill()
 
