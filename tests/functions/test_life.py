@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from typing import Any, Callable
 
 import pytest
@@ -142,57 +141,6 @@ def test_a_restarted_runner_describes_its_functions_again(broker: Broker, new_ru
     runner.function(name="rank")(lambda: 1)
     runner.start()
     assert names(broker) == ["rank", "score"]
-
-
-def test_a_runner_answers_while_its_slots_are_taken_by_code_that_computes(
-    broker: Broker, new_runner: NewRunner
-) -> None:
-    runner = new_runner(name="leads", capacity=2)
-    computing = threading.Semaphore(0)
-    done = threading.Event()
-
-    @runner.function
-    def compute() -> int:
-        computing.release()
-        number = 0
-        while not done.is_set():
-            number += 1
-        return number
-
-    runner.start()
-    settings = {"version": 1, "function": "compute", "calls": [{"item": 0, "arguments": {}}]}
-    tasks = [broker.submit("n8nrunner.leads", settings) for _ in range(2)]
-    for _ in tasks:
-        assert computing.acquire(timeout=LIMIT)
-    with promptly():
-        assert names(broker) == ["compute"]
-        assert ask(broker, "n8nrunner:describe")["state"] == "running"
-    done.set()
-    for task in tasks:
-        assert task.result(LIMIT)["errors"] == []
-    assert runner.snapshot().counts.accepted == 2
-
-
-def test_a_runner_that_finishes_its_tasks_says_that_it_stops(broker: Broker, new_runner: NewRunner) -> None:
-    runner = new_runner(name="leads")
-    called, may_return = threading.Event(), threading.Event()
-
-    @runner.function
-    def wait() -> None:
-        called.set()
-        may_return.wait(LIMIT)
-
-    runner.start()
-    settings = {"version": 1, "function": "wait", "calls": [{"item": 0, "arguments": {}}]}
-    task = broker.submit("n8nrunner.leads", settings)
-    assert called.wait(LIMIT)
-    stopping = threading.Thread(target=runner.stop, args=(LIMIT,))
-    stopping.start()
-    wait_until(lambda: ask(broker)["state"] == "stopping")
-    assert ask(broker, "n8nrunner:describe")["state"] == "stopping"
-    may_return.set()
-    stopping.join(LIMIT)
-    task.result(LIMIT)
 
 
 def test_two_runners_answer_for_themselves(broker: Broker, new_runner: NewRunner) -> None:
