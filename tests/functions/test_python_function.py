@@ -351,6 +351,30 @@ def test_arguments_as_json_are_checked_for_each_item(run: Run, given: str, messa
     assert items[1]["json"] == ({"error": message} if message else {})
 
 
+def test_json_with_a_parameter_that_is_newer_than_the_last_answer_asks_again(run: Run) -> None:
+    found = run(
+        """
+        const parameters = {
+            runner: named('shop'),
+            function: named('quote'),
+            specifyArguments: 'json',
+            argumentsJson: { pieces: 1 },
+        };
+        let now = 1e12;
+        Date.now = () => now;
+        await execute(parameters);
+        await execute(parameters);
+        now += 2000;
+        describe = () => shop(versions[1]);
+        await execute({ ...parameters, argumentsJson: { pieces: 1, note: 'x' } });
+        return [asked.length, sent.map(({ calls }) => calls[0].arguments)];
+        """,
+        [described(quote)],
+        [another_quote("pieces: int, note: str = ''")],
+    )
+    assert found == [2, [{"pieces": 1}, {"pieces": 1}, {"pieces": 1, "note": "x"}]]
+
+
 # --- a function that has changed ---------------------------------------------------------------------------
 
 

@@ -214,3 +214,24 @@ def test_the_model_can_fill_in_each_field_of_a_tool(
     buttons.first.click()
     expect(form.get_by_test_id("fromAI-override-field")).to_be_visible()
     editor.screenshot("live-4-tool-filled-by-model")
+
+
+def test_names_are_typed_and_arguments_are_json(
+    open_workflow: OpenWorkflow, start_runner: StartRunner
+) -> None:
+    start_program(start_runner, QUOTE)
+    node = python_function()
+    node["parameters"] = {
+        "runner": {"__rl": True, "mode": "name", "value": ""},
+        "function": {"__rl": True, "mode": "name", "value": ""},
+    }
+    editor = open_workflow(node)
+    editor.open_node("Python Function")
+    for name, text in (("runner", "sales"), ("function", "quote")):
+        editor.get(f"resource-locator-{name}").locator("input").last.fill(text)  # behind the drop-down
+    editor.field("specifyArguments").click()
+    editor.choose("Using JSON")
+    editor.enter("argumentsJson", '{"pieces": 2, "tags": [1, 2]}')
+    editor.screenshot("live-5-json")
+    editor.execute()
+    assert editor.output() == [{"total": "20", "express": "true", "region": "eu", "tags": "2"}]

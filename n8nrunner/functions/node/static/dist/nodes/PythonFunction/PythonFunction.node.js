@@ -159,13 +159,25 @@ function liveSource(context) {
 		return differences(definition).length ? { ...definition, signature: '' } : definition;
 	}
 
+	/** Return the definition for an item. Its JSON may have a parameter that is newer than the last answer. */
+	async function lookFor(itemIndex, names) {
+		const definition = await look(...names, 0);
+		if (!asJson) return definition;
+		try {
+			valuesOfJson(context, definition, itemIndex);
+			return definition;
+		} catch {
+			return await look(...names, Date.now() - FRESH);
+		}
+	}
+
 	/** The definitions of this execution, by runner and function, or the promises of them. */
 	const known = new Map();
-	function definitionFor(names) {
+	function definitionFor(itemIndex) {
+		const names = namesFor(itemIndex);
 		const key = names.join('\n');
 		if (!known.has(key)) {
-			// JSON is compared with the definition, so it has to be a new one.
-			const promise = look(...names, asJson ? Date.now() - FRESH : 0);
+			const promise = lookFor(itemIndex, names);
 			known.set(key, promise);
 			promise.then((definition) => known.set(key, definition)).catch(() => {});
 		}
@@ -176,7 +188,7 @@ function liveSource(context) {
 		changedTitle: (name) => `The function "${name}" has changed since this node's arguments were filled in`,
 		changed: 'Open the node, and refresh its arguments.',
 		unknown: 'Open the node, and choose one of them.',
-		definitionOf: (_context, itemIndex) => definitionFor(namesFor(itemIndex)),
+		definitionOf: (_context, itemIndex) => definitionFor(itemIndex),
 		argumentsOf(_context, definition, itemIndex) {
 			const key = asJson ? 'name' : 'field';
 			const values = asJson ? valuesOfJson(context, definition, itemIndex) : valuesOfForm(context, stored, itemIndex);
