@@ -30,10 +30,10 @@ PING = (SendPing, SendUrgentPing, MeasureSocket)
 RUNNING, STOPPING = {"state": "running"}, {"state": "stopping"}
 
 
-def offering(**kwargs: Any) -> Bench:
+def offering(jitter: float = 0.0, **kwargs: Any) -> Bench:
     """A registered link with the prepared type "p"."""
     bench = Bench(prepared={"p": PREPARED}, **kwargs)
-    bench.connect()
+    bench.connect(jitter)
     return bench
 
 
@@ -93,6 +93,10 @@ class TestOffers:
         assert bench.do(m.TaskOfferAccept("a1", "asked")) == [m.TaskAccepted("asked")]
         bench.now += 0.1
         assert bench.do(m.TaskOfferAccept("a1", "late"))[0] == m.TaskRejected("late", REASON_EXPIRED)
+
+    def test_the_link_wakes_up_for_one_that_lapses(self) -> None:
+        bench = offering(0.2, types={})
+        assert of(m.TaskOffer, bench.pass_time(11)) == [m.TaskOffer("a2", "p", 11_000)]
 
     def test_one_is_replaced_when_it_is_accepted(self) -> None:
         bench = offering()
@@ -388,13 +392,13 @@ class TestMissedAcceptances:
 class TestKeepAlive:
     """An open offer of any type is enough for n8n 2.40, but only the slots' offers count here."""
 
-    def full(self) -> Bench:
+    def full(self, jitter: float = 0.0) -> Bench:
         """A link whose only slot is another link's."""
         slots = Slots(1, brokers=2)
         other = Bench(slots=slots, link="b")
         other.connect()
         other.accept()
-        return offering(slots=slots)
+        return offering(jitter, slots=slots)
 
     def test_a_full_link_sends_its_expired_offers_besides(self) -> None:
         assert self.full().pass_time(KEEP_ALIVE) == [m.TaskOffer("a2", "t", 0)]
@@ -408,6 +412,14 @@ class TestKeepAlive:
         assert answer_of(bench.do(settings)) == RUNNING
         assert of(m.TaskOffer, bench.pass_time(KEEP_ALIVE - 0.01)) == []
         assert of(m.TaskOffer, bench.pass_time(0.01)) == [m.TaskOffer("a3", "t", 0)]
+
+    def test_an_error_for_want_of_settings_postpones_them(self) -> None:
+        bench = self.full(jitter=0.5)  # no offer lapses together with the task
+        accept(bench)
+        bench.pass_time(SETTINGS_TIMEOUT - 1)
+        assert of(m.TaskFailed, bench.pass_time(1))
+        assert of(m.TaskOffer, bench.pass_time(KEEP_ALIVE - 0.01)) == []
+        assert [offer.valid_for for offer in of(m.TaskOffer, bench.pass_time(0.01))] == [0]
 
     def test_a_link_with_prepared_types_alone_always_has_an_open_offer(self) -> None:
         bench = offering(types={})
