@@ -15,7 +15,7 @@ from typing import Callable
 from n8nrunner.protocol.events import Prepared
 from n8nrunner.protocol.messages import TaskOffer
 from n8nrunner.protocol.offers import OFFER_HONOUR
-from n8nrunner.protocol.tasks import SETTINGS_TIMEOUT
+from n8nrunner.protocol.tasks import SETTINGS_TIMEOUT, Accepted, remove_due
 
 #: While so many accepted tasks wait for their settings, the link makes no further offer: a peer that accepts,
 #: and sends no settings, would fill the memory.
@@ -29,24 +29,27 @@ class PreparedTasks:
         types: the answers of each type.
         offers: the task type and the end of each open or recently lapsed offer, by id, in the order of the
             ends.
-        accepted: the answers to each task that waits for its settings, and the moment until which it waits,
-            by id, in the order of the moments.
+        accepted: the type of each task that waits for its settings, and the moment until which it waits, by
+            id, in the order of the moments.
         due: when `expire` and `renew` have to be called.
     """
 
     def __init__(self, new_id: Callable[[], str]) -> None:
         self.types: dict[str, Prepared] = {}
         self.offers: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        self.accepted: OrderedDict[str, tuple[Prepared, float]] = OrderedDict()
+        self.accepted: OrderedDict[str, Accepted] = OrderedDict()
         self.due = inf
         self._new_id = new_id
         self._validity: float | None = None
+        # The latest answers of each type, also of those that are gone: their accepted tasks need one.
+        self._answers: dict[str, Prepared] = {}
         # The end of the open offer of each type that has one.
         self._ends: dict[str, float] = {}
 
     def change(self, types: Mapping[str, Prepared]) -> None:
         """Have these types from now on. Forget the offers of types that are gone."""
         self.types = dict(types)
+        self._answers.update(types)
         for offer_id, (task_type, _) in list(self.offers.items()):
             if task_type not in types:
                 del self.offers[offer_id]
@@ -81,24 +84,21 @@ class PreparedTasks:
             return False
         if self._ends.get(task_type) == end:  # the open offer, and not a lapsed one
             del self._ends[task_type]
-        self.accepted[task_id] = self.types[task_type], now + SETTINGS_TIMEOUT
+        self.accepted[task_id] = task_type, now + SETTINGS_TIMEOUT
         self.due = -inf
         return True
 
     def remove(self, task_id: str) -> Prepared | None:
-        """Remove a task and return its answers; None if no task with this id waits."""
+        """Remove a task and return the latest answers; None if no task with this id waits."""
         task = self.accepted.pop(task_id, None)
         if task is None:
             return None
         self.due = -inf
-        return task[0]
+        return self._answers[task[0]]
 
     def expire(self, now: float) -> list[str]:
         """Remove the tasks that have waited too long for their settings, and return their ids."""
-        expired: list[str] = []
-        while self.accepted and next(iter(self.accepted.values()))[1] <= now:
-            expired.append(self.accepted.popitem(last=False)[0])
-        return expired
+        return [task_id for task_id, _ in remove_due(self.accepted, now)]
 
     def renew(self, now: float, ready: bool) -> list[TaskOffer]:
         """Return new offers for the types without an open one; none without `ready`. Set `due`."""

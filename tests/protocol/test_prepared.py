@@ -118,7 +118,7 @@ class TestAccept:
         prepared = joined()
         assert prepared.accept("a1", "task", NOW)
         assert not prepared.accept("a1", "other", NOW)
-        assert prepared.accepted == {"task": (P, NOW + SETTINGS_TIMEOUT)}
+        assert prepared.accepted == {"task": ("p", NOW + SETTINGS_TIMEOUT)}
 
     def test_knows_no_other_offers(self) -> None:
         prepared = joined()
@@ -148,11 +148,14 @@ class TestAccepted:
         assert prepared.expire(NOW + 2 * SETTINGS_TIMEOUT + ACCEPTED_LIMIT)
         assert prepared.accepted == {}
 
-    def test_a_task_has_the_answers_of_the_moment_of_its_acceptance(self) -> None:
+    @pytest.mark.parametrize(("types", "answers"), [({"p": Q}, Q), ({"q": Q}, P)])
+    def test_a_task_has_the_latest_answers_of_its_type(
+        self, types: Mapping[str, Prepared], answers: Prepared
+    ) -> None:
         prepared = joined()
         prepared.accept("a1", "task", NOW)
-        prepared.change({"p": Q})
-        assert prepared.remove("task") is P
+        prepared.change(types)
+        assert prepared.remove("task") is answers
 
 
 class TestDue:
