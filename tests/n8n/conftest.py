@@ -10,8 +10,6 @@ from typing import Any, Callable, NoReturn
 
 import pytest
 
-from n8nrunner import install_node
-
 from .install import N8N_VERSION, Installation, installation
 from .mcp_client import McpClient
 from .model import Model
@@ -78,7 +76,6 @@ def n8n_in(place: Installation, tmp_path_factory: pytest.TempPathFactory) -> Ite
     def running(mode: Mode) -> N8n:
         if mode not in instances:
             instances[mode] = N8n(place, tmp_path_factory.mktemp(f"n8n-{mode}"), mode=mode)
-            install_node(instances[mode].packages_folder)
         instances[mode].start()
         return instances[mode]
 
