@@ -44,7 +44,21 @@ def pages() -> list[str]:
     ]
 
 
-def links(page: str) -> list[Path]:
-    """Return the files of this repository that a page links to."""
-    folder = (ROOT / page).parent
-    return [folder / link for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", read(page))]
+class Link(NamedTuple):
+    """A link to a file of this repository, or to one of its headings."""
+
+    file: Path
+    anchor: str
+
+
+def links(page: str) -> list[Link]:
+    """Return the links of a page to files of this repository."""
+    here = ROOT / page
+    found = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", read(page))
+    return [Link(here.parent / file if file else here, anchor) for file, anchor in found if file or anchor]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

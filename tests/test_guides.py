@@ -14,7 +14,7 @@ import pytest
 
 from n8nrunner.broker import Broker
 from tests.conftest import LIMIT
-from tests.pages import blocks, links, pages, read
+from tests.pages import anchors, blocks, links, pages, read
 from tests.processes import Program, python
 from tests.test_samples import call, json_of, needs_signals, variables
 
@@ -72,7 +72,8 @@ def test_every_block_is_known_here(page: str) -> None:
 @pytest.mark.parametrize("page", pages())
 def test_links_lead_somewhere(page: str) -> None:
     for link in links(page):
-        assert link.exists(), link
+        assert link.file.exists(), link
+        assert not link.anchor or link.anchor in anchors(link.file), link
 
 
 @pytest.mark.parametrize("page", GUIDES)
