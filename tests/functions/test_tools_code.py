@@ -193,6 +193,12 @@ def test_the_error_names_the_functions_if_none_is_offered(tmp_path: Path) -> Non
     assert message == 'No function of the runner "sales" is offered as a tool. It can offer: quote.'
 
 
+def test_without_a_chosen_runner_no_question_is_asked(tmp_path: Path) -> None:
+    program = "return supplied().catch(({ message }) => message);"
+    message = run(tmp_path, program, runner="")
+    assert message == "No runner is chosen. Open the node, and choose one."
+
+
 def test_a_missing_runner_is_named_in_the_message(tmp_path: Path) -> None:
     program = """
         context.startJob = async () => { throw new Error('No task runner connected'); };
@@ -314,6 +320,15 @@ def test_a_call_that_the_runner_refuses_is_tried_again_with_the_current_function
     }"""
     program = "return [await invoked('quote', { pieces: 3 }), sent.map(({ signature }) => signature)];"
     assert run(tmp_path, program, answer=answer) == ['{"price":6}', ["old", "new"]]
+
+
+def test_a_runner_that_is_lost_after_it_refused_a_call_is_named(tmp_path: Path) -> None:
+    answer = """(settings, number) => {
+        context.startJob = async () => { throw new Error('No task runner connected'); };
+        return { ok: true, result: { error: { code: 'changed', message: 'changed' } } };
+    }"""
+    text = run(tmp_path, "return invoked('quote', { pieces: 3 });", answer=answer)
+    assert text.startswith('There was an error: No runner "sales" took the call.')
 
 
 def test_the_time_limit_is_sent_with_a_call(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_the_node_is_among_the_tools_of_an_agent(
     editor = open_saved(agent_with(n8n, model, unique("editor")).id)
     handle = editor.page.locator("[data-connection-type=ai_tool]")
     handle.get_by_test_id("canvas-handle-plus").click()
+    editor.get("node-creator-item-name").first.wait_for()  # n8n empties the search as it shows the list
     editor.get("node-creator-search-bar").fill("python")
     found = editor.get("node-creator-item-name").filter(has_text=re.compile("^\\s*Python Tools\\s*$"))
     expect(found).to_have_count(1)

@@ -127,6 +127,7 @@ async function described(context, runner, after) {
 /** Return the tools that the node offers. Throws an error if there is none. */
 async function offeredTools(context, itemIndex, after) {
 	const runner = String(context.getNodeParameter('runner', itemIndex, '', { extractValue: true }) ?? '').trim();
+	if (!runner) throw errorWith(context, 'No runner is chosen. Open the node, and choose one.');
 	const include = context.getNodeParameter('include', itemIndex, 'all');
 	const names = include === 'all' ? [] : namesIn(context.getNodeParameter('functions', itemIndex, []));
 	const isOffered = {
@@ -169,9 +170,15 @@ const source = {
 	changed: 'Call it again, as it is now.',
 	unknown: '',
 	differencesOf: () => [],
-	async refresh(context, { runner, name, ...definition }) {
-		const { functions } = await describeForExecution(context, runner, Date.now());
-		return { ...(functions.find((each) => each.name === name) || { ...definition, name }), runner };
+	async refresh(context, definition) {
+		const { runner, name } = definition;
+		try {
+			const { functions } = await describeForExecution(context, runner, Date.now());
+			return { ...(functions.find((each) => each.name === name) || definition), runner };
+		} catch (error) {
+			if (error instanceof NoAnswer) return definition; // the next try has an error with a better text
+			throw error;
+		}
 	},
 };
 
@@ -287,4 +294,4 @@ async function executeTools(context) {
 	return [output];
 }
 
-module.exports = { executeTools, supplyTools, toolsOf };
+module.exports = { executeTools, supplyTools };
