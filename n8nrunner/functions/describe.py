@@ -71,10 +71,10 @@ class Description:
         self._defaults = {parameter.name: _shown_default(parameter) for parameter in parameters}
         self.standard = [parameter for parameter in parameters if not self._is_additional(parameter)]
         self.additional = [parameter for parameter in parameters if self._is_additional(parameter)]
-        self.field_names = {
-            **_field_names(self.standard, _OWN_FIELDS | JAVASCRIPT_NAMES),
-            **_field_names(self.additional, JAVASCRIPT_NAMES),
-        }
+        standard = _field_names(self.standard, _OWN_FIELDS | JAVASCRIPT_NAMES)
+        # All of them are in one form, where "operation" has become "operation_".
+        additional = _field_names(self.additional, JAVASCRIPT_NAMES | set(standard.values()))
+        self.field_names = {**standard, **additional}
 
     def definition(self) -> dict[str, Any]:
         """Return the definition that `runtime.js` takes: JSON."""
@@ -239,7 +239,7 @@ def _field_names(parameters: Sequence[Parameter], reserved: Set[str]) -> dict[st
     for parameter in parameters:
         if parameter.name in reserved:
             name = f"{parameter.name}_"
-            while name in names.values():
+            while name in names.values() or name in reserved:
                 name += "_"
             names[parameter.name] = name
     return names

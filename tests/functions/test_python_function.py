@@ -289,6 +289,14 @@ def test_fields_of_names_that_javascript_has_are_sent_by_the_parameters_names(ru
     assert json.loads(given) == dict(zip(("constructor", "options"), ids))
 
 
+def test_no_two_fields_of_a_form_have_the_same_id(run: Run) -> None:
+    def build(operation: str, operation_: Optional[str] = None, operation__: str = "") -> None: ...
+
+    program = "return form({ runner: named('shop'), function: named('build') });"
+    ids = [field["id"] for field in run(program, [described(build)])["fields"]]
+    assert len(set(ids)) == 3
+
+
 def test_expressions_for_the_function_may_choose_another_one_for_each_item(run: Run) -> None:
     found = run("""
         const parameters = {
