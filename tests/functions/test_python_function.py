@@ -225,8 +225,12 @@ def test_a_function_with_a_limit_has_its_own_task_type(run: Run) -> None:
     assert task["type"] == "n8nrunner.shop.quote"
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(5, 5), ("0.5", 0.5), (0, None), (-1, None), ("x", None)])
-def test_the_time_limit_of_the_author_is_sent(run: Run, limit: Any, expected: Any) -> None:
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(5, 5), ("0.5", 0.5), (0, 0), (-1, -1), ("x", "x"), ("", None), (None, None)]
+)
+def test_the_time_limit_of_the_author_is_sent_and_the_runner_checks_it(
+    run: Run, limit: Any, expected: Any
+) -> None:
     given = json.dumps({"timeLimit": limit})
     (task,) = run(f"await execute(await filledIn('quote', {{ pieces: 3 }}, {given})); return sent;")
     assert task.get("timeLimit") == expected
@@ -429,7 +433,7 @@ def test_the_error_for_a_changed_function_names_what_differs_from_the_form(
     error, signatures = run(program, [described(quote)], [another_quote(signature)])
     assert error["error"] == 'The function "quote" has changed since this node\'s arguments were filled in'
     assert said in error["description"]
-    assert "Open the node, and refresh its arguments." in error["description"]
+    assert "Open the node, and refresh its arguments: " in error["description"]
     assert signatures[-1] == ""  # so that the runner refuses a call that does not fit
 
 
@@ -485,6 +489,97 @@ def test_a_function_of_a_newer_replica_is_found_by_asking_again(run: Run) -> Non
         return [asked.length, sent.length];
     """)
     assert found == [4, 1]
+
+
+def test_a_question_that_is_lost_with_its_runner_is_repeated(run: Run) -> None:
+    items, count = run("""
+        let lost = 2;
+        describe = () => {
+            if (lost-- > 0) throw new Error('Node execution failed');
+            return shop(versions[0]);
+        };
+        const parameters = { runner: named('shop'), function: named('nothing'), arguments: { value: null } };
+        const [items] = await execute(parameters);
+        return [items, asked.length];
+    """)
+    assert items == [{"json": {}, "pairedItem": {"item": 0}}]
+    assert count == 3
+
+
+def test_an_error_after_a_lost_question_does_not_say_that_the_function_ran(run: Run) -> None:
+    error, calls = run("""
+        describe = () => { throw new Error('Node execution failed'); };
+        const parameters = { runner: named('<b>'), function: named('nothing'), arguments: { value: null } };
+        return [await execute(parameters), sent.length];
+    """)
+    assert error["error"] == 'The runner "<b>" was lost before the call'
+    assert "may have done its work" not in error["description"]
+    assert calls == 0
+
+
+@pytest.mark.parametrize("message", ["Task request timed out", "No task runner connected"])
+def test_an_error_shows_the_markup_in_the_name_of_a_runner(run: Run, message: str) -> None:
+    """An expression may take it from an item."""
+    question, call = run(f"""
+        const parameters = {{ runner: named('<a>'), function: named('nothing') }};
+        const fail = () => {{ throw new Error({message!r}); }};
+        describe = fail;
+        const question = await execute(parameters);
+        describe = () => ({{ ...shop(versions[0]), runner: '<a>' }});
+        call = fail;
+        return [question, await execute(parameters)];
+    """)
+    for error in (question, call):
+        assert error["error"] == 'No runner "<a>" took the call'
+        assert "&lt;a&gt;" in error["description"]
+        assert "<a>" not in error["description"]
+
+
+def test_executions_at_the_same_time_share_a_question(run: Run) -> None:
+    found = run("""
+        const parameters = { runner: named('shop'), function: named('nothing'), arguments: { value: null } };
+        await Promise.all(Array.from({ length: 10 }, () => execute(parameters)));
+        return [asked.length, sent.length];
+    """)
+    assert found == [1, 10]
+
+
+def test_an_answer_of_a_runner_that_stops_is_not_kept(run: Run) -> None:
+    found = run("""
+        const parameters = { runner: named('shop'), function: named('nothing'), arguments: { value: null } };
+        describe = () => ({ ...shop(versions[0]), state: asked.length === 1 ? 'stopping' : 'running' });
+        await execute(parameters);
+        const counts = [asked.length];
+        describe = () => ({ ...shop(versions[0]), state: 'stopping' });
+        await execute(parameters);
+        return [...counts, asked.length, sent.length];
+    """)
+    assert found == [2, 2, 2]  # the successor's answer is kept
+
+
+def test_every_item_may_have_an_argument_that_its_function_has_got_lately(run: Run) -> None:
+    items, count = run(
+        """
+        let now = 1e12;
+        Date.now = () => now;
+        const texts = ['{"pieces": 1}', '{"pieces": 1, "express": true}'];
+        const parameters = {
+            runner: named('shop'),
+            function: named('quote'),
+            specifyArguments: 'json',
+            argumentsJson: (itemIndex) => texts[itemIndex],
+        };
+        await execute(parameters);
+        describe = () => shop(versions[1]);
+        now += 2000;
+        const [items] = await execute(parameters, { count: 2 });
+        return [items.map(({ json }) => json), asked.length];
+        """,
+        [another_quote("pieces: int")],
+        [another_quote("pieces: int, express: bool = False")],
+    )
+    assert items == [{"pieces": 1}, {"pieces": 1, "express": True}]
+    assert count == 2
 
 
 def test_an_execution_without_a_runner_says_so_and_sends_no_further_questions(run: Run) -> None:

@@ -377,7 +377,7 @@ def test_the_error_for_a_changed_function_says_how_it_differs_and_a_refresh_is_t
     assert error["message"] == 'The function "quote" has changed since this node\'s arguments were filled in'
     assert 'Parameter "pieces" is gone' in error["description"]
     assert 'Parameter "currency" is new, and required' in error["description"]
-    assert "Open the node, and refresh its arguments." in error["description"]
+    assert "Open the node, and refresh its arguments: " in error["description"]
 
     refreshed = n8n.python_function("quote", runner="cells", boxes=3, currency="EUR")
     assert run(n8n, "live-refreshed", refreshed).call().json() == [{"result": "3 EUR"}]

@@ -132,7 +132,7 @@ def test_a_function_is_chosen_and_changed_without_a_restart(
     expect(editor.get("node-error-message")).to_have_text(title)
     description = editor.get("node-error-description")
     expect(description).to_contain_text('Parameter "currency" is new, and required')
-    expect(description).to_contain_text("Open the node, and refresh its arguments.")
+    expect(description).to_contain_text("Open the node, and refresh its arguments: ")
     editor.screenshot("live-2-changed")
     editor.refresh_arguments()
     editor.enter("currency", "EUR")

@@ -279,7 +279,7 @@ def test_without_a_runner_the_author_reads_which_one_is_missing(n8n: N8n, model:
     error = workflow.wait_for_execution("error").error
     assert error["message"] == "Error in sub-node Python Tools"
     assert error["description"].startswith(
-        'No runner "nowhere" answered within 10 seconds. Either the Python'
+        'No runner "nowhere" took the call. The node waited 10 seconds. Either the Python'
     )
 
 

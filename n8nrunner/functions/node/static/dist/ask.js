@@ -22,14 +22,31 @@ const KNOWN_IN_A_ROW = 3;
 /** Milliseconds for which an execution relies on a runner's last answer. */
 const KEPT = 10_000;
 
-/** The last answer of each runner, by its name: { description, at }. One for all workflows of this n8n process. */
+/** Milliseconds between two tries of a question that was lost, as with a runner that stops: it has no effect. */
+const REPEATS = [100, 250, 500, 1000];
+
+/** How often a runner that stops is asked again, because its successor may answer. */
+const STOPPING_TRIES = 3;
+
+/** Milliseconds for which other executions wait for a question that is under way instead of asking as well. */
+const SHARED = 1000;
+
+/** The last answer of each runner, by its name: { description, began }. One for all workflows of this n8n process. */
 const answers = new Map();
+
+/** The question of an execution that is under way, by the runner's name: { promise, began }. */
+const underWay = new Map();
 
 /** n8n gave the node neither `startJob` nor `startRunnerTask`: this n8n cannot ask while a node is edited. */
 class CannotAsk extends Error {}
 
-/** No runner answered in time, or n8n has none. */
-class NoAnswer extends Error {}
+/** No runner answered in time, or n8n has none. `isLost`: a runner took the question, and was lost before it answered. */
+class NoAnswer extends Error {
+	constructor(isLost) {
+		super('No runner answered');
+		this.isLost = isLost;
+	}
+}
 
 /** Send a task. Returns a promise of its outcome: { ok, result } or { ok, error }. */
 function start(context, taskType) {
@@ -44,17 +61,40 @@ function start(context, taskType) {
 	);
 }
 
-/** Return the answer to a question. Throws `CannotAsk`, or `NoAnswer` after `limit` milliseconds. */
-async function ask(context, taskType, limit) {
-	const task = start(context, taskType).catch((error) => ({ ok: false, error }));
-	const outcome = await (limit === undefined ? task : Promise.race([task, sleep(limit)]));
-	if (!outcome) throw new NoAnswer('No runner answered');
-	if (!outcome.ok) throw Object.assign(new NoAnswer(outcome.error?.message), { cause: outcome.error });
-	return outcome.result;
+/** Whether n8n had no runner for a question. */
+const isUnserved = (error) => /^(Task request timed out|No task runner connected)/.test(error?.message ?? '');
+
+/** Return the answer to a question. Throws `CannotAsk` or `NoAnswer`. */
+async function ask(context, taskType) {
+	for (let tries = 0; ; tries++) {
+		const outcome = await start(context, taskType).catch((error) => ({ ok: false, error }));
+		if (outcome.ok) return outcome.result;
+		if (isUnserved(outcome.error)) throw new NoAnswer(false);
+		if (tries === REPEATS.length) throw new NoAnswer(true);
+		await sleep(REPEATS[tries]);
+	}
 }
 
-function keep(description) {
-	answers.set(description.runner, { description, at: Date.now() });
+/** Wait for a promise. Throws `NoAnswer` after `limit` milliseconds, if there is a limit. */
+async function within(limit, promise) {
+	if (limit === undefined) return await promise;
+	const late = Symbol('late');
+	const outcome = await Promise.race([promise, sleep(limit).then(() => late)]);
+	if (outcome === late) throw new NoAnswer(false);
+	return outcome;
+}
+
+/** Return what a runner has. It is kept, unless the runner stops. Throws as `ask`. */
+async function askRunner(context, runner) {
+	let description;
+	for (let tries = 0; tries < STOPPING_TRIES; tries++) {
+		const began = Date.now();
+		description = await ask(context, `${QUESTION}:${runner}`);
+		if (description.state !== 'stopping') {
+			answers.set(runner, { description, began });
+			break;
+		}
+	}
 	return description;
 }
 
@@ -64,26 +104,42 @@ function keep(description) {
  * @throws {CannotAsk} this n8n cannot ask while a node is edited.
  * @throws {NoAnswer} no runner of this name answered in time.
  */
-async function describe(context, runner) {
-	return keep(await ask(context, `${QUESTION}:${runner}`, EDITING_LIMIT));
-}
+const describe = (context, runner) => within(EDITING_LIMIT, askRunner(context, runner));
 
 /**
  * Return the description of a runner for an execution: the last one, unless it is too old or older than `after`.
  *
  * @param after milliseconds since the epoch.
- * @throws {NoAnswer} n8n has given up; `cause` is its error.
+ * @param limit milliseconds to wait for an answer; undefined for n8n's own limit.
+ * @throws {NoAnswer} no runner answered in time, or n8n has given up.
  */
-async function describeForExecution(context, runner, after = 0) {
+async function describeForExecution(context, runner, after = 0, limit = undefined) {
+	const since = Math.max(after, Date.now() - KEPT);
 	const last = answers.get(runner);
-	if (last && last.at > Math.max(after, Date.now() - KEPT)) return last.description;
-	return keep(await ask(context, `${QUESTION}:${runner}`));
+	if (last && last.began > since) return last.description;
+	const other = underWay.get(runner);
+	if (other && other.began > Math.max(since, Date.now() - SHARED)) {
+		try {
+			return await within(limit, other.promise);
+		} catch (error) {
+			// The question of another execution may be lost with that.
+			if (error instanceof NoAnswer && !error.isLost) throw error;
+		}
+	}
+	const promise = askRunner(context, runner);
+	underWay.set(runner, { promise, began: Date.now() });
+	try {
+		return await within(limit, promise);
+	} finally {
+		if (underWay.get(runner)?.promise === promise) underWay.delete(runner);
+	}
 }
 
 /**
  * Return the runners that are connected: [{ runner, process, state, functionCount }], sorted by name.
  *
- * n8n gives each question to any of them, so it is asked until three answers in a row are from known runners.
+ * n8n gives a question to the runner whose offer is the oldest, so it is asked until three answers in a row are from
+ * known runners.
  *
  * @throws {CannotAsk} this n8n cannot ask while a node is edited.
  */
@@ -94,7 +150,7 @@ async function listRunners(context) {
 	while (known < KNOWN_IN_A_ROW && Date.now() < deadline) {
 		let answer;
 		try {
-			answer = await ask(context, QUESTION, deadline - Date.now());
+			answer = await within(deadline - Date.now(), ask(context, QUESTION));
 		} catch (error) {
 			if (error instanceof NoAnswer) break;
 			throw error;

@@ -33,7 +33,11 @@ const runnerField = {
 const isExpression = (value) => typeof value === 'string' && value.startsWith('=');
 
 /** Return the value of a resource locator. It is an expression where the editor could not evaluate that. */
-const chosen = (context, name) => String(objectOf(context.getCurrentNodeParameter(name)).value ?? '').trim();
+function chosen(context, name) {
+	const saved = context.getCurrentNodeParameter(name);
+	// A program may have written the workflow with a plain name.
+	return String((typeof saved === 'string' ? saved : objectOf(saved).value) ?? '').trim();
+}
 
 /** Return an error with a text for the author, who reads it in the editor. */
 const refused = (context, text) => new NodeOperationError(context.getNode(), text);

@@ -3,9 +3,6 @@
 // The form of a function: a field for each parameter, as n8n's resource mapper shows them. n8n stores the fields with
 // the workflow, so a node knows for which version of the function it was filled in.
 
-/** Escape text of the runner where n8n shows HTML. */
-const plain = (text) => text.replace(/[&<>]/g, (character) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })[character]);
-
 /** Return the fields of a function. Optional parameters are hidden until the author adds them. */
 function fieldsOf(definition) {
 	return definition.parameters.map(({ field, title, kind, required, form }) => ({
@@ -29,7 +26,7 @@ const words = (field) => (field.options ? `one of ${valuesOf(field).join(', ')}`
 /**
  * Return sentences about how a function differs from stored fields. Without a difference, its calls fit.
  *
- * A new optional parameter is none: calls without it fit.
+ * A new optional parameter does not count: calls without it fit.
  */
 function formDifferences(stored, definition) {
 	const current = fieldsOf(definition);
@@ -48,4 +45,4 @@ function formDifferences(stored, definition) {
 	return differences;
 }
 
-module.exports = { fieldsOf, formDifferences, plain };
+module.exports = { fieldsOf, formDifferences };

@@ -49,11 +49,18 @@ function countOf(value) {
 	return Number(value) >= 1 ? Math.floor(Number(value)) : undefined;
 }
 
-/** Escape text where n8n shows HTML, as in an error's description. */
+/** Return the time limit of a task, in seconds, as the options have it: the runner refuses one that is not valid. */
+function timeLimitOf({ timeLimit }) {
+	if (timeLimit === undefined || timeLimit === null || timeLimit === '') return undefined;
+	return Number.isFinite(Number(timeLimit)) ? Number(timeLimit) : String(timeLimit);
+}
+
+/** Escape text of the runner where n8n shows HTML. */
+const escapeHtml = (text) => text.replace(/[&<>]/g, (character) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })[character]);
+
+/** Escape text with lines where n8n shows HTML, as in an error's description. */
 function asHtml(text) {
-	const entities = { '&': '&amp;', '<': '&lt;', '>': '&gt;' };
-	return (text || '')
-		.replace(/[&<>]/g, (character) => entities[character])
+	return escapeHtml(text || '')
 		.replace(/^ +/gm, (spaces) => '&nbsp;'.repeat(spaces.length))
 		.replace(/\n/g, '<br/>');
 }
@@ -250,12 +257,24 @@ function failureOf(context, definition, reported, calls, milliseconds) {
 	const ofItems = calls.length === 1 && (message.startsWith('Task execution timed out') || TOO_LARGE.test(message));
 	if (known) {
 		const details = { runner: definition.runner, calls, message, seconds: Math.round(milliseconds / 1000) };
-		options.description = known.describe(details);
+		options.description = known.describe({ ...details, runner: asHtml(definition.runner) });
 		return new TaskFailure(new NodeOperationError(node, known.title(details), options), ofItems);
 	}
 	const error = errorWith(context, message, { ...options, description: isN8n ? description : asHtml(description) });
 	if (stack) error.stack = stack;
 	return new TaskFailure(error, ofItems);
+}
+
+/** Return the failure of a question to a runner, from its `NoAnswer`. No call was sent. */
+function unansweredOf(context, runner, { isLost }, milliseconds) {
+	const title = isLost ? `The runner "${runner}" was lost before the call` : `No runner "${runner}" took the call`;
+	const description = isLost
+		? 'Its connection to n8n ended before it said what functions it has. Look at the log of the Python program, and run ' +
+			'the node again.'
+		: `The node waited ${Math.round(milliseconds / 1000)} seconds. Either the Python program with the runner ` +
+			`"${runner}" does not run, or it is connected to another n8n. Start it, with "n8nrunner run MODULE" or with ` +
+			'runner.start(), and look at its log.';
+	return new TaskFailure(errorWith(context, title, { itemIndex: 0, description: asHtml(description) }));
 }
 
 /** Return the failure of a task that the runner refused: its function is missing, or takes other arguments. */
@@ -372,12 +391,12 @@ async function startTask(context, taskType, settings, itemIndex) {
 }
 
 /** Run the calls of some items as one task. Throws a `TaskFailure`, or the error of an item that cannot be sent. */
-async function runTask(context, source, definition, calls, timeLimit) {
+async function runTask(context, source, definition, calls, options) {
 	const settings = {
 		version: VERSION,
 		calls: (await withFiles(context, definition, calls)).map(asSent),
 		continueOnFail: context.continueOnFail(),
-		timeLimit,
+		timeLimit: timeLimitOf(options),
 		inlineFiles: INLINE_BYTES,
 		timezone: context.getTimezone?.(),
 		nodeName: context.getNode().name,
@@ -460,7 +479,7 @@ async function run(context, source) {
 		try {
 			if (failure) throw failure;
 			let definition = source.definitionOf(context, itemIndex);
-			// Not for each item: ten thousand times, it would take its time.
+			// An `await` for each of ten thousand items would be slow.
 			if (definition instanceof Promise) definition = await definition;
 			calls.push({ definition, item: itemIndex, arguments: source.argumentsOf(context, definition, itemIndex) });
 		} catch (thrown) {
@@ -473,11 +492,10 @@ async function run(context, source) {
 
 	const tasks = tasksOf(context, calls, countOf(options.batchSize));
 	const parallel = countOf(options.parallelTasks) || Math.min(...tasks.map(({ definition }) => definition.parallelTasks));
-	const timeLimit = Number(options.timeLimit) > 0 ? Number(options.timeLimit) : undefined;
 	const answers = await inParallel(tasks, parallel, async ({ definition, calls: batch }) => {
 		try {
 			if (failure) throw failure;
-			const answer = await runTask(context, source, definition, batch, timeLimit);
+			const answer = await runTask(context, source, definition, batch, options);
 			if (!continueOnFail && answer.errors && answer.errors.length) throw errorOf(context, answer.errors[0]);
 			return answer;
 		} catch (thrown) {
@@ -540,5 +558,6 @@ function writtenSource(context, { runner, functions }) {
 const execute = (context, node) => run(context, writtenSource(context, node));
 
 module.exports = {
-	TaskFailure, argumentsFrom, asHtml, errorWith, execute, failureOf, objectOf, run, runTask, untilStopped,
+	RETRY_DELAYS, TaskFailure, argumentsFrom, asHtml, errorWith, escapeHtml, execute, objectOf, run, runTask,
+	throwIfStopped, unansweredOf, untilStopped,
 };

@@ -5,10 +5,12 @@
 // Tools are plain objects with the members that n8n's agents and its MCP Server Trigger use, so this package needs none
 // of n8n's own packages for agents: `name`, `description`, `schema` and `invoke`.
 
-const { NodeConnectionTypes, NodeOperationError, sleep } = require('n8n-workflow');
+const { NodeConnectionTypes, NodeOperationError } = require('n8n-workflow');
 
 const { NoAnswer, describeForExecution } = require('./ask.js');
-const { TaskFailure, asHtml, errorWith, failureOf, runTask, untilStopped } = require('./runtime.js');
+const {
+	TaskFailure, asHtml, errorWith, runTask, throwIfStopped, unansweredOf, untilStopped,
+} = require('./runtime.js');
 
 /** Characters of a tool's name, and of an argument's, that all providers of models accept. */
 const NAME_LENGTH = 64;
@@ -103,25 +105,17 @@ function namesIn(value) {
 }
 
 /** Return the description of the node's runner, not older than `after`. Throws an error whose message says everything. */
-async function described(context, runner, after) {
+async function descriptionOf(context, runner, after) {
+	throwIfStopped(context);
 	const begun = Date.now();
-	let description;
 	try {
-		const answer = Promise.race([describeForExecution(context, runner, after), sleep(DESCRIBING_LIMIT)]);
-		description = await untilStopped(context, answer);
+		return await untilStopped(context, describeForExecution(context, runner, after, DESCRIBING_LIMIT));
 	} catch (error) {
 		if (!(error instanceof NoAnswer)) throw error;
-		const failure = failureOf(context, { runner }, error.cause, [{ item: 0 }], Date.now() - begun).error;
+		const { message, description } = unansweredOf(context, runner, error, Date.now() - begun).error;
 		// n8n shows only the message of a sub-node's error.
-		throw errorWith(context, sentences(failure.message, asText(failure.description)));
+		throw errorWith(context, sentences(message, asText(description)));
 	}
-	if (description) return description;
-	throw errorWith(
-		context,
-		`No runner "${runner}" answered within ${DESCRIBING_LIMIT / 1000} seconds. Either the Python program with the ` +
-			`runner "${runner}" does not run, or it is connected to another n8n. Start it, with "n8nrunner run MODULE" or ` +
-			'with runner.start(), and look at its log.',
-	);
 }
 
 /** Return the tools that the node offers. Throws an error if there is none. */
@@ -135,7 +129,7 @@ async function offeredTools(context, itemIndex, after) {
 		chosen: ({ name }) => names.includes(name),
 		except: ({ name }) => !names.includes(name),
 	}[include];
-	const { functions } = await described(context, runner, after);
+	const { functions } = await descriptionOf(context, runner, after);
 	const tools = toolsOf(functions.map((definition) => ({ ...definition, runner })));
 	const offered = tools.filter(({ definition }) => isOffered(definition));
 	if (offered.length) return offered;
@@ -173,7 +167,7 @@ const source = {
 	async refresh(context, definition) {
 		const { runner, name } = definition;
 		try {
-			const { functions } = await describeForExecution(context, runner, Date.now());
+			const { functions } = await untilStopped(context, describeForExecution(context, runner, Date.now()));
 			return { ...(functions.find((each) => each.name === name) || definition), runner };
 		} catch (error) {
 			if (error instanceof NoAnswer) return definition; // the next try has an error with a better text
@@ -187,7 +181,7 @@ async function callTool(context, tool, given, itemIndex) {
 	const call = { item: itemIndex, arguments: argumentsOf(context, tool, given, itemIndex) };
 	let answer;
 	try {
-		answer = await runTask(context, source, tool.definition, [call], timeLimitOf(context, itemIndex));
+		answer = await runTask(context, source, tool.definition, [call], optionsOf(context, itemIndex));
 	} catch (thrown) {
 		if (!(thrown instanceof TaskFailure)) throw thrown;
 		const { message, description } = thrown.error;
@@ -201,10 +195,7 @@ async function callTool(context, tool, given, itemIndex) {
 	throw new CallFailure(context, isComplete ? message : sentences(message, description), { itemIndex, stack });
 }
 
-function timeLimitOf(context, itemIndex) {
-	const { timeLimit } = context.getNodeParameter('options', itemIndex, {}) || {};
-	return Number(timeLimit) > 0 ? Number(timeLimit) : undefined;
-}
+const optionsOf = (context, itemIndex) => context.getNodeParameter('options', itemIndex, {}) || {};
 
 /**
  * Return the arguments of a call that n8n's agent makes through an item, as the model has given them.

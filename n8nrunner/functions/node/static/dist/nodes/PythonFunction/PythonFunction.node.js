@@ -4,11 +4,10 @@ const { NodeConnectionTypes, NodeOperationError, sleep } = require('n8n-workflow
 
 const { NoAnswer, describeForExecution } = require('../../ask.js');
 const { described, isExpression, listRunners, nameIn, refused, runnerField } = require('../../editing.js');
-const { fieldsOf, formDifferences, plain } = require('../../form.js');
-const { TaskFailure, argumentsFrom, asHtml, failureOf, objectOf, run, untilStopped } = require('../../runtime.js');
-
-/** Milliseconds between two questions while another replica of the runner may have the function. */
-const RETRY_DELAYS = [250, 500, 1000];
+const { fieldsOf, formDifferences } = require('../../form.js');
+const {
+	RETRY_DELAYS, TaskFailure, argumentsFrom, asHtml, escapeHtml, objectOf, run, throwIfStopped, unansweredOf, untilStopped,
+} = require('../../runtime.js');
 
 /** Characters of a description in the list of functions. */
 const LIST_WIDTH = 100;
@@ -16,7 +15,7 @@ const LIST_WIDTH = 100;
 /** The fields with the names of the runner and the function. */
 const NAMES = ['runner', 'function'];
 
-/** Milliseconds for which an answer is new. */
+/** Milliseconds for which arguments in JSON, and a form that does not fit, rely on a runner's last answer. */
 const FRESH = 1000;
 
 const INSTEAD = 'give the function by name, and its arguments as JSON';
@@ -53,7 +52,7 @@ async function fieldsOfFunction(context) {
 	const { runner, functions } = await described(context, INSTEAD);
 	const definition = functions.find((each) => each.name === name);
 	if (!definition) throw refused(context, `The runner "${runner}" has no function "${name}".`);
-	return { fields: fieldsOf(definition), emptyFieldsNotice: `${plain(definition.title)} has no parameters.` };
+	return { fields: fieldsOf(definition), emptyFieldsNotice: `${escapeHtml(definition.title)} has no parameters.` };
 }
 
 const resourceMapping = {
@@ -63,7 +62,7 @@ const resourceMapping = {
 		} catch (error) {
 			// An answer without fields would remove the stored ones and their values. After an error, n8n keeps them.
 			if (this.getCurrentNodeParameter('arguments.schema')?.length) throw error;
-			return { fields: [], emptyFieldsNotice: plain(error.message) };
+			return { fields: [], emptyFieldsNotice: escapeHtml(error.message) };
 		}
 	},
 };
@@ -73,13 +72,15 @@ const resourceMapping = {
 /** Return the definition of a function. Throws a `TaskFailure`. */
 async function definitionOf(context, runner, name, after) {
 	const begun = Date.now();
+	// While the replicas of a runner are replaced, the next one to answer may have the function.
 	for (let tries = 0; ; tries++) {
+		throwIfStopped(context);
 		let description;
 		try {
 			description = await untilStopped(context, describeForExecution(context, runner, after));
 		} catch (error) {
 			if (!(error instanceof NoAnswer)) throw error;
-			throw failureOf(context, { runner }, error.cause, [{ item: 0 }], Date.now() - begun);
+			throw unansweredOf(context, runner, error, Date.now() - begun);
 		}
 		const found = description.functions.find((each) => each.name === name);
 		if (found) return { ...found, runner };
@@ -148,7 +149,10 @@ function liveSource(context) {
 		const names = given.map((name) => String(name ?? '').trim());
 		const missing = names.indexOf('');
 		if (missing < 0) return names;
-		throw new NodeOperationError(context.getNode(), `The name of the ${NAMES[missing]} is empty`, { itemIndex });
+		throw new NodeOperationError(context.getNode(), `The name of the ${NAMES[missing]} is empty`, {
+			itemIndex,
+			description: 'Choose one, or correct the expression.',
+		});
 	}
 
 	/** Return the definition, with an empty signature if the function has changed since the form was filled in. */
@@ -159,25 +163,13 @@ function liveSource(context) {
 		return differences(definition).length ? { ...definition, signature: '' } : definition;
 	}
 
-	/** Return the definition for an item. Its JSON may have a parameter that is newer than the last answer. */
-	async function lookFor(itemIndex, names) {
-		const definition = await look(...names, 0);
-		if (!asJson) return definition;
-		try {
-			valuesOfJson(context, definition, itemIndex);
-			return definition;
-		} catch {
-			return await look(...names, Date.now() - FRESH);
-		}
-	}
-
 	/** The definitions of this execution, by runner and function, or the promises of them. */
 	const known = new Map();
 	function definitionFor(itemIndex) {
 		const names = namesFor(itemIndex);
 		const key = names.join('\n');
 		if (!known.has(key)) {
-			const promise = lookFor(itemIndex, names);
+			const promise = look(...names, asJson ? Date.now() - FRESH : 0);
 			known.set(key, promise);
 			promise.then((definition) => known.set(key, definition)).catch(() => {});
 		}
@@ -186,7 +178,7 @@ function liveSource(context) {
 
 	return {
 		changedTitle: (name) => `The function "${name}" has changed since this node's arguments were filled in`,
-		changed: 'Open the node, and refresh its arguments.',
+		changed: 'Open the node, and refresh its arguments: choose "Refresh Argument List" in their menu.',
 		unknown: 'Open the node, and choose one of them.',
 		definitionOf: (_context, itemIndex) => definitionFor(itemIndex),
 		argumentsOf(_context, definition, itemIndex) {

@@ -3,7 +3,7 @@
 const { NodeConnectionTypes } = require('n8n-workflow');
 
 const { described, listRunners, runnerField } = require('../../editing.js');
-const { plain } = require('../../form.js');
+const { escapeHtml } = require('../../runtime.js');
 const { executeTools, supplyTools } = require('../../tools.js');
 
 const INSTEAD = 'give the names of the functions by an expression';
@@ -83,13 +83,13 @@ class PythonTools {
 				} catch (error) {
 					// n8n would show a message of its own in place of the names that are chosen.
 					const asSaved = names.map((name) => ({ name, value: name }));
-					return [{ name: 'The functions cannot be listed', value: '', description: plain(error.message) }, ...asSaved];
+					return [{ name: 'The functions cannot be listed', value: '', description: escapeHtml(error.message) }, ...asSaved];
 				}
 				const missing = names.filter((name) => !functions.some((each) => each.name === name));
 				return [
 					...functions
 						.filter(({ schema }) => schema)
-						.map(({ title, name, description }) => ({ name: title, value: name, description: plain(description) })),
+						.map(({ title, name, description }) => ({ name: title, value: name, description: escapeHtml(description) })),
 					...missing.map((name) => ({ name, value: name, description: 'The runner has no function of this name' })),
 				];
 			},
