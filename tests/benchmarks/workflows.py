@@ -37,7 +37,7 @@ from tests.n8n.install import N8N_VERSION, install
 from tests.n8n.load import Load
 from tests.n8n.n8n import N8n, Workflow, webhook_node, write_node
 from tests.n8n.processes import ChildProcess, free_port, poll
-from tests.n8n.runners import PLAIN_ENVIRONMENT
+from tests.n8n.runners import PLAIN_ENVIRONMENT, RunnerProcess
 
 from . import report
 from .agents import MCP, tool_calls
@@ -72,6 +72,7 @@ class Sizes:
     files: int = 20
     restarts: int = 20
     questions: int = 200  # of the editor, at each capacity
+    cells: int = 40  # of a program, each with a new function
     capacities: tuple[int, ...] = (5, 10, 20)  # all of whose slots are taken then
 
 
@@ -87,6 +88,7 @@ QUICK = Sizes(
     files=2,
     restarts=1,
     questions=5,
+    cells=2,
     capacities=(5,),
 )
 
@@ -99,7 +101,7 @@ class Bench:
         self.sizes = sizes
         self.say = say
         self.runs: list[dict[str, Any]] = []
-        self._folder = folder
+        self.folder = folder
         self._started = 0
         self._endpoint = f"http://127.0.0.1:{free_port()}"
         self._mcp_port = free_port()
@@ -143,7 +145,7 @@ class Bench:
         }[name]
         self._started += 1
         begun = self.n8n.output_length
-        process = _python(name, command, environment, self._folder / f"{name}-{self._started}.log")
+        process = _python(name, command, environment, self.folder / f"{name}-{self._started}.log")
         try:
             if name == ENDPOINT:
                 poll(lambda: _answers(f"{self._endpoint}/docs"), f"{name} answers", 30.0)
@@ -404,6 +406,36 @@ def describing(bench: Bench) -> list[Row]:
     return rows
 
 
+def cells(bench: Bench) -> list[Row]:
+    """From the end of a cell that registers a function to the editor's answers with it and its form."""
+    command = [sys.executable, str(ROOT / "tests" / "n8n" / "cells_script.py")]
+    process = RunnerProcess(
+        bench.n8n, bench.folder / "cells.log", variables={"N8NRUNNER_NAME": "cells"}, command=command
+    )
+    ask = bench.n8n.ask_while_editing
+    runner = {"value": "cells"}
+    seconds = []
+    try:
+        process.wait_for("registered")
+        for number in range(bench.sizes.cells):
+            process.run_cell(f"@runner.function\ndef quote(pieces_{number}: int) -> int: return 1")
+            begun = time.perf_counter()
+            listed = ask("resource-locator-results", "listFunctions", {"runner": runner})
+            assert [entry["value"] for entry in listed.json()["data"]["results"]] == ["quote"], listed.text
+            chosen = {"runner": runner, "function": {"value": "quote"}}
+            form = ask("resource-mapper-fields", "getArguments", chosen)
+            assert [field["id"] for field in form.json()["data"]["fields"]] == [f"pieces_{number}"], form.text
+            seconds.append(time.perf_counter() - begun)
+    finally:
+        process.close()
+    bench.runs.append({"measure": "cells", "contestant": "editor", "values": seconds})
+    what = "from the end of a cell to the function and its form"
+    return [
+        Row(f"{what}, p50", [statistics.median(seconds)], "s", at_most=1.0),
+        Row(f"{what}, longest", [max(seconds)], "s", at_most=1.0),
+    ]
+
+
 def _ask_during_loops(bench: Bench, spin: Workflow, capacity: int) -> list[float]:
     """The milliseconds of each answer."""
     chosen = {"runner": {"value": NAMES[OURS]}, "function": {"value": "double"}}
@@ -433,6 +465,7 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "files": files,
     "python-function": python_function,
     "describing": describing,
+    "cells": cells,
     "agents": agents,
     "restarts": restarts,
 }

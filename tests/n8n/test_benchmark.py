@@ -32,6 +32,7 @@ def test_every_measure_has_a_result(tmp_path: Path) -> None:
         "one caller, p50: Python Function / written node",
         "500 items: Python Function / written node",
         "the editor asks while 5 loops run, p99",
+        "from the end of a cell to the function and its form, longest",
         "an agent's tool call, p50: Python Tools / MCP Client Tool",
     ):
         assert rows[what]["median"] > 0

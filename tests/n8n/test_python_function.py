@@ -173,9 +173,7 @@ def test_each_change_of_a_running_program_is_in_the_editor_s_next_answer(
     runner.run_cell("@runner.function\ndef quote(pieces: int) -> int: return pieces")
     assert list(fields(n8n, "cells", "quote")) == ["pieces"]
     runner.run_cell("@runner.function\ndef quote(pieces: int, currency: str) -> int: return pieces")
-    began = time.monotonic()
     assert list(fields(n8n, "cells", "quote")) == ["pieces", "currency"]
-    assert time.monotonic() - began < 1
     runner.run_cell("runner.remove('quote')")
     assert listed(n8n, "listFunctions", chosen("cells")) == []
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +142,7 @@ def test_a_function_is_chosen_and_changed_without_a_restart(
     editor.screenshot("live-2-refreshed")
 
 
-def test_a_changed_parameter_is_in_the_form_within_a_second(
+def test_a_changed_parameter_is_in_the_form_after_a_refresh_and_when_the_node_is_opened(
     open_workflow: OpenWorkflow, start_runner: StartRunner
 ) -> None:
     runner = start_program(start_runner, QUOTE)
@@ -151,11 +150,8 @@ def test_a_changed_parameter_is_in_the_form_within_a_second(
     editor.open_node("Python Function")
     number(editor, "pieces").wait_for()
     runner.run_cell(CHANGED)
-    began = time.monotonic()
     editor.refresh_arguments()
     editor.entry("currency").wait_for()
-    took = time.monotonic() - began
-    assert took < 5, took  # about 0.5 s; more on a busy machine
     editor.close_node()
     runner.run_cell(QUOTE)
     editor.open_node("Python Function")  # which refreshes the form, too
