@@ -544,6 +544,17 @@ def test_executions_at_the_same_time_share_a_question(run: Run) -> None:
     assert found == [1, 10]
 
 
+def test_a_batch_of_one_item_suits_any_number_of_items(run: Run) -> None:
+    """JavaScript passes at most some 100,000 arguments to a function."""
+    count = run("""
+        const chosen = { runner: named('shop'), function: named('nothing'), arguments: { value: null } };
+        const parameters = { ...chosen, options: { batchSize: 1 } };
+        const [items] = await execute(parameters, { count: 200_000 });
+        return items.length;
+    """)
+    assert count == 200_000
+
+
 def test_an_answer_of_a_runner_that_stops_is_not_kept(run: Run) -> None:
     found = run("""
         const parameters = { runner: named('shop'), function: named('nothing'), arguments: { value: null } };

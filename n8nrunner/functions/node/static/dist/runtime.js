@@ -491,7 +491,8 @@ async function run(context, source) {
 	}
 
 	const tasks = tasksOf(context, calls, countOf(options.batchSize));
-	const parallel = countOf(options.parallelTasks) || Math.min(...tasks.map(({ definition }) => definition.parallelTasks));
+	const fewest = (least, { definition }) => Math.min(least, definition.parallelTasks);
+	const parallel = countOf(options.parallelTasks) || tasks.reduce(fewest, Infinity);
 	const answers = await inParallel(tasks, parallel, async ({ definition, calls: batch }) => {
 		try {
 			if (failure) throw failure;
