@@ -178,7 +178,7 @@ class Editor:
     def refresh_arguments(self) -> None:
         menu = self.get("columns-parameter-input-options-container").get_by_test_id("action-toggle")
         menu.click()
-        self.page.get_by_text("Refresh argument list").click()
+        self.get("action-refreshFieldList").click()
 
     def execute(self, status: str = "success") -> None:
         """Executes the step, until that has ended as it should."""
