@@ -146,6 +146,8 @@ class Link:
     def settle(self) -> None:
         self.session.set_congested(self.stalled)
         self.perform(self.session.settle(self.world.now))
+        if self.connection is None:  # a measurement may have ended it, which asks for another settle
+            self.perform(self.session.settle(self.world.now))
         due = self.session.next_deadline()
         assert due > self.world.now, "the link would never sleep"
 
