@@ -240,18 +240,6 @@ TestStormy = StormyMachine.TestCase
 TestStormy.settings = settings()
 
 
-def test_a_link_sleeps_after_a_measurement_has_ended_its_connection() -> None:
-    world = World(["1.123"], [1], {"t": None})
-    (link,) = world.links
-    link.connect(0.5)
-    world.pass_time(1.0)
-    assert link.connection is not None
-    world.stall(link)
-    world.pass_time(100.0)  # the broker is silent for longer than it may be, and `settle` checks the deadline
-    assert link.connection is None
-    world.end()
-
-
 class TestInTheLongRun:
     """Endless work, a random but repeatable network, tasks of equal length."""
 
