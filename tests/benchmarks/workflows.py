@@ -55,6 +55,8 @@ FILE_BYTES = 1_000_000
 WRITTEN, AGAIN, LIVE = "written node", "written node again", "Python Function"
 #: The line that the function `spin` prints when it begins.
 SPINNING = "spinning"
+#: Seconds for which such a call may take.
+SPIN_LIMIT = 600.0
 
 
 @dataclass(frozen=True)
@@ -446,7 +448,7 @@ def _ask_during_loops(bench: Bench, spin: Workflow, capacity: int) -> list[float
 
     # The end of the runner's process ends the loops, and with them the calls.
     with ThreadPoolExecutor(capacity) as callers, bench.at_work(OURS, capacity) as process:
-        calls = [callers.submit(spin.call) for _ in range(capacity)]
+        calls = [callers.submit(spin.call, limit=SPIN_LIMIT) for _ in range(capacity)]
         poll(lambda: process.lines.count(SPINNING) == capacity or None, "all slots are taken", 60.0)
         milliseconds = [_seconds(ask) * 1000 for _ in range(bench.sizes.questions)]
         assert not any(call.done() for call in calls), "a loop ended while the editor asked"
