@@ -7,6 +7,8 @@
 
 const { sleep } = require('n8n-workflow');
 
+const { knownError } = require('./runtime.js');
+
 /** The task type that all runners answer; with ":" and its name, the one that one runner answers. */
 const QUESTION = 'n8nrunner:describe';
 
@@ -61,15 +63,12 @@ function start(context, taskType) {
 	);
 }
 
-/** Whether n8n had no runner for a question. */
-const isUnserved = (error) => /^(Task request timed out|No task runner connected)/.test(error?.message ?? '');
-
 /** Return the answer to a question. Throws `CannotAsk` or `NoAnswer`. */
 async function ask(context, taskType) {
 	for (let tries = 0; ; tries++) {
 		const outcome = await start(context, taskType).catch((error) => ({ ok: false, error }));
 		if (outcome.ok) return outcome.result;
-		if (isUnserved(outcome.error)) throw new NoAnswer(false);
+		if (knownError(outcome.error)?.isUnserved) throw new NoAnswer(false);
 		if (tries === REPEATS.length) throw new NoAnswer(true);
 		await sleep(REPEATS[tries]);
 	}

@@ -186,11 +186,16 @@ function errorWith(context, message, options) {
 	return error;
 }
 
-/** n8n's own errors, by their class or the start of their message, with texts about a Python program. */
+/**
+ * n8n's own errors, by their class or the start of their message, with texts about a Python program.
+ *
+ * `isUnserved`: n8n had no runner for the task.
+ */
 const N8N_ERRORS = [
 	{
 		name: 'TaskRequestTimeoutError',
 		message: 'Task request timed out',
+		isUnserved: true,
 		title: ({ runner }) => `No runner "${runner}" took the call`,
 		describe: ({ runner, seconds }) =>
 			`n8n waited ${seconds} seconds. Either the Python program with the runner "${runner}" does not run, or it ` +
@@ -199,6 +204,7 @@ const N8N_ERRORS = [
 	},
 	{
 		message: 'No task runner connected',
+		isUnserved: true,
 		title: ({ runner }) => `No runner "${runner}" took the call`,
 		describe: ({ runner }) =>
 			`No program with the runner "${runner}" is connected to this n8n. Start it, with "n8nrunner run MODULE" or ` +
@@ -241,6 +247,14 @@ const N8N_ERRORS = [
 	},
 ];
 
+/** Return the entry of `N8N_ERRORS` for an error; undefined for another one. A runner's error is plain data. */
+function knownError(error) {
+	if (!(error instanceof Error)) return undefined;
+	return N8N_ERRORS.find(({ name, message: start }) => {
+		return name === error.constructor.name || (start.test ? start.test(error.message) : error.message.startsWith(start));
+	});
+}
+
 /** The messages of tasks that failed because of the size of their items' data or of their answer. */
 const TOO_LARGE = /^The (task's input|result) is too large/;
 
@@ -251,9 +265,7 @@ function failureOf(context, definition, reported, calls, milliseconds) {
 	const options = { itemIndex: calls[0].item };
 	// A runner's error is plain data; n8n's own errors are objects, and their descriptions are HTML already.
 	const isN8n = reported instanceof Error;
-	const known = isN8n && N8N_ERRORS.find(({ name, message: start }) => {
-		return name === reported.constructor.name || (start.test ? start.test(message) : message.startsWith(start));
-	});
+	const known = knownError(reported);
 	const ofItems = calls.length === 1 && (message.startsWith('Task execution timed out') || TOO_LARGE.test(message));
 	if (known) {
 		const details = { runner: definition.runner, calls, message, seconds: Math.round(milliseconds / 1000) };
@@ -297,28 +309,24 @@ function refusalOf(context, source, definition, reported) {
 	});
 }
 
-/** Return sentences about the parameters that differ between two versions of a function. */
-function differencesOf(written, current) {
+/**
+ * Return sentences about how two versions of a function's parameters differ.
+ *
+ * @param before, now lists of { id, name, required, type, words }. The `words` describe the type in a sentence.
+ */
+function differencesOf(before, now) {
 	const differences = [];
-	for (const parameter of written) {
-		const other = current.find(({ name }) => name === parameter.name);
-		if (!other) differences.push(`Parameter "${parameter.name}" is gone`);
-		else if (other.type !== parameter.type) {
-			differences.push(`Parameter "${parameter.name}" was ${wordsFor(parameter)} and is ${wordsFor(other)}`);
-		} else if (other.required && !parameter.required) {
-			differences.push(`Parameter "${parameter.name}" is required now`);
-		}
+	for (const { id, name, required, type, words } of before) {
+		const other = now.find((each) => each.id === id);
+		if (!other) differences.push(`Parameter "${name}" is gone`);
+		else if (other.type !== type) differences.push(`Parameter "${name}" was ${words} and is ${other.words}`);
+		else if (other.required && !required) differences.push(`Parameter "${name}" is required now`);
 	}
-	for (const parameter of current) {
-		if (!written.some(({ name }) => name === parameter.name)) {
-			differences.push(`Parameter "${parameter.name}" is new${parameter.required ? ', and required' : ''}`);
-		}
+	for (const { id, name, required } of now) {
+		if (before.some((each) => each.id === id)) continue;
+		differences.push(`Parameter "${name}" is new${required ? ', and required' : ''}`);
 	}
 	return differences;
-}
-
-function wordsFor({ kind, choices }) {
-	return choices ? `one of ${choices.join(', ')}` : `of kind ${kind}`;
 }
 
 /** Return the error of an item that failed. */
@@ -523,6 +531,11 @@ async function run(context, source) {
 
 const WRITE_AGAIN = 'Write this node again with "n8nrunner node", and restart n8n.';
 
+/** Return a parameter as `differencesOf` takes it. */
+function inWords({ name, required, type, kind, choices }) {
+	return { id: name, name, required, type, words: choices ? `one of ${choices.join(', ')}` : `of kind ${kind}` };
+}
+
 /** Return the source of a written node: the name of its `runner`, and the definitions of its `functions`. */
 function writtenSource(context, { runner, functions }) {
 	const operation = context.getNodeParameter('operation', 0);
@@ -551,7 +564,7 @@ function writtenSource(context, { runner, functions }) {
 			return argumentsFrom(context, definition, values, itemIndex);
 		},
 		refresh: () => definition,
-		differencesOf: (_context, { parameters }, current) => differencesOf(parameters, current),
+		differencesOf: (_context, { parameters }, current) => differencesOf(parameters.map(inWords), current.map(inWords)),
 	};
 }
 
@@ -559,6 +572,6 @@ function writtenSource(context, { runner, functions }) {
 const execute = (context, node) => run(context, writtenSource(context, node));
 
 module.exports = {
-	RETRY_DELAYS, TaskFailure, argumentsFrom, asHtml, errorWith, escapeHtml, execute, objectOf, run, runTask,
-	throwIfStopped, unansweredOf, untilStopped,
+	RETRY_DELAYS, TaskFailure, argumentsFrom, asHtml, differencesOf, errorWith, escapeHtml, execute, knownError, objectOf,
+	run, runTask, throwIfStopped, unansweredOf, untilStopped,
 };

@@ -157,10 +157,11 @@ function liveSource(context) {
 
 	/** Return the definition, with an empty signature if the function has changed since the form was filled in. */
 	async function look(runner, name, after) {
-		let definition = await definitionOf(context, runner, name, after);
+		const definition = await definitionOf(context, runner, name, after);
+		if (!differences(definition).length) return definition;
 		// The answer may be from a moment before the function was changed.
-		if (differences(definition).length) definition = await definitionOf(context, runner, name, Date.now() - FRESH);
-		return differences(definition).length ? { ...definition, signature: '' } : definition;
+		const current = await definitionOf(context, runner, name, Date.now() - FRESH);
+		return differences(current).length ? { ...current, signature: '' } : current;
 	}
 
 	/** The definitions of this execution, by runner and function, or the promises of them. */
