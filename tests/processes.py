@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import zipapp
+from pathlib import Path
 from typing import IO, Any
+
+import n8nrunner
 
 #: Seconds after which a process that should have ended or said something has failed its test.
 LIMIT = 30.0
@@ -87,3 +92,14 @@ class Program:
 def python(*arguments: str, env: dict[str, str] | None = None, cwd: Any = None) -> Program:
     """Start this Python with these arguments."""
     return Program([sys.executable, *arguments], env, cwd)
+
+
+def zip_program(folder: Path, main: str) -> list[str]:
+    """Make a program of n8nrunner and this source in a zip file, as zipapp does. Return its command."""
+    source = folder / "source"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(n8nrunner.__file__).parent, source / "n8nrunner", ignore=ignored)
+    (source / "__main__.py").write_text(main)
+    zipapp.create_archive(source, folder / "program.pyz")
+    # In the isolated mode the source tree is not on Python's path; the other packages are.
+    return [sys.executable, "-I", str(folder / "program.pyz")]

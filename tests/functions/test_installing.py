@@ -8,7 +8,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import zipapp
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 import n8nrunner
 from n8nrunner import ConfigurationError, __version__, install_node
 from n8nrunner.functions.node.installing import install
+from tests.processes import zip_program
 
 from .static_package import FOLDER
 
@@ -120,16 +120,10 @@ def test_installing_needs_no_other_package(tmp_path: Path) -> None:
 
 
 def test_a_program_in_a_zip_file_installs_the_package(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(Path(n8nrunner.__file__).parent, source / "n8nrunner", ignore=ignored)
-    (source / "__main__.py").write_text(
+    program = (
         "import n8nrunner\nassert 'program.pyz' in n8nrunner.__file__\nn8nrunner.install_node('build')\n"
     )
-    zipapp.create_archive(source, tmp_path / "program.pyz")
-    # In the isolated mode the source tree is not on Python's path.
-    command = [sys.executable, "-I", str(tmp_path / "program.pyz")]
-    subprocess.run(command, cwd=tmp_path, timeout=60, check=True)
+    subprocess.run(zip_program(tmp_path, program), cwd=tmp_path, timeout=60, check=True)
     assert contents(tmp_path / "build" / NAME) == contents(FOLDER)
 
 

@@ -6,12 +6,10 @@ import configparser
 import json
 import os
 import runpy
-import shutil
 import stat
 import subprocess
 import sys
 import types
-import zipapp
 from pathlib import Path
 from typing import Any, Dict
 
@@ -21,6 +19,7 @@ import n8nrunner
 from n8nrunner import ConfigurationError, Runner
 from n8nrunner._pyinstaller import get_hook_dirs
 from n8nrunner.functions.node.writing import custom_folder, n8n_folder
+from tests.processes import zip_program
 
 from .javascript import package
 
@@ -219,19 +218,14 @@ def test_the_sample_node_s_type_is_reserved(name: str) -> None:
 
 
 def test_a_program_in_a_zip_file_writes_its_node(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(Path(n8nrunner.__file__).parent, source / "n8nrunner", ignore=ignored)
-    (source / "__main__.py").write_text(
+    command = zip_program(
+        tmp_path,
         "import n8nrunner\n"
         "assert 'program.pyz' in n8nrunner.__file__\n"
         "runner = n8nrunner.Runner(auth_token='secret', name='shop')\n"
         "runner.function(name='one')(lambda: 1)\n"
-        "print(runner.write_node('build'))\n"
+        "print(runner.write_node('build'))\n",
     )
-    zipapp.create_archive(source, tmp_path / "program.pyz")
-    # In the isolated mode the source tree is not on Python's path; the other packages are.
-    command = [sys.executable, "-I", str(tmp_path / "program.pyz")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "build" / "n8n-nodes-shop" / "dist" / "nodes" / "Shop" / "Shop.node.js").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -97,9 +98,19 @@ def n8n(n8n_in: Callable[[Mode], N8n], mode: Mode) -> N8n:
     return n8n_in(mode)
 
 
-@pytest.fixture
-def start_runner(n8n: N8n, tmp_path: Path) -> Iterator[Callable[..., RunnerProcess]]:
-    """Start a process with a runner and wait until it is registered. All processes end with the test."""
+@contextlib.contextmanager
+def running(n8n: N8n) -> Iterator[N8n]:
+    """Start an n8n of a test, and kill it at the end."""
+    try:
+        n8n.start()
+        yield n8n
+    finally:
+        n8n.kill()
+
+
+@contextlib.contextmanager
+def runners_of(n8n: N8n, folder: Path) -> Iterator[Callable[..., RunnerProcess]]:
+    """Start processes with a runner, each of which is registered. All end with the context."""
     runners: list[RunnerProcess] = []
 
     def start(
@@ -110,7 +121,7 @@ def start_runner(n8n: N8n, tmp_path: Path) -> Iterator[Callable[..., RunnerProce
         **variables: str,
     ) -> RunnerProcess:
         settings: dict[str, str] = {"N8NRUNNER_NAME": name, **variables}
-        runner = RunnerProcess(n8n, tmp_path / f"{name}-{len(runners)}.log", arguments, settings, command)
+        runner = RunnerProcess(n8n, folder / f"{name}-{len(runners)}.log", arguments, settings, command)
         runners.append(runner)
         if registered:
             runner.wait_for("registered")
@@ -121,6 +132,13 @@ def start_runner(n8n: N8n, tmp_path: Path) -> Iterator[Callable[..., RunnerProce
     finally:
         for runner in runners:
             runner.close()
+
+
+@pytest.fixture
+def start_runner(n8n: N8n, tmp_path: Path) -> Iterator[Callable[..., RunnerProcess]]:
+    """Start a process with a runner and wait until it is registered. All processes end with the test."""
+    with runners_of(n8n, tmp_path) as start:
+        yield start
 
 
 @pytest.fixture

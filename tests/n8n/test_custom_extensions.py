@@ -9,6 +9,7 @@ import pytest
 
 from tests.processes import python
 
+from .conftest import running
 from .install import Installation
 from .n8n import N8n, webhook_node, write_node
 
@@ -59,8 +60,5 @@ def test_the_variable_replaces_n8n_s_own_folder(n8n: N8n, tmp_path: Path) -> Non
 def test_a_folder_below_n8n_s_own_keeps_the_other_nodes(place: Installation, tmp_path: Path) -> None:
     n8n = N8n(place, tmp_path)
     write_node("application", n8n.custom_folder / "application", SAMPLE)
-    try:
-        n8n.start()
+    with running(n8n):
         assert {*OWN, "CUSTOM.billing"} <= n8n.custom_nodes()
-    finally:
-        n8n.kill()

@@ -22,7 +22,7 @@ from n8nrunner import __version__
 from tests.processes import python
 
 from . import editor
-from .conftest import installed, skip_or_fail
+from .conftest import installed, running, skip_or_fail
 from .install import N8N_VERSION, VERSIONS, Installation
 from .n8n import N8n
 from .processes import free_port
@@ -213,11 +213,8 @@ def test_only_a_ban_of_loading_concerns_the_install_command(
 ) -> None:
     n8n = empty(N8n(place, tmp_path, variables=variables))
     install("--install", N8N_USER_FOLDER=str(n8n.user_folder))
-    try:
-        n8n.start()
+    with running(n8n):
         assert n8n.node_types(PACKAGE) == types
-    finally:
-        n8n.kill()
 
 
 def test_an_installation_from_npm_has_the_same_types_and_stays(n8n: N8n) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
+from .conftest import runners_of, running
 from .install import Installation
 from .n8n import Mode, N8n, Workflow, javascript_node, job_node, webhook_node
 from .processes import children, poll
@@ -34,30 +35,15 @@ def mode() -> Mode:
 def n8n_with_limit(place: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N8n]:
     """An n8n that fails a task after three seconds."""
     variables = {"N8N_RUNNERS_TASK_TIMEOUT": "3"}
-    n8n = N8n(place, tmp_path_factory.mktemp("limit"), variables=variables, mode="internal")
-    try:
-        n8n.start()
+    with running(N8n(place, tmp_path_factory.mktemp("limit"), variables=variables, mode="internal")) as n8n:
         yield n8n
-    finally:
-        n8n.kill()
 
 
 @pytest.fixture
-def start_limited(n8n_with_limit: N8n, tmp_path: Path) -> Iterator[Callable[..., RunnerProcess]]:
+def start_limited(n8n_with_limit: N8n, tmp_path: Path) -> Iterator[StartRunner]:
     """Start the runner of a test at `n8n_with_limit`."""
-    runners: list[RunnerProcess] = []
-
-    def start(name: str = "tests", command: Sequence[str] | None = None, **variables: str) -> RunnerProcess:
-        settings = {"N8NRUNNER_NAME": name, **variables}
-        runners.append(RunnerProcess(n8n_with_limit, tmp_path / f"{name}.log", (), settings, command))
-        runners[-1].wait_for("registered")
-        return runners[-1]
-
-    try:
+    with runners_of(n8n_with_limit, tmp_path) as start:
         yield start
-    finally:
-        for runner in runners:
-            runner.close()
 
 
 def numbers_in_javascript(n8n: N8n, path: str) -> Workflow:
@@ -166,7 +152,7 @@ def test_a_task_above_n8ns_limit_runs_on_and_its_result_is_lost(
 def test_a_node_does_not_say_that_n8n_has_restarted_the_users_runner(
     n8n_with_limit: N8n, start_limited: StartRunner
 ) -> None:
-    start_limited("functions", [sys.executable, str(SCRIPT)])
+    start_limited("functions", command=[sys.executable, str(SCRIPT)])
     node = n8n_with_limit.python_function("waits", seconds=4)
     workflow = n8n_with_limit.create_workflow("whose", [webhook_node("whose"), node])
 

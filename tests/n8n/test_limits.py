@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from .conftest import running
 from .install import Installation
 from .n8n import N8n, function_node
 from .processes import poll
@@ -21,12 +22,8 @@ pytestmark = pytest.mark.n8n
 def n8n(place: Installation, tmp_path: Path) -> Iterator[N8n]:
     """An n8n with low limits."""
     variables = {"N8N_RUNNERS_TASK_TIMEOUT": "2", "N8N_RUNNERS_MAX_PAYLOAD": "100000"}
-    n8n = N8n(place, tmp_path, variables=variables)
-    try:
-        n8n.start()
+    with running(N8n(place, tmp_path, variables=variables)) as n8n:
         yield n8n
-    finally:
-        n8n.kill()
 
 
 def test_limits_of_n8n_are_named(n8n: N8n, start_runner: StartRunner) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Callable
 import pytest
 import requests
 
-from .conftest import installed
+from .conftest import installed, running
 from .install import OLD_VERSION, Installation
 from .model import Model, ToolCall, agent_with, tools_node
 from .n8n import N8n, function_node, javascript_node, job_node, webhook_node
@@ -35,12 +35,9 @@ def place() -> Installation:
 def n8n_of_the_module(place: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N8n]:
     # A short limit, for the one test that waits for it.
     variables = {"N8N_RUNNERS_TASK_TIMEOUT": "5"}
-    n8n = N8n(place, tmp_path_factory.mktemp("n8n-old"), mode="internal", variables=variables)
-    try:
-        n8n.start()
+    folder = tmp_path_factory.mktemp("n8n-old")
+    with running(N8n(place, folder, mode="internal", variables=variables)) as n8n:
         yield n8n
-    finally:
-        n8n.kill()
 
 
 @pytest.fixture
