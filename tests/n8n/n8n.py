@@ -333,11 +333,16 @@ class N8n:
 
         def listed() -> list[dict[str, Any]] | None:
             response = self._session.get(f"{self.url}/types/nodes.json", timeout=REQUEST_LIMIT)
-            types: list[dict[str, Any]] | None = response.json() if response.ok else None
+            if not response.ok:
+                return None
+            try:
+                types: list[dict[str, Any]] = response.json()
+            except requests.JSONDecodeError:
+                return None
             return types
 
-        # n8n 1.123 is ready before it has written the list.
-        types = poll(listed, f"{self.url}/types/nodes.json answers", REQUEST_LIMIT)
+        # n8n 1.123 is ready before it has written the list, and serves the part that it has written.
+        types = poll(listed, f"{self.url}/types/nodes.json has the whole list", REQUEST_LIMIT)
         return {each["name"] for each in types if each["name"].startswith(f"{package}.")}
 
     def _set_up_owner(self) -> None:
