@@ -9,7 +9,7 @@ from typing import Callable
 
 from n8nrunner.deadline import Deadline
 from n8nrunner.execution.contexts import StartContext
-from n8nrunner.logs import logger, task_logger
+from n8nrunner.logs import describe, logger, task_logger
 from n8nrunner.task import Undelivered
 
 #: Called with each result that n8n did not get, or may not have got.
@@ -22,11 +22,18 @@ class Callbacks:
     Args:
         callback: the application's function, or None. No exception of it ends the thread.
         on_failure: called on the thread with the unexpected error that ended it.
+        error_details: whether the log shows the text and the traceback of an exception of the callback.
     """
 
-    def __init__(self, callback: OnUndelivered | None, on_failure: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        callback: OnUndelivered | None,
+        on_failure: Callable[[BaseException], None],
+        error_details: bool = True,
+    ) -> None:
         self._callback = callback
         self._on_failure = on_failure
+        self._error_details = error_details
         self._start_context = StartContext()
         self._has_failed = False
         self._queue: queue.SimpleQueue[Undelivered | None] = queue.SimpleQueue()
@@ -74,7 +81,8 @@ class Callbacks:
             self._start_context.run(self._callback, result)
         except BaseException as error:  # noqa: BLE001 - logged
             # The message is the application's, so it goes to the logger of tasks.
-            task_logger.error("on_undelivered raised for %r", result, exc_info=error)
+            shown = error if self._error_details else None
+            task_logger.error("on_undelivered raised %s for %r", describe(error), result, exc_info=shown)
 
     def _log_rest(self) -> None:
         """Log the results with which the callback has not been called."""

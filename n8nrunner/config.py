@@ -217,6 +217,9 @@ class RunnerConfig:
         lambda value: isinstance(value, tuple) and all(map(_is_host, value)),
         _parse_list,
     )
+    error_details: bool = _setting(
+        True, "N8NRUNNER_ERROR_DETAILS", "True or False", _is_boolean, _parse_boolean
+    )
 
     def __post_init__(self) -> None:
         try:

@@ -90,7 +90,9 @@ class Engine:
         self._pool = TaskPool(extras.executor, config.capacity, extras.task_context, config.max_payload, self)
         self._health: HealthServer | None = None
         self._callbacks = Callbacks(
-            extras.on_undelivered, lambda error: self._fail("n8nrunner-callbacks", error)
+            extras.on_undelivered,
+            lambda error: self._fail("n8nrunner-callbacks", error),
+            config.error_details,
         )
         self.undelivered = self._callbacks.put
         self._link_thread = LinkThread(config, self._slots, self._pool, self, self._links_ended)

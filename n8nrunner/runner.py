@@ -63,6 +63,9 @@ class Runner:
         health_check_allowed_hosts: names in the Host header to which ``/status`` answers, besides
             ``localhost`` and IP addresses. Of IP addresses, a server on a loopback address accepts only
             loopback ones.
+        error_details: whether the log shows the texts and tracebacks of exceptions that handlers raise. They
+            can contain values of items. If not, it shows only the exceptions' types. n8n gets the texts in
+            both cases.
         executor: where handlers run. None: on `capacity` threads of the runner. If it is an executor, the
             caller shuts it down, and the runner ends with `ExecutorBroken` when it breaks, such as when a
             process of a `ProcessPoolExecutor` dies. If it is a function that returns an executor, such as
@@ -101,6 +104,7 @@ class Runner:
         health_check_host: str | None = None,
         health_check_port: int | None = None,
         health_check_allowed_hosts: Sequence[str] | None = None,
+        error_details: bool | None = None,
         executor: ExecutorOrFactory | None = None,
         task_context: TaskContext | None = None,
         on_undelivered: OnUndelivered | None = None,

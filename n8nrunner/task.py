@@ -392,6 +392,7 @@ class ActiveTask(Task):
     Args:
         port: its link; None in a process of an executor.
         generation: the number of its connection. Each link counts its connections.
+        error_details: whether the runner's own log shows the texts of exceptions that the handler raises.
 
     Attributes:
         has_ended: whether its slot has been given back. Only the links' thread uses this.
@@ -400,7 +401,10 @@ class ActiveTask(Task):
         tally: the outcome of its calls to a function; None if its handler is not a function's.
     """
 
-    __slots__ = ("_log_lines", "_on_cancel", "generation", "has_ended", "left_out", "started_at", "tally")
+    __slots__ = (
+        "_log_lines", "_on_cancel", "error_details", "generation", "has_ended", "left_out", "started_at",
+        "tally",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -410,9 +414,11 @@ class ActiveTask(Task):
         deadline: float,
         port: CallPort | None = None,
         generation: int = 0,
+        error_details: bool = True,
     ) -> None:
         super().__init__(id, type, settings, deadline)
         self._port = port
+        self.error_details = error_details
         self.generation = generation
         self.started_at = time.monotonic()
         self.tally: Tally | None = None
@@ -421,13 +427,13 @@ class ActiveTask(Task):
         self._log_lines = 0
         self._on_cancel: Callable[[], None] | None = None
 
-    def __reduce__(self) -> tuple[type[ActiveTask], tuple[str, str, m.Json, float]]:
+    def __reduce__(self) -> tuple[type[ActiveTask], tuple[object, ...]]:
         # In another process the task is plain data: nothing there can reach the connection. So the time limit
         # of a function's call is applied here.
         settings = self.settings
         if self.type.startswith(TYPE_PREFIX):
             self.limit_time()
-        return ActiveTask, (self.id, self.type, settings, self.deadline)
+        return ActiveTask, (self.id, self.type, settings, self.deadline, None, 0, self.error_details)
 
     @property
     def in_other_process(self) -> bool:

@@ -90,6 +90,7 @@ class BrokerLink:
         self.index = index
         self.url = urls_of(config)[index]
         self.max_payload = config.max_payload
+        self._error_details = config.error_details
         #: The open WebSocket; None while there is none.
         self.connection: Connection | None = None
         #: Copies of `LinkMachine.has_ended` and `next_deadline`, which the loop reads often.
@@ -293,7 +294,13 @@ class BrokerLink:
 
     def _start_task(self, action: actions.StartTask) -> None:
         task = ActiveTask(
-            action.task_id, action.task_type, action.settings, action.deadline, self, action.generation
+            action.task_id,
+            action.task_type,
+            action.settings,
+            action.deadline,
+            self,
+            action.generation,
+            self._error_details,
         )
         self._tasks[task.id] = task
         handler = self._owner.handler_of(task.type)

@@ -12,6 +12,7 @@ import traceback
 from contextlib import AbstractContextManager
 from typing import Callable, NamedTuple
 
+from n8nrunner import logs
 from n8nrunner.errors import TaskError
 from n8nrunner.logs import task_logger
 from n8nrunner.protocol.codec import encode_error, encode_result
@@ -122,7 +123,11 @@ def log_error(task: ActiveTask, error: BaseException, where: str = "") -> dict[s
     """
     described = _describe(error)
     message, stack = described["message"], described.get("stack")
-    if stack is None:
+    if not task.error_details:
+        if task.admit_to_log(""):
+            level = logging.INFO if stack is None else logging.ERROR
+            task_logger.log(level, "%s failed: %s", log_prefix(task, where), logs.describe(error))
+    elif stack is None:
         if task.admit_to_log(message):
             task_logger.info("%s failed: %s: %s", log_prefix(task, where), type(error).__name__, message)
     elif task.admit_to_log(stack):

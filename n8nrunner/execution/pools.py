@@ -23,7 +23,7 @@ from n8nrunner.execution.contexts import StartContext
 from n8nrunner.execution.executors import ExecutorHolder, ExecutorOrFactory, Listener
 from n8nrunner.execution.invoke import Answer, Handler, TaskContext, error_text, failure, invoke, log_prefix
 from n8nrunner.execution.threads import Threads
-from n8nrunner.logs import task_logger
+from n8nrunner.logs import describe, task_logger
 from n8nrunner.task import ActiveTask
 
 #: Called when a task has ended, on any thread. It only posts.
@@ -236,7 +236,7 @@ class _ExecutorJobs:
             if queued is not None and not queued.cancel():
                 self._watch(job, queued, in_process, executor)  # a process has it already
             elif self._claim(job):
-                self._pool._end(job, _broken(task, error_text(error)))
+                self._pool._end(job, _broken(task, error))
 
     def _wait(self, job: _Job) -> None:
         """Keep a job until there is an executor again."""
@@ -298,14 +298,14 @@ class _ExecutorJobs:
             error = None if future.cancelled() else future.exception()
             if error is not None:
                 self._holder.note_failed(executor, error)
-                answer = answer or _broken(task, error_text(error))
+                answer = answer or _broken(task, error)
             elif not in_process and not future.cancelled():
                 answer = future.result()
                 self._holder.note_success()
             elif is_claimed:
                 answer = _not_run(task) if task.cancelled else _broken(task, "it dropped the task")
         except BaseException as error:  # noqa: BLE001 - a future of any library
-            answer = _broken(task, error_text(error))
+            answer = _broken(task, error)
         if answer is not None:  # otherwise it still runs
             self._pool._end(job, answer)
 
@@ -327,6 +327,10 @@ def _not_run(task: ActiveTask, reason: str | None = None) -> Answer:
     return failure(task, f"The task did not run: {why}")
 
 
-def _broken(task: ActiveTask, reason: str) -> Answer:
-    task_logger.error("%s was not run by the executor: %s", log_prefix(task), reason)
+def _broken(task: ActiveTask, error: BaseException | str) -> Answer:
+    """Return the answer for a task that the executor did not run, because of an error or another reason."""
+    reason = shown = error if isinstance(error, str) else error_text(error)
+    if isinstance(error, BaseException) and not task.error_details:
+        shown = describe(error)  # an error of pickling can quote the task
+    task_logger.error("%s was not run by the executor: %s", log_prefix(task), shown)
     return failure(task, f"{ExecutorBroken.__name__}: the runner's executor did not run the task", reason)

@@ -396,6 +396,9 @@ def test_a_pickled_task_is_plain_data() -> None:
         12345.5,
     )
     assert (copy.cancelled, copy.progress_fraction, copy.progress_text) == (False, None, "")
+    assert copy.error_details
+    silent = ActiveTask("abcd1234", "tests", None, 12345.5, error_details=False)
+    assert not pickle.loads(pickle.dumps(silent)).error_details
 
 
 def test_handlers_run_in_another_process_with_a_task_of_plain_data(

@@ -9,8 +9,8 @@ from typing import Any, Callable, Dict, List
 
 import pytest
 
-from n8nrunner import Runner, TaskError
-from n8nrunner.broker import Broker
+from n8nrunner import Runner, Task, TaskError, logs
+from n8nrunner.broker import Broker, BrokerTaskError
 from tests.conftest import LIMIT, TOKEN, signature_of
 
 NewRunner = Callable[..., Runner]
@@ -84,6 +84,34 @@ def test_a_refusal_is_logged_and_names_the_process(
 def test_the_stack_of_an_exception_names_the_process(broker: Broker, runner: Runner) -> None:
     (error,) = answer(broker, "score", {"budget": 0})["errors"]
     assert error["stack"].splitlines()[-1].startswith(f"the runner leads (process {os.getpid()} on ")
+
+
+@pytest.mark.parametrize("error", [ValueError, TaskError])
+def test_without_details_the_log_has_the_type_of_an_error_only(
+    broker: Broker, new_runner: NewRunner, caplog: pytest.LogCaptureFixture, error: Any
+) -> None:
+    runner = new_runner(name="leads", error_details=False)
+
+    @runner.function
+    def fails(text: str) -> None:
+        raise error(text)
+
+    @runner.task("fails")
+    def fails_too(task: Task) -> None:
+        raise error(task.settings)
+
+    caplog.set_level(logging.INFO)
+    with runner:
+        (shown,) = answer(broker, "fails", {"text": VALUE})["errors"]
+        assert VALUE in shown["message"]
+        with pytest.raises(BrokerTaskError, match=VALUE):
+            broker.run_task("fails", VALUE, timeout=LIMIT)
+    name = logs.describe(error("x"))
+    of_function, of_task = lines(caplog)
+    assert of_function.endswith(f"function fails, item 0, execution 4711 failed: {name}")
+    assert of_task.endswith(f"(fails) failed: {name}")
+    assert VALUE not in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_an_invalid_execution_id_is_not_logged(

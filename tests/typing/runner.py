@@ -46,6 +46,7 @@ runner = Runner(
     health_check_host="127.0.0.1",
     health_check_port=0,
     health_check_allowed_hosts=("runner.example",),
+    error_details=False,
     executor=ProcessPoolExecutor(),
     task_context=context,
     on_undelivered=note,
