@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import io
 import logging
 import os
-import re
 import secrets
 import sys
-import traceback
-from types import ModuleType
 from typing import TYPE_CHECKING, Callable
 from urllib.parse import urljoin
 
 from n8nrunner import logs
+from n8nrunner.target import TargetError, find_runner
 
 if TYPE_CHECKING:
     from n8nrunner.functions.node.installing import Installed
     from n8nrunner.functions.node.writing import Written
-    from n8nrunner.runner import Runner
 
 #: The exit codes. `_EXIT_CODES` describes them.
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_REFUSED, EXIT_GRANT_SPENT, EXIT_UNFINISHED = range(6)
@@ -73,10 +69,6 @@ _WATCH_POLL = 1000
 class _Failed(Exception):
     """The command cannot do what the user asked for. The message says why."""
 
-    def __init__(self, message: str, code: int = EXIT_USAGE) -> None:
-        super().__init__(message)
-        self.code = code
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command with these arguments, or with those of the process. Return its exit code."""
@@ -90,7 +82,10 @@ def main(arguments: list[str] | None = None) -> int:
         return code
     except _Failed as error:
         print(f"n8nrunner: {error}", file=sys.stderr)
-        return error.code
+        return EXIT_USAGE
+    except TargetError as error:
+        print(f"n8nrunner: {error}", file=sys.stderr)
+        return EXIT_ERROR if error.has_raised else EXIT_USAGE
     except BrokenPipeError:
         # The reader of the output has closed it, as `head` does, so there is no place for a message.
         with contextlib.suppress(OSError):
@@ -368,73 +363,3 @@ def _say(error: Exception | str, code: int) -> int:
 
     process.run_detached(lambda: print(f"n8nrunner: {error}", file=sys.stderr), _OUTPUT_WAIT)
     return code
-
-
-def find_runner(target: str) -> Runner:
-    """Return the Runner that a target names: ``MODULE``, with one Runner in it, or ``MODULE:ATTRIBUTE``.
-
-    During the import, `start()` and `run()` do nothing. A Runner without a name of its own gets the module's.
-    Raises `ConfigurationError` if the settings of the Runner are wrong.
-    """
-    from n8nrunner.runner import Runner
-
-    module_name, _, attribute = target.partition(":")
-    _check_module_name(module_name, attribute)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    module = _import(module_name)
-    runners = {value: name for name, value in vars(module).items() if isinstance(value, Runner)}
-    names = ", ".join(runners.values())
-    if attribute and not hasattr(module, attribute):
-        raise _Failed(f"there is no {attribute!r} in {module_name!r}; its runners are: {names or 'none'}")
-    if not attribute and not runners:
-        raise _Failed(f"there is no Runner in {module_name!r}")
-    if not attribute and len(runners) > 1:
-        raise _Failed(f"{module_name!r} has several runners: {names}; say which: {module_name}:NAME")
-    found = getattr(module, attribute) if attribute else next(iter(runners))
-    if not isinstance(found, Runner):
-        raise _Failed(f"{target!r}: expected a Runner, got {type(found).__name__}")
-    found._use_name(module_name.rpartition(".")[2])
-    return found
-
-
-def _check_module_name(module_name: str, attribute: str) -> None:
-    if all(part.isidentifier() for part in module_name.split(".")) and not module_name.endswith(".py"):
-        return
-    # A path, as a shell completes it: ./leads.py, pkg/jobs.py, pkg\\jobs.py
-    parts = re.sub(r"\.py$", "", module_name).replace("\\", "/").split("/")
-    guess = ".".join(part for part in parts if part not in ("", "."))
-    if guess and all(part.isidentifier() for part in guess.split(".")):
-        guess = f"{guess}:{attribute}" if attribute else guess
-        raise _Failed(f"expected a module, and no file or path; got {module_name!r}. Did you mean {guess!r}?")
-    raise _Failed(f"expected a module, such as jobs or shop.jobs, and no file or path; got {module_name!r}")
-
-
-def _import(module_name: str) -> ModuleType:
-    from n8nrunner import reimports
-    from n8nrunner.errors import N8nRunnerError
-
-    try:
-        with reimports.importing():
-            return importlib.import_module(module_name)
-    except N8nRunnerError:
-        raise
-    except Exception as error:  # noqa: BLE001 - the module may raise anything
-        name = error.name if isinstance(error, ModuleNotFoundError) else None
-        if name is not None and (module_name == name or module_name.startswith(f"{name}.")):
-            raise _Failed(f"there is no module {module_name!r} here or on Python's path") from None
-        raise _Failed(
-            f"the module {module_name!r} cannot be imported\n{_traceback_of(error)}", EXIT_ERROR
-        ) from None
-
-
-def _traceback_of(error: BaseException) -> str:
-    """Return the traceback from the module's first line on, without the frames of its import."""
-    trace = error.__traceback__
-    while trace is not None and (
-        trace.tb_frame.f_code.co_filename == __file__
-        or trace.tb_frame.f_code.co_filename.startswith("<frozen importlib")
-        or trace.tb_frame.f_globals.get("__name__") == "importlib"
-    ):
-        trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()

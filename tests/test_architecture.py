@@ -43,6 +43,7 @@ LAYERS: dict[str, int] = {
     "runner": 5,
     "cli": 6,
     "demo": 6,
+    "target": 6,
 }
 
 #: The modules that may import a neighbour of their own layer.
@@ -56,6 +57,7 @@ SIDEWAYS = {
     ("engine", "callbacks"),
     ("engine", "exit_hook"),
     ("cli", "demo"),
+    ("cli", "target"),
 }
 
 #: The modules of the broker that are as pure as protocol/: they decide, the others do I/O.
