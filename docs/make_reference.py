@@ -121,9 +121,10 @@ def _item(item: Item, name: str, level: int, problems: list[str]) -> Iterator[st
     yield f"{'#' * level} `{title}`"
     yield ""
     overloads = item.overloads if item.is_function else None
+    # A block of "py" is not code that runs, as one of "python" is.
     signatures = [_signature(each, name) for each in overloads or [item]]
     if any(signatures):
-        yield from ("```python", *(each for each in signatures if each), "```")
+        yield from ("```py", *(each for each in signatures if each), "```")
     if item.docstring is None:
         text = _comment(item)
         if text is None:

@@ -42,33 +42,6 @@ def module(monkeypatch: pytest.MonkeyPatch, broker: Broker, tmp_path: Path) -> t
     return module
 
 
-@pytest.mark.parametrize("page", GUIDES)
-def test_every_block_is_known_here(page: str) -> None:
-    known = {
-        NOTEBOOK: [
-            ("sh", "Prepare n8n"),
-            ("sh", "Prepare Jupyter"),
-            ("python", "Write a function"),
-            ("python", "Write a function"),
-            ("python", "Write a function"),
-            ("python", "Go on working"),
-            ("python", "Go on working"),
-            ("sh", "n8n on another machine"),
-        ],
-        APPLICATION: [
-            ("sh", "Prepare n8n"),
-            ("python", "Write functions"),
-            ("sh", "Write functions"),
-            ("python", "Start it with your application"),
-            ("python", "Start it with your application"),
-            ("python", "Keep database connections healthy"),
-            ("python", "Keep database connections healthy"),
-            ("python", "Test it"),
-        ],
-    }
-    assert [(block.language, block.heading) for block in blocks(page)] == known[page]
-
-
 @pytest.mark.parametrize("page", pages())
 def test_links_lead_somewhere(page: str) -> None:
     for link in links(page):

@@ -84,7 +84,6 @@ def test_the_blocks_of_the_page_about_functions_serve_calls(
     page = sys.modules["block"]
     page.thread.submit(page.database.close).result(LIMIT)
     page.thread.shutdown()
-    assert len(blocks(FUNCTIONS, "python")) == 3
 
 
 def test_the_two_commands_are_one_line_each() -> None:
@@ -92,19 +91,6 @@ def test_the_two_commands_are_one_line_each() -> None:
     for block in blocks(README, "bash"):
         assert block.text.count("\n") == 1
         assert block.text.startswith("python3 -m venv .venv && ")
-
-
-def test_every_python_block_is_run_by_a_test() -> None:
-    assert [block.heading for block in blocks(README, "python")] == [
-        CANVAS,
-        "In a notebook",
-        "In a notebook",
-    ]
-    assert [block.heading for block in blocks(TASKS, "python")] == [
-        "A first runner",
-        "Handlers",
-        "Develop without n8n",
-    ]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

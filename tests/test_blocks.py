@@ -1,0 +1,209 @@
+"""Every block of code on a page is run by a test. The table names the test of each block."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import types
+
+import pytest
+
+from n8nrunner import Runner, cli
+from n8nrunner.broker import Broker
+from tests.conftest import LIMIT, TOKEN
+from tests.pages import ROOT, blocks, pages
+from tests.test_samples import call, json_of, variables
+
+#: Languages of blocks that are not code: drawings, output, and the signatures of the API reference.
+NOT_CODE = {"text", "mermaid", "py"}
+#: Commands that are run by hand, because they take half an hour.
+BY_HAND = {("docs/mutation.md", "bash: ")}
+
+README = "tests/test_readme.py"
+GUIDES = "tests/test_guides.py"
+HOSTING = "tests/test_hosting.py"
+HERE = "tests/test_blocks.py"
+
+#: The test that runs a page's blocks of a language under a heading. `.ci/run` runs commands as well.
+RUN_BY = {
+    ".ci/run": {
+        "README.md": ["bash: Try it", "bash: Test it"],
+        "CONTRIBUTING.md": ["bash: ", "bash: Documentation"],
+    },
+    f"{README}::test_the_function_of_the_readme_serves_calls_and_its_node_is_installed": {
+        "README.md": ["python: A function on n8n's canvas", "sh: A function on n8n's canvas"],
+    },
+    f"{README}::test_the_notebook_of_the_readme_serves_calls": {"README.md": ["python: In a notebook"]},
+    f"{README}::test_the_blocks_of_the_page_about_functions_serve_calls": {
+        "docs/functions.md": [
+            "python: Parameters",
+            "python: All items at once",
+            "python: Objects bound to one thread",
+        ],
+    },
+    f"{README}::test_the_first_runner_of_raw_tasks_serves_a_task": {
+        "docs/tasks.md": ["python: A first runner"]
+    },
+    f"{README}::test_processes_leave_ctrl_c_to_the_program_if_they_ignore_it": {
+        "docs/tasks.md": ["python: Handlers"]
+    },
+    f"{README}::test_the_embedded_broker_runs_the_task_of_its_page": {
+        "docs/tasks.md": ["python: Develop without n8n"]
+    },
+    f"{HERE}::test_a_program_in_any_language_sends_tasks": {"docs/tasks.md": ["sh: Develop without n8n"]},
+    f"{HERE}::test_the_program_of_the_home_page_serves_calls": {"docs/index.md": ["python: "]},
+    f"{HERE}::test_json_is_json": {"docs/protocol.md": ["json: Functions"]},
+    f"{HERE}::test_the_tunnel_leads_to_the_brokers_port": {
+        "docs/guide-notebook.md": ["sh: n8n on another machine"]
+    },
+    "tests/test_agents_page.py::test_the_program_of_the_page_describes_its_functions_as_tools": {
+        "docs/agents.md": ["python: From nothing to an agent", "sh: From nothing to an agent"],
+    },
+    "tests/n8n/test_python_tools.py::"
+    "test_the_client_of_the_documentation_passes_the_trigger_s_authentication": {
+        "docs/agents.md": ["python: For MCP clients"]
+    },
+    f"{GUIDES}::test_the_nodes_are_installed_before_n8n_is_started": {
+        "docs/guide-notebook.md": ["sh: Prepare n8n"],
+        "docs/guide-application.md": ["sh: Prepare n8n"],
+    },
+    f"{GUIDES}::test_the_blocks_of_the_notebook_guide_serve_calls": {
+        "docs/guide-notebook.md": ["sh: Prepare Jupyter", "python: Write a function", "python: Go on working"]
+    },
+    f"{GUIDES}::test_the_commands_of_the_application_guide_serve_calls": {
+        "docs/guide-application.md": ["python: Write functions", "sh: Write functions"]
+    },
+    f"{GUIDES}::test_gunicorns_forked_workers_serve_calls": {
+        "docs/guide-application.md": ["python: Start it with your application"]
+    },
+    f"{GUIDES}::test_database_connections_are_closed_around_each_task": {
+        "docs/guide-application.md": ["python: Keep database connections healthy"]
+    },
+    f"{GUIDES}::test_the_guides_test_of_an_application_passes": {
+        "docs/guide-application.md": ["python: Test it"]
+    },
+    f"{HOSTING}::test_the_service_runs_until_it_is_stopped": {
+        "docs/guide-self-hosting.md": ["python: With Docker Compose"]
+    },
+    f"{HOSTING}::test_the_yaml_of_the_guide_is_in_the_samples": {
+        "docs/guide-self-hosting.md": ["yaml: With Docker Compose", "yaml: Queue mode"]
+    },
+    f"{HOSTING}::test_commands_of_a_section_name_services_of_the_samples": {
+        "docs/guide-self-hosting.md": [
+            "sh: With Docker Compose",
+            "sh: Queue mode",
+            "sh: Deploy a new version",
+            "sh: Logs",
+        ]
+    },
+    f"{HOSTING}::test_commands_for_systemd_put_files_where_the_unit_looks_for_them": {
+        "docs/guide-self-hosting.md": ["sh: With systemd"]
+    },
+}
+
+
+def code_of_pages() -> set[tuple[str, str]]:
+    """Return the page of each block of code, with its language and heading."""
+    return {
+        (page, f"{block.language}: {block.heading}")
+        for page in pages()
+        for block in blocks(page)
+        if block.language not in NOT_CODE
+    }
+
+
+def test_every_block_of_code_has_a_test() -> None:
+    listed = [(page, block) for of_test in RUN_BY.values() for page in of_test for block in of_test[page]]
+    assert len(set(listed)) == len(listed)
+    assert set(listed) | BY_HAND == code_of_pages()
+
+
+@pytest.mark.parametrize("test", RUN_BY)
+def test_the_tests_of_the_table_read_their_pages(test: str) -> None:
+    """The name of the page is in the test's file, because the test reads the blocks from the page."""
+    file, _, name = test.partition("::")
+    source = (ROOT / file).read_text(encoding="utf-8")
+    assert not name or f"def {name}(" in source
+    for page in RUN_BY[test]:
+        assert page in source or file == ".ci/run"
+
+
+def test_every_block_is_found() -> None:
+    """A block that is indented, or has a fence of another kind, would escape the table."""
+    for page in pages():
+        text = (ROOT / page).read_text(encoding="utf-8")
+        fences = re.findall(r"^\s*(?:```|~~~)", text, re.MULTILINE)
+        assert len(fences) == 2 * len(blocks(page)), page
+
+
+def lines(page: str) -> list[str]:
+    """Return the commands in the blocks for a shell of a page."""
+    texts = [block.text for block in blocks(page) if block.language in ("sh", "bash")]
+    joined = "\n".join(texts).replace("\\\n", " ")
+    return [part.strip() for line in joined.splitlines() for part in line.split("&&")]
+
+
+@pytest.mark.parametrize("page", pages())
+def test_commands_of_n8nrunner_have_arguments_that_it_takes(page: str) -> None:
+    for line in lines(page):
+        if match := re.match(r"(?:\S*/)?n8nrunner (.*)", line):
+            cli._parser().parse_args(shlex.split(match[1], comments=True))
+
+
+@pytest.mark.parametrize("page", pages())
+def test_the_extras_that_pages_install_exist(page: str) -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    extras = set(config["options.extras_require"])
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for found in re.findall(r"(?:n8nrunner|'\.|\"\.)\[([a-z,]+)\]", text):
+        assert set(found.split(",")) <= extras, found
+
+
+# --- blocks without a test file of their page --------------------------------------------------------
+
+
+def test_the_program_of_the_home_page_serves_calls(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    (program,) = blocks("docs/index.md", "python")
+    for name, value in variables(broker).items():
+        monkeypatch.setenv(name, value)
+    module = types.ModuleType("leads")
+    exec(compile(program.text, "leads", "exec", dont_inherit=True), module.__dict__)
+    try:
+        assert json_of(call(broker, "leads", "score_lead", email="ada", budget=2)) == [{"score": 5}]
+    finally:
+        module.__dict__["runner"].stop()
+
+
+def test_json_is_json() -> None:
+    for block in blocks("docs/protocol.md", "json"):
+        assert json.loads(block.text)["version"] == 1
+
+
+def test_the_tunnel_leads_to_the_brokers_port() -> None:
+    commands = blocks("docs/guide-notebook.md", "sh")
+    (tunnel,) = (block.text for block in commands if block.heading == "n8n on another machine")
+    assert shlex.split(tunnel)[:4] == ["ssh", "-N", "-L", "5679:127.0.0.1:5679"]
+
+
+def test_a_program_in_any_language_sends_tasks(broker: Broker) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not on this machine")
+    (command,) = blocks("docs/tasks.md", "sh")
+    runner = Runner(broker.url, auth_token=TOKEN, name="sales")
+    runner.function(name="total")(lambda: 42)
+    with runner:
+        done = subprocess.run(
+            ["/bin/sh", "-c", command.text.replace("http://127.0.0.1:5679", broker.url)],
+            env={**os.environ, "N8N_RUNNERS_AUTH_TOKEN": TOKEN},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=True,
+        )
+    assert json.loads(done.stdout)["result"]["runner"] == "sales"
