@@ -24,6 +24,7 @@ MODULES = {
         "Runners": ["Runner", "RunnerConfig", "ignore_interrupts", "install_node"],
         "Tasks": ["Task", "File", "Undelivered"],
         "Snapshots": ["Snapshot", "LinkSnapshot", "TaskSnapshot", "FunctionSnapshot", "Counts"],
+        "Logs": ["TextFormatter", "JsonFormatter"],
         "Errors": [
             "N8nRunnerError",
             "ConfigurationError",

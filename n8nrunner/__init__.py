@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         TaskTimeout,
     )
     from n8nrunner.execution.initializers import ignore_interrupts
+    from n8nrunner.formatters import JsonFormatter, TextFormatter
     from n8nrunner.functions.files import File
     from n8nrunner.functions.node.installing import install_node
     from n8nrunner.runner import Runner
@@ -39,9 +40,11 @@ if TYPE_CHECKING:
 _MODULES = {
     **dict.fromkeys(("Counts", "FunctionSnapshot", "LinkSnapshot", "Snapshot", "TaskSnapshot"), "snapshot"),
     "File": "functions.files",
+    "JsonFormatter": "formatters",
     "Runner": "runner",
     "RunnerConfig": "config",
     "Task": "task",
+    "TextFormatter": "formatters",
     "Undelivered": "task",
     "ignore_interrupts": "execution.initializers",
     "install_node": "functions.node.installing",
@@ -49,10 +52,10 @@ _MODULES = {
 
 __all__ = [
     "AuthenticationError", "BrokerConnectionError", "ConfigurationError", "Counts", "ExecutorBroken", "File",
-    "FunctionSnapshot", "GrantTokenSpent", "LinkSnapshot", "N8nRunnerError", "ProtocolError", "Runner",
-    "RunnerConfig", "RunnerFailed", "RunnerForked", "RunnerStopped", "Snapshot", "Task", "TaskCancelled",
-    "TaskError", "TaskSnapshot", "TaskTimeout", "Undelivered", "__version__", "ignore_interrupts",
-    "install_node",
+    "FunctionSnapshot", "GrantTokenSpent", "JsonFormatter", "LinkSnapshot", "N8nRunnerError", "ProtocolError",
+    "Runner", "RunnerConfig", "RunnerFailed", "RunnerForked", "RunnerStopped", "Snapshot", "Task",
+    "TaskCancelled", "TaskError", "TaskSnapshot", "TaskTimeout", "TextFormatter", "Undelivered",
+    "__version__", "ignore_interrupts", "install_node",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:  # a type checker would take it that every name exists

@@ -111,6 +111,14 @@ def _parser() -> argparse.ArgumentParser:
     text = "run the Runner of a module until SIGINT or SIGTERM"
     run = _add(commands, "run", _run, text, _RUN_EXAMPLES + _EXIT_CODES)
     run.add_argument("target", metavar="MODULE[:ATTRIBUTE]", help="where the Runner is")
+    run.add_argument(
+        "--log-format", choices=("text", "json"), help="json: an object on each line (default: text)"
+    )
+    run.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        help="n8nrunner's records from this level on (default: as the module has configured it, or info)",
+    )
 
     text = "write the nodes that call functions, for n8n's canvas"
     node = _add(commands, "node", _node, text, _NODE_EXAMPLES)
@@ -174,9 +182,13 @@ def _demo(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from n8nrunner import errors
 
+    if options.verbose and options.log_level:
+        raise _Failed("expected -v or --log-level, got both")
+    own_level = logging.getLevelName(options.log_level.upper()) if options.log_level else None
     try:
         runner = find_runner(options.target)
-        logs.configure(logging.INFO, options.verbose)  # a service's log says that it has registered
+        # A service's log says that it has registered.
+        logs.configure(logging.INFO, options.verbose, own_level, options.log_format)
         runner.run()
     except errors.ConfigurationError as error:
         raise _Failed("\n  ".join(["the settings cannot work:", *error.problems])) from None

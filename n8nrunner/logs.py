@@ -21,6 +21,8 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
+from n8nrunner.formatters import JsonFormatter, TextFormatter, format_traceback
+
 #: The longest text of one argument that a record shows, in characters.
 LONGEST_ARGUMENT = 60_000
 
@@ -65,11 +67,15 @@ def _as_printable(argument: object) -> object:
     return argument if argument is None or isinstance(argument, (int, float)) else _Printable(argument)
 
 
-def _format_traceback(record: logging.LogRecord) -> bool:
-    """Format the traceback of a record, in a filter: a formatter would not escape it. Return True."""
+def _add_traceback(record: logging.LogRecord) -> bool:
+    """Give every formatter the traceback of a record, in a filter: a formatter would not escape it.
+
+    A traceback that `extra` has keeps no exception, with all its frames, alive. Return True.
+    """
     if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
-        text = "".join(traceback.format_exception(*record.exc_info))
-        record.exc_text = f"    {printable(text.rstrip())}"
+        record.traceback = printable(format_traceback(record.exc_info).rstrip())
+    if hasattr(record, "traceback"):
+        record.exc_text = f"    {record.traceback}"
     return True
 
 
@@ -85,14 +91,20 @@ class Logger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not generic on
 
     def __init__(self, name: str) -> None:
         super().__init__(logging.getLogger(name), {})
-        if _format_traceback not in self.logger.filters:
-            self.logger.filters.insert(0, _format_traceback)
+        if _add_traceback not in self.logger.filters:
+            self.logger.filters.insert(0, _add_traceback)
 
     def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
-        """Log with this level. `debug`, `info`, `warning` and `error` of the base class call this."""
+        """Log with this level. `debug`, `info`, `warning` and `error` of the base class call this.
+
+        `extra` has the facts of a record, by the names in `n8nrunner.formatters.FIELDS`, and "traceback".
+        """
         try:
             if self.logger.isEnabledFor(level):
                 shown = [_as_printable(argument) for argument in args]
+                if "extra" in options:
+                    extra = options["extra"].items()
+                    options["extra"] = {name: _as_printable(value) for name, value in extra}
                 # `logging` skips its own frames, so level 1 is this method, and level 2 its caller.
                 self.logger.log(level, msg, *shown, stacklevel=2, **options)
         except BaseException as error:  # the application's handlers may raise anything
@@ -112,15 +124,16 @@ def this_process() -> str:
     return f"process {os.getpid()} on {platform.node()}"
 
 
-#: The format of a record and of its time.
-_FORMAT = ("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
-
-
-def configure(level: int, verbose: int = 0) -> None:
+def configure(
+    level: int, verbose: int = 0, own_level: int | None = None, log_format: str | None = None
+) -> None:
     """Show n8nrunner's log in a command. Handlers and formats that the module has configured stay.
 
-    `level` is for n8nrunner's loggers, if neither they nor the root logger have another one. `verbose` is 1
-    for all of n8nrunner's log, and 2 for other libraries' log from INFO on as well.
+    Args:
+        level: for n8nrunner's loggers, if neither they nor the root logger have another one.
+        verbose: 1 for all of n8nrunner's log, and 2 for other libraries' log from INFO on as well.
+        own_level: for n8nrunner's loggers in any case.
+        log_format: "text" or "json"; None for text.
     """
     for name, found in list(logging.root.manager.loggerDict.items()):
         # `dictConfig` and `fileConfig` disable all loggers that exist, unless they are told otherwise.
@@ -128,8 +141,17 @@ def configure(level: int, verbose: int = 0) -> None:
             found.disabled = False
     own = logging.getLogger("n8nrunner")
     if not own.hasHandlers():
-        logging.basicConfig(format=_FORMAT[0], datefmt=_FORMAT[1], stream=sys.stderr)
-    if verbose:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+        logging.basicConfig(handlers=[handler])
+    elif log_format is not None:
+        logger.warning(
+            "--log-format has no effect, because the module has configured logging. Use "
+            "n8nrunner.JsonFormatter or n8nrunner.TextFormatter there"
+        )
+    if own_level is not None:
+        own.setLevel(own_level)
+    elif verbose:
         own.setLevel(logging.DEBUG)
         if verbose > 1 and not logging.root.isEnabledFor(logging.INFO):
             logging.root.setLevel(logging.INFO)
@@ -145,7 +167,7 @@ def shown_during_run() -> Iterator[None]:
         yield
         return
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(*_FORMAT))
+    handler.setFormatter(TextFormatter())
     before = own.level
     own.addHandler(handler)
     if before == logging.NOTSET:

@@ -22,6 +22,7 @@ LAYERS: dict[str, int] = {
     "_pyinstaller": 0,
     "errors": 0,
     "deadline": 0,
+    "formatters": 0,
     "logs": 0,
     "task_types": 0,
     "protocol": 1,
@@ -49,6 +50,7 @@ LAYERS: dict[str, int] = {
 #: The modules that may import a neighbour of their own layer.
 SIDEWAYS = {
     ("deadline", "errors"),
+    ("logs", "formatters"),
     ("connection", "execution"),
     ("execution", "process"),
     ("functions", "execution"),

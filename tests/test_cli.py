@@ -14,7 +14,7 @@ import pytest
 import watchfiles
 
 from n8nrunner import __version__, cli
-from n8nrunner.broker import Broker
+from n8nrunner.broker import Broker, BrokerTaskError
 from tests.conftest import LIMIT, TOKEN, wait_until
 from tests.processes import Program, python
 
@@ -230,6 +230,42 @@ def test_the_verbose_option_shows_more(broker: Broker, jobs: Path) -> None:
             assert program.wait() == 0
         assert ("of n8nrunner" in program.output, "of another" in program.output) == shown
         assert re.search(r"say \(task \S+\) finished after \d", program.output)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_the_log_can_be_json_of_one_level(broker: Broker, jobs: Path) -> None:
+    options = ("--log-format", "json", "--log-level", "warning")
+    code = JOBS + "\n@runner.task('fail')\ndef fail(task): raise ValueError\n"
+    (jobs / "json_jobs.py").write_text(code)
+    with python(
+        "-m", "n8nrunner", "run", *options, "json_jobs", env=environment(broker), cwd=jobs
+    ) as program:
+        with pytest.raises(BrokerTaskError):
+            broker.run_task("fail", {}, timeout=LIMIT)
+        program.signal(signal.SIGTERM)
+        assert program.wait() == 0
+    (shown,) = [json.loads(line) for line in program.output.splitlines()]
+    assert (shown["level"], shown["logger"]) == ("ERROR", "n8nrunner.tasks")
+    assert shown["message"].endswith("(fail) failed: ValueError")
+    assert shown["exception"].endswith("ValueError")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_the_option_for_the_format_says_that_the_module_has_configured_logging(
+    broker: Broker, jobs: Path
+) -> None:
+    (jobs / "configured.py").write_text("import logging\n" + LOGGING["basicConfig"] + "\n" + JOBS)
+    command = ("-m", "n8nrunner", "run", "--log-format", "json", "configured")
+    with python(*command, env=environment(broker), cwd=jobs) as program:
+        assert "JsonFormatter" in program.wait_for("--log-format has no effect")
+        program.wait_for("Registered")
+        program.signal(signal.SIGTERM)
+        assert program.wait() == 0
+
+
+def test_two_options_for_the_level_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "-v", "--log-level", "info", "jobs"]) == 2
+    assert "expected -v or --log-level, got both" in capsys.readouterr().err
 
 
 def test_wrong_arguments_are_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:

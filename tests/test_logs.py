@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import logging.config
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, Callable
 
 import pytest
 
-from n8nrunner import logs
+from n8nrunner import JsonFormatter, TextFormatter, logs
 
 NAME = "n8nrunner.of-test-logs"
+FORGED = "x\nERROR forged"
 ERRORS = (ValueError, RecursionError, KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
@@ -46,6 +50,7 @@ def plain() -> Iterator[logging.Logger]:
     yield logger
     logger.handlers[:] = []
     logger.filters[:] = []
+    logger.propagate = True
 
 
 def on_a_thread(call: Callable[[], Any]) -> list[BaseException]:
@@ -127,6 +132,75 @@ def test_records_have_the_file_line_and_function_of_the_caller(plain: logging.Lo
         assert record.name == NAME
     assert keeping.records[0].getMessage() == "a record"
     assert keeping.records[2].exc_info is not None
+
+
+def record_of(plain: logging.Logger, **options: Any) -> logging.LogRecord:
+    """Return the record of a log call whose texts try to forge another record."""
+    keeping = Keeping()
+    plain.addHandler(keeping)
+    logs.Logger(NAME).error("%s failed", FORGED, **options)
+    return keeping.records[-1]
+
+
+def test_the_text_has_date_time_level_and_message(plain: logging.Logger) -> None:
+    record = record_of(plain, extra={"task": "4711"})
+    record.created = time.mktime((2026, 11, 27, 1, 2, 3, 0, 0, -1))
+    assert TextFormatter().format(record) == "2026-11-27 01:02:03 ERROR   x\n    ERROR forged failed"
+
+
+def test_the_json_has_the_fields_that_are_known_and_the_traceback(plain: logging.Logger) -> None:
+    fields = {"task": "4711", "node": FORGED, "item": 0, "duration": 0.25, "outcome": None}
+    try:
+        raise ValueError(FORGED)
+    except ValueError:
+        record = record_of(plain, extra=fields, exc_info=True)
+    record.created = 1795741323.45
+    line = JsonFormatter().format(record)
+    assert line.isprintable()
+    assert line.isascii()
+    shown = json.loads(line)
+    assert shown.pop("exception").startswith("Traceback (most recent call last):\n  File")
+    assert shown == {
+        "time": "2026-11-27T01:02:03.450Z",
+        "level": "ERROR",
+        "logger": NAME,
+        "message": "x\n    ERROR forged failed",
+        "task": "4711",
+        "node": "x\n    ERROR forged",
+        "item": 0,
+        "duration": 0.25,
+    }
+
+
+def test_the_formatters_can_be_configured_by_name(capfd: Any) -> None:
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {
+                "json": {"()": "n8nrunner.JsonFormatter"},
+                "text": {"()": "n8nrunner.TextFormatter"},
+            },
+            "handlers": {
+                name: {"class": "logging.StreamHandler", "formatter": name} for name in ("json", "text")
+            },
+            "loggers": {NAME: {"handlers": ["json", "text"], "propagate": False}},
+        }
+    )
+    logs.Logger(NAME).warning("a record", extra={"function": "score"})
+    as_json, as_text = capfd.readouterr().err.splitlines()
+    assert json.loads(as_json)["function"] == "score"
+    assert as_text.endswith("WARNING a record")
+
+
+def test_a_long_traceback_keeps_its_end(plain: logging.Logger) -> None:
+    try:
+        raise ValueError("x" * 100_000 + " the end")
+    except ValueError:
+        record = record_of(plain, exc_info=True)
+    assert len(TextFormatter().format(record)) < 60_000
+    assert TextFormatter().format(record).endswith("the end")
+    assert json.loads(JsonFormatter().format(record))["exception"].endswith("the end")
 
 
 def test_the_level_is_that_of_logging(plain: logging.Logger) -> None:

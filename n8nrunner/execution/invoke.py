@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import time
-import traceback
 from contextlib import AbstractContextManager
 from typing import Callable, NamedTuple
 
 from n8nrunner import logs
 from n8nrunner.errors import TaskError
+from n8nrunner.formatters import format_traceback
 from n8nrunner.logs import task_logger
 from n8nrunner.protocol.codec import encode_error, encode_result
 from n8nrunner.protocol.json_text import Encoded, NotJson, encode_value
@@ -24,9 +24,8 @@ Handler = Callable[[ActiveTask], object]
 #: Makes a context manager that is entered around every handler.
 TaskContext = Callable[[], AbstractContextManager[object]]
 
-#: Characters of an exception's message or description, and of its traceback, that n8n shows.
+#: Characters of an exception's message or description that n8n shows.
 _MESSAGE_LIMIT = 10_000
-_STACK_LIMIT = 50_000
 
 #: The folders whose functions call a handler. Tracebacks leave their frames out.
 _CALLERS = tuple(
@@ -131,7 +130,8 @@ def log_error(task: ActiveTask, error: BaseException, where: str = "") -> dict[s
         if task.admit_to_log(message):
             task_logger.info("%s failed: %s: %s", log_prefix(task, where), type(error).__name__, message)
     elif task.admit_to_log(stack):
-        task_logger.error("%s failed: %s\n    %s", log_prefix(task, where), message, stack)
+        extra = {"traceback": stack.rstrip()}
+        task_logger.error("%s failed: %s", log_prefix(task, where), message, extra=extra)
     return described
 
 
@@ -190,8 +190,4 @@ def _stack_of(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_CALLERS):
         trace = trace.tb_next
-    try:
-        stack = "".join(traceback.format_exception(type(error), error, trace))
-    except BaseException:  # noqa: BLE001 - as above
-        stack = f"{type(error).__name__}, whose traceback could not be written"
-    return stack if len(stack) <= _STACK_LIMIT else "... " + stack[-_STACK_LIMIT:]
+    return format_traceback((type(error), error, trace))
