@@ -35,6 +35,7 @@ NAVIGATION = {
         "docs/functions",
         "Agents and MCP <docs/agents>",
         "docs/tasks",
+        "docs/operating",
         "docs/security",
         "docs/errors",
     ],

@@ -27,6 +27,7 @@ BY_HAND = {("docs/mutation.md", "bash: ")}
 README = "tests/test_readme.py"
 GUIDES = "tests/test_guides.py"
 HOSTING = "tests/test_hosting.py"
+OPERATING = "tests/test_operating.py"
 HERE = "tests/test_blocks.py"
 
 #: The test that runs a page's blocks of a language under a heading. `.ci/run` runs commands as well.
@@ -86,6 +87,9 @@ RUN_BY = {
     },
     f"{GUIDES}::test_the_guides_test_of_an_application_passes": {
         "docs/guide-application.md": ["python: Test it"]
+    },
+    f"{OPERATING}::test_the_configuration_of_the_page_writes_json": {
+        "docs/operating.md": ["python: Logs", "json: Logs"]
     },
     f"{HOSTING}::test_the_service_runs_until_it_is_stopped": {
         "docs/guide-self-hosting.md": ["python: With Docker Compose"]

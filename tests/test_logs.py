@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import logging.config
 import threading
 import time
 from collections.abc import Iterator
@@ -170,27 +169,6 @@ def test_the_json_has_the_fields_that_are_known_and_the_traceback(plain: logging
         "item": 0,
         "duration": 0.25,
     }
-
-
-def test_the_formatters_can_be_configured_by_name(capfd: Any) -> None:
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {
-                "json": {"()": "n8nrunner.JsonFormatter"},
-                "text": {"()": "n8nrunner.TextFormatter"},
-            },
-            "handlers": {
-                name: {"class": "logging.StreamHandler", "formatter": name} for name in ("json", "text")
-            },
-            "loggers": {NAME: {"handlers": ["json", "text"], "propagate": False}},
-        }
-    )
-    logs.Logger(NAME).warning("a record", extra={"function": "score"})
-    as_json, as_text = capfd.readouterr().err.splitlines()
-    assert json.loads(as_json)["function"] == "score"
-    assert as_text.endswith("WARNING a record")
 
 
 def test_a_long_traceback_keeps_its_end(plain: logging.Logger) -> None:

@@ -1,0 +1,69 @@
+"""The page on operating a runner: its blocks run, and show what a runner really does."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from typing import Any, Callable
+
+import pytest
+
+from n8nrunner import JsonFormatter, Runner, TextFormatter
+from n8nrunner.broker import Broker
+from tests.conftest import LIMIT
+from tests.pages import blocks
+
+NewRunner = Callable[..., Runner]
+PAGE = "docs/operating.md"
+
+
+def code(heading: str, language: str = "python") -> str:
+    """Return the only block of a language under a heading of the page."""
+    (text,) = (block.text for block in blocks(PAGE, language) if block.heading == heading)
+    return text
+
+
+@pytest.fixture
+def runner(new_runner: NewRunner) -> Runner:
+    runner = new_runner(name="leads")
+
+    @runner.function
+    def score_lead(budget: float) -> float:
+        if budget == 0:
+            raise ValueError("no budget")
+        return 1 / budget
+
+    return runner
+
+
+def score(broker: Broker, budget: float) -> Any:
+    """Call the function, as a node does."""
+    calls = [{"item": 0, "arguments": {"budget": budget}}]
+    settings = {"version": 1, "function": "score_lead", "calls": calls, "executionId": "12"}
+    return broker.run_task("n8nrunner.leads", settings, timeout=LIMIT)
+
+
+def test_the_configuration_of_the_page_writes_json(
+    broker: Broker, runner: Runner, capfd: pytest.CaptureFixture[str]
+) -> None:
+    exec(code("Logs"))
+    with runner:
+        score(broker, 0)
+    errors = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    (failed,) = (record for record in errors if record["level"] == "ERROR")
+    shown = json.loads(code("Logs", "json"))
+    assert list(failed) == list(shown)
+    assert failed["message"].partition(" (")[2] == shown["message"].partition(" (")[2]
+    assert failed["exception"].startswith(shown["exception"].partition("File")[0])
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter, TextFormatter])
+def test_a_traceback_is_shown_once(broker: Broker, runner: Runner, formatter: Any) -> None:
+    text = io.StringIO()
+    handler = logging.StreamHandler(text)
+    handler.setFormatter(formatter())
+    logging.getLogger("n8nrunner").addHandler(handler)
+    with runner:
+        score(broker, 0)
+    assert text.getvalue().count("Traceback") == 1
