@@ -34,7 +34,7 @@ HERE = "tests/test_blocks.py"
 RUN_BY = {
     ".ci/run": {
         "README.md": ["bash: Try it", "bash: Test it"],
-        "CONTRIBUTING.md": ["bash: ", "bash: Documentation"],
+        "CONTRIBUTING.md": ["bash: ", "bash: Documentation", "bash: Release"],
     },
     f"{README}::test_the_function_of_the_readme_serves_calls_and_its_node_is_installed": {
         "README.md": ["python: A function on n8n's canvas", "sh: A function on n8n's canvas"],

@@ -1,14 +1,12 @@
-"""Installing the node package that is the same for every runner, from a checkout, a wheel and a zip file."""
+"""Installing the node package that is the same for every runner, from a checkout and a zip file."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ from .static_package import FOLDER
 
 NAME = "n8n-nodes-n8nrunner"
 ROOT = Path(n8nrunner.__file__).parents[1]
-BUILD = "from setuptools.build_meta import build_wheel; import sys; build_wheel(sys.argv[1])"
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -125,21 +122,3 @@ def test_a_program_in_a_zip_file_installs_the_package(tmp_path: Path) -> None:
     )
     subprocess.run(zip_program(tmp_path, program), cwd=tmp_path, timeout=60, check=True)
     assert contents(tmp_path / "build" / NAME) == contents(FOLDER)
-
-
-@pytest.mark.skipif(not (ROOT / "setup.cfg").exists(), reason="not in a checkout")
-def test_a_wheel_has_exactly_the_files_of_the_package(tmp_path: Path) -> None:
-    pytest.importorskip("setuptools", minversion="70.1")  # from then on, it builds wheels by itself
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path)
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "n8nrunner", tmp_path / "n8nrunner", ignore=ignored)
-    command = [sys.executable, "-c", BUILD, str(tmp_path)]
-    subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        carried = {name for name in archive.namelist() if ".dist-info/" not in name}
-    modules = {path for path in (ROOT / "n8nrunner").rglob("*.py") if FOLDER not in path.parents}
-    data = {path for path in FOLDER.rglob("*") if path.is_file()}
-    expected = modules | data | {ROOT / "n8nrunner" / "py.typed"}
-    assert carried == {path.relative_to(ROOT).as_posix() for path in expected}

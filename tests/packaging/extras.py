@@ -1,0 +1,95 @@
+"""Uses what one extra adds, in an environment with that extra alone: ``python extras.py EXTRA``.
+
+``python extras.py --all WHEEL FOLDER`` makes an environment for each extra in the folder, installs the wheel
+with the extra there, and runs this file in it. `.ci/run` does so with the oldest and the newest Python.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+from typing import Callable
+
+
+def no_extra() -> None:
+    """Serve no broker, but define functions, and say what is missing."""
+    from n8nrunner import Runner
+    from n8nrunner.cli import main
+
+    runner = Runner(name="smoke")
+    runner.function(name="double")(lambda n=1: 2 * n)
+    assert list(runner.functions) == ["double"]
+    assert main(["broker"]) == 2
+    assert main(["demo"]) == 2
+
+
+def broker() -> None:
+    """Run a task over the embedded broker."""
+    from n8nrunner import Runner
+    from n8nrunner.broker import Broker
+
+    with Broker(auth_token="secret") as n8n:
+        runner = Runner(n8n.url, auth_token="secret")
+        runner.task("double")(lambda task: 2 * task.settings["n"])
+        with runner:
+            assert n8n.run_task("double", {"n": 21}, timeout=30) == 42
+
+
+def demo() -> None:
+    """Run a short demo."""
+    from n8nrunner.cli import main
+
+    assert main(["demo", "--tasks", "20"]) == 0
+
+
+def node() -> None:
+    """Write a node whose descriptions come from a docstring."""
+    from n8nrunner import Runner
+
+    runner = Runner(name="smoke")
+
+    @runner.function
+    def score(email: str) -> int:
+        """Score a lead.
+
+        Args:
+            email: The address of the lead.
+        """
+        return len(email)
+
+    with tempfile.TemporaryDirectory() as folder:
+        runner.write_node(folder)
+        written = "".join(path.read_text(encoding="utf-8") for path in Path(folder).rglob("*.js"))
+    assert "The address of the lead" in written
+
+
+#: The use of each extra. A new extra needs an entry.
+SMOKES: dict[str, Callable[[], None]] = {
+    "no extra": no_extra,
+    "broker": broker,
+    "demo": demo,
+    "node": node,
+}
+
+
+def try_all(wheel: str, folder: str) -> None:
+    """Try each extra in an environment of its own."""
+    for extra in SMOKES:
+        environment = Path(folder) / extra.replace(" ", "-")
+        venv.create(environment, with_pip=True)
+        (python,) = [path for path in environment.glob("*/python*") if path.stem == "python"]
+        wanted = wheel if SMOKES[extra] is no_extra else f"{wheel}[{extra}]"
+        subprocess.run([python, "-m", "pip", "install", "-q", wanted], check=True)
+        # The isolated mode leaves out the folder of this file, and all variables of Python.
+        subprocess.run([python, "-I", "-W", "error", __file__, extra], check=True, cwd=folder)
+        print(f"{extra}: passed", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--all":
+        try_all(*sys.argv[2:])
+    else:
+        SMOKES[sys.argv[1]]()
