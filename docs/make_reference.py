@@ -23,7 +23,16 @@ MODULES = {
     "n8nrunner": {
         "Runners": ["Runner", "RunnerConfig", "ignore_interrupts", "install_node"],
         "Tasks": ["Task", "File", "Undelivered"],
-        "Snapshots": ["Snapshot", "LinkSnapshot", "TaskSnapshot", "FunctionSnapshot", "Counts"],
+        "Snapshots": [
+            "Snapshot",
+            "LinkSnapshot",
+            "TaskSnapshot",
+            "FunctionSnapshot",
+            "Outcome",
+            "Histogram",
+            "CallError",
+            "Counts",
+        ],
         "Logs": ["TextFormatter", "JsonFormatter"],
         "Errors": [
             "N8nRunnerError",

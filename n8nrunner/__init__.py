@@ -33,12 +33,24 @@ if TYPE_CHECKING:
     from n8nrunner.functions.files import File
     from n8nrunner.functions.node.installing import install_node
     from n8nrunner.runner import Runner
-    from n8nrunner.snapshot import Counts, FunctionSnapshot, LinkSnapshot, Snapshot, TaskSnapshot
+    from n8nrunner.snapshot import (
+        CallError,
+        Counts,
+        FunctionSnapshot,
+        Histogram,
+        LinkSnapshot,
+        Outcome,
+        Snapshot,
+        TaskSnapshot,
+    )
     from n8nrunner.task import Task, Undelivered
 
 #: The modules of the names that are not in `n8nrunner.errors`.
 _MODULES = {
-    **dict.fromkeys(("Counts", "FunctionSnapshot", "LinkSnapshot", "Snapshot", "TaskSnapshot"), "snapshot"),
+    **dict.fromkeys(
+        ("CallError", "Counts", "FunctionSnapshot", "Histogram", "LinkSnapshot", "Outcome"), "snapshot"
+    ),
+    **dict.fromkeys(("Snapshot", "TaskSnapshot"), "snapshot"),
     "File": "functions.files",
     "JsonFormatter": "formatters",
     "Runner": "runner",
@@ -51,11 +63,11 @@ _MODULES = {
 }
 
 __all__ = [
-    "AuthenticationError", "BrokerConnectionError", "ConfigurationError", "Counts", "ExecutorBroken", "File",
-    "FunctionSnapshot", "GrantTokenSpent", "JsonFormatter", "LinkSnapshot", "N8nRunnerError", "ProtocolError",
-    "Runner", "RunnerConfig", "RunnerFailed", "RunnerForked", "RunnerStopped", "Snapshot", "Task",
-    "TaskCancelled", "TaskError", "TaskSnapshot", "TaskTimeout", "TextFormatter", "Undelivered",
-    "__version__", "ignore_interrupts", "install_node",
+    "AuthenticationError", "BrokerConnectionError", "CallError", "ConfigurationError", "Counts",
+    "ExecutorBroken", "File", "FunctionSnapshot", "GrantTokenSpent", "Histogram", "JsonFormatter",
+    "LinkSnapshot", "N8nRunnerError", "Outcome", "ProtocolError", "Runner", "RunnerConfig", "RunnerFailed",
+    "RunnerForked", "RunnerStopped", "Snapshot", "Task", "TaskCancelled", "TaskError", "TaskSnapshot",
+    "TaskTimeout", "TextFormatter", "Undelivered", "__version__", "ignore_interrupts", "install_node",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:  # a type checker would take it that every name exists

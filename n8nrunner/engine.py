@@ -19,9 +19,10 @@ from n8nrunner.lifecycle import Lifecycle, RunnerState, guarded
 from n8nrunner.logs import logger
 from n8nrunner.protocol.events import OfferingChanged, StopRequested, TypesChanged
 from n8nrunner.protocol.slots import Slots
+from n8nrunner.record import Recorder
 from n8nrunner.registry import PLAIN, Registry, is_plain
-from n8nrunner.snapshot import Counts, FunctionSnapshot, Snapshot, TaskSnapshot
-from n8nrunner.task import renew_lock_after_fork
+from n8nrunner.snapshot import Counts, Snapshot, TaskSnapshot
+from n8nrunner.task import ActiveTask, renew_lock_after_fork
 
 if TYPE_CHECKING:
     from n8nrunner.connection.broker_link import BrokerLink
@@ -95,7 +96,10 @@ class Engine:
             config.error_details,
         )
         self.undelivered = self._callbacks.put
-        self._link_thread = LinkThread(config, self._slots, self._pool, self, self._links_ended)
+        self._recorder = Recorder(registry)
+        self._link_thread = LinkThread(
+            config, self._slots, self._pool, self, self._recorder, self._links_ended
+        )
         self.links: list[BrokerLink] = self._link_thread.links
         self.lifecycle = Lifecycle(
             brokers=len(self.links),
@@ -366,17 +370,7 @@ class Engine:
     def snapshot(self) -> Snapshot:
         """Return the state of the runner now. Reads single values of the links without a lock."""
         now = time.monotonic()
-        tasks = tuple(
-            TaskSnapshot(
-                task.id,
-                task.type,
-                now - task.started_at,
-                task.progress_fraction,
-                task.progress_text,
-                task.cancel_reason,
-            )
-            for task in list(self._pool.active)
-        )
+        active = list(self._pool.active)
         totals = (
             sum(getattr(link.machine.session.counters, name) for link in self.links)
             for name in Counts._fields
@@ -386,20 +380,30 @@ class Engine:
             self._config.name,
             self._config.capacity,
             # After the end no slot is released, but handlers may still return.
-            self._slots.taken if self.lifecycle.is_alive else len(self._pool.active),
+            self._slots.taken if self.lifecycle.is_alive else len(active),
             tuple(link.snapshot() for link in self.links),
-            tasks,
+            tuple(_task_snapshot(task, now) for task in active),
             Counts(*totals),
-            self._functions(),
+            self._recorder.functions(active),
+            time.time(),
+            (self.lifecycle.ended_at or now) - self.lifecycle.started_at,
+            self._recorder.errors,
         )
 
-    def _functions(self) -> tuple[FunctionSnapshot, ...]:
-        calls: dict[str, tuple[int, int]] = {}
-        for link in self.links:
-            for name, (done, failed) in list(link.machine.session.counters.calls.items()):
-                before = calls.get(name, (0, 0))
-                calls[name] = before[0] + done, before[1] + failed
-        return tuple(FunctionSnapshot(name, *calls[name]) for name in sorted(calls))
+
+def _task_snapshot(task: ActiveTask, now: float) -> TaskSnapshot:
+    return TaskSnapshot(
+        task.id,
+        task.type,
+        now - task.started_at,
+        task.progress_fraction,
+        task.progress_text,
+        task.cancel_reason,
+        task.function,
+        task.execution_id,
+        task.node_name,
+        task.deadline - task.started_at,
+    )
 
 
 def _warn(message: str, *args: object) -> None:

@@ -50,6 +50,7 @@ class Lifecycle:
         error: the first error that ended the runner or ends it; None if it runs or was stopped.
         gives_up: whether the runner ends when every broker refuses the token before a registration.
         started_at: the moment of `time.monotonic()` at which the start began.
+        ended_at: the moment at which the runner ended; None before.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Lifecycle:
         self.error: N8nRunnerError | None = None
         self.gives_up = gives_up
         self.started_at = time.monotonic()
+        self.ended_at: float | None = None
         self._any_registered = is_registered
         self._state = state
         self._brokers = brokers
@@ -138,6 +140,7 @@ class Lifecycle:
     def note_ended(self) -> None:
         """Note the end, and call the functions of `on_ended`. A second call does nothing."""
         with self._changed:
+            self.ended_at = self.ended_at or time.monotonic()
             self._enter(RunnerState.STOPPED if self.error is None else RunnerState.FAILED)
             callbacks, self._when_ended = self._when_ended, []
             self._changed.notify_all()

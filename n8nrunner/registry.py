@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Callable
 
 from n8nrunner import logs
@@ -181,6 +181,16 @@ class Registry:
             return registered[0]
         # The broker sends only types this runner has offered. A type without a handler belongs to a function.
         return None if self.functions is None else self.functions.handle
+
+    @property
+    def task_types(self) -> Collection[str]:
+        """The task types with a handler. Read it again after a change."""
+        return self._handlers.keys()
+
+    @property
+    def function_names(self) -> Collection[str]:
+        """The functions' names, likewise."""
+        return () if self.functions is None else self.functions.by_name.keys()
 
     @property
     def is_empty(self) -> bool:

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import import_module
@@ -25,6 +26,7 @@ from n8nrunner.execution.invoke import TaskContext
 from n8nrunner.exit_hook import STOP_MARGIN
 from n8nrunner.lifecycle import Lifecycle, RunnerState
 from n8nrunner.logs import logger
+from n8nrunner.record import Recorder
 from n8nrunner.registry import Registry, check_task_type
 from n8nrunner.snapshot import Counts, Snapshot
 from n8nrunner.task import Task
@@ -479,10 +481,21 @@ class Runner:
         return registered
 
     def snapshot(self) -> Snapshot:
-        """Return the state of the runner now: its connections, running tasks and totals."""
+        """Return the state of the runner now: its connections, running tasks, functions and totals."""
         engine = self._engine
         if engine is None:
-            return Snapshot(self.state, self.config.name, self.config.capacity, 0, (), (), Counts())
+            functions = Recorder(self._registry).functions()
+            return Snapshot(
+                self.state,
+                self.config.name,
+                self.config.capacity,
+                0,
+                (),
+                (),
+                Counts(),
+                functions,
+                time.time(),
+            )
         return engine.snapshot()
 
     def _after_fork(self) -> None:

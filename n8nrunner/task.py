@@ -16,6 +16,7 @@ from typing import Any, Callable, NamedTuple, Protocol, TypeVar
 from n8nrunner.errors import ProtocolError, TaskCancelled, TaskError, TaskTimeout
 from n8nrunner.logs import task_logger
 from n8nrunner.protocol import messages as m
+from n8nrunner.protocol.actions import Ending
 from n8nrunner.protocol.codec import encode_with
 from n8nrunner.protocol.json_text import NotJson, decode_member, encode_value
 from n8nrunner.task_types import TYPE_PREFIX
@@ -45,6 +46,8 @@ OWN_LOG_LINES = 200
 _LINE = 200
 #: Characters of the text of `Task.progress` in the runner's own log.
 _PROGRESS_TEXT = 1000
+#: Failures of one task that are kept for the runner's last errors: each of thousands of items can fail.
+FAILURES = 5
 #: Seconds between two lines about a task's progress in the runner's own log.
 PROGRESS_INTERVAL = 1.0
 #: Seconds after the task's time limit at which a call without an answer ends.
@@ -52,6 +55,8 @@ _CALL_MARGIN = 5.0
 
 #: Longest execution id that is accepted, in characters.
 _ID_LIMIT = 64
+#: Characters of a node's name that are kept.
+_NAME_LIMIT = 200
 
 # One lock for all tasks, because cancelling is rare and short and a lock for each task would cost time.
 _cancel_lock = threading.Lock()
@@ -63,12 +68,22 @@ def renew_lock_after_fork() -> None:
     _cancel_lock = threading.Lock()
 
 
+class Failure(NamedTuple):
+    """Why a call has failed, or a task."""
+
+    kind: str  #: a line without a text of the application, such as the type of the exception.
+    message: str  #: what n8n shows.
+    description: str | None = None  #: what n8n shows below.
+    traceback: str | None = None
+    item: int | None = None  #: the first item of the call; None for a task.
+
+
 class Tally(NamedTuple):
     """The outcome of a task's calls to a function."""
 
     function: str  #: the function's name; empty if the runner has no such function.
-    done: int  #: the number of calls that returned.
-    failed: int  #: the number of calls that raised, or could not be made.
+    done: Sequence[float]  #: the seconds inside of each call that returned.
+    failed: Sequence[float]  #: the same of each call that raised; 0 for each call that could not be made.
     again: bool = False  #: whether nothing ran, and the node will send the task again.
 
 
@@ -84,8 +99,8 @@ class Task:
     """
 
     __slots__ = (
-        "_cancel_event", "_cancel_reason", "_lines", "_port", "_progress_logged_at", "_settings",
-        "_timed_out", "deadline", "id", "progress_fraction", "progress_text", "type",
+        "_cancel_event", "_cancel_reason", "_ending", "_lines", "_port", "_progress_logged_at", "_settings",
+        "deadline", "id", "progress_fraction", "progress_text", "type",
     )  # fmt: skip
 
     def __init__(self, id: str, type: str, settings: Any, deadline: float) -> None:
@@ -98,7 +113,7 @@ class Task:
         self._port: CallPort | None = None
         self._cancel_reason: str | None = None
         self._cancel_event: threading.Event | None = None
-        self._timed_out = False
+        self._ending: Ending | None = None
         self._lines = 0
         self._progress_logged_at = -math.inf
 
@@ -111,6 +126,13 @@ class Task:
         settings = self._settings
         found = settings.get("executionId") if isinstance(settings, dict) else None
         return found if isinstance(found, str) and found.isalnum() and len(found) <= _ID_LIMIT else None
+
+    @property
+    def node_name(self) -> str | None:
+        """The name of the node in the workflow; None as for `execution_id`."""
+        settings = self._settings
+        found = settings.get("nodeName") if isinstance(settings, dict) else None
+        return found[:_NAME_LIMIT] if isinstance(found, str) and found else None
 
     # --- input ----------------------------------------------------------------------------------
 
@@ -173,7 +195,7 @@ class Task:
             TaskTimeout: the task timed out.
         """
         if self._cancel_reason is not None:
-            raise (TaskTimeout if self._timed_out else TaskCancelled)(self._cancel_reason)
+            raise (TaskTimeout if self._ending == "timed_out" else TaskCancelled)(self._cancel_reason)
 
     # --- output -----------------------------------------------------------------------------------
 
@@ -395,6 +417,9 @@ class ActiveTask(Task):
         error_details: whether the runner's own log shows the texts of exceptions that the handler raises.
 
     Attributes:
+        begun_at: the moment of `time.monotonic()` at which its handler began in this process, or 0.
+        duration: the seconds inside of its handler.
+        failures: why it, or calls of it, have failed; a bounded number.
         has_ended: whether its slot has been given back. Only the links' thread uses this.
         left_out: the number of records about the task that the runner's own log left out.
         started_at: the moment of `time.monotonic()` at which the task was handed to the pool.
@@ -402,8 +427,8 @@ class ActiveTask(Task):
     """
 
     __slots__ = (
-        "_log_lines", "_on_cancel", "error_details", "generation", "has_ended", "left_out", "started_at",
-        "tally",
+        "_log_lines", "_on_cancel", "begun_at", "duration", "error_details", "failures", "generation",
+        "has_ended", "left_out", "started_at", "tally",
     )  # fmt: skip
 
     def __init__(
@@ -421,7 +446,9 @@ class ActiveTask(Task):
         self.error_details = error_details
         self.generation = generation
         self.started_at = time.monotonic()
+        self.begun_at = self.duration = 0.0
         self.tally: Tally | None = None
+        self.failures: tuple[Failure, ...] = ()
         self.has_ended = False
         self.left_out = 0
         self._log_lines = 0
@@ -453,19 +480,34 @@ class ActiveTask(Task):
             if self._port is not None:
                 self._port.limit_time(self, limit)
 
-    def describe(self) -> str:
-        """Return the function or type and the task's id for the log, such as ``score_lead (task 4711)``."""
+    @property
+    def function(self) -> str | None:
+        """The name of the function that a node calls; None for the handler of a task type."""
         settings = self._settings  # decodes nothing: this is called on other threads than the handler's
         name = settings.get("function") if isinstance(settings, dict) else None
-        is_name = isinstance(name, str) and name.isidentifier()
-        return f"{name if is_name else self.type} (task {self.id})"
+        is_name = self.type.startswith(TYPE_PREFIX) and isinstance(name, str) and name.isidentifier()
+        return name if is_name else None
 
-    def cancel(self, reason: str, timed_out: bool = False) -> None:
+    def describe(self) -> str:
+        """Return the function or type and the task's id for the log, such as ``score_lead (task 4711)``."""
+        return f"{self.function or self.type} (task {self.id})"
+
+    @property
+    def ending(self) -> Ending | None:
+        """How the task has ended, if its result is not wanted any more; otherwise None."""
+        return self._ending
+
+    def note_failure(self, failure: Failure) -> None:
+        """Keep why a call has failed, for the runner's last errors."""
+        if len(self.failures) < FAILURES:
+            self.failures += (failure,)
+
+    def cancel(self, reason: str, ending: Ending = "cancelled") -> None:
         """Tell the handler that n8n wants no result any more. The first reason stays."""
         with _cancel_lock:
             if self._cancel_reason is not None:
                 return
-            self._timed_out = timed_out
+            self._ending = ending
             self._cancel_reason = reason
             callback = self._on_cancel
             if self._cancel_event is not None:

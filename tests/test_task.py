@@ -21,6 +21,7 @@ PUBLIC = {
     "id",
     "items",
     "log",
+    "node_name",
     "progress",
     "progress_fraction",
     "progress_text",

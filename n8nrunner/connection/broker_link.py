@@ -32,6 +32,7 @@ from n8nrunner.protocol.frames import NORMAL_CLOSE, Sender
 from n8nrunner.protocol.link import LinkMachine
 from n8nrunner.protocol.session import REASON_LOST, RunnerSession
 from n8nrunner.protocol.slots import Slots
+from n8nrunner.record import Recorder
 from n8nrunner.snapshot import LinkSnapshot
 from n8nrunner.task import ActiveTask, Tally, Undelivered
 
@@ -73,8 +74,8 @@ class BrokerLink:
     """One broker's link.
 
     `index` is its place among the runner's links, and its key in `slots`. All links share the slots, the
-    inbox and the owner. `submit` takes a handler to run, its task, and a function for its answer;
-    `wake_links` takes the links that should look at the slots.
+    inbox, the owner and the recorder. `submit` takes a handler to run, its task, and a function for its
+    answer; `wake_links` takes the links that should look at the slots.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class BrokerLink:
         inbox: Inbox[BrokerLink, Posted],
         wake_links: Callable[[tuple[Hashable, ...]], None],
         owner: LinkOwner,
+        recorder: Recorder,
     ) -> None:
         self.index = index
         self.url = urls_of(config)[index]
@@ -104,6 +106,7 @@ class BrokerLink:
         self._inbox = inbox
         self._wake_links = wake_links
         self._owner = owner
+        self._recorder = recorder
         self._ids = itertools.count(1)
         session = RunnerSession(index, config.name, {}, slots, config.task_timeout, self.new_id)
         self.machine = LinkMachine(
@@ -157,8 +160,20 @@ class BrokerLink:
     def snapshot(self) -> LinkSnapshot:
         """Return the link as it is now."""
         link = self.machine
+        session = link.session
+        received_at = session.received_at
         return LinkSnapshot(
-            self.url.base, link.shown, link.registrations, link.retry.failures, link.last_error
+            self.url.base,
+            link.shown,
+            link.registrations,
+            link.retry.failures,
+            link.last_error,
+            len(session.offers.open),
+            session.counters.accepted,
+            session.counters.rejected,
+            max(0, link.registrations - 1),
+            session.counters.undelivered,
+            None if received_at is None else time.monotonic() - received_at,
         )
 
     # --- life -------------------------------------------------------------------------------------
@@ -190,20 +205,13 @@ class BrokerLink:
         freed = self.index in links
         if len(links) > freed:
             self._wake_links(tuple(link for link in links if link != self.index))
-        calls = self._count_calls(answer.tally, answer.failed)
-        return events.HandlerFinished(
-            task.id, task.generation, answer.payload, answer.failed, freed, answer.interrupted, calls
-        )
-
-    def _count_calls(self, tally: Tally | None, failed: bool) -> events.FunctionCalls:
+        self._recorder.note_ended(task, answer, now)
+        payload, failed, interrupted, _, tally, _ = answer
         if tally is None:
-            return events.FunctionCalls.DONE
-        if tally.again:
-            return events.FunctionCalls.AGAIN
-        if tally.function:
-            counters = self.machine.session.counters
-            counters.count_calls(tally.function, tally.done, tally.failed, failed)
-        return events.FunctionCalls.FAILED if tally.failed else events.FunctionCalls.DONE
+            return events.HandlerFinished(task.id, task.generation, payload, failed, freed, interrupted)
+        return events.HandlerFinished(
+            task.id, task.generation, payload, failed, freed, interrupted, _calls_of(tally), tally.function
+        )
 
     def read(self, now: float) -> None:
         """Read what has come and handle it. Raises `ConnectionLost`."""
@@ -258,7 +266,7 @@ class BrokerLink:
             tasks = list(self._tasks.values())  # empty, unless the session has failed to cancel them
             self._tasks.clear()
             for task in tasks:
-                task.cancel(REASON_LOST)
+                task.cancel(REASON_LOST, "lost")
             connection.close()
 
     def recover(self, now: float) -> None:
@@ -314,7 +322,8 @@ class BrokerLink:
     def _cancel_task(self, action: actions.CancelTask) -> None:
         task = self._tasks.pop(action.task_id, None)
         if task is not None:
-            task.cancel(action.reason, action.timed_out)
+            self._recorder.note_cancelled(task, action.ending, time.monotonic())
+            task.cancel(action.reason, action.ending)
 
     def _answer(self, event: Event | LinkEvent) -> None:
         """Give the machine the event that answers an action."""
@@ -328,6 +337,7 @@ class BrokerLink:
         raise ConnectionLost(action.reason, action.code)
 
     def _report_undelivered(self, action: actions.ReportUndelivered) -> None:
+        self._recorder.note_undelivered(action.task_type, action.function)
         self._owner.undelivered(
             Undelivered(
                 action.task_id, action.task_type, self.url.base, action.payload, action.failed, action.certain
@@ -381,6 +391,14 @@ class BrokerLink:
 
     def _log_failure(self, action: actions.LogFailure) -> None:
         logger.log(action.level, "%s. Retrying in %.1f s", action.reason, action.delay)
+
+
+def _calls_of(tally: Tally) -> events.FunctionCalls:
+    if tally.again:
+        return events.FunctionCalls.AGAIN
+    # A task for a function that is unknown, or of a newer node, has no call.
+    is_failed = tally.failed or not tally.function
+    return events.FunctionCalls.FAILED if is_failed else events.FunctionCalls.DONE
 
 
 def end_unserved(inbox: Inbox[BrokerLink, Posted]) -> None:

@@ -32,6 +32,7 @@ from n8nrunner.protocol.events import Event, SlotFreed
 from n8nrunner.protocol.failures import ConnectionLost, LinkFailure
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.protocol.throttle import Throttle
+from n8nrunner.record import Recorder
 from n8nrunner.task import ActiveTask
 
 #: Longest wait, in seconds. It limits the effect of a clock that jumps.
@@ -56,12 +57,13 @@ class LinkThread:
         slots: Slots,
         pool: TaskPool,
         owner: LinkOwner,
+        recorder: Recorder,
         on_exit: Callable[[BaseException | None], None],
     ) -> None:
         self.inbox: Inbox[BrokerLink, Posted] = Inbox()
         self._selector: selectors.BaseSelector | None = None
         self.links: list[BrokerLink] = [
-            BrokerLink(index, config, slots, self._submit_later, self.inbox, self._wake, owner)
+            BrokerLink(index, config, slots, self._submit_later, self.inbox, self._wake, owner, recorder)
             for index in range(len(config.broker))
         ]
         self._unended = set(self.links)

@@ -17,7 +17,7 @@ from n8nrunner.formatters import format_traceback
 from n8nrunner.logs import task_logger
 from n8nrunner.protocol.codec import encode_error, encode_result
 from n8nrunner.protocol.json_text import Encoded, NotJson, encode_value
-from n8nrunner.task import ActiveTask, Tally
+from n8nrunner.task import ActiveTask, Failure, Tally
 
 #: Takes a task and returns a JSON value. The parameter of an application's handler is a `Task`.
 Handler = Callable[[ActiveTask], object]
@@ -40,8 +40,12 @@ class Answer(NamedTuple):
     payload: bytes  #: the JSON text of a ``runner:taskdone`` or, if `failed`, of a ``runner:taskerror``.
     failed: bool  #: whether the task failed.
     interrupted: bool = False  #: whether Ctrl-C ended the handler in another process.
+    #: the seconds inside of the handler; 0 if it did not begin. Not moments, because other machines have
+    #: another clock.
+    duration: float = 0.0
     #: the outcome of the task's calls to a function; None if its handler is not a function's.
     tally: Tally | None = None
+    failures: tuple[Failure, ...] = ()  #: why the task, or calls of it, have failed.
 
 
 def invoke(handler: Handler, task: ActiveTask, context: TaskContext | None, max_payload: int) -> Answer:
@@ -65,10 +69,10 @@ def _run(handler: Handler, task: ActiveTask, context: TaskContext | None, max_pa
     """Run a handler, and encode its result. Raises what the handler, the context or the result raises."""
     result = None  # stays so if the context suppresses the handler's exception
     if context is None:
-        result = handler(task)
+        result = _call(handler, task)
     else:
         with context():
-            result = handler(task)
+            result = _call(handler, task)
     try:
         text = result.text if type(result) is Encoded else encode_value(result)
         payload = encode_result(task.id, text)
@@ -83,16 +87,26 @@ def _run(handler: Handler, task: ActiveTask, context: TaskContext | None, max_pa
         )
     if task_logger.isEnabledFor(logging.DEBUG):
         task_logger.debug("%s finished after %.3f s", task.describe(), time.monotonic() - task.started_at)
-    return Answer(payload, failed=False, tally=task.tally)
+    return Answer(payload, False, False, task.duration, task.tally, task.failures)
+
+
+def _call(handler: Handler, task: ActiveTask) -> object:
+    task.begun_at = time.monotonic()
+    try:
+        return handler(task)
+    finally:
+        task.duration = time.monotonic() - task.begun_at
 
 
 def failure(task: ActiveTask, message: str, description: str | None = None) -> Answer:
     """Return the answer for a task whose handler could not run."""
+    task.note_failure(Failure(message, message, description))
     return _answer(task, None, _error_object(message, description))
 
 
 def _refused(task: ActiveTask, max_payload: int, message: str, description: str | None = None) -> Answer:
     task_logger.error("%s failed. %s", log_prefix(task), message)
+    task.note_failure(Failure(message, message, description))
     return _answer(task, max_payload, _error_object(message, description))
 
 
@@ -115,17 +129,21 @@ def _interrupted(task: ActiveTask) -> Answer:
     return answer._replace(interrupted=True)
 
 
-def log_error(task: ActiveTask, error: BaseException, where: str = "") -> dict[str, str]:
+def log_error(
+    task: ActiveTask, error: BaseException, where: str = "", item: int | None = None
+) -> dict[str, str]:
     """Log a handler's exception, if the log has room for the task. Return the error object for n8n.
 
-    `where` is a place in the task.
+    `where` is a place in the task, and `item` the first item of a call.
     """
     described = _describe(error)
     message, stack = described["message"], described.get("stack")
+    kind = logs.describe(error)
+    task.note_failure(Failure(kind, message, described.get("description"), stack, item))
     if not task.error_details:
         if task.admit_to_log(""):
             level = logging.INFO if stack is None else logging.ERROR
-            task_logger.log(level, "%s failed: %s", log_prefix(task, where), logs.describe(error))
+            task_logger.log(level, "%s failed: %s", log_prefix(task, where), kind)
     elif stack is None:
         if task.admit_to_log(message):
             task_logger.info("%s failed: %s: %s", log_prefix(task, where), type(error).__name__, message)
@@ -165,7 +183,7 @@ def _answer(task: ActiveTask, max_payload: int | None, error: dict[str, str]) ->
         # n8n would close the connection, and fail everything on it. A character may take twelve bytes.
         shorter = error["message"][: max(0, max_payload - 200) // 12]
         payload = encode_error(task.id, {"message": f"{shorter} ..."})
-    return Answer(payload, failed=True, tally=task.tally)
+    return Answer(payload, True, False, task.duration, task.tally, task.failures)
 
 
 def error_text(error: BaseException) -> str:

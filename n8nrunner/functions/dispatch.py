@@ -7,6 +7,7 @@ under the registry's lock, and everything else on the handler's thread.
 from __future__ import annotations
 
 import collections.abc
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ from n8nrunner.functions.function import Function, Limit
 from n8nrunner.functions.items import Item, ResultItems, make_encodable, make_items, pair
 from n8nrunner.logs import task_logger
 from n8nrunner.protocol.json_text import Encoded, NotJson, encode_value
-from n8nrunner.task import ActiveTask, Tally
+from n8nrunner.task import ActiveTask, Failure, Tally
 from n8nrunner.task_types import TYPE_PREFIX, task_type
 
 #: The version of settings and result. A node may have an older or a newer one than the runner.
@@ -100,17 +101,18 @@ class Functions:
         will_retry = settings.get("lastTry") is False
         if not isinstance(version, int) or version > VERSION:
             message = f"the node is newer than {_this_runner(task)} (version {version!r:.20})"
-            return _refuse(task, Tally("", 0, 1), "newer_node", message)
+            return _refuse(task, Tally("", (), ()), "newer_node", message)
         function = self.by_name.get(name)
         if function is None:
             names = ", ".join(sorted(self.by_name)) or "none"
             message = f"{_this_runner(task)} has no function {name!r:.100}; it has {names}"
-            return _refuse(task, Tally("", 0, 1, will_retry), "unknown_function", message)
+            return _refuse(task, Tally("", (), (), will_retry), "unknown_function", message)
         calls = read_calls(settings)
         try:
             return _FunctionTask(task, function, settings).run(calls)
         except SignatureChanged as error:
-            tally = Tally(name, 0, len(calls), will_retry)
+            count = 1 if function.signature.batch else len(calls)
+            tally = Tally(name, (), (0.0,) * count, will_retry)
             message = f"{error} ({_this_runner(task)})"
             return _refuse(task, tally, "changed", message, function, "the call does not fit the function")
 
@@ -147,6 +149,8 @@ def _refuse(
     """
     task.tally = tally
     task_logger.warning("%s was refused (%s): %s", log_prefix(task), code, log_message or message)
+    if not tally.again:
+        task.note_failure(Failure(log_message or message, message))
     error: dict[str, Any] = {"code": code, "message": message}
     if function is not None:
         error["function"] = function.describe()
@@ -175,7 +179,9 @@ class _FunctionTask:
         self._sources: list[Sequence[int]] = []
         self._counts: list[int | None] = []
         self._errors: list[dict[str, Any]] = []
-        self._done = self._failures = 0
+        # The seconds inside of each call.
+        self._done: list[float] = []
+        self._failed: list[float] = []
 
     def run(self, calls: Sequence[Call]) -> Encoded:
         """Make the calls, and return the result. Raises `SignatureChanged` before the first call."""
@@ -187,7 +193,7 @@ class _FunctionTask:
                 self._check_results()
                 return self._encode()
         finally:
-            self._task.tally = Tally(self._function.signature.name, self._done, self._failures)
+            self._task.tally = Tally(self._function.signature.name, self._done, self._failed)
 
     def _run(self, calls: Sequence[Call]) -> None:
         # Convert all before the first call: if the function has changed, the node tries again, so no call may
@@ -231,7 +237,7 @@ class _FunctionTask:
             ) from None
 
     def _record_mismatch(self, call: Call, mismatch: Mismatch) -> None:
-        self._failures += 1
+        self._failed.append(0.0)
         signature = self._function.signature
         name = mismatch.path.split(".")[0].split("[")[0]
         expected = signature.parameters[name].type.expected
@@ -239,21 +245,23 @@ class _FunctionTask:
         # Without the message: it contains the value, which must not be logged.
         if self._task.admit_to_log(description):
             task_logger.warning("%s: an argument does not fit. %s", log_prefix(self._task), description)
+        self._task.note_failure(Failure(description, str(mismatch), description, item=call.item))
         self._record_error(call.item, {"message": str(mismatch), "description": description})
 
     def _call(self, arguments: dict[str, Any], sources: Sequence[int]) -> None:
         """Call the function once, for one input item or for all of a batch."""
+        begun = time.monotonic()
         try:
             result = self._function.call(self._task, arguments, self._make_items)
             pair(result[0], sources)
             self._add(sources, result)
-            self._done += len(sources)
+            self._done.append(time.monotonic() - begun)
         except BaseException as error:  # SystemExit too: it fails the item, not the task
             if isinstance(error, TaskCancelled) or self._task.cancelled:
                 raise  # a result would be dropped
             if isinstance(error, KeyboardInterrupt) and self._task.in_other_process:
                 raise  # Ctrl-C ends the whole task there
-            self._record_exception(error, sources)
+            self._record_exception(error, sources, time.monotonic() - begun)
 
     def _call_batch(self, calls: Sequence[Call]) -> None:
         arguments, complete, incomplete = join_calls(self._function.signature, calls)
@@ -292,27 +300,29 @@ class _FunctionTask:
 
     def _check_results(self) -> None:
         """Encode each result separately, and fail the calls whose result is not JSON."""
-        items, results = self._items, list(zip(self._sources, self._counts))
+        items, results = self._items, list(zip(self._sources, self._counts, self._done))
         self._clear()
+        self._done = []
         end = 0
-        for sources, count in results:
+        for sources, count, seconds in results:
             start, end = end, end + (1 if count is None else count)
             result = items[start:end], count is not None
             try:
                 self._add(sources, (make_encodable(result), result[1]))
+                self._done.append(seconds)
             except NotJson as error:
-                self._done -= len(sources)
-                self._record_exception(_cannot_be_sent(error), sources)
+                self._record_exception(_cannot_be_sent(error), sources, seconds)
                 if not self._continue_on_fail:
                     return
 
     def _clear(self) -> None:
         self._items, self._sources, self._counts = [], [], []
 
-    def _record_exception(self, error: BaseException, sources: Sequence[int]) -> None:
-        self._failures += len(sources)
+    def _record_exception(self, error: BaseException, sources: Sequence[int], seconds: float) -> None:
+        self._failed.append(seconds)
         items = f"item {sources[0]}" if len(sources) == 1 else f"{len(sources)} items from {sources[0]} on"
-        described = log_error(self._task, error, f"function {self._function.signature.name}, {items}")
+        where = f"function {self._function.signature.name}, {items}"
+        described = log_error(self._task, error, where, sources[0])
         if "stack" in described:
             described["stack"] += f"\n{_this_runner(self._task)}"
         self._record_error(sources[0], described)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Hashable
-from typing import NamedTuple, Union
+from typing import Literal, NamedTuple, Union
 
 from n8nrunner.errors import N8nRunnerError
 from n8nrunner.protocol.events import OpenConnection, PendingCall
@@ -24,12 +24,16 @@ class StartTask(NamedTuple):
     deadline: float
 
 
+#: How a task ends whose result is not wanted any more.
+Ending = Literal["cancelled", "timed_out", "lost", "unfinished"]
+
+
 class CancelTask(NamedTuple):
     """Tell the handler, if it still runs, that its result is no longer wanted."""
 
     task_id: str
     reason: str
-    timed_out: bool = False
+    ending: Ending
 
 
 class EndCall(NamedTuple):
@@ -73,6 +77,7 @@ class ReportUndelivered(NamedTuple):
     payload: bytes | None
     failed: bool
     certain: bool
+    function: str | None = None  #: as `HandlerFinished` had it
 
 
 class WakeLinks(NamedTuple):

@@ -63,6 +63,7 @@ class HandlerFinished(NamedTuple):
     freed: bool = True  #: whether this link may be able to make an offer now
     interrupted: bool = False  #: whether the task was cut short, rather than failed by itself
     calls: FunctionCalls = FunctionCalls.DONE
+    function: str | None = None  #: the name of the function that was called, for a report about the result
 
 
 class CallMade(NamedTuple):

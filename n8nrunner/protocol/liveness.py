@@ -37,6 +37,7 @@ class Liveness:
 
     Attributes:
         due: when `check` has to be called at the latest.
+        received_at: when the last bytes arrived, or reading went on after a pause.
         pinged_at: when the unanswered ping was sent; None without one.
     """
 
@@ -45,7 +46,7 @@ class Liveness:
 
     def begin(self, now: float) -> None:
         """Start over with a new connection."""
-        self._received_at = self._progress_at = self._silent_since = now
+        self.received_at = self._progress_at = self._silent_since = now
         self._acknowledged = 0
         self._paused = False
         self._waiting_since: float | None = None
@@ -54,7 +55,7 @@ class Liveness:
 
     def note_received(self, now: float) -> None:
         """Note that bytes of the peer have arrived."""
-        self._received_at = now
+        self.received_at = now
         self.pinged_at = None
 
     def set_waiting(self, waiting: bool, paused: bool, now: float) -> None:
@@ -75,14 +76,14 @@ class Liveness:
     def check(self, now: float) -> tuple[bool, bool]:
         """Return whether to ping the peer and whether to measure the socket, and set `due`."""
         ping = False
-        if self.pinged_at is None and not self._paused and now >= self._received_at + PING_INTERVAL:
+        if self.pinged_at is None and not self._paused and now >= self.received_at + PING_INTERVAL:
             self.pinged_at = self._silent_since = now
             ping = True
         measure = self._waiting_since is not None or (self.pinged_at is not None and not ping)
         if self.pinged_at is not None or self._waiting_since is not None:
             self.due = now + MEASURE_INTERVAL
         else:
-            self.due = inf if self._paused else self._received_at + PING_INTERVAL
+            self.due = inf if self._paused else self.received_at + PING_INTERVAL
         return ping, measure
 
     def judge(self, measured: SocketMeasured, now: float) -> str | None:

@@ -31,6 +31,7 @@ class SentResult(NamedTuple):
     task_type: str
     payload: bytes | None
     failed: bool
+    function: str | None = None  #: as `HandlerFinished` had it
 
 
 class Receipts:
@@ -49,13 +50,21 @@ class Receipts:
         self._covered = None
         self._pinged_at = now
 
-    def add(self, ordinal: int, task_id: str, task_type: str, payload: bytes, failed: bool) -> None:
+    def add(
+        self,
+        ordinal: int,
+        task_id: str,
+        task_type: str,
+        payload: bytes,
+        failed: bool,
+        function: str | None = None,
+    ) -> None:
         """Add a result that was sent as message `ordinal`."""
         if self._kept_bytes + len(payload) > UNCONFIRMED_LIMIT:
-            self.results.append(SentResult(ordinal, task_id, task_type, None, failed))
+            self.results.append(SentResult(ordinal, task_id, task_type, None, failed, function))
         else:
             self._kept_bytes += len(payload)
-            self.results.append(SentResult(ordinal, task_id, task_type, payload, failed))
+            self.results.append(SentResult(ordinal, task_id, task_type, payload, failed, function))
 
     def next_deadline(self, congested: bool) -> float:
         """Return when the next ping has to be sent; infinity if none has to.
@@ -92,8 +101,8 @@ class Receipts:
         `started` and `clean` are those of `ConnectionEnded`.
         """
         reports = [
-            ReportUndelivered(task_id, task_type, payload, failed, ordinal > started)
-            for ordinal, task_id, task_type, payload, failed in (() if clean else self.results)
+            ReportUndelivered(task_id, task_type, payload, failed, ordinal > started, function)
+            for ordinal, task_id, task_type, payload, failed, function in (() if clean else self.results)
         ]
         self.results.clear()
         self._kept_bytes = 0

@@ -119,6 +119,13 @@ class RunnerSession:
         self._methods = _METHODS[self.state]
         self._actions: list[actions.Action] = []
 
+    # --- for a snapshot -------------------------------------------------------------------------
+
+    @property
+    def received_at(self) -> float | None:
+        """When the last bytes arrived; None before the first connection."""
+        return self._liveness.received_at if self.generation else None
+
     # --- for the link ---------------------------------------------------------------------------
 
     @property
@@ -295,7 +302,7 @@ class RunnerSession:
             self._release(task_type, now)
         for task_id, task_type in running:
             self.tasks.orphans[self.generation, task_id] = task_type
-            self._cancel(task_id, REASON_LOST)
+            self._cancel(task_id, REASON_LOST, "lost")
         reports = self.receipts.lose(event.started, event.clean)
         self.counters.undelivered += len(reports)
         self._actions.extend(reports)
@@ -367,7 +374,7 @@ class RunnerSession:
             self._release(task[0], now)
         elif self.tasks.running.pop(event.task_id, None) is not None:
             self.counters.cancelled += 1
-            self._cancel(event.task_id, reason)
+            self._cancel(event.task_id, reason, "cancelled")
         else:
             self.prepared.remove(event.task_id)
         if reason == REASON_WINDOW:
@@ -383,9 +390,9 @@ class RunnerSession:
             self.tasks.shorten(event.task_id, event.deadline, event.limit)
             self._settle_by(event.deadline)
 
-    def _cancel(self, task_id: str, reason: str, timed_out: bool = False) -> None:
+    def _cancel(self, task_id: str, reason: str, ending: actions.Ending) -> None:
         self._actions.extend(self.calls.end_all_of(task_id, reason))
-        self._actions.append(actions.CancelTask(task_id, reason, timed_out))
+        self._actions.append(actions.CancelTask(task_id, reason, ending))
 
     def _release(self, task_type: str, now: float) -> None:
         self._wake(self._slots.release(task_type, now))
@@ -418,13 +425,17 @@ class RunnerSession:
         else:
             self.counters.done += 1
         self._send(actions.SendPayload(event.payload), now)
-        self.receipts.add(self._sent_count, event.task_id, task_type, event.payload, event.failed)
+        self.receipts.add(
+            self._sent_count, event.task_id, task_type, event.payload, event.failed, event.function
+        )
         self._settle_by(self.receipts.next_deadline(self.is_congested))
 
     def _report_undelivered(self, event: events.HandlerFinished, task_type: str) -> None:
         self.counters.undelivered += 1
         self._actions.append(
-            actions.ReportUndelivered(event.task_id, task_type, event.payload, event.failed, True)
+            actions.ReportUndelivered(
+                event.task_id, task_type, event.payload, event.failed, True, event.function
+            )
         )
 
     def _message_skipped(self, event: events.MessageSkipped, now: float) -> None:
@@ -476,7 +487,7 @@ class RunnerSession:
             message = timeout_message(limit)
             description = _RUNNERS_LIMIT if limit == self.tasks.timeout else _NODES_LIMIT
             self._fail(task_id, now, message=message, description=description)
-            self._cancel(task_id, message, timed_out=True)
+            self._cancel(task_id, message, "timed_out")
         if self._receiving:  # perhaps the settings of one of these tasks
             self.tasks.extend_settings_time(now)
         for task_id, (task_type, _) in remove_due(self.tasks.accepted, now):
@@ -546,7 +557,7 @@ class RunnerSession:
         for _, task_type in accepted:
             self._release(task_type, now)
         for task_id, _ in running:
-            self._cancel(task_id, REASON_STOPPED)
+            self._cancel(task_id, REASON_STOPPED, "unfinished")
 
     def _settle_liveness(self, now: float) -> None:
         if now >= self._liveness.due:

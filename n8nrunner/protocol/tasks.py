@@ -33,17 +33,6 @@ class Counters:
     accepted = rejected = done = failed = retried = timed_out = 0
     cancelled = lost = undelivered = unfinished = 0
 
-    def __init__(self) -> None:
-        #: For each function that was called: the calls that returned, and the calls that failed.
-        self.calls: dict[str, tuple[int, int]] = {}
-
-    def count_calls(self, function: str, done: int, failed: int, is_error: bool) -> None:
-        """Count the function calls of an answer. If it is an error, all of them have failed."""
-        if is_error:
-            done, failed = 0, done + failed
-        before = self.calls.get(function, (0, 0))
-        self.calls[function] = before[0] + done, before[1] + failed
-
 
 class Tasks:
     """The tasks of one link.

@@ -92,7 +92,7 @@ def test_the_handler_gets_the_task_itself() -> None:
     task = new_task({"x": 1})
     answer = invoke(lambda given: seen.append(given), task, None, LARGE)
     assert seen == [task]
-    assert answer == Answer(b'{"type":"runner:taskdone","taskId":"abcd1234","data":{"result":null}}', False)
+    assert answer[:2] == (b'{"type":"runner:taskdone","taskId":"abcd1234","data":{"result":null}}', False)
 
 
 def nested(levels: int) -> Any:

@@ -520,7 +520,7 @@ class TestTasks:
         bench.connect()
         task_id = bench.start()
         assert bench.do(m.TaskCancel(task_id, "Task cancelled by user")) == [
-            CancelTask(task_id, "Task cancelled by user", False)
+            CancelTask(task_id, "Task cancelled by user", "cancelled")
         ]
         # Its slot is free when the handler has returned, and nothing is sent for it.
         assert bench.slots.taken == 1
@@ -535,7 +535,7 @@ class TestTasks:
             bench.connect()
             task_id = bench.start()
             assert bench.do(m.TaskCancel(task_id, reason)) == [  # type: ignore[arg-type]
-                CancelTask(task_id, "The task was cancelled")
+                CancelTask(task_id, "The task was cancelled", "cancelled")
             ]
 
     def test_a_task_cancelled_before_its_settings_frees_its_slot_at_once(self) -> None:
@@ -562,7 +562,7 @@ class TestTasks:
                 "description": "The runner set this limit (task_timeout, or N8N_RUNNERS_TASK_TIMEOUT).",
             },
         )
-        assert cancel == CancelTask(task_id, text, True)
+        assert cancel == CancelTask(task_id, text, "timed_out")
         assert bench.slots.taken == 1
         assert without(PING, bench.finish(task_id)) == [m.TaskOffer("a2", "t", 10_000)]
         account(bench, accepted=1, timed_out=1)
@@ -577,7 +577,7 @@ class TestTasks:
         description = "The node's author set this limit (Time Limit, under Options)."
         assert bench.pass_time(2) == [
             m.TaskFailed(second, {"message": text, "description": description}),
-            CancelTask(second, text, True),
+            CancelTask(second, text, "timed_out"),
         ]
         (failed,) = of(m.TaskFailed, bench.pass_time(5))
         assert failed.task_id == first
@@ -598,7 +598,7 @@ class TestTasks:
         bench = Bench(capacity=1)
         bench.connect()
         task_id = bench.start()
-        assert bench.lose() == [CancelTask(task_id, "The connection to n8n was lost", False)]
+        assert bench.lose() == [CancelTask(task_id, "The connection to n8n was lost", "lost")]
         assert len(bench.session.tasks.orphans) == 1
         assert bench.slots.taken == 1
         # Its slot is not offered before the handler returns, and its result is reported.
@@ -746,7 +746,7 @@ class TestTasks:
             m.TaskFailed(accepted, error),
             m.TaskFailed(running, error),
             EndCall("call c", None, "The runner was stopped"),
-            CancelTask(running, "The runner was stopped", False),
+            CancelTask(running, "The runner was stopped", "unfinished"),
             CloseConnection("the runner stops"),
         ]
         assert bench.slots.taken == 1
@@ -1449,7 +1449,7 @@ class TestDrain:
         assert bench.do(StopRequested(bench.now + 30)) == []
         assert of(CloseConnection, self.passing(bench, 20)) == []
         actions = self.passing(bench, 10)
-        assert CancelTask(task_id, REASON_STOPPED) in actions
+        assert CancelTask(task_id, REASON_STOPPED, "unfinished") in actions
         assert of(CloseConnection, actions) == [CloseConnection("the runner stops")]
 
     def test_the_limit_of_a_drain_is_a_deadline(self) -> None:
@@ -1534,7 +1534,7 @@ class TestStop:
         task_id = bench.start()
         bench.do(StopRequested(START + 10))
         assert bench.do(m.TaskCancel(task_id, "why")) == [
-            CancelTask(task_id, "why"),
+            CancelTask(task_id, "why", "cancelled"),
             CloseConnection("the runner stops"),
         ]
 
@@ -1555,14 +1555,14 @@ class TestStop:
         task_id = bench.start()
         actions = bench.do(StopRequested(START))
         assert [type(action) for action in actions] == [m.TaskFailed, CancelTask, CloseConnection]
-        assert actions[1] == CancelTask(task_id, "The runner was stopped", False)
+        assert actions[1] == CancelTask(task_id, "The runner was stopped", "unfinished")
 
     def test_a_loss_ends_a_stopping_session(self) -> None:
         bench = Bench()
         bench.connect()
         task_id = bench.start()
         bench.do(StopRequested(START + 10))
-        assert bench.lose() == [CancelTask(task_id, REASON_LOST)]
+        assert bench.lose() == [CancelTask(task_id, REASON_LOST, "lost")]
         assert bench.session.state is SessionState.CLOSED
         assert len(bench.session.tasks.orphans) == 1
         assert bench.finish(task_id) == [ReportUndelivered(task_id, "t", b"answer", False, True)]

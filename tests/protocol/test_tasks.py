@@ -55,20 +55,6 @@ def test_counters_begin_at_0() -> None:
     assert [getattr(counters, name) for name in Counts._fields] == [0] * 10
 
 
-def test_calls_are_counted_by_function() -> None:
-    counters = Counters()
-    counters.count_calls("f", 2, 1, is_error=False)
-    counters.count_calls("f", 3, 0, is_error=False)
-    counters.count_calls("g", 0, 1, is_error=False)
-    assert counters.calls == {"f": (5, 1), "g": (0, 1)}
-
-
-def test_all_calls_of_a_result_that_is_not_sent_have_failed() -> None:
-    counters = Counters()
-    counters.count_calls("f", 2, 1, is_error=True)
-    assert counters.calls == {"f": (0, 3)}
-
-
 def test_an_accepted_task_waits_for_its_settings() -> None:
     tasks = Tasks(TIMEOUT)
     assert tasks.accept("x", "type", NOW) == NOW + SETTINGS_TIMEOUT

@@ -783,7 +783,7 @@ class World:
             else:
                 assert not handler.reports
                 # The runner reports the tasks that its own limits end.
-                ours = handler.cancelled.timed_out or reason == REASON_STOPPED
+                ours = handler.cancelled.ending == "timed_out" or reason == REASON_STOPPED
                 assert ours or arrived == 0
         elif handler.sent:
             assert arrived or handler.reports, "a result was lost and not reported"
