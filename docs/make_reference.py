@@ -50,6 +50,7 @@ MODULES = {
             "RunnerForked",
         ],
     },
+    "n8nrunner.metrics": {"Metrics": ["RunnerCollector"]},
     "n8nrunner.broker": {
         "The embedded broker": ["Broker", "BrokerConstants", "PROFILES", "BrokerEvent", "BrokerCounts"],
         "Its tasks": ["BrokerTask", "SavedFile"],

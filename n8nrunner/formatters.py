@@ -17,10 +17,12 @@ from typing import Any
 _LONGEST_TRACEBACK = 50_000
 
 #: The attributes of a record about a task or a call. A record has those that are known. `duration` is in
-#: seconds. `n8nrunner.otel` adds the last two, as hexadecimal numbers.
-FIELDS = (
-    "task", "function", "execution", "node", "item", "duration", "outcome", "trace_id", "span_id",
-)  # fmt: skip
+#: seconds.
+FIELDS = ("task", "function", "execution", "node", "item", "duration", "outcome")
+
+#: The attributes of a record during a span of OpenTelemetry, by their names in JSON.
+#: opentelemetry-instrumentation-logging adds them, with "0" where there is no span.
+_SPAN = {"trace_id": "otelTraceID", "span_id": "otelSpanID"}
 
 
 class TextFormatter(logging.Formatter):
@@ -36,11 +38,11 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as text, with the ids of its trace and span at the end of the first line."""
         text = super().format(record)
-        trace = getattr(record, "trace_id", None)
-        if trace is None:
+        span = _span_of(record)
+        if not span:
             return text
         first, newline, rest = text.partition("\n")
-        return f"{first} [trace {trace}, span {getattr(record, 'span_id', None)}]{newline}{rest}"
+        return f"{first} [trace {span['trace_id']}, span {span['span_id']}]{newline}{rest}"
 
 
 class JsonFormatter(logging.Formatter):
@@ -71,6 +73,7 @@ class JsonFormatter(logging.Formatter):
             value = getattr(record, name, None)
             if value is not None:
                 shown[name] = value if _is_number(value) else str(value)
+        shown.update(_span_of(record))
         own = getattr(record, "traceback", None)
         if own is not None:
             shown["exception"] = own.replace("\n    ", "\n")
@@ -86,6 +89,12 @@ def format_traceback(exc_info: tuple[Any, Any, Any]) -> str:
     except BaseException:  # noqa: BLE001 - an exception whose texts cannot be made is still reported
         text = f"{exc_info[0].__name__}, whose traceback could not be written"
     return text if len(text) <= _LONGEST_TRACEBACK else "... " + text[-_LONGEST_TRACEBACK:]
+
+
+def _span_of(record: logging.LogRecord) -> dict[str, str]:
+    """Return the ids of a record's span and its trace; nothing if there is none."""
+    found = {name: str(getattr(record, attribute, "0")) for name, attribute in _SPAN.items()}
+    return {} if "0" in found.values() else found
 
 
 def _is_number(value: object) -> bool:

@@ -33,6 +33,7 @@ LAYERS: dict[str, int] = {
     "execution": 3,
     "functions": 3,
     "health": 3,
+    "metrics": 3,
     "broker": 3,
     "process": 3,
     "reimports": 3,

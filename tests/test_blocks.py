@@ -91,6 +91,9 @@ RUN_BY = {
     f"{OPERATING}::test_the_configuration_of_the_page_writes_json": {
         "docs/operating.md": ["python: Logs", "json: Logs"]
     },
+    f"{OPERATING}::test_the_metrics_of_a_runner_are_added_to_those_of_the_application": {
+        "docs/operating.md": ["python: Metrics"]
+    },
     f"{HOSTING}::test_the_service_runs_until_it_is_stopped": {
         "docs/guide-self-hosting.md": ["python: With Docker Compose"]
     },

@@ -16,7 +16,11 @@ PACKAGE = Path(n8nrunner.__file__).parent
 ROOT = Path(__file__).parent.parent
 
 #: Names of modules whose package is called differently.
-PACKAGES = {"websocket": "websocket-client", "docstring_parser": "docstring-parser"}
+PACKAGES = {
+    "websocket": "websocket-client",
+    "docstring_parser": "docstring-parser",
+    "prometheus_client": "prometheus-client",
+}
 #: Packages whose types functions may use; n8nrunner works without them.
 IF_PRESENT = {"PyInstaller", "numpy", "pandas", "pydantic"}
 
@@ -26,7 +30,10 @@ def declared() -> set[str]:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     extras = config["options.extras_require"]
-    texts = [config["options"]["install_requires"], *(extras[name] for name in ("broker", "demo", "node"))]
+    texts = [
+        config["options"]["install_requires"],
+        *(extras[name] for name in ("broker", "demo", "node", "metrics")),
+    ]
     return set(re.findall(r"^([a-z-]+)>=", "\n".join(texts), re.MULTILINE))
 
 

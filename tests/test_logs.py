@@ -171,6 +171,17 @@ def test_the_json_has_the_fields_that_are_known_and_the_traceback(plain: logging
     }
 
 
+@pytest.mark.parametrize(("trace", "shown"), [("4bf92f35", True), ("0", False), (None, False)])
+def test_both_forms_have_the_ids_of_a_span(plain: logging.Logger, trace: str | None, shown: bool) -> None:
+    ids = {} if trace is None else {"otelTraceID": trace, "otelSpanID": "00f067aa" if shown else "0"}
+    record = record_of(plain, extra=ids)
+    lines = TextFormatter().format(record).splitlines()
+    assert lines[0].endswith("ERROR   x [trace 4bf92f35, span 00f067aa]" if shown else "ERROR   x")
+    assert lines[1:] == ["    ERROR forged failed"]
+    of_span = {key: text for key, text in json.loads(JsonFormatter().format(record)).items() if "_id" in key}
+    assert of_span == ({"trace_id": "4bf92f35", "span_id": "00f067aa"} if shown else {})
+
+
 def test_a_long_traceback_keeps_its_end(plain: logging.Logger) -> None:
     try:
         raise ValueError("x" * 100_000 + " the end")

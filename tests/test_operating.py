@@ -7,6 +7,7 @@ import json
 import logging
 from typing import Any, Callable
 
+import prometheus_client
 import pytest
 
 from n8nrunner import JsonFormatter, Runner, TextFormatter
@@ -67,3 +68,13 @@ def test_a_traceback_is_shown_once(broker: Broker, runner: Runner, formatter: An
     with runner:
         score(broker, 0)
     assert text.getvalue().count("Traceback") == 1
+
+
+def test_the_metrics_of_a_runner_are_added_to_those_of_the_application(
+    broker: Broker, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = prometheus_client.CollectorRegistry(auto_describe=True)
+    monkeypatch.setattr(prometheus_client, "REGISTRY", registry)
+    exec(code("Metrics"), {"runner": runner})
+    with runner:
+        assert registry.get_sample_value("n8nrunner_registered", {"runner": "leads"}) == 1

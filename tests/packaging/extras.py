@@ -66,12 +66,21 @@ def node() -> None:
     assert "The address of the lead" in written
 
 
+def metrics() -> None:
+    """Render the metrics of a runner."""
+    from n8nrunner import Runner
+    from n8nrunner.metrics import render
+
+    assert b'n8nrunner_registered{runner="smoke"} 0.0' in render(Runner(name="smoke").snapshot())[0]
+
+
 #: The use of each extra. A new extra needs an entry.
 SMOKES: dict[str, Callable[[], None]] = {
     "no extra": no_extra,
     "broker": broker,
     "demo": demo,
     "node": node,
+    "metrics": metrics,
 }
 
 
