@@ -34,6 +34,7 @@ NAVIGATION = {
     "Guides": [
         "docs/functions",
         "Agents and MCP <docs/agents>",
+        "docs/development",
         "docs/tasks",
         "docs/operating",
         "docs/security",

@@ -22,6 +22,7 @@ from n8nrunner.target import TargetError, find_runner
 if TYPE_CHECKING:
     from n8nrunner.functions.node.installing import Installed
     from n8nrunner.functions.node.writing import Written
+    from n8nrunner.runner import Runner
 
 #: The exit codes. `_EXIT_CODES` describes them.
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_REFUSED, EXIT_GRANT_SPENT, EXIT_UNFINISHED = range(6)
@@ -41,6 +42,7 @@ _RUN_EXAMPLES = """\
 examples:
   n8nrunner run jobs            the one Runner in jobs.py or the package jobs
   n8nrunner run shop.jobs:runner   the Runner named runner in shop/jobs.py
+  n8nrunner run jobs --reload   serve each save of jobs.py and of its neighbours that it imports
 
 Settings that the module does not give are taken from the environment:
 N8N_RUNNERS_TASK_BROKER_URI, N8N_RUNNERS_AUTH_TOKEN (or N8N_RUNNERS_AUTH_TOKEN_FILE), and the others that
@@ -111,6 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     text = "run the Runner of a module until SIGINT or SIGTERM"
     run = _add(commands, "run", _run, text, _RUN_EXAMPLES + _EXIT_CODES)
     run.add_argument("target", metavar="MODULE[:ATTRIBUTE]", help="where the Runner is")
+    run.add_argument(
+        "--reload",
+        action="store_true",
+        help="serve new code when a file of the module's folder changes, and stay connected",
+    )
     run.add_argument(
         "--log-format", choices=("text", "json"), help="json: an object on each line (default: text)"
     )
@@ -185,11 +192,13 @@ def _run(options: argparse.Namespace) -> int:
     if options.verbose and options.log_level:
         raise _Failed("expected -v or --log-level, got both")
     own_level = logging.getLevelName(options.log_level.upper()) if options.log_level else None
-    try:
-        runner = find_runner(options.target)
+
+    def configure_logs(log_format: str | None) -> None:
         # A service's log says that it has registered.
-        logs.configure(logging.INFO, options.verbose, own_level, options.log_format)
-        runner.run()
+        logs.configure(logging.INFO, options.verbose, own_level, log_format)
+
+    try:
+        runner = (_serve_with_reload if options.reload else _serve)(options, configure_logs)
     except errors.ConfigurationError as error:
         raise _Failed("\n  ".join(["the settings cannot work:", *error.problems])) from None
     except errors.GrantTokenSpent as error:
@@ -202,6 +211,23 @@ def _run(options: argparse.Namespace) -> int:
     if unfinished:
         return _say(f"{unfinished} tasks were cut short, and n8n was told so", EXIT_UNFINISHED)
     return EXIT_OK if runner.state == "stopped" else _say("the runner has not stopped in time", EXIT_ERROR)
+
+
+def _serve(options: argparse.Namespace, configure_logs: Callable[[str | None], None]) -> Runner:
+    """Run the Runner of the module until it ends. Return it."""
+    runner = find_runner(options.target)
+    configure_logs(options.log_format)
+    runner.run()
+    return runner
+
+
+def _serve_with_reload(options: argparse.Namespace, configure_logs: Callable[[str | None], None]) -> Runner:
+    """Do the same, and serve new code when files change."""
+    try:
+        from n8nrunner.reloading.reloader import Reloader
+    except ImportError:
+        raise _Failed('--reload needs the package watchfiles: pip install "n8nrunner[reload]"') from None
+    return Reloader(options.target, options.log_format, configure_logs).run()
 
 
 def _broker(options: argparse.Namespace) -> int:

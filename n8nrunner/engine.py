@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from n8nrunner import errors, exit_hook, logs, process
 from n8nrunner.callbacks import Callbacks, OnUndelivered
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 #: If the program ends sooner than this after the start, in seconds, it probably lacks `run()` or `join()`.
 _SHORT_LIFE = 10.0
+
+#: Seconds between two checks whether the links' thread has ended while another thread waits for it.
+_END_CHECK_INTERVAL = 0.1
 
 #: The number of running tasks that a log line names.
 _NAMED_TASKS = 5
@@ -224,6 +227,28 @@ class Engine:
                     "tasks and stops. To keep both, build both with shared=True",
                     self._config.name,
                 )
+
+    @property
+    def is_in_process(self) -> bool:
+        """Whether handlers run in this process."""
+        return self._pool.is_in_process
+
+    def renew(self, change: Callable[[], None], task_context: TaskContext | None) -> None:
+        """Make a change of the registry, and of the context around handlers, between two tasks.
+
+        So every task runs with functions and a context that belong together. Return after the change.
+        """
+        done = threading.Event()
+
+        def renew() -> None:
+            change()
+            self._pool.task_context = task_context
+            done.set()
+
+        self._link_thread.call(renew)
+        while not done.wait(_END_CHECK_INTERVAL):
+            if not self.lifecycle.is_alive:
+                return
 
     # --- stopping ---------------------------------------------------------------------------------
 

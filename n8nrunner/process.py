@@ -92,8 +92,9 @@ class Signals:
     """The signals that arrive in a `signals` block. The second one ends the process at once."""
 
     def __init__(self) -> None:
-        self._received: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._received: queue.SimpleQueue[int | Callable[[], object] | None] = queue.SimpleQueue()
         self._count = 0
+        self._interrupts = False
 
     def handle(self, number: int, frame: FrameType | None = None) -> None:
         """Handle a signal. This takes no lock, because the interrupted thread may hold any lock."""
@@ -101,6 +102,26 @@ class Signals:
         if self._count > 1:
             end_process(number)
         self._received.put(number)
+        if self._interrupts:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Let the first signal also raise `KeyboardInterrupt` in the block, on the thread that waits.
+
+        It raises at once if a signal has come before.
+        """
+        self._interrupts = True
+        try:
+            if self._count:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._interrupts = False
+
+    def call(self, work: Callable[[], object]) -> None:
+        """Let the thread that waits call `work`, which must not raise, and wait on. For any thread."""
+        self._received.put(work)
 
     def end(self) -> None:
         """End a `wait` without a signal, on any thread: the runner has stopped."""
@@ -112,7 +133,10 @@ class Signals:
         # Waits repeatedly, because a signal right before a wait does not end it; on Windows, no signal does.
         while (left := end - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
-                return self._received.get(timeout=min(left, _SIGNAL_POLL))
+                received = self._received.get(timeout=min(left, _SIGNAL_POLL))
+                if received is None or isinstance(received, int):
+                    return received
+                received()
         return None
 
 

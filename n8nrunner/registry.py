@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Callable
 
 from n8nrunner import logs
@@ -47,7 +47,7 @@ class Registry:
         self.runner_name = runner_name
         #: None until the first function is registered: `n8nrunner.functions` is imported then.
         self.functions: Functions | None = None
-        #: The handler and the limit of each task type.
+        #: The handler and the limit of each task type. Replaced, never changed in place.
         self._handlers: dict[str, tuple[Handler, int | None]] = {}
         self._listener: Callable[[TypesChanged], None] | None = None
         self._lock = threading.Lock()
@@ -61,7 +61,7 @@ class Registry:
         if not is_plain(handler):
             raise ConfigurationError([f"handler of {task_type!r}: expected {PLAIN}; got {handler!r}"])
         with self._lock:
-            self._handlers[task_type] = (handler, limit)
+            self._handlers = {**self._handlers, task_type: (handler, limit)}
             self._tell()
 
     def add_function(
@@ -104,6 +104,30 @@ class Registry:
                 raise ConfigurationError([f"function: expected a registered one ({known}), got {name!r}"])
             self.functions.remove(name)
             self._tell()
+
+    def prepare_successor(self, other: Registry) -> Callable[[], None]:
+        """Return a function that registers what another registry has, in place of everything here.
+
+        It makes one change, does not wait, and calls no code of the application.
+
+        Raises:
+            ConfigurationError: there are functions now, and the runner has no name of its own.
+        """
+        with other._lock:
+            handlers, functions = dict(other._handlers), other.functions
+        made = [] if functions is None else list(functions.by_name.values())
+        if made:
+            self._check_own_name()
+        self._describe([function for function in made if function.described is None])
+
+        def replace() -> None:
+            with self._lock:
+                known = self.functions or functions
+                self.functions = None if known is None else known.successor(made)
+                self._handlers = handlers
+                self._tell()
+
+        return replace
 
     def check_name(self) -> None:
         """Check that a runner with functions has a name of its own.
@@ -191,6 +215,11 @@ class Registry:
     def function_names(self) -> Collection[str]:
         """The functions' names, likewise."""
         return () if self.functions is None else self.functions.by_name.keys()
+
+    @property
+    def handlers(self) -> Mapping[str, tuple[Handler, int | None]]:
+        """The handler and the limit of each task type. It does not change; read it again."""
+        return self._handlers
 
     @property
     def is_empty(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
@@ -10,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -255,6 +257,35 @@ class Runner:
         where = custom_folder(os.environ) if directory is None else folder_of(directory)
         return package.write(where, os.environ)
 
+    def _take_from(self, other: Runner) -> None:
+        """Serve what another runner has, which was not started, in place of everything that this one has.
+
+        From then on, both objects are the same runner. Settings stay as they are.
+
+        Raises:
+            ConfigurationError: there are functions now, and the runner has no name of its own.
+        """
+        change = self._registry.prepare_successor(other._registry)
+        had_functions = self._registry.functions is not None
+        extras = self._extras._replace(task_context=other._extras.task_context)
+        engine = self._current_engine()
+        if engine is None or not engine.lifecycle.is_alive:
+            change()
+        else:
+            engine.renew(change, extras.task_context)
+            if not had_functions and self._registry.functions is not None:
+                engine.lifecycle.on_registered(engine.take_over)
+        self._extras = extras
+        other.config, other._extras, other._registry = self.config, extras, self._registry
+        other._lock, other._latest = self._lock, self._latest
+        other._engine, other._lifecycle = self._engine, self._lifecycle
+
+    @property
+    def _runs_in_process(self) -> bool:
+        """Whether the functions of the runner, which runs, are called in this process."""
+        engine = self._current_engine()
+        return engine is None or engine.is_in_process
+
     def _use_name(self, name: str) -> None:
         """Give the runner this name if it has none of its own. Characters that are not allowed become '_'."""
         own = re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_-")[:64]
@@ -412,9 +443,12 @@ class Runner:
         Raises:
             N8nRunnerError: as for `start` and `join`.
         """
-        if not reimports.may_start():
-            return
-        with logs.shown_during_run(), process.signals() as signals:
+        if reimports.may_start():
+            self._run(lambda signals: contextlib.nullcontext())
+
+    def _run(self, beside: Callable[[process.Signals], AbstractContextManager[object]]) -> None:
+        """Run as `run` does, in the context that `beside` makes of the signals."""
+        with logs.shown_during_run(), process.signals() as signals, beside(signals):
             engine = self._start(wait=0, gives_up=True)
             engine.lifecycle.on_ended(signals.end)
             number = signals.wait()

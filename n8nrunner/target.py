@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from n8nrunner.runner import Runner
 
 
+#: The folder of n8nrunner. A traceback leaves out its frames that have led to the module.
+_OWN_FOLDER = os.path.join(os.path.dirname(__file__), "")
+
+
 class TargetError(Exception):
     """A target that does not lead to a Runner. The message says why.
 
@@ -49,10 +53,7 @@ def locate_runner(target: str) -> Runner:
     """Return the Runner as `find_runner` does, and leave its name as it is."""
     from n8nrunner.runner import Runner
 
-    module_name, _, attribute = target.partition(":")
-    _check_module_name(module_name, attribute)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    module_name, attribute = module_of(target), target.partition(":")[2]
     module = _import(module_name)
     runners = {value: name for name, value in vars(module).items() if isinstance(value, Runner)}
     names = ", ".join(runners.values())
@@ -66,6 +67,19 @@ def locate_runner(target: str) -> Runner:
     if not isinstance(found, Runner):
         raise TargetError(f"{target!r}: expected a Runner, got {type(found).__name__}")
     return found
+
+
+def module_of(target: str) -> str:
+    """Return the name of a target's module, after a check, and let it be imported from the current folder.
+
+    Raises:
+        TargetError: it cannot be the name of a module.
+    """
+    module_name, _, attribute = target.partition(":")
+    _check_module_name(module_name, attribute)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return module_name
 
 
 def _check_module_name(module_name: str, attribute: str) -> None:
@@ -98,15 +112,15 @@ def _import(module_name: str) -> ModuleType:
         if name is not None and (module_name == name or module_name.startswith(f"{name}.")):
             raise TargetError(f"there is no module {module_name!r} here or on Python's path") from None
         raise TargetError(
-            f"the module {module_name!r} cannot be imported\n{_traceback_of(error)}", has_raised=True
+            f"the module {module_name!r} cannot be imported\n{traceback_of(error)}", has_raised=True
         ) from None
 
 
-def _traceback_of(error: BaseException) -> str:
+def traceback_of(error: BaseException) -> str:
     """Return the traceback from the module's first line on, without the frames of its import."""
     trace = error.__traceback__
     while trace is not None and (
-        trace.tb_frame.f_code.co_filename == __file__
+        trace.tb_frame.f_code.co_filename.startswith(_OWN_FOLDER)
         or trace.tb_frame.f_code.co_filename.startswith("<frozen importlib")
         or trace.tb_frame.f_globals.get("__name__") == "importlib"
     ):

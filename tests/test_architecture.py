@@ -46,6 +46,7 @@ LAYERS: dict[str, int] = {
     "runner": 5,
     "cli": 6,
     "demo": 6,
+    "reloading": 6,
     "target": 6,
 }
 
@@ -64,6 +65,8 @@ SIDEWAYS = {
     ("engine", "exit_hook"),
     ("cli", "demo"),
     ("cli", "target"),
+    ("cli", "reloading"),
+    ("reloading", "target"),
 }
 
 #: The modules of the broker that are as pure as protocol/: they decide, the others do I/O.

@@ -88,6 +88,9 @@ RUN_BY = {
     f"{GUIDES}::test_the_guides_test_of_an_application_passes": {
         "docs/guide-application.md": ["python: Test it"]
     },
+    "tests/reloading/test_command.py::test_the_commands_of_the_page_serve_new_code": {
+        "docs/development.md": ["sh: "]
+    },
     f"{OPERATING}::test_the_configuration_of_the_page_writes_json": {
         "docs/operating.md": ["python: Logs", "json: Logs"]
     },

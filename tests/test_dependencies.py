@@ -32,7 +32,7 @@ def declared() -> set[str]:
     extras = config["options.extras_require"]
     texts = [
         config["options"]["install_requires"],
-        *(extras[name] for name in ("broker", "demo", "node", "metrics")),
+        *(extras[name] for name in ("broker", "demo", "node", "metrics", "reload")),
     ]
     return set(re.findall(r"^([a-z-]+)>=", "\n".join(texts), re.MULTILINE))
 

@@ -11,6 +11,7 @@ import pytest
 from n8nrunner import ConfigurationError, Runner, logs
 from n8nrunner.protocol.events import TypesChanged
 from n8nrunner.registry import Registry, check_task_type
+from n8nrunner.task_types import describe_type
 from tests.conftest import LIMIT, TOKEN
 
 
@@ -71,6 +72,41 @@ def test_disconnecting_an_earlier_listener_leaves_its_successor_connected() -> N
     registry.disconnect(earlier)
     registry.add_task("first", handle, None)
     assert later.types == [{}, {"first": None}]
+
+
+def test_a_successor_replaces_everything_by_one_change() -> None:
+    registry, successor = Registry("sales"), Registry("sales")
+    listener = Listener()
+    registry.add_task("gone", handle, None)
+    registry.add_function(double, None, False, 1)
+    registry.connect(listener)
+    successor.add_task("own", handle, 2)
+    successor.add_function(lambda: 1, "quote", False, None)
+    registry.prepare_successor(successor)()
+    # The task type of a function with a limit stays, so that a node from before gets an answer.
+    assert listener.types[1:] == [{"n8nrunner.sales": None, "n8nrunner.sales.double": None, "own": 2}]
+    described = listener.answer(describe_type("sales"))["functions"]
+    assert [function["name"] for function in described] == ["quote"]
+    assert registry.handler_of("own") is handle
+
+
+def test_calls_of_a_function_and_of_its_successor_share_a_limit() -> None:
+    registry, successor = Registry("sales"), Registry("sales")
+    for each in (registry, successor):
+        each.add_function(double, None, False, 1)
+    assert registry.functions is not None
+    before = registry.functions.by_name["double"]
+    registry.prepare_successor(successor)()
+    after = registry.functions.by_name["double"]
+    assert after is not before
+    assert after._semaphore is before._semaphore
+
+
+def test_a_successor_with_functions_needs_a_runner_with_a_name_of_its_own() -> None:
+    successor = Registry("n8nrunner")
+    successor.add_function(double, None, False, None)
+    with pytest.raises(ConfigurationError, match="name: functions need"):
+        Registry("n8nrunner").prepare_successor(successor)
 
 
 def test_a_handler_of_a_task_type_precedes_the_functions() -> None:

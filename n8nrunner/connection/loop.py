@@ -15,6 +15,7 @@ import contextlib
 import selectors
 import threading
 import time
+from collections import deque
 from collections.abc import Hashable
 from math import inf
 from typing import Callable
@@ -74,6 +75,8 @@ class LinkThread:
         self._watched: dict[BrokerLink, tuple[Connection, int]] = {}
         # The links to settle before the next wait.
         self._to_settle: dict[BrokerLink, None] = {}
+        # Work for the time between two tasks, from other threads.
+        self._calls: deque[Callable[[], None]] = deque()
         # The earliest deadline of a link, and the moment of the current iteration.
         self._due_at = self._now = -inf
         self._slow_submits = Throttle(burst=1)
@@ -109,6 +112,11 @@ class LinkThread:
         """Post an event for every link."""
         for link in self.links:
             self.inbox.post(link, event)
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Let the thread call `work` while it has no task to submit. It must neither wait nor raise."""
+        self._calls.append(work)
+        self.inbox.wake()
 
     def forked(self) -> None:
         """Close this process's copies of the descriptors, in a child process. The parent's stay open."""
@@ -169,6 +177,9 @@ class LinkThread:
             else:
                 to_settle[link] = None
                 link.has_unread = link.has_unread or bool(mask & selectors.EVENT_READ)
+        if woken:
+            while self._calls:
+                self._calls.popleft()()
         for link in list(to_settle):
             if link.has_unread and not link.machine.is_paused:
                 self._run_step(link, link.read, now)

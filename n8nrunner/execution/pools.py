@@ -57,15 +57,19 @@ class _Job:
     """A task on its way through a pool.
 
     Attributes:
+        context: makes the context manager that is entered around the handler; None for none.
         started: whether the handler may have begun.
         answer: the answer, once it is known.
         has_ended: whether `on_end` has returned.
     """
 
-    __slots__ = ("answer", "handler", "has_ended", "on_end", "started", "task")
+    __slots__ = ("answer", "context", "handler", "has_ended", "on_end", "started", "task")
 
-    def __init__(self, handler: Handler, task: ActiveTask, on_end: OnEnd) -> None:
+    def __init__(
+        self, handler: Handler, context: TaskContext | None, task: ActiveTask, on_end: OnEnd
+    ) -> None:
         self.handler = handler
+        self.context = context
         self.task = task
         self.on_end = on_end
         self.answer: Answer | None = None
@@ -95,7 +99,8 @@ class TaskPool:
     ) -> None:
         #: Tasks whose handler has not returned. They hold their slots.
         self.active: dict[ActiveTask, None] = {}
-        self._task_context = context
+        #: Makes the context of each task that is submitted from now on.
+        self.task_context = context
         self._max_payload = max_payload
         self._start_context = StartContext()
         self._is_shut_down = False
@@ -115,6 +120,11 @@ class TaskPool:
         self._workers.start()
 
     @property
+    def is_in_process(self) -> bool:
+        """Whether handlers run in this process. Known after `warm_up`."""
+        return isinstance(self._workers, Threads) or self._workers.is_in_process
+
+    @property
     def is_current(self) -> bool:
         """Whether the calling thread is inside a handler of this pool."""
         return getattr(_inside, "pool", None) is self
@@ -122,7 +132,7 @@ class TaskPool:
     def submit(self, handler: Handler, task: ActiveTask, on_end: OnEnd) -> None:
         """Run a handler. `on_end` is called when it has returned or cannot run."""
         self.active[task] = None
-        job = _Job(handler, task, on_end)
+        job = _Job(handler, self.task_context, task, on_end)
         if self._is_shut_down:
             self._end(job, _not_run(task))
         else:
@@ -159,7 +169,7 @@ class TaskPool:
 
     def _invoke(self, job: _Job) -> Answer:
         try:
-            return invoke(job.handler, job.task, self._task_context, self._max_payload)
+            return invoke(job.handler, job.task, job.context, self._max_payload)
         except BaseException as error:  # noqa: BLE001 - such as MemoryError: n8n must be told
             return failure(job.task, f"The runner could not finish the task: {type(error).__name__}")
 
@@ -192,6 +202,11 @@ class _ExecutorJobs:
         # Those of them that wait until a broken executor has been replaced.
         self._waiting: deque[_Job] = deque()
 
+    @property
+    def is_in_process(self) -> bool:
+        """Whether the executor runs tasks in this process."""
+        return self._holder.is_in_process
+
     def start(self) -> None:
         """Start the executor. Raises `ExecutorBroken`."""
         self._clock = _clock_name()
@@ -221,9 +236,8 @@ class _ExecutorJobs:
             if in_process:
                 future = executor.submit(self._run, job)
             else:
-                context, max_payload = self._pool._task_context, self._pool._max_payload
                 future = executor.submit(
-                    _invoke_elsewhere, job.handler, task, context, max_payload, self._clock
+                    _invoke_elsewhere, job.handler, task, job.context, self._pool._max_payload, self._clock
                 )
             holder.note_accepted()
             self._watch(job, future, in_process, executor)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections.abc
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from n8nrunner import logs
@@ -57,6 +57,17 @@ class Functions:
     def remove(self, name: str) -> None:
         """Remove a function. Its running calls go on."""
         self.by_name = {other: function for other, function in self.by_name.items() if other != name}
+
+    def successor(self, functions: Iterable[Function]) -> Functions:
+        """Return other functions, in place of all of these. Tasks that run keep these.
+
+        A limit counts the calls of a function and of the one that replaces it together.
+        """
+        successor = Functions()
+        successor._limits = dict(self._limits)
+        for function in functions:
+            successor.add(function)
+        return successor
 
     def types(self, runner_name: str) -> dict[str, int | None]:
         """Return the task types of all functions, with their limits.

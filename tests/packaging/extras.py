@@ -74,6 +74,20 @@ def metrics() -> None:
     assert b'n8nrunner_registered{runner="smoke"} 0.0' in render(Runner(name="smoke").snapshot())[0]
 
 
+def reload() -> None:
+    """Wait for a change of a file."""
+    import threading
+
+    from n8nrunner.reloading.watching import Watch
+
+    changed = threading.Event()
+    with tempfile.TemporaryDirectory() as folder:
+        watch = Watch(lambda changes: changed.set() if changes else Path(folder, "leads.py").touch())
+        watch.start([folder])
+        assert changed.wait(30)
+        watch.stop()
+
+
 #: The use of each extra. A new extra needs an entry.
 SMOKES: dict[str, Callable[[], None]] = {
     "no extra": no_extra,
@@ -81,6 +95,7 @@ SMOKES: dict[str, Callable[[], None]] = {
     "demo": demo,
     "node": node,
     "metrics": metrics,
+    "reload": reload,
 }
 
 

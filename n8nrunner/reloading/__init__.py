@@ -1,0 +1,1 @@
+"""``n8nrunner run --reload``: imports the modules of a program's folder again when a file there changes."""

@@ -1,0 +1,133 @@
+"""Imports the modules of a folder from their sources, and imports them again.
+
+Thread: `Sources` installs itself, and `again` runs, on the thread of the command. Any thread may import
+a module during that time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import ModuleType
+from typing import NamedTuple
+
+from n8nrunner.reloading.folder import Folder
+
+
+class Fingerprint(NamedTuple):
+    """The state of a file. Its time alone would miss a second save within the resolution of the clock."""
+
+    modified: int
+    size: int
+    file: int
+    content: int
+
+
+def fingerprint(path: str) -> Fingerprint | None:
+    """Return the state of a file now; None if it is not there."""
+    try:
+        state = os.stat(path)
+        with open(path, "rb") as file:
+            content = hash(file.read())
+    except OSError:
+        return None
+    return Fingerprint(state.st_mtime_ns, state.st_size, state.st_ino, content)
+
+
+class Sources(MetaPathFinder):
+    """Imports a folder's modules from their sources, and knows the state in which it has read each of them.
+
+    It does not use the files in ``__pycache__``: Python compares a source's time in seconds with them, so it
+    would take the old code after two saves of the same size within one second.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        #: The files that were imported, with their state when they were read; None if a file has gone.
+        self.read: dict[str, Fingerprint | None] = {}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Find a module of the folder, as Python does. Return None for any other module."""
+        top = fullname.partition(".")[0]
+        if top != fullname and not self._folder.has_module(top, sys.modules.get(top)):
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.origin is None or type(spec.loader) is not SourceFileLoader:
+            return None
+        if top == fullname and not self._folder.has_spec(spec):
+            return None
+        spec.loader = _SourceLoader(fullname, spec.origin, self.read)
+        return spec
+
+    def modules(self) -> dict[str, ModuleType]:
+        """Return the modules of the folder that are imported now."""
+        return self._folder.modules(dict(sys.modules))
+
+    def changed(self) -> list[str]:
+        """Return the imported files that are not in the state in which they were read."""
+        return [path for path, state in list(self.read.items()) if fingerprint(path) != state]
+
+    def accept(self) -> None:
+        """Count the files as read in their present state, without an import."""
+        for path in list(self.read):
+            self.read[path] = fingerprint(path)
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Import the folder's modules by this finder in the block."""
+        sys.meta_path.insert(0, self)
+        try:
+            yield
+        finally:
+            sys.meta_path.remove(self)
+
+    @contextlib.contextmanager
+    def again(self) -> Iterator[None]:
+        """Import the folder's modules again in the block. If it raises, put the old ones back.
+
+        All of them together: a module that was imported before would keep names of an old one.
+        """
+        before, read = self.modules(), self.read.copy()
+        now = {path: fingerprint(path) for path in read}
+        for name in before:
+            sys.modules.pop(name, None)
+        self.read.clear()
+        importlib.invalidate_caches()
+        try:
+            yield
+        except BaseException:
+            for name in self.modules():
+                sys.modules.pop(name, None)
+            sys.modules.update(before)
+            # Files that this import has not come to count as read, so that they are not read again at once.
+            for path, state in now.items():
+                self.read.setdefault(path, state)
+            raise
+
+
+class _SourceLoader(SourceFileLoader):
+    """Compiles a source, without the files in ``__pycache__``, and notes the state in which it was read."""
+
+    def __init__(self, fullname: str, path: str, read: dict[str, Fingerprint | None]) -> None:
+        super().__init__(fullname, path)
+        self._read = read
+
+    def path_stats(self, path: str) -> dict[str, float]:
+        """Raise `OSError`, which means that no compiled file can be compared with the source."""
+        raise OSError
+
+    def get_data(self, path: str) -> bytes:
+        """Return the bytes of a file."""
+        if path != self.path:
+            return super().get_data(path)
+        before = os.stat(path)
+        data = super().get_data(path)
+        self._read[path] = Fingerprint(before.st_mtime_ns, before.st_size, before.st_ino, hash(data))
+        return data

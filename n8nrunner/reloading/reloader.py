@@ -1,0 +1,232 @@
+"""Serves a program's runner, and hands the functions of its new code over to it after each change.
+
+Threads: changes are noticed on the thread of `Watch`. The imports and everything else run on the command's
+own thread, the main thread, as the first import did: some modules can be imported only there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Callable
+
+from n8nrunner import process
+from n8nrunner.errors import N8nRunnerError
+from n8nrunner.logs import logger, task_logger
+from n8nrunner.reloading.differences import Registered, changed_extras, changed_settings, compare, stale
+from n8nrunner.reloading.folder import Change, concerned, folder_of, packages_of
+from n8nrunner.reloading.importing import Sources
+from n8nrunner.reloading.watching import Watch, files_in
+from n8nrunner.runner import Runner
+from n8nrunner.target import TargetError, find_runner, module_of, traceback_of
+
+#: The number of changed files that a log line names.
+_NAMED_FILES = 3
+
+
+class Reloader:
+    """Imports the runner of a target now, and again after changes.
+
+    Args:
+        target: ``MODULE`` or ``MODULE:ATTRIBUTE``.
+        log_format: the format of the log that the user wants; None for the default.
+        configure_logs: sets the command's logging up, with the format or None. It is called after each
+            import, because a module may configure logging.
+
+    Attributes:
+        runner: the Runner, as the latest import has made it.
+
+    Raises:
+        TargetError: the target cannot be a module.
+    """
+
+    def __init__(
+        self, target: str, log_format: str | None, configure_logs: Callable[[str | None], None]
+    ) -> None:
+        self._target = target
+        self._log_format = log_format
+        self._set_logs_up = configure_logs
+        self.runner: Runner
+        self._is_broken = False
+        #: The settings that the log has named as changed.
+        self._named_settings: list[str] = []
+        self._module = module_of(target)
+        spec = importlib.util.find_spec(self._module.partition(".")[0])
+        folder = None if spec is None else folder_of(spec)
+        if folder is None:
+            raise TargetError(f"there is no module {self._module!r} with a file here or on Python's path")
+        self._folder = folder
+        #: The files that were in each folder at the import.
+        self._files: dict[str, frozenset[str]] = {}
+        self._sources = Sources(folder)
+
+    def run(self) -> Runner:
+        """Serve until a signal, or until the runner ends. Return the runner.
+
+        Raises:
+            ConfigurationError, TargetError: as `find_runner`. While the module raises, wait for a change.
+            N8nRunnerError: as `Runner.run`.
+        """
+        with self._sources.installed():
+            self.runner = self._first_import()
+            self.runner._run(self._attached)
+        return self.runner
+
+    def _first_import(self) -> Runner:
+        """Import the runner. While its module raises, wait for changes."""
+        while True:
+            try:
+                with self._noting_files(), self._sources.again():
+                    runner = find_runner(self._target)
+                self._configure_logs()
+                self._is_broken = False
+                return runner
+            except TargetError as error:
+                if not error.has_raised:
+                    raise
+                self._configure_logs()
+                self._is_broken = True
+                task_logger.error("Waiting for a change, because %s", error)
+            self._wait_for_change()
+
+    def _configure_logs(self) -> None:
+        log_format, self._log_format = self._log_format, None  # once: it is there from then on
+        self._set_logs_up(log_format)
+
+    def _wait_for_change(self) -> None:
+        """Wait until a change may mend the program."""
+        changed = threading.Event()
+        watch = Watch(lambda changes: changed.set() if self._is_concerned(changes) else None)
+        watch.start(self._folders())
+        changed.wait()
+        watch.stop()
+
+    @contextlib.contextmanager
+    def _attached(self, signals: process.Signals) -> Iterator[None]:
+        """Watch the files in the block."""
+
+        def on_changes(changes: list[Change]) -> None:
+            signals.call(lambda: self._check(changes, signals))
+
+        self._watch = Watch(on_changes)
+        self._watch.start(self._folders())
+        logger.info("Watching %s and the modules that it imports from %s", self._module, self._folder.path)
+        try:
+            yield
+        finally:
+            self._watch.stop()
+
+    def _folders(self) -> set[str]:
+        """Return the folders to watch, with those of files behind symbolic links."""
+        files = list(self._sources.read)
+        folders = {self._folder.path, *packages_of(self._sources.modules().values())}
+        folders.update(os.path.dirname(path) for path in files)
+        folders.update(os.path.dirname(os.path.realpath(path)) for path in files)
+        return folders
+
+    @contextlib.contextmanager
+    def _noting_files(self) -> Iterator[None]:
+        """Note the files in the folders to watch before an import, and those in new folders after it."""
+        self._files = {folder: files_in(folder) for folder in self._folders()}
+        try:
+            yield
+        finally:
+            for folder in self._folders() - self._files.keys():
+                self._files[folder] = files_in(folder)
+
+    def _is_concerned(self, changes: list[Change]) -> bool:
+        """Return whether the program may be another one after changes, or before a watch began."""
+        if not changes:
+            for folder, files in self._files.items():
+                changes = [*changes, *(Change(path, True) for path in files_in(folder) - files)]
+        packages = packages_of(self._sources.modules().values())
+        return bool(self._sources.changed()) or concerned(changes, packages, self._is_broken)
+
+    def _check(self, changes: list[Change], signals: process.Signals) -> None:
+        """Import again if a change concerns the program. On the thread that waits for signals."""
+        if self.runner.state != "running" or not self._is_concerned(changes):
+            return
+        if not self.runner._runs_in_process:
+            logger.warning(
+                "Start the command again to use the changed code: the functions of %s run in processes of an "
+                "executor, which keep the code that they have imported",
+                self._module,
+            )
+            self._sources.accept()
+            return
+        changed = self._sources.changed() or [change.path for change in changes]
+        try:
+            self._reload(changed, signals)
+        except KeyboardInterrupt:
+            pass  # the signal stops the runner next
+        except BaseException as error:  # noqa: BLE001 - a module may raise anything
+            self._is_broken = True
+            self._configure_logs()
+            self._show(error)
+        self._watch.use(self._folders())
+
+    def _reload(self, changed: list[str], signals: process.Signals) -> None:
+        """Import again, and hand over. Raises what the module raises; the old code stays then."""
+        began = time.monotonic()
+        before, modules = _registered(self.runner), self._sources.modules()
+        with self._noting_files(), self._sources.again():
+            with signals.interrupting():
+                new = find_runner(self._target)
+            settings = changed_settings(self.runner.config, new.config)
+            settings += changed_extras(self.runner._extras, new._extras)
+            if new is not self.runner:
+                self.runner._take_from(new)
+        if new is self.runner:
+            # It is of another folder, and the import has registered the functions with it one by one.
+            for name in stale(before, _registered(new), modules):
+                new.remove(name)
+        self.runner = new
+        self._is_broken = False
+        self._configure_logs()
+        differences = str(compare(before, _registered(new)))
+        logger.info(
+            "Reloaded %s in %.2f s after a change of %s%s",
+            self._module,
+            time.monotonic() - began,
+            self._named(changed),
+            f" ({differences})" if differences else "",
+        )
+        if settings and settings != self._named_settings:
+            logger.warning(
+                "Start the command again to use the changed settings of the runner %r: %s",
+                new.config.name,
+                ", ".join(settings),
+            )
+        self._named_settings = settings
+
+    def _show(self, error: BaseException) -> None:
+        """Log why the old code stays. The text of a module's exception is only for the logger of tasks."""
+        if not isinstance(error, (N8nRunnerError, TargetError)):
+            text = f"the module raised {type(error).__name__}\n{traceback_of(error)}"
+        else:
+            text = str(error)
+        if not self.runner.config.error_details:
+            text = text.partition("\n")[0]
+        task_logger.error("The old code of %s goes on: %s", self._module, text)
+
+    def _named(self, paths: list[str]) -> str:
+        """Return the names of changed files for a log line."""
+        start = os.path.join(self._folder.path, "")
+        names = sorted({path[len(start) :] if path.startswith(start) else path for path in paths})
+        more = f" and {len(names) - _NAMED_FILES} more" if len(names) > _NAMED_FILES else ""
+        return f"{', '.join(names[:_NAMED_FILES])}{more}"
+
+
+def _registered(runner: Runner) -> dict[str, Registered]:
+    """Return the functions and the task types of a runner, as they are compared."""
+    registry = runner._registry
+    found = {
+        f"task {name!r}": Registered(handler, limit) for name, (handler, limit) in registry.handlers.items()
+    }
+    functions = {} if registry.functions is None else registry.functions.by_name
+    found.update({name: Registered(made.function, made.described) for name, made in functions.items()})
+    return found

@@ -1,0 +1,96 @@
+"""The thread that waits for changes of files, with watchfiles."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterable
+from typing import Callable
+
+import watchfiles
+
+from n8nrunner import logs
+from n8nrunner.logs import logger
+from n8nrunner.reloading.folder import Change
+
+#: Milliseconds without a change after which a group of changes is complete, and the longest time for a group.
+#: A "save all" of an editor, or a checkout, writes several files.
+_STEP, _LONGEST_GROUP = 50, 400
+
+#: Milliseconds after which a watch that is new has missed no change, and a wish for other folders is noticed.
+_POLL = 250
+
+
+def files_in(folder: str) -> frozenset[str]:
+    """Return the paths of the files and folders in a folder; none if it is not there."""
+    try:
+        return frozenset(os.path.join(folder, name) for name in os.listdir(folder))
+    except OSError:
+        return frozenset()
+
+
+class Watch:
+    """Watches the files in some folders, but not in their subfolders, on a thread of its own.
+
+    Args:
+        on_changes: called on the thread with changes, or with no change when a watch has begun: what changed
+            before is for the caller to find out.
+    """
+
+    def __init__(self, on_changes: Callable[[list[Change]], None]) -> None:
+        self._on_changes = on_changes
+        self._wanted: frozenset[str] = frozenset()
+        self._is_stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="n8nrunner-reload", daemon=True)
+
+    def start(self, folders: Iterable[str]) -> None:
+        """Begin to watch these folders."""
+        self.use(folders)
+        self._thread.start()
+
+    def use(self, folders: Iterable[str]) -> None:
+        """Watch these folders from now on."""
+        self._wanted = frozenset(folders)
+
+    def stop(self) -> None:
+        """End the thread. Do not wait for it for long: it may be in a log handler."""
+        self._is_stopped.set()
+        self._thread.join(1.0)
+
+    def _run(self) -> None:
+        try:
+            while not self._is_stopped.is_set():
+                self._watch(self._wanted)
+        except Exception as error:  # noqa: BLE001 - such as a limit of the system
+            logger.error(
+                "Changes of files are no longer noticed (%s). Start the command again. If the system has no "
+                "room for more watches, set WATCHFILES_FORCE_POLLING=true",
+                logs.describe(error),
+            )
+
+    def _watch(self, folders: frozenset[str]) -> None:
+        """Watch folders, until others are wanted or one of them has been replaced."""
+        present = [folder for folder in folders if os.path.isdir(folder)]
+        if not present:
+            self._is_stopped.wait(_POLL / 1000)
+            return
+        has_begun = False
+        watched = watchfiles.watch(
+            *present,
+            recursive=False,
+            watch_filter=None,
+            debounce=_LONGEST_GROUP,
+            step=_STEP,
+            rust_timeout=_POLL,
+            yield_on_timeout=True,
+            stop_event=self._is_stopped,
+        )
+        with contextlib.closing(watched):
+            for found in watched:
+                changes = [Change(path, kind is watchfiles.Change.added) for kind, path in found]
+                if changes or not has_begun:
+                    has_begun = True
+                    self._on_changes(changes)
+                if self._wanted != folders or any(change.path in folders for change in changes):
+                    return
