@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from n8nrunner.runner import Runner
 
 
-#: The folder of n8nrunner. A traceback leaves out its frames that have led to the module.
-_OWN_FOLDER = os.path.join(os.path.dirname(__file__), "")
+#: The beginnings of the names of files whose frames tracebacks leave out.
+_IMPORTING = (
+    "<frozen importlib",
+    os.path.join(os.path.dirname(importlib.__file__), ""),
+    __file__,
+    os.path.join(os.path.dirname(__file__), "reloading", ""),
+)
 
 
 class TargetError(Exception):
@@ -117,12 +122,12 @@ def _import(module_name: str) -> ModuleType:
 
 
 def traceback_of(error: BaseException) -> str:
-    """Return the traceback from the module's first line on, without the frames of its import."""
-    trace = error.__traceback__
-    while trace is not None and (
-        trace.tb_frame.f_code.co_filename.startswith(_OWN_FOLDER)
-        or trace.tb_frame.f_code.co_filename.startswith("<frozen importlib")
-        or trace.tb_frame.f_globals.get("__name__") == "importlib"
-    ):
-        trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    """Return the traceback without the frames of the import itself."""
+    shown = traceback.TracebackException.from_exception(error)
+    chain: list[traceback.TracebackException | None] = [shown]
+    for each in chain:
+        if each is not None:
+            own = [frame for frame in each.stack if not frame.filename.startswith(_IMPORTING)]
+            each.stack = traceback.StackSummary.from_list(own)
+            chain += [each.__cause__, each.__context__]
+    return "".join(shown.format()).rstrip()

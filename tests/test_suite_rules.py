@@ -41,6 +41,7 @@ def test_hypothesis_settings_come_from_the_profile() -> None:
 MAY_SLEEP = {
     "benchmarks/against.py",
     "benchmarks/measures.py",
+    "benchmarks/reloading.py",
     "benchmarks/workflows.py",
     "faults/soak.py",
     "faults/work.py",

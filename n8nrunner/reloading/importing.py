@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import NamedTuple
 
 from n8nrunner.reloading.folder import Folder
@@ -50,6 +50,8 @@ class Sources(MetaPathFinder):
         self._folder = folder
         #: The files that were imported, with their state when they were read; None if a file has gone.
         self.read: dict[str, Fingerprint | None] = {}
+        #: The last source of each file, and its code.
+        self.compiled: dict[str, tuple[bytes, CodeType]] = {}
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -63,7 +65,7 @@ class Sources(MetaPathFinder):
             return None
         if top == fullname and not self._folder.has_spec(spec):
             return None
-        spec.loader = _SourceLoader(fullname, spec.origin, self.read)
+        spec.loader = _SourceLoader(fullname, spec.origin, self)
         return spec
 
     def modules(self) -> dict[str, ModuleType]:
@@ -113,21 +115,20 @@ class Sources(MetaPathFinder):
 
 
 class _SourceLoader(SourceFileLoader):
-    """Compiles a source, without the files in ``__pycache__``, and notes the state in which it was read."""
+    """Compiles a source, unless it has compiled the same before, and notes the state in which it was read."""
 
-    def __init__(self, fullname: str, path: str, read: dict[str, Fingerprint | None]) -> None:
+    def __init__(self, fullname: str, path: str, sources: Sources) -> None:
         super().__init__(fullname, path)
-        self._read = read
+        self._sources = sources
 
-    def path_stats(self, path: str) -> dict[str, float]:
-        """Raise `OSError`, which means that no compiled file can be compared with the source."""
-        raise OSError
-
-    def get_data(self, path: str) -> bytes:
-        """Return the bytes of a file."""
-        if path != self.path:
-            return super().get_data(path)
-        before = os.stat(path)
-        data = super().get_data(path)
-        self._read[path] = Fingerprint(before.st_mtime_ns, before.st_size, before.st_ino, hash(data))
-        return data
+    def get_code(self, fullname: str) -> CodeType:
+        """Return the code of the module."""
+        path = self.path
+        state = os.stat(path)
+        data = self.get_data(path)
+        self._sources.read[path] = Fingerprint(state.st_mtime_ns, state.st_size, state.st_ino, hash(data))
+        known, code = self._sources.compiled.get(path, (None, None))
+        if code is None or known != data:
+            code = self.source_to_code(data, path)
+            self._sources.compiled[path] = (data, code)
+        return code

@@ -10,6 +10,7 @@ import pytest
 
 from n8nrunner import cli
 from n8nrunner.broker import Broker
+from tests.benchmarks import reloading
 from tests.conftest import LIMIT, TOKEN
 from tests.pages import blocks
 from tests.processes import Program, python
@@ -101,3 +102,8 @@ def test_a_target_without_a_file_is_exit_code_2(
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert cli.main(["run", target, "--reload"]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_measure_loses_no_call(capsys: pytest.CaptureFixture[str]) -> None:
+    assert reloading.main(["--saves", "2", "--callers", "2", "--modules", "2"]) == 0
+    assert "2 modules: from a save to an answer of the new code" in capsys.readouterr().out
