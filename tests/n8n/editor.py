@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import shutil
 from pathlib import Path
+
+from tests import chromium
+from tests.chromium import LIMIT
 
 from .n8n import OWNER, N8n
 
-with contextlib.suppress(ImportError):  # `missing` says so
+with contextlib.suppress(ImportError):  # `chromium.missing` says so
     from playwright.sync_api import Browser, BrowserContext, Error, Locator, Page, Playwright, expect
-
-ARGUMENTS = [
-    "--no-sandbox",  # the sandbox refuses root
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",  # where the editor would ask for news
-]
-
-LIMIT = 60_000.0
-"""Milliseconds that anything in the editor may take to appear; pages take long on a busy machine."""
-
-
-def missing() -> list[str]:
-    """Return the programs that the editor's tests need and this machine lacks."""
-    lacking = [] if shutil.which("chromium") else ["Debian's package chromium"]
-    return lacking if importlib.util.find_spec("playwright") else [*lacking, "the Python package playwright"]
 
 
 def launch(playwright: Playwright) -> Browser:
     expect.set_options(timeout=LIMIT)
     playwright.selectors.set_test_id_attribute("data-test-id")
-    return playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
+    return chromium.launch(playwright)
 
 
 def log_in(browser: Browser, n8n: N8n) -> BrowserContext:

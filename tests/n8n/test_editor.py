@@ -15,6 +15,9 @@ from typing import Any, Callable
 
 import pytest
 
+from tests import chromium
+from tests.chromium import SCREENSHOTS
+
 from . import editor
 from .conftest import skip_or_fail
 from .editor import Editor
@@ -27,8 +30,6 @@ with contextlib.suppress(ImportError):  # `context` says so
 pytestmark = pytest.mark.n8n
 
 OpenWorkflow = Callable[..., Editor]
-
-SCREENSHOTS = "N8NRUNNER_SCREENSHOTS"
 
 TRIGGER = {"name": "Start", "type": "n8n-nodes-base.manualTrigger", "typeVersion": 1, "parameters": {}}
 
@@ -45,7 +46,7 @@ def leads_node(operation: str, name: str = "Leads") -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def context(n8n_in: Callable[[Mode], N8n]) -> Iterator[BrowserContext]:
     """A browser in which n8n's owner is logged in."""
-    lacking = editor.missing()
+    lacking = chromium.missing()
     if lacking:
         skip_or_fail(f"the editor's tests need {' and '.join(lacking)}")
     with sync_playwright() as playwright:

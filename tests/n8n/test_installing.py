@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from n8nrunner import __version__
+from tests import chromium
 from tests.processes import python
 
 from . import editor
@@ -27,7 +28,7 @@ from .install import N8N_VERSION, VERSIONS, Installation
 from .n8n import N8n
 from .processes import free_port
 
-with contextlib.suppress(ImportError):  # `editor.missing` says so
+with contextlib.suppress(ImportError):  # `chromium.missing` says so
     from playwright.sync_api import expect, sync_playwright
 
 pytestmark = pytest.mark.n8n
@@ -178,7 +179,7 @@ def test_the_install_command_gives_the_types_of_an_installation_from_npm(n8n: N8
 
 @pytest.mark.parametrize("n8n", [N8N_VERSION], indirect=True)
 def test_the_button_of_the_community_nodes_installs_the_package(n8n: N8n, tmp_path: Path) -> None:
-    lacking = editor.missing()
+    lacking = chromium.missing()
     if lacking:
         skip_or_fail(f"the editor's tests need {' and '.join(lacking)}")
     n8n.start()

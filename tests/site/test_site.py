@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,13 +16,15 @@ import pytest
 pytest.importorskip("sphinx")
 pytest.importorskip("furo")
 
-from tests.n8n import editor
+from tests import chromium
 from tests.pages import ROOT
 
 PHONE = {"width": 390, "height": 844}
 #: Pages of the theme itself, which have no source.
 GENERATED = {"index.html", "search.html", "genindex.html"}
-needs_browser = pytest.mark.skipif(bool(editor.missing()), reason=f"no {' and no '.join(editor.missing())}")
+needs_browser = pytest.mark.skipif(
+    bool(chromium.missing()), reason=f"no {' and no '.join(chromium.missing())}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +107,7 @@ def test_pages_load_nothing_from_another_host(site: Path) -> None:
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
-        )
+        browser = chromium.launch(driver)
         yield browser
         browser.close()
 
