@@ -413,6 +413,7 @@ class Engine:
             time.time(),
             (self.lifecycle.ended_at or now) - self.lifecycle.started_at,
             self._recorder.errors,
+            self._config.error_details,
         )
 
 

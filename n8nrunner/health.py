@@ -1,26 +1,32 @@
-"""The health check server: whether the process lives, whether n8n knows the runner, and which brokers it has.
+"""The health check server: whether the process lives, whether n8n knows the runner, and a page of its work.
 
-`/healthz` and `/readyz` answer every caller and show no data. `/status` names the brokers, so it answers no
-request whose Host header has an unknown name: a web page that points its own name at this machine (DNS
-rebinding) reads nothing.
+`/healthz` and `/readyz` answer every caller and show no data. The page `/`, its data `/status` and `/metrics`
+answer no request whose Host header has an unknown name: a web page that points its own name at this machine
+(DNS rebinding) reads nothing.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import functools
+import hashlib
+import importlib.resources
 import json
+import re
 import socket
 import socketserver
 import threading
 from collections.abc import Collection
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 from urllib.parse import urlsplit
 
 from n8nrunner.config import address_of, is_loopback
 from n8nrunner.errors import ConfigurationError
 from n8nrunner.logs import logger
 from n8nrunner.snapshot import Snapshot
+from n8nrunner.status import to_json
 
 #: Seconds that one read of a request may take.
 _REQUEST_TIMEOUT = 5.0
@@ -30,18 +36,43 @@ _MOST_REQUESTS = 32
 _ACCEPT_PAUSE = 0.5
 #: Seconds that an ended request gets to free its thread.
 _EVICTION_WAIT = 1.0
+#: The paths that show data. They can only be read, and only under an allowed Host.
+_DATA = ("/", "/status", "/metrics")
+_FOREIGN_HOST = (
+    b"This name in the Host header is not allowed. Use localhost or an IP address, or add the name to "
+    b"health_check_allowed_hosts (N8NRUNNER_HEALTH_CHECK_ALLOWED_HOSTS)"
+)
+_POLICY = "Content-Security-Policy"
+#: For the answers of these paths: no cache keeps them, and no other site shows or uses them.
+_PROTECTION = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+#: The rule for everything that the page's own rule does not allow.
+_NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+
+class _Answer(NamedTuple):
+    status: int
+    body: bytes
+    kind: str = "text/plain"
+    headers: dict[str, str] = {}
 
 
 class HealthServer:
-    """Answers ``/readyz`` and ``/status`` about the connections, and every other path with 200 and ``OK``.
+    """Answers ``/`` with a page, ``/status`` and ``/metrics`` with its data, ``/readyz`` with the readiness.
 
-    A launcher kills a runner whose ``/healthz`` is not 200. So ``/healthz`` is 200 before the first
-    registration and during an outage, while ``/readyz`` is 503.
+    Every other path is answered with 200 and ``OK``. A launcher kills a runner whose ``/healthz`` is not
+    200. So ``/healthz`` is 200 before the first registration and during an outage, while ``/readyz`` is 503.
 
     Args:
         host, port: the address to listen on; port 0 for any free one.
         snapshot: returns the runner's current state.
-        allowed_hosts: names in a request's Host header to which ``/status`` answers, besides those that
+        allowed_hosts: names in a request's Host header to which paths with data answer, besides those that
             `is_allowed_host` lists.
         on_failure: called on the server's thread with the unexpected error that ended it.
 
@@ -62,23 +93,27 @@ class HealthServer:
 
             def do_GET(self) -> None:
                 path = self.path.split("?", 1)[0]
-                kind = "text/plain"
-                if path == "/readyz":
-                    ready = snapshot().is_offering
-                    status, body = (200, "OK") if ready else (503, "not registered")
-                elif path != "/status":
-                    status, body = 200, "OK"
-                elif is_allowed_host(self.headers.get("Host"), host, allowed_hosts):
-                    status, body, kind = 200, json.dumps(_status(snapshot())), "application/json"
-                else:
-                    status, body = 403, "The Host header is none of health_check_allowed_hosts"
-                data = body.encode()
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(data)))
+                answer = self._data(path) if path in _DATA else _probe(path, snapshot)
+                self.send_response(answer.status)
+                self.send_header("Content-Type", answer.kind)
+                self.send_header("Content-Length", str(len(answer.body)))
+                for name, value in answer.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 if self.command != "HEAD":
-                    self.wfile.write(data)
+                    self.wfile.write(answer.body)
+
+            def _data(self, path: str) -> _Answer:
+                if not is_allowed_host(self.headers.get("Host"), host, allowed_hosts):
+                    return _Answer(403, _FOREIGN_HOST)
+                if self.command not in ("GET", "HEAD"):
+                    return _Answer(405, b"This can only be read", headers={"Allow": "GET, HEAD"})
+                if path == "/":
+                    return page()
+                if path == "/metrics":
+                    return _metrics(snapshot(), self.headers.get("Accept"))
+                body = json.dumps(to_json(snapshot())).encode()
+                return _Answer(200, body, "application/json", {**_PROTECTION, _POLICY: _NOTHING})
 
             do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET
 
@@ -99,7 +134,9 @@ class HealthServer:
     def start(self) -> None:
         """Start to answer requests."""
         self.thread.start()
-        logger.info("Health check server listening on %s, port %d", *self.address)
+        host, port = self.address
+        url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+        logger.info("Health check server listening on %s, port %d. Its page is %s", host, port, url)
 
     def _serve(self) -> None:
         try:
@@ -199,11 +236,36 @@ class _Server(socketserver.ThreadingTCPServer):
         logger.debug("A health check request ended without its answer", exc_info=True)
 
 
-def _status(snapshot: Snapshot) -> dict[str, object]:
-    return {
-        "state": snapshot.state,
-        "registered": snapshot.is_registered,
-        "capacity": snapshot.capacity,
-        "taken": snapshot.taken,
-        "brokers": [{"broker": link.broker, "state": link.state} for link in snapshot.links],
-    }
+def _probe(path: str, snapshot: Callable[[], Snapshot]) -> _Answer:
+    """Return the answer of a path that shows no data."""
+    if path == "/readyz" and not snapshot().is_offering:
+        return _Answer(503, b"not registered")
+    return _Answer(200, b"OK")
+
+
+def _metrics(snapshot: Snapshot, accept: str | None) -> _Answer:
+    """Return the metrics in the format that the scraper accepts."""
+    try:
+        from n8nrunner.metrics import render  # imported only where metrics are scraped
+    except ImportError as error:
+        return _Answer(501, str(error).encode())
+    body, kind = render(snapshot, accept)
+    return _Answer(200, body, kind, {**_PROTECTION, _POLICY: _NOTHING})
+
+
+@functools.cache
+def page() -> _Answer:
+    """Return the page, whose own script and style are the only ones that the browser may use."""
+    text = importlib.resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    script, style = (_digest(text, tag) for tag in ("script", "style"))
+    policy = (
+        f"{_NOTHING}; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+    return _Answer(200, text.encode(), "text/html; charset=utf-8", {**_PROTECTION, _POLICY: policy})
+
+
+def _digest(text: str, tag: str) -> str:
+    """Return the source expression of the one element with this tag."""
+    (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"

@@ -64,9 +64,9 @@ class Runner:
         health_check_enabled: whether a health check server runs.
         health_check_host: the address on which the health check server listens.
         health_check_port: the port on which the health check server listens; 0 for any free one.
-        health_check_allowed_hosts: names in the Host header to which ``/status`` answers, besides
-            ``localhost`` and IP addresses. Of IP addresses, a server on a loopback address accepts only
-            loopback ones.
+        health_check_allowed_hosts: names in the Host header to which ``/``, ``/status`` and ``/metrics``
+            answer, besides ``localhost`` and IP addresses. Of IP addresses, a server on a loopback address
+            accepts only loopback ones.
         error_details: whether the log shows the texts and tracebacks of exceptions that handlers raise. They
             can contain values of items. If not, it shows only the exceptions' types. n8n gets the texts in
             both cases.
@@ -529,6 +529,7 @@ class Runner:
                 Counts(),
                 functions,
                 time.time(),
+                error_details=self.config.error_details,
             )
         return engine.snapshot()
 

@@ -197,6 +197,7 @@ class Snapshot(NamedTuple):
     at: float = 0.0  #: the moment, in seconds since the epoch.
     uptime: float = 0.0  #: seconds since the runner started, until it ended.
     errors: tuple[CallError, ...] = ()  #: the last errors, the latest first.
+    error_details: bool = True  #: whether the errors have their texts and tracebacks: the setting.
 
     @property
     def is_registered(self) -> bool:

@@ -131,7 +131,7 @@ class TestRun:
         )
         with run_jobs(jobs, "jobs", env) as program:
             line = program.wait_for("Health check server listening on 127.0.0.1, port ")
-            url = f"http://127.0.0.1:{int(line.rsplit(' ', 1)[1])}"
+            url = line.rsplit(" ", 1)[1].strip().rstrip("/")
             assert requests.get(f"{url}/healthz", timeout=LIMIT).text == "OK"
             wait_until(lambda: requests.get(f"{url}/readyz", timeout=LIMIT).status_code == 200)
             program.signal(signal.SIGTERM)

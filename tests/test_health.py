@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
+import hashlib
 import http.client
 import json
 import logging
 import re
 import socket
 import socketserver
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any, Callable
 
 import pytest
 
-from n8nrunner import ConfigurationError, Runner, Snapshot
+from n8nrunner import ConfigurationError, Runner
 from n8nrunner import health as health_module
 from n8nrunner.broker import Broker
 from n8nrunner.health import HealthServer
-from n8nrunner.snapshot import Counts, LinkSnapshot
+from n8nrunner.status import to_json
 from tests.conftest import LIMIT, TOKEN, promptly, wait_until
+from tests.example_snapshots import snapshot
 
 NewRunner = Callable[..., Runner]
-
-
-def snapshot(state: str) -> Snapshot:
-    link = LinkSnapshot("http://n8n:5679", state, 1, 0, None)
-    return Snapshot("running", "tests", 5, 2, (link,), (), Counts())
 
 
 @contextlib.contextmanager
@@ -56,10 +55,10 @@ def ask(
 # --- by itself ---------------------------------------------------------------------------------------------
 
 
-def test_every_path_and_method_is_answered_with_200_and_ok() -> None:
+def test_every_path_without_data_is_answered_with_200_and_ok() -> None:
     """A launcher kills runners that answer anything else, also during an outage of n8n."""
     with serving("connecting") as server:
-        for path in ("/", "/healthz", "/healthz/", "/anything/else?x=1", "/readyz/not", "*"):
+        for path in ("/healthz", "/healthz/", "/anything/else?x=1", "/readyz/not", "*"):
             for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
                 status, body, headers = ask(server.address, method, path)
                 assert (status, body, headers["Content-Length"]) == (200, b"OK", "2"), (method, path)
@@ -80,13 +79,43 @@ def test_readiness_and_status_follow_the_connections(state: str, status: int) ->
         assert (found, body) == (status, b"")
         found, body, headers = ask(server.address, "GET", "/status")
         assert (found, headers["Content-Type"]) == (200, "application/json")
-        assert json.loads(body) == {
-            "state": "running",
-            "registered": status == 200,
-            "capacity": 5,
-            "taken": 2,
-            "brokers": [{"broker": "http://n8n:5679", "state": state}],
-        }
+        assert json.loads(body) == json.loads(json.dumps(to_json(snapshot(state))))
+
+
+def test_the_page_allows_its_own_script_and_style_only() -> None:
+    with serving() as server:
+        status, body, headers = ask(server.address, "GET", "/")
+        _, shown, same = ask(server.address, "HEAD", "/?x=1")
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert (shown, same["Content-Length"]) == (b"", str(len(body)))
+    rules = dict(rule.strip().split(" ", 1) for rule in headers["Content-Security-Policy"].split(";"))
+    for tag, rule in (("script", "script-src"), ("style", "style-src")):
+        (content,) = re.findall(f"<{tag}>(.*?)</{tag}>".encode(), body, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
+        assert rules[rule] == f"'sha256-{digest}'"
+    assert (rules["default-src"], rules["connect-src"]) == ("'none'", "'self'")
+    assert rules["require-trusted-types-for"] == "'script'"
+    assert not re.findall(rb"""(?:src|href)=["']?(?:https?:)?//""", body)  # no external file
+
+
+@pytest.mark.parametrize("path", ["/", "/status"])
+def test_answers_with_data_are_kept_from_caches_frames_and_other_sites(path: str) -> None:
+    with serving() as server:
+        _, _, headers = ask(server.address, "GET", path)
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert headers["Access-Control-Allow-Origin"] is None
+
+
+@pytest.mark.parametrize("path", ["/", "/status", "/metrics"])
+def test_data_can_only_be_read(path: str) -> None:
+    with serving() as server:
+        for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+            status, body, headers = ask(server.address, method, path)
+            assert (status, headers["Allow"], body) == (405, "GET, HEAD", b"This can only be read"), method
 
 
 @pytest.mark.parametrize(
@@ -121,12 +150,34 @@ def test_only_an_ip_address_localhost_or_an_allowed_name_may_read_data(
     assert health_module.is_allowed_host(header, bound, allowed) is is_allowed
 
 
+def test_metrics_are_served_in_the_format_that_is_accepted() -> None:
+    pytest.importorskip("prometheus_client")
+    with serving() as server:
+        status, body, headers = ask(server.address, "GET", "/metrics")
+        accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
+        _, _, others = ask(server.address, "GET", "/metrics", headers=accept)
+    assert (status, headers["Content-Type"].split(";")[0]) == (200, "text/plain")
+    assert b"n8nrunner_registered" in body
+    assert others["Content-Type"].startswith("application/openmetrics-text")
+
+
+def test_metrics_without_their_package_name_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "n8nrunner.metrics", raising=False)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with serving() as server:
+        status, body, _ = ask(server.address, "GET", "/metrics")
+        assert (status, b'pip install "n8nrunner[metrics]"' in body) == (501, True)
+        assert ask(server.address, "GET", "/healthz")[0] == 200
+
+
 def test_a_foreign_host_header_reads_no_data() -> None:
     """A web page whose name leads to this machine gets nothing but the fact that something answers."""
     with serving() as server:
         host = {"Host": "rebound.example"}
-        assert ask(server.address, "GET", "/status", headers=host)[0] == 403
-        for path in ("/healthz", "/readyz", "/"):
+        for path in ("/", "/status", "/metrics"):
+            status, body, _ = ask(server.address, "GET", path, headers=host)
+            assert (status, b"N8NRUNNER_HEALTH_CHECK_ALLOWED_HOSTS" in body) == (403, True)
+        for path in ("/healthz", "/readyz", "/anything"):
             assert ask(server.address, "GET", path, headers=host)[:2] == (200, b"OK")
 
 
@@ -136,7 +187,7 @@ def test_a_request_is_answered_without_its_body() -> None:
             assert ask(server.address, "POST", "/healthz", b"x" * size)[:2] == (200, b"OK")
         for length in (b"-5", b"many", b"", b"1000000"):
             with socket.create_connection(server.address, LIMIT) as client:
-                client.sendall(b"POST / HTTP/1.1\r\nContent-Length: " + length + b"\r\n\r\n")
+                client.sendall(b"POST /healthz HTTP/1.1\r\nContent-Length: " + length + b"\r\n\r\n")
                 assert b" 200 OK\r\n" in client.recv(1000)
 
 
@@ -305,13 +356,10 @@ def test_the_health_check_of_a_runner_follows_its_state(
     finally:
         go_on.set()
     assert status == 200
-    assert json.loads(body) == {
-        "state": "running",
-        "registered": True,
-        "capacity": 3,
-        "taken": 1,
-        "brokers": [{"broker": broker.url, "state": "registered"}],
-    }
+    found = json.loads(body)
+    assert (found["state"], found["registered"], found["capacity"], found["taken"]) == ("running", True, 3, 1)
+    assert [(link["broker"], link["state"]) for link in found["brokers"]] == [(broker.url, "registered")]
+    assert [each["type"] for each in found["tasks"]] == ["wait"]
     task.result(LIMIT)
     runner.stop()
     with pytest.raises(ConnectionRefusedError):

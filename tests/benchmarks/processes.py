@@ -61,6 +61,12 @@ def ws_modules() -> Path:
     return folder / "node_modules"
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds that a process has used, to the nanosecond (/proc/PID/stat: in steps of 10 ms)."""
+    clock_of_process = (~pid << 3) | 2  # as clock_getcpuclockid(3) makes it
+    return time.clock_gettime(clock_of_process)
+
+
 class LineProcess:
     """A process that hears and speaks lines of JSON; killed when its `with` ends."""
 
@@ -111,9 +117,8 @@ class LineProcess:
         return json.loads(line)
 
     def cpu(self) -> float:
-        """CPU seconds used so far by all threads, to the nanosecond (/proc/PID/stat: in steps of 10 ms)."""
-        clock_of_process = (~self.pid << 3) | 2  # as clock_getcpuclockid(3) makes it
-        return time.clock_gettime(clock_of_process)
+        """CPU seconds used so far by all threads."""
+        return cpu_seconds(self.pid)
 
     def failure(self, what: str) -> BenchmarkError:
         self._errors.seek(0)
