@@ -70,14 +70,14 @@ RUN_BY = {
         "docs/agents.md": ["python: For MCP clients"]
     },
     f"{GUIDES}::test_the_nodes_are_installed_before_n8n_is_started": {
-        "docs/guide-notebook.md": ["sh: Prepare n8n"],
-        "docs/guide-application.md": ["sh: Prepare n8n"],
+        "docs/guide-notebook.md": ["sh: Start n8n"],
+        "docs/guide-application.md": ["sh: Start n8n"],
     },
     f"{GUIDES}::test_the_blocks_of_the_notebook_guide_serve_calls": {
-        "docs/guide-notebook.md": ["sh: Prepare Jupyter", "python: Write a function", "python: Go on working"]
+        "docs/guide-notebook.md": ["sh: Start Jupyter", "python: Write a function", "python: Go on working"]
     },
     f"{GUIDES}::test_the_commands_of_the_application_guide_serve_calls": {
-        "docs/guide-application.md": ["python: Write functions", "sh: Write functions"]
+        "docs/guide-application.md": ["python: Write a function", "sh: Serve it"]
     },
     f"{GUIDES}::test_gunicorns_forked_workers_serve_calls": {
         "docs/guide-application.md": ["python: Start it with your application"]

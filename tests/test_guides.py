@@ -51,7 +51,7 @@ def test_links_lead_somewhere(page: str) -> None:
 
 @pytest.mark.parametrize("page", GUIDES)
 def test_the_nodes_are_installed_before_n8n_is_started(page: str, tmp_path: Path) -> None:
-    (prepare,) = [block.text for block in blocks(page) if block.heading == "Prepare n8n"]
+    (prepare,) = [block.text for block in blocks(page) if block.heading == "Start n8n"]
     install, _, start = prepare.splitlines()[-3:]
     assert start == "n8n start"
     with python("-m", *install.split(), env={"N8N_USER_FOLDER": str(tmp_path)}, cwd=tmp_path) as program:
@@ -62,7 +62,7 @@ def test_the_nodes_are_installed_before_n8n_is_started(page: str, tmp_path: Path
 @pytest.mark.parametrize("page", GUIDES)
 def test_n8n_is_prepared_by_its_own_variables(page: str) -> None:
     """The variables are those that n8n is started with in tests/n8n."""
-    (prepare,) = [block.text for block in blocks(page) if block.heading == "Prepare n8n"]
+    (prepare,) = [block.text for block in blocks(page) if block.heading == "Start n8n"]
     harness = (ROOT / "tests" / "n8n" / "n8n.py").read_text(encoding="utf-8")
     for name in re.findall(r"^export (\w+)=", prepare, re.MULTILINE):
         assert f"{name}=" in harness
@@ -97,7 +97,7 @@ def test_the_blocks_of_the_notebook_guide_serve_calls(broker: Broker, module: ty
     runner = module.__dict__["runner"]
     try:
         run_block(module, start)
-        assert json_of(call(broker, "prices", "quote", fruit="pear", pieces=2)) == [{"total": 6}]
+        assert json_of(call(broker, "prices", "quote", fruit="apple")) == [{"total": 2}]
         train, outliers = python_blocks(NOTEBOOK, "Go on working")
         run_block(module, train)
         assert json_of(call(broker, "prices", "train", rounds=3)) == [{"rounds": 3}]
@@ -126,7 +126,7 @@ def pandas_is_there() -> bool:
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
     """Return a folder with the guide's `shop.py`."""
-    (text,) = python_blocks(APPLICATION, "Write functions")
+    (text,) = python_blocks(APPLICATION, "Write a function")
     (tmp_path / "shop.py").write_text(text)
     return tmp_path
 
@@ -135,22 +135,21 @@ def test_the_commands_of_the_application_guide_serve_calls(broker: Broker, shop:
     commands = [
         line.split()
         for block in blocks(APPLICATION, "sh")
-        if block.heading != "Prepare n8n"
+        if block.heading != "Start n8n"
         for line in block.text.splitlines()
     ]
-    assert [command[0] for command in commands] == ["export", "n8nrunner"]
-    _, serve = commands
-    with python("-m", *serve, env=variables(broker), cwd=shop):
-        assert json_of(call(broker, "shop", "sell", fruit="apple", pieces=2)) == [
-            {"fruit": "apple", "left": 5}
-        ]
+    assert [command[0] for command in commands] == [".", "export", "n8nrunner"]
+    *_, serve = commands
+    with python("-m", *serve, env=variables(broker), cwd=shop) as program:
+        program.wait_for("Registered with the broker")
+        assert json_of(call(broker, "shop", "sell", fruit="apple")) == [{"fruit": "apple", "left": 6}]
         with pytest.raises(AssertionError, match="There are no 9 pieces of apple"):
             call(broker, "shop", "sell", fruit="apple", pieces=9)
 
 
 @needs_signals
 def test_the_guard_against_a_reloader_starts_one_runner(broker: Broker, tmp_path: Path) -> None:
-    (functions,) = python_blocks(APPLICATION, "Write functions")
+    (functions,) = python_blocks(APPLICATION, "Write a function")
     _, guarded = python_blocks(APPLICATION, "Start it with your application")
     (tmp_path / "shop.py").write_text(functions)
     (tmp_path / "serve.py").write_text(guarded.replace("debug=True", "debug=True, port=0"))
