@@ -97,6 +97,9 @@ RUN_BY = {
     f"{OPERATING}::test_the_metrics_of_a_runner_are_added_to_those_of_the_application": {
         "docs/operating.md": ["python: Metrics"]
     },
+    f"{OPERATING}::test_prometheus_finds_the_metrics_where_the_page_says": {
+        "docs/operating.md": ["yaml: Metrics"]
+    },
     f"{HOSTING}::test_the_service_runs_until_it_is_stopped": {
         "docs/guide-self-hosting.md": ["python: With Docker Compose"]
     },

@@ -9,10 +9,12 @@ from typing import Any, Callable
 
 import prometheus_client
 import pytest
+import requests
+from ruamel.yaml import YAML
 
-from n8nrunner import JsonFormatter, Runner, TextFormatter
+from n8nrunner import JsonFormatter, Runner, RunnerConfig, TextFormatter
 from n8nrunner.broker import Broker
-from tests.conftest import LIMIT
+from tests.conftest import LIMIT, engine_of
 from tests.pages import blocks
 
 NewRunner = Callable[..., Runner]
@@ -78,3 +80,16 @@ def test_the_metrics_of_a_runner_are_added_to_those_of_the_application(
     exec(code("Metrics"), {"runner": runner})
     with runner:
         assert registry.get_sample_value("n8nrunner_registered", {"runner": "leads"}) == 1
+
+
+def test_prometheus_finds_the_metrics_where_the_page_says(broker: Broker, new_runner: NewRunner) -> None:
+    (job,) = YAML(typ="safe", pure=True).load(code("Metrics", "yaml"))["scrape_configs"]
+    (target,) = job["static_configs"][0]["targets"]
+    assert target == f"{RunnerConfig.health_check_host}:{RunnerConfig.health_check_port}"
+    runner = new_runner(name="leads", health_check_enabled=True, health_check_port=0)
+    with runner:
+        health = engine_of(runner)._health
+        assert health is not None
+        url = target.replace(str(RunnerConfig.health_check_port), str(health.address[1]))
+        answer = requests.get(f"http://{url}/metrics", timeout=LIMIT)
+    assert 'n8nrunner_registered{runner="leads"} 1.0\n' in answer.text
