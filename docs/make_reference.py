@@ -23,6 +23,7 @@ MODULES = {
     "n8nrunner": {
         "Runners": ["Runner", "RunnerConfig", "ignore_interrupts", "install_node"],
         "Tasks": ["Task", "File", "Undelivered"],
+        "Hooks": ["Call", "Registered"],
         "Snapshots": [
             "Snapshot",
             "LinkSnapshot",
@@ -80,8 +81,9 @@ VALUES = {
     "DEFAULT_NAME": "config",
     "CANCELLED_BY_USER": "broker.task",
     "ExecutorOrFactory": "execution.executors",
-    "OnUndelivered": "callbacks",
-    "TaskContext": "execution.invoke",
+    "CallEvent": "hooks",
+    "OnUndelivered": "hooks",
+    "TaskContext": "hooks",
 }
 
 Item = Any  # one of griffe's objects, which differ between its releases
@@ -104,7 +106,8 @@ def make() -> str:
         "# API reference",
         "",
         "`python docs/make_reference.py` generates this page from the docstrings. It lists all public names.",
-        "`_HandlerType` and `_FunctionType` stand for the type of the decorated function.",
+        "`_HandlerType`, `_FunctionType`, `_OnCall`, `_OnResult` and `_OnRegistered` stand for the type of",
+        "the decorated function.",
     ]
     for module, sections in MODULES.items():
         found = package if module == package.path else package[module[len(package.path) + 1 :]]

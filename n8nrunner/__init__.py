@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from n8nrunner.formatters import JsonFormatter, TextFormatter
     from n8nrunner.functions.files import File
     from n8nrunner.functions.node.installing import install_node
+    from n8nrunner.hooks import Call, Registered
     from n8nrunner.runner import Runner
     from n8nrunner.snapshot import (
         CallError,
@@ -52,8 +53,10 @@ _MODULES = {
         ("CallError", "Counts", "FunctionSnapshot", "Histogram", "LinkSnapshot", "Outcome"), "snapshot"
     ),
     **dict.fromkeys(("Snapshot", "TaskSnapshot"), "snapshot"),
+    "Call": "hooks",
     "File": "functions.files",
     "JsonFormatter": "formatters",
+    "Registered": "hooks",
     "Runner": "runner",
     "RunnerConfig": "config",
     "Task": "task",
@@ -64,11 +67,12 @@ _MODULES = {
 }
 
 __all__ = [
-    "AuthenticationError", "BrokerConnectionError", "CallError", "ConfigurationError", "Counts",
+    "AuthenticationError", "BrokerConnectionError", "Call", "CallError", "ConfigurationError", "Counts",
     "ExecutorBroken", "File", "FunctionSnapshot", "GrantTokenSpent", "Histogram", "JsonFormatter",
-    "LinkSnapshot", "N8nRunnerError", "Outcome", "ProtocolError", "Runner", "RunnerConfig", "RunnerFailed",
-    "RunnerForked", "RunnerStopped", "Snapshot", "Task", "TaskCancelled", "TaskError", "TaskSnapshot",
-    "TaskTimeout", "TextFormatter", "Undelivered", "__version__", "ignore_interrupts", "install_node",
+    "LinkSnapshot", "N8nRunnerError", "Outcome", "ProtocolError", "Registered", "Runner", "RunnerConfig",
+    "RunnerFailed", "RunnerForked", "RunnerStopped", "Snapshot", "Task", "TaskCancelled", "TaskError",
+    "TaskSnapshot", "TaskTimeout", "TextFormatter", "Undelivered", "__version__", "ignore_interrupts",
+    "install_node",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:  # a type checker would take it that every name exists

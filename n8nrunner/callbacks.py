@@ -1,57 +1,76 @@
-"""The thread that calls `on_undelivered`, which may be slow and then delays nothing else."""
+"""The thread of the hooks that are not of calls. They may be slow, and then delay nothing else."""
 
 from __future__ import annotations
 
 import contextlib
 import queue
 import threading
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from n8nrunner.deadline import Deadline
 from n8nrunner.execution.contexts import StartContext
-from n8nrunner.logs import describe, logger, task_logger
+from n8nrunner.hooks import Hook, Hooks, OtherEvent, log_raised
+from n8nrunner.logs import logger
 from n8nrunner.task import Undelivered
 
-#: Called with each result that n8n did not get, or may not have got.
-OnUndelivered = Callable[[Undelivered], object]
+
+class _Event(NamedTuple):
+    """An event, with the hooks that were registered for it when it happened."""
+
+    name: OtherEvent
+    hooks: tuple[Hook, ...]
+    value: object
 
 
 class Callbacks:
-    """Calls `on_undelivered` on a thread, or logs the results if there is no callback or no thread any more.
+    """Calls hooks on a thread. Results without a hook, or without the thread, are logged.
 
     Args:
-        callback: the application's function, or None. No exception of it ends the thread.
+        hooks: the application's functions. It may be replaced; events that have happened keep theirs.
         on_failure: called on the thread with the unexpected error that ended it.
-        error_details: whether the log shows the text and the traceback of an exception of the callback.
+        error_details: whether the log shows the text and the traceback of an exception of a hook.
     """
 
     def __init__(
-        self,
-        callback: OnUndelivered | None,
-        on_failure: Callable[[BaseException], None],
-        error_details: bool = True,
+        self, hooks: Hooks, on_failure: Callable[[BaseException], None], error_details: bool = True
     ) -> None:
-        self._callback = callback
+        self.hooks = hooks
         self._on_failure = on_failure
         self._error_details = error_details
         self._start_context = StartContext()
         self._has_failed = False
-        self._queue: queue.SimpleQueue[Undelivered | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Event | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._run, name="n8nrunner-callbacks", daemon=True)
+        # Acquired by the one that starts the thread.
+        self._start_token = threading.Lock()
 
     def start(self) -> None:
-        """Start the thread, if there is a callback. Raises `RuntimeError` if no thread is available."""
-        if self._callback is not None:
-            self.thread.start()
+        """Start the thread, if there is a hook, unless it was started.
 
-    def put(self, result: Undelivered) -> None:
-        """Report a result on the thread. Do not wait for it."""
-        self._queue.put(result)
-        if self._callback is None or self._has_failed:  # looked at last: the thread may fail at any moment
-            self._log_rest()
+        Raises:
+            RuntimeError: the process can have no more threads.
+        """
+        if self.hooks.needs_thread and self._start_token.acquire(blocking=False):
+            try:
+                self.thread.start()
+            except RuntimeError:
+                self._start_token.release()
+                raise
+
+    def put(self, event: OtherEvent, value: object) -> None:
+        """Report an event to its hooks, on the thread. Do not wait for them."""
+        hooks = self.hooks.of(event)
+        if hooks:
+            self._queue.put(_Event(event, hooks, value))
+            if self._has_failed:  # looked at last: the thread may fail at any moment
+                self._log_rest()
+        elif isinstance(value, Undelivered):
+            _log(value)
 
     def end(self) -> None:
-        """Let the thread end after the results in its queue. Do not wait for it."""
+        """Let the thread end after the events in its queue. Do not wait for it."""
+        if self.thread.ident is None:
+            self._log_rest()
         self._queue.put(None)
 
     def join(self, deadline: Deadline) -> bool:
@@ -61,36 +80,34 @@ class Callbacks:
         return not self.thread.is_alive()
 
     def _run(self) -> None:
-        result = None
+        event = None
         try:
             while True:
-                result = self._queue.get()
-                if result is None:
+                event = self._queue.get()
+                if event is None:
                     return
-                self._call(result)
-                result = None
+                self._call(event)
+                event = None
         except BaseException as error:  # noqa: BLE001 - reported by the runner
             self._has_failed = True
-            self._queue.put(result)
+            self._queue.put(event)
             self._on_failure(error)
             self._log_rest()
 
-    def _call(self, result: Undelivered) -> None:
-        assert self._callback is not None
-        try:
-            self._start_context.run(self._callback, result)
-        except BaseException as error:  # noqa: BLE001 - logged
-            # The message is the application's, so it goes to the logger of tasks.
-            shown = error if self._error_details else None
-            task_logger.error("on_undelivered raised %s for %r", describe(error), result, exc_info=shown)
+    def _call(self, event: _Event) -> None:
+        for hook in event.hooks:
+            try:
+                self._start_context.run(hook, event.value)
+            except BaseException as error:  # noqa: BLE001 - logged
+                log_raised(f"A hook of {event.name!r}", error, repr(event.value), self._error_details)
 
     def _log_rest(self) -> None:
-        """Log the results with which the callback has not been called."""
+        """Log the results with which no hook has been called."""
         with contextlib.suppress(queue.Empty):
             while True:
-                result = self._queue.get_nowait()
-                if result is not None:
-                    _log(result)
+                event = self._queue.get_nowait()
+                if event is not None and isinstance(event.value, Undelivered):
+                    _log(event.value)
 
 
 def _log(result: Undelivered) -> None:

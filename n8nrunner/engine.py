@@ -7,14 +7,14 @@ import time
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from n8nrunner import errors, exit_hook, logs, process
-from n8nrunner.callbacks import Callbacks, OnUndelivered
+from n8nrunner.callbacks import Callbacks
 from n8nrunner.config import RunnerConfig, is_one_shot, urls_of
 from n8nrunner.connection.sockets import close_copies
 from n8nrunner.deadline import Deadline
 from n8nrunner.execution.executors import ExecutorOrFactory, is_factory
-from n8nrunner.execution.invoke import TaskContext
 from n8nrunner.execution.pools import TaskPool
 from n8nrunner.exit_hook import STOP_MARGIN
+from n8nrunner.hooks import Call, Hooks, OnUndelivered, Registered, TaskContext
 from n8nrunner.lifecycle import Lifecycle, RunnerState, guarded
 from n8nrunner.logs import logger
 from n8nrunner.protocol.events import OfferingChanged, StopRequested, TypesChanged
@@ -22,7 +22,7 @@ from n8nrunner.protocol.slots import Slots
 from n8nrunner.record import Recorder
 from n8nrunner.registry import PLAIN, Registry, is_plain
 from n8nrunner.snapshot import Counts, Snapshot, TaskSnapshot
-from n8nrunner.task import ActiveTask, renew_lock_after_fork
+from n8nrunner.task import ActiveTask, Undelivered, renew_lock_after_fork
 
 if TYPE_CHECKING:
     from n8nrunner.connection.broker_link import BrokerLink
@@ -78,7 +78,9 @@ class Engine:
     `gives_up` is explained at `Lifecycle`.
     """
 
-    def __init__(self, config: RunnerConfig, registry: Registry, extras: Extras, gives_up: bool) -> None:
+    def __init__(
+        self, config: RunnerConfig, registry: Registry, hooks: Hooks, extras: Extras, gives_up: bool
+    ) -> None:
         # Slow to import (requests, backoff), and many programs build a runner that they do not start.
         from n8nrunner.connection.loop import LinkThread
 
@@ -91,14 +93,12 @@ class Engine:
         self._has_handlers = not registry.is_empty
         self._shared = extras.shared
         self._slots = Slots(config.capacity, len(urls_of(config)))
-        self._pool = TaskPool(extras.executor, config.capacity, extras.task_context, config.max_payload, self)
+        self._pool = TaskPool(extras.executor, config.capacity, hooks, config.max_payload, self)
         self._health: HealthServer | None = None
-        self._callbacks = Callbacks(
-            extras.on_undelivered,
-            lambda error: self._fail("n8nrunner-callbacks", error),
-            config.error_details,
+        #: The thread of hooks that are not of calls. `start` it when hooks are added.
+        self.callbacks = Callbacks(
+            hooks, lambda error: self._fail("n8nrunner-callbacks", error), config.error_details
         )
-        self.undelivered = self._callbacks.put
         self._recorder = Recorder(registry)
         self._link_thread = LinkThread(
             config, self._slots, self._pool, self, self._recorder, self._links_ended
@@ -128,7 +128,7 @@ class Engine:
         self._raise_if_stopping()
         if self._config.health_check_enabled:
             self._start_health()
-        self._callbacks.start()
+        self.callbacks.start()
         if not self._has_handlers:
             logger.warning("The runner %r has no handler yet, so n8n cannot send it tasks", self._config.name)
         self._raise_if_stopping()
@@ -233,22 +233,23 @@ class Engine:
         """Whether handlers run in this process."""
         return self._pool.is_in_process
 
-    def renew(self, change: Callable[[], None], task_context: TaskContext | None) -> None:
-        """Make a change of the registry, and of the context around handlers, between two tasks.
+    def renew(self, change: Callable[[], None], hooks: Hooks) -> None:
+        """Make a change of the registry, and of the context and the hooks around handlers, between two tasks.
 
-        So every task runs with functions and a context that belong together. Return after the change.
+        So every task runs with functions, a context and hooks that belong together. Return after the change.
         """
         done = threading.Event()
 
         def renew() -> None:
             change()
-            self._pool.task_context = task_context
+            self._pool.hooks = self.callbacks.hooks = hooks
             done.set()
 
         self._link_thread.call(renew)
         while not done.wait(_END_CHECK_INTERVAL):
             if not self.lifecycle.is_alive:
                 return
+        self.callbacks.start()
 
     # --- stopping ---------------------------------------------------------------------------------
 
@@ -264,7 +265,7 @@ class Engine:
 
     def is_own_thread(self) -> bool:
         """Return whether the calling thread is one of this engine's, for which a stop would wait."""
-        own_threads = (self._link_thread.thread, self._callbacks.thread)
+        own_threads = (self._link_thread.thread, self.callbacks.thread)
         return self._pool.is_current or threading.current_thread() in own_threads
 
     def join(self, deadline: Deadline) -> None:
@@ -277,8 +278,8 @@ class Engine:
             states = ", ".join(f"{link.url.base} is {link.machine.shown}" for link in self.links)
             _warn("The runner %r has not stopped in time: %s", self._config.name, states)
         # Connecting threads are not joined: they cannot be interrupted, and change nothing of the engine.
-        if not self._callbacks.join(deadline):
-            _warn("on_undelivered has not returned yet")
+        if not self.callbacks.join(deadline):
+            _warn("A hook, or on_undelivered, has not returned yet")
         running = self._pool.join(deadline)
         if running:
             _warn(
@@ -322,6 +323,17 @@ class Engine:
 
     def link_registered(self, link: BrokerLink) -> None:
         self.lifecycle.note_registered(link.index)
+        self.callbacks.put("registered", Registered(link.url.base, self._config.name))
+
+    def task_cancelled(self, task: ActiveTask) -> None:
+        if self.callbacks.hooks.of("cancelled"):
+            call = Call(task, task.function, None)
+            call.outcome = task.ending
+            call.duration = time.monotonic() - task.begun_at if task.begun_at else None
+            self.callbacks.put("cancelled", call)
+
+    def undelivered(self, result: Undelivered) -> None:
+        self.callbacks.put("undelivered", result)
 
     def link_refused(self, link: BrokerLink, error: errors.N8nRunnerError) -> bool:
         # A launcher's grant token works once. A wrong secret can be corrected while the runner waits.
@@ -358,7 +370,7 @@ class Engine:
         if failure is not None:
             self._fail("n8nrunner-links", failure)
         guarded(self._pool.shut_down)
-        guarded(self._callbacks.end)
+        guarded(self.callbacks.end)
         if self._health is not None:
             guarded(self._health.stop)
         exit_hook.engines.discard(self)

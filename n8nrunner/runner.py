@@ -15,23 +15,30 @@ from contextlib import AbstractContextManager
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, TypeVar, overload
+from typing import TYPE_CHECKING, Callable, Literal, TypeVar, overload
 
 from n8nrunner import exit_hook, logs, process, reimports
-from n8nrunner.callbacks import OnUndelivered
 from n8nrunner.config import DEFAULT_NAME, RunnerConfig, missing_token
 from n8nrunner.deadline import Deadline
 from n8nrunner.engine import Engine, Extras
 from n8nrunner.errors import ConfigurationError, N8nRunnerError, RunnerForked, RunnerStopped
 from n8nrunner.execution.executors import ExecutorOrFactory
-from n8nrunner.execution.invoke import TaskContext
 from n8nrunner.exit_hook import STOP_MARGIN
+from n8nrunner.hooks import (
+    Call,
+    CallEvent,
+    Hook,
+    Hooks,
+    OnUndelivered,
+    Registered,
+    TaskContext,
+)
 from n8nrunner.lifecycle import Lifecycle, RunnerState
 from n8nrunner.logs import logger
 from n8nrunner.record import Recorder
-from n8nrunner.registry import Registry, check_task_type
+from n8nrunner.registry import PLAIN, Registry, check_task_type, is_plain
 from n8nrunner.snapshot import Counts, Snapshot
-from n8nrunner.task import Task
+from n8nrunner.task import Task, Undelivered
 
 if TYPE_CHECKING:
     from n8nrunner.functions.node.writing import Written
@@ -39,6 +46,9 @@ if TYPE_CHECKING:
 
 _HandlerType = TypeVar("_HandlerType", bound=Callable[[Task], object])
 _FunctionType = TypeVar("_FunctionType", bound=Callable[..., object])
+_OnRegistered = TypeVar("_OnRegistered", bound=Callable[[Registered], object])
+_OnResult = TypeVar("_OnResult", bound=Callable[[Undelivered], object])
+_OnCall = TypeVar("_OnCall", bound=Callable[[Call], object])
 
 
 class Runner:
@@ -76,7 +86,8 @@ class Runner:
             ``lambda: ProcessPoolExecutor(4)``, the runner shuts the executor down, and replaces a broken one;
             it offers no tasks until the replacement works.
         task_context: a function that makes a context manager, which is entered around every handler, such as
-            ``app.app_context`` of Flask.
+            ``app.app_context`` of Flask. If it has a required parameter, it gets the `Task`; a function that
+            can be called without an argument is called without one.
         on_undelivered: a function that is called with an `Undelivered` for each result that n8n did not get,
             or may not have got, because the connection was lost. It runs on a thread of its own.
         shared: whether this runner tolerates another shared runner of this process that has functions, the
@@ -118,6 +129,7 @@ class Runner:
         self.config = RunnerConfig.from_env(**{item.name: given[item.name] for item in fields(RunnerConfig)})
         self._extras = Extras(executor, task_context, on_undelivered, shared)
         self._extras.check()
+        self._hooks = Hooks(task_context, on_undelivered)
         self._registry = Registry(self.config.name)
         self._lock = threading.Lock()
         # The engine of the latest start, which may have failed. The lock guards this and the next two.
@@ -267,15 +279,15 @@ class Runner:
         """
         change = self._registry.prepare_successor(other._registry)
         had_functions = self._registry.functions is not None
-        extras = self._extras._replace(task_context=other._extras.task_context)
+        extras = other._extras._replace(executor=self._extras.executor, shared=self._extras.shared)
         engine = self._current_engine()
         if engine is None or not engine.lifecycle.is_alive:
             change()
         else:
-            engine.renew(change, extras.task_context)
+            engine.renew(change, other._hooks)
             if not had_functions and self._registry.functions is not None:
                 engine.lifecycle.on_registered(engine.take_over)
-        self._extras = extras
+        self._extras, self._hooks = extras, other._hooks
         other.config, other._extras, other._registry = self.config, extras, self._registry
         other._lock, other._latest = self._lock, self._latest
         other._engine, other._lifecycle = self._engine, self._lifecycle
@@ -293,6 +305,67 @@ class Runner:
             self.config = copy.copy(self.config)  # not `replace`, which would note the folder of now
             object.__setattr__(self.config, "name", own)
             self._registry.runner_name = own
+
+    @overload
+    def on(self, event: Literal["registered"]) -> Callable[[_OnRegistered], _OnRegistered]: ...
+
+    @overload
+    def on(self, event: Literal["registered"], function: _OnRegistered) -> _OnRegistered: ...
+
+    @overload
+    def on(self, event: Literal["undelivered"]) -> Callable[[_OnResult], _OnResult]: ...
+
+    @overload
+    def on(self, event: Literal["undelivered"], function: _OnResult) -> _OnResult: ...
+
+    @overload
+    def on(self, event: CallEvent | Literal["cancelled"]) -> Callable[[_OnCall], _OnCall]: ...
+
+    @overload
+    def on(self, event: CallEvent | Literal["cancelled"], function: _OnCall) -> _OnCall: ...
+
+    def on(self, event: str, function: Hook | None = None) -> object:
+        """Let a function be called at every event of one kind: a hook. Add it before or after the start.
+
+        Use it as a decorator, ``@runner.on("failed")``, or directly, ``runner.on("failed", report)``. Several
+        hooks of an event are called in the order in which they were added. The events are:
+
+        - "started": before each call of a function, and before the handler of a task type. It gets a `Call`.
+        - "finished": after a call that returned. It gets the same `Call`.
+        - "failed": after a call that raised, or whose arguments do not fit. It gets the same `Call`.
+        - "cancelled": a running task's result is not wanted any more, because n8n cancelled it, it timed out,
+          its connection was lost, or the runner stops. It gets a `Call` of its own.
+        - "undelivered": a result did not arrive, or may not have arrived. It gets an `Undelivered`.
+        - "registered": a broker has registered the runner. It gets a `Registered`.
+
+        The first three run on the thread of the call, inside of the `task_context`, and delay the call.
+        Exactly one of "finished" and "failed" follows each "started", also if the task is cancelled in
+        between: `Call.outcome` says it. In a process of an executor, they run there, and are pickled as a
+        handler is. All others run on a thread of their own. An exception of a hook is logged, to the logger
+        ``n8nrunner.tasks``, and changes nothing else.
+
+        Args:
+            event: the event.
+            function: the hook; None for a decorator.
+
+        Returns:
+            The function, or a decorator that returns it.
+
+        Raises:
+            ConfigurationError: there is no such event, or the function is not a plain one.
+            RuntimeError: the process can have no more threads.
+        """
+
+        def add(hook: Hook) -> Hook:
+            if not is_plain(hook):
+                raise ConfigurationError([f"hook of {event!r}: expected {PLAIN}; got {hook!r}"])
+            self._hooks.add(event, hook)
+            engine = self._current_engine()
+            if engine is not None and engine.lifecycle.is_alive:
+                engine.callbacks.start()
+            return hook
+
+        return add if function is None else add(function)
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -355,7 +428,7 @@ class Runner:
                     if missing:
                         raise ConfigurationError(missing)
                     self._registry.check_name()
-                    engine = Engine(self.config, self._registry, self._extras, gives_up)
+                    engine = Engine(self.config, self._registry, self._hooks, self._extras, gives_up)
                     begun.append(engine)
                     self._latest = engine
                     break
@@ -537,6 +610,7 @@ class Runner:
         """Forget the engine, in a child process: its threads are in the parent process."""
         self._lock = threading.Lock()
         self._registry.renew_after_fork()
+        self._hooks.renew_after_fork()
         if self._latest is not None and self._latest.lifecycle.is_alive:
             self._latest.forked()
         if self._lifecycle.is_alive:

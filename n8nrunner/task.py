@@ -37,6 +37,20 @@ class CallPort(Protocol):
     def limit_time(self, task: ActiveTask, limit: float) -> None: ...
 
 
+class OpenCall(Protocol):
+    """A call with the application's hooks (`n8nrunner/hooks.py`), as its thread uses it."""
+
+    def start(self) -> None: ...
+
+    def end(self, duration: float, error: BaseException | None = None) -> None: ...
+
+
+class CallHooks(Protocol):
+    """The application's hooks of calls."""
+
+    def open(self, task: ActiveTask, function: str | None, item: int | None) -> OpenCall: ...
+
+
 _Kind = TypeVar("_Kind")
 
 #: Lines that one task may log to n8n. Further lines are left out.
@@ -420,15 +434,17 @@ class ActiveTask(Task):
         begun_at: the moment of `time.monotonic()` at which its handler began in this process, or 0.
         duration: the seconds inside of its handler.
         failures: why it, or calls of it, have failed; a bounded number.
+        hooks: the application's functions before and after each call; None without one.
         has_ended: whether its slot has been given back. Only the links' thread uses this.
         left_out: the number of records about the task that the runner's own log left out.
+        logged: the handler's exception, if it is logged already, and its error object for n8n.
         started_at: the moment of `time.monotonic()` at which the task was handed to the pool.
         tally: the outcome of its calls to a function; None if its handler is not a function's.
     """
 
     __slots__ = (
         "_log_lines", "_on_cancel", "begun_at", "duration", "error_details", "failures", "generation",
-        "has_ended", "left_out", "started_at", "tally",
+        "has_ended", "hooks", "left_out", "logged", "started_at", "tally",
     )  # fmt: skip
 
     def __init__(
@@ -449,6 +465,8 @@ class ActiveTask(Task):
         self.begun_at = self.duration = 0.0
         self.tally: Tally | None = None
         self.failures: tuple[Failure, ...] = ()
+        self.hooks: CallHooks | None = None
+        self.logged: tuple[BaseException, dict[str, str]] | None = None
         self.has_ended = False
         self.left_out = 0
         self._log_lines = 0
@@ -544,18 +562,27 @@ class Undelivered:
         broker: the broker's URL.
         failed: whether the task failed. `error` then has the error.
         certain: True if n8n did not get the result; False if it was sent and may have arrived.
+        function: the name of the function that was called; None for the handler of a task type.
     """
 
-    __slots__ = ("_payload", "broker", "certain", "failed", "task_id", "task_type")
+    __slots__ = ("_payload", "broker", "certain", "failed", "function", "task_id", "task_type")
 
     def __init__(
-        self, task_id: str, task_type: str, broker: str, payload: bytes | None, failed: bool, certain: bool
+        self,
+        task_id: str,
+        task_type: str,
+        broker: str,
+        payload: bytes | None,
+        failed: bool,
+        certain: bool,
+        function: str | None = None,
     ) -> None:
         self.task_id = task_id
         self.task_type = task_type
         self.broker = broker
         self.failed = failed
         self.certain = certain
+        self.function = function
         self._payload = payload
 
     def __repr__(self) -> str:

@@ -29,6 +29,7 @@ LAYERS: dict[str, int] = {
     "config": 2,
     "task": 2,
     "snapshot": 2,
+    "hooks": 2,
     "connection": 3,
     "execution": 3,
     "functions": 3,
@@ -55,6 +56,8 @@ LAYERS: dict[str, int] = {
 SIDEWAYS = {
     ("deadline", "errors"),
     ("logs", "formatters"),
+    ("hooks", "snapshot"),
+    ("hooks", "task"),
     ("connection", "execution"),
     ("connection", "record"),
     ("execution", "process"),

@@ -91,6 +91,7 @@ RUN_BY = {
     "tests/reloading/test_command.py::test_the_commands_of_the_page_serve_new_code": {
         "docs/development.md": ["sh: "]
     },
+    f"{OPERATING}::test_the_hook_of_the_page_reports_failed_calls": {"docs/operating.md": ["python: Hooks"]},
     f"{OPERATING}::test_the_configuration_of_the_page_writes_json": {
         "docs/operating.md": ["python: Logs", "json: Logs"]
     },

@@ -13,6 +13,7 @@ import pytest
 from n8nrunner import Runner, Task, TaskError, logs
 from n8nrunner.broker import Broker, BrokerTaskError
 from n8nrunner.execution.invoke import invoke
+from n8nrunner.hooks import Around
 from n8nrunner.task import OWN_LOG_LINES, ActiveTask
 from tests.conftest import LIMIT, wait_until
 
@@ -129,6 +130,6 @@ def test_the_first_failure_of_a_task_is_logged_at_any_length(output: io.StringIO
         raise ValueError("x" * 49_000)
 
     for _ in range(2):
-        invoke(fails, ActiveTask("abcd1234", "tests", None, time.monotonic() + 60), None, 100_000)
+        invoke(fails, ActiveTask("abcd1234", "tests", None, time.monotonic() + 60), Around(), 100_000)
     assert output.getvalue().count("x" * 1000) >= 2
     assert "left out" not in output.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from typing import Any, Callable
 
 import prometheus_client
@@ -45,6 +46,16 @@ def score(broker: Broker, budget: float) -> Any:
     calls = [{"item": 0, "arguments": {"budget": budget}}]
     settings = {"version": 1, "function": "score_lead", "calls": calls, "executionId": "12"}
     return broker.run_task("n8nrunner.leads", settings, timeout=LIMIT)
+
+
+def test_the_hook_of_the_page_reports_failed_calls(
+    broker: Broker, runner: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exec(code("Hooks"), {"runner": runner})
+    with runner:
+        score(broker, 1)
+        score(broker, 0)
+    assert re.fullmatch(r"score_lead failed after 0.\d s, execution 12, None\n", capsys.readouterr().out)
 
 
 def test_the_configuration_of_the_page_writes_json(

@@ -18,6 +18,7 @@ from n8nrunner.broker import Broker
 from n8nrunner.callbacks import Callbacks
 from n8nrunner.connection import attempt
 from n8nrunner.connection.loop import LinkThread
+from n8nrunner.hooks import Hooks
 from n8nrunner.protocol import link, retry
 from n8nrunner.protocol.events import AttemptFailed, BrokerProbed, ConnectionOpened, SlotFreed
 from tests.conftest import LIMIT, TOKEN, engine_of, wait_until
@@ -454,8 +455,7 @@ def test_a_dead_callbacks_thread_is_a_failed_runner(
     waiting = Waiting()
     runner.task("wait")(waiting)
     runner.start()
-    callbacks = engine_of(runner)._callbacks
-    assert callbacks is not None
+    callbacks = engine_of(runner).callbacks
     callbacks._call = Fault(callbacks._call, SystemExit())  # type: ignore[method-assign]
     task = broker.submit("wait", {})
     assert waiting.running.wait(LIMIT)
@@ -477,18 +477,18 @@ def test_a_result_is_logged_if_the_callbacks_thread_ends_while_it_is_put(
             self.get, self.get_nowait, self._put = queue.get, queue.get_nowait, queue.put
 
         def put(self, result: Any) -> None:
-            if result is second:
-                self._put(first)
+            if result.value is second:
+                self._put(result._replace(value=first))
                 callbacks.thread.join(LIMIT)
             self._put(result)
 
     first, second = (Undelivered(name, "tests", "http://n8n", None, False, True) for name in ("1st", "2nd"))
     failures: list[BaseException] = []
-    callbacks = Callbacks(lambda result: None, failures.append)
+    callbacks = Callbacks(Hooks(None, lambda result: None), failures.append)
     callbacks._call = Fault(callbacks._call, SystemExit())  # type: ignore[method-assign]
     callbacks._queue = LateQueue(callbacks._queue)  # type: ignore[assignment]
     callbacks.start()
-    callbacks.put(second)
+    callbacks.put("undelivered", second)
     assert not callbacks.thread.is_alive()
     assert len(failures) == 1
     for name in ("1st", "2nd"):

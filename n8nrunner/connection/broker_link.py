@@ -66,6 +66,9 @@ class LinkOwner(Protocol):
     def link_idle(self) -> None:
         """Note that the runner has had no task for `auto_shutdown_timeout`."""
 
+    def task_cancelled(self, task: ActiveTask) -> None:
+        """Note that the result of a running task is not wanted any more."""
+
     def undelivered(self, result: Undelivered) -> None:
         """Note a result that did not arrive, or may not have arrived."""
 
@@ -324,6 +327,7 @@ class BrokerLink:
         if task is not None:
             self._recorder.note_cancelled(task, action.ending, time.monotonic())
             task.cancel(action.reason, action.ending)
+            self._owner.task_cancelled(task)
 
     def _answer(self, event: Event | LinkEvent) -> None:
         """Give the machine the event that answers an action."""
@@ -340,7 +344,13 @@ class BrokerLink:
         self._recorder.note_undelivered(action.task_type, action.function)
         self._owner.undelivered(
             Undelivered(
-                action.task_id, action.task_type, self.url.base, action.payload, action.failed, action.certain
+                action.task_id,
+                action.task_type,
+                self.url.base,
+                action.payload,
+                action.failed,
+                action.certain,
+                action.function or None,
             )
         )
 

@@ -8,21 +8,19 @@ from __future__ import annotations
 import logging
 import os
 import time
-from contextlib import AbstractContextManager
 from typing import Callable, NamedTuple
 
 from n8nrunner import logs
 from n8nrunner.errors import TaskError
 from n8nrunner.formatters import format_traceback
+from n8nrunner.hooks import Around
 from n8nrunner.logs import task_logger
 from n8nrunner.protocol.codec import encode_error, encode_result
 from n8nrunner.protocol.json_text import Encoded, NotJson, encode_value
-from n8nrunner.task import ActiveTask, Failure, Tally
+from n8nrunner.task import ActiveTask, Failure, OpenCall, Tally
 
 #: Takes a task and returns a JSON value. The parameter of an application's handler is a `Task`.
 Handler = Callable[[ActiveTask], object]
-#: Makes a context manager that is entered around every handler.
-TaskContext = Callable[[], AbstractContextManager[object]]
 
 #: Characters of an exception's message or description that n8n shows.
 _MESSAGE_LIMIT = 10_000
@@ -48,14 +46,14 @@ class Answer(NamedTuple):
     failures: tuple[Failure, ...] = ()  #: why the task, or calls of it, have failed.
 
 
-def invoke(handler: Handler, task: ActiveTask, context: TaskContext | None, max_payload: int) -> Answer:
-    """Run a handler, within the context that `context` makes, and return the answer to its task.
+def invoke(handler: Handler, task: ActiveTask, around: Around, max_payload: int) -> Answer:
+    """Run a handler, within the context and the hooks of `around`, and return the answer to its task.
 
     Exceptions become answers too. An answer has at most `max_payload` bytes. In another process, Ctrl-C
     raises `KeyboardInterrupt` in the handler or while its result is encoded.
     """
     try:
-        return _run(handler, task, context, max_payload)
+        return _run(handler, task, around, max_payload)
     except BaseException as error:  # noqa: BLE001 - SystemExit in a handler ends the task, not the pool
         if isinstance(error, KeyboardInterrupt) and task.in_other_process:
             return _interrupted(task)
@@ -65,13 +63,14 @@ def invoke(handler: Handler, task: ActiveTask, context: TaskContext | None, max_
             task_logger.error("%s: %d more failures are left out of the log", log_prefix(task), task.left_out)
 
 
-def _run(handler: Handler, task: ActiveTask, context: TaskContext | None, max_payload: int) -> Answer:
+def _run(handler: Handler, task: ActiveTask, around: Around, max_payload: int) -> Answer:
     """Run a handler, and encode its result. Raises what the handler, the context or the result raises."""
     result = None  # stays so if the context suppresses the handler's exception
-    if context is None:
+    task.hooks = around.calls
+    if around.context is None:
         result = _call(handler, task)
     else:
-        with context():
+        with around.enter(task):
             result = _call(handler, task)
     try:
         text = result.text if type(result) is Encoded else encode_value(result)
@@ -91,11 +90,36 @@ def _run(handler: Handler, task: ActiveTask, context: TaskContext | None, max_pa
 
 
 def _call(handler: Handler, task: ActiveTask) -> object:
-    task.begun_at = time.monotonic()
+    hooks = task.hooks
+    call = None
+    if hooks is not None and not getattr(handler, "makes_calls", False):
+        call = hooks.open(task, None, None)
+    begun = task.begun_at = time.monotonic()
     try:
-        return handler(task)
-    finally:
-        task.duration = time.monotonic() - task.begun_at
+        if call is not None:
+            call.start()
+        result = handler(task)
+    except BaseException as error:
+        task.duration = time.monotonic() - begun
+        if call is not None:
+            _end_raised(call, task, error)
+        raise
+    task.duration = time.monotonic() - begun
+    if call is not None:
+        call.end(task.duration)
+    return result
+
+
+def _end_raised(call: OpenCall, task: ActiveTask, error: BaseException) -> None:
+    """End a handler's call that raised. The hooks may end a trace, so the error is logged before them."""
+    if not ends_task(task, error):
+        task.logged = error, log_error(task, error)
+    call.end(task.duration, error)
+
+
+def ends_task(task: ActiveTask, error: BaseException) -> bool:
+    """Return whether an exception is the end of a task that is cancelled or interrupted, not a failure."""
+    return task.cancelled or (isinstance(error, KeyboardInterrupt) and task.in_other_process)
 
 
 def failure(task: ActiveTask, message: str, description: str | None = None) -> Answer:
@@ -115,7 +139,9 @@ def _failed(task: ActiveTask, error: BaseException, max_payload: int) -> Answer:
         # n8n does not want the answer, and a cancelled handler is meant to end by raising.
         task_logger.info("%s ended after its cancellation", log_prefix(task))
         return failure(task, "cancelled")
-    return _answer(task, max_payload, log_error(task, error))
+    logged, task.logged = task.logged, None
+    is_logged = logged is not None and logged[0] is error  # the context may have raised another one
+    return _answer(task, max_payload, logged[1] if logged and is_logged else log_error(task, error))
 
 
 def _interrupted(task: ActiveTask) -> Answer:

@@ -21,8 +21,9 @@ from n8nrunner.deadline import Deadline
 from n8nrunner.errors import ExecutorBroken
 from n8nrunner.execution.contexts import StartContext
 from n8nrunner.execution.executors import ExecutorHolder, ExecutorOrFactory, Listener
-from n8nrunner.execution.invoke import Answer, Handler, TaskContext, error_text, failure, invoke, log_prefix
+from n8nrunner.execution.invoke import Answer, Handler, error_text, failure, invoke, log_prefix
 from n8nrunner.execution.threads import Threads
+from n8nrunner.hooks import Around, Hooks
 from n8nrunner.logs import describe, task_logger
 from n8nrunner.task import ActiveTask
 
@@ -45,31 +46,29 @@ def _clock_name() -> str:
 
 
 def _invoke_elsewhere(
-    handler: Handler, task: ActiveTask, context: TaskContext | None, max_payload: int, clock: str
+    handler: Handler, task: ActiveTask, around: Around, max_payload: int, clock: str
 ) -> Answer:
     """Run a task in another process, unless its time limit passed while it waited for the process."""
     if time.monotonic() >= task.deadline and clock == _clock_name():
         return _not_run(task, "its time limit had passed before a process was free for it")
-    return invoke(handler, task, context, max_payload)
+    return invoke(handler, task, around, max_payload)
 
 
 class _Job:
     """A task on its way through a pool.
 
     Attributes:
-        context: makes the context manager that is entered around the handler; None for none.
+        around: the application's functions around the task, as they are when it is submitted.
         started: whether the handler may have begun.
         answer: the answer, once it is known.
         has_ended: whether `on_end` has returned.
     """
 
-    __slots__ = ("answer", "context", "handler", "has_ended", "on_end", "started", "task")
+    __slots__ = ("answer", "around", "handler", "has_ended", "on_end", "started", "task")
 
-    def __init__(
-        self, handler: Handler, context: TaskContext | None, task: ActiveTask, on_end: OnEnd
-    ) -> None:
+    def __init__(self, handler: Handler, task: ActiveTask, on_end: OnEnd, around: Around) -> None:
+        self.around = around
         self.handler = handler
-        self.context = context
         self.task = task
         self.on_end = on_end
         self.answer: Answer | None = None
@@ -84,7 +83,7 @@ class TaskPool:
     Args:
         executor: the caller's executor, or a function that makes one, or None for threads of the pool.
         capacity: how many tasks run at once. Without an executor, the pool has that many threads.
-        context: makes a context manager that is entered around every handler; None for none.
+        hooks: the application's functions around tasks. It may be replaced; running tasks keep theirs.
         max_payload: bytes that an answer may have.
         listener: learns when the executor breaks and when it has been replaced.
     """
@@ -93,14 +92,13 @@ class TaskPool:
         self,
         executor: ExecutorOrFactory | None,
         capacity: int,
-        context: TaskContext | None,
+        hooks: Hooks,
         max_payload: int,
         listener: Listener,
     ) -> None:
         #: Tasks whose handler has not returned. They hold their slots.
         self.active: dict[ActiveTask, None] = {}
-        #: Makes the context of each task that is submitted from now on.
-        self.task_context = context
+        self.hooks = hooks
         self._max_payload = max_payload
         self._start_context = StartContext()
         self._is_shut_down = False
@@ -132,7 +130,7 @@ class TaskPool:
     def submit(self, handler: Handler, task: ActiveTask, on_end: OnEnd) -> None:
         """Run a handler. `on_end` is called when it has returned or cannot run."""
         self.active[task] = None
-        job = _Job(handler, self.task_context, task, on_end)
+        job = _Job(handler, task, on_end, self.hooks.around)
         if self._is_shut_down:
             self._end(job, _not_run(task))
         else:
@@ -169,7 +167,7 @@ class TaskPool:
 
     def _invoke(self, job: _Job) -> Answer:
         try:
-            return invoke(job.handler, job.task, job.context, self._max_payload)
+            return invoke(job.handler, job.task, job.around, self._max_payload)
         except BaseException as error:  # noqa: BLE001 - such as MemoryError: n8n must be told
             return failure(job.task, f"The runner could not finish the task: {type(error).__name__}")
 
@@ -236,8 +234,9 @@ class _ExecutorJobs:
             if in_process:
                 future = executor.submit(self._run, job)
             else:
+                max_payload = self._pool._max_payload
                 future = executor.submit(
-                    _invoke_elsewhere, job.handler, task, job.context, self._pool._max_payload, self._clock
+                    _invoke_elsewhere, job.handler, task, job.around, max_payload, self._clock
                 )
             holder.note_accepted()
             self._watch(job, future, in_process, executor)

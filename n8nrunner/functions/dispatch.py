@@ -13,7 +13,7 @@ from typing import Any
 
 from n8nrunner import logs
 from n8nrunner.errors import TaskCancelled, TaskError
-from n8nrunner.execution.invoke import log_error, log_prefix
+from n8nrunner.execution.invoke import ends_task, log_error, log_prefix
 from n8nrunner.functions.arguments import (
     Call,
     SignatureChanged,
@@ -122,10 +122,17 @@ class Functions:
         try:
             return _FunctionTask(task, function, settings).run(calls)
         except SignatureChanged as error:
-            count = 1 if function.signature.batch else len(calls)
-            tally = Tally(name, (), (0.0,) * count, will_retry)
+            items = [None] if function.signature.batch else [call.item for call in calls]
+            tally = Tally(name, (), (0.0,) * len(items), will_retry)
             message = f"{error} ({_this_runner(task)})"
-            return _refuse(task, tally, "changed", message, function, "the call does not fit the function")
+            refusal = "the call does not fit the function"
+            result = _refuse(task, tally, "changed", message, function, refusal)
+            if not will_retry:
+                for item in items:
+                    _note_not_made(task, name, item, TaskError(message))
+            return result
+
+    handle.makes_calls = True  # type: ignore[attr-defined]  # so the hooks of calls are called here
 
 
 def _check_time_limit(limit: Any) -> None:
@@ -166,6 +173,14 @@ def _refuse(
     if function is not None:
         error["function"] = function.describe()
     return {"version": VERSION, "error": error}
+
+
+def _note_not_made(task: ActiveTask, function: str, item: int | None, error: TaskError) -> None:
+    """Call the hooks of a call that cannot be made, because its arguments do not fit."""
+    if task.hooks is not None:
+        call = task.hooks.open(task, function, item)
+        call.start()
+        call.end(0.0, error)
 
 
 def _cannot_be_sent(error: NotJson) -> TaskError:
@@ -257,22 +272,36 @@ class _FunctionTask:
         if self._task.admit_to_log(description):
             task_logger.warning("%s: an argument does not fit. %s", log_prefix(self._task), description)
         self._task.note_failure(Failure(description, str(mismatch), description, item=call.item))
+        _note_not_made(self._task, signature.name, call.item, TaskError(str(mismatch), description))
         self._record_error(call.item, {"message": str(mismatch), "description": description})
 
     def _call(self, arguments: dict[str, Any], sources: Sequence[int]) -> None:
         """Call the function once, for one input item or for all of a batch."""
+        task, hooks, call = self._task, self._task.hooks, None
+        if hooks is not None:
+            item = None if self._function.signature.batch else sources[0]
+            call = hooks.open(task, self._function.signature.name, item)
         begun = time.monotonic()
         try:
-            result = self._function.call(self._task, arguments, self._make_items)
+            if call is not None:
+                call.start()
+            result = self._function.call(task, arguments, self._make_items)
             pair(result[0], sources)
             self._add(sources, result)
-            self._done.append(time.monotonic() - begun)
+            seconds = time.monotonic() - begun
         except BaseException as error:  # SystemExit too: it fails the item, not the task
-            if isinstance(error, TaskCancelled) or self._task.cancelled:
+            seconds = time.monotonic() - begun
+            is_end = isinstance(error, TaskCancelled) or ends_task(task, error)
+            if not is_end:
+                self._record_exception(error, sources, seconds)
+            if call is not None:
+                call.end(seconds, error)
+            if is_end:
                 raise  # a result would be dropped
-            if isinstance(error, KeyboardInterrupt) and self._task.in_other_process:
-                raise  # Ctrl-C ends the whole task there
-            self._record_exception(error, sources, time.monotonic() - begun)
+        else:
+            self._done.append(seconds)
+            if call is not None:
+                call.end(seconds)
 
     def _call_batch(self, calls: Sequence[Call]) -> None:
         arguments, complete, incomplete = join_calls(self._function.signature, calls)

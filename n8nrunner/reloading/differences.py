@@ -11,7 +11,6 @@ from dataclasses import fields
 from types import CodeType
 from typing import Callable, NamedTuple, cast
 
-from n8nrunner.callbacks import OnUndelivered
 from n8nrunner.config import RunnerConfig
 from n8nrunner.engine import Extras
 from n8nrunner.execution.executors import ExecutorOrFactory, is_factory
@@ -92,15 +91,9 @@ def changed_extras(before: Extras, after: Extras) -> list[str]:
     names = []
     if not _is_same_executor(before.executor, after.executor):
         names.append("executor")
-    if not _is_same_callback(before.on_undelivered, after.on_undelivered):
-        names.append("on_undelivered")
     if before.shared != after.shared:
         names.append("shared")
     return names
-
-
-def _is_same_callback(one: OnUndelivered | None, other: OnUndelivered | None) -> bool:
-    return one is other or (one is not None and other is not None and is_same_code(one, other))
 
 
 def _is_same_executor(one: ExecutorOrFactory | None, other: ExecutorOrFactory | None) -> bool:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Callable
 
-from n8nrunner import Task, TaskError
+from n8nrunner import Call, Task, TaskError
 
 
 def process(task: Task) -> Any:
@@ -107,3 +107,19 @@ def touch(task: Task) -> None:
     with open(task.settings["path"], "w", encoding="ascii"):
         pass
     threading.Event().wait(task.settings.get("seconds", 0))  # the task that takes its time
+
+
+_notes: list[str] = []
+
+
+def note_start(call: Call) -> None:
+    _notes.append(f"started {call.name}")
+
+
+def note_end(call: Call) -> None:
+    _notes.append(f"{call.outcome} {call.duration is not None}")
+
+
+def notes(task: Task) -> list[str]:
+    """Return what the two hooks above have noted in this process."""
+    return list(_notes)

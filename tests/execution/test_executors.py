@@ -20,6 +20,7 @@ from n8nrunner import ConfigurationError, ExecutorBroken, Runner, Task
 from n8nrunner.broker import Broker, BrokerTaskError
 from n8nrunner.execution import executors
 from n8nrunner.execution.pools import TaskPool
+from n8nrunner.hooks import Hooks
 from tests.conftest import LIMIT, TOKEN, engine_of, new_processes, wait_until
 from tests.execution import handlers
 from tests.execution.test_pools import Custom, Ends, new_task, run
@@ -70,7 +71,7 @@ class Listener:
 @contextlib.contextmanager
 def pool_with(make: Callable[[], Executor], listener: Listener) -> Iterator[TaskPool]:
     """A pool whose executors a function makes. Its factory must not wait at the end."""
-    pool = TaskPool(make, 2, None, 1_000_000, listener)
+    pool = TaskPool(make, 2, Hooks(), 1_000_000, listener)
     pool.warm_up()
     try:
         yield pool

@@ -29,6 +29,7 @@ from n8nrunner.connection.inbox import Inbox
 from n8nrunner.deadline import Deadline
 from n8nrunner.execution.invoke import Answer, failure
 from n8nrunner.execution.pools import TaskPool
+from n8nrunner.hooks import Hooks
 from n8nrunner.task import Undelivered
 from tests.conftest import LIMIT, new_processes, wait_until
 from tests.execution import handlers
@@ -99,7 +100,7 @@ def interrupted_run(number: int) -> str | None:
         sys.settrace(None)
         return "last"
 
-    pool = TaskPool(None, 1, None, 100_000, Silent())
+    pool = TaskPool(None, 1, Hooks(), 100_000, Silent())
     pool.warm_up()
     try:
         tasks = {"begin": begin, "middle": middle, "last": last, "after": handlers.echo}
@@ -476,7 +477,7 @@ def test_each_task_runs_in_a_fresh_copy_of_the_context_of_the_start(own: bool) -
     def in_context() -> tuple[TaskPool, contextvars.Context]:
         variable.set("set before the start")
         decimal.setcontext(decimal.Context(prec=50))
-        pool = TaskPool(None if own else executor, 1, None, 1000, Silent())
+        pool = TaskPool(None if own else executor, 1, Hooks(), 1000, Silent())
         pool.warm_up()
         return pool, contextvars.copy_context()
 
@@ -503,12 +504,12 @@ def test_each_callback_runs_in_a_fresh_copy_of_the_context_of_the_start() -> Non
     def in_context() -> Callbacks:
         variable.set("set before the start")
         decimal.setcontext(decimal.Context(prec=50))
-        return Callbacks(callback, lambda error: None)
+        return Callbacks(Hooks(None, callback), lambda error: None)
 
     callbacks = contextvars.copy_context().run(in_context)
     callbacks.thread.start()
     for number in range(2):
-        callbacks.put(Undelivered(str(number), "tests", "http://n8n", None, False, True))
+        callbacks.put("undelivered", Undelivered(str(number), "tests", "http://n8n", None, False, True))
     callbacks.end()
     callbacks.thread.join(LIMIT)
     assert found == [("set before the start", 50)] * 2

@@ -15,6 +15,7 @@ import pytest
 
 from n8nrunner import Task, TaskCancelled, TaskError, TaskTimeout
 from n8nrunner.execution.invoke import Answer, failure, invoke
+from n8nrunner.hooks import Around
 from n8nrunner.task import ActiveTask
 
 LARGE = 100_000_000
@@ -30,7 +31,7 @@ def new_task(settings: Any = None, port: Any = "the task is not in another proce
 
 
 def answer_of(handler: Callable[[Task], Any], max_payload: int = LARGE, context: Any = None) -> Answer:
-    answer = invoke(handler, new_task(), context, max_payload)
+    answer = invoke(handler, new_task(), Around(context), max_payload)
     assert type(answer.payload) is bytes
     assert len(answer.payload) <= max_payload
     return answer
@@ -90,7 +91,7 @@ def test_a_result_is_encoded_as_json(value: Any, expected: Any) -> None:
 def test_the_handler_gets_the_task_itself() -> None:
     seen: list[Task] = []
     task = new_task({"x": 1})
-    answer = invoke(lambda given: seen.append(given), task, None, LARGE)
+    answer = invoke(lambda given: seen.append(given), task, Around(), LARGE)
     assert seen == [task]
     assert answer[:2] == (b'{"type":"runner:taskdone","taskId":"abcd1234","data":{"result":null}}', False)
 
@@ -188,7 +189,7 @@ def interrupted_encoding(task: Task) -> Any:
 def test_ctrl_c_in_another_process_cuts_the_task_short(
     handler: Callable[[Task], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    answer = invoke(handler, new_task(port=None), None, LARGE)
+    answer = invoke(handler, new_task(port=None), Around(), LARGE)
     assert answer.interrupted
     assert json.loads(answer.payload)["error"]["message"] == "The process of the task was interrupted"
     assert "ignore_interrupts" in caplog.text

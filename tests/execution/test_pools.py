@@ -24,6 +24,7 @@ from n8nrunner.execution import executors
 from n8nrunner.execution.executors import ExecutorOrFactory
 from n8nrunner.execution.invoke import Answer
 from n8nrunner.execution.pools import TaskPool
+from n8nrunner.hooks import Hooks
 from n8nrunner.task import ActiveTask
 from tests.conftest import LIMIT, new_processes, promptly, wait_until
 from tests.execution import handlers
@@ -69,7 +70,7 @@ class Ends:
 
 @contextlib.contextmanager
 def pool_of(executor: ExecutorOrFactory | None = None, capacity: int = 3) -> Iterator[TaskPool]:
-    pool = TaskPool(executor, capacity, None, 1_000_000, Silent())
+    pool = TaskPool(executor, capacity, Hooks(), 1_000_000, Silent())
     pool.warm_up()
     try:
         yield pool
@@ -162,7 +163,7 @@ def test_is_current_is_true_only_in_a_handler_of_the_pool() -> None:
 def test_join_names_the_tasks_that_still_run() -> None:
     go_on = threading.Event()
     ends = Ends()
-    pool = TaskPool(None, 2, None, 1000, Silent())
+    pool = TaskPool(None, 2, Hooks(), 1000, Silent())
     pool.warm_up()
     pool.submit(lambda task: go_on.wait(LIMIT), new_task(task_id="still-running"), ends)
     pool.shut_down()
@@ -190,7 +191,7 @@ def test_the_context_is_entered_around_every_handler() -> None:
         yield
         entered.append("left")
 
-    pool = TaskPool(None, 1, context, 1000, Silent())
+    pool = TaskPool(None, 1, Hooks(context), 1000, Silent())
     pool.warm_up()
     assert run(pool, handlers.echo, 5) == 5
     assert entered[0].startswith("n8nrunner-pool")
@@ -224,7 +225,7 @@ def test_tasks_fail_if_the_owner_has_shut_the_thread_pool_down() -> None:
         assert "ExecutorBroken" in run(pool, handlers.echo)["message"]
         assert not pool.active
     with pytest.raises(ExecutorBroken, match="RuntimeError: cannot schedule new futures"):
-        TaskPool(executor, 1, None, 1000, Silent()).warm_up()
+        TaskPool(executor, 1, Hooks(), 1000, Silent()).warm_up()
 
 
 def test_tasks_that_a_thread_pool_cancels_in_its_queue_are_answered() -> None:
@@ -335,7 +336,7 @@ def test_warming_up_finds_executors_that_run_nothing(monkeypatch: pytest.MonkeyP
             return Future()
 
     with pytest.raises(ExecutorBroken, match=r"runs nothing: not within 0\.05 s"):
-        TaskPool(Dropping(), 1, None, 1000, Silent()).warm_up()
+        TaskPool(Dropping(), 1, Hooks(), 1000, Silent()).warm_up()
 
 
 def test_warming_up_finds_executors_that_run_tasks_where_they_are_submitted() -> None:
@@ -346,7 +347,7 @@ def test_warming_up_finds_executors_that_run_tasks_where_they_are_submitted() ->
             return future
 
     with pytest.raises(ExecutorBroken, match="in the thread that submits them"):
-        TaskPool(Direct(), 1, None, 1000, Silent()).warm_up()
+        TaskPool(Direct(), 1, Hooks(), 1000, Silent()).warm_up()
 
 
 def test_a_runner_with_an_executor_that_drops_tasks_answers_them_in_time(

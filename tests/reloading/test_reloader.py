@@ -244,21 +244,26 @@ def context():
 
 runner = Runner(name="leads", task_context=context)
 
+@runner.on("started")
+def started(call):
+    global noted
+    noted = VERSION
+
 @runner.task("own", limit=VERSION)
 def own(task):
-    return [VERSION, inside]
+    return [VERSION, inside, noted]
 """
 
 
-def test_task_types_and_the_context_around_them_are_handed_over_together(
+def test_task_types_and_their_context_and_hooks_are_handed_over_together(
     program: Served, broker: Broker
 ) -> None:
     program.write(leads=f"VERSION = 1\n{TYPES}")
     with program.serving():
-        assert broker.run_task("own", {}, timeout=LIMIT) == [1, 1]
+        assert broker.run_task("own", {}, timeout=LIMIT) == [1, 1, 1]
         said = program.change(leads=f"VERSION = 2\n{TYPES}")
         assert said.endswith("(changed: task 'own')")
-        assert broker.run_task("own", {}, timeout=LIMIT) == [2, 2]
+        assert broker.run_task("own", {}, timeout=LIMIT) == [2, 2, 2]
 
 
 def test_old_modules_can_be_collected(program: Served) -> None:

@@ -11,7 +11,17 @@ from typing import Any, Callable, Optional
 from typing_extensions import assert_type
 
 import n8nrunner
-from n8nrunner import File, N8nRunnerError, Runner, RunnerConfig, Snapshot, Task, Undelivered
+from n8nrunner import (
+    Call,
+    File,
+    N8nRunnerError,
+    Registered,
+    Runner,
+    RunnerConfig,
+    Snapshot,
+    Task,
+    Undelivered,
+)
 
 n8nrunner.Runer  # type: ignore[attr-defined]  # noqa: B018
 
@@ -122,6 +132,38 @@ runner.function(speed=3)  # type: ignore[call-overload]
 assert_type(runner.functions, Mapping[str, Callable[..., object]])
 runner.functions["score"] = score  # type: ignore[index]
 runner.remove("sum")
+
+# --- hooks ----------------------------------------------------------------------------------------
+
+
+@runner.on("failed")
+@runner.on("cancelled")
+def failed(call: Call) -> None:
+    assert_type(call.duration, Optional[float])
+    assert_type(call.error, Optional[BaseException])
+    assert_type(call.name, str)
+    assert_type(call.state, "dict[str, Any]")
+
+
+runner.on("started", failed)(1)  # type: ignore[arg-type]  # the function keeps its type
+
+
+@runner.on("registered")
+def registered(event: Registered) -> None:
+    assert_type(event.broker, str)
+
+
+runner.on("undelivered", lambda result: print(result.function))
+runner.on("undelivered", registered)  # type: ignore[call-overload]
+runner.on("ended", failed)  # type: ignore[call-overload]
+
+
+@contextmanager
+def of_task(task: Task) -> Iterator[None]:
+    yield
+
+
+Runner(task_context=of_task)
 
 # --- life -----------------------------------------------------------------------------------------
 

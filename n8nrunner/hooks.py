@@ -1,0 +1,230 @@
+"""The application's functions around calls and at other events.
+
+They come from `Runner.on`, `task_context` and `on_undelivered`.
+No function is called under a lock, and no exception of one changes what happens after it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from contextlib import AbstractContextManager
+from typing import Any, Callable, Literal, NamedTuple, Union, get_args
+
+from n8nrunner.errors import ConfigurationError
+from n8nrunner.logs import describe, task_logger
+from n8nrunner.snapshot import OutcomeName
+from n8nrunner.task import ActiveTask, Task, Undelivered
+
+#: Makes a context manager that is entered around every handler.
+TaskContext = Union[
+    Callable[[], AbstractContextManager[object]], Callable[[Task], AbstractContextManager[object]]
+]
+#: Called with each result that n8n did not get, or may not have got.
+OnUndelivered = Callable[[Undelivered], object]
+
+#: The events of calls, on their own thread, and the other events, on the callbacks' thread.
+CallEvent = Literal["started", "finished", "failed"]
+OtherEvent = Literal["registered", "undelivered", "cancelled"]
+EVENTS: tuple[str, ...] = (*get_args(CallEvent), *get_args(OtherEvent))
+
+#: A function that `Runner.on` has registered. Its parameter depends on the event.
+Hook = Callable[[Any], object]
+
+
+class Registered(NamedTuple):
+    """A registration with a broker."""
+
+    broker: str  #: the broker's URL.
+    runner: str  #: the runner's name.
+
+
+class Call:
+    """One call, for the hooks of `Runner.on`: of a function, or of the handler of a task type.
+
+    The hooks of one call get the same object, from "started" to "finished" or "failed". Those of "cancelled"
+    get one of their own.
+
+    Attributes:
+        task: the task.
+        function: the function's name; None for the handler of a task type.
+        item: the index of the call's item; None for a batch, for a handler, and for "cancelled".
+        duration: the seconds inside of the call; None before its end. For "cancelled", the seconds until
+            then; None if nothing has begun.
+        outcome: how it ended, as in `FunctionSnapshot.outcomes`; None before its end.
+        error: the exception that it raised; None if it raised none.
+        state: the hooks' own values.
+    """
+
+    __slots__ = ("duration", "error", "function", "item", "outcome", "state", "task")
+
+    def __init__(self, task: Task, function: str | None, item: int | None) -> None:
+        self.task = task
+        self.function = function
+        self.item = item
+        self.duration: float | None = None
+        self.outcome: OutcomeName | None = None
+        self.error: BaseException | None = None
+        self.state: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        item = "" if self.item is None else f", item {self.item}"
+        return f"<Call of {self.name!r}{item}, task {self.task.id}, outcome={self.outcome!r}>"
+
+    @property
+    def name(self) -> str:
+        """The function's name, or the task type."""
+        return self.function or self.task.type
+
+    @property
+    def execution_id(self) -> str | None:
+        """The id of the execution in n8n; None if unknown."""
+        return self.task.execution_id
+
+    @property
+    def node(self) -> str | None:
+        """The name of the node in the workflow; None if unknown."""
+        return self.task.node_name
+
+
+class OpenCall:
+    """A call with its hooks. The thread of the call uses it: `start`, then `end`, once each."""
+
+    __slots__ = ("_hooks", "_task", "call")
+
+    def __init__(self, hooks: CallHooks, task: ActiveTask, function: str | None, item: int | None) -> None:
+        self._hooks = hooks
+        self._task = task
+        self.call = Call(task, function, item)
+
+    def start(self) -> None:
+        """Call the hooks of "started"."""
+        self._run("started", self._hooks.started)
+
+    def end(self, duration: float, error: BaseException | None = None) -> None:
+        """Call the hooks of "finished" or, after an exception, of "failed"."""
+        call = self.call
+        call.duration = duration
+        call.error = error
+        if self._task.ending is not None:
+            call.outcome = self._task.ending
+        elif isinstance(error, KeyboardInterrupt) and self._task.in_other_process:
+            call.outcome = "unfinished"
+        else:
+            call.outcome = "done" if error is None else "failed"
+        if error is None:
+            self._run("finished", self._hooks.finished)
+        else:
+            self._run("failed", self._hooks.failed)
+
+    def _run(self, event: CallEvent, hooks: tuple[Hook, ...]) -> None:
+        for hook in hooks:
+            try:
+                hook(self.call)
+            except BaseException as error:
+                task = self._task
+                if isinstance(error, KeyboardInterrupt) and task.in_other_process:
+                    raise  # Ctrl-C ends the whole task there
+                if task.admit_to_log(""):
+                    log_raised(f"A hook of {event!r}", error, task.describe(), task.error_details)
+
+
+class CallHooks(NamedTuple):
+    """The hooks of calls. A task keeps those that it began with."""
+
+    started: tuple[Hook, ...] = ()
+    finished: tuple[Hook, ...] = ()
+    failed: tuple[Hook, ...] = ()
+
+    def open(self, task: ActiveTask, function: str | None, item: int | None) -> OpenCall:
+        """Return a call that has not started."""
+        return OpenCall(self, task, function, item)
+
+
+class Around(NamedTuple):
+    """The application's functions around a task, in this process or, pickled, in another one."""
+
+    context: TaskContext | None = None
+    takes_task: bool = False  #: whether the context's function gets the task.
+    calls: CallHooks | None = None  #: None without a hook.
+
+    def enter(self, task: ActiveTask) -> AbstractContextManager[object]:
+        """Return the context manager of a task. Call this only if there is a context."""
+        make: Any = self.context
+        return make(task) if self.takes_task else make()  # type: ignore[no-any-return]
+
+
+class Hooks:
+    """All functions of one application. For any thread.
+
+    Attributes:
+        around: the functions around a task. Replaced at each change, so that a task can keep what it has.
+    """
+
+    def __init__(
+        self, task_context: TaskContext | None = None, on_undelivered: OnUndelivered | None = None
+    ) -> None:
+        self.around = Around(task_context, task_context is not None and takes_task(task_context))
+        self._others: dict[str, tuple[Hook, ...]] = dict.fromkeys(get_args(OtherEvent), ())
+        # Guards changes. Nothing is called under it.
+        self._lock = threading.Lock()
+        if on_undelivered is not None:
+            self.add("undelivered", on_undelivered)
+
+    def add(self, event: str, hook: Hook) -> None:
+        """Add a function, after all others of the event.
+
+        Raises:
+            ConfigurationError: there is no such event.
+        """
+        if event not in EVENTS:
+            raise ConfigurationError([f"event: expected one of {', '.join(EVENTS)}; got {event!r}"])
+        with self._lock:
+            if event in self._others:
+                self._others[event] = (*self._others[event], hook)
+            else:
+                calls = self.around.calls or CallHooks()
+                calls = calls._replace(**{event: (*getattr(calls, event), hook)})
+                self.around = self.around._replace(calls=calls)
+
+    def of(self, event: OtherEvent) -> tuple[Hook, ...]:
+        """Return the functions of an event that is not one of calls."""
+        return self._others[event]
+
+    @property
+    def needs_thread(self) -> bool:
+        """Whether a function waits for an event on the callbacks' thread."""
+        return any(self._others.values())
+
+    def renew_after_fork(self) -> None:
+        """Replace the lock in a child process: a thread of the parent process may have held it."""
+        self._lock = threading.Lock()
+
+
+def takes_task(context: Callable[..., object]) -> bool:
+    """Return whether a function for `task_context` gets the task: it does if it has a required parameter.
+
+    So a function that can be called without an argument is called without one.
+
+    Raises:
+        ConfigurationError: it has more required parameters than the task's.
+    """
+    try:
+        parameters = inspect.signature(context).parameters.values()
+    except (TypeError, ValueError):  # of C code, for example
+        return False
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = [each for each in parameters if each.default is each.empty and each.kind not in variable]
+    if len(required) > 1 or any(each.kind is each.KEYWORD_ONLY for each in required):
+        names = ", ".join(each.name for each in required)
+        raise ConfigurationError(
+            [f"task_context: expected a function that takes no argument, or the task; it takes {names}"]
+        )
+    return bool(required)
+
+
+def log_raised(what: str, error: BaseException, about: str, details: bool) -> None:
+    """Log an exception of one of these functions. Its text is the application's, and may be left out."""
+    task_logger.error(
+        "%s raised %s for %s", what, describe(error), about, exc_info=error if details else None
+    )
