@@ -26,6 +26,8 @@ DEFAULT_NAME = "n8nrunner"
 #: The size of the largest message that n8n accepts by default, in bytes.
 DEFAULT_MAX_PAYLOAD = 1024**3
 
+#: The prefix of a URL whose host stands for all its addresses.
+_ALL_ADDRESSES = "dns+"
 _SMALLEST_PAYLOAD = 1024
 #: The longest time that Python can wait on every system, in seconds; a month and a half.
 _LONGEST = 4_000_000.0
@@ -36,7 +38,7 @@ _Number = TypeVar("_Number", int, float)
 
 
 class BrokerUrl(NamedTuple):
-    """The addresses of one broker."""
+    """The addresses of one broker, or of all brokers with one name."""
 
     base: str  #: the address as logs and errors show it.
     auth: str  #: the address that answers a ``POST`` with a grant token.
@@ -45,10 +47,22 @@ class BrokerUrl(NamedTuple):
     host: str
     port: int
     is_secure: bool
+    is_name: bool = False  #: whether the host stands for all its addresses, each of them a broker.
+    address: str | None = None  #: the IP address of one of them; None to look the host up.
+
+    def at(self, address: str) -> BrokerUrl:
+        """Return the URL of the broker at one address of a name.
+
+        `base` shows the address. Requests and TLS use the name, because a proxy or a certificate may need it.
+        """
+        where = f"[{address}]" if ":" in address else address
+        scheme = "https" if self.is_secure else "http"
+        path = urlsplit(self.base).path
+        return self._replace(base=f"{scheme}://{where}:{self.port}{path}", is_name=False, address=address)
 
 
 def parse_broker(url: str) -> BrokerUrl:
-    """Parse a broker's URL. A path in it replaces ``/runners``.
+    """Parse a broker's URL. A path in it replaces ``/runners``. The prefix ``dns+`` means all addresses.
 
     Raises:
         ValueError: it is not the URL of a broker. The message says why.
@@ -56,7 +70,8 @@ def parse_broker(url: str) -> BrokerUrl:
     text = url.strip()
     if not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("expected ASCII without spaces; an international name is written as xn--...")
-    parts = urlsplit(text)
+    is_name = _means_all_addresses(text)
+    parts = urlsplit(text[len(_ALL_ADDRESSES) :] if is_name else text)
     schemes = {"http": False, "ws": False, "https": True, "wss": True}
     if parts.scheme not in schemes:
         raise ValueError("expected http:// or https:// and a host")
@@ -81,14 +96,19 @@ def parse_broker(url: str) -> BrokerUrl:
         return urlunsplit((scheme, parts.netloc, tail, "", ""))
 
     return BrokerUrl(
-        base=address(http, parts.path.rstrip("/")),
+        base=(_ALL_ADDRESSES if is_name else "") + address(http, parts.path.rstrip("/")),
         auth=address(http, f"{path}/auth"),
         socket=address(socket, f"{path}/_ws"),
         health=address(http, "/healthz"),
         host=parts.hostname,
         port=port,
         is_secure=is_secure,
+        is_name=is_name,
     )
+
+
+def _means_all_addresses(url: object) -> bool:
+    return isinstance(url, str) and url.strip().lower().startswith(_ALL_ADDRESSES)
 
 
 def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -323,7 +343,9 @@ class RunnerConfig:
                 read_auth_token(self)
             except ConfigurationError as error:
                 problems.extend(error.problems)
-        if self.grant_token is not None and isinstance(self.broker, tuple) and len(self.broker) > 1:
+        brokers = self.broker if isinstance(self.broker, tuple) else ()
+        is_one = len(brokers) <= 1 and not any(map(_means_all_addresses, brokers))
+        if self.grant_token is not None and not is_one:
             problems.append("grant_token: expected one broker, because a grant is for one connection")
 
 
@@ -407,7 +429,7 @@ def _for_error(url: object) -> str:
     query = re.search(r"[?#]", text)
     if query and "@" in text[query.end() :]:
         # The "?" may be a part of a password, so only the scheme is certain not to be one.
-        return repr(re.sub(r"^([a-z]*://)?.*", r"\1...@...", text, flags=re.DOTALL | re.IGNORECASE))
+        return repr(re.sub(r"^([a-z+]*://)?.*", r"\1...@...", text, flags=re.DOTALL | re.IGNORECASE))
     if query:
         text = f"{text[: query.end()]}..."
-    return repr(re.sub(r"^([a-z]*:?//)?.*@", r"\1...@", text, flags=re.DOTALL | re.IGNORECASE))
+    return repr(re.sub(r"^([a-z+]*:?//)?.*@", r"\1...@", text, flags=re.DOTALL | re.IGNORECASE))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from n8nrunner import errors, exit_hook, logs, process
@@ -21,7 +22,7 @@ from n8nrunner.protocol.events import OfferingChanged, StopRequested, TypesChang
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.record import Recorder
 from n8nrunner.registry import PLAIN, Registry, is_plain
-from n8nrunner.snapshot import Counts, Snapshot, TaskSnapshot
+from n8nrunner.snapshot import LinkSnapshot, Snapshot, TaskSnapshot
 from n8nrunner.task import ActiveTask, Undelivered, renew_lock_after_fork
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ _END_CHECK_INTERVAL = 0.1
 
 #: The number of running tasks that a log line names.
 _NAMED_TASKS = 5
+
+#: The number of links of one name that an error names.
+_NAMED_LINKS = 3
 
 #: Longest wait of the caller's thread for a log call, in seconds.
 _LOG_WAIT = 0.5
@@ -92,7 +96,7 @@ class Engine:
         # Read here, because a log handler may register a task during the start.
         self._has_handlers = not registry.is_empty
         self._shared = extras.shared
-        self._slots = Slots(config.capacity, len(urls_of(config)))
+        self._slots = Slots(config.capacity, sum(not url.is_name for url in urls_of(config)))
         self._pool = TaskPool(extras.executor, config.capacity, hooks, config.max_payload, self)
         self._health: HealthServer | None = None
         #: The thread of hooks that are not of calls. `start` it when hooks are added.
@@ -103,12 +107,16 @@ class Engine:
         self._link_thread = LinkThread(
             config, self._slots, self._pool, self, self._recorder, self._links_ended
         )
-        self.links: list[BrokerLink] = self._link_thread.links
         self.lifecycle = Lifecycle(
-            brokers=len(self.links),
+            brokers=self._link_thread.brokers,
             is_registered=lambda: any(link.machine.is_registered for link in self.links),
             gives_up=gives_up,
         )
+
+    @property
+    def links(self) -> tuple[BrokerLink, ...]:
+        """The links now. They come and go if a broker's URL begins with ``dns+``."""
+        return self._link_thread.links
 
     # --- starting ---------------------------------------------------------------------------------
 
@@ -189,10 +197,8 @@ class Engine:
             raise error
         if lifecycle.is_stop_requested:
             raise errors.RunnerStopped("stop() was called before a broker had registered the runner")
-        links = [link.snapshot() for link in self.links]
-        reasons = "; ".join(link.last_error or f"{link.broker} is {link.state}" for link in links)
         raise errors.BrokerConnectionError(
-            f"no broker has registered the runner within {wait:g} s: {reasons}. "
+            f"no broker has registered the runner within {wait:g} s: {_reasons(self._link_snapshots())}. "
             "Check that n8n runs with N8N_RUNNERS_AUTH_TOKEN set, and that its task broker listens there "
             "(in a container: N8N_RUNNERS_BROKER_LISTEN_ADDRESS=0.0.0.0; n8n 1: N8N_RUNNERS_ENABLED=true)"
         )
@@ -321,6 +327,9 @@ class Engine:
 
     # --- for the links, on their thread -----------------------------------------------------------
 
+    def brokers_changed(self, brokers: Collection[int]) -> None:
+        self.lifecycle.note_brokers(brokers)
+
     def link_registered(self, link: BrokerLink) -> None:
         self.lifecycle.note_registered(link.index)
         self.callbacks.put("registered", Registered(link.url.base, self._config.name))
@@ -408,25 +417,27 @@ class Engine:
         """Return the state of the runner now. Reads single values of the links without a lock."""
         now = time.monotonic()
         active = list(self._pool.active)
-        totals = (
-            sum(getattr(link.machine.session.counters, name) for link in self.links)
-            for name in Counts._fields
-        )
         return Snapshot(
             self.lifecycle.state.value,
             self._config.name,
             self._config.capacity,
             # After the end no slot is released, but handlers may still return.
             self._slots.taken if self.lifecycle.is_alive else len(active),
-            tuple(link.snapshot() for link in self.links),
+            self._link_snapshots(),
             tuple(_task_snapshot(task, now) for task in active),
-            Counts(*totals),
+            self._link_thread.current.counts(),
             self._recorder.functions(active),
             time.time(),
             (self.lifecycle.ended_at or now) - self.lifecycle.started_at,
             self._recorder.errors,
             self._config.error_details,
         )
+
+    def _link_snapshots(self) -> tuple[LinkSnapshot, ...]:
+        # A link that is gone may still wait for handlers, while a new link has the same address.
+        links = (link.snapshot() for link in self.links if not link.machine.is_gone)
+        names = (name.snapshot() for name in self._link_thread.names)
+        return (*links, *(name for name in names if name is not None))
 
 
 def _task_snapshot(task: ActiveTask, now: float) -> TaskSnapshot:
@@ -442,6 +453,19 @@ def _task_snapshot(task: ActiveTask, now: float) -> TaskSnapshot:
         task.node_name,
         task.deadline - task.started_at,
     )
+
+
+def _reasons(links: Iterable[LinkSnapshot]) -> str:
+    """Return why the links are not registered. Links of one name stand together."""
+    texts: dict[str | None, list[str]] = {}
+    for link in links:
+        texts.setdefault(link.origin, []).append(link.last_error or f"{link.broker} is {link.state}")
+    reasons = texts.pop(None, [])
+    for origin, of_name in texts.items():
+        more = f"; and {len(of_name) - _NAMED_LINKS} more" if len(of_name) > _NAMED_LINKS else ""
+        count = f"{len(of_name)} address{'' if len(of_name) == 1 else 'es'}"
+        reasons.append(f"{origin} has {count}: {'; '.join(of_name[:_NAMED_LINKS])}{more}")
+    return "; ".join(reasons)
 
 
 def _warn(message: str, *args: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import threading
 import time
+from collections.abc import Collection
 from typing import Callable
 
 from n8nrunner import logs
@@ -42,7 +43,7 @@ class Lifecycle:
 
     Args:
         state: the first state. A `Lifecycle` that begins as NEW or FORKED stays so: each start has its own.
-        brokers: the number of brokers.
+        brokers: the keys of all brokers.
         is_registered: returns whether one of them knows the runner now.
         gives_up: see the attribute.
 
@@ -56,7 +57,7 @@ class Lifecycle:
     def __init__(
         self,
         state: RunnerState = RunnerState.STARTING,
-        brokers: int = 0,
+        brokers: Collection[int] = (),
         is_registered: Callable[[], bool] = lambda: False,
         gives_up: bool = True,
     ) -> None:
@@ -152,7 +153,7 @@ class Lifecycle:
     @property
     def refusal(self) -> N8nRunnerError | None:
         """The first refusal, if every broker refused the token before any registration; otherwise None."""
-        if self._ever_registered or len(self._refused) < self._brokers:
+        if self._ever_registered or not self._refused.keys() >= set(self._brokers):
             return None
         return next(iter(self._refused.values()), None)
 
@@ -161,23 +162,30 @@ class Lifecycle:
         """Whether `start` or `run` raises a refusal of the token, so that it is not logged."""
         return self.gives_up and not self._ever_registered
 
-    def note_registered(self, index: int) -> None:
-        """Note that the broker with this index has registered the runner."""
+    def note_brokers(self, brokers: Collection[int]) -> None:
+        """Note the keys of all brokers, after one has joined or left."""
+        with self._changed:
+            self._brokers = brokers
+            self._refused = {key: error for key, error in self._refused.items() if key in brokers}
+            self._changed.notify_all()
+
+    def note_registered(self, broker: int) -> None:
+        """Note that a broker has registered the runner."""
         with self._changed:
             self._ever_registered = True
-            self._refused.pop(index, None)
+            self._refused.pop(broker, None)
             callbacks, self._when_registered = self._when_registered, []
             self._changed.notify_all()
         for callback in callbacks:
             callback()
 
-    def note_refused(self, index: int, error: N8nRunnerError, is_final: bool) -> bool:
-        """Note that the broker with this index has refused the token.
+    def note_refused(self, broker: int, error: N8nRunnerError, is_final: bool) -> bool:
+        """Note that a broker has refused the token.
 
         If `is_final`, the runner ends in any case. Return whether it ends because of `error`.
         """
         with self._changed:
-            self._refused[index] = error
+            self._refused[broker] = error
             is_final = is_final or (self.gives_up and self.refusal is not None)
             if is_final:
                 self.fail(error)

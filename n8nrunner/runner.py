@@ -59,7 +59,9 @@ class Runner:
     at the end of the block.
 
     Args:
-        broker: the URL of n8n's task broker, or several URLs. Several brokers share the capacity.
+        broker: the URL of n8n's task broker, or several URLs. Several brokers share the capacity. A URL that
+            begins with ``dns+http://`` or ``dns+https://`` means the brokers at all addresses of its host,
+            as they come and go.
         auth_token: the secret shared with n8n (``N8N_RUNNERS_AUTH_TOKEN`` there).
         auth_token_file: a file that holds the secret, read again for every attempt to connect. A relative
             path becomes absolute when the runner is built.

@@ -109,6 +109,9 @@ class LinkSnapshot(NamedTuple):
     undelivered: int = 0  #: results that n8n did not get, or may not have got.
     #: seconds since the last byte from the broker; None before the first connection.
     last_received: float | None = None
+    #: the URL with ``dns+`` whose name has the broker's address; None if the broker's own URL was given. The
+    #: snapshot has such a URL itself as a waiting link while its name has no address or its look-up fails.
+    origin: str | None = None
 
 
 class TaskSnapshot(NamedTuple):

@@ -107,6 +107,9 @@ RUN_BY = {
     f"{HOSTING}::test_the_yaml_of_the_guide_is_in_the_samples": {
         "docs/guide-self-hosting.md": ["yaml: With Docker Compose", "yaml: Queue mode"]
     },
+    f"{HOSTING}::test_the_names_of_workers_that_scale_belong_to_their_services": {
+        "docs/guide-self-hosting.md": ["yaml: Workers that scale"]
+    },
     f"{HOSTING}::test_commands_of_a_section_name_services_of_the_samples": {
         "docs/guide-self-hosting.md": [
             "sh: With Docker Compose",

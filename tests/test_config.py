@@ -314,7 +314,7 @@ def test_the_addresses_of_a_broker_are_derived_from_its_url(
     url: str, auth: str, socket: str, health: str, host: str, port: int, is_secure: bool
 ) -> None:
     found = parse_broker(url)
-    assert found[1:] == (auth, socket, health, host, port, is_secure)
+    assert found[1:] == (auth, socket, health, host, port, is_secure, False, None)
     assert urls_of(config({}, broker=url)) == (found,)
 
 
@@ -328,6 +328,20 @@ def test_the_addresses_of_a_broker_are_derived_from_its_url(
 )
 def test_a_broker_is_shown_as_http_without_a_slash(url: str, base: str) -> None:
     assert parse_broker(url).base == base
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "base"),
+    [
+        ("dns+http://n8n.test:5679", "10.0.0.7", "http://10.0.0.7:5679"),
+        ("DNS+HTTPS://n8n.test/path/", "10.0.0.7", "https://10.0.0.7:443/path"),
+        ("dns+http://n8n.test:5679", "fd00::7", "http://[fd00::7]:5679"),
+    ],
+)
+def test_a_broker_at_an_address_of_a_name_is_asked_under_the_name(url: str, address: str, base: str) -> None:
+    name, plain = parse_broker(url), parse_broker(url[len("dns+") :])
+    assert name == plain._replace(base=f"dns+{plain.base}", is_name=True)
+    assert name.at(address) == plain._replace(base=base, address=address)
 
 
 def test_several_brokers_may_be_given_in_every_form() -> None:
@@ -348,6 +362,8 @@ def test_several_brokers_may_be_given_in_every_form() -> None:
         ("n8n:5679", "expected http:// or https:// and a host"),
         ("127.0.0.1:5679", "expected http:// or https:// and a host"),
         ("ftp://n8n", "expected http:// or https:// and a host"),
+        ("dns+ftp://n8n", "expected http:// or https:// and a host"),
+        ("dns://n8n", "expected http:// or https:// and a host"),
         ("//n8n", "expected http:// or https:// and a host"),
         ("http://", "expected a host"),
         ("http:///runners", "expected a host"),
@@ -403,6 +419,7 @@ PASSWORD = "pass-of-the-user"
         f"http://user:{PASSWORD}@n8n/a path",
         f"user:{PASSWORD}@n8n:5679",
         f"ftp://user:{PASSWORD}@n8n",
+        f"dns+http://user:{PASSWORD}@n8n",
         f"http://user:{PASSWORD}\n@n8n",
         f"http://user:{PASSWORD}?x@n8n",
         "http://@n8n",
@@ -441,6 +458,7 @@ def test_a_value_that_names_no_broker_is_refused(given: Any, says: str) -> None:
     [
         ("http://n8n:5679", "http://n8n:5679", True),
         ("http://n8n:5679", "http://n8n:5679/", True),
+        ("http://n8n:5679", "dns+http://n8n:5679", True),
         ("http://n8n:5679", "ws://N8N:5679/runners", True),
         ("http://n8n", "http://n8n:80", True),
         ("http://n8n:5679", "http://n8n:5680", False),
@@ -613,8 +631,9 @@ def test_with_a_token_nothing_is_missing(token: dict[str, str]) -> None:
     assert missing_token(RunnerConfig(**token)) == []  # type: ignore[arg-type]
 
 
-def test_a_grant_is_for_one_broker() -> None:
-    assert problems({}, grant_token="grant", broker=["http://a", "http://b"]) == [
+@pytest.mark.parametrize("broker", [["http://a", "http://b"], "dns+http://a"])
+def test_a_grant_is_for_one_broker(broker: Any) -> None:
+    assert problems({}, grant_token="grant", broker=broker) == [
         "grant_token: expected one broker, because a grant is for one connection"
     ]
     assert config({}, grant_token="grant", broker="http://a").grant_token == "grant"

@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 
 from n8nrunner import RunnerConfig, cli
 from n8nrunner.broker import Broker
+from n8nrunner.config import BrokerUrl, urls_of
 from tests.conftest import LIMIT, TOKEN, VARIABLES, wait_until
 from tests.pages import blocks, read
 from tests.processes import Program, python
@@ -567,7 +568,33 @@ def code() -> str:
 
 def test_the_yaml_of_the_guide_is_in_the_samples() -> None:
     for block in blocks(PAGE, "yaml"):
-        assert any(block.text in compose.text for compose in FILES), block.text
+        if block.heading != "Workers that scale":
+            assert any(block.text in compose.text for compose in FILES), block.text
+
+
+def test_the_names_of_workers_that_scale_belong_to_their_services(tmp_path: Path) -> None:
+    texts = [block.text for block in blocks(PAGE, "yaml") if block.heading == "Workers that scale"]
+    compose, service = (YAML(typ="safe", pure=True).load(text) for text in texts)
+    (tmp_path / "compose.yaml").write_text(texts[0])
+    checked = check_schema(tmp_path / "compose.yaml")
+    assert checked.returncode == 0, checked.stdout
+
+    def name_in(uri: str) -> BrokerUrl:
+        config = RunnerConfig.from_env({"N8N_RUNNERS_TASK_BROKER_URI": uri, **SECRETS})
+        main, name = urls_of(config)
+        assert (main.is_name, name.is_name) == (False, True)
+        return name
+
+    services = compose["services"]
+    name = name_in(services["application"]["environment"]["N8N_RUNNERS_TASK_BROKER_URI"])
+    assert services[name.host]["command"] == ["worker"]
+    assert services[name.host]["image"] == f"n8nio/n8n:{SAMPLES_VERSION}"
+    found = re.search(r"`N8N_RUNNERS_TASK_BROKER_URI=(http://n8n:5679,dns\+[^`]*)`", GUIDE)
+    assert found
+    name = name_in(found[1])
+    assert name.host == service["metadata"]["name"]
+    assert [port["port"] for port in service["spec"]["ports"]] == [name.port]
+    assert service["spec"]["clusterIP"] == "None"
 
 
 def test_the_settings_of_the_guide_are_known() -> None:

@@ -142,7 +142,7 @@ def refused(text: str) -> N8nRunnerError:
 
 
 def with_brokers(count: int, gives_up: bool = True) -> Lifecycle:
-    lifecycle = Lifecycle(brokers=count, gives_up=gives_up)
+    lifecycle = Lifecycle(brokers=range(count), gives_up=gives_up)
     lifecycle.note_running()
     return lifecycle
 
@@ -250,7 +250,7 @@ def test_only_the_thread_that_starts_the_runner_is_the_starter() -> None:
 
 def test_a_wait_for_a_registration_ends_with_it_or_with_the_last_refusal() -> None:
     is_registered = threading.Event()
-    lifecycle = Lifecycle(brokers=1, is_registered=is_registered.is_set, gives_up=False)
+    lifecycle = Lifecycle(brokers=[0], is_registered=is_registered.is_set, gives_up=False)
     thread, found = waiting(lambda: lifecycle.wait_registered(Deadline(LIMIT), until_refused=True))
     lifecycle.note_refused(0, refused("first"), is_final=False)
     thread.join(LIMIT)

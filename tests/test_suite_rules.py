@@ -50,6 +50,7 @@ MAY_SLEEP = {
     "n8n/test_failures.py",
     "n8n/test_lifecycle.py",
     "netns/cases.py",
+    "netns/names.py",
     "netns/peer.py",
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from typing import Callable
+from typing import Callable, TypeVar
 
 from n8nrunner import logs
 from n8nrunner.config import BrokerUrl, RunnerConfig, directory_of, read_auth_token
@@ -27,38 +27,41 @@ from n8nrunner.protocol.failures import AuthRefused, LinkFailure, Unreachable
 #: Seconds for name look-up, TCP, proxy, TLS and the upgrade together.
 CONNECT_TIMEOUT = 5.0
 
+_Outcome = TypeVar("_Outcome")
+
 #: The URLs of brokers that `_warn_of_plain_http` has checked.
 _checked_urls: set[str] = set()
 
 
 def run_on_thread(
-    index: int,
-    url: str,
-    work: Callable[[], LinkEvent],
-    failed: Callable[[str], LinkEvent],
-    post: Callable[[LinkEvent], None],
+    name: str,
+    step: str,
+    work: Callable[[], _Outcome],
+    failed: Callable[[str], _Outcome],
+    post: Callable[[_Outcome], None],
 ) -> None:
-    """Run `attempt` or `probe` on a thread, and post its event in every case.
+    """Run an attempt, a probe or a look-up on a thread, and post its outcome in every case.
 
-    `work` returns the event, and `failed` the one for a problem that is not a `LinkFailure`. `post` is called
-    on the thread. The receiver of the event owns its connection.
+    `name` is the thread's; `step` says for texts what it does, such as "connecting to ...". `work` returns
+    the outcome, and `failed` the one for an unexpected problem. `post` is called on the thread. The receiver
+    of the outcome owns its connection.
 
     Raises:
         RuntimeError: the process can have no more threads.
     """
 
     def run() -> None:
-        # The link does not connect again before there is an outcome.
-        outcome = failed(f"connecting to {url} was interrupted")
+        # There is no other attempt or look-up before there is an outcome.
+        outcome = failed(f"{step} was interrupted")
         try:
             outcome = work()
-        except BaseException as error:  # noqa: BLE001 - the link logs it
-            logger.debug("Unexpected error while connecting:\n%s", logs.frames_of(error))
-            outcome = failed(f"connecting to {url} failed with {logs.describe(error)}")
+        except BaseException as error:  # noqa: BLE001 - the receiver logs it
+            logger.debug("Unexpected error while %s:\n%s", step, logs.frames_of(error))
+            outcome = failed(f"{step} failed with {logs.describe(error)}")
         finally:
             post(outcome)
 
-    threading.Thread(target=run, name=f"n8nrunner-connect-{index}", daemon=True).start()
+    threading.Thread(target=run, name=name, daemon=True).start()
 
 
 def probe(url: BrokerUrl, config: RunnerConfig) -> LinkEvent:
@@ -88,13 +91,13 @@ def attempt(url: BrokerUrl, config: RunnerConfig, grant: str | None) -> LinkEven
 
 def _warn_of_plain_http(url: BrokerUrl) -> None:
     """Log once for each broker that its URL sends the token over the public internet without encryption."""
-    if url.is_secure or url.base in _checked_urls:
+    if url.is_secure or url.auth in _checked_urls:
         return
     try:
         address = public_address(url)
     except (OSError, UnicodeError, Unreachable):
         return  # without a proxy, the attempt fails for the same reason; the next one repeats the look-up
-    _checked_urls.add(url.base)
+    _checked_urls.add(url.auth)  # one URL for all addresses of a name
     if address is not None:
         logger.warning(
             "%s is plain HTTP to the public address %s: the token is readable on the way. Use https:// or a "

@@ -106,9 +106,10 @@ def _who_answers(url: BrokerUrl, directory: str | None) -> str:
     with contextlib.suppress(Unreachable):
         ready = _request("GET", url, f"{url.health}/readiness", directory)
         if isinstance(ready.value, dict) and isinstance(ready.value.get("status"), str):
+            prefix = "" if url.address is None else "dns+"
             return (
                 "this is the port of n8n's editor; the task broker has a port of its own: use "
-                f"http://{in_url(url.host)}:5679, or the port in n8n's N8N_RUNNERS_BROKER_PORT"
+                f"{prefix}http://{in_url(url.host)}:5679, or the port in n8n's N8N_RUNNERS_BROKER_PORT"
             )
         healthy = _request("GET", url, url.health, directory)
         if healthy.status == 200 and _is_n8ns(healthy.value, {"status": "ok"}):
@@ -144,11 +145,12 @@ def _request(
     headers = {"Host": address.netloc, "User-Agent": f"n8nrunner/{__version__}"}
     body = b""
     way = ""
-    proxy = proxy_for(url)
+    proxy = proxy_for(url, broker.address)
     if proxy is not None:
         way = f" (through the proxy {proxy.shown} of the environment; {no_proxy_advice(broker.host)})"
     try:
-        if proxy is None or broker.is_secure:
+        # A proxy would look up the host of a plain request itself; a tunnel leads to the one address.
+        if proxy is None or broker.is_secure or broker.address is not None:
             raw = dial(broker, Deadline(HTTP_TIMEOUT), directory)
         else:
             raw = dial_proxy(proxy, broker, Deadline(HTTP_TIMEOUT))

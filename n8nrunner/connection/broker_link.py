@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from math import inf
 from typing import Any, Callable, NamedTuple, Protocol, Union
 
 from n8nrunner import logs
-from n8nrunner.config import RunnerConfig, is_one_shot, urls_of
+from n8nrunner.config import BrokerUrl, RunnerConfig, is_one_shot
 from n8nrunner.connection.attempt import attempt, probe, run_on_thread
 from n8nrunner.connection.delays import growing_delays, jitter
 from n8nrunner.connection.inbox import Inbox
@@ -54,6 +54,9 @@ class LinkOwner(Protocol):
     def handler_of(self, task_type: str) -> Handler | None:
         """Return the handler of a task type, as it is registered now."""
 
+    def brokers_changed(self, brokers: Collection[int]) -> None:
+        """Note the keys of all brokers, after one has joined or left. A link's key is its index."""
+
     def link_registered(self, link: BrokerLink) -> None:
         """Note that the broker has registered the runner."""
 
@@ -76,24 +79,28 @@ class LinkOwner(Protocol):
 class BrokerLink:
     """One broker's link.
 
-    `index` is its place among the runner's links, and its key in `slots`. All links share the slots, the
-    inbox, the owner and the recorder. `submit` takes a handler to run, its task, and a function for its
-    answer; `wake_links` takes the links that should look at the slots.
+    `index` is its key in `slots`, unlike that of every other link of the runner. `origin` is the name that
+    has the address in `url` (`BrokerName`); None for a plain URL. All links share the slots, the inbox,
+    the owner and the recorder. `submit` takes a handler to run, its task, and a function for its answer;
+    `wake_links` takes the links that should look at the slots.
     """
 
     def __init__(
         self,
         index: int,
+        url: BrokerUrl,
+        origin: str | None,
         config: RunnerConfig,
         slots: Slots,
         submit: Callable[[Handler, ActiveTask, OnEnd], None],
-        inbox: Inbox[BrokerLink, Posted],
+        inbox: Inbox[Any, Any],
         wake_links: Callable[[tuple[Hashable, ...]], None],
         owner: LinkOwner,
         recorder: Recorder,
     ) -> None:
         self.index = index
-        self.url = urls_of(config)[index]
+        self.url = url
+        self.origin = origin
         self.max_payload = config.max_payload
         self._error_details = config.error_details
         #: The open WebSocket; None while there is none.
@@ -177,6 +184,7 @@ class BrokerLink:
             max(0, link.registrations - 1),
             session.counters.undelivered,
             None if received_at is None else time.monotonic() - received_at,
+            self.origin,
         )
 
     # --- life -------------------------------------------------------------------------------------
@@ -370,7 +378,9 @@ class BrokerLink:
     def _start(self, work: Callable[[], LinkEvent], failed: Callable[[str], LinkEvent]) -> None:
         """Run a blocking step on a thread. Handle its failure at once if the process can have no more."""
         try:
-            run_on_thread(self.index, self.url.base, work, failed, self._post)
+            run_on_thread(
+                f"n8nrunner-connect-{self.index}", f"connecting to {self.url.base}", work, failed, self._post
+            )
             self._is_attempting = True
         except RuntimeError as error:  # no more threads, or the interpreter is ending
             self._owner.link_cannot_connect(error)
@@ -411,7 +421,7 @@ def _calls_of(tally: Tally) -> events.FunctionCalls:
     return events.FunctionCalls.FAILED if is_failed else events.FunctionCalls.DONE
 
 
-def end_unserved(inbox: Inbox[BrokerLink, Posted]) -> None:
+def end_unserved(inbox: Inbox[Any, Any]) -> None:
     """Close the connections and end the calls that came too late for the links' thread.
 
     Call it once the inbox is closed.

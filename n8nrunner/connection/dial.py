@@ -40,9 +40,9 @@ def dial(url: BrokerUrl, deadline: Deadline, directory: str | None = None) -> So
         Unreachable: the broker or the proxy did not answer in time, the proxy cannot be used, or TLS failed.
             The text names the step.
     """
-    proxy = proxy_for(url.auth)
+    proxy = proxy_for(url.auth, url.address)
     if proxy is None:
-        raw = _tcp(url.host, url.port, deadline, url.base)
+        raw = _tcp(url.address or url.host, url.port, deadline, url.base)
     else:
         raw = dial_proxy(proxy, url, deadline, is_tunnel=True)
     try:
@@ -103,7 +103,7 @@ def _tcp(host: str, port: int, deadline: Deadline, peer: str) -> socket.socket:
 
 def _open_tunnel(raw: socket.socket, proxy: Proxy, url: BrokerUrl, deadline: Deadline, peer: str) -> None:
     """Let a proxy connect the socket to the broker. Closes the socket if it does not."""
-    target = f"{in_url(url.host)}:{url.port}"
+    target = f"{in_url(url.address or url.host)}:{url.port}"
     request = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n"
     if proxy.authorization is not None:
         request += f"Proxy-Authorization: {proxy.authorization}\r\n"

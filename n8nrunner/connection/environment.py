@@ -43,23 +43,28 @@ def public_address(url: BrokerUrl) -> str | None:
     Raises:
         OSError, UnicodeError, Unreachable: the address is unknown, or the proxy cannot be used.
     """
-    flags = 0 if proxy_for(url.auth) is None else socket.AI_NUMERICHOST
-    for *_, address in socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM, flags=flags):
+    flags = 0 if proxy_for(url.auth, url.address) is None else socket.AI_NUMERICHOST
+    for *_, address in socket.getaddrinfo(
+        url.address or url.host, url.port, type=socket.SOCK_STREAM, flags=flags
+    ):
         found = address_of(str(address[0]).split("%")[0])
         if found is not None and found.is_global:
             return str(found)
     return None
 
 
-def proxy_for(url: str) -> Proxy | None:
+def proxy_for(url: str, address: str | None = None) -> Proxy | None:
     """Return the proxy that the environment sets for a URL; None for a direct connection.
 
-    A proxy is never used for this machine itself.
+    A proxy is never used for this machine itself. With `address`, one of the addresses of the URL's host, the
+    variable `NO_PROXY` may have the host or the address.
 
     Raises:
         Unreachable: the proxy cannot be used; the text says why and does not show its credentials.
     """
     if is_loopback(urlsplit(url).hostname or ""):
+        return None
+    if address is not None and proxy_for(f"{urlsplit(url).scheme}://{in_url(address)}") is None:
         return None
     chosen = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
     if not chosen:

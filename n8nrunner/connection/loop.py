@@ -12,28 +12,38 @@ their time on passing the interpreter's lock (docs/architecture.md, "Threads").
 from __future__ import annotations
 
 import contextlib
+import itertools
 import selectors
 import threading
 import time
 from collections import deque
 from collections.abc import Hashable
 from math import inf
-from typing import Callable
+from typing import Callable, NamedTuple, Union
 
 from n8nrunner import logs
-from n8nrunner.config import RunnerConfig
+from n8nrunner.config import BrokerUrl, RunnerConfig, urls_of
 from n8nrunner.connection.broker_link import BrokerLink, LinkOwner, Posted, end_unserved
+from n8nrunner.connection.broker_name import BrokerName, LookupEnded
 from n8nrunner.connection.inbox import Inbox
 from n8nrunner.connection.transport import Connection
 from n8nrunner.execution.invoke import Handler
 from n8nrunner.execution.invoke import failure as failure_of
 from n8nrunner.execution.pools import OnEnd, TaskPool
 from n8nrunner.logs import logger
-from n8nrunner.protocol.events import Event, SlotFreed
+from n8nrunner.protocol.events import (
+    OfferingChanged,
+    Restored,
+    Retired,
+    SlotFreed,
+    StopRequested,
+    TypesChanged,
+)
 from n8nrunner.protocol.failures import ConnectionLost, LinkFailure
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.protocol.throttle import Throttle
 from n8nrunner.record import Recorder
+from n8nrunner.snapshot import Counts
 from n8nrunner.task import ActiveTask
 
 #: Longest wait, in seconds. It limits the effect of a clock that jumps.
@@ -44,9 +54,27 @@ _SLOW_SUBMIT = 0.5
 
 _SLOT_FREED = SlotFreed()
 
+#: An event for all links, those that are opened later included.
+ForAll = Union[TypesChanged, OfferingChanged, StopRequested]
+
+
+class Links(NamedTuple):
+    """The links of a runner at one moment."""
+
+    links: tuple[BrokerLink, ...]
+    past: Counts  #: the counts of the links that have gone.
+
+    def counts(self) -> Counts:
+        """Return the totals of all links, those that have gone included."""
+        counters = [link.machine.session.counters for link in self.links]
+        totals = zip(Counts._fields, self.past)
+        return Counts(*(past + sum(getattr(each, name) for each in counters) for name, past in totals))
+
 
 class LinkThread:
     """The links of a runner and the thread that serves them, which alone changes the slots.
+
+    The plain URLs among the brokers have a link each. The links of a name come and go (`BrokerName`).
 
     When the thread ends, it calls `on_exit`: with None when the last link has ended, otherwise with the
     unexpected error that ended the thread.
@@ -61,13 +89,27 @@ class LinkThread:
         recorder: Recorder,
         on_exit: Callable[[BaseException | None], None],
     ) -> None:
-        self.inbox: Inbox[BrokerLink, Posted] = Inbox()
+        # An event for all links has no link.
+        self.inbox: Inbox[BrokerLink | None, Posted | ForAll | LookupEnded] = Inbox()
         self._selector: selectors.BaseSelector | None = None
-        self.links: list[BrokerLink] = [
-            BrokerLink(index, config, slots, self._submit_later, self.inbox, self._wake, owner, recorder)
-            for index in range(len(config.broker))
-        ]
-        self._unended = set(self.links)
+        self._config = config
+        self._slots = slots
+        self._owner = owner
+        self._recorder = recorder
+        #: The links now. Replaced when a link is opened or has gone.
+        self.current = Links((), Counts())
+        self._link_of: dict[Hashable, BrokerLink] = {}
+        self._unended: set[BrokerLink | BrokerName] = set()
+        urls = list(enumerate(urls_of(config)))
+        self._indexes = itertools.count(len(urls))
+        #: The names among the brokers.
+        self.names = tuple(BrokerName(index, url, self) for index, url in urls if url.is_name)
+        self._unended.update(self.names)
+        for index, url in urls:
+            if not url.is_name:
+                self._add(index, url, None)
+        # The last events for all links, for the links that are opened later.
+        self._lasting: dict[type, ForAll] = {}
         self.thread = threading.Thread(target=self._run, name="n8nrunner-links", daemon=True)
         self._on_exit = on_exit
         self._pool = pool
@@ -108,10 +150,28 @@ class LinkThread:
         self.close()
         return True
 
-    def post(self, event: Event) -> None:
-        """Post an event for every link."""
-        for link in self.links:
-            self.inbox.post(link, event)
+    @property
+    def links(self) -> tuple[BrokerLink, ...]:
+        """The links now."""
+        return self.current.links
+
+    @property
+    def brokers(self) -> tuple[int, ...]:
+        """The keys of all brokers: those of the links, and of the names that have no link."""
+        links = self.links
+        origins = {link.origin for link in links}
+        return (
+            *(link.index for link in links),
+            *(name.index for name in self.names if name.url.base not in origins),
+        )
+
+    def post(self, event: ForAll) -> None:
+        """Post an event for all links."""
+        self.inbox.post(None, event)
+
+    def post_lookup(self, ended: LookupEnded) -> None:
+        """Post the end of a look-up."""
+        self.inbox.post(None, ended)
 
     def call(self, work: Callable[[], None]) -> None:
         """Let the thread call `work` while it has no task to submit. It must neither wait nor raise."""
@@ -185,10 +245,16 @@ class LinkThread:
                 self._run_step(link, link.read, now)
         while events:
             link, event = events.popleft()
+            if link is None:
+                self._handle_for_all(event, now)
+                continue
             to_settle[link] = None
-            self._handle(link, event, now)
+            self._handle(link, event, now)  # type: ignore[arg-type]  # it is for a link
         if self._due_at <= now:
-            for link in self.links:
+            for name in self.names:
+                if name.due_at <= now:
+                    self._run_name(name, name.settle, now)
+            for link in self.current.links:
                 if link.due_at <= now:
                     to_settle[link] = None
         # Settling one link may wake another.
@@ -196,13 +262,16 @@ class LinkThread:
             link, _ = to_settle.popitem()
             self._run_step(link, link.settle, now)
             self._watch(link, selector)
-            if link.has_ended:
-                self._unended.discard(link)
+            if link.has_ended and link in self._unended:
+                self._end(link, now)
         if woken:
             # Last, because this system call releases the interpreter's lock to the thread that posted.
             inbox.clear_wake_ups()
-        self._due_at = min([link.due_at for link in self.links])
-        for link in self.links:
+        links = self.current.links
+        self._due_at = min([link.due_at for link in links], default=inf)
+        for name in self.names:
+            self._due_at = min(self._due_at, name.due_at)
+        for link in links:
             if link.has_unread and not link.machine.is_paused:
                 to_settle[link] = None
 
@@ -237,9 +306,87 @@ class LinkThread:
 
     def _wake(self, indexes: tuple[Hashable, ...]) -> None:
         for index in indexes:
-            link = self.links[index]  # type: ignore[call-overload]
+            link = self._link_of[index]
             self._to_settle[link] = None
             self._handle(link, _SLOT_FREED, self._now)
+
+    # --- links that come and go -------------------------------------------------------------------
+
+    def _add(self, index: int, url: BrokerUrl, origin: str | None) -> BrokerLink:
+        link = BrokerLink(
+            index,
+            url,
+            origin,
+            self._config,
+            self._slots,
+            self._submit_later,
+            self.inbox,
+            self._wake,
+            self._owner,
+            self._recorder,
+        )
+        self._link_of[index] = link
+        self._unended.add(link)
+        self.current = self.current._replace(links=(*self.links, link))
+        return link
+
+    def open_link(self, url: BrokerUrl, origin: str) -> BrokerLink:
+        """Open a link to an address of a name."""
+        link = self._add(next(self._indexes), url, origin)
+        self._note_links(self._now)
+        for event in self._lasting.values():
+            self._handle(link, event, self._now)
+        self._to_settle[link] = None
+        return link
+
+    def tell(self, link: BrokerLink, event: Retired | Restored) -> None:
+        """Let a link of a name handle an event."""
+        self._to_settle[link] = None
+        self._handle(link, event, self._now)
+
+    def cannot_look_up(self, error: Exception) -> None:
+        """Note that no thread could be started for a look-up."""
+        self._owner.link_cannot_connect(error)
+
+    def _end(self, link: BrokerLink, now: float) -> None:
+        """Note that a link has ended. Forget it if it has done so because its address is gone."""
+        self._unended.discard(link)
+        if not link.machine.is_gone:
+            return
+        reason = link.machine.last_error or "its address is gone"
+        logger.info("The link to %s has ended: %s", link.url.base, reason)
+        others = tuple(other for other in self.links if other is not link)
+        self.current = Links(others, Links((link,), self.current.past).counts())
+        del self._link_of[link.index]
+        self._note_links(now)
+
+    def _note_links(self, now: float) -> None:
+        self._wake(tuple(self._slots.expect(len(self.links), now)))
+        self._owner.brokers_changed(self.brokers)
+
+    def _handle_for_all(self, event: Posted | ForAll | LookupEnded, now: float) -> None:
+        if isinstance(event, LookupEnded):
+            self._run_name(event.name, lambda now: event.name.looked_up(event.event, now), now)
+            return
+        assert isinstance(event, (TypesChanged, OfferingChanged, StopRequested))
+        self._lasting[type(event)] = event
+        if isinstance(event, StopRequested):
+            for name in self.names:
+                name.stop()
+                self._unended.discard(name)
+        for link in self.links:
+            self._to_settle[link] = None
+            self._handle(link, event, now)
+
+    def _run_name(self, name: BrokerName, step: Callable[[float], None], now: float) -> None:
+        """Run a step of a name. After an error in it, the name is looked up again later."""
+        try:
+            step(now)
+        except BaseException as error:  # noqa: BLE001 - logged
+            self._log_defect(f"An unexpected error while {name.url.base} was looked up", error)
+            name.recover(now)
+
+    # --- steps of links ---------------------------------------------------------------------------
 
     def _handle(self, link: BrokerLink, event: Posted, now: float) -> None:
         try:

@@ -175,3 +175,37 @@ LinkAction = Union[
     Action, StartAttempt, StartProbe, ServeConnection, DiscardConnection, ReportRegistered, ReportRefused,
     ReportIdle, LogSkipped, LogFailure,
 ]  # fmt: skip
+
+# --- actions of a name ------------------------------------------------------------------------------
+
+
+class StartLookup(NamedTuple):
+    """Look the name up: the answer is `NameLookedUp`."""
+
+
+class OpenLink(NamedTuple):
+    """Open a link to a new address."""
+
+    address: str
+
+
+class RetireLink(NamedTuple):
+    """Let the link of an address handle `Retired`."""
+
+    address: str
+
+
+class RestoreLink(NamedTuple):
+    """Let the link of an address handle `Restored`."""
+
+    address: str
+
+
+class LogName(NamedTuple):
+    """Log a text about the name."""
+
+    level: LogLevel
+    text: str
+
+
+NameAction = Union[StartLookup, OpenLink, RetireLink, RestoreLink, LogName]

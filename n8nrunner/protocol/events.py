@@ -180,7 +180,24 @@ class TimePassed(NamedTuple):
     """Look at the deadlines, while no connection is open."""
 
 
+class Retired(NamedTuple):
+    """The broker's address is gone. The link ends with its connection, or at once if it has none."""
+
+
+class Restored(NamedTuple):
+    """The broker's address is back, so that a `Retired` link connects again."""
+
+
 LinkEvent = Union[
     ConnectionOpened, AttemptFailed, BrokerProbed, CloseReceived, ConnectionEnded, RefusalAnswered,
-    TimePassed, StopRequested,
+    TimePassed, Retired, Restored, StopRequested,
 ]  # fmt: skip
+
+# --- events of a name -------------------------------------------------------------------------------
+
+
+class NameLookedUp(NamedTuple):
+    """A look-up has ended. `addresses` is None if it failed; `problem` says why it gave no address."""
+
+    addresses: tuple[str, ...] | None
+    problem: str | None

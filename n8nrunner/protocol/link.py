@@ -110,6 +110,8 @@ class LinkMachine:
         self._has_unwritten = False
         self._closing: _Closing | None = None
         self._stop_until = inf
+        #: Whether the broker's address is gone, so that the link ends without a connection.
+        self.is_retired = False
         self._methods = _METHODS[self.state]
         self._actions: list[actions.LinkAction] = []
 
@@ -126,9 +128,19 @@ class LinkMachine:
         return self.state is ENDED
 
     @property
+    def is_closed(self) -> bool:
+        """Whether the link does not connect again. It may wait for handlers of lost connections."""
+        return self.state in (FINISHING, ENDED)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the link has closed because its address is gone."""
+        return self.is_retired and self.is_closed
+
+    @property
     def shown(self) -> str:
         """The state for `LinkSnapshot.state`."""
-        if self.state in (FINISHING, ENDED):
+        if self.is_closed:
             return "closed"
         if self.state in (WAITING, REFUSED):
             return "waiting"
@@ -344,6 +356,10 @@ class LinkMachine:
         if self.session.state is SessionState.CLOSED:
             self._finish(_TIME_PASSED, now)
             return
+        if self.is_retired:
+            self.last_error = str(event.reason)
+            self._end_retired(events.Retired(), now)
+            return
         self.retry.note_ended(
             event.reason, now - self._opened_at, self.session.counters.accepted - self._accepted_before
         )
@@ -360,6 +376,17 @@ class LinkMachine:
         self._limit_closing(now)
         if self.session.state is SessionState.CLOSED:
             self._finish(_TIME_PASSED, now)
+
+    def _on_retired(self, event: events.Retired, now: float) -> None:
+        self.is_retired = True
+
+    def _on_restored(self, event: events.Restored, now: float) -> None:
+        self.is_retired = False
+
+    def _end_retired(self, event: events.Retired, now: float) -> None:
+        """End, because there is no connection. Wait for handlers of lost ones."""
+        self.is_retired = True
+        self._on_stop(events.StopRequested(inf), now)
 
     def _finish(self, event: events.TimePassed, now: float) -> None:
         self._go(ENDED if not self.session.tasks.orphans or now >= self._stop_until else FINISHING)
@@ -407,35 +434,43 @@ _Method = Callable[[LinkMachine, Any, float], None]
 #: Transitions by state and event: the method that handles the event, and the states that it may lead to.
 #: A `LinkEvent` without a row is ignored in that state. Other events without a row go to the session.
 #: The row of `CloseConnection`, an action of the session, is not looked up: `_follow` finds the action.
-#: `ConnectionEnded` leads to FINISHING or ENDED after a stop, as `_finish` says; otherwise to REFUSED if
-#: `Retry` gives up, and to WAITING if not.
+#: `ConnectionEnded` leads to FINISHING or ENDED after a stop, as `_finish` says, and if the link is retired;
+#: otherwise to REFUSED if `Retry` gives up, and to WAITING if not.
 TRANSITIONS: dict[LinkState, dict[type, tuple[_Method, set[LinkState]]]] = {
     WAITING: {
         events.TimePassed: (LinkMachine._take_next_step, {WAITING, CONNECTING, PROBING}),
+        events.Retired: (LinkMachine._end_retired, {FINISHING, ENDED}),
         events.StopRequested: (LinkMachine._on_stop, {FINISHING, ENDED}),
     },
     CONNECTING: {
         events.ConnectionOpened: (LinkMachine._on_opened, {CONNECTED}),
         events.AttemptFailed: (LinkMachine._on_failed, {WAITING, REFUSED}),  # REFUSED: `Retry` gives up
+        events.Retired: (LinkMachine._end_retired, {FINISHING, ENDED}),
         events.StopRequested: (LinkMachine._on_stop, {FINISHING, ENDED}),
     },
     PROBING: {
         events.BrokerProbed: (LinkMachine._on_probed, {WAITING}),  # `Retry` does not give up on `Unreachable`
+        events.Retired: (LinkMachine._end_retired, {FINISHING, ENDED}),
         events.StopRequested: (LinkMachine._on_stop, {FINISHING, ENDED}),
     },
     REFUSED: {
         events.RefusalAnswered: (LinkMachine._on_refusal_answered, {WAITING, ENDED}),  # ENDED: it is final
+        events.Retired: (LinkMachine._end_retired, {FINISHING, ENDED}),
         events.StopRequested: (LinkMachine._on_stop, {FINISHING, ENDED}),
     },
     CONNECTED: {
         RunnerRegistered: (LinkMachine._on_registered, {CONNECTED}),
         actions.CloseConnection: (LinkMachine._on_close, {CLOSING}),
+        events.Retired: (LinkMachine._on_retired, {CONNECTED}),
+        events.Restored: (LinkMachine._on_restored, {CONNECTED}),
         events.StopRequested: (LinkMachine._on_stop, {CONNECTED, CLOSING}),
         events.CloseReceived: (LinkMachine._on_close_received, {CLOSING}),
         events.MessageSkipped: (LinkMachine._on_message_skipped, {CONNECTED}),
         events.ConnectionEnded: (LinkMachine._on_ended, {WAITING, REFUSED, FINISHING, ENDED}),
     },
     CLOSING: {
+        events.Retired: (LinkMachine._on_retired, {CLOSING}),
+        events.Restored: (LinkMachine._on_restored, {CLOSING}),
         events.StopRequested: (LinkMachine._on_stop, {CLOSING}),
         events.CloseReceived: (LinkMachine._on_close_received, {CLOSING}),
         events.MessageSkipped: (LinkMachine._on_message_skipped, {CLOSING}),

@@ -78,7 +78,7 @@ class Slots:
 
     Args:
         capacity: the number of slots.
-        brokers: the number of links that will join. With more than one, no link may offer all free slots.
+        brokers: the number of links that will join (`expect`).
 
     Attributes:
         taken: the number of taken slots.
@@ -106,6 +106,22 @@ class Slots:
     def can_serve(self) -> bool:
         """Whether a pair waits while there is room, so that `offers` can have something for a link."""
         return bool(self.waiting) and self.capacity - self.taken - self.reserved > 0
+
+    def expect(self, brokers: int, now: float) -> AbstractSet[Hashable]:
+        """Change the number of links that can join. With more than one, no link may offer all free slots.
+
+        Call it before a new link joins, and after a link has left for good. Return the links that should ask
+        for `offers` now.
+        """
+        was_single = self._is_single()
+        self._brokers = brokers
+        if self._is_single():
+            return set(self.links)
+        if was_single:  # a single pair does not wait
+            for pair in (pair for pairs in self.links.values() for pair in pairs.values()):
+                if not pair.open and not pair.may_offer:
+                    self._enqueue(pair, WaitReason.BUSY)
+        return self._serve(now, None)
 
     def join(self, link: Hashable, types: Mapping[str, int | None], now: float) -> AbstractSet[Hashable]:
         """Add a link, or change its task types, each with its own limit or None.

@@ -119,6 +119,8 @@ def _closing_with_an_orphan(bench: LinkBench) -> None:
 
 LOST = e.ConnectionEnded(ConnectionLost("lost"), 0, False, 1.0)
 STOP = e.StopRequested(1000.0 + 20)
+GONE = e.Retired()
+BACK = e.Restored()
 PASSED = e.TimePassed()
 HEAD = m.Head("broker:tasksettings", "task", None, None, None)
 SKIPPED = e.MessageSkipped(HEAD, "is of no use", "It has a flaw.")
@@ -130,24 +132,34 @@ ROWS = [
     Row(WAITING, PASSED, WAITING, lambda bench: bench.machine._wait(1, False, bench.now)),
     Row(WAITING, STOP, ENDED),
     Row(WAITING, STOP, FINISHING, _orphan),
+    Row(WAITING, GONE, ENDED),
+    Row(WAITING, GONE, FINISHING, _orphan),
     Row(CONNECTING, e.ConnectionOpened(Connection(), 0.0), CONNECTED),
     Row(CONNECTING, e.AttemptFailed(RateLimited("busy"), "grant", 1.0), WAITING),
     Row(CONNECTING, e.AttemptFailed(AuthRefused("wrong"), None, 1.0), REFUSED),
     Row(CONNECTING, STOP, ENDED),
     Row(CONNECTING, STOP, FINISHING, _orphan),
+    Row(CONNECTING, GONE, ENDED),
+    Row(CONNECTING, GONE, FINISHING, _orphan),
     Row(PROBING, e.BrokerProbed(None, 1.0), WAITING),
     Row(PROBING, STOP, ENDED),
     Row(PROBING, STOP, FINISHING, _orphan),
+    Row(PROBING, GONE, ENDED),
+    Row(PROBING, GONE, FINISHING, _orphan),
     Row(REFUSED, e.RefusalAnswered(DENIED, False), WAITING),
     Row(REFUSED, e.RefusalAnswered(DENIED, True), ENDED),
     Row(REFUSED, STOP, ENDED),
     Row(REFUSED, STOP, FINISHING, _orphan),
+    Row(REFUSED, GONE, ENDED),
+    Row(REFUSED, GONE, FINISHING, _orphan),
     Row(CONNECTED, m.RunnerRegistered(), CONNECTED),
     Row(CONNECTED, a.CloseConnection("the runner stops"), CLOSING),
     Row(CONNECTED, STOP, CONNECTED),
     Row(CONNECTED, STOP, CLOSING, _reconnect),
     Row(CONNECTED, e.CloseReceived(1001), CLOSING),
     Row(CONNECTED, SKIPPED, CONNECTED),
+    Row(CONNECTED, GONE, CONNECTED),
+    Row(CONNECTED, BACK, CONNECTED),
     Row(CONNECTED, LOST, WAITING),
     Row(CONNECTED, LOST, REFUSED, one_shot=True),
     Row(CONNECTED, LOST, ENDED, _stop),
@@ -155,6 +167,8 @@ ROWS = [
     Row(CLOSING, STOP, CLOSING),
     Row(CLOSING, e.CloseReceived(None), CLOSING),
     Row(CLOSING, SKIPPED, CLOSING),
+    Row(CLOSING, GONE, CLOSING),
+    Row(CLOSING, BACK, CLOSING),
     Row(CLOSING, LOST, WAITING),
     Row(CLOSING, LOST, REFUSED, one_shot=True),
     Row(CLOSING, LOST, ENDED, _stop),
@@ -188,7 +202,7 @@ def test_the_rows_are_the_table() -> None:
 
 
 def test_the_architecture_page_draws_the_table() -> None:
-    """A stop, which leads from every state to the end, is described instead."""
+    """The events that lead from every state without a connection to the end are described instead."""
     page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
     drawing = page[page.index("## The life of a link") :].split("```")[1]
     drawn = set()
@@ -200,7 +214,7 @@ def test_the_architecture_page_draws_the_table() -> None:
         for state, transitions in TRANSITIONS.items()
         for event, transition in transitions.items()
         for to in transition[1]
-        if to is not state and event is not e.StopRequested
+        if to is not state and event not in (e.StopRequested, e.Retired)
     }
     assert drawn == table
 
@@ -212,6 +226,8 @@ LATE = [
     e.CloseReceived(1000),
     e.RefusalAnswered(DENIED, True),
     PASSED,
+    GONE,
+    BACK,
     STOP,
     LOST,
 ]
@@ -804,3 +820,60 @@ def test_actions_before_an_error_are_asked_for_by_the_next_event(monkeypatch: py
     bench.machine.recover(bench.now, False)
     actions = bench.machine.settle(bench.now)
     assert [type(action) for action in actions] == [a.CancelTask]
+
+
+# --- an address that is gone --------------------------------------------------------------------------------
+
+
+def test_a_connection_outlives_its_address_and_runs_tasks() -> None:
+    bench = bench_in(CONNECTED)
+    assert bench.do(GONE) == []
+    bench.run_task("task")
+    assert m.TaskOffer in {type(action) for action in bench.finish("task")}
+    assert bench.machine.is_registered
+
+
+@pytest.mark.parametrize("ends", [e.CloseReceived(1001), m.Drain(), None])
+def test_a_link_without_its_address_ends_with_its_connection(ends: Any) -> None:
+    bench = bench_in(CONNECTED)
+    bench.do(GONE)
+    if ends is not None:
+        bench.do(ends)
+    if bench.connection is not None:
+        bench.lose("the broker has gone")
+    assert bench.state is ENDED
+    assert bench.machine.is_closed
+    assert bench.machine.last_error is not None
+    assert bench.wait(1000) == []
+
+
+def test_a_link_without_its_address_waits_for_handlers_and_reports_their_results() -> None:
+    bench = bench_in(CONNECTED)
+    bench.run_task("task")
+    bench.do(GONE)
+    bench.lose()
+    assert bench.state is FINISHING
+    assert bench.machine.is_closed
+    assert bench.wait(1000) == []
+    assert only(bench.finish("task"), a.ReportUndelivered)
+    assert bench.state is ENDED
+
+
+def test_a_stop_shortens_the_wait_of_a_link_without_its_address() -> None:
+    bench = bench_in(CONNECTED)
+    bench.run_task("task")
+    bench.do(GONE)
+    bench.lose()
+    bench.do(e.StopRequested(bench.now + 5))
+    bench.wait(5)
+    assert bench.state is ENDED
+
+
+def test_a_link_whose_address_is_back_connects_again() -> None:
+    bench = bench_in(CONNECTED)
+    bench.do(GONE)
+    bench.do(BACK)
+    bench.lose()
+    assert bench.state is WAITING
+    bench.wait(10)
+    assert bench.state is CONNECTING

@@ -62,7 +62,7 @@ class LinkTest(RuleBasedStateMachine):
         super().__init__()
         self.bench = LinkBench()
         self.tasks = 0
-        #: Whether a stop may come before the end: a stopped link has little left to do.
+        #: Whether a stop may come before the end, or the address may go: such a link has little left to do.
         self.may_stop = False
 
     @initialize(
@@ -152,6 +152,11 @@ class LinkTest(RuleBasedStateMachine):
     def runner_stops(self, grace: float) -> None:
         self.bench.do(e.StopRequested(self.bench.now + grace))
 
+    @precondition(lambda test: test.may_stop)
+    @rule(event=st.sampled_from([e.Retired(), e.Restored()]))
+    def address_goes_or_comes_back(self, event: e.Retired | e.Restored) -> None:
+        self.bench.do(event)
+
     # --- bugs, and what comes late ----------------------------------------------------------------
 
     @precondition(lambda test: test.bench.attempt is not None)
@@ -184,6 +189,8 @@ class LinkTest(RuleBasedStateMachine):
         assert (bench.connection is not None) is (state in (LinkState.CONNECTED, LinkState.CLOSING))
         if state in (LinkState.CONNECTING, LinkState.PROBING):
             assert bench.attempt is not None
+        elif state is LinkState.FINISHING and bench.stopped_until is None:
+            assert bench.running, "it waits for handlers alone, and there are none"
         elif state is not LinkState.ENDED:
             assert bench.now < due < bench.now + 1000
 

@@ -712,6 +712,37 @@ class TestTypes:
         assert offered(slots, A) == {"t": 1}
 
 
+class TestExpecting:
+    """The number of links changes while a runner runs."""
+
+    def test_the_only_link_left_offers_all_free_slots(self) -> None:
+        slots = Slots(4, brokers=2)
+        for link in (A, B):
+            slots.join(link, {"t": None}, 0.0)
+            assert offered(slots, link) == {"t": 1}
+        slots.leave(B, 0.0)
+        assert slots.expect(1, 0.0) == {A}
+        assert offered(slots, A) == {"t": 3}
+
+    def test_a_second_link_gets_an_offer_at_once_and_then_its_share(self) -> None:
+        slots = Slots(4)
+        slots.join(A, {"t": None}, 0.0)
+        assert offered(slots, A) == {"t": 4}
+        slots.expect(2, 0.0)
+        slots.join(B, {"t": None}, 0.0)
+        assert offered(slots, B) == {"t": 1}
+        slots.lapse(A, "t", 4)
+        assert offered(slots, A) == {"t": 1}
+
+    def test_a_lone_pair_without_a_free_slot_waits_once_another_link_is_expected(self) -> None:
+        slots = full(1, links=(A,))
+        slots.expect(2, 0.0)
+        slots.join(B, {"t": None}, 0.0)
+        assert offered(slots, A) == {}
+        slots.release("t", 1.0)
+        assert offered(slots, A, 1.0) == {"t": 1}
+
+
 class TestLeaving:
     def test_a_reserved_slot_is_free_again(self) -> None:
         slots = full(1, links=(A, B, C))

@@ -123,8 +123,10 @@ class SlotsMachine(RuleBasedStateMachine):
     @rule(number=any_of)
     def leave(self, number: int) -> None:
         link = pick({pair[0] for pair in self.open}, number)
-        if link is None:
-            return
+        if link is not None:
+            self.leave_by(link)
+
+    def leave_by(self, link: str) -> None:
         waiting = self.waiting()
         self.due |= self.slots.leave(link, self.now)
         self.due.discard(link)
@@ -132,10 +134,24 @@ class SlotsMachine(RuleBasedStateMachine):
         self.lapsed = [(until, pair) for until, pair in self.lapsed if pair[0] != link]
         self.noting(waiting)
 
+    @rule(brokers=st.integers(0, 3))
+    def change_the_links(self, brokers: int) -> None:
+        """Links that are not expected any more leave first; new ones join later."""
+        for link in sorted({link for link, _ in self.open}, reverse=True):
+            if link not in LINKS[:brokers]:
+                self.leave_by(link)
+        self.links = LINKS[:brokers]
+        waiting = self.waiting()
+        self.due |= self.slots.expect(brokers, self.now)
+        self.due &= set(self.links)
+        self.noting(waiting)
+
+    @precondition(lambda self: self.links)
     @rule(number=any_of)
     def ask(self, number: int) -> None:
         self.look(pick(self.links, number), True)
 
+    @precondition(lambda self: self.links)
     @rule(number=any_of)
     def ask_but_be_unable(self, number: int) -> None:
         self.look(pick(self.links, number), False)
@@ -317,6 +333,7 @@ class SlotsMachine(RuleBasedStateMachine):
         for pair, count in self.open.items():
             if self.room(pair[1]) > 0:
                 assert count > 0, f"{pair} has no open offer, and there is room"
+            assert not self.is_single() or count >= self.free(pair[1]), "the only pair offers less than all"
 
     def teardown(self) -> None:
         """When all tasks have ended and all reservations have lapsed, every pair offers."""
