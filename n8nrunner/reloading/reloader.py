@@ -11,6 +11,7 @@ import importlib.util
 import os
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Callable
 
@@ -38,7 +39,7 @@ class Reloader:
             import, because a module may configure logging.
 
     Attributes:
-        runner: the Runner, as the latest import has made it.
+        runner: the Runner of the first import. Those of later imports become one with it.
 
     Raises:
         TargetError: the target cannot be a module.
@@ -148,19 +149,9 @@ class Reloader:
 
     def _check(self, changes: list[Change], signals: process.Signals) -> None:
         """Import again if a change concerns the program. On the thread that waits for signals."""
-        if self.runner.state != "running" or not self._is_concerned(changes):
-            return
-        if not self.runner._runs_in_process:
-            logger.warning(
-                "Start the command again to use the changed code: the functions of %s run in processes of an "
-                "executor, which keep the code that they have imported",
-                self._module,
-            )
-            self._sources.accept()
-            return
-        changed = self._sources.changed() or [change.path for change in changes]
         try:
-            self._reload(changed, signals)
+            if self.runner.state == "running" and self._is_concerned(changes):
+                self._serve_changes(self._sources.changed() or [change.path for change in changes], signals)
         except KeyboardInterrupt:
             pass  # the signal stops the runner next
         except BaseException as error:  # noqa: BLE001 - a module may raise anything
@@ -168,6 +159,18 @@ class Reloader:
             self._configure_logs()
             self._show(error)
         self._watch.use(self._folders())
+
+    def _serve_changes(self, changed: list[str], signals: process.Signals) -> None:
+        """Serve the new code of changed files, if the functions run in this process."""
+        if self.runner._runs_in_process:
+            self._reload(changed, signals)
+            return
+        self._sources.accept()
+        logger.warning(
+            "Start the command again to use the changed code: the functions of %s run in processes of an "
+            "executor, which keep the code that they have imported",
+            self._module,
+        )
 
     def _reload(self, changed: list[str], signals: process.Signals) -> None:
         """Import again, and hand over. Raises what the module raises; the old code stays then."""
@@ -184,7 +187,6 @@ class Reloader:
             # It is of another folder, and the import has registered the functions with it one by one.
             for name in stale(before, _registered(new), modules):
                 new.remove(name)
-        self.runner = new
         self._is_broken = False
         self._configure_logs()
         differences = str(compare(before, _registered(new)))
@@ -205,10 +207,12 @@ class Reloader:
 
     def _show(self, error: BaseException) -> None:
         """Log why the old code stays. The text of a module's exception is only for the logger of tasks."""
-        if not isinstance(error, (N8nRunnerError, TargetError)):
-            text = f"the module raised {type(error).__name__}\n{traceback_of(error)}"
-        else:
+        if isinstance(error, N8nRunnerError):
+            text = f"{error}{_place_of(error)}"
+        elif isinstance(error, TargetError):
             text = str(error)
+        else:
+            text = f"the module raised {type(error).__name__}\n{traceback_of(error)}"
         if not self.runner.config.error_details:
             text = text.partition("\n")[0]
         task_logger.error("The old code of %s goes on: %s", self._module, text)
@@ -219,6 +223,17 @@ class Reloader:
         names = sorted({path[len(start) :] if path.startswith(start) else path for path in paths})
         more = f" and {len(names) - _NAMED_FILES} more" if len(names) > _NAMED_FILES else ""
         return f"{', '.join(names[:_NAMED_FILES])}{more}"
+
+
+def _place_of(error: N8nRunnerError) -> str:
+    """Return the line of the program that an error of n8nrunner comes from, for the end of a sentence."""
+    own = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((own, "<frozen"))
+    ]
+    return f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
 
 
 def _registered(runner: Runner) -> dict[str, Registered]:

@@ -85,7 +85,7 @@ def test_new_removed_and_changed_functions_are_shown_at_once(program: Served) ->
         ("raise SystemExit(3)\n", "SystemExit: 3"),
         ("import not_there\n", "No module named 'not_there'"),
         ("value = 1\n", "there is no Runner in 'leads'"),
-        (LEADS.replace("email: str", "email: object()"), "email"),
+        (LEADS.replace("email: str", "email: object()"), "of these (leads.py, line 5)"),
     ],
 )
 def test_a_module_that_fails_keeps_the_old_code_until_a_save_mends_it(
@@ -266,16 +266,35 @@ def test_task_types_and_their_context_and_hooks_are_handed_over_together(
         assert broker.run_task("own", {}, timeout=LIMIT) == [2, 2, 2]
 
 
+HOOKED = """
+import contextlib
+from n8nrunner import Runner
+
+@contextlib.contextmanager
+def context():
+    yield
+
+def undelivered(result):
+    pass
+
+runner = Runner(name="leads", task_context=context, on_undelivered=undelivered)
+runner.on("finished", lambda call: None)
+
+@runner.function
+def score() -> int:
+    return VERSION
+"""
+
+
 def test_old_modules_can_be_collected(program: Served) -> None:
-    program.write(leads=LEADS)
+    program.write(leads=f"VERSION = 0\n{HOOKED}")
     with program.serving():
-        # The runner of the first import serves all the time, and does not keep its module.
-        old = [weakref.ref(program.reloader.runner.functions["score"])]
-        program.change(leads=NEW)
-        old.append(weakref.ref(program.reloader.runner.functions["score"]))
-        program.change(leads=LEADS)
-        program.call()
-        wait_until(lambda: gc.collect() >= 0 and [each() for each in old] == [None, None])
+        old = []
+        for version in (1, 2, 3):
+            old.append(weakref.ref(program.reloader.runner.functions["score"]))
+            program.change(leads=f"VERSION = {version}\n{HOOKED}")
+            assert program.call() == {"result": version}
+        wait_until(lambda: gc.collect() >= 0 and not [each for each in old if each() is not None])
 
 
 def test_functions_on_a_runner_of_another_folder_are_replaced_and_removed(
