@@ -72,21 +72,30 @@ def probe(url: BrokerUrl, config: RunnerConfig) -> LinkEvent:
 
 def attempt(url: BrokerUrl, config: RunnerConfig, grant: str | None) -> LinkEvent:
     """Connect to a broker, with a new grant token if `grant` is None."""
-    connection = None
     try:
         _warn_of_plain_http(url)
         if grant is None:
             grant = auth.fetch_grant(url, _secret(config), directory_of(config))
-        deadline = Deadline(CONNECT_TIMEOUT)
-        connection = Connection(dial(url, deadline, directory_of(config)), config.max_payload)
-        connection.open(url.socket, config.runner_id or uuid.uuid4().hex, grant, deadline)
-        opened, connection = ConnectionOpened(connection, jitter()), None
-        return opened
+        connection = upgrade(url, config, config.runner_id or uuid.uuid4().hex, grant)
     except LinkFailure as reason:
         return AttemptFailed(reason, grant, jitter())
-    finally:
-        if connection is not None:
-            connection.close()
+    return ConnectionOpened(connection, jitter())
+
+
+def upgrade(url: BrokerUrl, config: RunnerConfig, runner_id: str, grant: str) -> Connection:
+    """Open a WebSocket to a broker under a runner's id.
+
+    Raises:
+        LinkFailure: the broker cannot be reached, or refuses the upgrade.
+    """
+    deadline = Deadline(CONNECT_TIMEOUT)
+    connection = Connection(dial(url, deadline, directory_of(config)), config.max_payload)
+    try:
+        connection.open(url.socket, runner_id, grant, deadline)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _warn_of_plain_http(url: BrokerUrl) -> None:

@@ -18,9 +18,16 @@ from urllib.parse import urlsplit
 from n8nrunner._version import __version__
 from n8nrunner.config import BrokerUrl
 from n8nrunner.connection.dial import Socket, dial, dial_proxy
-from n8nrunner.connection.environment import in_url, no_proxy_advice, proxy_for, reason_of
+from n8nrunner.connection.environment import in_url, no_proxy_advice, problem_of, proxy_for, reason_of
 from n8nrunner.deadline import Deadline
-from n8nrunner.protocol.failures import AuthRefused, LinkFailure, NotABroker, RateLimited, Unreachable
+from n8nrunner.protocol.failures import (
+    AuthRefused,
+    LinkFailure,
+    NotABroker,
+    Problem,
+    RateLimited,
+    Unreachable,
+)
 
 #: Seconds to connect, and seconds for the whole answer.
 HTTP_TIMEOUT = 5.0
@@ -39,7 +46,7 @@ def fetch_grant(url: BrokerUrl, auth_token: str, directory: str | None = None) -
     Raises:
         AuthRefused, RateLimited, NotABroker, Unreachable: see `failures`.
     """
-    answer = _request("POST", url, url.auth, directory, json.dumps({"token": auth_token}).encode())
+    answer = request("POST", url, url.auth, directory, json.dumps({"token": auth_token}).encode())
     status, value = answer.status, answer.value
     if status == 200:
         data = value.get("data") if isinstance(value, dict) else None
@@ -51,27 +58,31 @@ def fetch_grant(url: BrokerUrl, auth_token: str, directory: str | None = None) -
             if answer.is_compressed
             else "but without a grant token"
         )
-        raise NotABroker(f"{url.auth} answered 200, {what}{answer.way}")
+        raise NotABroker(f"{url.auth} answered 200, {what}{answer.way}", Problem.OTHER_SERVER)
     if status == 403 and _is_n8ns(value, {"code": 403, "message": "Forbidden"}):
         raise AuthRefused(f"the broker at {url.base} refused the token (HTTP 403)")
     if status == 429 and _is_n8ns(value, {"message": "Too many requests"}):
         raise RateLimited(f"the broker at {url.base} accepts only five log-ins a second (HTTP 429)")
     if status >= 500:
-        raise Unreachable(_unavailable(url, answer))
+        raise _unavailable(url, answer)
     if 300 <= status < 400:
         raise NotABroker(
             f"{url.auth} answered HTTP {status}, a redirect, which is not followed: it would post the token "
-            f"to another address; give the address that it leads to{answer.way}"
+            f"to another address; give the address that it leads to{answer.way}",
+            Problem.REDIRECT,
         )
     if status == 404:
-        raise NotABroker(f"{url.auth} answered HTTP 404; {_who_answers(url, directory)}{answer.way}")
+        who, problem = _who_answers(url, directory)
+        raise NotABroker(f"{url.auth} answered HTTP 404; {who}{answer.way}", problem)
     if status == 400 and b"HTTPS" in answer.body.upper():
         raise NotABroker(
-            f"{url.auth} answered HTTP 400: this port speaks TLS; use https:// in the broker's URL"
+            f"{url.auth} answered HTTP 400: this port speaks TLS; use https:// in the broker's URL",
+            Problem.ONLY_TLS,
         )
     raise NotABroker(
         f"{url.auth} answered HTTP {status}, which does not come from n8n's task broker: a proxy or gateway "
-        f"in front of it has answered, or another server{answer.way}"
+        f"in front of it has answered, or another server{answer.way}",
+        Problem.OTHER_SERVER,
     )
 
 
@@ -81,15 +92,27 @@ def why_unhealthy(url: BrokerUrl, directory: str | None = None) -> Unreachable |
     Every answer below 500 counts as healthy: a proxy may forward only the runners' path.
     """
     try:
-        answer = _request("GET", url, url.health, directory, read_body=False)
+        check_health(url, directory)
     except Unreachable as failure:
         return failure
-    return Unreachable(_unavailable(url, answer)) if answer.status >= 500 else None
+    return None
 
 
-def _unavailable(url: BrokerUrl, answer: _Answer) -> str:
+def check_health(url: BrokerUrl, directory: str | None = None, most: int = 0) -> Answer:
+    """Return the broker's answer to the probe, with up to `most` bytes of its body.
+
+    Raises:
+        Unreachable: it is not healthy.
+    """
+    answer = request("GET", url, url.health, directory, most=most)
+    if answer.status >= 500:
+        raise _unavailable(url, answer)
+    return answer
+
+
+def _unavailable(url: BrokerUrl, answer: Answer) -> Unreachable:
     # The same text for a log-in and a probe: the log has a line for each new reason.
-    return f"{url.base} answered HTTP {answer.status}{answer.way}"
+    return Unreachable(f"{url.base} answered HTTP {answer.status}{answer.way}", Problem.UNAVAILABLE)
 
 
 def _is_n8ns(value: Any, expected: dict[str, Any]) -> bool:
@@ -97,31 +120,35 @@ def _is_n8ns(value: Any, expected: dict[str, Any]) -> bool:
     return isinstance(value, dict) and all(value.get(key) == item for key, item in expected.items())
 
 
-def _who_answers(url: BrokerUrl, directory: str | None) -> str:
+def _who_answers(url: BrokerUrl, directory: str | None) -> tuple[str, Problem]:
     """Find out why there is no log-in at an address where a server answers.
 
     n8n's editor and its task broker answer the same to an unknown path; only the editor knows
     `/healthz/readiness`.
     """
     with contextlib.suppress(Unreachable):
-        ready = _request("GET", url, f"{url.health}/readiness", directory)
+        ready = request("GET", url, f"{url.health}/readiness", directory)
         if isinstance(ready.value, dict) and isinstance(ready.value.get("status"), str):
             prefix = "" if url.address is None else "dns+"
             return (
                 "this is the port of n8n's editor; the task broker has a port of its own: use "
                 f"{prefix}http://{in_url(url.host)}:5679, or the port in n8n's N8N_RUNNERS_BROKER_PORT"
-            )
-        healthy = _request("GET", url, url.health, directory)
+            ), Problem.EDITOR
+        healthy = request("GET", url, url.health, directory)
         if healthy.status == 200 and _is_n8ns(healthy.value, {"status": "ok"}):
             path = urlsplit(url.auth).path[: -len("/auth")]
             return (
                 f"n8n's task broker is there, but not below the path {path!r}: put the path in n8n's "
                 "N8N_RUNNERS_PATH behind the address in the broker's URL"
-            )
-    return "is this the address of n8n's task broker? Its port is 5679, or n8n's N8N_RUNNERS_BROKER_PORT"
+            ), Problem.OTHER_PATH
+    return (
+        "is this the address of n8n's task broker? Its port is 5679, or n8n's N8N_RUNNERS_BROKER_PORT"
+    ), Problem.OTHER_SERVER
 
 
-class _Answer(NamedTuple):
+class Answer(NamedTuple):
+    """An answer to a request."""
+
     status: int
     body: bytes
     #: The body, if it is JSON.
@@ -131,15 +158,19 @@ class _Answer(NamedTuple):
     way: str
 
 
-def _request(
+def request(
     method: str,
     broker: BrokerUrl,
     url: str,
     directory: str | None,
     content: bytes | None = None,
-    read_body: bool = True,
-) -> _Answer:
-    """Make a request. Raises `Unreachable` if there is no answer, or it is not HTTP, too long or too slow."""
+    most: int = _ANSWER_LIMIT,
+) -> Answer:
+    """Make a request, and read up to `most` bytes of the answer's body.
+
+    Raises:
+        Unreachable: there is no answer, or it is not HTTP, too long or too slow.
+    """
     address = urlsplit(url)
     target = address.path
     headers = {"Host": address.netloc, "User-Agent": f"n8nrunner/{__version__}"}
@@ -161,18 +192,19 @@ def _request(
             connection.sock = _LimitedSocket(raw)
             connection.request(method, target, content, headers | _CONTENT if content else headers)
             with connection.getresponse() as response:
-                if read_body:
-                    body = response.read(_ANSWER_LIMIT)
+                if most:
+                    body = response.read(most)
                 encoding = response.headers.get("Content-Encoding", "identity")
     except LinkFailure as failure:
-        raise Unreachable(str(failure)) from None
+        raise Unreachable(str(failure), failure.problem) from None
     except Exception as error:  # noqa: BLE001 - a peer can provoke every exception of the library
-        raise Unreachable(f"{broker.base} cannot be reached: {_reason(error)}{way}") from None
+        reason, problem = _reason(error)
+        raise Unreachable(f"{broker.base} cannot be reached: {reason}{way}", problem) from None
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
         value = None
-    return _Answer(response.status, body, value, encoding.lower() != "identity", way)
+    return Answer(response.status, body, value, encoding.lower() != "identity", way)
 
 
 class _LimitedSocket(io.RawIOBase):
@@ -211,8 +243,11 @@ class _LimitedSocket(io.RawIOBase):
         return remaining
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception) -> tuple[str, Problem]:
     if isinstance(error, http.client.BadStatusLine) and error.args[0].startswith(_TLS_ALERT):
-        return "this port speaks TLS; use https:// in the broker's URL"
+        return "this port speaks TLS; use https:// in the broker's URL", Problem.ONLY_TLS
     # The text of another error may hold what the peer sent, or a password of the proxy.
-    return reason_of(error) if isinstance(error, OSError) else type(error).__name__
+    if isinstance(error, OSError):
+        return reason_of(error), problem_of(error)
+    is_not_http = isinstance(error, http.client.HTTPException)
+    return type(error).__name__, Problem.NOT_HTTP if is_not_http else Problem.UNEXPECTED

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-from typing import Union
+from typing import Any, Union
 
 from n8nrunner.config import BrokerUrl
 from n8nrunner.connection.environment import (
@@ -16,16 +16,19 @@ from n8nrunner.connection.environment import (
     certificates,
     in_url,
     no_proxy_advice,
+    problem_of,
     proxy_for,
     reason_of,
     tls_context,
 )
 from n8nrunner.connection.sockets import keep_alive, remember
 from n8nrunner.deadline import Deadline
-from n8nrunner.protocol.failures import Unreachable
+from n8nrunner.protocol.failures import Problem, Unreachable
 
 #: A connected socket, with or without TLS.
 Socket = Union[socket.socket, ssl.SSLSocket]
+#: An address as `socket.getaddrinfo` returns it.
+Address = tuple[Any, ...]
 
 #: Bytes that the head of an answer may have.
 _HEAD_LIMIT = 16 * 1024
@@ -45,6 +48,14 @@ def dial(url: BrokerUrl, deadline: Deadline, directory: str | None = None) -> So
         raw = _tcp(url.address or url.host, url.port, deadline, url.base)
     else:
         raw = dial_proxy(proxy, url, deadline, is_tunnel=True)
+    return finish(raw, url, deadline, directory)
+
+
+def finish(raw: socket.socket, url: BrokerUrl, deadline: Deadline, directory: str | None) -> Socket:
+    """Set the options of a socket that is connected to the broker, and add TLS if the URL says so.
+
+    Closes the socket if it raises `Unreachable`.
+    """
     try:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         keep_alive(raw)
@@ -66,18 +77,28 @@ def dial_proxy(proxy: Proxy, url: BrokerUrl, deadline: Deadline, is_tunnel: bool
     try:
         raw = _tcp(proxy.host, proxy.port, deadline, peer)
         if is_tunnel:
-            _open_tunnel(raw, proxy, url, deadline, peer)
+            open_tunnel(raw, proxy, url, deadline, peer)
         return raw
     except Unreachable as failure:
-        raise Unreachable(f"{failure} ({no_proxy_advice(url.host)})") from None
+        raise Unreachable(f"{failure} ({no_proxy_advice(url.host)})", failure.problem) from None
 
 
 def _tcp(host: str, port: int, deadline: Deadline, peer: str) -> socket.socket:
-    """Connect to the first address of a host that accepts. `peer` names the host in errors."""
+    return connect(resolve(host, port, peer), deadline, peer)
+
+
+def resolve(host: str, port: int, peer: str) -> list[Address]:
+    """Return the addresses of a host, at least one. `peer` names the host in errors."""
     try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise Unreachable(f"{peer}: the host {host!r} has no known address: {reason_of(error)}") from None
+        raise Unreachable(
+            f"{peer}: the host {host!r} has no known address: {reason_of(error)}", Problem.UNKNOWN_NAME
+        ) from None
+
+
+def connect(addresses: list[Address], deadline: Deadline, peer: str) -> socket.socket:
+    """Connect to the first address that accepts. `peer` names the host in errors."""
     reason: OSError | None = None
     for index, (family, kind, protocol, _, address) in enumerate(addresses):
         # An address that never answers, such as one behind a broken IPv6 tunnel, leaves time for the next.
@@ -98,10 +119,10 @@ def _tcp(host: str, port: int, deadline: Deadline, peer: str) -> socket.socket:
         except BaseException:
             connection.close()
             raise
-    raise Unreachable(f"{peer} cannot be reached: {reason_of(reason)}")
+    raise Unreachable(f"{peer} cannot be reached: {reason_of(reason)}", problem_of(reason))
 
 
-def _open_tunnel(raw: socket.socket, proxy: Proxy, url: BrokerUrl, deadline: Deadline, peer: str) -> None:
+def open_tunnel(raw: socket.socket, proxy: Proxy, url: BrokerUrl, deadline: Deadline, peer: str) -> None:
     """Let a proxy connect the socket to the broker. Closes the socket if it does not."""
     target = f"{in_url(url.address or url.host)}:{url.port}"
     request = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n"
@@ -111,7 +132,10 @@ def _open_tunnel(raw: socket.socket, proxy: Proxy, url: BrokerUrl, deadline: Dea
         # One byte at a time, because the bytes behind the head are the broker's.
         status, _, _ = exchange(raw, f"{request}\r\n".encode("ascii"), deadline, peer, f"CONNECT {target}", 1)
         if status != 200:
-            raise Unreachable(f"{peer} answered {status or 'something other than HTTP'} to CONNECT {target}")
+            raise Unreachable(
+                f"{peer} answered {status or 'something other than HTTP'} to CONNECT {target}",
+                Problem.TUNNEL_REFUSED,
+            )
     except BaseException:
         raw.close()
         raise
@@ -138,10 +162,10 @@ def exchange(
             raw.settimeout(time_left(deadline, peer, f"answer {what}"))
             data = raw.recv(size)
             if not data:
-                raise Unreachable(f"{peer} closed the connection instead of answering {what}")
+                raise Unreachable(f"{peer} closed the connection instead of answering {what}", Problem.CLOSED)
             answer += data
     except OSError as error:
-        raise Unreachable(f"{peer} did not answer {what}: {reason_of(error)}") from None
+        raise Unreachable(f"{peer} did not answer {what}: {reason_of(error)}", problem_of(error)) from None
     head = bytes(answer[:end])
     status = re.match(rb"HTTP/[\d.]+ (\d{3})\b", head)
     return int(status[1]) if status else 0, head, bytes(answer[end:])
@@ -151,7 +175,7 @@ def _tls(raw: socket.socket, url: BrokerUrl, deadline: Deadline, directory: str 
     try:
         context = tls_context(certificates(directory))
     except OSError as error:
-        raise Unreachable(f"{url.base}: {error}") from None
+        raise Unreachable(f"{url.base}: {error}", Problem.CERTIFICATE) from None
     raw.settimeout(time_left(deadline, url.base))
     try:
         # `remember` comes before the handshake: a process forked during the handshake has to know the socket.
@@ -164,12 +188,14 @@ def _tls(raw: socket.socket, url: BrokerUrl, deadline: Deadline, directory: str 
             raise
         return secure
     except (OSError, ValueError) as error:
-        raise Unreachable(f"{url.base}: the TLS handshake failed: {reason_of(error)}") from None
+        raise Unreachable(
+            f"{url.base}: the TLS handshake failed: {reason_of(error)}", problem_of(error)
+        ) from None
 
 
 def time_left(deadline: Deadline, peer: str, step: str = "answer") -> float:
     """Return the seconds until the deadline. Raises `Unreachable` if it has passed."""
     remaining = deadline.remaining()
     if not remaining:
-        raise Unreachable(f"{peer} did not {step} in time")
+        raise Unreachable(f"{peer} did not {step} in time", Problem.TIMED_OUT)
     return remaining

@@ -16,12 +16,23 @@ from urllib.parse import unquote, urlsplit
 import requests.utils
 
 from n8nrunner.config import BrokerUrl, address_of, is_loopback
-from n8nrunner.protocol.failures import Unreachable
+from n8nrunner.protocol.failures import Problem, Unreachable
 
 #: OpenSSL's codes for certificates that only strict verification refuses.
 _STRICT_CODES = range(80, 94)
 #: OpenSSL's reasons for an answer of a peer that does not speak TLS; each version has another one.
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
+
+#: The observation that a class of errors stands for; the first that fits.
+_PROBLEMS: tuple[tuple[type[BaseException], Problem], ...] = (
+    (ssl.SSLCertVerificationError, Problem.CERTIFICATE),
+    (ssl.SSLError, Problem.TLS),
+    (ConnectionRefusedError, Problem.REFUSED),
+    (socket.timeout, Problem.TIMED_OUT),
+    (TimeoutError, Problem.TIMED_OUT),
+    (ConnectionError, Problem.CLOSED),
+    (OSError, Problem.NETWORK),
+)
 
 
 class Proxy(NamedTuple):
@@ -74,10 +85,14 @@ def proxy_for(url: str, address: str | None = None) -> Proxy | None:
         port = parts.port or 80
     except ValueError:
         # Neither the URL nor the error's text is shown: a password may be in them.
-        raise Unreachable("the proxy of the environment cannot be used: its URL has no valid port") from None
+        raise Unreachable(
+            "the proxy of the environment cannot be used: its URL has no valid port", Problem.UNUSABLE_PROXY
+        ) from None
     shown = f"{parts.scheme}://{in_url(parts.hostname or '')}:{port}"
     if parts.scheme != "http" or not parts.hostname:
-        raise Unreachable(f"the proxy {shown} cannot be used: only http:// proxies can")
+        raise Unreachable(
+            f"the proxy {shown} cannot be used: only http:// proxies can", Problem.UNUSABLE_PROXY
+        )
     authorization = None
     if parts.username:
         user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -115,6 +130,15 @@ def in_url(host: str) -> str:
 def no_proxy_advice(host: str) -> str:
     """Return what to do if the proxy of the environment is in the way to a host."""
     return f"if n8n needs no proxy, add {host!r} to the variable NO_PROXY"
+
+
+def problem_of(error: BaseException | None) -> Problem:
+    """Return the observation that an error of the system or of OpenSSL stands for."""
+    for kind, problem in _PROBLEMS:
+        if isinstance(error, kind):
+            is_not_tls = isinstance(error, ssl.SSLError) and error.reason in _NOT_TLS
+            return Problem.NOT_TLS if is_not_tls else problem
+    return Problem.UNEXPECTED
 
 
 def reason_of(error: BaseException | None) -> str:

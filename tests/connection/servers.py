@@ -146,6 +146,24 @@ def http_answer(status: int, body: bytes = b"", **headers: str) -> bytes:
     return f"HTTP/1.1 {status} Some Reason\r\n{lines}\r\n".encode() + body
 
 
+#: The answer of n8n's editor and its task broker to an unknown path.
+UNKNOWN_PATH = http_answer(404, b"<!DOCTYPE html><pre>Cannot POST /runners/auth</pre>")
+OK = http_answer(200, b'{"status":"ok"}')
+
+
+class Site(Server):
+    """A server with an answer for each path, and 404 for all others."""
+
+    def __init__(self, **answers: bytes) -> None:
+        self._answers = {f"/{path.replace('_', '/')}": answer for path, answer in answers.items()}
+        super().__init__(self._respond)
+
+    def _respond(self, connection: socket.socket) -> None:
+        path = read_request(connection).line.split(" ")[1]
+        connection.sendall(self._answers.get(path, UNKNOWN_PATH))
+        connection.shutdown(socket.SHUT_WR)
+
+
 # --- WebSocket, driven by the test itself ---------------------------------------------------------------
 
 

@@ -23,9 +23,12 @@ from n8nrunner.protocol.failures import AuthRefused, LinkFailure, NotABroker, Ra
 from tests.conftest import LIMIT, promptly
 from tests.connection.conftest import Authority
 from tests.connection.servers import (
+    OK,
+    UNKNOWN_PATH,
     HttpServer,
     Proxy,
     Server,
+    Site,
     TlsTerminator,
     http_answer,
     read_request,
@@ -160,23 +163,6 @@ def test_only_a_status_of_500_and_above_is_unhealthy(status: int, healthy: bool)
 
 
 # --- answers of other servers of n8n ---------------------------------------------------------------------
-
-#: The answer of n8n's editor and its task broker to an unknown path.
-UNKNOWN_PATH = http_answer(404, b"<!DOCTYPE html><pre>Cannot POST /runners/auth</pre>")
-OK = http_answer(200, b'{"status":"ok"}')
-
-
-class Site(Server):
-    """A server with an answer for each path, and 404 for all others."""
-
-    def __init__(self, **answers: bytes) -> None:
-        self._answers = {f"/{path.replace('_', '/')}": answer for path, answer in answers.items()}
-        super().__init__(self._respond)
-
-    def _respond(self, connection: socket.socket) -> None:
-        path = read_request(connection).line.split(" ")[1]
-        connection.sendall(self._answers.get(path, UNKNOWN_PATH))
-        connection.shutdown(socket.SHUT_WR)
 
 
 @pytest.mark.parametrize(
