@@ -38,6 +38,7 @@ NAVIGATION = {
         "docs/tasks",
         "docs/operating",
         "docs/security",
+        "docs/troubleshooting",
         "docs/errors",
     ],
     "Reference": ["docs/reference", "docs/settings", "docs/n8n-versions"],

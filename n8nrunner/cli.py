@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import logging
 import os
@@ -59,6 +60,25 @@ examples:
                                         such nodes: the last folder of N8N_CUSTOM_EXTENSIONS, or else
                                         .n8n/custom in N8N_USER_FOLDER or in the home folder
   n8nrunner node leads --out build      into build/n8n-nodes-leads
+"""
+
+_CHECK_EXAMPLES = """\
+examples:
+  n8nrunner check                          with N8N_RUNNERS_TASK_BROKER_URI and N8N_RUNNERS_AUTH_TOKEN of the
+                                           environment
+  n8nrunner check leads                    with the settings of the Runner in leads.py
+  n8nrunner check --broker http://n8n:5679 --token-file token.txt
+  n8nrunner check leads --webhook http://localhost:5678/webhook/leads
+                                           also calls a workflow, whose runner has to run
+
+It connects as a runner does, in steps, and names the likely causes of the first step that fails. It registers
+as "n8nrunner check" and offers nothing, so it takes no task from another runner.
+
+exit codes:
+  0  every step passed
+  1  a step failed
+  2  wrong arguments or settings, or a missing module
+  3  n8n refused the token
 """
 
 #: Seconds that a command waits until its last line has been written.
@@ -126,6 +146,21 @@ def _parser() -> argparse.ArgumentParser:
         choices=("debug", "info", "warning", "error"),
         help="n8nrunner's records from this level on (default: as the module has configured it, or info)",
     )
+
+    text = "find out why a runner and n8n do not come together, without taking a task"
+    check = _add(commands, "check", _check, text, _CHECK_EXAMPLES)
+    check.add_argument(
+        "target",
+        metavar="MODULE[:ATTRIBUTE]",
+        nargs="?",
+        help="check with the settings of this Runner (default: those of the environment)",
+    )
+    check.add_argument(
+        "--broker", metavar="URL", help="the broker's address; several with commas between them"
+    )
+    check.add_argument("--token-file", metavar="FILE", help="a file with the token")
+    check.add_argument("--n8n", metavar="URL", help="n8n's editor (default: port 5678 of the broker's host)")
+    check.add_argument("--webhook", metavar="URL", help="afterwards, post {} to this webhook of a workflow")
 
     text = "write the nodes that call functions, for n8n's canvas"
     node = _add(commands, "node", _node, text, _NODE_EXAMPLES)
@@ -228,6 +263,40 @@ def _serve_with_reload(options: argparse.Namespace, configure_logs: Callable[[st
     except ImportError:
         raise _Failed('--reload needs the package watchfiles: pip install "n8nrunner[reload]"') from None
     return Reloader(options.target, options.log_format, configure_logs).run()
+
+
+def _check(options: argparse.Namespace) -> int:
+    from n8nrunner.check.command import Checker
+    from n8nrunner.config import RunnerConfig
+    from n8nrunner.errors import ConfigurationError
+
+    for name in ("n8n", "webhook"):
+        url = getattr(options, name)
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise _Failed(f"--{name}: expected an http:// or https:// URL")
+    if options.verbose:
+        logs.configure(logging.WARNING, options.verbose)
+    checker = Checker()
+    given = {
+        "broker": None if options.broker is None else tuple(options.broker.split(",")),
+        "auth_token_file": options.token_file,
+    }
+    try:
+        if options.target is None:
+            config = RunnerConfig.from_env(**given)
+        else:
+            own = find_runner(options.target).config
+            replaced = {key: value for key, value in given.items() if value}
+            if options.token_file:
+                replaced["auth_token"] = None
+            config = dataclasses.replace(own, **replaced)
+    except ConfigurationError as error:
+        checker.report_settings(error)
+        return EXIT_USAGE
+    checker.check(config, options.n8n, options.webhook)
+    if not checker.failed:
+        return EXIT_OK
+    return EXIT_REFUSED if checker.is_token_refused else EXIT_ERROR
 
 
 def _broker(options: argparse.Namespace) -> int:

@@ -28,6 +28,11 @@ DEFAULT_MAX_PAYLOAD = 1024**3
 
 #: The prefix of a URL whose host stands for all its addresses.
 _ALL_ADDRESSES = "dns+"
+#: Part of the error for a token that was read from a file as it is.
+LINE_BREAK_AT_END = "with a line break at its end"
+#: Part of the error for a broker's address without a scheme.
+NO_SCHEME = "expected http:// or https:// and a host"
+
 _SMALLEST_PAYLOAD = 1024
 #: The longest time that Python can wait on every system, in seconds; a month and a half.
 _LONGEST = 4_000_000.0
@@ -74,7 +79,7 @@ def parse_broker(url: str) -> BrokerUrl:
     parts = urlsplit(text[len(_ALL_ADDRESSES) :] if is_name else text)
     schemes = {"http": False, "ws": False, "https": True, "wss": True}
     if parts.scheme not in schemes:
-        raise ValueError("expected http:// or https:// and a host")
+        raise ValueError(NO_SCHEME)
     try:
         port = parts.port
     except ValueError:
@@ -261,7 +266,7 @@ class RunnerConfig:
         for name, setting in _SETTINGS.items():
             value = getattr(self, name)
             if value is not getattr(RunnerConfig, name) and not setting.is_valid(value):
-                shown = "" if name in _SECRETS else f", got {value!r}"
+                shown = _about_secret(value) if name in _SECRETS else f", got {value!r}"
                 problems.append(f"{name}: expected {setting.expected}{shown} ({setting.variable})")
         self._check_brokers(problems)
         self._check_tokens(problems)
@@ -398,6 +403,12 @@ def _plain(text: str) -> str:
     if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'":
         return text[1:-1]
     return text
+
+
+def _about_secret(value: object) -> str:
+    """Return what an error says about a wrong secret, without the secret."""
+    is_line = isinstance(value, str) and value != value.rstrip("\r\n") and _is_token(value.rstrip("\r\n"))
+    return f", got text {LINE_BREAK_AT_END}; remove it with strip()" if is_line else ""
 
 
 #: Every setting but `auth_token_file`, which has the variable of `auth_token` with ``_FILE`` appended.

@@ -200,7 +200,8 @@ class Engine:
         raise errors.BrokerConnectionError(
             f"no broker has registered the runner within {wait:g} s: {_reasons(self._link_snapshots())}. "
             "Check that n8n runs with N8N_RUNNERS_AUTH_TOKEN set, and that its task broker listens there "
-            "(in a container: N8N_RUNNERS_BROKER_LISTEN_ADDRESS=0.0.0.0; n8n 1: N8N_RUNNERS_ENABLED=true)"
+            "(in a container: N8N_RUNNERS_BROKER_LISTEN_ADDRESS=0.0.0.0; n8n 1: N8N_RUNNERS_ENABLED=true). "
+            "`n8nrunner check` names the likely cause"
         )
 
     def give_up_when_refused(self) -> None:

@@ -92,6 +92,9 @@ RUN_BY = {
         "docs/development.md": ["sh: "]
     },
     f"{OPERATING}::test_the_hook_of_the_page_reports_failed_calls": {"docs/operating.md": ["python: Hooks"]},
+    "tests/check/test_page.py::test_the_commands_of_the_page_check_a_runner": {
+        "docs/troubleshooting.md": ["sh: "]
+    },
     f"{OPERATING}::test_the_configuration_of_the_page_writes_json": {
         "docs/operating.md": ["python: Logs", "json: Logs"]
     },

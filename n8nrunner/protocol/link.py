@@ -300,7 +300,9 @@ class LinkMachine:
             level = actions.LogLevel.ERROR if is_loud else actions.LogLevel.WARNING
             self._failure_level = max(level, self._failure_level)
             about = "" if self._broker in text else f"{self._broker}: "
-            self._actions.append(actions.LogFailure(level, f"{about}{text}", delay))
+            is_first = not self.registrations and self.retry.failures == 1
+            advice = f". {_ADVICE}" if is_first and _ADVICE not in text else ""
+            self._actions.append(actions.LogFailure(level, f"{about}{text}{advice}", delay))
 
     # --- an open connection -----------------------------------------------------------------------
 
@@ -401,6 +403,10 @@ class LinkMachine:
         """Ignore an event of a link that has no effect in this state."""
 
 
+#: Part of the error of a refused token, and of the first failure of a link that was never registered.
+_ADVICE = "`n8nrunner check` names the likely cause"
+
+
 def _final_error(reason: LinkFailure, one_shot: bool) -> N8nRunnerError:
     if isinstance(reason, ConnectionLost):
         return GrantTokenSpent(f"{reason}; the one-shot grant token is used up, so this runner ends")
@@ -408,7 +414,7 @@ def _final_error(reason: LinkFailure, one_shot: bool) -> N8nRunnerError:
         "the grant token is unknown, used or too old"
         if one_shot
         else "set N8N_RUNNERS_AUTH_TOKEN at n8n to the token of this runner, and restart n8n: it reads the "
-        "variable when it starts"
+        f"variable when it starts. {_ADVICE}"
     )
     return AuthenticationError(f"{reason}; {advice}")
 

@@ -12,8 +12,10 @@ from typing import Any, Callable, NamedTuple
 import pytest
 import requests
 
+from n8nrunner import cli
+
 from . import services
-from .conftest import skip_or_fail
+from .conftest import runners_of, skip_or_fail
 from .install import Installation
 from .mcp_client import McpClient, mcp_server
 from .model import ToolCall, tools_node
@@ -138,6 +140,21 @@ def test_the_runner_reconnects_to_a_worker_that_was_killed(queue: Queue) -> None
     begun = first.output_length
     assert queue.call(CALLS) <= {200, None}
     finished([first], [begun], 1)
+
+
+def test_the_check_finds_that_the_address_of_the_workers_is_missing(
+    queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The editor shows the runner of the main process. A worker without it executes the workflow."""
+    main = queue.main
+    monkeypatch.setenv("N8N_RUNNERS_AUTH_TOKEN", main.auth_token)
+    with runners_of(main, tmp_path) as start_runner:
+        start_runner("only-main", command=[sys.executable, str(SCRIPT)])
+        node = main.python_function("double", number=2, runner="only-main")
+        workflow = main.create_workflow("missing", [webhook_node("missing"), node])
+        assert cli.main(["check", "--broker", main.broker_url, "--webhook", workflow.url]) == 1
+    output = capsys.readouterr().out
+    assert "Likely cause [queue-worker]" in output
 
 
 def described_and_executed(queue: Queue, path: str, *following: dict[str, Any]) -> Any:

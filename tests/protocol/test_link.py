@@ -351,7 +351,7 @@ def test_a_refused_token_ends_a_new_link_if_the_runner_gives_up() -> None:
     assert type(action.error) is AuthenticationError
     assert str(action.error) == (
         "the broker refused the token; set N8N_RUNNERS_AUTH_TOKEN at n8n to the token of this runner, and "
-        "restart n8n: it reads the variable when it starts"
+        "restart n8n: it reads the variable when it starts. `n8nrunner check` names the likely cause"
     )
     assert bench.state is ENDED
     assert bench.session.state is SessionState.CLOSED
@@ -436,11 +436,13 @@ def test_a_registration_is_logged_at_the_level_of_the_trouble_before_it(
 def test_a_failure_is_logged_once_a_minute_with_the_brokers_url() -> None:
     bench = bench_in(CONNECTING)
     [logged] = bench.fail(UpgradeRefused(f"{BROKER} refused", 503))
-    assert logged == a.LogFailure(LogLevel.WARNING, f"{BROKER} refused", 0.5)
+    advice = "`n8nrunner check` names the likely cause"
+    assert logged == a.LogFailure(LogLevel.WARNING, f"{BROKER} refused. {advice}", 0.5)
     bench.wait(1)
     assert bench.fail(UpgradeRefused(f"{BROKER} refused", 503)) == []
     bench.wait(1)
-    assert len(bench.fail(UpgradeRefused("something else", 503))) == 1
+    [logged] = bench.fail(UpgradeRefused("something else", 503))
+    assert logged.reason == f"{BROKER}: something else"
     bench.wait(60)
     assert len(bench.fail(UpgradeRefused(f"{BROKER} refused", 503))) == 1
 

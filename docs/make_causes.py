@@ -1,0 +1,54 @@
+"""Write the list of causes in docs/troubleshooting.md, from the texts that `n8nrunner check` prints.
+
+``python docs/make_causes.py`` writes it; ``--check`` only compares.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from n8nrunner.check.causes import Cause, filled_in
+from n8nrunner.check.facts import Editor, Facts, Observation, Step
+from n8nrunner.config import parse_broker
+
+PAGE = Path(__file__).parent / "troubleshooting.md"
+HEADING = "## All causes\n"
+INTRODUCTION = """
+`python docs/make_causes.py` writes this list. The names in it are those of an n8n at `http://n8n:5679`.
+"""
+EXAMPLE = Facts(
+    Observation(Step.TCP, ""),
+    parse_broker("http://n8n:5679"),
+    "http://proxy:3128",
+    Editor("http://n8n:5678", True, "1.123.81"),
+)
+
+
+def make() -> str:
+    """Return the page with a current list."""
+    before = PAGE.read_text(encoding="utf-8").partition(HEADING)[0]
+    return f"{before}{HEADING}{INTRODUCTION}\n" + "\n".join(_entries()) + "\n"
+
+
+def _entries() -> Iterator[str]:
+    for cause in Cause:
+        is_so, change, sign = (filled_in(text, EXAMPLE) for text in cause.value)
+        yield f"- **{cause.key}.** {is_so} *Change:* {change} *Sign:* {sign}"
+
+
+def main(arguments: list[str]) -> None:
+    """Write the page, or check it."""
+    page = make()
+    if arguments == ["--check"]:
+        if PAGE.read_text(encoding="utf-8") != page:
+            sys.exit("docs/troubleshooting.md is not current: run python docs/make_causes.py")
+    elif arguments:
+        sys.exit("usage: python docs/make_causes.py [--check]")
+    else:
+        PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,145 @@
+"""The command `n8nrunner check` on set-ups that work, and what it leaves behind."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from n8nrunner import Runner, cli
+from n8nrunner.broker import Broker
+from n8nrunner.check import webhook
+from n8nrunner.check.facts import Trouble
+from tests.conftest import TOKEN, wait_until
+from tests.connection.servers import HttpServer, Server, http_answer, read_request
+
+
+@pytest.fixture(autouse=True)
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("N8N_RUNNERS_AUTH_TOKEN", f" {TOKEN}\n")
+
+
+def check(*arguments: str) -> int:
+    return cli.main(["check", *arguments])
+
+
+def test_every_step_passes_and_has_a_line_with_its_time(
+    broker: Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check("--broker", broker.url) == 0
+    output = capsys.readouterr().out
+    lines = [line.split()[:2] for line in output.splitlines() if line.startswith("  ") and line[2] != " "]
+    assert lines == [
+        ["settings", "ok"], ["name", "ok"], ["TCP", "ok"], ["proxy", "-"], ["TLS", "-"], ["/healthz", "ok"],
+        ["log-in", "ok"], ["upgrade", "ok"], ["registration", "ok"],
+    ]  # fmt: skip
+    assert len(re.findall(r" ok +\d+ ms ", output)) == 6
+    assert TOKEN not in output
+
+
+def test_the_check_takes_no_task_and_disturbs_no_runner(broker: Broker) -> None:
+    runner = Runner(broker.url, auth_token=TOKEN, runner_id="one")
+    runner.task("echo")(lambda task: "done")
+    with runner:
+        assert check("--broker", broker.url) == 0
+        assert broker.run_task("echo", {}) == "done"
+        wait_until(lambda: broker.counts.runners == 1)
+        events = broker.events
+    registered, offering = (
+        [event.runner_id for event in events if event.kind == kind] for kind in ("registered", "offered")
+    )
+    assert len(registered) == 2
+    assert set(offering) == {"one"}
+    assert not any(event.kind == "evicted" for event in events)
+
+
+def test_each_of_several_brokers_is_checked_and_a_webhook_only_after_all(
+    broker: Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with HttpServer(http_answer(200)) as n8n:
+        assert check("--broker", f"{closed},{broker.url}", "--webhook", f"{n8n.url}/webhook/x") == 1
+        output = capsys.readouterr().out
+        assert output.index(f"\n{closed}\n") < output.index(f"\n{broker.url}\n")
+        assert output.count("registration  ok") == 1
+        assert "not called before all brokers are in order" in output
+        assert [request for request in n8n.requests if request.line.startswith("POST")] == []
+
+
+def test_a_module_gives_the_settings_and_options_replace_them(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "from n8nrunner import Runner\nrunner = Runner('http://127.0.0.1:1', auth_token='wrong')\n"
+    (tmp_path / "module_of_the_check.py").write_text(text)
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert check("module_of_the_check", "--broker", broker.url) == 3
+    assert "no-token-in-n8n" in capsys.readouterr().out
+    options = ["--broker", broker.url, "--token-file", str(tmp_path / "token")]
+    assert check("module_of_the_check", *options) == 0
+
+
+def test_the_answer_of_a_webhook_is_shown(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
+    with HttpServer(http_answer(200, b'[{"result": 4}]\n\x1b[31m')) as n8n:
+        address = n8n.url.replace("://", "://user:password@")
+        assert check("--broker", broker.url, "--webhook", f"{address}/webhook/x?key=secret") == 0
+        request = n8n.requests[-1]
+    assert (request.line, request.body) == ("POST /webhook/x?key=secret HTTP/1.1", b"{}")
+    output = capsys.readouterr().out
+    assert 'HTTP 200: [{"result": 4}] [31m' in output
+    assert "password" not in output
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "seconds", "trouble"),
+    [
+        (200, "[]", 0.1, None),
+        (200, '[{"error":"No runner \\"leads\\" took the call"}]', 60, Trouble.NO_RUNNER),
+        (500, '{"message":"Error in workflow"}', 0.1, Trouble.WORKFLOW_FAILED),
+        (500, '{"message":"Error in workflow"}', 60.2, Trouble.NO_RUNNER),
+        (
+            404,
+            '{"code":404,"message":"The requested webhook is not registered."}',
+            0.1,
+            Trouble.WEBHOOK_UNKNOWN,
+        ),
+        (403, "Authorization data is wrong!", 0.1, Trouble.WEBHOOK_REFUSED),
+    ],
+)
+def test_an_answer_of_a_webhook_means(
+    status: int, text: str, seconds: float, trouble: Trouble | None
+) -> None:
+    assert webhook.trouble_of(status, text, seconds) is trouble
+
+
+def test_a_webhook_without_an_answer_is_given_up() -> None:
+    def script(connection: socket.socket) -> None:
+        read_request(connection)
+        server.closing.wait(10)
+
+    with Server(script) as server:
+        outcome = webhook.post(f"{server.url}/webhook/x", 0.2)
+    assert outcome.problem is Trouble.WEBHOOK_SILENT
+    assert webhook.post(f"{server.url}/webhook/x", 0.2).problem is Trouble.WEBHOOK_UNREACHABLE
+
+
+def test_a_name_that_stands_for_all_its_addresses_is_checked_at_each_of_them(
+    broker: Broker, names: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check("--broker", f"dns+http://workers.test:{broker.port}") == 0
+    output = capsys.readouterr().out
+    assert f"\ndns+http://workers.test:{broker.port}\n  name          ok" in output
+    assert f"\nhttp://127.0.0.1:{broker.port}\n" in output
+    assert check("--broker", "dns+http://workers:5679") == 1
+    assert "Likely cause [name-of-another-network]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--n8n", "--webhook"])
+def test_an_address_of_n8n_without_a_scheme_is_a_wrong_argument(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(option, "localhost:5678") == 2
+    assert f"{option}: expected an http:// or https:// URL" in capsys.readouterr().err
