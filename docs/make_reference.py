@@ -1,7 +1,10 @@
 """Write docs/reference.md from the docstrings of the public names.
 
 ``python docs/make_reference.py`` writes the page; ``--check`` fails if the page is not current. Both fail if
-a public name has no docstring. griffe reads the source, and the Google style of its docstrings.
+a public name has no docstring or no example. griffe reads the source, and the Google style of its docstrings.
+
+Examples are the programs in docs/examples. The comment at the beginning of a program lists the names that it
+shows. The program is on the page at the first one, and the others link to it.
 """
 
 from __future__ import annotations
@@ -11,12 +14,13 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import griffe
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference.md"
+EXAMPLES = ROOT / "docs" / "examples"
 
 #: The public names, in the order of the page. A name that is missing here is an error.
 MODULES = {
@@ -86,14 +90,41 @@ VALUES = {
     "TaskContext": "hooks",
 }
 
+
+class Example(NamedTuple):
+    """A program that uses public names."""
+
+    #: The name at which it is shown.
+    place: str
+    text: str
+
+
 Item = Any  # one of griffe's objects, which differ between its releases
+
+
+def examples() -> dict[str, Example]:
+    """Return the example of each name.
+
+    Raises:
+        SystemExit: a program lists a name that it does not use.
+    """
+    found: dict[str, Example] = {}
+    for path in sorted(EXAMPLES.glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        text = re.sub(r"\A(#.*\n)+", "", source)
+        names = re.findall(r"[A-Za-z0-9_.]+", source[: len(source) - len(text)])
+        for name in names:
+            if not re.search(rf"\b{name.rpartition('.')[2]}\b", text):
+                sys.exit(f"{path.name} does not use {name}")
+            found.setdefault(name, Example(names[0], text))
+    return found
 
 
 def make() -> str:
     """Return the page.
 
     Raises:
-        SystemExit: a public name is missing in `MODULES` or has no docstring.
+        SystemExit: a public name is missing in `MODULES`, or has no docstring or no example.
     """
     problems: list[str] = []
     complaints = logging.Handler(logging.WARNING)
@@ -107,8 +138,9 @@ def make() -> str:
         "",
         "`python docs/make_reference.py` generates this page from the docstrings. It lists all public names.",
         "`_HandlerType`, `_FunctionType`, `_OnCall`, `_OnResult` and `_OnRegistered` stand for the type of",
-        "the decorated function.",
+        "the decorated function. In the examples, the embedded broker stands in for n8n.",
     ]
+    of_name = examples()
     for module, sections in MODULES.items():
         found = package if module == package.path else package[module[len(package.path) + 1 :]]
         listed = {name for names in sections.values() for name in names}
@@ -118,8 +150,9 @@ def make() -> str:
         for section, names in sections.items():
             lines += ["", f"## {section}", "", f"From `{module}`."]
             for name in names:
-                item = found[name]
-                lines += ["", *_item(item.final_target if item.is_alias else item, name, 3, problems)]
+                item = found[name].final_target if found[name].is_alias else found[name]
+                lines += ["", *_item(item, name, 3, problems, of_name)]
+    problems += [f"an example lists {name}, which is not public" for name in of_name]
     if problems:
         sys.exit("\n".join(problems))
     page = "\n".join(lines) + "\n"
@@ -129,8 +162,10 @@ def make() -> str:
     return page
 
 
-def _item(item: Item, name: str, level: int, problems: list[str]) -> Iterator[str]:
-    """Yield the lines of a class, function or attribute and of its public members."""
+def _item(
+    item: Item, name: str, level: int, problems: list[str], of_name: dict[str, Example]
+) -> Iterator[str]:
+    """Yield the lines of a class, function or attribute and of its public members. Use up their examples."""
     title = name if level == 3 else f"{item.parent.name}.{name}"
     yield f"{'#' * level} `{title}`"
     yield ""
@@ -148,10 +183,19 @@ def _item(item: Item, name: str, level: int, problems: list[str]) -> Iterator[st
         yield from _docstring(item)
     if item.is_class:
         yield from _attributes(item, problems)
+    example = of_name.pop(title, None)
+    if example is None:
+        problems.append(f"{title} has no example: see docs/examples")
+    elif example.place == title:
+        yield from ("", "**Example**", "", f"```python\n{example.text}```")
+    else:
+        anchor = re.sub(r"\W", "", example.place.lower())
+        yield from ("", f"**Example**: see [`{example.place}`](#{anchor}).")
+    if item.is_class:
         for member in _members(item):
             if member.is_function or "property" in member.labels:
                 yield ""
-                yield from _item(member, member.name, 4, problems)
+                yield from _item(member, member.name, 4, problems, of_name)
 
 
 def _members(cls: Item) -> list[Item]:

@@ -30,6 +30,9 @@ HOSTING = "tests/test_hosting.py"
 OPERATING = "tests/test_operating.py"
 HERE = "tests/test_blocks.py"
 
+#: The test of the reference runs all of its examples.
+EXAMPLES = sorted({f"python: {block.heading}" for block in blocks("docs/reference.md", "python")})
+
 #: The test that runs a page's blocks of a language under a heading. `.ci/run` runs commands as well.
 RUN_BY = {
     ".ci/run": {
@@ -58,6 +61,7 @@ RUN_BY = {
     },
     f"{HERE}::test_a_program_in_any_language_sends_tasks": {"docs/tasks.md": ["sh: Develop without n8n"]},
     f"{HERE}::test_the_program_of_the_home_page_serves_calls": {"docs/index.md": ["python: "]},
+    "tests/test_examples.py::test_an_example_runs": {"docs/reference.md": EXAMPLES},
     f"{HERE}::test_json_is_json": {"docs/protocol.md": ["json: Functions"]},
     f"{HERE}::test_the_tunnel_leads_to_the_brokers_port": {
         "docs/guide-notebook.md": ["sh: n8n on another machine"]

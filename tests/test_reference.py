@@ -1,4 +1,4 @@
-"""docs/reference.md is current, and every public name has a docstring."""
+"""docs/reference.md is current, and every public name has a docstring and an example."""
 
 from __future__ import annotations
 
