@@ -56,6 +56,7 @@ MODULES = {
         ],
     },
     "n8nrunner.metrics": {"Metrics": ["RunnerCollector"]},
+    "n8nrunner.otel": {"Tracing": ["instrument"]},
     "n8nrunner.broker": {
         "The embedded broker": ["Broker", "BrokerConstants", "PROFILES", "BrokerEvent", "BrokerCounts"],
         "Its tasks": ["BrokerTask", "SavedFile"],

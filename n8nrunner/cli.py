@@ -146,6 +146,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=("debug", "info", "warning", "error"),
         help="n8nrunner's records from this level on (default: as the module has configured it, or info)",
     )
+    run.add_argument(
+        "--log-calls", action="store_true", help="a record with the level INFO for each call that ends"
+    )
 
     text = "find out why a runner and n8n do not come together, without taking a task"
     check = _add(commands, "check", _check, text, _CHECK_EXAMPLES)
@@ -227,6 +230,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.verbose and options.log_level:
         raise _Failed("expected -v or --log-level, got both")
     own_level = logging.getLevelName(options.log_level.upper()) if options.log_level else None
+    if options.log_calls:
+        os.environ["N8NRUNNER_LOG_CALLS"] = "true"  # read where the module builds its Runner
 
     def configure_logs(log_format: str | None) -> None:
         # A service's log says that it has registered.

@@ -245,6 +245,7 @@ class RunnerConfig:
     error_details: bool = _setting(
         True, "N8NRUNNER_ERROR_DETAILS", "True or False", _is_boolean, _parse_boolean
     )
+    log_calls: bool = _setting(False, "N8NRUNNER_LOG_CALLS", "True or False", _is_boolean, _parse_boolean)
 
     def __post_init__(self) -> None:
         try:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Literal, TypeVar, overload
 
 from n8nrunner import exit_hook, logs, process, reimports
+from n8nrunner.call_log import log_call
 from n8nrunner.config import DEFAULT_NAME, RunnerConfig, missing_token
 from n8nrunner.deadline import Deadline
 from n8nrunner.engine import Engine, Extras
@@ -82,6 +83,8 @@ class Runner:
         error_details: whether the log shows the texts and tracebacks of exceptions that handlers raise. They
             can contain values of items. If not, it shows only the exceptions' types. n8n gets the texts in
             both cases.
+        log_calls: whether the logger ``n8nrunner.tasks`` has a record with the level INFO for each call that
+            ends.
         executor: where handlers run. None: on `capacity` threads of the runner. If it is an executor, the
             caller shuts it down, and the runner ends with `ExecutorBroken` when it breaks, such as when a
             process of a `ProcessPoolExecutor` dies. If it is a function that returns an executor, such as
@@ -122,6 +125,7 @@ class Runner:
         health_check_port: int | None = None,
         health_check_allowed_hosts: Sequence[str] | None = None,
         error_details: bool | None = None,
+        log_calls: bool | None = None,
         executor: ExecutorOrFactory | None = None,
         task_context: TaskContext | None = None,
         on_undelivered: OnUndelivered | None = None,
@@ -132,6 +136,10 @@ class Runner:
         self._extras = Extras(executor, task_context, on_undelivered, shared)
         self._extras.check()
         self._hooks = Hooks(task_context, on_undelivered)
+        if self.config.log_calls:
+            # Before all other hooks: one of them may end the call's span, for example.
+            self._hooks.add("finished", log_call)
+            self._hooks.add("failed", log_call)
         self._registry = Registry(self.config.name)
         self._lock = threading.Lock()
         # The engine of the latest start, which may have failed. The lock guards this and the next two.

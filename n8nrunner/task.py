@@ -254,7 +254,8 @@ class Task:
             self._progress_logged_at = now
             share = "" if self.progress_fraction is None else f" {self.progress_fraction:.0%}"
             shown = text if len(text) <= _PROGRESS_TEXT else text[:_PROGRESS_TEXT] + " ..."
-            task_logger.info("Task %s (%s):%s %s", self.id, self.type, share, shown)
+            facts = {"task": self.id, "execution": self.execution_id, "node": self.node_name}
+            task_logger.info("Task %s (%s):%s %s", self.id, self.type, share, shown, extra=facts)
 
     # --- calls to n8n ---------------------------------------------------------------------------
 

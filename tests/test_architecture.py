@@ -30,6 +30,7 @@ LAYERS: dict[str, int] = {
     "task": 2,
     "snapshot": 2,
     "hooks": 2,
+    "call_log": 3,
     "connection": 3,
     "execution": 3,
     "functions": 3,
@@ -49,6 +50,7 @@ LAYERS: dict[str, int] = {
     "runner": 5,
     "cli": 6,
     "demo": 6,
+    "otel": 6,
     "reloading": 6,
     "target": 6,
 }

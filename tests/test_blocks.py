@@ -108,6 +108,10 @@ RUN_BY = {
     f"{OPERATING}::test_prometheus_finds_the_metrics_where_the_page_says": {
         "docs/operating.md": ["yaml: Metrics"]
     },
+    f"{OPERATING}::test_sentry_gets_an_exception_with_its_execution_and_without_arguments": {
+        "docs/operating.md": ["python: Sentry"]
+    },
+    f"{OPERATING}::test_the_program_of_the_page_prints_its_spans": {"docs/operating.md": ["python: Tracing"]},
     f"{HOSTING}::test_the_service_runs_until_it_is_stopped": {
         "docs/guide-self-hosting.md": ["python: With Docker Compose"]
     },

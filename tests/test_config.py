@@ -71,6 +71,7 @@ FIELDS: list[tuple[str, str, str, Any, Any]] = [
         ("other",),
     ),
     ("error_details", "N8NRUNNER_ERROR_DETAILS", "false", False, True),
+    ("log_calls", "N8NRUNNER_LOG_CALLS", "true", True, False),
 ]
 BY_FIELD = pytest.mark.parametrize(
     ("field", "variable", "text", "value", "other"), FIELDS, ids=[row[0] for row in FIELDS]
@@ -159,6 +160,7 @@ def test_the_defaults_are_those_of_n8n() -> None:
         health_check_port=5681,
         health_check_allowed_hosts=(),
         error_details=True,
+        log_calls=False,
     )
 
 
@@ -509,6 +511,7 @@ def test_a_broker_may_be_named_once_only(first: str, second: str, same: bool) ->
         ("health_check_allowed_hosts", "runner", "expected host names without a port"),
         ("health_check_allowed_hosts", [7], "expected host names without a port"),
         ("error_details", "no", "expected True or False, got 'no'"),
+        ("log_calls", 1, "expected True or False, got 1"),
         ("name", "", "expected 1 to 64 letters"),
         ("name", "x" * 65, "expected 1 to 64 letters"),
         ("name", "with/slash", "expected 1 to 64 letters"),

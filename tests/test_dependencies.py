@@ -20,6 +20,7 @@ PACKAGES = {
     "websocket": "websocket-client",
     "docstring_parser": "docstring-parser",
     "prometheus_client": "prometheus-client",
+    "opentelemetry": "opentelemetry-api",
 }
 #: Packages whose types functions may use; n8nrunner works without them.
 IF_PRESENT = {"PyInstaller", "numpy", "pandas", "pydantic"}
@@ -32,7 +33,7 @@ def declared() -> set[str]:
     extras = config["options.extras_require"]
     texts = [
         config["options"]["install_requires"],
-        *(extras[name] for name in ("broker", "demo", "node", "metrics", "reload")),
+        *(extras[name] for name in ("broker", "demo", "node", "metrics", "otel", "reload")),
     ]
     return set(re.findall(r"^([a-z-]+)>=", "\n".join(texts), re.MULTILINE))
 

@@ -10,15 +10,16 @@ from typing import Any, Callable
 
 import pytest
 
-from n8nrunner import Runner, Task, TaskError, logs
+from n8nrunner import JsonFormatter, Runner, Task, TaskError, TextFormatter, logs
 from n8nrunner.broker import Broker, BrokerTaskError
 from n8nrunner.execution.invoke import invoke
 from n8nrunner.hooks import Around
 from n8nrunner.task import OWN_LOG_LINES, ActiveTask
-from tests.conftest import LIMIT, wait_until
+from tests.conftest import LIMIT, TOKEN, signature_of, wait_until
 
 NewRunner = Callable[..., Runner]
 
+VALUE = "a value of an item"
 FORGED = "x\n12:00:00 ERROR   forged\r\x1b[31mred\x9b1m\u202etfel\u2028next\ud800"
 
 
@@ -99,6 +100,52 @@ def test_texts_of_a_handler_are_escaped(broker: Broker, new_runner: NewRunner, o
     with runner, pytest.raises(BrokerTaskError):
         broker.run_task("says", {"text": FORGED.replace("\ud800", "")}, timeout=LIMIT)
     assert "forged" in "".join(lines_of(output))
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter, JsonFormatter])
+def test_no_form_shows_a_token_or_a_value_of_settings_items_and_results(
+    broker: Broker, new_runner: NewRunner, formatter: Any
+) -> None:
+    """With all records, one of each call included, and without the texts of exceptions."""
+    text = io.StringIO()
+    handler = logging.StreamHandler(text)
+    handler.setFormatter(formatter())
+    logging.getLogger("n8nrunner").addHandler(handler)
+    logging.getLogger("n8nrunner").setLevel(logging.DEBUG)
+    runner = new_runner(name="leads", log_calls=True, error_details=False)
+
+    @runner.function
+    def echo(text: str, number: int = 0) -> dict[str, str]:
+        if number:
+            raise ValueError(text)
+        return {"text": text}
+
+    @runner.task("echo")
+    def echo_settings(task: Task) -> Any:
+        return task.settings
+
+    def call(**arguments: Any) -> str:
+        calls = [{"item": 0, "arguments": arguments}]
+        settings = {
+            "version": 1,
+            "function": "echo",
+            "calls": calls,
+            "signature": signature_of(runner, "echo"),
+        }
+        return str(broker.run_task("n8nrunner.leads", settings, timeout=LIMIT))
+
+    with runner:
+        assert VALUE in call(text=VALUE)
+        assert VALUE in call(text=VALUE, number=1)
+        assert VALUE in call(text="", number=VALUE)
+        assert broker.run_task("echo", {"text": VALUE}, timeout=LIMIT) == {"text": VALUE}
+        refused = broker.run_task("n8nrunner.leads", {"version": 1, "function": VALUE}, timeout=LIMIT)
+        assert VALUE in str(refused)
+    shown = text.getvalue()
+    assert shown.count("ValueError") == 1
+    assert shown.count(" after 0.") >= 4
+    assert VALUE not in shown
+    assert TOKEN not in shown
 
 
 @pytest.mark.parametrize("error", [ValueError, TaskError])

@@ -60,7 +60,8 @@ def invoke(handler: Handler, task: ActiveTask, around: Around, max_payload: int)
         return _failed(task, error, max_payload)
     finally:
         if task.left_out:
-            task_logger.error("%s: %d more failures are left out of the log", log_prefix(task), task.left_out)
+            message = "%s: %d more failures are left out of the log"
+            task_logger.error(message, log_prefix(task), task.left_out, extra=facts_of(task))
 
 
 def _run(handler: Handler, task: ActiveTask, around: Around, max_payload: int) -> Answer:
@@ -129,7 +130,8 @@ def failure(task: ActiveTask, message: str, description: str | None = None) -> A
 
 
 def _refused(task: ActiveTask, max_payload: int, message: str, description: str | None = None) -> Answer:
-    task_logger.error("%s failed. %s", log_prefix(task), message)
+    facts = facts_of(task, outcome="failed")
+    task_logger.error("%s failed. %s", log_prefix(task), message, extra=facts)
     task.note_failure(Failure(message, message, description))
     return _answer(task, max_payload, _error_object(message, description))
 
@@ -137,7 +139,8 @@ def _refused(task: ActiveTask, max_payload: int, message: str, description: str 
 def _failed(task: ActiveTask, error: BaseException, max_payload: int) -> Answer:
     if task.cancelled:
         # n8n does not want the answer, and a cancelled handler is meant to end by raising.
-        task_logger.info("%s ended after its cancellation", log_prefix(task))
+        facts = facts_of(task, outcome=task.ending)
+        task_logger.info("%s ended after its cancellation", log_prefix(task), extra=facts)
         return failure(task, "cancelled")
     logged, task.logged = task.logged, None
     is_logged = logged is not None and logged[0] is error  # the context may have raised another one
@@ -150,6 +153,7 @@ def _interrupted(task: ActiveTask) -> Answer:
         "%s was cut short: Ctrl-C reached its process. To let tasks finish, pass "
         "initializer=n8nrunner.ignore_interrupts to the executor",
         log_prefix(task),
+        extra=facts_of(task, outcome="unfinished"),
     )
     answer = failure(task, "The process of the task was interrupted", "Run it again.")
     return answer._replace(interrupted=True)
@@ -165,25 +169,43 @@ def log_error(
     described = _describe(error)
     message, stack = described["message"], described.get("stack")
     kind = logs.describe(error)
+    facts = facts_of(task, item=item, outcome="failed")
     task.note_failure(Failure(kind, message, described.get("description"), stack, item))
     if not task.error_details:
         if task.admit_to_log(""):
             level = logging.INFO if stack is None else logging.ERROR
-            task_logger.log(level, "%s failed: %s", log_prefix(task, where), kind)
+            task_logger.log(level, "%s failed: %s", log_prefix(task, where), kind, extra=facts)
     elif stack is None:
         if task.admit_to_log(message):
-            task_logger.info("%s failed: %s: %s", log_prefix(task, where), type(error).__name__, message)
+            shown = f"{type(error).__name__}: {message}"
+            task_logger.info("%s failed: %s", log_prefix(task, where), shown, extra=facts)
     elif task.admit_to_log(stack):
-        extra = {"traceback": stack.rstrip()}
-        task_logger.error("%s failed: %s", log_prefix(task, where), message, extra=extra)
+        facts["traceback"] = stack.rstrip()
+        task_logger.error("%s failed: %s", log_prefix(task, where), message, extra=facts)
     return described
 
 
 def log_prefix(task: ActiveTask, where: str = "") -> str:
-    """Return the beginning of a line of the log: the task, the place in it, and the execution if known."""
-    execution = task.execution_id
-    parts = [f"Task {task.id} ({task.type})", where, f"execution {execution}" if execution else ""]
+    """Return the beginning of a line of the log: the task, the place in it, and what is known of n8n's."""
+    node, execution = task.node_name, task.execution_id
+    parts = [
+        f"Task {task.id} ({task.type})",
+        where,
+        f"node {node}" if node else "",
+        f"execution {execution}" if execution else "",
+    ]
     return ", ".join(part for part in parts if part)
+
+
+def facts_of(task: ActiveTask, **more: object) -> dict[str, object]:
+    """Return the attributes of a record of the log about a task (`n8nrunner.formatters.FIELDS`)."""
+    return {
+        "task": task.id,
+        "function": task.function or task.type,
+        "execution": task.execution_id,
+        "node": task.node_name,
+        **more,
+    }
 
 
 def _describe(error: BaseException) -> dict[str, str]:

@@ -21,7 +21,7 @@ from n8nrunner.deadline import Deadline
 from n8nrunner.errors import ExecutorBroken
 from n8nrunner.execution.contexts import StartContext
 from n8nrunner.execution.executors import ExecutorHolder, ExecutorOrFactory, Listener
-from n8nrunner.execution.invoke import Answer, Handler, error_text, failure, invoke, log_prefix
+from n8nrunner.execution.invoke import Answer, Handler, error_text, facts_of, failure, invoke, log_prefix
 from n8nrunner.execution.threads import Threads
 from n8nrunner.hooks import Around, Hooks
 from n8nrunner.logs import describe, task_logger
@@ -183,7 +183,9 @@ class TaskPool:
                 tries += 1
                 if tries >= _TRIES:
                     job.has_ended = True
-                    task_logger.error("%s: its end was lost: %s", log_prefix(job.task), type(error).__name__)
+                    what = type(error).__name__
+                    facts = facts_of(job.task)
+                    task_logger.error("%s: its end was lost: %s", log_prefix(job.task), what, extra=facts)
 
 
 class _ExecutorJobs:
@@ -336,7 +338,7 @@ def _future_of(executor: Executor, task: ActiveTask) -> Future[Answer | None] | 
 def _not_run(task: ActiveTask, reason: str | None = None) -> Answer:
     """Return the answer for a task that ended before its handler began."""
     why = reason or task.cancel_reason or "the runner has stopped"
-    task_logger.info("%s did not run: %s", log_prefix(task), why)
+    task_logger.info("%s did not run: %s", log_prefix(task), why, extra=facts_of(task))
     return failure(task, f"The task did not run: {why}")
 
 
@@ -345,5 +347,6 @@ def _broken(task: ActiveTask, error: BaseException | str) -> Answer:
     reason = shown = error if isinstance(error, str) else error_text(error)
     if isinstance(error, BaseException) and not task.error_details:
         shown = describe(error)  # an error of pickling can quote the task
-    task_logger.error("%s was not run by the executor: %s", log_prefix(task), shown)
+    message = "%s was not run by the executor: %s"
+    task_logger.error(message, log_prefix(task), shown, extra=facts_of(task, outcome="failed"))
     return failure(task, f"{ExecutorBroken.__name__}: the runner's executor did not run the task", reason)

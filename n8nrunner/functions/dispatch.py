@@ -13,7 +13,7 @@ from typing import Any
 
 from n8nrunner import logs
 from n8nrunner.errors import TaskCancelled, TaskError
-from n8nrunner.execution.invoke import ends_task, log_error, log_prefix
+from n8nrunner.execution.invoke import ends_task, facts_of, log_error, log_prefix
 from n8nrunner.functions.arguments import (
     Call,
     SignatureChanged,
@@ -117,7 +117,11 @@ class Functions:
         if function is None:
             names = ", ".join(sorted(self.by_name)) or "none"
             message = f"{_this_runner(task)} has no function {name!r:.100}; it has {names}"
-            return _refuse(task, Tally("", (), (), will_retry), "unknown_function", message)
+            # The node's field can be an expression with a value of an item.
+            shown = repr(task.function) if task.function else "of the name that the node gives"
+            log_message = f"{_this_runner(task)} has no function {shown}; it has {names}"
+            tally = Tally("", (), (), will_retry)
+            return _refuse(task, tally, "unknown_function", message, log_message=log_message)
         calls = read_calls(settings)
         try:
             return _FunctionTask(task, function, settings).run(calls)
@@ -166,7 +170,8 @@ def _refuse(
     `log_message` replaces `message` in the log if that contains values of items.
     """
     task.tally = tally
-    task_logger.warning("%s was refused (%s): %s", log_prefix(task), code, log_message or message)
+    shown = log_message or message
+    task_logger.warning("%s was refused (%s): %s", log_prefix(task), code, shown, extra=facts_of(task))
     if not tally.again:
         task.note_failure(Failure(log_message or message, message))
     error: dict[str, Any] = {"code": code, "message": message}
@@ -270,7 +275,9 @@ class _FunctionTask:
         description = f"Item {call.item}, parameter '{name}' of {signature.name}: it takes {expected}."
         # Without the message: it contains the value, which must not be logged.
         if self._task.admit_to_log(description):
-            task_logger.warning("%s: an argument does not fit. %s", log_prefix(self._task), description)
+            facts = facts_of(self._task, item=call.item, outcome="failed")
+            prefix = log_prefix(self._task)
+            task_logger.warning("%s: an argument does not fit. %s", prefix, description, extra=facts)
         self._task.note_failure(Failure(description, str(mismatch), description, item=call.item))
         _note_not_made(self._task, signature.name, call.item, TaskError(str(mismatch), description))
         self._record_error(call.item, {"message": str(mismatch), "description": description})

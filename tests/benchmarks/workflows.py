@@ -13,6 +13,7 @@ ratio is taken within one repetition. No other program should run.
 The node *Python Function* is compared with a node that is written for the same functions, and the editor's
 questions are answered while all slots of a runner are taken by loops in pure Python. An agent calls the
 function through *Python Tools*, and the same function of a FastMCP server through n8n's *MCP Client Tool*.
+The same runner is measured with a span of OpenTelemetry and a line in the log for each call.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ from .processes import ROOT
 from .report import Row
 
 OURS, FLOOR, ENDPOINT = "n8nrunner", "floor", "FastAPI"
+#: The same runner with a span and a line in the log for each call.
+TRACED = "n8nrunner, traced"
 FUNCTIONS = "tests.benchmarks.contestants.functions"
 #: The runners' names; the nodes have the same names.
 NAMES = {OURS: "measured", FLOOR: "floor"}
@@ -141,6 +144,7 @@ class Bench:
         }
         command = {
             OURS: ["n8nrunner", "run", FUNCTIONS],
+            TRACED: ["n8nrunner", "run", "--log-calls", "--log-format", "json", f"{FUNCTIONS}_traced"],
             FLOOR: ["tests.benchmarks.contestants.functions_floor"],
             ENDPOINT: ["tests.benchmarks.contestants.endpoint", self._endpoint.rpartition(":")[2]],
             MCP: ["tests.benchmarks.contestants.mcp_server", str(self._mcp_port)],
@@ -252,20 +256,29 @@ def _rows_of_one_caller(what: str, found: dict[str, list[float]]) -> list[Row]:
 
 def ten_callers(bench: Bench) -> list[Row]:
     """Calls a second, with ten callers."""
-
-    def turn(name: str) -> float:
-        workflow = bench.number[name]
-        calls = bench.sizes.calls_at_once
-        with ThreadPoolExecutor(CALLERS) as callers:
-            list(callers.map(lambda _: _call(workflow), range(CALLERS)))
-            return calls / _seconds(lambda: list(callers.map(lambda _: _call(workflow), range(calls))))
-
-    found = bench.turns("ten callers", (OURS, FLOOR, ENDPOINT), turn)
+    found = bench.turns("ten callers", (OURS, FLOOR, ENDPOINT), lambda name: _rate(bench, bench.number[name]))
     return [
         *(Row(f"ten callers: {name}", values, "calls/s") for name, values in found.items()),
         Row("ten callers: n8nrunner / floor", _ratios(found[OURS], found[FLOOR]), "x"),
         Row("ten callers: n8nrunner / FastAPI", _ratios(found[OURS], found[ENDPOINT]), "x", at_least=1.0),
     ]
+
+
+def tracing(bench: Bench) -> list[Row]:
+    """Calls a second with ten callers, with tracing and a line for each call, and without."""
+    found = bench.turns("tracing", (OURS, TRACED), lambda name: _rate(bench, bench.number[OURS]))
+    return [
+        *(Row(f"ten callers: {name}", values, "calls/s") for name, values in found.items()),
+        Row("ten callers: traced / not", _ratios(found[TRACED], found[OURS]), "x", at_least=0.98),
+    ]
+
+
+def _rate(bench: Bench, workflow: Workflow) -> float:
+    """Return the calls a second of ten callers."""
+    calls = bench.sizes.calls_at_once
+    with ThreadPoolExecutor(CALLERS) as callers:
+        list(callers.map(lambda _: _call(workflow), range(CALLERS)))
+        return calls / _seconds(lambda: list(callers.map(lambda _: _call(workflow), range(calls))))
 
 
 def many_items(bench: Bench) -> list[Row]:
@@ -463,6 +476,7 @@ def agents(bench: Bench) -> list[Row]:
 MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "one-caller": one_caller,
     "ten-callers": ten_callers,
+    "tracing": tracing,
     "items": many_items,
     "files": files,
     "python-function": python_function,

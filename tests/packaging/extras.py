@@ -88,6 +88,14 @@ def reload() -> None:
         watch.stop()
 
 
+def otel() -> None:
+    """Trace a runner without an SDK, which is the application's."""
+    from n8nrunner import Runner
+    from n8nrunner.otel import instrument
+
+    instrument(Runner(name="smoke"))
+
+
 #: The use of each extra. A new extra needs an entry.
 SMOKES: dict[str, Callable[[], None]] = {
     "no extra": no_extra,
@@ -95,6 +103,7 @@ SMOKES: dict[str, Callable[[], None]] = {
     "demo": demo,
     "node": node,
     "metrics": metrics,
+    "otel": otel,
     "reload": reload,
 }
 

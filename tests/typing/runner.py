@@ -57,6 +57,7 @@ runner = Runner(
     health_check_port=0,
     health_check_allowed_hosts=("runner.example",),
     error_details=False,
+    log_calls=True,
     executor=ProcessPoolExecutor(),
     task_context=context,
     on_undelivered=note,

@@ -1,0 +1,121 @@
+"""A span of OpenTelemetry for each call, and its ids in the log."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+try:
+    from opentelemetry import context, trace
+except ImportError as error:
+    raise ImportError(
+        f'tracing needs the package opentelemetry-api ({error}): pip install "n8nrunner[otel]"'
+    ) from None
+
+from n8nrunner._version import __version__
+from n8nrunner.execution.invoke import text_of
+from n8nrunner.logs import describe
+
+if TYPE_CHECKING:
+    from n8nrunner.hooks import Call
+    from n8nrunner.runner import Runner
+
+__all__ = ["instrument"]
+
+#: The place of a call's span in `Call.state`.
+_KEY = "n8nrunner.otel"
+
+
+def instrument(runner: Runner, tracer_provider: trace.TracerProvider | None = None) -> None:
+    """Make a span for each call of a runner, and give the log records during a call its ids.
+
+    The span is of the kind CONSUMER, and current while the function runs, so spans that the function makes
+    are below it. Its attributes are those of the conventions for messaging, n8n's own ``n8n.execution.id``
+    and ``n8n.node.name``, and ``n8nrunner.function``, ``n8nrunner.item`` and ``n8nrunner.outcome``. An
+    exception is recorded in it, with its text unless the runner has ``error_details=False``.
+
+    In the whole process, a log record during any span gets its ids as the attributes "otelTraceID" and
+    "otelSpanID", as by opentelemetry-instrumentation-logging. `TextFormatter` and `JsonFormatter` show them.
+
+    Args:
+        runner: the runner. It may run already.
+        tracer_provider: where spans go; None for the provider of the process. Calls in a process of an
+            executor use the provider of that process.
+    """
+    spans = _Spans(runner.config.error_details, tracer_provider)
+    runner.on("started", spans.start)
+    runner.on("finished", spans.end)
+    runner.on("failed", spans.end)
+
+
+class _Spans:
+    """The spans of a runner's calls. An executor of processes pickles it."""
+
+    def __init__(self, details: bool, tracer_provider: trace.TracerProvider | None = None) -> None:
+        self._details = details
+        self._tracer = trace.get_tracer("n8nrunner", __version__, tracer_provider)
+        if not isinstance(logging.getLogRecordFactory(), _TracedRecords):
+            logging.setLogRecordFactory(_TracedRecords(logging.getLogRecordFactory()))
+
+    def __reduce__(self) -> tuple[type[_Spans], tuple[bool]]:
+        return _Spans, (self._details,)
+
+    def start(self, call: Call) -> None:
+        span = self._tracer.start_span(
+            f"process {call.name}", kind=trace.SpanKind.CONSUMER, attributes=_attributes(call)
+        )
+        call.state[_KEY] = span, context.attach(trace.set_span_in_context(span))
+
+    def end(self, call: Call) -> None:
+        if _KEY not in call.state:
+            return  # the call began before `instrument`
+        span, token = call.state.pop(_KEY)
+        context.detach(token)
+        try:
+            span.set_attribute("n8nrunner.outcome", call.outcome)
+            if call.outcome not in ("done", "cancelled"):
+                self._set_error(span, call)
+        finally:
+            span.end()
+
+    def _set_error(self, span: trace.Span, call: Call) -> None:
+        error, text = call.error, None
+        if error is not None:
+            text = text_of(error) if self._details else describe(error)
+            if self._details:
+                span.record_exception(error)
+        span.set_attribute("error.type", str(call.outcome) if error is None else type(error).__qualname__)
+        span.set_status(trace.StatusCode.ERROR, text)
+
+
+def _attributes(call: Call) -> dict[str, Any]:
+    found = {
+        "messaging.system": "n8n",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": call.task.type,
+        "messaging.message.id": call.task.id,
+        "n8n.execution.id": call.execution_id,
+        "n8n.node.name": call.node,
+        "n8nrunner.function": call.function,
+        "n8nrunner.item": call.item,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+class _TracedRecords:
+    """Makes log records with the ids of the current span, if there is one.
+
+    It works for all loggers and handlers; a filter would have to be added to each handler.
+    """
+
+    def __init__(self, make: Any) -> None:
+        self._make = make
+
+    def __call__(self, *args: Any, **options: Any) -> logging.LogRecord:
+        record: logging.LogRecord = self._make(*args, **options)
+        span = trace.get_current_span().get_span_context()
+        if span.is_valid:
+            record.otelTraceID = trace.format_trace_id(span.trace_id)
+            record.otelSpanID = trace.format_span_id(span.span_id)
+        return record
