@@ -94,6 +94,16 @@ class Change(NamedTuple):
     is_new: bool  #: whether it has been created, or been renamed to this path.
 
 
+def may_concern(change: Change) -> bool:
+    """Return whether a change is one of a source or of a folder, by its name."""
+    name = os.path.basename(change.path)
+    return name.endswith(".py") or _may_be_package(name)
+
+
+def _may_be_package(name: str) -> bool:
+    return "." not in name and name != "__pycache__"
+
+
 def concerned(changes: Iterable[Change], packages: Iterable[str], is_broken: bool) -> bool:
     """Return whether changes of other files than the imported ones can change the result of an import.
 
@@ -108,6 +118,6 @@ def concerned(changes: Iterable[Change], packages: Iterable[str], is_broken: boo
         if name.endswith(".py"):
             if is_broken or (change.is_new and folder in folders):
                 return True
-        elif is_broken and change.is_new and "." not in name and name != "__pycache__":
-            return True  # the folder of a package
+        elif is_broken and change.is_new and _may_be_package(name):
+            return True
     return False

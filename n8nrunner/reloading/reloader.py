@@ -145,6 +145,7 @@ class Reloader:
             for folder, files in self._files.items():
                 changes = [*changes, *(Change(path, True) for path in files_in(folder) - files)]
         packages = packages_of(self._sources.modules().values())
+        packages |= {os.path.realpath(path) for path in packages}  # macOS reports these
         return bool(self._sources.changed()) or concerned(changes, packages, self._is_broken)
 
     def _check(self, changes: list[Change], signals: process.Signals) -> None:

@@ -12,7 +12,7 @@ import watchfiles
 
 from n8nrunner import logs
 from n8nrunner.logs import logger
-from n8nrunner.reloading.folder import Change
+from n8nrunner.reloading.folder import Change, may_concern
 
 #: Milliseconds without a change after which a group of changes is complete, and the longest time for a group.
 #: A "save all" of an editor, or a checkout, writes several files.
@@ -84,13 +84,23 @@ class Watch:
             step=_STEP,
             rust_timeout=_POLL,
             yield_on_timeout=True,
-            stop_event=self._is_stopped,
+            stop_event=_End(lambda: self._is_stopped.is_set() or self._wanted != folders),
         )
         with contextlib.closing(watched):
             for found in watched:
-                changes = [Change(path, kind is watchfiles.Change.added) for kind, path in found]
-                if changes or not has_begun:
+                if not has_begun:
                     has_begun = True
-                    self._on_changes(changes)
-                if self._wanted != folders or any(change.path in folders for change in changes):
+                    self._on_changes([])
+                changes = [Change(path, kind is watchfiles.Change.added) for kind, path in found]
+                relevant = [change for change in changes if may_concern(change)]
+                if relevant:
+                    self._on_changes(relevant)
+                if any(change.path in folders for change in changes):
                     return
+
+
+class _End:
+    """The event that ends a watch, as watchfiles asks for it."""
+
+    def __init__(self, is_set: Callable[[], bool]) -> None:
+        self.is_set = is_set

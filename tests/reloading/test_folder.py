@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 import n8nrunner
-from n8nrunner.reloading.folder import Change, Folder, concerned, folder_of, packages_of
+from n8nrunner.reloading.folder import Change, Folder, concerned, folder_of, may_concern, packages_of
 
 HOME = os.path.abspath("home")
 
@@ -91,3 +91,11 @@ def test_changes_of_other_files_that_concern_the_program(
 ) -> None:
     change = Change(os.path.join(HOME, *path.split("/")), is_new)
     assert concerned([change], [SHOP], is_broken) is expected
+    assert may_concern(change) or not expected
+
+
+@pytest.mark.parametrize(
+    "name", ["leads.tmp", "data.csv", "leads.py~", "__pycache__", ".git", "app.db-journal"]
+)
+def test_changes_of_data_concern_no_program(name: str) -> None:
+    assert not may_concern(Change(os.path.join(HOME, name), is_new=True))
