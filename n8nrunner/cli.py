@@ -139,6 +139,14 @@ def _parser() -> argparse.ArgumentParser:
         help="serve new code when a file of the module's folder changes, and stay connected",
     )
     run.add_argument(
+        "--keep",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="with --reload: do not import this module again, such as one that loads a large model; may be "
+        "given several times",
+    )
+    run.add_argument(
         "--log-format", choices=("text", "json"), help="json: an object on each line (default: text)"
     )
     run.add_argument(
@@ -229,6 +237,8 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.verbose and options.log_level:
         raise _Failed("expected -v or --log-level, got both")
+    if options.keep and not options.reload:
+        raise _Failed("--keep is for --reload")
     own_level = logging.getLevelName(options.log_level.upper()) if options.log_level else None
     if options.log_calls:
         os.environ["N8NRUNNER_LOG_CALLS"] = "true"  # read where the module builds its Runner
@@ -267,7 +277,7 @@ def _serve_with_reload(options: argparse.Namespace, configure_logs: Callable[[st
         from n8nrunner.reloading.reloader import Reloader
     except ImportError:
         raise _Failed('--reload needs the package watchfiles: pip install "n8nrunner[reload]"') from None
-    return Reloader(options.target, options.log_format, configure_logs).run()
+    return Reloader(options.target, options.keep, options.log_format, configure_logs).run()
 
 
 def _check(options: argparse.Namespace) -> int:

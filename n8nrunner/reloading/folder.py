@@ -28,6 +28,12 @@ class Folder(NamedTuple):
     path: str
     #: the one top-level module that belongs to it, in a folder of installed packages; None for all of them.
     only: str | None = None
+    #: modules and packages that the user keeps as they are.
+    kept: frozenset[str] = frozenset()
+
+    def keeps(self, name: str) -> bool:
+        """Return whether the user keeps a module as it is, by its name or that of a package around it."""
+        return any(name == kept or name.startswith(f"{kept}.") for kept in self.kept)
 
     def has(self, top_level: str, path: str | None) -> bool:
         """Return whether a top-level module that lies in the folder `path` belongs to this folder."""
@@ -42,12 +48,18 @@ class Folder(NamedTuple):
         return isinstance(module, ModuleType) and self.has(name, _folder_of(module))
 
     def modules(self, modules: Mapping[str, object]) -> dict[str, ModuleType]:
-        """Return those of the imported modules that belong to the folder, without compiled extensions."""
+        """Return those of the imported modules that belong to the folder and can be imported again.
+
+        Compiled extensions cannot, in general.
+        """
         own = {name for name, module in modules.items() if "." not in name and self.has_module(name, module)}
         return {
             name: module
             for name, module in modules.items()
-            if name.partition(".")[0] in own and isinstance(module, ModuleType) and not _is_compiled(module)
+            if name.partition(".")[0] in own
+            and isinstance(module, ModuleType)
+            and not _is_compiled(module)
+            and not self.keeps(name)
         }
 
 

@@ -50,6 +50,8 @@ class Sources(MetaPathFinder):
         self._folder = folder
         #: The files that were imported, with their state when they were read; None if a file has gone.
         self.read: dict[str, Fingerprint | None] = {}
+        #: The same of the modules that are kept as they are.
+        self._kept: dict[str, Fingerprint | None] = {}
         #: The last source of each file, and its code.
         self.compiled: dict[str, tuple[bytes, CodeType]] = {}
 
@@ -65,12 +67,34 @@ class Sources(MetaPathFinder):
             return None
         if top == fullname and not self._folder.has_spec(spec):
             return None
-        spec.loader = _SourceLoader(fullname, spec.origin, self)
+        record = self._kept if self._folder.keeps(fullname) else self.read
+        spec.loader = _SourceLoader(fullname, spec.origin, record, self.compiled)
         return spec
 
     def modules(self) -> dict[str, ModuleType]:
-        """Return the modules of the folder that are imported now."""
-        return self._folder.modules(dict(sys.modules))
+        """Return the modules of the folder that are imported now and can be imported again."""
+        modules = dict(sys.modules)
+        # An import that fails leaves modules of a package whose own import has failed.
+        read = {name: module for name, module in modules.items() if self._has_read(name, module)}
+        return {**self._folder.modules(modules), **read}
+
+    def _has_read(self, name: str, module: ModuleType) -> bool:
+        spec = vars(module).get("__spec__") if isinstance(module, ModuleType) else None
+        return isinstance(getattr(spec, "loader", None), _SourceLoader) and not self._folder.keeps(name)
+
+    @property
+    def files(self) -> list[str]:
+        """All files that were imported."""
+        return [*self.read, *self._kept]
+
+    def take_changed_kept(self) -> list[str]:
+        """Return the files of kept modules that have changed since the last call."""
+        changed = []
+        for path, state in list(self._kept.items()):
+            self._kept[path] = fingerprint(path)
+            if self._kept[path] != state:
+                changed.append(path)
+        return changed
 
     def changed(self) -> list[str]:
         """Return the imported files that are not in the state in which they were read."""
@@ -117,18 +141,34 @@ class Sources(MetaPathFinder):
 class _SourceLoader(SourceFileLoader):
     """Compiles a source, unless it has compiled the same before, and notes the state in which it was read."""
 
-    def __init__(self, fullname: str, path: str, sources: Sources) -> None:
+    def __init__(
+        self,
+        fullname: str,
+        path: str,
+        record: dict[str, Fingerprint | None],
+        compiled: dict[str, tuple[bytes, CodeType]],
+    ) -> None:
         super().__init__(fullname, path)
-        self._sources = sources
+        self._record = record
+        self._compiled = compiled
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return a new module. A package has its modules that were not removed for this import."""
+        module = ModuleType(spec.name)
+        for name, other in list(sys.modules.items()):
+            package, _, child = name.rpartition(".")
+            if package == spec.name and isinstance(other, ModuleType):
+                setattr(module, child, other)
+        return module
 
     def get_code(self, fullname: str) -> CodeType:
         """Return the code of the module."""
         path = self.path
         state = os.stat(path)
         data = self.get_data(path)
-        self._sources.read[path] = Fingerprint(state.st_mtime_ns, state.st_size, state.st_ino, hash(data))
-        known, code = self._sources.compiled.get(path, (None, None))
+        self._record[path] = Fingerprint(state.st_mtime_ns, state.st_size, state.st_ino, hash(data))
+        known, code = self._compiled.get(path, (None, None))
         if code is None or known != data:
             code = self.source_to_code(data, path)
-            self._sources.compiled[path] = (data, code)
+            self._compiled[path] = (data, code)
         return code

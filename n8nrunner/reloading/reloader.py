@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Callable
 
 from n8nrunner import process
@@ -34,6 +34,7 @@ class Reloader:
 
     Args:
         target: ``MODULE`` or ``MODULE:ATTRIBUTE``.
+        kept: the names of modules and packages of its folder that are not imported again.
         log_format: the format of the log that the user wants; None for the default.
         configure_logs: sets the command's logging up, with the format or None. It is called after each
             import, because a module may configure logging.
@@ -46,7 +47,11 @@ class Reloader:
     """
 
     def __init__(
-        self, target: str, log_format: str | None, configure_logs: Callable[[str | None], None]
+        self,
+        target: str,
+        kept: Sequence[str],
+        log_format: str | None,
+        configure_logs: Callable[[str | None], None],
     ) -> None:
         self._target = target
         self._log_format = log_format
@@ -60,10 +65,10 @@ class Reloader:
         folder = None if spec is None else folder_of(spec)
         if folder is None:
             raise TargetError(f"there is no module {self._module!r} with a file here or on Python's path")
-        self._folder = folder
+        self._folder = folder._replace(kept=frozenset(kept))
         #: The files that were in each folder at the import.
         self._files: dict[str, frozenset[str]] = {}
-        self._sources = Sources(folder)
+        self._sources = Sources(self._folder)
 
     def run(self) -> Runner:
         """Serve until a signal, or until the runner ends. Return the runner.
@@ -123,7 +128,7 @@ class Reloader:
 
     def _folders(self) -> set[str]:
         """Return the folders to watch, with those of files behind symbolic links."""
-        files = list(self._sources.read)
+        files = self._sources.files
         folders = {self._folder.path, *packages_of(self._sources.modules().values())}
         folders.update(os.path.dirname(path) for path in files)
         folders.update(os.path.dirname(os.path.realpath(path)) for path in files)
@@ -150,6 +155,9 @@ class Reloader:
 
     def _check(self, changes: list[Change], signals: process.Signals) -> None:
         """Import again if a change concerns the program. On the thread that waits for signals."""
+        kept = self._sources.take_changed_kept()
+        if kept:
+            logger.warning("Start the command again to use the changes of %s (--keep)", self._named(kept))
         try:
             if self.runner.state == "running" and self._is_concerned(changes):
                 self._serve_changes(self._sources.changed() or [change.path for change in changes], signals)

@@ -64,12 +64,12 @@ class Served:
             new.replace(path)
 
     @contextmanager
-    def serving(self, target: str = "leads") -> Iterator[Served]:
-        """Serve the target in the block."""
+    def serving(self, target: str = "leads", *kept: str) -> Iterator[Served]:
+        """Serve the target in the block. `kept` are the modules that are not imported again."""
         own = logging.getLogger("n8nrunner")
         own.addHandler(self._records)
         own.setLevel(logging.INFO)
-        self.reloader = Reloader(target, None, lambda log_format: None)
+        self.reloader = Reloader(target, kept, None, lambda log_format: None)
         thread = threading.Thread(target=self._run)
         thread.start()
         try:

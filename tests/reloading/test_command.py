@@ -88,6 +88,11 @@ def test_without_watchfiles_the_extra_is_named(
     assert 'pip install "n8nrunner[reload]"' in capsys.readouterr().err
 
 
+def test_the_option_for_kept_modules_needs_reloading(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "leads", "--keep", "models"]) == 2
+    assert "--keep is for --reload" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [

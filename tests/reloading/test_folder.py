@@ -64,6 +64,7 @@ def test_modules_of_the_folder_are_those_whose_top_level_lies_directly_in_it() -
         "sys": sys,
     }
     assert list(Folder(HOME).modules(modules)) == ["leads", "shop", "shop.jobs"]
+    assert list(Folder(HOME, kept=frozenset({"shop"})).modules(modules)) == ["leads"]
     assert packages_of([ModuleType("leads"), n8nrunner]) == {str(Path(n8nrunner.__file__).parent)}
 
 

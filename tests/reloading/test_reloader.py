@@ -173,6 +173,29 @@ def test_a_package_with_a_factory_and_a_subpackage_is_reloaded_as_a_whole(progra
         assert program.call("rebate", "n8nrunner.shop") == {"result": 1}
 
 
+def test_a_module_can_be_kept_with_its_values(program: Served) -> None:
+    (program.folder / "shop").mkdir()
+    jobs = """
+import shop.parts
+from n8nrunner import Runner
+runner = Runner(name="leads")
+
+@runner.function
+def score() -> int:
+    shop.parts.CALLS.append(1)
+    return len(shop.parts.CALLS)
+"""
+    program.write(shop__in____init__="", shop__in__jobs=jobs, shop__in__parts="CALLS = []\n")
+    with program.serving("shop.jobs", "shop.parts"):
+        assert program.call() == {"result": 1}
+        program.change(shop__in__jobs=jobs.replace("return len", "return 10 * len"))
+        assert program.call() == {"result": 20}
+        program.write(shop__in__parts="CALLS = [1, 2]\n")
+        said = program.wait_for("WARNING")
+        assert said.endswith(f"Start the command again to use the changes of shop{os.sep}parts.py (--keep)")
+        assert program.call() == {"result": 30}
+
+
 def test_a_deleted_module_keeps_the_old_code_until_it_is_back(program: Served) -> None:
     program.write(leads="import helpers\n" + LEADS, helpers="")
     with program.serving():
