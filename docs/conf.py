@@ -37,6 +37,7 @@ NAVIGATION = {
         "docs/development",
         "docs/tasks",
         "docs/operating",
+        "docs/testing",
         "docs/security",
         "docs/troubleshooting",
         "docs/errors",

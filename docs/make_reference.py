@@ -69,6 +69,9 @@ MODULES = {
             "BrokerNotRunning",
         ],
     },
+    "n8nrunner.testing": {
+        "Tests of functions": ["serve", "ServedRunner", "Node", "Item", "CallFailed"],
+    },
 }
 #: Public names that have no entry of their own.
 LEFT_OUT = {"__version__"}

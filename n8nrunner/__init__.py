@@ -1,8 +1,8 @@
 """A threaded, synchronous task runner for n8n: your workflows call Python functions where they live.
 
-`__all__` lists the public names. The modules `n8nrunner.broker`, `n8nrunner.metrics` and `n8nrunner.otel`
-have public names of their own; all others are private. Each name is imported when it is first used, so that
-a child process, for example, loads only the part that it needs.
+`__all__` lists the public names. The modules `n8nrunner.broker`, `n8nrunner.metrics`, `n8nrunner.otel` and
+`n8nrunner.testing` have public names of their own; all others are private. Each name is imported when it is
+first used, so that a child process, for example, loads only the part that it needs.
 """
 
 from __future__ import annotations

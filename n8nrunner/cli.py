@@ -31,7 +31,7 @@ EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_REFUSED, EXIT_GRANT_SPENT, EXIT_UNFINISHED
 _EXIT_CODES = """\
 exit codes:
   0  stopped as asked
-  1  an error; for demo: a task went missing
+  1  an error; for call: the call failed; for demo: a task went missing
   2  wrong arguments or settings, or a missing module or package
   3  n8n refused the token
   4  the one-shot grant token is used up
@@ -48,6 +48,18 @@ examples:
 Settings that the module does not give are taken from the environment:
 N8N_RUNNERS_TASK_BROKER_URI, N8N_RUNNERS_AUTH_TOKEN (or N8N_RUNNERS_AUTH_TOKEN_FILE), and the others that
 n8n's own runners read.
+"""
+
+_CALL_EXAMPLES = """\
+examples:
+  n8nrunner call leads score_lead email=ada@example.com budget=500
+  n8nrunner call shop.jobs:runner shipping weight=2 to='{"city": "Bonn"}'
+  n8nrunner call leads read_invoice document=invoice.pdf --save files
+  n8nrunner call leads score_lead --items '[{"email": "ada@example.com"}, {"email": "bob@example.com"}]'
+
+A value is the text of a field: a number, true, a date, one of a drop-down's values, or JSON for a list or an
+object. For a parameter of any type it is JSON if it is valid JSON, and text otherwise. For a File, it is a
+path. The output of the function goes to stderr, and the items to stdout.
 """
 
 _NODE_EXAMPLES = """\
@@ -172,6 +184,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--token-file", metavar="FILE", help="a file with the token")
     check.add_argument("--n8n", metavar="URL", help="n8n's editor (default: port 5678 of the broker's host)")
     check.add_argument("--webhook", metavar="URL", help="afterwards, post {} to this webhook of a workflow")
+
+    text = "call a function of a module as n8n does, without n8n, and print the items"
+    call = _add(commands, "call", _call, text, _CALL_EXAMPLES + _EXIT_CODES)
+    call.add_argument("target", metavar="MODULE[:ATTRIBUTE]", help="where the Runner is")
+    call.add_argument("function", metavar="FUNCTION", help="the function's name in n8n")
+    call.add_argument("arguments", metavar="NAME=VALUE", nargs="*", help="the function's arguments")
+    call.add_argument("--items", metavar="JSON", help="a list with the arguments for each of several items")
+    call.add_argument("--save", metavar="DIR", help="save the files of the result in this folder")
 
     text = "write the nodes that call functions, for n8n's canvas"
     node = _add(commands, "node", _node, text, _NODE_EXAMPLES)
@@ -312,6 +332,27 @@ def _check(options: argparse.Namespace) -> int:
     if not checker.failed:
         return EXIT_OK
     return EXIT_REFUSED if checker.is_token_refused else EXIT_ERROR
+
+
+def _call(options: argparse.Namespace) -> int:
+    from n8nrunner.errors import ConfigurationError
+
+    try:
+        from n8nrunner.testing import CallFailed, command
+    except ImportError:
+        raise _Failed('call needs the package aiohttp: pip install "n8nrunner[testing]"') from None
+    try:
+        items = command.call(
+            options.target, options.function, options.arguments, options.items, options.save, options.verbose
+        )
+    except ConfigurationError as error:
+        raise _Failed("\n  ".join(["the settings cannot work:", *error.problems])) from None
+    except (command.WrongArguments, OSError) as error:
+        raise _Failed(str(error)) from None
+    except CallFailed as error:
+        return _say(error, EXIT_ERROR)
+    print(command.show(items), flush=True)
+    return EXIT_OK
 
 
 def _broker(options: argparse.Namespace) -> int:

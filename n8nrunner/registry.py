@@ -51,6 +51,8 @@ class Registry:
         self._handlers: dict[str, tuple[Handler, int | None]] = {}
         self._listener: Callable[[TypesChanged], None] | None = None
         self._lock = threading.Lock()
+        #: Rises with every change.
+        self.version = 0
 
     def add_task(self, task_type: str, handler: Handler, limit: int | None) -> None:
         """Register the handler of a task type, in place of an earlier one.
@@ -129,6 +131,27 @@ class Registry:
 
         return replace
 
+    def copy_from(self, other: Registry) -> None:
+        """Register exactly the handlers and functions that another registry has now.
+
+        Raises:
+            ConfigurationError: there are functions, the runner runs, and it has no name of its own.
+        """
+        with other._lock:
+            handlers = dict(other._handlers)
+            known = other.functions
+        # Copies, because the description of a function contains the runner's name.
+        made = [] if known is None else [function.copy() for function in known.by_name.values()]
+        with self._lock:
+            is_connected = self._listener is not None
+        if is_connected and made:
+            self._check_own_name()
+            self._describe(made)
+        with self._lock:
+            self._handlers = handlers
+            self.functions = None if known is None else known.successor(made)
+            self._tell()
+
     def check_name(self) -> None:
         """Check that a runner with functions has a name of its own.
 
@@ -184,6 +207,7 @@ class Registry:
 
     def _tell(self) -> None:
         assert self._lock.locked()
+        self.version += 1
         if self._listener is None:
             return
         types = {task_type: limit for task_type, (_, limit) in self._handlers.items()}

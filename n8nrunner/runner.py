@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Literal, TypeVar, overload
@@ -308,9 +308,21 @@ class Runner:
         engine = self._current_engine()
         return engine is None or engine.is_in_process
 
+    def _copy(self, **settings: object) -> Runner:
+        """Return a new runner with the same handlers and other settings. This runner stays as it is."""
+        made = copy.copy(self)
+        made.config = replace(self.config, **settings)  # type: ignore[arg-type]
+        made._registry = Registry(made.config.name)
+        made._registry.copy_from(self._registry)
+        made._lock = threading.Lock()
+        made._latest = made._engine = None
+        made._lifecycle = Lifecycle(RunnerState.NEW)
+        exit_hook.note_runner(made)
+        return made
+
     def _use_name(self, name: str) -> None:
         """Give the runner this name if it has none of its own. Characters that are not allowed become '_'."""
-        own = re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_-")[:64]
+        own = name_from(name)
         if own and self.config.name == DEFAULT_NAME and self._current_engine() is None:
             self.config = copy.copy(self.config)  # not `replace`, which would note the folder of now
             object.__setattr__(self.config, "name", own)
@@ -628,6 +640,11 @@ class Runner:
         elif self._engine is not None:
             self._lifecycle = Lifecycle(RunnerState.NEW)
         self._engine = self._latest = None
+
+
+def name_from(text: str) -> str:
+    """Return the name that a text gives a runner: characters that are not allowed become "_"."""
+    return re.sub(r"[^a-z0-9_-]+", "_", text.lower()).strip("_-")[:64]
 
 
 def _wait_for_stop(engine: Engine) -> None:

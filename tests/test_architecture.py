@@ -52,7 +52,9 @@ LAYERS: dict[str, int] = {
     "demo": 6,
     "otel": 6,
     "reloading": 6,
+    "pytest_plugin": 6,
     "target": 6,
+    "testing": 6,
 }
 
 #: The modules that may import a neighbour of their own layer.
@@ -76,6 +78,10 @@ SIDEWAYS = {
     ("cli", "target"),
     ("cli", "reloading"),
     ("reloading", "target"),
+    ("cli", "testing"),
+    ("pytest_plugin", "target"),
+    ("pytest_plugin", "testing"),
+    ("testing", "target"),
 }
 
 #: The modules of the broker that are as pure as protocol/: they decide, the others do I/O.

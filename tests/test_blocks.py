@@ -28,6 +28,7 @@ README = "tests/test_readme.py"
 GUIDES = "tests/test_guides.py"
 HOSTING = "tests/test_hosting.py"
 OPERATING = "tests/test_operating.py"
+TESTING = "tests/test_testing_page.py"
 HERE = "tests/test_blocks.py"
 
 #: The test of the reference runs all of its examples.
@@ -112,6 +113,15 @@ RUN_BY = {
         "docs/operating.md": ["python: Sentry"]
     },
     f"{OPERATING}::test_the_program_of_the_page_prints_its_spans": {"docs/operating.md": ["python: Tracing"]},
+    f"{TESTING}::test_the_tests_of_the_page_pass": {
+        "docs/testing.md": ["python: A first test", "python: Calls", "python: Choose the runner"]
+    },
+    f"{TESTING}::test_the_context_manager_and_the_command_of_the_page_print_the_items": {
+        "docs/testing.md": ["python: Without pytest", "sh: On the command line"]
+    },
+    f"{TESTING}::test_the_commands_to_install_and_to_run_are_the_known_ones": {
+        "docs/testing.md": ["sh: ", "sh: A first test"]
+    },
     f"{HOSTING}::test_the_service_runs_until_it_is_stopped": {
         "docs/guide-self-hosting.md": ["python: With Docker Compose"]
     },

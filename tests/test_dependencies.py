@@ -23,7 +23,7 @@ PACKAGES = {
     "opentelemetry": "opentelemetry-api",
 }
 #: Packages whose types functions may use; n8nrunner works without them.
-IF_PRESENT = {"PyInstaller", "numpy", "pandas", "pydantic"}
+IF_PRESENT = {"PyInstaller", "numpy", "pandas", "pydantic", "pytest"}
 
 
 def declared() -> set[str]:
@@ -33,7 +33,7 @@ def declared() -> set[str]:
     extras = config["options.extras_require"]
     texts = [
         config["options"]["install_requires"],
-        *(extras[name] for name in ("broker", "demo", "node", "metrics", "otel", "reload")),
+        *(extras[name] for name in ("broker", "testing", "demo", "node", "metrics", "otel", "reload")),
     ]
     return set(re.findall(r"^([a-z-]+)>=", "\n".join(texts), re.MULTILINE))
 

@@ -1,5 +1,5 @@
-# Broker, Broker.start, Broker.stop, Broker.url, Broker.port, Broker.is_running, Broker.submit,
-# Broker.run_task, Broker.counts, Broker.events, Broker.wait_for, BrokerCounts, BrokerEvent,
+# Broker, Broker.start, Broker.stop, Broker.url, Broker.auth_token, Broker.port, Broker.is_running,
+# Broker.submit, Broker.run_task, Broker.counts, Broker.events, Broker.wait_for, BrokerCounts, BrokerEvent,
 # BrokerTask.task_id, BrokerTask.done, BrokerTask.result, BrokerTask.add_done_callback,
 # BrokerNotRunning, BrokerTaskExpired
 import threading
@@ -12,7 +12,7 @@ broker.start()
 assert broker.is_running
 assert broker.url == f"http://127.0.0.1:{broker.port}"
 
-runner = Runner(broker.url, auth_token="secret")
+runner = Runner(broker.url, auth_token=broker.auth_token)
 runner.task("double")(lambda task: 2 * task.settings["n"])
 with runner:
     counts: BrokerCounts = broker.wait_for(lambda counts: counts.runners == 1)

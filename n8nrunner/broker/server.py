@@ -89,6 +89,11 @@ class Broker:
         return f"http://{host}:{self._port}{'' if path == '/runners' else path}"
 
     @property
+    def auth_token(self) -> str:
+        """The shared secret, for a runner."""
+        return self._settings.auth_token
+
+    @property
     def port(self) -> int:
         """The port that the broker listens on; before the first start, the argument `port`."""
         return self._port

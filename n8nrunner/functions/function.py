@@ -55,6 +55,12 @@ class Function:
         limits[self.signature.name] = last if last.calls == self.limit else own
         self._semaphore = limits[self.signature.name].semaphore
 
+    def copy(self) -> Function:
+        """Return a copy that is not described yet, for a runner with another name. It shares the limit."""
+        made = Function(self.function, self.signature, self.limit)
+        made._semaphore = self._semaphore
+        return made
+
     def __getstate__(self) -> dict[str, Any]:
         # In another process only the limit of the task type applies, and no node asks it.
         return {**self.__dict__, "_semaphore": None, "described": None}
