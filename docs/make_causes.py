@@ -29,13 +29,13 @@ EXAMPLE = Facts(
 def make() -> str:
     """Return the page with a current list."""
     before = PAGE.read_text(encoding="utf-8").partition(HEADING)[0]
-    return f"{before}{HEADING}{INTRODUCTION}\n" + "\n".join(_entries()) + "\n"
+    return f"{before}{HEADING}{INTRODUCTION}\n" + "\n".join(_entries())
 
 
 def _entries() -> Iterator[str]:
     for cause in Cause:
         is_so, change, sign = (filled_in(text, EXAMPLE) for text in cause.value)
-        yield f"- **{cause.key}.** {is_so} *Change:* {change} *Sign:* {sign}"
+        yield f"### {cause.key}\n\n{is_so}\n\n- *Change.* {change}\n- *Sign.* {sign}\n"
 
 
 def main(arguments: list[str]) -> None:

@@ -78,8 +78,8 @@ class Cause(Enum):
     )
     PORT_NOT_PUBLISHED = Text(
         "n8n runs in a container of which only the editor's port is published, and not port {port}.",
-        "n8n's container: publish the port (docker run -p 127.0.0.1:{port}:5679, or ports: in "
-        "Compose), and set N8N_RUNNERS_BROKER_LISTEN_ADDRESS=0.0.0.0 for n8n in it.",
+        "n8n's container: publish port 5679 (ports: in Compose; 127.0.0.1:{port}:5679 is for programs on "
+        "the same machine only), and set N8N_RUNNERS_BROKER_LISTEN_ADDRESS=0.0.0.0 for n8n in it.",
         "`docker ps` lists the published ports of n8n's container.",
     )
     N8N_1_WITHOUT_RUNNERS = Text(
@@ -407,8 +407,8 @@ _RULES: tuple[_Rule, ...] = (
     _Rule(Problem.REFUSED, Cause.N8N_1_WITHOUT_RUNNERS, _is_n8n_1),
     _Rule(Problem.REFUSED, Cause.ANOTHER_CONTAINER, _both(_is_here, _in_container, _not(_has_editor))),
     _Rule(Problem.REFUSED, Cause.BROKER_ON_LOOPBACK, _both(_has_editor, _not(_is_here))),
-    _Rule(Problem.REFUSED, Cause.OTHER_PORT, _has_editor),
-    _Rule(Problem.REFUSED, Cause.PORT_NOT_PUBLISHED, _has_editor),
+    _Rule(Problem.REFUSED, Cause.OTHER_PORT, _both(_has_editor, _not(_is_too_old))),
+    _Rule(Problem.REFUSED, Cause.PORT_NOT_PUBLISHED, _both(_has_editor, _not(_is_too_old))),
     _Rule(Problem.REFUSED, Cause.N8N_1_WITHOUT_RUNNERS, _may_be_n8n_1),
     _Rule(Problem.REFUSED, Cause.NOT_RUNNING, _not(_has_editor)),
     _Rule(Problem.REFUSED, Cause.BROKER_ON_LOOPBACK, _both(_not(_has_editor), _not(_is_here))),

@@ -7,7 +7,7 @@ import contextlib
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -17,7 +17,9 @@ from n8nrunner.broker import Broker, BrokerConstants
 from n8nrunner.check import walk
 from n8nrunner.check.causes import Cause
 from n8nrunner.config import parse_broker
+from n8nrunner.connection import auth
 from n8nrunner.connection.auth import fetch_grant
+from tests.conftest import LIMIT
 from tests.connection.conftest import Authority
 from tests.connection.servers import (
     OK,
@@ -29,6 +31,7 @@ from tests.connection.servers import (
     http_answer,
     pump,
     read_request,
+    upgrade_answer,
 )
 
 TOKEN = "secret-of-the-check"
@@ -241,6 +244,73 @@ def no_token_here(world: World) -> Iterator[list[str]]:
         yield ["--broker", running.url]
 
 
+@contextlib.contextmanager
+def only_a_grant(world: World) -> Iterator[list[str]]:
+    world.patch.delenv("N8N_RUNNERS_AUTH_TOKEN")
+    world.patch.setenv("N8N_RUNNERS_GRANT_TOKEN", TOKEN)
+    with broker() as running:
+        yield ["--broker", running.url]
+
+
+@contextlib.contextmanager
+def wrong_setting(world: World) -> Iterator[list[str]]:
+    world.patch.setenv("N8N_RUNNERS_MAX_CONCURRENCY", "many")
+    yield []
+
+
+@contextlib.contextmanager
+def unusable_proxy(world: World) -> Iterator[list[str]]:
+    world.patch.setenv("http_proxy", "socks5://proxy.test:1080")
+    yield ["--broker", "http://n8n.test:5679"]
+
+
+@contextlib.contextmanager
+def starting(world: World) -> Iterator[list[str]]:
+    with HttpServer(http_answer(503)) as proxy:
+        yield ["--broker", proxy.url]
+
+
+@contextlib.contextmanager
+def hanging(world: World) -> Iterator[list[str]]:
+    world.patch.setattr(auth, "HTTP_TIMEOUT", 0.2)
+    with Server(lambda connection: hold(server)) as server, editor("2.40.7") as site:
+        yield ["--broker", server.url, "--n8n", site.url]
+
+
+def hold(server: Server) -> None:
+    server.closing.wait(LIMIT)
+
+
+@contextlib.contextmanager
+def websocket_that(world: World, behaviour: str) -> Iterator[list[str]]:
+    """The log-in and the upgrade pass, and nothing comes afterwards."""
+    world.patch.setattr(walk, "REGISTRATION_TIMEOUT", 0.2)
+
+    def script(connection: socket.socket) -> None:
+        request = read_request(connection)
+        if "upgrade" not in request.headers:
+            connection.sendall(http_answer(200, b'{"data":{"token":"%s"}}' % (b"a" * 64)))
+            return
+        connection.sendall(upgrade_answer(request))
+        if behaviour == "is silent":
+            hold(server)
+
+    with Server(script) as server:
+        yield ["--broker", server.url]
+
+
+@contextlib.contextmanager
+def cloud(world: World) -> Iterator[list[str]]:
+    yield ["--broker", "https://me.app.n8n.cloud"]
+
+
+@contextlib.contextmanager
+def webhook_that_answers(world: World, answer: str) -> Iterator[list[str]]:
+    status, _, body = answer.partition(" ")
+    with broker() as running, HttpServer(http_answer(int(status), body.encode())) as n8n:
+        yield ["--broker", running.url, "--webhook", f"{n8n.url}/webhook/leads"]
+
+
 class ReverseProxy(Server):
     """Passes each request on as HTTP, without the headers that belong to one connection."""
 
@@ -276,15 +346,11 @@ class Balancer(Server):
             pump(client, upstream)
 
 
-def stacked(
-    build: Callable[[World, str], AbstractContextManager[list[str]]], secret: str
+def having(
+    build: Callable[[World, str], AbstractContextManager[list[str]]], argument: str
 ) -> Callable[[World], AbstractContextManager[list[str]]]:
-    @contextlib.contextmanager
-    def built(world: World) -> Iterator[list[str]]:
-        with ExitStack() as stack:
-            yield stack.enter_context(build(world, secret))
-
-    return built
+    """Return a set-up with an argument of its own."""
+    return lambda world: build(world, argument)
 
 
 ISSUES = "https://github.com/n8n-io/n8n/issues"
@@ -367,9 +433,24 @@ OTHERS = (
     SetUp("the port of n8n's launcher", launchers_port, (Cause.OTHER_SERVER,)),
     SetUp(
         "a line break in n8n's token",
-        stacked(old_n8n_keeps, f"{TOKEN}\n"),
+        having(old_n8n_keeps, f"{TOKEN}\n"),
         (Cause.N8N_TOKEN_ENDS_WITH_LINE_BREAK,),
     ),
-    SetUp("quotes in n8n's token", stacked(old_n8n_keeps, f'"{TOKEN}"'), (Cause.N8N_TOKEN_IN_QUOTES,)),
+    SetUp("quotes in n8n's token", having(old_n8n_keeps, f'"{TOKEN}"'), (Cause.N8N_TOKEN_IN_QUOTES,)),
     SetUp("no token here", no_token_here, (Cause.NO_TOKEN_HERE,)),
+    SetUp("only a grant token here", only_a_grant, (Cause.ONLY_A_GRANT,)),
+    SetUp("a wrong setting", wrong_setting, (Cause.WRONG_SETTINGS,)),
+    SetUp("a SOCKS proxy", unusable_proxy, (Cause.UNUSABLE_PROXY,)),
+    SetUp("an n8n that starts, behind a proxy", starting, (Cause.STARTING,)),
+    SetUp("an n8n that hangs", hanging, (Cause.N8N_BUSY,)),
+    SetUp("a WebSocket that ends", having(websocket_that, "ends"), (Cause.CUT_OFF,)),
+    SetUp("a WebSocket on which nothing comes", having(websocket_that, "is silent"), (Cause.CUT_OFF,)),
+    SetUp("n8n Cloud", cloud, (Cause.CLOUD,)),
+    SetUp("a workflow that is not active", having(webhook_that_answers, "404"), (Cause.NOT_ACTIVE,)),
+    SetUp(
+        "a workflow that fails",
+        having(webhook_that_answers, '500 {"message":"Error in workflow"}'),
+        (Cause.WORKFLOW_ERROR, Cause.QUEUE_WORKER, Cause.NO_RUNNER_RUNS),
+    ),
+    SetUp("a webhook with credentials", having(webhook_that_answers, "403"), (Cause.WEBHOOK_CREDENTIALS,)),
 )

@@ -22,7 +22,7 @@ PAGE = "docs/troubleshooting.md"
 
 def row(setup: SetUp) -> str:
     """Return the set-up's row in the table of the page."""
-    causes = ", ".join(f"*{cause.key}*" for cause in setup.causes)
+    causes = ", ".join(f"[{cause.key}](#{cause.key})" for cause in setup.causes)
     report = f"[report]({setup.report}) " if setup.report else ""
     return f"| {setup.name} | {causes} | {report}|"
 
