@@ -30,7 +30,7 @@ version = release = re.findall(r'__version__ = "(.+)"', (ROOT / "n8nrunner/_vers
 #: The pages of the site, in the order of its navigation, each with a shorter title if its own is long. A page
 #: that is missing here is an error.
 NAVIGATION = {
-    "Tutorials": ["docs/guide-notebook", "docs/guide-application", "Self-hosting <docs/guide-self-hosting>"],
+    "Tutorials": ["docs/guide-notebook", "docs/guide-application", "docs/guide-self-hosting"],
     "Guides": [
         "docs/functions",
         "Agents and MCP <docs/agents>",
