@@ -49,12 +49,13 @@ class _Record:
         self.queue = _Times()
         self.undelivered = 0
 
-    def of(self, outcome: OutcomeName) -> _Times:
-        """Return the durations of the calls with an outcome."""
+    def add(self, outcome: OutcomeName, seconds: float) -> None:
+        """Add a call. As fast as it can be, for it is called for each."""
         times = self.outcomes.get(outcome)
         if times is None:
             times = self.outcomes[outcome] = _Times()
-        return times
+        times.counts[bisect_left(BOUNDS, seconds)] += 1
+        times.sum += seconds
 
     def read(self, name: str, kind: Kind, running: int) -> FunctionSnapshot:
         outcomes: dict[str, Outcome] = {}
@@ -103,23 +104,19 @@ class Recorder:
         if tally is None:
             record = self._types.get(task.type) or self._record_of(task)
             if record is not None:
-                record.of("failed" if answer.failed else "done").add(answer.duration)
+                record.add("failed" if answer.failed else "done", answer.duration)
         elif tally.again or not tally.function:
             record = None
         else:
             record = self._functions.get(tally.function) or self._new(self._functions, tally.function)
-            if tally.done:
-                times = record.of("failed" if answer.failed else "done")
-                for seconds in tally.done:
-                    times.add(seconds)
-            if tally.failed:
-                times = record.of("failed")
-                for seconds in tally.failed:
-                    times.add(seconds)
+            for seconds in tally.done:
+                record.add("failed" if answer.failed else "done", seconds)
+            for seconds in tally.failed:
+                record.add("failed", seconds)
         if record is not None:
             # A handler in another process has its own clock.
-            begun_at = task.begun_at or now - answer.duration
-            record.queue.add(max(0.0, begun_at - task.started_at))
+            queue = (task.begun_at or now - answer.duration) - task.started_at
+            record.queue.add(queue if queue > 0 else 0.0)
         if answer.failures:
             self._keep_errors(task, answer)
 
@@ -127,7 +124,7 @@ class Recorder:
         """Note that the result of a task is not wanted any more, and why."""
         record = self._record_of(task)
         if record is not None:
-            record.of(outcome).add(now - task.begun_at if task.begun_at else 0.0)
+            record.add(outcome, now - task.begun_at if task.begun_at else 0.0)
 
     def note_undelivered(self, task_type: str, function: str | None) -> None:
         """Note a result that n8n did not get, or may not have got."""

@@ -202,6 +202,12 @@ class Snapshot(NamedTuple):
     errors: tuple[CallError, ...] = ()  #: the last errors, the latest first.
     error_details: bool = True  #: whether the errors have their texts and tracebacks: the setting.
 
+    def __repr__(self) -> str:
+        """Return the brokers, functions, running tasks and last errors as a table, without tracebacks."""
+        from n8nrunner.overview import overview  # many programs make snapshots, and few print one
+
+        return overview(self)
+
     @property
     def is_registered(self) -> bool:
         """Whether the runner is registered with at least one broker."""

@@ -113,8 +113,8 @@ class Task:
     """
 
     __slots__ = (
-        "_cancel_event", "_cancel_reason", "_ending", "_lines", "_port", "_progress_logged_at", "_settings",
-        "deadline", "id", "progress_fraction", "progress_text", "type",
+        "_cancel_event", "_cancel_reason", "_lines", "_port", "_progress_logged_at", "_settings",
+        "_timed_out", "deadline", "id", "progress_fraction", "progress_text", "type",
     )  # fmt: skip
 
     def __init__(self, id: str, type: str, settings: Any, deadline: float) -> None:
@@ -127,7 +127,7 @@ class Task:
         self._port: CallPort | None = None
         self._cancel_reason: str | None = None
         self._cancel_event: threading.Event | None = None
-        self._ending: Ending | None = None
+        self._timed_out = False
         self._lines = 0
         self._progress_logged_at = -math.inf
 
@@ -209,7 +209,7 @@ class Task:
             TaskTimeout: the task timed out.
         """
         if self._cancel_reason is not None:
-            raise (TaskTimeout if self._ending == "timed_out" else TaskCancelled)(self._cancel_reason)
+            raise (TaskTimeout if self._timed_out else TaskCancelled)(self._cancel_reason)
 
     # --- output -----------------------------------------------------------------------------------
 
@@ -434,6 +434,7 @@ class ActiveTask(Task):
     Attributes:
         begun_at: the moment of `time.monotonic()` at which its handler began in this process, or 0.
         duration: the seconds inside of its handler.
+        ending: how it has ended, if its result is not wanted any more; otherwise None.
         failures: why it, or calls of it, have failed; a bounded number.
         hooks: the application's functions before and after each call; None without one.
         has_ended: whether its slot has been given back. Only the links' thread uses this.
@@ -444,8 +445,8 @@ class ActiveTask(Task):
     """
 
     __slots__ = (
-        "_log_lines", "_on_cancel", "begun_at", "duration", "error_details", "failures", "generation",
-        "has_ended", "hooks", "left_out", "logged", "started_at", "tally",
+        "_log_lines", "_on_cancel", "begun_at", "duration", "ending", "error_details", "failures",
+        "generation", "has_ended", "hooks", "left_out", "logged", "started_at", "tally",
     )  # fmt: skip
 
     def __init__(
@@ -464,6 +465,7 @@ class ActiveTask(Task):
         self.generation = generation
         self.started_at = time.monotonic()
         self.begun_at = self.duration = 0.0
+        self.ending: Ending | None = None
         self.tally: Tally | None = None
         self.failures: tuple[Failure, ...] = ()
         self.hooks: CallHooks | None = None
@@ -511,11 +513,6 @@ class ActiveTask(Task):
         """Return the function or type and the task's id for the log, such as ``score_lead (task 4711)``."""
         return f"{self.function or self.type} (task {self.id})"
 
-    @property
-    def ending(self) -> Ending | None:
-        """How the task has ended, if its result is not wanted any more; otherwise None."""
-        return self._ending
-
     def note_failure(self, failure: Failure) -> None:
         """Keep why a call has failed, for the runner's last errors."""
         if len(self.failures) < FAILURES:
@@ -526,7 +523,8 @@ class ActiveTask(Task):
         with _cancel_lock:
             if self._cancel_reason is not None:
                 return
-            self._ending = ending
+            self._timed_out = ending == "timed_out"
+            self.ending = ending
             self._cancel_reason = reason
             callback = self._on_cancel
             if self._cancel_event is not None:

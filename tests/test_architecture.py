@@ -29,6 +29,7 @@ LAYERS: dict[str, int] = {
     "config": 2,
     "task": 2,
     "snapshot": 2,
+    "overview": 2,
     "hooks": 2,
     "call_log": 3,
     "connection": 3,
@@ -61,6 +62,8 @@ LAYERS: dict[str, int] = {
 SIDEWAYS = {
     ("deadline", "errors"),
     ("logs", "formatters"),
+    ("snapshot", "overview"),
+    ("overview", "snapshot"),
     ("hooks", "snapshot"),
     ("hooks", "task"),
     ("connection", "execution"),
