@@ -77,9 +77,9 @@ class N8n:
         self.user_folder = folder / "user"
         self.log_path = folder / "n8n.log"
         self.port = free_port()
+        self.broker_host = "127.0.0.1"
         self.broker_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.broker_url = f"http://127.0.0.1:{self.broker_port}"
         self._process: ChildProcess | None = None
         self._session = requests.Session()
         # n8n ties a login to the browser that sent it.
@@ -95,6 +95,10 @@ class N8n:
             write_node(module, self.custom_folder)
         install(self.packages_folder, {})
 
+    @property
+    def broker_url(self) -> str:
+        return f"http://{self.broker_host}:{self.broker_port}"
+
     # -- its process
 
     def start(self) -> float:
@@ -109,6 +113,7 @@ class N8n:
             N8N_PORT=str(self.port),
             N8N_LISTEN_ADDRESS="127.0.0.1",
             N8N_RUNNERS_AUTH_TOKEN=self.auth_token,
+            N8N_RUNNERS_BROKER_LISTEN_ADDRESS=self.broker_host,
             N8N_RUNNERS_BROKER_PORT=str(self.broker_port),
             N8N_GRACEFUL_SHUTDOWN_TIMEOUT=str(DRAIN_SECONDS),
             CODE_ENABLE_STDOUT="true",

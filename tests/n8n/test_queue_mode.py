@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
@@ -54,39 +54,59 @@ class Queue(NamedTuple):
 
 
 @contextlib.contextmanager
-def running_queue(place: Installation, folder: Path, mode: Mode, workers: int) -> Iterator[Queue]:
+def running_n8ns(
+    place: Installation, folder: Path, mode: Mode, workers: int, broker_hosts: Sequence[str] = ()
+) -> Iterator[list[N8n]]:
+    """Start a main process and workers. With `broker_hosts`, all workers' brokers have one port."""
     lacking = services.missing()
     if lacking:
         skip_or_fail(f"queue mode needs {' and '.join(lacking)} of Debian's packages")
     behind = Services(folder)
     instances: list[N8n] = []
-    runners: list[RunnerProcess] = []
     try:
         for name, command in (("main", "start"), *((f"worker-{n}", "worker") for n in range(workers))):
             place_of = folder / name
             place_of.mkdir()
             instances.append(N8n(place, place_of, command=command, variables=behind.variables, mode=mode))
         main, *others = instances
+        for worker, host in zip(others, broker_hosts):
+            worker.broker_host, worker.broker_port = host, others[0].broker_port
         main.start()  # alone, because it creates the tables
         with concurrent.futures.ThreadPoolExecutor(len(others)) as pool:
             list(pool.map(N8n.start, others))
-        variables = {
-            "N8N_RUNNERS_TASK_BROKER_URI": ",".join(each.broker_url for each in instances),
-            "N8NRUNNER_NAME": "functions",
-        }
-        runner = RunnerProcess(main, folder / "runner.log", (), variables, [sys.executable, str(SCRIPT)])
-        runners.append(runner)
-        runner.wait_for("registered")
-        for each in instances:
-            each.wait_for_output('Registered runner "functions"')
-        workflow = main.create_workflow("queue", [webhook_node("queue"), function_node("double", number=2)])
-        yield Queue(main, others, runner, workflow)
+        yield instances
     finally:
-        for started in runners:
-            started.close()
         for instance in instances:
             instance.kill()
         behind.close()
+
+
+@contextlib.contextmanager
+def running_runner(
+    instances: Sequence[N8n], folder: Path, brokers: Sequence[str], through: Sequence[str] = ()
+) -> Iterator[Queue]:
+    """Start a runner with these brokers, by the command `through`, and wait until it is registered."""
+    main, *others = instances
+    variables = {"N8N_RUNNERS_TASK_BROKER_URI": ",".join(brokers), "N8NRUNNER_NAME": "functions"}
+    command = [*through, sys.executable, str(SCRIPT)]
+    runner = RunnerProcess(main, folder / "runner.log", (), variables, command)
+    try:
+        runner.wait_for("registered")
+        workflow = main.create_workflow("queue", [webhook_node("queue"), function_node("double", number=2)])
+        yield Queue(main, others, runner, workflow)
+    finally:
+        runner.close()
+
+
+@contextlib.contextmanager
+def running_queue(place: Installation, folder: Path, mode: Mode, workers: int) -> Iterator[Queue]:
+    with contextlib.ExitStack() as stack:
+        instances = stack.enter_context(running_n8ns(place, folder, mode, workers))
+        brokers = [each.broker_url for each in instances]
+        queue = stack.enter_context(running_runner(instances, folder, brokers))
+        for each in instances:
+            each.wait_for_output('Registered runner "functions"')
+        yield queue
 
 
 @pytest.fixture(scope="module")
