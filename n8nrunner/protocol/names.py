@@ -143,7 +143,7 @@ class NameMachine:
         return [*known, *new[: max(0, MOST_ADDRESSES - len(self.states))]]
 
     def _sight(self, address: str, is_found: bool) -> Sight:
-        misses = 0 if is_found else self._misses.get(address, 0) + 1
+        misses = 0 if is_found else self._misses[address] + 1
         self._misses[address] = misses
         if is_found:
             return FOUND

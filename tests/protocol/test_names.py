@@ -91,11 +91,13 @@ def test_an_address_whose_link_has_closed_gets_a_new_link_in_the_same_answer() -
 
 def test_look_ups_follow_each_other_at_an_interval_and_never_overlap() -> None:
     machine = NameMachine(URL)
+    assert (machine.failures, machine.last_error, machine.has_ended) == (0, None, False)
     assert machine.next_deadline() < 0
     assert list(machine.settle(0.0)) == [a.StartLookup()]
     assert machine.next_deadline() == float("inf")
     machine.looked_up(NameLookedUp((ONE,), None), (), 7.0)
     assert machine.next_deadline() == 7.0 + INTERVAL
+    assert (machine.failures, machine.last_error) == (0, None)
     assert list(machine.settle(7.0 + INTERVAL - 0.01)) == []
     assert list(machine.settle(7.0 + INTERVAL)) == [a.StartLookup()]
 
@@ -147,9 +149,14 @@ def test_a_problem_is_logged_once_a_minute_and_its_end_too() -> None:
         a.OpenLink(ONE),
         a.OpenLink(TWO),
     ]
+    assert bench.machine.last_error is None
     assert bench.answer(ONE, TWO) == []
     [log] = bench.end(FAILED)
-    assert "The connections to its known addresses stay" in log.text
+    stay = "The connections to its known addresses stay. Looking it up again every 5 s"
+    assert log.text == f"{URL}: {FAILED.problem}. {stay}"
+    [log] = bench.answer(ONE)
+    assert log.text == f"{URL} is known again, with 1 address"
+    bench.end(FAILED)
     [log] = bench.end(NOTHING)  # another problem is logged at once
     assert str(NOTHING.problem) in log.text
 
