@@ -16,13 +16,13 @@ from n8nrunner.config import parse_broker
 PAGE = Path(__file__).parent / "troubleshooting.md"
 HEADING = "## All causes\n"
 INTRODUCTION = """
-`python docs/make_causes.py` writes this list. The names in it are those of an n8n at `http://n8n:5679`.
+`python docs/make_causes.py` writes this list. The names in it are those of an n8n at `http://n8n.example:5679`.
 """
 EXAMPLE = Facts(
     Observation(Step.TCP, ""),
-    parse_broker("http://n8n:5679"),
+    parse_broker("http://n8n.example:5679"),
     "http://proxy:3128",
-    Editor("http://n8n:5678", True, "1.123.81"),
+    Editor("http://n8n.example:5678", True, "1.123.81"),
 )
 
 

@@ -17,6 +17,8 @@ from n8nrunner.protocol.failures import Problem
 
 #: The first n8n whose broker sends heartbeats. Older ones lose runners without a sign.
 OLDEST_N8N = (1, 69)
+#: The oldest n8n that is tested. Before 1.121, a task waits for a runner without an end.
+OLDEST_TESTED_N8N = (1, 123)
 
 
 class Text(NamedTuple):
@@ -88,7 +90,7 @@ class Cause(Enum):
         'n8n\'s log has no line "n8n Task Broker ready".',
     )
     N8N_TOO_OLD = Text(
-        "n8n {version} is too old: its task broker is missing, or not usable.",
+        "n8n {version} is too old: its task broker is missing, or it loses runners and tasks.",
         "n8n: update to 2.x, or at least to 1.123 with N8N_RUNNERS_ENABLED=true.",
         "The version is that of n8n's editor at {editor}.",
     )
@@ -447,6 +449,7 @@ _RULES: tuple[_Rule, ...] = (
     _Rule(Trouble.N8N_TOKEN_WITH_LINE_BREAK, Cause.N8N_TOKEN_ENDS_WITH_LINE_BREAK),
     _Rule(Trouble.N8N_TOKEN_IN_QUOTES, Cause.N8N_TOKEN_IN_QUOTES),
     _Rule(Trouble.NOT_REGISTERED, Cause.CUT_OFF),
+    _Rule(Trouble.OLD_N8N, Cause.N8N_TOO_OLD),
     # The webhook
     _Rule(Trouble.NO_RUNNER, Cause.QUEUE_WORKER),
     _Rule(Trouble.NO_RUNNER, Cause.NO_RUNNER_RUNS),

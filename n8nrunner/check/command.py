@@ -6,7 +6,7 @@ import shutil
 from urllib.parse import urlsplit
 
 from n8nrunner.check import report, walk, webhook
-from n8nrunner.check.causes import ASKS_FOR_EDITOR
+from n8nrunner.check.causes import ASKS_FOR_EDITOR, OLDEST_TESTED_N8N
 from n8nrunner.check.facts import Editor, Facts, Observation, Step, Trouble
 from n8nrunner.config import (
     LINE_BREAK_AT_END,
@@ -14,6 +14,7 @@ from n8nrunner.config import (
     BrokerUrl,
     RunnerConfig,
     directory_of,
+    is_loopback,
     parse_broker,
     urls_of,
 )
@@ -102,15 +103,19 @@ class Checker:
 
     def _check_broker(self, url: BrokerUrl, config: RunnerConfig, place: BrokerUrl | None) -> None:
         walker = walk.Walk(url, config)
-        for observation in walker.steps():
-            self._print_step(observation)
-            if observation.problem is None:
-                continue
-            editor = None
-            if observation.problem in ASKS_FOR_EDITOR:
-                editor = walk.look_at_editor(place or walk.editor_of(url), directory_of(config))
-                self._print_step(Observation(Step.EDITOR, _seen_of(editor)))
-            self._print_causes(Facts(observation, url, walker.proxy, editor, walk.is_in_container()))
+        for last in walker.steps():
+            self._print_step(last)
+        editor = None
+        is_fine = last.problem is None
+        if last.problem in ASKS_FOR_EDITOR or (is_fine and (place is not None or is_loopback(url.host))):
+            editor = walk.look_at_editor(place or walk.editor_of(url), directory_of(config))
+            seen = Observation(Step.EDITOR, _seen_of(editor))
+            if is_fine and () < editor.numbers < OLDEST_TESTED_N8N:
+                last = seen = seen._replace(problem=Trouble.OLD_N8N)
+            if editor.answers or not is_fine:
+                self._print_step(seen)
+        if last.problem is not None:
+            self._print_causes(Facts(last, url, walker.proxy, editor, walk.is_in_container()))
 
     def _print_step(self, observation: Observation) -> None:
         if observation.problem is not None:

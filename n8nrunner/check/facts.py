@@ -35,6 +35,7 @@ class Trouble(Enum):
     ONE_SHOT = "the settings have only a grant token"
     N8N_TOKEN_WITH_LINE_BREAK = "the broker accepts the token with a line break at its end"
     N8N_TOKEN_IN_QUOTES = "the broker accepts the token in quotes"
+    OLD_N8N = "n8n has registered the runner, and is older than every tested version"
     NOT_REGISTERED = "the WebSocket is open, and n8n does not register the runner"
     WEBHOOK_UNREACHABLE = "the webhook's host does not answer"
     WEBHOOK_UNKNOWN = "n8n does not know the webhook"

@@ -140,6 +140,12 @@ def too_old(world: World) -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
+def too_old_and_registers(world: World) -> Iterator[list[str]]:
+    with broker() as running, editor("1.90.2") as site:
+        yield ["--broker", running.url, "--n8n", site.url]
+
+
+@contextlib.contextmanager
 def n8n_1(world: World) -> Iterator[list[str]]:
     with editor("1.123.81") as site:
         yield ["--broker", f"http://127.0.0.1:{closed_port()}", "--n8n", site.url]
@@ -425,6 +431,7 @@ REPORTED = (
 
 #: More set-ups.
 OTHERS = (
+    SetUp("an n8n too old that registers the runner", too_old_and_registers, (Cause.N8N_TOO_OLD,)),
     SetUp("n8n 1 without runners", n8n_1, (Cause.N8N_1_WITHOUT_RUNNERS,)),
     SetUp("a private certificate", private_certificate, (Cause.PRIVATE_CERTIFICATE,)),
     SetUp("a redirect to https", redirect, (Cause.REDIRECT,)),
