@@ -65,7 +65,7 @@ def raising_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type
     """Adds a log handler and a filter that raise on the runner's threads, whichever library logs there."""
     added: list[logging.Handler] = []
     loggers = [logging.getLogger(name) for name in (None, "n8nrunner", "n8nrunner.tasks")]
-    levels = [logger.level for logger in loggers]
+    before = [(logger.level, list(logger.filters)) for logger in loggers]
 
     def add(error: type[BaseException]) -> None:
         class Raising(logging.Handler):
@@ -82,9 +82,9 @@ def raising_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type
 
     monkeypatch.setattr(logging, "raiseExceptions", False)  # its report on stderr would be long
     yield add
-    for logger, level in zip(loggers, levels):
+    for logger, (level, filters) in zip(loggers, before):
         logger.setLevel(level)
-        logger.filters[:] = []
+        logger.filters[:] = filters
         for handler in added:
             logger.removeHandler(handler)
 

@@ -158,7 +158,8 @@ class Bench:
             elif name == MCP:
                 poll(lambda: _answers(self.mcp_url), f"{name} answers", 30.0)
             else:
-                self.n8n.wait_for_output(f'Registered runner "{NAMES[name]}"', start=begun)
+                registered = NAMES.get(name, NAMES[OURS])
+                self.n8n.wait_for_output(f'Registered runner "{registered}"', start=begun)
             yield process
         finally:
             process.kill()
