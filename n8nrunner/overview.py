@@ -29,9 +29,8 @@ def overview(snapshot: Snapshot) -> str:
     if snapshot.links:
         lines += ["", *_aligned(_links(snapshot.links), left=2)]
         for link in snapshot.links:
-            lines += textwrap.wrap(
-                _line(link.last_error or ""), WIDTH, initial_indent="  ", subsequent_indent="  "
-            )
+            error = _line(link.last_error or "", 3 * WIDTH)
+            lines += textwrap.wrap(error, WIDTH, initial_indent="  ", subsequent_indent="  ")
     if snapshot.functions:
         lines += ["", *_aligned(_functions(snapshot.functions), left=1)]
     if snapshot.tasks:

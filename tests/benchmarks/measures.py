@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
@@ -16,6 +21,10 @@ from .processes import ROOT, BenchmarkError, Contestant, LoadBroker, wait_regist
 from .report import Row
 
 FLOOR, CALLBACKS, PACKAGE, PROTOTYPE = "floor", "callbacks", "package", "prototype"
+
+
+#: Makes a context.
+Watch = Callable[[], AbstractContextManager[object]]
 
 
 class Program(NamedTuple):
@@ -195,10 +204,17 @@ def wanted_rate(other: str, capacity: int) -> tuple[Any, Any]:
     return AGAINST_PROTOTYPE, None
 
 
-def under_load(bench: Bench, name: str, capacity: int, brokers: int = 1) -> dict[str, Any]:
-    """One contestant on brokers that always have work waiting: what `broker.js` found."""
+def under_load(
+    bench: Bench, name: str, capacity: int, brokers: int = 1, watch: Watch | None = None, **settings: Any
+) -> dict[str, Any]:
+    """One contestant on brokers that always have work waiting: what `broker.js` found.
+
+    `watch` makes a context for the time under load.
+    """
     sizes = bench.sizes
-    with bench.at_work(name, capacity, brokers) as (broker, contestant):
+    with bench.at_work(name, capacity, brokers, **settings) as (broker, contestant), ExitStack() as stack:
+        if watch is not None:
+            stack.enter_context(watch())
         limit = sizes.warmup + sizes.seconds + 30
         result: dict[str, Any] = broker.ask(
             "load", limit, warmup=sizes.warmup, seconds=sizes.seconds, pid=contestant.pid
@@ -212,6 +228,70 @@ def under_load(bench: Bench, name: str, capacity: int, brokers: int = 1) -> dict
         f"{result['runner_cpu']:.0%}/{result['broker_cpu']:.0%}/{result['other_cpu']:.0%}"
     )
     return result
+
+
+def observed(bench: Bench) -> list[Row]:
+    """Tasks a second with metrics that are scraped and with hooks of calls, against without them.
+
+    A run with them comes between two without, so that a machine that becomes slower counts for neither.
+    """
+    bench.require_package()
+    rows = []
+    for capacity in [size for size in bench.sizes.capacities if size in (5, 50)]:
+        values: dict[str, list[float]] = {"off": [], "on": [], "ratio": []}
+        for repetition in range(bench.sizes.repetitions):
+            rates = []
+            for state in ("off", "on", "off again"):
+                result = _observed_or_not(bench, capacity, state == "on")
+                bench.note(
+                    "observed", PACKAGE, capacity=capacity, state=state, repetition=repetition, **result
+                )
+                rates.append(result["tasks_per_second"])
+            values["off"] += [rates[0], rates[2]]
+            values["on"].append(rates[1])
+            values["ratio"].append(rates[1] / math.sqrt(rates[0] * rates[2]))
+        what = f"capacity {capacity}: metrics scraped twice a second, and three hooks"
+        rows += [Row(f"{what}: {state}", values[state], "tasks/s") for state in ("off", "on")]
+        rows.append(Row(f"{what}: on / off", values["ratio"], "x", at_least=0.95))
+    return rows
+
+
+def _observed_or_not(bench: Bench, capacity: int, is_observed: bool) -> dict[str, Any]:
+    if not is_observed:
+        return under_load(bench, PACKAGE, capacity)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/metrics"
+    settings = {"health_check_enabled": True, "health_check_port": port, "hooks": True}
+    return under_load(bench, PACKAGE, capacity, watch=lambda: scraping(url), **settings)
+
+
+@contextmanager
+def scraping(url: str) -> Iterator[None]:
+    """Fetch the metrics twice a second. Raises `BenchmarkError` if that fails, such as without the extra."""
+    ended = threading.Event()
+    pages: list[bytes] = []
+
+    def scrape() -> None:
+        while not ended.wait(0.5):
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=10) as answer:
+                pages.append(answer.read())
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    if not pages or b"n8nrunner_calls_total" not in pages[-1]:
+        raise BenchmarkError(f"{url} gave no metrics: is the extra 'metrics' installed?")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
 
 
 def payload(bench: Bench) -> list[Row]:
@@ -443,5 +523,5 @@ def milliseconds(seconds: float) -> str:
 
 MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     measure.__name__: measure
-    for measure in (throughput, payload, brokers, stalled, idle, imports, reconnect, crowd)
+    for measure in (throughput, observed, payload, brokers, stalled, idle, imports, reconnect, crowd)
 }

@@ -70,6 +70,13 @@ def test_every_contestant_is_compared_with_the_others(modules: Path, tmp_path: P
     assert rows["capacity 5: package / floor"]["median"] == pytest.approx(ratio)
 
 
+def test_a_runner_is_measured_with_its_metrics_and_hooks(modules: Path, tmp_path: Path) -> None:
+    document = run(tmp_path / "out.json", "observed", "--quick")
+    rates = {one["state"]: one["tasks_per_second"] for one in document["runs"]}
+    (ratio,) = (row for row in document["rows"] if row["what"].endswith("on / off"))
+    assert ratio["median"] == pytest.approx(rates["on"] / (rates["off"] * rates["off again"]) ** 0.5)
+
+
 needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is not a checkout of git")
 
 

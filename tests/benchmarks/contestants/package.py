@@ -1,6 +1,7 @@
 """n8nrunner, through its public names alone. Several broker URLs are separated by commas.
 
-A third argument is a JSON object of further settings of the `Runner`. A line on standard input stops the
+A third argument is a JSON object of further settings of the `Runner`; with "hooks", three hooks count the
+calls. A line on standard input stops the
 runner; then one line of notes is printed, a JSON object:
 
 - `stopped_in`: seconds that `stop()` took;
@@ -12,6 +13,7 @@ runner; then one line of notes is printed, a JSON object:
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -42,7 +44,16 @@ def main(urls: List[str], capacity: int, settings: Dict[str, Any]) -> None:
     special: Dict[str, Callable[[Task], Any]] = {"wait": wait, "big answer": big_answer}
 
     descriptors = len(os.listdir("/proc/self/fd"))
+    hooked = settings.pop("hooks", False)
     runner = Runner(urls, auth_token=wire.AUTH_TOKEN, name="benchmark", capacity=capacity, **settings)
+    if hooked:
+        calls = dict.fromkeys(("started", "finished", "failed"), 0)
+
+        def count(event: Any, call: Any) -> None:
+            calls[event] += 1
+
+        for event in calls:
+            runner.on(event, functools.partial(count, event))  # type: ignore[call-overload]
 
     @runner.task(wire.TASK_TYPE)
     def handle(task: Task) -> Any:
