@@ -15,11 +15,15 @@ from n8nrunner.logs import logger
 from n8nrunner.reloading.folder import Change, may_concern
 
 #: Milliseconds without a change after which a group of changes is complete, and the longest time for a group.
-#: A "save all" of an editor, or a checkout, writes several files.
-_STEP, _LONGEST_GROUP = 50, 400
+#: A "save all" of an editor, or a checkout, writes several files. Other files, such as a database, may change
+#: all the time.
+_STEP, _LONGEST_GROUP = 50, 200
 
-#: Milliseconds after which a watch that is new has missed no change, and a wish for other folders is noticed.
+#: Milliseconds after which a new watch has noticed every change since its begin.
 _POLL = 250
+
+#: Seconds until a watch that failed is tried again.
+_RETRY = 1.0
 
 
 def files_in(folder: str) -> frozenset[str]:
@@ -59,15 +63,22 @@ class Watch:
         self._thread.join(1.0)
 
     def _run(self) -> None:
-        try:
-            while not self._is_stopped.is_set():
+        has_failed = False
+        while not self._is_stopped.is_set():
+            try:
                 self._watch(self._wanted)
-        except Exception as error:  # noqa: BLE001 - such as a limit of the system
-            logger.error(
-                "Changes of files are no longer noticed (%s). Start the command again. If the system has no "
-                "room for more watches, set WATCHFILES_FORCE_POLLING=true",
-                logs.describe(error),
-            )
+                has_failed = False
+            except FileNotFoundError:  # a folder has been removed or renamed since the look at it
+                self._is_stopped.wait(_STEP / 1000)
+            except Exception as error:  # noqa: BLE001 - such as a limit of the system
+                if not has_failed:
+                    logger.error(
+                        "Changes of files are not noticed now (%s). If the system has no room for more "
+                        "watches, start the command with WATCHFILES_FORCE_POLLING=true",
+                        logs.describe(error),
+                    )
+                has_failed = True
+                self._is_stopped.wait(_RETRY)
 
     def _watch(self, folders: frozenset[str]) -> None:
         """Watch folders, until others are wanted or one of them has been replaced."""
