@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from urllib.parse import urlsplit, urlunsplit
+from typing import Callable
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import requests
+import requests.auth
 
 from n8nrunner.check.facts import Observation, Step, Trouble
 
@@ -29,7 +31,12 @@ def post(url: str, limit: float) -> Observation:
 
     try:
         with requests.post(
-            url, json={}, timeout=(_CONNECT_TIMEOUT, limit), allow_redirects=False, stream=True
+            url,
+            json={},
+            auth=_credentials_of(url),
+            timeout=(_CONNECT_TIMEOUT, limit),
+            allow_redirects=False,
+            stream=True,
         ) as answer:
             body = next(answer.iter_content(_MOST_READ), b"")
     except requests.ReadTimeout:
@@ -45,6 +52,14 @@ def post(url: str, limit: float) -> Observation:
         f"HTTP {answer.status_code}: {excerpt or 'an empty body'}",
         trouble_of(answer.status_code, text, time.monotonic() - began),
     )
+
+
+def _credentials_of(url: str) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
+    """Return the credentials in a URL for `requests`, which would otherwise take those of a netrc file."""
+    parts = urlsplit(url)
+    if parts.username is None:
+        return lambda request: request
+    return requests.auth.HTTPBasicAuth(unquote(parts.username), unquote(parts.password or ""))
 
 
 def shown(url: str) -> str:

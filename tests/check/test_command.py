@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import socket
 from pathlib import Path
@@ -82,11 +83,18 @@ def test_a_module_gives_the_settings_and_options_replace_them(
     assert check("module_of_the_check", *options) == 0
 
 
-def test_the_answer_of_a_webhook_is_shown(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_answer_of_a_webhook_is_shown(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with HttpServer(http_answer(200, b'[{"result": 4}]\n\x1b[31m')) as n8n:
         address = n8n.url.replace("://", "://user:password@")
         assert check("--broker", broker.url, "--webhook", f"{address}/webhook/x?key=secret") == 0
         request = n8n.requests[-1]
+        assert request.headers["authorization"] == f"Basic {base64.b64encode(b'user:password').decode()}"
+        (tmp_path / "netrc").write_text("machine 127.0.0.1 login ada password secret")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        webhook.post(f"{n8n.url}/webhook/x", 5.0)
+        assert "authorization" not in n8n.requests[-1].headers
     assert (request.line, request.body) == ("POST /webhook/x?key=secret HTTP/1.1", b"{}")
     output = capsys.readouterr().out
     assert 'HTTP 200: [{"result": 4}] [31m' in output

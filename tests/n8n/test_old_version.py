@@ -12,6 +12,8 @@ from typing import Any, Callable
 import pytest
 import requests
 
+from n8nrunner import cli
+
 from .conftest import installed, running
 from .install import OLD_VERSION, Installation
 from .model import Model, ToolCall, agent_with, tools_node
@@ -52,6 +54,17 @@ def test_a_runner_registers_and_serves_its_own_task_type(n8n: N8n, start_runner:
     workflow = n8n.create_workflow("old-echo", [webhook_node("old-echo"), job_node("tests.echo")])
     assert workflow.call({"text": "Grüße"}).json()[0]["body"] == {"text": "Grüße"}
     runner.stop()
+
+
+def test_the_check_passes_and_finds_the_version(
+    n8n: N8n, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("N8N_RUNNERS_AUTH_TOKEN", n8n.auth_token)
+    code = cli.main(["check", "--broker", n8n.broker_url, "--n8n", n8n.url])
+    output = capsys.readouterr().out
+    assert code == 0, output
+    assert f"n8n {OLD_VERSION} answers at {n8n.url}" in output
+    n8n.wait_for_output('Registered runner "n8nrunner check"')
 
 
 def test_a_generated_node_calls_its_function(n8n: N8n, start_runner: StartRunner) -> None:
