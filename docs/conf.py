@@ -34,10 +34,10 @@ NAVIGATION = {
     "Guides": [
         "docs/functions",
         "Agents and MCP <docs/agents>",
-        "docs/development",
         "docs/tasks",
-        "docs/operating",
+        "docs/development",
         "docs/testing",
+        "docs/operating",
         "docs/security",
         "docs/troubleshooting",
         "docs/errors",
