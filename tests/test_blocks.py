@@ -84,6 +84,9 @@ RUN_BY = {
     f"{GUIDES}::test_the_commands_of_the_application_guide_serve_calls": {
         "docs/guide-application.md": ["python: Write a function", "sh: Serve it"]
     },
+    f"{GUIDES}::test_the_program_of_the_application_guide_is_watched_tested_and_changed": {
+        "docs/guide-application.md": ["sh: Watch it, test it, change it"]
+    },
     f"{GUIDES}::test_gunicorns_forked_workers_serve_calls": {
         "docs/guide-application.md": ["python: Start it with your application"]
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import types
 from pathlib import Path
 
 import pytest
+import requests
 
 from n8nrunner.broker import Broker
 from tests.conftest import LIMIT
@@ -135,7 +137,7 @@ def test_the_commands_of_the_application_guide_serve_calls(broker: Broker, shop:
     commands = [
         line.split()
         for block in blocks(APPLICATION, "sh")
-        if block.heading != "Start n8n"
+        if block.heading == "Serve it"
         for line in block.text.splitlines()
     ]
     assert [command[0] for command in commands] == [".", "export", "n8nrunner"]
@@ -145,6 +147,34 @@ def test_the_commands_of_the_application_guide_serve_calls(broker: Broker, shop:
         assert json_of(call(broker, "shop", "sell", fruit="apple")) == [{"fruit": "apple", "left": 6}]
         with pytest.raises(AssertionError, match="There are no 9 pieces of apple"):
             call(broker, "shop", "sell", fruit="apple", pieces=9)
+
+
+@needs_signals
+def test_the_program_of_the_application_guide_is_watched_tested_and_changed(
+    broker: Broker, shop: Path
+) -> None:
+    pytest.importorskip("watchfiles")
+    first, second = (
+        block.text.splitlines()
+        for block in blocks(APPLICATION, "sh")
+        if block.heading == "Watch it, test it, change it"
+    )
+    _, switch, serve = first
+    name, value = switch.replace("export ", "").split("=")
+    port = {"N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT": "0", name: value}
+    with python("-m", *serve.split(), env={**variables(broker), **port}, cwd=shop) as program:
+        address = program.wait_for("Its page is").split()[-1]
+        page = requests.get(address, timeout=LIMIT)
+        assert page.headers["Content-Type"].startswith("text/html")
+        program.wait_for("Registered with the broker")
+        source = (shop / "shop.py").read_text()
+        (shop / "shop.py").write_text(source.replace('"apple": 7', '"apple": 99'))
+        program.wait_for("Reloaded shop")
+        assert json_of(call(broker, "shop", "sell", fruit="apple")) == [{"fruit": "apple", "left": 98}]
+    *_, ask = second
+    with python("-m", *ask.split(), env=variables(broker), cwd=shop) as program:
+        assert program.wait() == 0
+        assert json.loads(program.output)[0]["json"] == {"fruit": "apple", "left": 97}
 
 
 @needs_signals
