@@ -226,7 +226,7 @@ class Engine:
                 and self._registry.functions is not None
                 and not (other._shared and self._shared)
                 and other._config.name == self._config.name
-                and set(other._config.broker) & set(self._config.broker)
+                and not _log_ins(other._config).isdisjoint(_log_ins(self._config))
             ):
                 other.request_stop(other.grace)
                 logger.warning(
@@ -454,6 +454,11 @@ def _task_snapshot(task: ActiveTask, now: float) -> TaskSnapshot:
         task.node_name,
         task.deadline - task.started_at,
     )
+
+
+def _log_ins(config: RunnerConfig) -> set[str]:
+    """Return the addresses of the brokers' log-ins, which are the same in every form of a broker's URL."""
+    return {url.auth for url in urls_of(config)}
 
 
 def _reasons(links: Iterable[LinkSnapshot]) -> str:

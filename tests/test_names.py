@@ -355,6 +355,18 @@ def test_a_refusal_is_not_the_end_while_a_name_has_no_address(
 # --- the end, and faults ------------------------------------------------------------------------------------
 
 
+def test_a_newer_runner_takes_over_the_brokers_of_a_name(
+    new_runner: NewRunner, workers: Workers, name_server: NameServer
+) -> None:
+    name_server.give(ONE)
+    older, newer = (new_runner(url, name="shop") for url in (workers.url, f"{workers.url}/"))
+    for runner in (older, newer):
+        runner.function(lambda: 1, name="one")
+        runner.start()
+    assert older.join(LIMIT)
+    assert newer.is_registered
+
+
 def test_an_idle_runner_with_a_name_stops(
     new_runner: NewRunner, workers: Workers, name_server: NameServer
 ) -> None:
