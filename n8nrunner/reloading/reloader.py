@@ -74,7 +74,7 @@ class Reloader:
         """Serve until a signal, or until the runner ends. Return the runner.
 
         Raises:
-            ConfigurationError, TargetError: as `find_runner`. While the module raises, wait for a change.
+            TargetError: as `find_runner`. While the module raises, wait for a change instead.
             N8nRunnerError: as `Runner.run`.
         """
         with self._sources.installed():
@@ -91,12 +91,12 @@ class Reloader:
                 self._configure_logs()
                 self._is_broken = False
                 return runner
-            except TargetError as error:
-                if not error.has_raised:
+            except (N8nRunnerError, TargetError) as error:
+                if isinstance(error, TargetError) and not error.has_raised:
                     raise
                 self._configure_logs()
                 self._is_broken = True
-                task_logger.error("Waiting for a change, because %s", error)
+                task_logger.error("Waiting for a change, because of this: %s", _text_of(error))
             self._wait_for_change()
 
     def _configure_logs(self) -> None:
@@ -216,12 +216,7 @@ class Reloader:
 
     def _show(self, error: BaseException) -> None:
         """Log why the old code stays. The text of a module's exception is only for the logger of tasks."""
-        if isinstance(error, N8nRunnerError):
-            text = f"{error}{_place_of(error)}"
-        elif isinstance(error, TargetError):
-            text = str(error)
-        else:
-            text = f"the module raised {type(error).__name__}\n{traceback_of(error)}"
+        text = _text_of(error)
         if not self.runner.config.error_details:
             text = text.partition("\n")[0]
         task_logger.error("The old code of %s goes on: %s", self._module, text)
@@ -232,6 +227,15 @@ class Reloader:
         names = sorted({path[len(start) :] if path.startswith(start) else path for path in paths})
         more = f" and {len(names) - _NAMED_FILES} more" if len(names) > _NAMED_FILES else ""
         return f"{', '.join(names[:_NAMED_FILES])}{more}"
+
+
+def _text_of(error: BaseException) -> str:
+    """Return why an import has failed, for people."""
+    if isinstance(error, N8nRunnerError):
+        return f"{error}{_place_of(error)}"
+    if isinstance(error, TargetError):
+        return str(error)
+    return f"the module raised {type(error).__name__}\n{traceback_of(error)}"
 
 
 def _place_of(error: N8nRunnerError) -> str:

@@ -54,13 +54,18 @@ def test_a_module_that_fails_at_the_start_is_waited_for(broker: Broker, tmp_path
     module.write_text("import helpers\n" + LEADS)
     settings = {"version": 1, "function": "score", "calls": [{"item": 0, "arguments": {}}]}
     with serve(broker, tmp_path) as program:
-        said = program.wait_for("Waiting for a change, because the module 'leads' cannot be imported")
+        said = program.wait_for(
+            "Waiting for a change, because of this: the module 'leads' cannot be imported"
+        )
         assert "ERROR" in said
         program.wait_for("No module named 'helpers'")
         (tmp_path / "helpers").mkdir()
         (tmp_path / "helpers" / "__init__.py").write_text("x =\n")
         program.wait_for("SyntaxError")
+        module.write_text("import helpers\n" + LEADS.replace("email: str", "email: object()"))
         (tmp_path / "helpers" / "__init__.py").write_text("x = 1\n")
+        program.wait_for("(leads.py, line 6)")
+        module.write_text("import helpers\n" + LEADS)
         program.wait_for("Registered")
         assert broker.run_task("n8nrunner.leads", settings, timeout=LIMIT)["items"]
 
