@@ -17,7 +17,7 @@ from n8nrunner.broker import Broker, BrokerConstants
 from n8nrunner.check import walk
 from n8nrunner.check.causes import Cause
 from n8nrunner.config import parse_broker
-from n8nrunner.connection import auth
+from n8nrunner.connection import attempt, auth
 from n8nrunner.connection.auth import fetch_grant
 from tests.conftest import LIMIT
 from tests.connection.conftest import Authority
@@ -192,6 +192,18 @@ def published_port(world: World) -> Iterator[list[str]]:
     """Docker's proxy accepts, and closes when the container's port refuses."""
     with Server(lambda connection: None) as forwarding, editor("2.40.7") as site:
         yield ["--broker", forwarding.url, "--n8n", site.url]
+
+
+@contextlib.contextmanager
+def firewall(world: World) -> Iterator[list[str]]:
+    """A port whose queue is full: the kernel drops further connections, as a firewall does."""
+    world.patch.setattr(attempt, "CONNECT_TIMEOUT", 0.3)
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0)).getsockname()[1]
+        with contextlib.suppress(OSError):
+            while True:
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), 0.1))
+        yield ["--broker", f"http://127.0.0.1:{port}"]
 
 
 @contextlib.contextmanager
@@ -420,6 +432,12 @@ REPORTED = (
         published_port,
         (Cause.PORT_FORWARDING,),
         "https://github.com/n8n-io/n8n-docs/pull/2716",
+    ),
+    SetUp(
+        "a firewall that drops connections",
+        firewall,
+        (Cause.FIREWALL, Cause.MACHINE_OFF),
+        "https://github.com/futurminds/n8n-self-hosting/issues/9",
     ),
     SetUp(
         "an address without http://",
