@@ -88,6 +88,17 @@ def reload() -> None:
         watch.stop()
 
 
+def testing() -> None:
+    """Call a function without n8n, and without pytest."""
+    from n8nrunner import Runner
+    from n8nrunner.testing import serve
+
+    runner = Runner(name="smoke")
+    runner.function(name="double")(lambda n=1: 2 * n)
+    with serve(runner) as n8n:
+        assert n8n.call("double", n=21)[0].json == {"result": 42}
+
+
 def otel() -> None:
     """Trace a runner without an SDK, which is the application's."""
     from n8nrunner import Runner
@@ -104,6 +115,7 @@ SMOKES: dict[str, Callable[[], None]] = {
     "node": node,
     "metrics": metrics,
     "otel": otel,
+    "testing": testing,
     "reload": reload,
 }
 

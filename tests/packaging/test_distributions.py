@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import email
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import ROOT
+from tests.pages import ROOT, read
 
 from .extras import SMOKES
 
@@ -99,3 +100,8 @@ def extras() -> set[str]:
 
 def test_every_extra_for_users_is_tried_alone() -> None:
     assert set(SMOKES) - {"no extra"} == extras() - {"test", "dev", "docs"}
+
+
+def test_the_home_page_lists_the_extras_for_users() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", read("docs/index.md"), re.MULTILINE)
+    assert set(listed) == extras() - {"test", "dev", "docs"}
