@@ -197,7 +197,7 @@ def test_hooks_of_calls_run_on_the_thread_and_in_the_context_of_the_call(
     ]
 
 
-@pytest.mark.parametrize("outcome", ["cancelled", "timed_out", "unfinished"])
+@pytest.mark.parametrize("outcome", ["cancelled", "timed_out", "lost", "unfinished"])
 @pytest.mark.parametrize("raises", [True, False])
 def test_a_call_whose_task_is_cut_short_ends_with_that_outcome(
     broker: Broker, new_runner: NewRunner, outcome: str, raises: bool
@@ -225,6 +225,8 @@ def test_a_call_whose_task_is_cut_short_ends_with_that_outcome(
         assert begun.acquire(timeout=LIMIT)
         if outcome == "cancelled":
             task.cancel()
+        elif outcome == "lost":
+            broker.kill()
         elif outcome == "unfinished":
             runner.stop(0)
         assert was_cancelled.wait(LIMIT)

@@ -31,7 +31,7 @@ import numpy
 import pandas
 import pydantic
 
-from n8nrunner import File, Runner, Task, TaskError
+from n8nrunner import Call, File, Runner, Task, TaskError
 
 if __name__ == "__main__":
     import runner_script
@@ -256,6 +256,19 @@ if VARIANT != "old":
     @runner.function
     def who() -> Dict[str, int]:
         return {"pid": os.getpid()}
+
+
+@runner.on("started")
+def keep(call: Call) -> None:
+    last_call.update(node=call.node, execution=call.execution_id)
+
+
+last_call: Dict[str, Any] = {}
+
+
+@runner.function
+def own_call() -> Dict[str, Any]:
+    return last_call
 
 
 @runner.function

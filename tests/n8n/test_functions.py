@@ -530,6 +530,13 @@ def test_log_and_progress_reach_the_runner(n8n: N8n, start_functions: StartRunne
     n8n.wait_for_output("a line", start=start)
 
 
+def test_a_hook_knows_the_node_and_the_execution(n8n: N8n, start_functions: StartRunner) -> None:
+    start_functions()
+    workflow = run(n8n, "own-call", function_node("own_call", name="Score the lead"))
+    (call,) = workflow.call().json()
+    assert call == {"node": "Score the lead", "execution": workflow.executions()[0]["id"]}
+
+
 @in_both_modes
 def test_a_cancelled_execution_cancels_the_function(n8n: N8n, start_functions: StartRunner) -> None:
     runner = start_functions()
