@@ -301,14 +301,15 @@ def _serve_with_reload(options: argparse.Namespace, configure_logs: Callable[[st
 
 
 def _check(options: argparse.Namespace) -> int:
-    from n8nrunner.check.command import Checker
+    from n8nrunner.check.command import Checker, address_of
     from n8nrunner.config import RunnerConfig
     from n8nrunner.errors import ConfigurationError
 
     for name in ("n8n", "webhook"):
-        url = getattr(options, name)
-        if url is not None and not url.startswith(("http://", "https://")):
-            raise _Failed(f"--{name}: expected an http:// or https:// URL")
+        try:
+            address_of(getattr(options, name) or "http://localhost")
+        except ValueError as error:
+            raise _Failed(f"--{name}: {error}") from None
     if options.verbose:
         logs.configure(logging.WARNING, options.verbose)
     checker = Checker()

@@ -67,6 +67,11 @@ class Cause(Enum):
         "(N8N_RUNNERS_MODE=external), n8n ends at its start without N8N_RUNNERS_AUTH_TOKEN: set it.",
         "n8n's editor at {editor} does not answer either. n8n's log has the reason if it has ended.",
     )
+    WORKER_NOT_RUNNING = Text(
+        "The n8n process of this broker, such as a worker, does not run on {host}.",
+        'n8n: start it, and wait for "n8n Task Broker ready" in its log.',
+        "The n8n that answers at {editor} may be another process, such as the main one.",
+    )
     BROKER_ON_LOOPBACK = Text(
         "The task broker of n8n listens only on 127.0.0.1 of its machine or container, its default.",
         "n8n: set N8N_RUNNERS_BROKER_LISTEN_ADDRESS=0.0.0.0 and restart n8n.",
@@ -343,6 +348,14 @@ def _has_editor(facts: Facts) -> bool:
     return facts.editor is not None and facts.editor.answers
 
 
+def _may_be_worker(facts: Facts) -> bool:
+    if facts.url is None or facts.editor is None:
+        return False
+    return facts.is_one_of_several or urlsplit(facts.editor.url).hostname != (
+        facts.url.address or facts.url.host
+    )
+
+
 def _numbers(facts: Facts) -> tuple[int, ...]:
     return facts.editor.numbers if facts.editor is not None else ()
 
@@ -409,6 +422,7 @@ _RULES: tuple[_Rule, ...] = (
     _Rule(Problem.REFUSED, Cause.N8N_1_WITHOUT_RUNNERS, _is_n8n_1),
     _Rule(Problem.REFUSED, Cause.ANOTHER_CONTAINER, _both(_is_here, _in_container, _not(_has_editor))),
     _Rule(Problem.REFUSED, Cause.BROKER_ON_LOOPBACK, _both(_has_editor, _not(_is_here))),
+    _Rule(Problem.REFUSED, Cause.WORKER_NOT_RUNNING, _both(_has_editor, _may_be_worker)),
     _Rule(Problem.REFUSED, Cause.OTHER_PORT, _both(_has_editor, _not(_is_too_old))),
     _Rule(Problem.REFUSED, Cause.PORT_NOT_PUBLISHED, _both(_has_editor, _not(_is_too_old))),
     _Rule(Problem.REFUSED, Cause.N8N_1_WITHOUT_RUNNERS, _may_be_n8n_1),

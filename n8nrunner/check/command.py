@@ -69,7 +69,8 @@ class Checker:
                 host.
             hook: the URL of a webhook.
         """
-        place = _address_of(editor or hook)
+        given = editor or hook
+        place = None if given is None else address_of(given)
         self._print_step(Observation(Step.SETTINGS, _about(config), 0.0))
         for url in urls_of(config):
             print(f"\n{url.base}")
@@ -115,7 +116,8 @@ class Checker:
             if editor.answers or not is_fine:
                 self._print_step(seen)
         if last.problem is not None:
-            self._print_causes(Facts(last, url, walker.proxy, editor, walk.is_in_container()))
+            several = len(config.broker) > 1 or url.address is not None
+            self._print_causes(Facts(last, url, walker.proxy, editor, walk.is_in_container(), several))
 
     def _print_step(self, observation: Observation) -> None:
         if observation.problem is not None:
@@ -143,8 +145,11 @@ def _about(config: RunnerConfig) -> str:
     return f"{count} broker{'s' if count > 1 else ''}, {token}"
 
 
-def _address_of(url: str | None) -> BrokerUrl | None:
-    if url is None:
-        return None
+def address_of(url: str) -> BrokerUrl:
+    """Return the address of the server of a URL.
+
+    Raises:
+        ValueError: it is not the URL of a server. The message says why.
+    """
     parts = urlsplit(url)
     return parse_broker(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")

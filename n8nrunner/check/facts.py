@@ -76,3 +76,4 @@ class Facts(NamedTuple):
     proxy: str | None = None  #: the proxy of the environment, if it is used
     editor: Editor | None = None  #: None if it was not looked for
     is_in_container: bool = False  #: whether this process runs in a container
+    is_one_of_several: bool = False  #: whether the runner has other brokers, as in queue mode

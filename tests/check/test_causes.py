@@ -40,7 +40,7 @@ def test_the_names_in_a_text_are_filled_in(cause: Cause) -> None:
 
 def test_n8ns_version_decides_between_the_causes_of_a_closed_port() -> None:
     def named(version: str | None) -> list[Cause]:
-        return causes_of(facts(Problem.REFUSED, editor=ANSWERS._replace(version=version)))
+        return causes_of(facts(Problem.REFUSED, editor=Editor("http://127.0.0.1:5678", True, version)))
 
     assert named("2.40.7") == [Cause.OTHER_PORT, Cause.PORT_NOT_PUBLISHED]
     assert named("1.123.81")[0] is Cause.N8N_1_WITHOUT_RUNNERS
@@ -55,6 +55,14 @@ def test_whether_the_editor_answers_tells_a_broker_on_loopback_from_an_n8n_that_
 
     assert named(ANSWERS)[0] is Cause.BROKER_ON_LOOPBACK
     assert named(SILENT) == [Cause.NOT_RUNNING, Cause.BROKER_ON_LOOPBACK]
+
+
+def test_an_editor_that_answers_does_not_mean_that_a_worker_runs() -> None:
+    closed = facts(Problem.REFUSED, url=ELSEWHERE, editor=ANSWERS)
+    assert Cause.WORKER_NOT_RUNNING not in causes_of(closed)
+    of_worker = parse_broker("http://worker.example:5679")
+    for worker in (closed._replace(url=of_worker), closed._replace(is_one_of_several=True)):
+        assert causes_of(worker)[:2] == [Cause.BROKER_ON_LOOPBACK, Cause.WORKER_NOT_RUNNING]
 
 
 def test_silence_has_other_causes_before_a_connection_than_after_it() -> None:
