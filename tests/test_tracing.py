@@ -92,7 +92,6 @@ def test_each_call_is_a_span_with_the_execution_and_the_node(broker: Broker, new
         assert dict(span.attributes or {}) == {
             "messaging.system": "n8n",
             "messaging.operation.name": "process",
-            "messaging.operation.type": "process",
             "messaging.destination.name": "n8nrunner.leads",
             "messaging.message.id": of(span, "messaging.message.id"),
             "n8n.execution.id": "12",
