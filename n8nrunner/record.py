@@ -114,7 +114,7 @@ class Recorder:
             for seconds in tally.failed:
                 record.add("failed", seconds)
         if record is not None:
-            # A handler in another process has its own clock.
+            # Of a handler in another process, the wait is the time that it did not use.
             queue = (task.begun_at or now - answer.duration) - task.started_at
             record.queue.add(queue if queue > 0 else 0.0)
         if answer.failures:
@@ -124,7 +124,8 @@ class Recorder:
         """Note that the result of a task is not wanted any more, and why."""
         record = self._record_of(task)
         if record is not None:
-            record.add(outcome, now - task.begun_at if task.begun_at else 0.0)
+            # A handler in another process has its own clock: its time begins with the task's arrival.
+            record.add(outcome, now - (task.begun_at or task.started_at))
 
     def note_undelivered(self, task_type: str, function: str | None) -> None:
         """Note a result that n8n did not get, or may not have got."""

@@ -72,8 +72,8 @@ class Outcome(NamedTuple):
     """The calls that ended in one way."""
 
     count: int  # type: ignore[assignment]  #: how many; a tuple's method has this name.
-    #: the seconds inside of each call. For calls whose result is not wanted any more: until n8n, the time
-    #: limit, the loss or the stop ended them. 0 for calls that did not begin.
+    #: the seconds inside of each call; 0 for calls that could not be made. A task that is cut short has the
+    #: time until that moment: from the begin of its handler on, or, in another process, from its arrival on.
     duration: Histogram
 
 

@@ -112,6 +112,14 @@ def test_undelivered_results_count_by_function_or_type() -> None:
     }
 
 
+def test_a_task_in_another_process_that_is_cut_short_took_the_time_since_its_arrival() -> None:
+    recorder = Recorder(Names())
+    task = task_of("own")
+    recorder.note_cancelled(task, "timed_out", task.started_at + 3)
+    (own,) = (each for each in recorder.functions() if each.name == "own")
+    assert own.outcomes["timed_out"].duration.sum == pytest.approx(3)
+
+
 def test_a_task_that_no_thread_began_waited_all_the_time() -> None:
     recorder = Recorder(Names())
     task = task_of("own")
