@@ -116,20 +116,26 @@ def _may_be_package(name: str) -> bool:
     return "." not in name and name != "__pycache__"
 
 
-def concerned(changes: Iterable[Change], packages: Iterable[str], is_broken: bool) -> bool:
+def concerned(
+    changes: Iterable[Change], files: Iterable[str], packages: Iterable[str], is_broken: bool
+) -> bool:
     """Return whether changes of other files than the imported ones can change the result of an import.
 
     Args:
         changes: what has changed.
+        files: the imported files. Their states are compared instead, because one save may be several changes.
         packages: the folders of the program's packages. A program may import all modules that one has.
         is_broken: whether the last import has failed. Then a module may appear that was missing.
     """
+    known = {os.path.normcase(path) for path in files}
     folders = {os.path.normcase(path) for path in packages}
-    for change in changes:
-        folder, name = os.path.split(os.path.normcase(change.path))
+    for path, is_new in ((os.path.normcase(change.path), change.is_new) for change in changes):
+        if path in known:
+            continue
+        folder, name = os.path.split(path)
         if name.endswith(".py"):
-            if is_broken or (change.is_new and folder in folders):
+            if is_broken or (is_new and folder in folders):
                 return True
-        elif is_broken and change.is_new and _may_be_package(name):
+        elif is_broken and is_new and _may_be_package(name):
             return True
     return False

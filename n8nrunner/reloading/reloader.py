@@ -150,8 +150,10 @@ class Reloader:
             for folder, files in self._files.items():
                 changes = [*changes, *(Change(path, True) for path in files_in(folder) - files)]
         packages = packages_of(self._sources.modules().values())
-        packages |= {os.path.realpath(path) for path in packages}  # macOS reports these
-        return bool(self._sources.changed()) or concerned(changes, packages, self._is_broken)
+        files = frozenset(self._sources.files)
+        return bool(self._sources.changed()) or concerned(
+            changes, _with_real(files), _with_real(packages), self._is_broken
+        )
 
     def _check(self, changes: list[Change], signals: process.Signals) -> None:
         """Import again if a change concerns the program. On the thread that waits for signals."""
@@ -227,6 +229,11 @@ class Reloader:
         names = sorted({path[len(start) :] if path.startswith(start) else path for path in paths})
         more = f" and {len(names) - _NAMED_FILES} more" if len(names) > _NAMED_FILES else ""
         return f"{', '.join(names[:_NAMED_FILES])}{more}"
+
+
+def _with_real(paths: frozenset[str]) -> set[str]:
+    """Return paths with those behind symbolic links, which macOS reports."""
+    return {*paths, *map(os.path.realpath, paths)}
 
 
 def _text_of(error: BaseException) -> str:

@@ -79,6 +79,8 @@ SHOP = os.path.join(HOME, "shop")
         ("shop/new.py", True, False, True),
         ("shop/new.py", False, False, False),
         ("shop/new.txt", True, False, False),
+        ("shop/jobs.py", True, False, False),  # imported
+        ("shop/jobs.py", True, True, False),
         ("missing.py", True, True, True),
         ("missing.py", False, True, True),
         ("missing", True, True, True),
@@ -91,7 +93,8 @@ def test_changes_of_other_files_that_concern_the_program(
     path: str, is_new: bool, is_broken: bool, expected: bool
 ) -> None:
     change = Change(os.path.join(HOME, *path.split("/")), is_new)
-    assert concerned([change], [SHOP], is_broken) is expected
+    files = [os.path.join(SHOP, "jobs.py")]
+    assert concerned([change], files, [SHOP], is_broken) is expected
     assert may_concern(change) or not expected
 
 

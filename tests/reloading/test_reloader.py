@@ -85,7 +85,7 @@ def test_new_removed_and_changed_functions_are_shown_at_once(program: Served) ->
         ("raise SystemExit(3)\n", "SystemExit: 3"),
         ("import not_there\n", "No module named 'not_there'"),
         ("value = 1\n", "there is no Runner in 'leads'"),
-        (LEADS.replace("email: str", "email: object()"), "of these (leads.py, line 5)"),
+        (LEADS.replace("email: str", "email: object()"), "of these (leads.py, line "),
     ],
 )
 def test_a_module_that_fails_keeps_the_old_code_until_a_save_mends_it(
@@ -101,6 +101,7 @@ def test_a_module_that_fails_keeps_the_old_code_until_a_save_mends_it(
         assert program.call() == {"score": 1}
         program.change(leads=NEW)
         assert program.call() == {"score": 2}
+        assert len([record for record in program.log if "goes on" in record]) == 1
 
 
 def test_the_text_of_an_exception_is_not_shown_without_details(program: Served) -> None:
