@@ -29,6 +29,7 @@ GUIDES = "tests/test_guides.py"
 HOSTING = "tests/test_hosting.py"
 OPERATING = "tests/test_operating.py"
 TESTING = "tests/test_testing_page.py"
+SCALING = "tests/execution/test_scaling.py"
 HERE = "tests/test_blocks.py"
 
 #: The test of the reference runs all of its examples.
@@ -116,6 +117,9 @@ RUN_BY = {
         "docs/operating.md": ["python: Sentry"]
     },
     f"{OPERATING}::test_the_program_of_the_page_prints_its_spans": {"docs/operating.md": ["python: Tracing"]},
+    f"{SCALING}::test_the_functions_of_the_page_run_in_processes": {
+        "docs/scaling.md": ["python: Functions that compute"]
+    },
     f"{TESTING}::test_the_tests_of_the_page_pass": {
         "docs/testing.md": ["python: A first test", "python: Calls", "python: Choose the runner"]
     },
