@@ -266,6 +266,10 @@ class Engine:
         self.lifecycle.request_stop(until)
         self._link_thread.post(StopRequested(until))
 
+    def renew_context(self) -> None:
+        """Run later handlers in the context of the calling thread, as it is now."""
+        self._pool.renew_context()
+
     def is_links_thread(self) -> bool:
         """Return whether the calling thread is the links' thread, which ends the engine."""
         return threading.current_thread() is self._link_thread.thread

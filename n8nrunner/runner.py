@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Callable, Literal, TypeVar, overload
 
 from n8nrunner import exit_hook, logs, process, reimports
 from n8nrunner.call_log import log_call
@@ -151,6 +152,12 @@ class Runner:
 
     def __repr__(self) -> str:
         return f"<Runner {self.config.name!r} for {', '.join(self.config.broker)}, {self.state}>"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        """Return the card that a notebook shows when the runner is the last expression of a cell."""
+        from n8nrunner.notebook import bundle_of
+
+        return bundle_of(self)
 
     # --- handlers -------------------------------------------------------------------------------
 
@@ -395,7 +402,7 @@ class Runner:
         """Start the runner in the background, or wait for the registration of a runner that runs already.
 
         In the parent process of a reloader, and while `multiprocessing` imports the program, do nothing and
-        log the reason.
+        log the reason. In a notebook, print how to call the runner from n8n.
 
         If the runner is stopping, first wait until it has stopped. If this raises, everything that this call
         started has stopped. A runner that was already running keeps running.
@@ -417,7 +424,12 @@ class Runner:
                 is ending.
         """
         if reimports.may_start():
-            self._start(wait, gives_up=wait > 0)
+            engine = self._start(wait, gives_up=wait > 0)
+            if "IPython" in sys.modules:  # imported by every notebook
+                from n8nrunner.notebook import note_start
+
+                if note_start(self):
+                    engine.renew_context()
 
     def _start(self, wait: float, gives_up: bool) -> Engine:
         """Start the runner unless it runs; wait for the first registration if `wait` is above 0.

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 with contextlib.suppress(ImportError):  # `missing` says so
-    from playwright.sync_api import Browser, Playwright, expect, sync_playwright
+    from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 #: The variable that names the folder for the screenshots of the tests.
 SCREENSHOTS = "N8NRUNNER_SCREENSHOTS"
+# Read here, because tests take the settings out of the environment.
+_folder = os.environ.get(SCREENSHOTS)
 
 ARGUMENTS = [
     "--no-sandbox",  # the sandbox refuses root
@@ -38,6 +42,12 @@ def missing() -> list[str]:
 
 def launch(playwright: Playwright) -> Browser:
     return playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
+
+
+def keep_screenshot(page: Page, name: str, full_page: bool = False) -> None:
+    """Save a picture of a page if the variable names a folder."""
+    if _folder is not None:
+        page.screenshot(path=Path(_folder) / f"{name}.png", full_page=full_page)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ def link(state: str = "registered", broker: str = "http://n8n:5679") -> LinkSnap
     return LinkSnapshot(broker, state, 2, 0, error, 1, 120, 3, 1, 1, 4.5)
 
 
-def snapshot(state: str = "registered", **changes: object) -> Snapshot:
+def snapshot(link_state: str = "registered", **changes: object) -> Snapshot:
     """Return a running runner's snapshot whose one broker has this state."""
     tasks = (
         TaskSnapshot("task-1", "n8nrunner:tests", 12.5, 0.25, MARKUP, None, "train", "7", "Train", 300.0),
@@ -55,7 +55,7 @@ def snapshot(state: str = "registered", **changes: object) -> Snapshot:
         name="tests",
         capacity=5,
         taken=2,
-        links=(link(state),),
+        links=(link(link_state),),
         tasks=tasks,
         counts=Counts(accepted=120, rejected=3, done=99, failed=1, timed_out=2, undelivered=1),
         functions=functions,

@@ -39,6 +39,7 @@ LAYERS: dict[str, int] = {
     "metrics": 3,
     "status": 3,
     "broker": 3,
+    "card": 3,
     "process": 3,
     "reimports": 3,
     "lifecycle": 3,
@@ -47,6 +48,7 @@ LAYERS: dict[str, int] = {
     "exit_hook": 4,
     "callbacks": 4,
     "check": 4,
+    "notebook": 4,
     "engine": 4,
     "runner": 5,
     "cli": 6,
@@ -245,8 +247,8 @@ def test_the_rule_for_io_finds_a_decision(source: str) -> None:
 
 #: Names that begin with an underscore and are documented, and one that only an annotation uses.
 DOCUMENTED = {
-    "_field_defaults", "_fields", "argparse._SubParsersAction", "os._exit", "sys._current_frames",
-    "sys._getframe",
+    "_field_defaults", "_fields", "_repr_mimebundle_", "argparse._SubParsersAction", "os._exit",
+    "sys._current_frames", "sys._getframe",
 }  # fmt: skip
 
 

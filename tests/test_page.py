@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Callable
 
 import pytest
@@ -18,7 +16,6 @@ from n8nrunner import Runner, Snapshot
 from n8nrunner.broker import Broker
 from n8nrunner.health import HealthServer
 from tests import chromium
-from tests.chromium import SCREENSHOTS
 from tests.conftest import LIMIT
 from tests.example_snapshots import AT, MARKUP, TRACEBACK, link, snapshot, times
 from tests.test_health import address_of
@@ -58,7 +55,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, served: Served) -> Iterator[Page]:
+def page(browser: Browser, served: Served, request: pytest.FixtureRequest) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1200, "height": 820}, timezone_id="UTC")
     page = context.new_page()
     faults: list[str] = []
@@ -67,10 +64,7 @@ def page(browser: Browser, served: Served) -> Iterator[Page]:
     page.goto(served.url)
     expect(page.locator("#state")).not_to_have_text("Loading")
     yield page
-    folder = os.environ.get(SCREENSHOTS)
-    if folder:
-        name = os.environ["PYTEST_CURRENT_TEST"].split("::")[1].split(" ")[0]
-        page.screenshot(path=Path(folder) / f"page-{name}.png", full_page=True)
+    chromium.keep_screenshot(page, f"page-{request.node.name}", full_page=True)
     context.close()
     assert faults == []
 

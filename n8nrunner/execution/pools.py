@@ -108,6 +108,10 @@ class TaskPool:
         else:
             self._workers = _ExecutorJobs(self, executor, capacity, listener)
 
+    def renew_context(self) -> None:
+        """Run later handlers in the calling thread's context, as it is now."""
+        self._start_context = StartContext()
+
     def warm_up(self) -> None:
         """Start the threads of the pool, or let the executor run a first function.
 

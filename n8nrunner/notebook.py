@@ -1,0 +1,251 @@
+"""A runner in a notebook: its card, which refreshes itself, and the line that `Runner.start` prints.
+
+With ipywidgets, one thread of the process refreshes all cards that are seen. A card in the browser tells the
+kernel every few seconds that it is seen, by the click of a hidden button: the kernel does not learn otherwise
+that an output was deleted, that its tab is hidden, or that the page was closed. The thread ends when no card
+is left: they are not seen any more, or their runners have ended.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
+
+from n8nrunner import card
+from n8nrunner.functions.labels import title_of
+from n8nrunner.logs import logger
+from n8nrunner.snapshot import Snapshot
+
+#: Seconds from one refreshment of the cards to the next.
+PERIOD = 0.5
+#: Seconds from one sign of a card in the browser to the next.
+BEAT = 4
+#: Seconds without a sign after which a card is not refreshed any more.
+PATIENCE = 15.0
+#: Seconds over which a rate is taken.
+_WINDOW = 10.0
+
+_ALIVE = ("running", "stopping")
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+
+# A browser fires the event only while it shows the element.
+_HEART = f"""<style>
+@keyframes n8nrunner-beat {{ to {{ outline-color: transparent }} }}
+.n8nrunner-heart {{ display: block; height: 0; animation: n8nrunner-beat {BEAT}s infinite; }}
+</style><i class="n8nrunner-heart" \
+onanimationiteration="this.closest('.{card.CLASS}').querySelector('button').click()"></i>"""
+
+
+class Shown(Protocol):
+    """The part of a runner that is shown."""
+
+    @property
+    def state(self) -> str: ...
+
+    @property
+    def is_registered(self) -> bool: ...
+
+    @property
+    def functions(self) -> Mapping[str, Any]: ...
+
+    def snapshot(self) -> Snapshot: ...
+
+
+def shell_of_kernel() -> Any:
+    """Return IPython's shell if this process is the kernel of a notebook, otherwise None."""
+    ipython = sys.modules.get("IPython")  # which a kernel has imported
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell if getattr(shell, "kernel", None) is not None else None
+
+
+def note_start(runner: Shown) -> bool:
+    """In a notebook, print how to call the runner from n8n, and refresh its cards again.
+
+    Returns:
+        Whether this process is the kernel of a notebook.
+    """
+    if shell_of_kernel() is None:
+        return False
+    snapshot = runner.snapshot()
+    print(next_step(snapshot, runner.functions))  # noqa: T201 - the cell's output
+    if _live is not None:
+        _live.resume(runner)
+    return True
+
+
+def next_step(snapshot: Snapshot, functions: Collection[str]) -> str:
+    """Return a line for the cell that has started a runner: what to do next in n8n."""
+    brokers = ", ".join(link.broker for link in snapshot.links)
+    to = f"n8n at {brokers}"
+    begin = f"Connected to {to}." if snapshot.is_registered else f"Connecting to {to}."
+    if functions:
+        first = title_of(next(iter(functions)))
+        which = f"its function {first}" if len(functions) == 1 else f"a function, such as {first}"
+        node = 'add the node "Python Function"'
+        return f"{begin} In n8n, {node}, and choose the runner {snapshot.name} and {which}."
+    types = [function.name for function in snapshot.functions]
+    if types:
+        return f"{begin} The runner takes tasks of the type {', '.join(types)}."
+    return f"{begin} The runner has no function yet: run a cell with @runner.function."
+
+
+def bundle_of(runner: Shown) -> dict[str, Any]:
+    """Return a runner for the display of a notebook, in the forms of which the notebook shows the best."""
+    snapshot = runner.snapshot()
+    bundle: dict[str, Any] = {"text/plain": repr(snapshot)}
+    shell = shell_of_kernel()
+    if shell is None:
+        return bundle  # a terminal
+    widgets = _widgets()
+    if widgets is None:
+        note = (
+            "Run the cell again for newer data. The card refreshes itself with ipywidgets: "
+            '<code>pip install "n8nrunner[notebook]"</code>'
+        )
+        return {**bundle, "text/html": card.render(snapshot, note)}
+    bundle["text/html"] = card.render(snapshot, "Run the cell again for newer data.")
+    view = _live_cards(shell).show(runner, widgets)
+    return {**bundle, _WIDGET: view}
+
+
+def _widgets() -> Any:
+    """Return the package ipywidgets, of version 8 or later; None if it is missing."""
+    try:
+        module = importlib.import_module("ipywidgets")
+    except ImportError:
+        return None
+    return module if hasattr(module.HTML, "_repr_mimebundle_") else None
+
+
+class _Card:
+    """The card of a runner in one output of a notebook, with widgets of the package `widgets`."""
+
+    def __init__(self, runner: Shown, widgets: Any, on_beat: Any) -> None:
+        self.runner = runner
+        #: when the browser has last shown the card, by the monotonic clock.
+        self.seen = time.monotonic()
+        self._samples: deque[tuple[float, dict[Any, int]]] = deque()
+        self._parts = {name: widgets.HTML() for name in card.SECTIONS}
+        self._heart = widgets.HTML()
+        button = widgets.Button(layout=widgets.Layout(display="none"))
+        button.on_click(lambda _: on_beat(self))
+        self.box = widgets.VBox([widgets.HTML(card.style()), *self._parts.values(), self._heart, button])
+        self.box.add_class(card.CLASS)
+
+    def refresh(self) -> bool:
+        """Show the runner as it is now. Return whether there will be something new."""
+        snapshot = self.runner.snapshot()
+        is_alive = snapshot.state in _ALIVE
+        rates = self._rates(snapshot) if is_alive else {}
+        for name, html in card.sections(snapshot, rates).items():
+            if self._parts[name].value != html:
+                self._parts[name].value = html
+        heart = _HEART if is_alive else ""
+        if self._heart.value != heart:
+            self._heart.value = heart
+        return is_alive
+
+    def _rates(self, snapshot: Snapshot) -> dict[tuple[str, str], float]:
+        """Return the calls per second of each function over the last seconds."""
+        calls = {(function.kind, function.name): function.calls for function in snapshot.functions}
+        if self._samples and any(calls.get(key, 0) < count for key, count in self._samples[-1][1].items()):
+            self._samples.clear()  # the runner has started again
+        self._samples.append((snapshot.at, calls))
+        while self._samples[0][0] < snapshot.at - _WINDOW:
+            self._samples.popleft()
+        at, before = self._samples[0]
+        if snapshot.at - at < PERIOD / 2:
+            return {}
+        return {key: (count - before.get(key, 0)) / (snapshot.at - at) for key, count in calls.items()}
+
+
+class _LiveCards:
+    """All cards of a process, and the thread that refreshes them while there are any to refresh.
+
+    The lock guards `_active` and `_thread`. No widget is used under it.
+    """
+
+    def __init__(self, shell: Any) -> None:
+        self._lock = threading.Lock()
+        self._active: list[_Card] = []
+        self._known: weakref.WeakSet[_Card] = weakref.WeakSet()
+        self._thread: threading.Thread | None = None
+        # While a cell runs, the kernel does not read what the browser sends.
+        self._is_busy = False
+        shell.events.register("pre_execute", self._note_begin)
+        shell.events.register("post_execute", self._note_end)
+
+    def show(self, runner: Shown, widgets: Any) -> Any:
+        """Make a card that refreshes itself, and return its reference for the browser."""
+        made = _Card(runner, widgets, self._beat)
+        self._known.add(made)
+        if made.refresh():
+            self._activate(made)
+        return made.box._repr_mimebundle_()[_WIDGET]
+
+    def resume(self, runner: Shown) -> None:
+        """Refresh the cards of a runner that has started again."""
+        for known in list(self._known):
+            if known.runner is runner:
+                known.seen = time.monotonic()
+                self._activate(known)
+
+    def _activate(self, made: _Card) -> None:
+        with self._lock:
+            if made in self._active:
+                return
+            self._active.append(made)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="n8nrunner-card", daemon=True)
+                self._thread.start()
+
+    def _beat(self, made: _Card) -> None:
+        """Note that a card is seen. Thread: the kernel's main thread."""
+        made.seen = time.monotonic()
+        self._activate(made)
+
+    def _note_begin(self) -> None:
+        self._is_busy = True
+
+    def _note_end(self) -> None:
+        self._is_busy = False
+        for known in list(self._known):
+            known.seen = time.monotonic()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(PERIOD)
+            with self._lock:
+                cards = list(self._active)
+            ended = {each for each in cards if not self._refresh(each)}
+            with self._lock:
+                self._active = [each for each in self._active if each not in ended]
+                if not self._active:
+                    self._thread = None
+                    return
+
+    def _refresh(self, made: _Card) -> bool:
+        """Refresh a card, and return whether it is to be refreshed again."""
+        try:
+            is_seen = self._is_busy or time.monotonic() - made.seen < PATIENCE
+            return is_seen and made.refresh()
+        except Exception:  # noqa: BLE001 - of the widgets, such as after a closed connection
+            logger.debug("A card in the notebook is not refreshed any more", exc_info=True)
+            return False
+
+
+_live: _LiveCards | None = None
+
+
+def _live_cards(shell: Any) -> _LiveCards:
+    """Return the cards of this process. Thread: the kernel's main thread."""
+    global _live
+    if _live is None:
+        _live = _LiveCards(shell)
+    return _live

@@ -1,0 +1,206 @@
+"""A runner in a notebook, with stand-ins for the kernel and for ipywidgets."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from typing import Any, Callable
+
+import pytest
+
+from n8nrunner import Runner, notebook
+from n8nrunner.broker import Broker
+from tests.conftest import LIMIT, wait_until
+from tests.example_snapshots import link, snapshot
+
+NewRunner = Callable[..., Runner]
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+class Events:
+    """IPython's events."""
+
+    def __init__(self) -> None:
+        self.registered: dict[str, Callable[[], None]] = {}
+
+    def register(self, name: str, function: Callable[[], None]) -> None:
+        self.registered[name] = function
+
+
+class Widget:
+    """A widget of ipywidgets."""
+
+    def __init__(self, children: Any = (), **options: Any) -> None:
+        self.children = children
+        self.value = ""
+        self.clicked: Any = None
+
+    def on_click(self, function: Any) -> None:
+        self.clicked = function
+
+    def add_class(self, name: str) -> None:
+        assert name == "n8nrunner-card"
+
+    def _repr_mimebundle_(self) -> dict[str, Any]:
+        shown.append(self)
+        return {WIDGET: {"model_id": str(len(shown))}}
+
+
+shown: list[Widget] = []
+
+
+def text_of(box: Widget) -> str:
+    return "".join(child.value for child in box.children)
+
+
+def is_refreshing() -> bool:
+    return any(thread.name == "n8nrunner-card" for thread in threading.enumerate())
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A kernel of Jupyter."""
+    shell = types.SimpleNamespace(kernel=object(), events=Events())
+    ipython = types.ModuleType("IPython")
+    ipython.get_ipython = lambda: shell  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    monkeypatch.setattr(notebook, "_live", None)
+    return shell
+
+
+@pytest.fixture
+def widgets(shell: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Widget]]:
+    """The package ipywidgets. Return the cards that a notebook shows."""
+    module = types.ModuleType("ipywidgets")
+    for name in ("HTML", "Button", "VBox", "Layout"):
+        setattr(module, name, Widget)
+    monkeypatch.setitem(sys.modules, "ipywidgets", module)
+    monkeypatch.setattr(notebook, "PERIOD", 0.01)
+    shown.clear()
+    yield shown
+    monkeypatch.setattr(notebook, "PATIENCE", 0.0)  # ends the thread
+
+
+def test_outside_of_a_notebook_start_prints_nothing(
+    new_runner: NewRunner, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = new_runner(name="quiet")
+    runner.task("any")(lambda task: None)
+    terminal = types.ModuleType("IPython")
+    terminal.get_ipython = lambda: types.SimpleNamespace()  # type: ignore[attr-defined]
+    for module in (None, terminal):
+        monkeypatch.setitem(sys.modules, "IPython", module)
+        runner.start()
+    assert capsys.readouterr().out == ""
+
+
+def test_in_a_notebook_start_prints_one_line(
+    new_runner: NewRunner, broker: Broker, capsys: pytest.CaptureFixture[str], shell: Any
+) -> None:
+    runner = new_runner(name="prices")
+
+    @runner.function
+    def quote_fruit(fruit: str) -> str:
+        return fruit
+
+    runner.start()
+    assert capsys.readouterr().out == (
+        f'Connected to n8n at {broker.url}. In n8n, add the node "Python Function", and choose the runner '
+        "prices and its function Quote Fruit.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("functions", "changes", "says"),
+    [
+        (["quote", "train"], {}, "choose the runner tests and a function, such as Quote."),
+        (
+            [],
+            {},
+            "Connected to n8n at http://n8n:5679. The runner takes tasks of the type quote, train, resize.",
+        ),
+        ([], {"functions": ()}, "The runner has no function yet: run a cell with @runner.function."),
+        (["quote"], {"links": (link("waiting"),)}, "Connecting to n8n at http://n8n:5679. In n8n, add"),
+    ],
+)
+def test_the_line_of_start_names_the_next_step(functions: list[str], changes: Any, says: str) -> None:
+    line = notebook.next_step(snapshot(**changes), functions)
+    assert says in line
+    assert "\n" not in line
+
+
+def test_a_terminal_shows_a_runner_as_text(new_runner: NewRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    assert set(new_runner()._repr_mimebundle_()) == {"text/plain"}
+
+
+def test_without_ipywidgets_a_notebook_shows_html_that_does_not_change(
+    new_runner: NewRunner, shell: Any
+) -> None:
+    bundle = new_runner(name="prices")._repr_mimebundle_()
+    assert set(bundle) == {"text/plain", "text/html"}
+    assert 'pip install "n8nrunner[notebook]"' in bundle["text/html"]
+    assert "Not started" in bundle["text/html"]
+
+
+def test_a_card_is_refreshed_until_the_runner_stops_and_again_after_its_next_start(
+    new_runner: NewRunner, broker: Broker, widgets: list[Widget]
+) -> None:
+    runner = new_runner(name="prices")
+    runner.task("double")(lambda task: 2 * task.settings["n"])
+    assert WIDGET in runner._repr_mimebundle_()
+    (box,) = widgets
+    assert "Not started" in text_of(box)
+    assert not is_refreshing()
+    runner.start()
+    wait_until(lambda: "Ready" in text_of(box))
+    assert broker.run_task("double", {"n": 2}, timeout=LIMIT) == 4
+    wait_until(lambda: "· 1 call ·" in text_of(box))
+    wait_until(lambda: "a second" in text_of(box))
+    runner.stop()
+    wait_until(lambda: not is_refreshing())
+    assert "Stopped" in text_of(box)
+    assert "n8nrunner-heart" not in text_of(box)  # the browser sends no more signs
+    runner.start()
+    wait_until(lambda: "Ready" in text_of(box))
+
+
+def test_a_card_that_is_not_seen_any_more_is_not_refreshed(
+    new_runner: NewRunner, widgets: list[Widget], monkeypatch: pytest.MonkeyPatch, shell: Any
+) -> None:
+    runner = new_runner(name="prices")
+    runner.task("any")(lambda task: None)
+    runner.start()
+    runner._repr_mimebundle_()
+    box = widgets[0]
+    assert is_refreshing()
+    shell.events.registered["pre_execute"]()
+    monkeypatch.setattr(notebook, "PATIENCE", 0.0)
+    threading.Event().wait(0.1)  # while a cell runs, the kernel learns nothing, so the card stays alive
+    assert is_refreshing()
+    shell.events.registered["post_execute"]()
+    wait_until(lambda: not is_refreshing())
+    monkeypatch.setattr(notebook, "PATIENCE", LIMIT)
+    (button,) = [child for child in box.children if child.clicked is not None]
+    button.clicked(button)  # as the browser does when the card is shown again
+    assert is_refreshing()
+
+
+def test_a_card_whose_widgets_fail_ends_the_refreshing(new_runner: NewRunner, widgets: list[Widget]) -> None:
+    runner = new_runner(name="prices")
+    runner.task("any")(lambda task: None)
+    runner.start()
+    runner._repr_mimebundle_()
+
+    class Closed:
+        @property
+        def value(self) -> str:
+            raise OSError("the kernel's connection is closed")
+
+    assert notebook._live is not None
+    for known in notebook._live._known:
+        known._parts["head"] = Closed()
+    wait_until(lambda: not is_refreshing())
