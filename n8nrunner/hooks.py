@@ -53,10 +53,9 @@ class Call:
             then; None if nothing has begun.
         outcome: how it ended, as in `FunctionSnapshot.outcomes`; None before its end.
         error: the exception that it raised; None if it raised none.
-        state: the hooks' own values.
     """
 
-    __slots__ = ("duration", "error", "function", "item", "outcome", "state", "task")
+    __slots__ = ("_state", "duration", "error", "function", "item", "outcome", "task")
 
     def __init__(self, task: Task, function: str | None, item: int | None) -> None:
         self.task = task
@@ -65,7 +64,7 @@ class Call:
         self.duration: float | None = None
         self.outcome: OutcomeName | None = None
         self.error: BaseException | None = None
-        self.state: dict[str, Any] = {}
+        self._state: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         item = "" if self.item is None else f", item {self.item}"
@@ -75,6 +74,13 @@ class Call:
     def name(self) -> str:
         """The function's name, or the task type."""
         return self.function or self.task.type
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The hooks' own values: the same object from "started" to the end."""
+        if self._state is None:
+            self._state = {}
+        return self._state
 
     @property
     def execution_id(self) -> str | None:
@@ -87,46 +93,52 @@ class Call:
         return self.task.node_name
 
 
-class OpenCall:
-    """A call with its hooks. The thread of the call uses it: `start`, then `end`, once each."""
+class OpenCall(Call):
+    """A call with its hooks. The thread of the call uses it: `start`, then `end`, once each.
 
-    __slots__ = ("_hooks", "_task", "call")
+    The object that a hook gets is of this class, so that a call costs one object. The public class `Call` is
+    what users see of it.
+    """
+
+    __slots__ = ("_hooks", "_task")
 
     def __init__(self, hooks: CallHooks, task: ActiveTask, function: str | None, item: int | None) -> None:
+        super().__init__(task, function, item)
         self._hooks = hooks
         self._task = task
-        self.call = Call(task, function, item)
 
     def start(self) -> None:
         """Call the hooks of "started"."""
-        self._run("started", self._hooks.started)
+        for hook in self._hooks.started:
+            try:
+                hook(self)
+            except BaseException as error:  # noqa: BLE001 - logged
+                self._handle("started", error)
 
     def end(self, duration: float, error: BaseException | None = None) -> None:
         """Call the hooks of "finished" or, after an exception, of "failed"."""
-        call = self.call
-        call.duration = duration
-        call.error = error
+        event: CallEvent = "finished" if error is None else "failed"
+        self.duration = duration
+        self.error = error
         if self._task.ending is not None:
-            call.outcome = self._task.ending
+            self.outcome = self._task.ending
         elif isinstance(error, KeyboardInterrupt) and self._task.in_other_process:
-            call.outcome = "unfinished"
+            self.outcome = "unfinished"
         else:
-            call.outcome = "done" if error is None else "failed"
-        if error is None:
-            self._run("finished", self._hooks.finished)
-        else:
-            self._run("failed", self._hooks.failed)
-
-    def _run(self, event: CallEvent, hooks: tuple[Hook, ...]) -> None:
-        for hook in hooks:
+            self.outcome = "done" if error is None else "failed"
+        for hook in self._hooks.finished if error is None else self._hooks.failed:
             try:
-                hook(self.call)
-            except BaseException as error:
-                task = self._task
-                if isinstance(error, KeyboardInterrupt) and task.in_other_process:
-                    raise  # Ctrl-C ends the whole task there
-                if task.admit_to_log(""):
-                    log_raised(f"A hook of {event!r}", error, task.describe(), task.error_details)
+                hook(self)
+            except BaseException as raised:  # noqa: BLE001 - logged
+                self._handle(event, raised)
+
+    def _handle(self, event: CallEvent, error: BaseException) -> None:
+        """Log a hook's exception, or raise it if it ends the task."""
+        task = self._task
+        if isinstance(error, KeyboardInterrupt) and task.in_other_process:
+            raise error  # Ctrl-C ends the whole task there
+        if task.admit_to_log(""):
+            log_raised(f"A hook of {event!r}", error, task.describe(), task.error_details)
 
 
 class CallHooks(NamedTuple):

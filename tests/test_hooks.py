@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, Callable
@@ -332,6 +334,35 @@ def test_an_error_of_the_context_takes_the_place_of_the_handlers(caplog: pytest.
 
     assert b"LookupError: of the context" in run(fails, hooks).payload
     assert [each[-1] for each in seen.calls] == [None, "of the handler"]
+
+
+def test_the_error_of_a_call_keeps_nothing_alive(broker: Broker, new_runner: NewRunner) -> None:
+    class Large:
+        """Something that a frame of a traceback has."""
+
+    alive: list[weakref.ref[Large]] = []
+    runner = new_runner(name="leads", capacity=1)
+    runner.on("failed", lambda call: call.state)
+
+    @runner.function(name="fail")
+    @runner.task("fail")
+    def fail(task: Task) -> None:
+        value = Large()
+        alive.append(weakref.ref(value))
+        raise ValueError("with a large variable in its frame")
+
+    runner.function(lambda: None, name="next")
+    gc.collect()
+    gc.disable()
+    try:
+        with runner:
+            call(runner, broker, "fail", {})
+            with pytest.raises(BrokerTaskError):
+                broker.run_task("fail", {})
+            call(runner, broker, "next", {})  # the thread has forgotten the task before
+            assert [ref() for ref in alive] == [None] * 2
+    finally:
+        gc.enable()
 
 
 def test_without_a_hook_nothing_is_built() -> None:

@@ -1,4 +1,4 @@
-# Runner.on, Call, Call.name, Call.execution_id, Call.node, Registered
+# Runner.on, Call, Call.name, Call.execution_id, Call.node, Call.state, Registered
 from n8nrunner import Call, Registered, Runner, Task
 from n8nrunner.broker import Broker
 
@@ -15,11 +15,15 @@ with Broker(auth_token="secret") as broker:
     def greet(registered: Registered) -> None:
         assert registered.broker == broker.url
 
+    @runner.on("started")
+    def begin(call: Call) -> None:
+        call.state["place"] = len(seen)
+
     @runner.on("finished")
     def record(call: Call) -> None:
-        seen.append((call.name, call.outcome, call.execution_id, call.node))
+        seen.append((call.state["place"], call.name, call.outcome, call.execution_id, call.node))
 
     with runner:
         broker.run_task("double", {"n": 2, "executionId": "12", "nodeName": "Double it"})
 
-assert seen == [("double", "done", "12", "Double it")]
+assert seen == [(0, "double", "done", "12", "Double it")]

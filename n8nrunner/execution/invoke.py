@@ -104,6 +104,7 @@ def _call(handler: Handler, task: ActiveTask) -> object:
         task.duration = time.monotonic() - begun
         if call is not None:
             _end_raised(call, task, error)
+            call = None  # it has the error, whose traceback has this frame
         raise
     task.duration = time.monotonic() - begun
     if call is not None:

@@ -303,6 +303,7 @@ class _FunctionTask:
                 self._record_exception(error, sources, seconds)
             if call is not None:
                 call.end(seconds, error)
+                call = None  # it has the error, whose traceback has this frame
             if is_end:
                 raise  # a result would be dropped
         else:
