@@ -844,9 +844,21 @@ def test_a_link_without_its_address_ends_with_its_connection(ends: Any) -> None:
     if bench.connection is not None:
         bench.lose("the broker has gone")
     assert bench.state is ENDED
-    assert bench.machine.is_closed
+    assert bench.machine.is_gone
     assert bench.machine.last_error is not None
     assert bench.wait(1000) == []
+
+
+@pytest.mark.parametrize("state", [WAITING, CONNECTING, PROBING, REFUSED])
+def test_a_link_without_a_connection_is_gone_with_its_address(state: LinkState) -> None:
+    bench = bench_in(state)
+    assert not bench.machine.is_gone
+    bench.do(GONE)
+    assert bench.machine.is_gone
+    stopped = bench_in(state)
+    stopped.do(e.StopRequested(stopped.now))
+    assert stopped.machine.is_closed
+    assert not stopped.machine.is_gone
 
 
 def test_a_link_without_its_address_waits_for_handlers_and_reports_their_results() -> None:

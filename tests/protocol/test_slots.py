@@ -728,7 +728,7 @@ class TestExpecting:
         slots = Slots(4)
         slots.join(A, {"t": None}, 0.0)
         assert offered(slots, A) == {"t": 4}
-        slots.expect(2, 0.0)
+        assert slots.expect(2, 0.0) == set()
         slots.join(B, {"t": None}, 0.0)
         assert offered(slots, B) == {"t": 1}
         slots.lapse(A, "t", 4)
@@ -739,8 +739,18 @@ class TestExpecting:
         slots.expect(2, 0.0)
         slots.join(B, {"t": None}, 0.0)
         assert offered(slots, A) == {}
-        slots.release("t", 1.0)
+        assert slots.release("t", 1.0) == {A}
+        assert slots.reserved_pairs == 1
         assert offered(slots, A, 1.0) == {"t": 1}
+
+    def test_a_lone_pair_that_could_not_send_its_offers_makes_them_once_another_link_is_expected(
+        self,
+    ) -> None:
+        slots = Slots(4)
+        slots.join(A, {"t": None}, 0.0)
+        assert offered(slots, A, ready=False) == {}
+        assert slots.expect(2, 0.0) == {A}
+        assert offered(slots, A) == {"t": 2}
 
 
 class TestLeaving:
