@@ -260,6 +260,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.keep and not options.reload:
         raise _Failed("--keep is for --reload")
     own_level = logging.getLevelName(options.log_level.upper()) if options.log_level else None
+    say = _log_end if options.log_format == "json" else _say
     if options.log_calls:
         os.environ["N8NRUNNER_LOG_CALLS"] = "true"  # read where the module builds its Runner
 
@@ -272,15 +273,15 @@ def _run(options: argparse.Namespace) -> int:
     except errors.ConfigurationError as error:
         raise _Failed("\n  ".join(["the settings cannot work:", *error.problems])) from None
     except errors.GrantTokenSpent as error:
-        return _say(error, EXIT_GRANT_SPENT)
+        return say(error, EXIT_GRANT_SPENT)
     except errors.AuthenticationError as error:
-        return _say(error, EXIT_REFUSED)
+        return say(error, EXIT_REFUSED)
     except errors.N8nRunnerError as error:
-        return _say(error, EXIT_ERROR)
+        return say(error, EXIT_ERROR)
     unfinished = runner.snapshot().counts.unfinished
     if unfinished:
-        return _say(f"{unfinished} tasks were cut short, and n8n was told so", EXIT_UNFINISHED)
-    return EXIT_OK if runner.state == "stopped" else _say("the runner has not stopped in time", EXIT_ERROR)
+        return say(f"{unfinished} tasks were cut short, and n8n was told so", EXIT_UNFINISHED)
+    return EXIT_OK if runner.state == "stopped" else say("the runner has not stopped in time", EXIT_ERROR)
 
 
 def _serve(options: argparse.Namespace, configure_logs: Callable[[str | None], None]) -> Runner:
@@ -519,6 +520,14 @@ def _broker_token() -> tuple[str, bool]:
     except ConfigurationError as error:
         raise _Failed(str(error)) from None
     return (secrets.token_hex(16), True) if token is None else (token, False)
+
+
+def _log_end(error: Exception | str, code: int) -> int:
+    """Do as `_say` does, as a record of the log: a program reads it, and expects its format to the end."""
+    from n8nrunner import process
+
+    process.run_detached(lambda: logs.logger.error("The command ends: %s", error), _OUTPUT_WAIT)
+    return code
 
 
 def _say(error: Exception | str, code: int) -> int:

@@ -250,6 +250,14 @@ def test_the_log_can_be_json_of_one_level(broker: Broker, jobs: Path) -> None:
     assert shown["exception"].endswith("ValueError")
 
 
+def test_the_log_is_json_to_its_end(broker: Broker, jobs: Path) -> None:
+    variables = environment(broker, N8N_RUNNERS_AUTH_TOKEN="another token")
+    with python("-m", "n8nrunner", "run", "--log-format", "json", "jobs", env=variables, cwd=jobs) as program:
+        assert program.wait() == 3
+    *_, last = (json.loads(line) for line in program.output.splitlines())
+    assert last["message"].startswith("The command ends: ")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_the_option_for_the_format_says_that_the_module_has_configured_logging(
     broker: Broker, jobs: Path
