@@ -31,7 +31,7 @@ EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_REFUSED, EXIT_GRANT_SPENT, EXIT_UNFINISHED
 _EXIT_CODES = """\
 exit codes:
   0  stopped as asked
-  1  an error; for call: the call failed; for demo: a task went missing
+  1  an error; for demo: a task went missing
   2  wrong arguments or settings, or a missing module or package
   3  n8n refused the token
   4  the one-shot grant token is used up
@@ -60,6 +60,11 @@ examples:
 A value is the text of a field: a number, true, a date, one of a drop-down's values, or JSON for a list or an
 object. For a parameter of any type it is JSON if it is valid JSON, and text otherwise. For a File, it is a
 path. The output of the function goes to stderr, and the items to stdout.
+
+exit codes:
+  0  the items are on stdout
+  1  the call failed, and stderr has what n8n would show; or the module raised an exception
+  2  wrong arguments or settings, or a missing module or package
 """
 
 _NODE_EXAMPLES = """\
@@ -186,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--webhook", metavar="URL", help="afterwards, post {} to this webhook of a workflow")
 
     text = "call a function of a module as n8n does, without n8n, and print the items"
-    call = _add(commands, "call", _call, text, _CALL_EXAMPLES + _EXIT_CODES)
+    call = _add(commands, "call", _call, text, _CALL_EXAMPLES)
     call.add_argument("target", metavar="MODULE[:ATTRIBUTE]", help="where the Runner is")
     call.add_argument("function", metavar="FUNCTION", help="the function's name in n8n")
     call.add_argument("arguments", metavar="NAME=VALUE", nargs="*", help="the function's arguments")
