@@ -11,15 +11,17 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol, TypeVar
 
 from n8nrunner.errors import ProtocolError, TaskCancelled, TaskError, TaskTimeout
 from n8nrunner.logs import task_logger
 from n8nrunner.protocol import messages as m
-from n8nrunner.protocol.actions import Ending
 from n8nrunner.protocol.codec import encode_with
 from n8nrunner.protocol.json_text import NotJson, decode_member, encode_value
 from n8nrunner.task_types import TYPE_PREFIX
+
+if TYPE_CHECKING:
+    from n8nrunner.protocol.actions import Ending  # slow to import, and many runners are not started
 
 #: Gets n8n's answer to a call: a value, or else an error.
 Answers = queue.SimpleQueue[tuple[m.Json, m.Json]]
