@@ -138,6 +138,8 @@ def _task(task: TaskSnapshot) -> str:
 
 def _link(link: LinkSnapshot) -> str:
     facts = []
+    if link.origin is not None:
+        facts.append(f"an address of {escape(link.origin)}")
     if link.last_received is not None:
         facts.append(f"last byte {_age(link.last_received)} ago")
     if link.reconnections:

@@ -48,6 +48,10 @@ def test_a_card_has_no_markup_of_other_people() -> None:
         ({"state": "stopped"}, "Stopped"),
         ({"links": (link("waiting"),)}, "Not connected"),
         ({"links": (link("paused"),)}, "Paused"),
+        (
+            {"links": (link("registered")._replace(origin="dns+http://worker:5679"),)},
+            "an address of dns+http://worker:5679 · last byte",
+        ),
         ({"functions": ()}, "No function yet. Decorate one with @runner.function ."),
         ({"error_details": False}, "Texts and tracebacks are turned off by error_details ."),
         ({"errors": snapshot().errors * 7}, "2 more: runner.snapshot().errors"),

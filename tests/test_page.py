@@ -92,6 +92,11 @@ def test_the_page_shows_the_brokers_functions_and_running_tasks(page: Page) -> N
     expect(broker).to_contain_text("last byte 4 s ago · 1 reconnection · 120 tasks accepted · 1 open offer")
 
 
+def test_a_broker_at_an_address_of_a_name_shows_the_name(page: Page, served: Served) -> None:
+    served.later(1, links=(link("registered")._replace(origin="dns+http://worker:5679"),))
+    expect(page.locator("#brokers li")).to_contain_text("an address of dns+http://worker:5679 · last byte")
+
+
 def test_text_from_other_people_never_becomes_markup(page: Page, served: Served) -> None:
     served.later(1, links=(link("waiting"),), name=MARKUP)
     expect(page.locator("h1")).to_have_text(MARKUP)
