@@ -107,6 +107,15 @@ def otel() -> None:
     instrument(Runner(name="smoke"))
 
 
+def notebook() -> None:
+    """Find the widgets of the card, which is text outside of a kernel."""
+    from n8nrunner import Runner
+    from n8nrunner.notebook import _widgets
+
+    assert _widgets() is not None
+    assert list(Runner(name="smoke")._repr_mimebundle_()) == ["text/plain"]
+
+
 #: The use of each extra. A new extra needs an entry.
 SMOKES: dict[str, Callable[[], None]] = {
     "no extra": no_extra,
@@ -116,6 +125,7 @@ SMOKES: dict[str, Callable[[], None]] = {
     "metrics": metrics,
     "otel": otel,
     "testing": testing,
+    "notebook": notebook,
     "reload": reload,
 }
 
