@@ -14,10 +14,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 from n8nrunner import Runner, testing
-from tests.execution.scaled import work
+from tests.execution.scaled import process_id, work
 
 from .report import Row, table
 
@@ -25,6 +25,15 @@ SECONDS = 0.2
 WANTED = 0.9
 SPAWN = multiprocessing.get_context("spawn")
 TWO, DASK = "2 processes", "dask, 2 workers"
+
+
+class Contestant(NamedTuple):
+    """A runner."""
+
+    capacity: int
+    #: Processes in which its functions run.
+    processes: int
+    make: Callable[[], Executor] | None
 
 
 def calibrated() -> int:
@@ -62,12 +71,12 @@ def bare(loops: int, calls: int) -> float:
 
 
 @contextlib.contextmanager
-def executors() -> Iterator[dict[str, tuple[int, Callable[[], Executor] | None]]]:
-    """Yield the capacity, and the function that makes the executor, of each contestant."""
-    found: dict[str, tuple[int, Callable[[], Executor] | None]] = {
-        "threads": (2, None),
-        "1 process": (1, lambda: ProcessPoolExecutor(1, mp_context=SPAWN)),
-        TWO: (2, lambda: ProcessPoolExecutor(2, mp_context=SPAWN)),
+def executors() -> Iterator[dict[str, Contestant]]:
+    """Yield the contestants by their names."""
+    found = {
+        "threads": Contestant(2, 1, None),
+        "1 process": Contestant(1, 1, lambda: ProcessPoolExecutor(1, mp_context=SPAWN)),
+        TWO: Contestant(2, 2, lambda: ProcessPoolExecutor(2, mp_context=SPAWN)),
     }
     with contextlib.ExitStack() as ends:
         try:
@@ -77,17 +86,21 @@ def executors() -> Iterator[dict[str, tuple[int, Callable[[], Executor] | None]]
         else:
             options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
             client = ends.enter_context(Client(ends.enter_context(LocalCluster(**options))))
-            found[DASK] = (2, client.get_executor)
+            found[DASK] = Contestant(2, 2, client.get_executor)
         yield found
 
 
-def served(capacity: int, make: Callable[[], Executor] | None, loops: int, calls: int) -> float:
+def served(contestant: Contestant, loops: int, calls: int) -> float:
     """Return the calls per second of a runner."""
-    runner = Runner(name="computing", capacity=capacity, executor=make)
+    runner = Runner(name="computing", capacity=contestant.capacity, executor=contestant.make)
     runner.function(work)
+    runner.function(process_id)
     with testing.serve(runner) as n8n:
         node = n8n.node(batch_size=1)
-        node.call_items("work", [{"loops": loops // 4}] * 4)  # every process has started
+        running: set[int] = set()
+        while len(running) < contestant.processes:  # a pool starts a process when it is needed
+            items = node.call_items("process_id", [{"loops": loops // 4}] * 4)
+            running |= {item.json["result"] for item in items}
         begun = time.perf_counter()
         node.call_items("work", [{"loops": loops}] * calls)
         return calls / (time.perf_counter() - begun)
@@ -101,8 +114,8 @@ def measure(rounds: int, calls: int) -> list[Row]:
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
             rates["2 bare processes"].append(bare(loops, calls))
-            for name, (capacity, make) in contestants.items():
-                rates.setdefault(name, []).append(served(capacity, make, loops, calls))
+            for name, contestant in contestants.items():
+                rates.setdefault(name, []).append(served(contestant, loops, calls))
     baseline = rates["2 bare processes"]
     rows = [Row(f"calls of 200 ms per second: {name}", values) for name, values in rates.items()]
     for name, values in rates.items():
@@ -116,9 +129,9 @@ def measure(rounds: int, calls: int) -> list[Row]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the rows. Return 0, whether or not the wanted figures are met."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.computing", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--calls", type=int, default=40, help="of one contestant in one round, an even number"
+        "--calls", type=int, default=30, help="of one contestant in one round, an even number"
     )
     options = parser.parse_args(arguments)
     print(table(measure(options.rounds, options.calls)))

@@ -88,6 +88,12 @@ def burn(seconds: float) -> float:
     return seconds
 
 
+def process_id(loops: int) -> int:
+    """Compute for as long as this many loops take, and return the id of this process."""
+    work(loops)
+    return os.getpid()
+
+
 def work(loops: int) -> int:
     """Compute for as long as this many loops take."""
     total = 0

@@ -277,4 +277,4 @@ def test_the_table_has_every_row_that_is_observed(seen: Callable[[str], dict[str
 
 def test_the_benchmark_of_functions_that_compute_measures_both_sides(tracker: None) -> None:
     assert computing.bare(loops=10, calls=2) > 0
-    assert computing.served(capacity=1, make=None, loops=10, calls=2) > 0
+    assert computing.served(computing.Contestant(1, 1, None), loops=10, calls=2) > 0
