@@ -124,6 +124,10 @@ def test_no_form_shows_a_token_or_a_value_of_settings_items_and_results(
     def echo_settings(task: Task) -> Any:
         return task.settings
 
+    @runner.task("set")
+    def set_of(task: Task) -> Any:
+        return {task.settings: {1}}
+
     def call(**arguments: Any) -> str:
         calls = [{"item": 0, "arguments": arguments}]
         settings = {
@@ -138,9 +142,13 @@ def test_no_form_shows_a_token_or_a_value_of_settings_items_and_results(
         assert VALUE in call(text=VALUE)
         assert VALUE in call(text=VALUE, number=1)
         assert VALUE in call(text="", number=VALUE)
+        with pytest.raises(BrokerTaskError, match=VALUE):  # a key of a result that is not JSON
+            broker.run_task("set", VALUE, timeout=LIMIT)
         assert broker.run_task("echo", {"text": VALUE}, timeout=LIMIT) == {"text": VALUE}
         refused = broker.run_task("n8nrunner.leads", {"version": 1, "function": VALUE}, timeout=LIMIT)
         assert VALUE in str(refused)
+    assert len(runner.snapshot().errors) == 4
+    assert VALUE not in repr(runner.snapshot().errors)
     shown = text.getvalue()
     assert shown.count("ValueError") == 1
     assert shown.count(" after 0.") >= 4

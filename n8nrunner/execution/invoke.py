@@ -77,12 +77,15 @@ def _run(handler: Handler, task: ActiveTask, around: Around, max_payload: int) -
         text = result.text if type(result) is Encoded else encode_value(result)
         payload = encode_result(task.id, text)
     except NotJson as error:
-        return _refused(task, max_payload, f"The result cannot be sent to n8n: {error}")
+        kind = "The result cannot be sent to n8n"  # the error names the place by keys, which are the user's
+        return _refused(task, max_payload, kind, f"{kind}: {error}")
     if len(payload) > max_payload:
+        message = f"The result is too large: {len(payload)} bytes, and {max_payload} are allowed"
         return _refused(
             task,
             max_payload,
-            f"The result is too large: {len(payload)} bytes, and {max_payload} are allowed",
+            message,
+            message,
             "Raise N8N_RUNNERS_MAX_PAYLOAD for n8n and for the runner, or return less, such as a file.",
         )
     if task_logger.isEnabledFor(logging.DEBUG):
@@ -130,10 +133,13 @@ def failure(task: ActiveTask, message: str, description: str | None = None) -> A
     return _answer(task, None, _error_object(message, description))
 
 
-def _refused(task: ActiveTask, max_payload: int, message: str, description: str | None = None) -> Answer:
+def _refused(
+    task: ActiveTask, max_payload: int, kind: str, message: str, description: str | None = None
+) -> Answer:
     facts = facts_of(task, outcome="failed")
-    task_logger.error("%s failed. %s", log_prefix(task), message, extra=facts)
-    task.note_failure(Failure(message, message, description))
+    shown = message if task.error_details else kind
+    task_logger.error("%s failed. %s", log_prefix(task), shown, extra=facts)
+    task.note_failure(Failure(kind, message, description))
     return _answer(task, max_payload, _error_object(message, description))
 
 
