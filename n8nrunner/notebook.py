@@ -219,8 +219,11 @@ class _LiveCards:
             known.seen = time.monotonic()
 
     def _run(self) -> None:
+        due = time.monotonic()
         while True:
-            time.sleep(PERIOD)
+            # Without the moment that is due, each wait for the interpreter's lock would add to the period.
+            due = max(due + PERIOD, time.monotonic())
+            time.sleep(max(0.0, due - time.monotonic()))
             with self._lock:
                 cards = list(self._active)
             ended = {each for each in cards if not self._refresh(each)}

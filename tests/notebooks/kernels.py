@@ -1,18 +1,16 @@
-"""A kernel of Jupyter, and JupyterLab in Chromium, for tests."""
+"""A kernel of Jupyter, for tests."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import queue
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tests.conftest import LIMIT
-from tests.processes import Program, python
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,35 +63,3 @@ def running_kernel() -> Iterator[Kernel]:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
         manager.cleanup_resources()
-
-
-@contextlib.contextmanager
-def running_lab(folder: Path) -> Iterator[str]:
-    """JupyterLab with the notebooks of a folder. Yield its address; "{}" in it is a notebook's name."""
-    own = folder / ".jupyter"  # nothing of the user's
-    variables = {
-        "JUPYTER_CONFIG_DIR": "config",
-        "JUPYTER_DATA_DIR": "data",
-        "JUPYTER_RUNTIME_DIR": "runtime",
-        "JUPYTERLAB_SETTINGS_DIR": "settings",
-        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-        "IPYTHONDIR": "ipython",
-    }
-    env = {name: str(own / value) for name, value in variables.items()}
-    options = [
-        "--no-browser",
-        "--allow-root",
-        "--ServerApp.port=0",
-        "--ServerApp.token=tests",
-        f"--ServerApp.root_dir={folder}",
-        "--LabApp.expose_app_in_browser=True",  # the tests call its commands
-        "--LabApp.news_url=",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-    ]
-    program: Program
-    with python("-m", "jupyterlab", *options, env={**env, "PYTHONPATH": str(ROOT)}, cwd=folder) as program:
-        found = re.search(r"http://127\.0\.0\.1:\d+", program.wait_for("http://127.0.0.1"))
-        assert found is not None
-        yield f"{found[0]}/lab/tree/{{}}?token=tests&reset"
-        program.process.terminate()  # ends its kernels too
-        program.wait()

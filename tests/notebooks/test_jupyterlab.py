@@ -6,21 +6,19 @@ The screenshots are put into the folder that `N8NRUNNER_SCREENSHOTS` names.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from n8nrunner.broker import Broker
 from tests import chromium
 from tests.conftest import TOKEN
-from tests.notebooks.kernels import running_lab
+from tests.notebooks.lab import Lab, open_lab
 from tests.test_samples import call, json_of
 
 with contextlib.suppress(ImportError):  # `browser` says so
-    from playwright.sync_api import Browser, Page, expect
+    from playwright.sync_api import Browser, expect
 
 MAKE, DEFINE, START, SHOW, THREADS, PATIENCE, STOP = range(7)
 CELLS = {
@@ -53,38 +51,6 @@ print("run", len(In) - 1, "ended" if "n8nrunner-card" not in names else "refresh
 }
 
 
-class Lab:
-    """A notebook in JupyterLab."""
-
-    def __init__(self, page: Page) -> None:
-        self.page = page
-        self.card = page.locator(".n8nrunner-card")
-        self._runs = 0
-
-    def cell(self, index: int) -> Any:
-        return self.page.locator(".jp-CodeCell").nth(index)
-
-    def run(self, index: int) -> None:
-        """Run a cell, and wait for its end."""
-        self._runs += 1
-        self.page.evaluate(
-            "index => { jupyterapp.shell.currentWidget.content.activeCellIndex = index;"
-            " void jupyterapp.commands.execute('notebook:run-cell') }",
-            index,
-        )
-        expect(self.cell(index).locator(".jp-InputPrompt")).to_have_text(f"[{self._runs}]:")
-
-    def is_refreshing(self) -> bool:
-        """Return whether a thread of the kernel refreshes cards."""
-        self.run(THREADS)
-        output = self.cell(THREADS).locator(".jp-Cell-outputArea")
-        expect(output).to_contain_text(f"run {self._runs} ")
-        return "refreshing" in output.inner_text()
-
-    def screenshot(self, name: str) -> None:
-        chromium.keep_screenshot(self.page, name)
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with chromium.running() as browser:
@@ -93,27 +59,19 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def lab(browser: Browser, broker: Broker, tmp_path: Path) -> Iterator[Lab]:
-    pytest.importorskip("jupyterlab")
-    pytest.importorskip("ipywidgets")
-    nbformat = pytest.importorskip("nbformat")
-    cells = [nbformat.v4.new_code_cell(code.format(url=broker.url, token=TOKEN)) for code in CELLS.values()]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
-    (tmp_path / "prices.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
-    with running_lab(tmp_path) as address:
-        context = browser.new_context(viewport={"width": 1100, "height": 1100}, reduced_motion="reduce")
-        page = context.new_page()
-        page.set_default_timeout(chromium.LIMIT)
-        page.goto(address.format("prices.ipynb"))
-        page.wait_for_function(
-            "() => { const kernel = window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel;"
-            " return kernel?.connectionStatus === 'connected' && kernel.status === 'idle' }"
-        )
-        page.add_style_tag(content=".Toastify { display: none }")  # a question about news
-        lab = Lab(page)
+    for package in ("jupyterlab", "ipywidgets", "nbformat"):
+        pytest.importorskip(package)
+    cells = [code.format(url=broker.url, token=TOKEN) for code in CELLS.values()]
+    with open_lab(browser, tmp_path, cells) as lab:
         yield lab
-        lab.screenshot("jupyterlab")
-        context.close()
+        chromium.keep_screenshot(lab.page, "jupyterlab")
+
+
+def is_refreshing(lab: Lab) -> bool:
+    """Return whether a thread of the kernel refreshes cards."""
+    lab.run(THREADS)
+    expect(lab.output(THREADS)).to_contain_text(f"run {lab.runs} ")
+    return "refreshing" in lab.output(THREADS).inner_text()
 
 
 def test_a_card_in_jupyterlab_follows_the_runner_while_it_is_seen(lab: Lab, broker: Broker) -> None:
@@ -142,21 +100,17 @@ def test_a_card_in_jupyterlab_follows_the_runner_while_it_is_seen(lab: Lab, brok
     summary.click()
     expect(lab.card.locator("pre")).to_contain_text("in quote")
     lab.card.scroll_into_view_if_needed()
-    lab.screenshot("card")
+    chromium.keep_screenshot(lab.page, "card")
 
     # A traceback stays open, and the card is refreshed for longer than it would be without being seen.
     expect(lab.card).to_contain_text("up 1", timeout=chromium.LIMIT)  # 10 s and more
     expect(lab.card.locator("pre")).to_be_visible()
-    assert lab.is_refreshing()
+    assert is_refreshing(lab)
 
     # Without its output, the thread ends.
-    lab.page.evaluate(
-        "index => { jupyterapp.shell.currentWidget.content.activeCellIndex = index;"
-        " void jupyterapp.commands.execute('notebook:clear-cell-output') }",
-        SHOW,
-    )
+    lab.command(SHOW, "notebook:clear-cell-output")
     expect(lab.card).to_have_count(0)
-    while lab.is_refreshing():  # a run of a cell counts as a sign of the page
+    while is_refreshing(lab):  # a run of a cell counts as a sign of the page
         lab.page.wait_for_timeout(9000)
 
     # Shown again, it follows the runner to its end.
@@ -164,6 +118,6 @@ def test_a_card_in_jupyterlab_follows_the_runner_while_it_is_seen(lab: Lab, brok
     expect(lab.card).to_contain_text("Ready")
     lab.run(STOP)
     expect(lab.card).to_contain_text("Stopped")
-    lab.screenshot("card-stopped")
-    while lab.is_refreshing():
+    chromium.keep_screenshot(lab.page, "card-stopped")
+    while is_refreshing(lab):
         lab.page.wait_for_timeout(100)
