@@ -89,12 +89,12 @@ def n8n_runner_factory() -> Iterator[Callable[[Runner | str], ServedRunner]]:
 
 @contextlib.contextmanager
 def _serve(target: Runner | str, broker: Broker | None) -> Iterator[ServedRunner]:
-    from n8nrunner.target import TargetError
+    from n8nrunner.errors import ConfigurationError
     from n8nrunner.testing import serve
 
     with contextlib.ExitStack() as ends:
         try:
             served = ends.enter_context(serve(target, broker))
-        except TargetError as error:
+        except ConfigurationError as error:
             pytest.fail(f"n8n_runner: {error}", pytrace=False)
         yield served

@@ -84,7 +84,6 @@ SIDEWAYS = {
     ("cli", "reloading"),
     ("reloading", "target"),
     ("cli", "testing"),
-    ("pytest_plugin", "target"),
     ("pytest_plugin", "testing"),
     ("testing", "target"),
 }

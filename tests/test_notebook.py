@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 import pytest
 
-from n8nrunner import Runner, notebook
+from n8nrunner import Runner, notebook, testing
 from n8nrunner.broker import Broker
 from tests.conftest import LIMIT, wait_until
 from tests.example_snapshots import link, snapshot
@@ -111,6 +111,16 @@ def test_in_a_notebook_start_prints_one_line(
         f'Connected to n8n at {broker.url}. In n8n, add the node "Python Function", and choose the runner '
         "prices and its function Quote Fruit.\n"
     )
+
+
+def test_in_a_notebook_a_runner_that_is_tested_prints_nothing(
+    capsys: pytest.CaptureFixture[str], shell: Any
+) -> None:
+    runner = Runner(name="prices")
+    runner.function(name="quote")(lambda: 1)
+    with testing.serve(runner) as n8n:
+        n8n.call("quote")
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,18 @@ from typing import Any, Callable
 
 from n8nrunner.broker import Broker
 from n8nrunner.config import DEFAULT_NAME
+from n8nrunner.errors import ConfigurationError
 from n8nrunner.functions.function import Function
 from n8nrunner.runner import Runner, name_from
 from n8nrunner.snapshot import Snapshot
-from n8nrunner.target import default_name, locate_runner
+from n8nrunner.target import TargetError, default_name, locate_runner
 from n8nrunner.testing.items import Item
 from n8nrunner.testing.node import Node, Options
 
 #: The name of a runner that has none of its own, and that no module's name names.
 _FALLBACK_NAME = "runner"
+#: Seconds within which the embedded broker has registered the runner.
+_START_WAIT = 10.0
 
 
 class ServedRunner:
@@ -136,7 +139,7 @@ class ServedRunner:
         return self._served.snapshot()
 
     def _start(self) -> None:
-        self._served.start()
+        self._served._start(_START_WAIT, gives_up=True)  # prints nothing in a notebook, unlike `start`
 
     def _stop(self) -> None:
         self._served.stop(0)
@@ -176,12 +179,14 @@ def serve(runner: Runner | str, broker: Broker | None = None) -> Iterator[Served
         broker: an embedded broker that runs; None for one that exists as long as the block.
 
     Raises:
-        ConfigurationError: the runner's settings cannot work.
-        TargetError: the text does not lead to a runner.
+        ConfigurationError: the text does not lead to a runner, or the runner's settings cannot work.
     """
     if isinstance(runner, str):
         name = name_from(default_name(runner))
-        runner = locate_runner(runner)
+        try:
+            runner = locate_runner(runner)
+        except TargetError as error:
+            raise ConfigurationError([str(error)]) from None
     else:
         name = _FALLBACK_NAME
     if runner.config.name != DEFAULT_NAME:

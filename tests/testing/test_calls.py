@@ -15,7 +15,6 @@ import pytest
 
 from n8nrunner import ConfigurationError, File, Runner, TaskError, testing
 from n8nrunner.broker import Broker, BrokerTaskError, BrokerTaskLost
-from n8nrunner.target import TargetError
 from n8nrunner.testing import CallFailed, ServedRunner
 from n8nrunner.testing.errors import _N8N_ERRORS
 from tests.conftest import TOKEN, wait_until
@@ -356,7 +355,7 @@ def test_a_name_that_cannot_serve_functions_is_an_error_as_at_the_start() -> Non
 def test_a_target_leads_to_the_runner() -> None:
     with testing.serve("tests.testing.program:runner") as n8n:
         assert n8n.runner is program.runner
-    with pytest.raises(TargetError, match="there is no Runner"), testing.serve("json"):
+    with pytest.raises(ConfigurationError, match="there is no Runner"), testing.serve("json"):
         pass
 
 
