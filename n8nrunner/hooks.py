@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import threading
 from contextlib import AbstractContextManager
+from types import FunctionType
 from typing import Any, Callable, Literal, NamedTuple, Union, get_args
 
 from n8nrunner.errors import ConfigurationError
@@ -49,8 +50,8 @@ class Call:
         task: the task.
         function: the function's name; None for the handler of a task type.
         item: the index of the call's item; None for a batch, for a handler, and for "cancelled".
-        duration: the seconds inside of the call; None before its end. For "cancelled", the seconds until
-            then; None if nothing has begun.
+        duration: the seconds inside of the call, without its hooks, and with the wait for the function's
+            `limit`; None before its end. For "cancelled", the seconds until then; None if nothing has begun.
         outcome: how it ended, as in `FunctionSnapshot.outcomes`; None before its end.
         error: the exception that it raised; None if it raised none.
     """
@@ -93,17 +94,13 @@ class Call:
         return self.task.node_name
 
 
-class OpenCall(Call):
-    """A call with its hooks. The thread of the call uses it: `start`, then `end`, once each.
+class OpenCall:
+    """A call with its hooks. The thread of the call uses it: `start`, then `end`, once each."""
 
-    The object that a hook gets is of this class, so that a call costs one object. The public class `Call` is
-    what users see of it.
-    """
-
-    __slots__ = ("_hooks", "_task")
+    __slots__ = ("_hooks", "_task", "call")
 
     def __init__(self, hooks: CallHooks, task: ActiveTask, function: str | None, item: int | None) -> None:
-        super().__init__(task, function, item)
+        self.call = Call(task, function, item)
         self._hooks = hooks
         self._task = task
 
@@ -111,26 +108,26 @@ class OpenCall(Call):
         """Call the hooks of "started"."""
         for hook in self._hooks.started:
             try:
-                hook(self)
+                hook(self.call)
             except BaseException as error:  # noqa: BLE001 - logged
                 self._handle("started", error)
 
     def end(self, duration: float, error: BaseException | None = None) -> None:
         """Call the hooks of "finished" or, after an exception, of "failed"."""
-        event: CallEvent = "finished" if error is None else "failed"
-        self.duration = duration
-        self.error = error
+        call = self.call
+        call.duration = duration
+        call.error = error
         if self._task.ending is not None:
-            self.outcome = self._task.ending
+            call.outcome = self._task.ending
         elif isinstance(error, KeyboardInterrupt) and self._task.in_other_process:
-            self.outcome = "unfinished"
+            call.outcome = "unfinished"
         else:
-            self.outcome = "done" if error is None else "failed"
+            call.outcome = "done" if error is None else "failed"
         for hook in self._hooks.finished if error is None else self._hooks.failed:
             try:
-                hook(self)
+                hook(call)
             except BaseException as raised:  # noqa: BLE001 - logged
-                self._handle(event, raised)
+                self._handle("finished" if error is None else "failed", raised)
 
     def _handle(self, event: CallEvent, error: BaseException) -> None:
         """Log a hook's exception, or raise it if it ends the task."""
@@ -184,7 +181,7 @@ class Hooks:
             self.add("undelivered", on_undelivered)
 
     def add(self, event: str, hook: Hook) -> None:
-        """Add a function, after all others of the event.
+        """Add a function, after all others of the event, or in the place of an earlier version of it.
 
         Raises:
             ConfigurationError: there is no such event.
@@ -193,10 +190,10 @@ class Hooks:
             raise ConfigurationError([f"event: expected one of {', '.join(EVENTS)}; got {event!r}"])
         with self._lock:
             if event in self._others:
-                self._others[event] = (*self._others[event], hook)
+                self._others[event] = _with(self._others[event], hook)
             else:
                 calls = self.around.calls or CallHooks()
-                calls = calls._replace(**{event: (*getattr(calls, event), hook)})
+                calls = calls._replace(**{event: _with(getattr(calls, event), hook)})
                 self.around = self.around._replace(calls=calls)
 
     def of(self, event: OtherEvent) -> tuple[Hook, ...]:
@@ -211,6 +208,24 @@ class Hooks:
     def renew_after_fork(self) -> None:
         """Replace the lock in a child process: a thread of the parent process may have held it."""
         self._lock = threading.Lock()
+
+
+def _with(hooks: tuple[Hook, ...], hook: Hook) -> tuple[Hook, ...]:
+    """Return the hooks with one more, which replaces an earlier version of the same function.
+
+    A cell of a notebook that runs again, or a module that is imported again, defines its functions again.
+    """
+    name = _name_of(hook)
+    if name is not None and name in map(_name_of, hooks):
+        return tuple(hook if _name_of(each) == name else each for each in hooks)
+    return (*hooks, hook)
+
+
+def _name_of(hook: Hook) -> tuple[str, str] | None:
+    """Return the module and the name of a function at the top level of a module; None for all others."""
+    if not isinstance(hook, FunctionType) or not hook.__qualname__.isidentifier():
+        return None
+    return hook.__module__, hook.__qualname__
 
 
 def takes_task(context: Callable[..., object]) -> bool:

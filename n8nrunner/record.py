@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Literal, Protocol
 
@@ -66,8 +66,8 @@ class _Record:
         return FunctionSnapshot(name, kind, outcomes, self.queue.read(), self.undelivered, running)
 
 
-class Registered(Protocol):
-    """The functions and task types of a runner. Both may be read on any thread."""
+class Names(Protocol):
+    """The names that a runner has registered. Both may be read on any thread."""
 
     @property
     def task_types(self) -> Collection[str]:
@@ -85,11 +85,12 @@ class Recorder:
         registered: what is shown without a call, and which names of functions count: a node may ask for any.
     """
 
-    def __init__(self, registered: Registered) -> None:
+    def __init__(self, registered: Names) -> None:
         self._registered = registered
         self._functions: dict[str, _Record] = {}
         self._types: dict[str, _Record] = {}
-        self._errors: deque[CallError] = deque(maxlen=_KEPT_ERRORS)
+        #: The last errors, the latest first. Replaced, never changed in place, because other threads read it.
+        self.errors: tuple[CallError, ...] = ()
 
     # --- for the links' thread --------------------------------------------------------------------
 
@@ -153,26 +154,20 @@ class Recorder:
             message, description, traceback = failure.message, failure.description, failure.traceback
             if not task.error_details:
                 message, description, traceback = failure.kind, None, None
-            self._errors.appendleft(
-                CallError(
-                    time.time(),
-                    name or task.type,
-                    task.id,
-                    task.execution_id,
-                    task.node_name,
-                    failure.item,
-                    message,
-                    description,
-                    traceback,
-                )
+            error = CallError(
+                time.time(),
+                name or task.type,
+                task.id,
+                task.execution_id,
+                task.node_name,
+                failure.item,
+                message,
+                description,
+                traceback,
             )
+            self.errors = (error, *self.errors)[:_KEPT_ERRORS]
 
     # --- for any thread ---------------------------------------------------------------------------
-
-    @property
-    def errors(self) -> tuple[CallError, ...]:
-        """The last errors, the latest first."""
-        return tuple(self._errors)
 
     def functions(self, running: Iterable[ActiveTask] = ()) -> tuple[FunctionSnapshot, ...]:
         """Return the functions and the task types, by name.

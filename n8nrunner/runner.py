@@ -357,7 +357,9 @@ class Runner:
         """Let a function be called at every event of one kind: a hook. Add it before or after the start.
 
         Use it as a decorator, ``@runner.on("failed")``, or directly, ``runner.on("failed", report)``. Several
-        hooks of an event are called in the order in which they were added. The events are:
+        hooks of an event are called in the order in which they were added. A function at the top level of a
+        module replaces an earlier one of the same name, as when a cell of a notebook runs again. The events
+        are:
 
         - "started": before each call of a function, and before the handler of a task type. It gets a `Call`.
         - "finished": after a call that returned. It gets the same `Call`.

@@ -72,8 +72,9 @@ class Outcome(NamedTuple):
     """The calls that ended in one way."""
 
     count: int  # type: ignore[assignment]  #: how many; a tuple's method has this name.
-    #: the seconds inside of each call; 0 for calls that could not be made. A task that is cut short has the
-    #: time until that moment: from the begin of its handler on, or, in another process, from its arrival on.
+    #: the seconds inside of each call, with the wait for its function's `limit`; 0 for calls that could not
+    #: be made. A task that is cut short has the time until that moment: from the begin of its handler on, or,
+    #: in another process, from its arrival on.
     duration: Histogram
 
 

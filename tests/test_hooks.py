@@ -303,6 +303,42 @@ def test_hooks_are_called_in_their_order(broker: Broker, new_runner: NewRunner) 
     assert found == [0, 1, 2]
 
 
+def versions() -> tuple[Any, Any]:
+    """Return two versions of one function of a module."""
+    made = []
+    for number in range(2):
+        names = {"__name__": "leads", "number": number}
+        exec("def report(call): call.state.setdefault('by', []).append(number)", names)
+        made.append(names["report"])
+    return made[0], made[1]
+
+
+def test_a_later_version_of_a_function_takes_the_place_of_the_earlier_one() -> None:
+    hooks = Hooks()
+    old, new = versions()
+    ended: list[Any] = []
+    hooks.add("finished", old)
+    for _ in range(2):  # functions without a name of their own are all kept
+        hooks.add("finished", lambda call: ended.append(call.state["by"]))
+    hooks.add("finished", new)
+    run(lambda task: None, hooks)
+    assert ended == [[1], [1]]
+
+
+def test_the_duration_of_a_call_is_without_its_hooks(broker: Broker, new_runner: NewRunner) -> None:
+    runner = new_runner(name="leads")
+    runner.on("started", lambda call: call.task.wait_for_cancel(0.3))
+    durations: list[Any] = []
+    runner.on("finished", lambda call: durations.append(call.duration))
+    runner.function(lambda: None, name="fast")
+    runner.task("fast")(lambda task: None)
+    with runner:
+        call(runner, broker, "fast", {})
+        broker.run_task("fast", {})
+    assert len(durations) == 2
+    assert max(durations) < 0.3
+
+
 def test_a_failure_is_logged_once_and_before_the_hooks(caplog: pytest.LogCaptureFixture) -> None:
     hooks = Hooks()
     logged: list[int] = []

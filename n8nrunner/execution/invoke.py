@@ -102,6 +102,7 @@ def _call(handler: Handler, task: ActiveTask) -> object:
     try:
         if call is not None:
             call.start()
+            begun = time.monotonic()
         result = handler(task)
     except BaseException as error:
         task.duration = time.monotonic() - begun

@@ -292,6 +292,7 @@ class _FunctionTask:
         try:
             if call is not None:
                 call.start()
+                begun = time.monotonic()
             result = self._function.call(task, arguments, self._make_items)
             pair(result[0], sources)
             self._add(sources, result)
