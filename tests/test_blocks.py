@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import types
+from collections import Counter
 
 import pytest
 
@@ -32,10 +33,17 @@ TESTING = "tests/test_testing_page.py"
 SCALING = "tests/execution/test_scaling.py"
 HERE = "tests/test_blocks.py"
 
-#: The test of the reference runs all of its examples.
-EXAMPLES = sorted({f"python: {block.heading}" for block in blocks("docs/reference.md", "python")})
 
-#: The test that runs a page's blocks of a language under a heading. `.ci/run` runs commands as well.
+def code_of(page: str) -> list[str]:
+    """Return the language and heading of each block of code of a page; of equal ones, also their number."""
+    found = Counter(
+        f"{block.language}: {block.heading}" for block in blocks(page) if block.language not in NOT_CODE
+    )
+    return [f"{name} ({number})" if number > 1 else name for name, number in found.items()]
+
+
+#: The test that runs a page's blocks of a language under a heading, with their number if it is above 1.
+#: `.ci/run` runs commands as well.
 RUN_BY = {
     ".ci/run": {
         "README.md": ["bash: Try it", "bash: Test it"],
@@ -44,7 +52,7 @@ RUN_BY = {
     f"{README}::test_the_function_of_the_readme_serves_calls_and_its_node_is_installed": {
         "README.md": ["python: A function on n8n's canvas", "sh: A function on n8n's canvas"],
     },
-    f"{README}::test_the_notebook_of_the_readme_serves_calls": {"README.md": ["python: In a notebook"]},
+    f"{README}::test_the_notebook_of_the_readme_serves_calls": {"README.md": ["python: In a notebook (2)"]},
     f"{README}::test_the_blocks_of_the_page_about_functions_serve_calls": {
         "docs/functions.md": [
             "python: Parameters",
@@ -63,8 +71,8 @@ RUN_BY = {
     },
     f"{HERE}::test_a_program_in_any_language_sends_tasks": {"docs/tasks.md": ["sh: Develop without n8n"]},
     f"{HERE}::test_the_program_of_the_home_page_serves_calls": {"docs/index.md": ["python: "]},
-    "tests/test_examples.py::test_an_example_runs": {"docs/reference.md": EXAMPLES},
-    f"{HERE}::test_json_is_json": {"docs/protocol.md": ["json: Functions"]},
+    "tests/test_examples.py::test_an_example_runs": {"docs/reference.md": code_of("docs/reference.md")},
+    f"{HERE}::test_json_is_json": {"docs/protocol.md": ["json: Functions (5)"]},
     f"{HERE}::test_the_tunnel_leads_to_the_brokers_port": {
         "docs/guide-notebook.md": ["sh: n8n on another machine"]
     },
@@ -80,19 +88,23 @@ RUN_BY = {
         "docs/guide-application.md": ["sh: Start n8n"],
     },
     f"{GUIDES}::test_the_blocks_of_the_notebook_guide_serve_calls": {
-        "docs/guide-notebook.md": ["sh: Start Jupyter", "python: Write a function", "python: Go on working"]
+        "docs/guide-notebook.md": [
+            "sh: Start Jupyter",
+            "python: Write a function (3)",
+            "python: Go on working (2)",
+        ]
     },
     f"{GUIDES}::test_the_commands_of_the_application_guide_serve_calls": {
         "docs/guide-application.md": ["python: Write a function", "sh: Serve it"]
     },
     f"{GUIDES}::test_the_program_of_the_application_guide_is_watched_tested_and_changed": {
-        "docs/guide-application.md": ["sh: Watch it, test it, change it"]
+        "docs/guide-application.md": ["sh: Watch it, test it, change it (2)"]
     },
     f"{GUIDES}::test_gunicorns_forked_workers_serve_calls": {
-        "docs/guide-application.md": ["python: Start it with your application"]
+        "docs/guide-application.md": ["python: Start it with your application (2)"]
     },
     f"{GUIDES}::test_database_connections_are_closed_around_each_task": {
-        "docs/guide-application.md": ["python: Keep database connections healthy"]
+        "docs/guide-application.md": ["python: Keep database connections healthy (2)"]
     },
     f"{GUIDES}::test_the_guides_test_of_an_application_passes": {
         "docs/guide-application.md": ["python: Test it"]
@@ -118,10 +130,10 @@ RUN_BY = {
     },
     f"{OPERATING}::test_the_program_of_the_page_prints_its_spans": {"docs/operating.md": ["python: Tracing"]},
     f"{SCALING}::test_the_functions_of_the_page_run_in_processes": {
-        "docs/scaling.md": ["python: Functions that compute"]
+        "docs/scaling.md": ["python: Functions that compute (2)"]
     },
     f"{TESTING}::test_the_tests_of_the_page_pass": {
-        "docs/testing.md": ["python: A first test", "python: Calls", "python: Choose the runner"]
+        "docs/testing.md": ["python: A first test (2)", "python: Calls", "python: Choose the runner (2)"]
     },
     f"{TESTING}::test_the_context_manager_and_the_command_of_the_page_print_the_items": {
         "docs/testing.md": ["python: Without pytest", "sh: On the command line"]
@@ -136,36 +148,26 @@ RUN_BY = {
         "docs/guide-self-hosting.md": ["yaml: With Docker Compose", "yaml: Queue mode"]
     },
     f"{HOSTING}::test_the_names_of_workers_that_scale_belong_to_their_services": {
-        "docs/guide-self-hosting.md": ["yaml: Workers that scale"]
+        "docs/guide-self-hosting.md": ["yaml: Workers that scale (2)"]
     },
     f"{HOSTING}::test_commands_of_a_section_name_services_of_the_samples": {
         "docs/guide-self-hosting.md": [
             "sh: With Docker Compose",
             "sh: Queue mode",
-            "sh: Deploy a new version",
+            "sh: Deploy a new version (3)",
             "sh: Logs",
         ]
     },
     f"{HOSTING}::test_commands_for_systemd_put_files_where_the_unit_looks_for_them": {
-        "docs/guide-self-hosting.md": ["sh: With systemd"]
+        "docs/guide-self-hosting.md": ["sh: With systemd (2)"]
     },
 }
-
-
-def code_of_pages() -> set[tuple[str, str]]:
-    """Return the page of each block of code, with its language and heading."""
-    return {
-        (page, f"{block.language}: {block.heading}")
-        for page in pages()
-        for block in blocks(page)
-        if block.language not in NOT_CODE
-    }
 
 
 def test_every_block_of_code_has_a_test() -> None:
     listed = [(page, block) for of_test in RUN_BY.values() for page in of_test for block in of_test[page]]
     assert len(set(listed)) == len(listed)
-    assert set(listed) | BY_HAND == code_of_pages()
+    assert set(listed) | BY_HAND == {(page, block) for page in pages() for block in code_of(page)}
 
 
 @pytest.mark.parametrize("test", RUN_BY)
