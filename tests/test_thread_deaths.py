@@ -533,3 +533,24 @@ def test_the_links_thread_rests_while_one_of_two_links_is_still_closing(
         runner.stop(0)
         assert runner.join(LIMIT)
     assert len(turns) < 30
+
+
+def test_a_call_on_the_links_thread_is_not_slept_through_while_wake_ups_are_cleared(
+    broker: Broker, new_runner: NewRunner
+) -> None:
+    runner = new_runner()
+    runner.task("echo")(lambda task: task.settings)
+    runner.start()
+    thread = serving(runner)
+    clear, clears, called = thread.inbox.clear_wake_ups, threading.Semaphore(1), threading.Event()
+
+    def call_first() -> None:
+        if clears.acquire(blocking=False):
+            calling = threading.Thread(target=thread.call, args=(called.set,))
+            calling.start()
+            calling.join(LIMIT)
+        clear()
+
+    thread.inbox.clear_wake_ups = call_first  # type: ignore[method-assign]
+    thread.inbox.wake()
+    assert called.wait(5), "the thread sleeps for up to a minute"

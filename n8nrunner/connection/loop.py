@@ -267,6 +267,8 @@ class LinkThread:
         if woken:
             # Last, because this system call releases the interpreter's lock to the thread that posted.
             inbox.clear_wake_ups()
+            if self._calls:  # this may have cleared the wake-up of a call that came after those above
+                inbox.wake()
         links = self.current.links
         self._due_at = min([link.due_at for link in links], default=inf)
         for name in self.names:
