@@ -81,9 +81,13 @@ def note_start(runner: Shown) -> bool:
 
 def next_step(snapshot: Snapshot, functions: Collection[str]) -> str:
     """Return a line for the cell that has started a runner: what to do next in n8n."""
-    brokers = ", ".join(link.broker for link in snapshot.links)
-    to = f"n8n at {brokers}"
-    begin = f"Connected to {to}." if snapshot.is_registered else f"Connecting to {to}."
+    here = [link.broker for link in snapshot.links if link.state in ("registered", "paused")]
+    away = [link.broker for link in snapshot.links if link.broker not in here]
+    begin = " ".join(
+        f"{word} to n8n at {', '.join(brokers)}."
+        for word, brokers in (("Connected", here), ("Connecting", away))
+        if brokers
+    )
     if functions:
         first = title_of(next(iter(functions)))
         which = f"its function {first}" if len(functions) == 1 else f"a function, such as {first}"

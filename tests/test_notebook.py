@@ -133,6 +133,11 @@ def test_in_a_notebook_a_runner_that_is_tested_prints_nothing(
             "Connected to n8n at http://n8n:5679. The runner takes tasks of the type quote, train, resize.",
         ),
         ([], {"functions": ()}, "The runner has no function yet: run a cell with @runner.function."),
+        (
+            ["quote"],
+            {"links": (link(), link("waiting", "http://other:5679"))},
+            "Connected to n8n at http://n8n:5679. Connecting to n8n at http://other:5679. In n8n, add",
+        ),
         (["quote"], {"links": (link("waiting"),)}, "Connecting to n8n at http://n8n:5679. In n8n, add"),
     ],
 )
