@@ -15,13 +15,13 @@ from n8nrunner.deadline import Deadline
 from n8nrunner.execution.executors import ExecutorOrFactory, is_factory
 from n8nrunner.execution.pools import TaskPool
 from n8nrunner.exit_hook import STOP_MARGIN
-from n8nrunner.hooks import Call, Hooks, OnUndelivered, Registered, TaskContext
+from n8nrunner.hooks import Call, Hooks, Registered
 from n8nrunner.lifecycle import Lifecycle, RunnerState, guarded
 from n8nrunner.logs import logger
 from n8nrunner.protocol.events import OfferingChanged, StopRequested, TypesChanged
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.record import Recorder
-from n8nrunner.registry import PLAIN, Registry, is_plain
+from n8nrunner.registry import Registry
 from n8nrunner.snapshot import LinkSnapshot, Snapshot, TaskSnapshot
 from n8nrunner.task import ActiveTask, Undelivered, renew_lock_after_fork
 
@@ -47,33 +47,22 @@ _LOG_WAIT = 0.5
 
 
 class Extras(NamedTuple):
-    """The settings of a runner that have no environment variable. See `Runner`."""
+    """The settings of a runner that have no environment variable, besides its hooks. See `Runner`."""
 
     executor: ExecutorOrFactory | None = None
-    task_context: TaskContext | None = None
-    on_undelivered: OnUndelivered | None = None
     shared: bool = False
 
     def check(self) -> None:
-        """Check the types.
+        """Check the executor.
 
         Raises:
-            ConfigurationError: with every problem.
+            ConfigurationError: it is none.
         """
         executor: object = self.executor
-        is_executor = is_factory(executor) or callable(getattr(executor, "submit", None))
-        checks = (
-            ("executor", "a concurrent.futures.Executor or a function that makes one", is_executor),
-            ("task_context", f"{PLAIN}, that makes a context manager", is_plain(self.task_context)),
-            ("on_undelivered", PLAIN, is_plain(self.on_undelivered)),
-        )
-        problems = [
-            f"{name}: expected {expected}, got {getattr(self, name)!r}"
-            for name, expected, fits in checks
-            if not fits and getattr(self, name) is not None
-        ]
-        if problems:
-            raise errors.ConfigurationError(problems)
+        if executor is None or is_factory(executor) or callable(getattr(executor, "submit", None)):
+            return
+        expected = "a concurrent.futures.Executor or a function that makes one"
+        raise errors.ConfigurationError([f"executor: expected {expected}, got {executor!r}"])
 
 
 class Engine:

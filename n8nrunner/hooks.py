@@ -24,6 +24,9 @@ TaskContext = Union[
 #: Called with each result that n8n did not get, or may not have got.
 OnUndelivered = Callable[[Undelivered], object]
 
+#: The functions that `is_plain` accepts, for an error.
+PLAIN = "a plain function, without async and without yield"
+
 #: The events of calls, on their own thread, and the other events, on the callbacks' thread.
 CallEvent = Literal["started", "finished", "failed"]
 OtherEvent = Literal["registered", "undelivered", "cancelled"]
@@ -168,11 +171,25 @@ class Hooks:
 
     Attributes:
         around: the functions around a task. Replaced at each change, so that a task can keep what it has.
+
+    Raises:
+        ConfigurationError: with everything about the two functions that does not fit.
     """
 
     def __init__(
         self, task_context: TaskContext | None = None, on_undelivered: OnUndelivered | None = None
     ) -> None:
+        given = (
+            ("task_context", f"{PLAIN}, that makes a context manager", task_context),
+            ("on_undelivered", PLAIN, on_undelivered),
+        )
+        problems = [
+            f"{name}: expected {expected}, got {function!r}"
+            for name, expected, function in given
+            if function is not None and not is_plain(function)
+        ]
+        if problems:
+            raise ConfigurationError(problems)
         self.around = Around(task_context, task_context is not None and takes_task(task_context))
         self._others: dict[str, tuple[Hook, ...]] = dict.fromkeys(get_args(OtherEvent), ())
         # Guards changes. Nothing is called under it.
@@ -184,8 +201,10 @@ class Hooks:
         """Add a function, after all others of the event, or in the place of an earlier version of it.
 
         Raises:
-            ConfigurationError: there is no such event.
+            ConfigurationError: there is no such event, or this is not a plain function.
         """
+        if not is_plain(hook):
+            raise ConfigurationError([f"hook of {event!r}: expected {PLAIN}; got {hook!r}"])
         if event not in EVENTS:
             raise ConfigurationError([f"event: expected one of {', '.join(EVENTS)}; got {event!r}"])
         with self._lock:
@@ -226,6 +245,12 @@ def _name_of(hook: Hook) -> tuple[str, str] | None:
     if not isinstance(hook, FunctionType) or not hook.__qualname__.isidentifier():
         return None
     return hook.__module__, hook.__qualname__
+
+
+def is_plain(function: object) -> bool:
+    """Return whether this can be called, and a call runs it rather than making a coroutine or a generator."""
+    unfit = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    return callable(function) and not any(is_kind(function) for is_kind in unfit)
 
 
 def takes_task(context: Callable[..., object]) -> bool:

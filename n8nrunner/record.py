@@ -82,7 +82,8 @@ class Recorder:
     """Counts and times of the calls of one start of a runner, and its last errors.
 
     Args:
-        registered: what is shown without a call, and which names of functions count: a node may ask for any.
+        registered: the functions and types that are shown before their first call. A node may ask for other
+            names; these do not count.
     """
 
     def __init__(self, registered: Names) -> None:
@@ -99,7 +100,7 @@ class Recorder:
         if task.ending is not None:  # noted then
             return
         if answer.interrupted:
-            self.note_cancelled(task, "unfinished", now)
+            self.note_cut_short(task, "unfinished", now)
             return
         tally = answer.tally
         if tally is None:
@@ -121,7 +122,7 @@ class Recorder:
         if answer.failures:
             self._keep_errors(task, answer)
 
-    def note_cancelled(self, task: ActiveTask, outcome: OutcomeName, now: float) -> None:
+    def note_cut_short(self, task: ActiveTask, outcome: OutcomeName, now: float) -> None:
         """Note that the result of a task is not wanted any more, and why."""
         record = self._record_of(task)
         if record is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import threading
@@ -13,6 +12,7 @@ from n8nrunner import logs
 from n8nrunner.config import DEFAULT_NAME
 from n8nrunner.errors import ConfigurationError
 from n8nrunner.execution.invoke import Handler
+from n8nrunner.hooks import PLAIN, is_plain
 from n8nrunner.protocol.events import Prepared, TypesChanged
 from n8nrunner.task_types import DESCRIBE, describe_type, task_type
 
@@ -25,9 +25,6 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 #: The version of the answers to nodes that ask.
 _VERSION = 1
-
-#: The functions that `is_plain` accepts, for an error.
-PLAIN = "a plain function, without async and without yield"
 
 
 class Registry:
@@ -273,12 +270,6 @@ def _answers(runner_name: str, functions: Sequence[str]) -> dict[str, Prepared]:
         DESCRIBE: Prepared(*(f'{each[:-1]}, "functionCount": {len(functions)}}}' for each in heads)),
         describe_type(runner_name): Prepared(*(f'{each[:-1]}, "functions": [{listed}]}}' for each in heads)),
     }
-
-
-def is_plain(function: object) -> bool:
-    """Return whether this can be called, and a call runs it rather than making a coroutine or a generator."""
-    unfit = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-    return callable(function) and not any(is_kind(function) for is_kind in unfit)
 
 
 def check_task_type(task_type: str, limit: int | None) -> None:

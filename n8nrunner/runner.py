@@ -38,7 +38,7 @@ from n8nrunner.hooks import (
 from n8nrunner.lifecycle import Lifecycle, RunnerState
 from n8nrunner.logs import logger
 from n8nrunner.record import Recorder
-from n8nrunner.registry import PLAIN, Registry, check_task_type, is_plain
+from n8nrunner.registry import Registry, check_task_type
 from n8nrunner.snapshot import Counts, Snapshot
 from n8nrunner.task import Task, Undelivered
 
@@ -134,7 +134,7 @@ class Runner:
     ) -> None:
         given = locals()  # all parameters; nothing else is local yet
         self.config = RunnerConfig.from_env(**{item.name: given[item.name] for item in fields(RunnerConfig)})
-        self._extras = Extras(executor, task_context, on_undelivered, shared)
+        self._extras = Extras(executor, shared)
         self._extras.check()
         self._hooks = Hooks(task_context, on_undelivered)
         if self.config.log_calls:
@@ -296,7 +296,6 @@ class Runner:
         """
         change = self._registry.prepare_successor(other._registry)
         had_functions = self._registry.functions is not None
-        extras = other._extras._replace(executor=self._extras.executor, shared=self._extras.shared)
         engine = self._current_engine()
         if engine is None or not engine.lifecycle.is_alive:
             change()
@@ -304,8 +303,8 @@ class Runner:
             engine.renew(change, other._hooks)
             if not had_functions and self._registry.functions is not None:
                 engine.lifecycle.on_registered(engine.take_over)
-        self._extras, self._hooks = extras, other._hooks
-        other.config, other._extras, other._registry = self.config, extras, self._registry
+        self._hooks = other._hooks
+        other.config, other._extras, other._registry = self.config, self._extras, self._registry
         other._lock, other._latest = self._lock, self._latest
         other._engine, other._lifecycle = self._engine, self._lifecycle
 
@@ -388,8 +387,6 @@ class Runner:
         """
 
         def add(hook: Hook) -> Hook:
-            if not is_plain(hook):
-                raise ConfigurationError([f"hook of {event!r}: expected {PLAIN}; got {hook!r}"])
             self._hooks.add(event, hook)
             engine = self._current_engine()
             if engine is not None and engine.lifecycle.is_alive:

@@ -64,7 +64,7 @@ def test_calls_count_by_outcome_and_a_task_that_is_cut_short_counts_once(
         task.begun_at = task.started_at + 0.5
         now = task.begun_at + seconds
         if ending is not None:
-            recorder.note_cancelled(task, ending, now)
+            recorder.note_cut_short(task, ending, now)
             task.cancel("why", ending)
         recorder.note_ended(
             task, Answer(b"", failed, interrupted, seconds, kind if isinstance(kind, Tally) else None), now
@@ -90,7 +90,7 @@ def test_a_function_that_is_not_registered_is_not_counted(name: Any) -> None:
     task = ActiveTask("1", "n8nrunner.leads", {"function": name}, 0.0)
     failures = (Failure("unknown_function", "it has no such function"),)
     recorder.note_ended(task, Answer(b"", True, failures=failures), time.monotonic())
-    recorder.note_cancelled(task, "lost", time.monotonic())
+    recorder.note_cut_short(task, "lost", time.monotonic())
     recorder.note_undelivered(task.type, name)
     assert not counted(recorder)
     assert [each.name for each in recorder.functions()] == ["own", "quote", "raw", "score"]
@@ -115,7 +115,7 @@ def test_undelivered_results_count_by_function_or_type() -> None:
 def test_a_task_in_another_process_that_is_cut_short_took_the_time_since_its_arrival() -> None:
     recorder = Recorder(Names())
     task = task_of("own")
-    recorder.note_cancelled(task, "timed_out", task.started_at + 3)
+    recorder.note_cut_short(task, "timed_out", task.started_at + 3)
     (own,) = (each for each in recorder.functions() if each.name == "own")
     assert own.outcomes["timed_out"].duration.sum == pytest.approx(3)
 

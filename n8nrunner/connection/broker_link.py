@@ -333,7 +333,7 @@ class BrokerLink:
     def _cancel_task(self, action: actions.CancelTask) -> None:
         task = self._tasks.pop(action.task_id, None)
         if task is not None:
-            self._recorder.note_cancelled(task, action.ending, time.monotonic())
+            self._recorder.note_cut_short(task, action.ending, time.monotonic())
             task.cancel(action.reason, action.ending)
             self._owner.task_cancelled(task)
 

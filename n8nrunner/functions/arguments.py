@@ -15,7 +15,7 @@ from n8nrunner.functions.signature import Signature
 _MAX_DIFFERENCES = 20
 
 
-class Call(NamedTuple):
+class ItemCall(NamedTuple):
     """One call of a function."""
 
     item: int  #: the index of its item.
@@ -29,12 +29,12 @@ class SignatureChanged(Exception):
         super().__init__(f"the call does not fit the function {name!r}: {reason}")
 
 
-def read_calls(settings: Mapping[str, Any]) -> list[Call]:
+def read_calls(settings: Mapping[str, Any]) -> list[ItemCall]:
     """Return the calls of a task, with JSON arguments. Raises `TaskError` if the settings have none."""
     calls = settings.get("calls")
     if isinstance(calls, list):
         valid = [
-            Call(call["item"], arguments)
+            ItemCall(call["item"], arguments)
             for call in calls
             if isinstance(call, dict)
             and isinstance(call.get("item"), int)
@@ -121,8 +121,8 @@ def convert_arguments(
 
 
 def join_calls(
-    signature: Signature, calls: Sequence[Call]
-) -> tuple[dict[str, Any], list[Call], list[tuple[Call, Mismatch]]]:
+    signature: Signature, calls: Sequence[ItemCall]
+) -> tuple[dict[str, Any], list[ItemCall], list[tuple[ItemCall, Mismatch]]]:
     """Join converted calls into one call of a function that takes all items at once.
 
     Returns:
@@ -131,7 +131,7 @@ def join_calls(
         The calls without an argument that other calls have, each with its mismatch.
     """
     complete = list(calls)
-    incomplete: list[tuple[Call, Mismatch]] = []
+    incomplete: list[tuple[ItemCall, Mismatch]] = []
     given = [
         parameter
         for parameter in signature.parameters.values()

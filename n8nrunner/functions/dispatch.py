@@ -15,7 +15,7 @@ from n8nrunner import logs
 from n8nrunner.errors import TaskCancelled, TaskError
 from n8nrunner.execution.invoke import ends_task, facts_of, log_error, log_prefix
 from n8nrunner.functions.arguments import (
-    Call,
+    ItemCall,
     SignatureChanged,
     check_names,
     convert_arguments,
@@ -214,7 +214,7 @@ class _FunctionTask:
         self._done: list[float] = []
         self._failed: list[float] = []
 
-    def run(self, calls: Sequence[Call]) -> Encoded:
+    def run(self, calls: Sequence[ItemCall]) -> Encoded:
         """Make the calls, and return the result. Raises `SignatureChanged` before the first call."""
         try:
             self._run(calls)
@@ -226,11 +226,11 @@ class _FunctionTask:
         finally:
             self._task.tally = Tally(self._function.signature.name, self._done, self._failed)
 
-    def _run(self, calls: Sequence[Call]) -> None:
+    def _run(self, calls: Sequence[ItemCall]) -> None:
         # Convert all before the first call: if the function has changed, the node tries again, so no call may
         # have been made.
         conversion = Conversion([call.arguments for call in calls], self._zone, self._task.raise_if_cancelled)
-        converted: list[Call] = []
+        converted: list[ItemCall] = []
         for call in calls:
             arguments = self._convert(call, conversion)
             if arguments is not None:
@@ -246,7 +246,7 @@ class _FunctionTask:
                 if self._errors and not self._continue_on_fail:
                     break
 
-    def _convert(self, call: Call, conversion: Conversion) -> dict[str, Any] | None:
+    def _convert(self, call: ItemCall, conversion: Conversion) -> dict[str, Any] | None:
         """Return the Python values of a call's arguments; None if one does not fit, which is recorded."""
         signature = self._function.signature
         try:
@@ -267,7 +267,7 @@ class _FunctionTask:
                 "time zone in the workflow's settings.",
             ) from None
 
-    def _record_mismatch(self, call: Call, mismatch: Mismatch) -> None:
+    def _record_mismatch(self, call: ItemCall, mismatch: Mismatch) -> None:
         self._failed.append(0.0)
         signature = self._function.signature
         name = mismatch.path.split(".")[0].split("[")[0]
@@ -312,7 +312,7 @@ class _FunctionTask:
             if call is not None:
                 call.end(seconds)
 
-    def _call_batch(self, calls: Sequence[Call]) -> None:
+    def _call_batch(self, calls: Sequence[ItemCall]) -> None:
         arguments, complete, incomplete = join_calls(self._function.signature, calls)
         for call, mismatch in incomplete:
             self._record_mismatch(call, mismatch)

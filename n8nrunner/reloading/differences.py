@@ -16,7 +16,7 @@ from n8nrunner.engine import Extras
 from n8nrunner.execution.executors import ExecutorOrFactory, is_factory
 
 
-class Registered(NamedTuple):
+class Entry(NamedTuple):
     """A function, or the handler of a task type, as it is compared with its successor."""
 
     function: Callable[..., object]
@@ -36,7 +36,7 @@ class Differences(NamedTuple):
         return "; ".join(f"{word}: {', '.join(names)}" for word, names in named.items() if names)
 
 
-def compare(before: Mapping[str, Registered], after: Mapping[str, Registered]) -> Differences:
+def compare(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> Differences:
     """Compare what two runners have registered."""
     return Differences(
         sorted(after.keys() - before.keys()),
@@ -45,9 +45,7 @@ def compare(before: Mapping[str, Registered], after: Mapping[str, Registered]) -
     )
 
 
-def stale(
-    before: Mapping[str, Registered], after: Mapping[str, Registered], modules: Container[str]
-) -> list[str]:
+def stale(before: Mapping[str, Entry], after: Mapping[str, Entry], modules: Container[str]) -> list[str]:
     """Return the functions of some modules that a new import of these modules has not registered again."""
     return [
         name
@@ -58,7 +56,7 @@ def stale(
     ]
 
 
-def _is_same(one: Registered, other: Registered) -> bool:
+def _is_same(one: Entry, other: Entry) -> bool:
     return one.about == other.about and is_same_code(one.function, other.function)
 
 

@@ -18,7 +18,7 @@ from typing import Callable
 from n8nrunner import process
 from n8nrunner.errors import N8nRunnerError
 from n8nrunner.logs import logger, task_logger
-from n8nrunner.reloading.differences import Registered, changed_extras, changed_settings, compare, stale
+from n8nrunner.reloading.differences import Entry, changed_extras, changed_settings, compare, stale
 from n8nrunner.reloading.folder import Change, concerned, folder_of, packages_of
 from n8nrunner.reloading.importing import Sources
 from n8nrunner.reloading.watching import Watch, files_in
@@ -256,12 +256,10 @@ def _place_of(error: N8nRunnerError) -> str:
     return f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
 
 
-def _registered(runner: Runner) -> dict[str, Registered]:
+def _registered(runner: Runner) -> dict[str, Entry]:
     """Return the functions and the task types of a runner, as they are compared."""
     registry = runner._registry
-    found = {
-        f"task {name!r}": Registered(handler, limit) for name, (handler, limit) in registry.handlers.items()
-    }
+    found = {f"task {name!r}": Entry(handler, limit) for name, (handler, limit) in registry.handlers.items()}
     functions = {} if registry.functions is None else registry.functions.by_name
-    found.update({name: Registered(made.function, made.described) for name, made in functions.items()})
+    found.update({name: Entry(made.function, made.described) for name, made in functions.items()})
     return found

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable, NamedTuple
 
 from n8nrunner.broker import Broker, BrokerTask, BrokerTaskError
-from n8nrunner.functions.arguments import Call
+from n8nrunner.functions.arguments import ItemCall
 from n8nrunner.functions.describe import BATCH_SIZE, PARALLEL_TASKS
 from n8nrunner.functions.dispatch import VERSION
 from n8nrunner.functions.files import File
@@ -92,7 +92,7 @@ class Node:
         """
         __tracebackhide__ = True  # pytest shows the line of the test
         name, registered = self._find(function)
-        calls = [Call(number, self._sent(name, registered, given)) for number, given in enumerate(items)]
+        calls = [ItemCall(number, self._sent(name, registered, given)) for number, given in enumerate(items)]
         execution = str(next(self._executions))
         batches = _batches(calls, self._batch_size(registered))
         output: list[Item] = []
@@ -126,9 +126,9 @@ class Node:
         self,
         name: str,
         function: Function | None,
-        batches: Sequence[list[Call]],
+        batches: Sequence[list[ItemCall]],
         execution: str,
-    ) -> Iterator[tuple[list[Call], dict[str, Any] | CallFailed]]:
+    ) -> Iterator[tuple[list[ItemCall], dict[str, Any] | CallFailed]]:
         """Yield each batch with its answer, or with its failure if the node continues on errors.
 
         As many tasks run at once as the node would send. After the failure of a whole task, no other is sent.
@@ -137,7 +137,7 @@ class Node:
         limit = None if function is None else function.limit
         parallel = PARALLEL_TASKS if limit is None else min(limit, PARALLEL_TASKS)
         waiting = collections.deque(batches)
-        running: collections.deque[tuple[list[Call], BrokerTask]] = collections.deque()
+        running: collections.deque[tuple[list[ItemCall], BrokerTask]] = collections.deque()
         failure: CallFailed | None = None
         try:
             while waiting or running:
@@ -160,7 +160,9 @@ class Node:
             for _, task in running:
                 task.cancel()
 
-    def _submit(self, name: str, function: Function | None, batch: list[Call], execution: str) -> BrokerTask:
+    def _submit(
+        self, name: str, function: Function | None, batch: list[ItemCall], execution: str
+    ) -> BrokerTask:
         files = FilesOfTask()
         calls = [
             {
@@ -208,12 +210,12 @@ class Node:
         return answer
 
 
-def _batches(calls: list[Call], size: int | None) -> list[list[Call]]:
+def _batches(calls: list[ItemCall], size: int | None) -> list[list[ItemCall]]:
     size = len(calls) if size is None else size
     return [calls[start : start + size] for start in range(0, len(calls), size or 1)]
 
 
-def _is_of_items(batch: list[Call], error: CallFailed) -> bool:
+def _is_of_items(batch: list[ItemCall], error: CallFailed) -> bool:
     """Return whether a task's own item made all of it fail, so that other items may succeed."""
     return len(batch) == 1 and error.message.startswith(_OF_ITEMS)
 

@@ -10,7 +10,7 @@ import pytest
 from n8nrunner.config import RunnerConfig
 from n8nrunner.engine import Extras
 from n8nrunner.reloading.differences import (
-    Registered,
+    Entry,
     changed_extras,
     changed_settings,
     compare,
@@ -56,17 +56,17 @@ def test_a_decorated_function_is_compared_by_its_own_code() -> None:
 
 def test_functions_are_new_changed_or_removed() -> None:
     one, two = function("def f(): return 1"), function("def f(): return 2")
-    before = {"a": Registered(one, "x"), "b": Registered(one, "x"), "c": Registered(one, "x")}
-    after = {"a": Registered(one, "x"), "b": Registered(two, "x"), "d": Registered(one, "x")}
+    before = {"a": Entry(one, "x"), "b": Entry(one, "x"), "c": Entry(one, "x")}
+    after = {"a": Entry(one, "x"), "b": Entry(two, "x"), "d": Entry(one, "x")}
     assert str(compare(before, after)) == "new: d; changed: b; removed: c"
-    assert compare(before, {**before, "a": Registered(one, "other")}).changed == ["a"]
+    assert compare(before, {**before, "a": Entry(one, "other")}).changed == ["a"]
     assert str(compare(before, before)) == ""
 
 
 def test_a_function_is_stale_if_its_module_has_not_registered_it_again() -> None:
     one, two = function("def f(): return 1"), function("def f(): return 2")
-    before = {"a": Registered(one, None), "b": Registered(one, None)}
-    assert stale(before, {"a": Registered(one, None), "b": Registered(two, None)}, {"leads"}) == ["a"]
+    before = {"a": Entry(one, None), "b": Entry(one, None)}
+    assert stale(before, {"a": Entry(one, None), "b": Entry(two, None)}, {"leads"}) == ["a"]
     assert stale(before, before, {"other"}) == []
 
 
