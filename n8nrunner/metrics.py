@@ -156,7 +156,12 @@ def _metrics(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
         for snapshot in snapshots
         for function in snapshot.functions
     ]
-    links = [([snapshot.name, link.broker], link) for snapshot in snapshots for link in snapshot.links]
+    # Two names can have the same address. An empty label is the same as none.
+    links = [
+        ([snapshot.name, link.broker, link.origin or ""], link)
+        for snapshot in snapshots
+        for link in snapshot.links
+    ]
     info = InfoMetricFamily("n8nrunner", "The runner.", labels=["runner"])
     for labels, _ in runners:
         info.add_metric(labels, {"version": __version__})
@@ -169,7 +174,7 @@ def _metrics(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
     yield tasks
     yield from _values(_FUNCTION, ["runner", "kind", "function"], functions)
     yield from _calls(functions)
-    yield from _values(_BROKER, ["runner", "broker"], links)
+    yield from _values(_BROKER, ["runner", "broker", "origin"], links)
 
 
 def _values(

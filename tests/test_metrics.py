@@ -34,6 +34,8 @@ SNAPSHOT = Snapshot(
     links=(
         LinkSnapshot("http://n8n:5679", "registered", 2, 0, None, 3, 70, 4, 1, 6, 0.25),
         LinkSnapshot("http://worker:5679", "waiting", 0, 8, "refused"),
+        LinkSnapshot("http://10.0.0.7:5679", "registered", 1, 0, None, 1, origin="dns+http://one:5679"),
+        LinkSnapshot("http://10.0.0.7:5679", "registered", 1, 0, None, 2, origin="dns+http://two:5679"),
     ),
     tasks=(),
     counts=Counts(done=41, failed=3, retried=2),
@@ -46,7 +48,7 @@ SNAPSHOT = Snapshot(
 )
 LEADS = {"runner": "leads"}
 SCORE = {**LEADS, "kind": "function", "function": "score"}
-MAIN = {**LEADS, "broker": "http://n8n:5679"}
+MAIN = {**LEADS, "broker": "http://n8n:5679", "origin": ""}
 
 
 def parsed(text: str, format: str | None = None) -> dict[str, Any]:
@@ -90,10 +92,13 @@ def test_the_metrics_say_what_the_snapshot_says(accept: str | None) -> None:
     assert value(series, "n8nrunner_broker_reconnections_total", MAIN) == 1
     assert value(series, "n8nrunner_broker_undelivered_results_total", MAIN) == 6
     assert value(series, "n8nrunner_broker_silence_seconds", MAIN) == 0.25
-    worker = {**LEADS, "broker": "http://worker:5679"}
+    worker = {**LEADS, "broker": "http://worker:5679", "origin": ""}
     assert value(series, "n8nrunner_broker_registered", worker) == 0
     assert value(series, "n8nrunner_broker_failures", worker) == 8
     assert math.isnan(value(series, "n8nrunner_broker_silence_seconds", worker))
+    for name, offers in (("one", 1), ("two", 2)):
+        of_name = {**LEADS, "broker": "http://10.0.0.7:5679", "origin": f"dns+http://{name}:5679"}
+        assert value(series, "n8nrunner_broker_open_offers", of_name) == offers
 
 
 @pytest.mark.parametrize(

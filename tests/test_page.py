@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any, Callable
 
@@ -95,6 +96,16 @@ def test_the_page_shows_the_brokers_functions_and_running_tasks(page: Page) -> N
 def test_a_broker_at_an_address_of_a_name_shows_the_name(page: Page, served: Served) -> None:
     served.later(1, links=(link("registered")._replace(origin="dns+http://worker:5679"),))
     expect(page.locator("#brokers li")).to_contain_text("an address of dns+http://worker:5679 · last byte")
+
+
+def test_brokers_with_the_same_address_have_a_row_each_however_often_they_are_shown(
+    page: Page, served: Served
+) -> None:
+    names = [f"dns+http://{name}:5679" for name in ("one", "two")]
+    for seconds, order in enumerate((names, names[::-1], names), 1):
+        served.later(seconds, links=tuple(link()._replace(origin=name) for name in order))
+        rows = [re.compile(f"an address of {re.escape(name)} ") for name in order]
+        expect(page.locator("#brokers li")).to_have_text(rows)
 
 
 def test_text_from_other_people_never_becomes_markup(page: Page, served: Served) -> None:
