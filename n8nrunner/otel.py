@@ -37,15 +37,31 @@ def instrument(runner: Runner, tracer_provider: trace.TracerProvider | None = No
     In the whole process, a log record during any span gets its ids as the attributes "otelTraceID" and
     "otelSpanID", as by opentelemetry-instrumentation-logging. `TextFormatter` and `JsonFormatter` show them.
 
+    A second call for the same runner, as by a notebook's cell that runs again, changes where its spans go.
+
     Args:
         runner: the runner. It may run already.
         tracer_provider: where spans go; None for the provider of the process. Calls in a process of an
             executor use the provider of that process.
     """
+    spans = _spans_of(runner)
+    if spans is not None:
+        spans.send_to(tracer_provider)
+        return
     spans = _Spans(runner.config.error_details, tracer_provider)
     runner.on("started", spans.start)
     runner.on("finished", spans.end)
     runner.on("failed", spans.end)
+
+
+def _spans_of(runner: Runner) -> _Spans | None:
+    """Return the spans that a runner has already. Its hooks say it, because a reload replaces them."""
+    calls = runner._hooks.around.calls
+    for hook in () if calls is None else calls.started:
+        owner = getattr(hook, "__self__", None)
+        if isinstance(owner, _Spans):
+            return owner
+    return None
 
 
 class _Spans:
@@ -53,12 +69,16 @@ class _Spans:
 
     def __init__(self, details: bool, tracer_provider: trace.TracerProvider | None = None) -> None:
         self._details = details
-        self._tracer = trace.get_tracer("n8nrunner", __version__, tracer_provider)
+        self.send_to(tracer_provider)
         if not isinstance(logging.getLogRecordFactory(), _TracedRecords):
             logging.setLogRecordFactory(_TracedRecords(logging.getLogRecordFactory()))
 
     def __reduce__(self) -> tuple[type[_Spans], tuple[bool]]:
         return _Spans, (self._details,)
+
+    def send_to(self, tracer_provider: trace.TracerProvider | None) -> None:
+        """Make spans of this provider from the next call on."""
+        self._tracer = trace.get_tracer("n8nrunner", __version__, tracer_provider)
 
     def start(self, call: Call) -> None:
         span = self._tracer.start_span(

@@ -39,9 +39,9 @@ class Traced:
 
     def __init__(self, broker: Broker, new_runner: NewRunner, **settings: Any) -> None:
         self._broker = broker
-        self._exporter = InMemorySpanExporter()
-        provider = TracerProvider()
-        provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        self.exporter = InMemorySpanExporter()
+        self.provider = provider = TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.runner = new_runner(name="leads", **settings)
 
         @self.runner.function
@@ -75,7 +75,7 @@ class Traced:
         return self.spans("process score")
 
     def spans(self, name: str) -> list[ReadableSpan]:
-        return [span for span in self._exporter.get_finished_spans() if span.name == name]
+        return [span for span in self.exporter.get_finished_spans() if span.name == name]
 
 
 def of(span: ReadableSpan, name: str) -> Any:
@@ -121,6 +121,38 @@ def test_an_exception_is_recorded_with_its_text_if_the_runner_shows_details(
     assert (text in str(span.status.description)) == details
     assert kind in str(span.status.description) or details
     assert [event.name for event in span.events] == (["exception"] if details else [])
+
+
+@pytest.mark.parametrize("is_new", [False, True], ids=["the same provider", "another provider"])
+def test_a_runner_that_is_instrumented_again_has_one_span_for_each_call(
+    broker: Broker, new_runner: NewRunner, is_new: bool
+) -> None:
+    traced = Traced(broker, new_runner)
+    exporter, provider = traced.exporter, traced.provider
+    if is_new:
+        exporter, provider = InMemorySpanExporter(), TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+    instrument(traced.runner, provider)
+    traced.call(1, 2)
+    spans = [span for span in exporter.get_finished_spans() if span.name == "process score"]
+    assert [span.parent for span in spans] == [None, None]
+    assert [span.parent and span.parent.span_id for span in traced.spans("inside")] == [
+        span.context.span_id for span in spans
+    ]
+    assert len(traced.spans("process score")) == (0 if is_new else 2)
+
+
+def test_a_reload_that_instruments_again_leaves_one_span_for_each_call(
+    broker: Broker, new_runner: NewRunner
+) -> None:
+    traced = Traced(broker, new_runner)
+    reloaded = Runner(name="leads")
+    reloaded.function(lambda budget: budget, name="score")
+    instrument(reloaded, traced.provider)
+    traced.runner._take_from(reloaded)
+    assert [span.parent for span in traced.call(1, 2)] == [None, None]
+    instrument(traced.runner, traced.provider)
+    assert [span.parent for span in traced.call(3)] == [None, None, None]
 
 
 def test_an_argument_that_does_not_fit_is_an_error(broker: Broker, new_runner: NewRunner) -> None:
