@@ -28,7 +28,7 @@ _SPAN = {"trace_id": "otelTraceID", "span_id": "otelSpanID"}
 class TextFormatter(logging.Formatter):
     """Format a record as text: its date and time, level and message. A traceback follows on more lines.
 
-    ``n8nrunner run`` uses it. In the configuration of ``logging.config.dictConfig``, its name is
+    ``n8nrunner run`` uses it. In the configuration of ``logging.config.dictConfig``, name it by
     ``{"()": "n8nrunner.TextFormatter"}``.
     """
 
@@ -53,8 +53,8 @@ class JsonFormatter(logging.Formatter):
     known, and during a traced call "trace_id" and "span_id". "exception" is the traceback. The characters are
     ASCII.
 
-    ``n8nrunner run --log-format json`` uses it. In the configuration of ``logging.config.dictConfig``, its
-    name is ``{"()": "n8nrunner.JsonFormatter"}``.
+    ``n8nrunner run --log-format json`` uses it. In the configuration of ``logging.config.dictConfig``,
+    name it by ``{"()": "n8nrunner.JsonFormatter"}``.
     """
 
     def __init__(self) -> None:

@@ -100,7 +100,7 @@ def next_step(snapshot: Snapshot, functions: Collection[str]) -> str:
 
 
 def bundle_of(runner: Shown) -> dict[str, Any]:
-    """Return a runner for the display of a notebook, in the forms of which the notebook shows the best."""
+    """Return a runner for the display of a notebook, in several forms; the notebook shows the best one."""
     snapshot = runner.snapshot()
     bundle: dict[str, Any] = {"text/plain": repr(snapshot)}
     shell = shell_of_kernel()

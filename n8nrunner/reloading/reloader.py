@@ -40,7 +40,7 @@ class Reloader:
             import, because a module may configure logging.
 
     Attributes:
-        runner: the Runner of the first import. Those of later imports become one with it.
+        runner: the Runner of the first import. Each later import replaces what it serves.
 
     Raises:
         TargetError: the target cannot be a module.
@@ -145,7 +145,7 @@ class Reloader:
                 self._files[folder] = files_in(folder)
 
     def _is_concerned(self, changes: list[Change]) -> bool:
-        """Return whether the program may be another one after changes, or before a watch began."""
+        """Return whether an import could give another program, after changes or before a watch began."""
         if not changes:
             for folder, files in self._files.items():
                 changes = [*changes, *(Change(path, True) for path in files_in(folder) - files)]
