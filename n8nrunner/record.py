@@ -176,13 +176,14 @@ class Recorder:
         Args:
             running: the tasks whose handlers have not returned.
         """
-        registered = self._registered
-        active = Counter((task.function, task.type) for task in running)
+        registered, active = self._registered, list(running)
+        by_function = Counter(task.function for task in active)
+        by_type = Counter(task.type for task in active)
         found: list[FunctionSnapshot] = []
         for name in {*registered.function_names, *self._functions}:
-            count = sum(active[key] for key in active if key[0] == name)
-            found.append(self._functions.get(name, _Record()).read(name, "function", count))
+            record = self._functions.get(name) or _Record()
+            found.append(record.read(name, "function", by_function[name]))
         for name in {*registered.task_types, *self._types}:
-            count = sum(active[key] for key in active if key[1] == name)
-            found.append(self._types.get(name, _Record()).read(name, "task", count))
+            record = self._types.get(name) or _Record()
+            found.append(record.read(name, "task", by_type[name]))
         return tuple(sorted(found, key=lambda each: (each.name, each.kind)))
