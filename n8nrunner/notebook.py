@@ -60,23 +60,29 @@ class Shown(Protocol):
 def shell_of_kernel() -> Any:
     """Return IPython's shell if this process is the kernel of a notebook, otherwise None."""
     ipython = sys.modules.get("IPython")  # which a kernel has imported
-    shell = None if ipython is None else ipython.get_ipython()
+    get_shell = getattr(ipython, "get_ipython", None)  # missing while another thread imports IPython
+    shell = None if get_shell is None else get_shell()
     return shell if getattr(shell, "kernel", None) is not None else None
 
 
 def note_start(runner: Shown) -> bool:
     """In a notebook, print how to call the runner from n8n, and refresh its cards again.
 
+    The runner runs already, so an error is only logged, such as of a closed standard output.
+
     Returns:
         Whether this process is the kernel of a notebook.
     """
-    if shell_of_kernel() is None:
-        return False
-    snapshot = runner.snapshot()
-    print(next_step(snapshot, runner.functions))  # noqa: T201 - the cell's output
-    if _live is not None:
-        _live.resume(runner)
-    return True
+    is_kernel = False
+    try:
+        is_kernel = shell_of_kernel() is not None
+        if is_kernel:
+            if _live is not None:
+                _live.resume(runner)
+            print(next_step(runner.snapshot(), runner.functions))  # noqa: T201 - the cell's output
+    except Exception:  # noqa: BLE001 - of IPython, or of what has replaced the standard output
+        logger.debug("The notebook does not show the start of the runner", exc_info=True)
+    return is_kernel
 
 
 def next_step(snapshot: Snapshot, functions: Collection[str]) -> str:

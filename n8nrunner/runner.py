@@ -423,17 +423,13 @@ class Runner:
                 is ending.
         """
         if reimports.may_start():
-            engine = self._start(wait, gives_up=wait > 0)
-            if "IPython" in sys.modules:  # imported by every notebook
-                from n8nrunner.notebook import note_start
+            self._start(wait, gives_up=wait > 0, tells=True)
 
-                if note_start(self):
-                    engine.renew_context()
-
-    def _start(self, wait: float, gives_up: bool) -> Engine:
+    def _start(self, wait: float, gives_up: bool, tells: bool = False) -> Engine:
         """Start the runner unless it runs; wait for the first registration if `wait` is above 0.
 
-        With `gives_up`, the runner ends when every broker refuses the token before a registration.
+        With `gives_up`, the runner ends when every broker refuses the token before a registration. With
+        `tells`, a notebook shows the start, and outputs of later calls below the cell that runs.
         """
         begun: list[Engine] = []  # filled before a thread is started, so that no interrupt loses the engine
         try:
@@ -444,6 +440,11 @@ class Runner:
                 engine.give_up_when_refused()
             if wait > 0:
                 engine.wait_registered(wait)
+            if tells and "IPython" in sys.modules:  # imported by every notebook
+                from n8nrunner.notebook import note_start
+
+                if note_start(self):
+                    engine.renew_context()
             return engine
         except BaseException:
             for engine in begun:

@@ -123,6 +123,31 @@ def test_in_a_notebook_a_runner_that_is_tested_prints_nothing(
     assert capsys.readouterr().out == ""
 
 
+class BrokenOutput:
+    def write(self, text: str) -> int:
+        raise BrokenPipeError("the kernel's connection is closed")
+
+
+def raising_shell() -> None:
+    raise ValueError("IPython fails")
+
+
+@pytest.mark.parametrize("fault", ["half imported", "failing", "without an output"])
+def test_a_start_that_a_notebook_cannot_show_does_not_raise(
+    new_runner: NewRunner, shell: Any, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    runner = new_runner(name="prices")
+    runner.task("any")(lambda task: None)
+    if fault == "half imported":
+        monkeypatch.delattr(sys.modules["IPython"], "get_ipython")
+    elif fault == "failing":
+        monkeypatch.setattr(sys.modules["IPython"], "get_ipython", raising_shell)
+    else:
+        monkeypatch.setattr(sys, "stdout", BrokenOutput())
+    runner.start()
+    assert runner.is_registered
+
+
 @pytest.mark.parametrize(
     ("functions", "changes", "says"),
     [
