@@ -150,6 +150,24 @@ def test_links_follow_workers_that_scale_from_one_to_three_and_back_and_no_task_
     assert not snapshot.counts.lost
 
 
+def test_an_address_of_a_name_that_is_also_a_plain_url_has_a_link_for_each(
+    new_runner: NewRunner, workers: Workers, name_server: NameServer
+) -> None:
+    """They may be two brokers: a proxy there can tell them apart by the host of the requests."""
+    plain = f"http://{ONE}:{workers.port}"
+    runner = new_runner([plain, workers.url], capacity=2)
+    runner.task("echo")(echo)
+    name_server.give(ONE)
+    runner.start()
+    wait_until(lambda: [link.state for link in runner.snapshot().links] == ["registered"] * 2)
+    assert {(link.broker, link.origin) for link in runner.snapshot().links} == {
+        (plain, None),
+        (plain, workers.url),
+    }
+    tasks = [workers.at[ONE].submit("echo", number) for number in range(5)]
+    assert [task.result(LIMIT) for task in tasks] == list(range(5))
+
+
 def test_the_only_link_offers_the_whole_capacity_also_after_others_have_gone(
     new_runner: NewRunner, workers: Workers, name_server: NameServer
 ) -> None:
