@@ -117,7 +117,10 @@ class Walk:
     def _connect(self) -> str:
         peer = self._url.base if self._proxy is None else f"the proxy {self.proxy}"
         self._raw = dial.connect(self._addresses, self._deadline, peer)
-        address = self._raw.getpeername()
+        try:
+            address = self._raw.getpeername()
+        except OSError:
+            return f"{peer} accepts, and closes the connection at once"
         return f"{in_url(address[0])}:{address[1]}"
 
     def _open_tunnel(self) -> str | None:

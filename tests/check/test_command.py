@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import base64
 import re
+import select
 import socket
+import struct
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +17,8 @@ from n8nrunner import Runner, cli
 from n8nrunner.broker import Broker
 from n8nrunner.check import webhook
 from n8nrunner.check.facts import Trouble
-from tests.conftest import TOKEN, wait_until
+from n8nrunner.connection import dial
+from tests.conftest import LIMIT, TOKEN, wait_until
 from tests.connection.servers import HttpServer, Server, http_answer, read_request
 
 
@@ -132,6 +137,32 @@ def test_a_webhook_without_an_answer_is_given_up() -> None:
         outcome = webhook.post(f"{server.url}/webhook/x", 0.2)
     assert outcome.problem is Trouble.WEBHOOK_SILENT
     assert webhook.post(f"{server.url}/webhook/x", 0.2).problem is Trouble.WEBHOOK_UNREACHABLE
+
+
+def test_a_peer_that_resets_a_connection_at_once_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as a port forwarding to a port that is closed."""
+    connect, is_connected = dial.connect, threading.Event()
+
+    def connect_and_wait(*arguments: Any) -> socket.socket:
+        connected = connect(*arguments)
+        if not is_connected.is_set():
+            is_connected.set()
+            assert select.select([connected], [], [], LIMIT)[0]
+        return connected
+
+    def reset_first(connection: socket.socket) -> None:
+        assert is_connected.wait(LIMIT)
+        if forwarding.accepted == 1:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    monkeypatch.setattr(dial, "connect", connect_and_wait)
+    with Server(reset_first) as forwarding:
+        assert check("--broker", forwarding.url, "--n8n", forwarding.url) == 1
+    text = " ".join(capsys.readouterr().out.split())
+    assert "accepts, and closes the connection at once" in text
+    assert "Likely cause [port-forwarding]" in text
 
 
 def test_a_name_that_stands_for_all_its_addresses_is_checked_at_each_of_them(
