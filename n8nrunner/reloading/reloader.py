@@ -25,6 +25,9 @@ from n8nrunner.reloading.watching import Watch, files_in
 from n8nrunner.runner import Runner
 from n8nrunner.target import TargetError, find_runner, module_of, traceback_of
 
+#: Seconds after which a signal ends the wait for a change. On Windows, none ends a wait without a limit.
+_SIGNAL_POLL = 0.5
+
 #: The number of changed files that a log line names.
 _NAMED_FILES = 3
 
@@ -108,7 +111,8 @@ class Reloader:
         changed = threading.Event()
         watch = Watch(lambda changes: changed.set() if self._is_concerned(changes) else None)
         watch.start(self._folders())
-        changed.wait()
+        while not changed.wait(_SIGNAL_POLL):
+            pass
         watch.stop()
 
     @contextlib.contextmanager

@@ -8,10 +8,12 @@ import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from n8nrunner.broker import Broker
+from n8nrunner.reloading import reloader
 from tests.conftest import LIMIT, wait_until
 from tests.reloading import gate
 from tests.reloading.programs import LEADS, Served
@@ -102,6 +104,24 @@ def test_a_module_that_fails_keeps_the_old_code_until_a_save_mends_it(
         program.change(leads=NEW)
         assert program.call() == {"score": 2}
         assert len([record for record in program.log if "goes on" in record]) == 1
+
+
+def test_the_wait_for_a_change_before_the_first_import_leaves_time_for_signals(
+    program: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows, Ctrl-C does not end a wait without a limit."""
+
+    class Changed(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout is not None
+            assert timeout < 1
+            program.write(leads=LEADS)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(reloader, "threading", SimpleNamespace(Event=Changed))
+    program.write(leads="x =\n")
+    with program.serving():
+        assert program.call() == {"score": 1}
 
 
 def test_the_text_of_an_exception_is_not_shown_without_details(program: Served) -> None:
