@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -44,7 +45,8 @@ def test_the_commands_of_the_page_check_a_runner(
 ) -> None:
     (tmp_path / "leads.py").write_text("from n8nrunner import Runner\nrunner = Runner()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "leads", raising=False)
+    monkeypatch.setitem(sys.modules, "leads", ModuleType("leads"))  # so that it is gone after the test
+    monkeypatch.delitem(sys.modules, "leads")
     monkeypatch.setenv("N8N_RUNNERS_TASK_BROKER_URI", broker.url)
     monkeypatch.setenv("N8N_RUNNERS_AUTH_TOKEN", TOKEN)
     (commands,) = blocks(PAGE, "sh")
