@@ -229,10 +229,11 @@ class Engine:
         """Whether handlers run in this process."""
         return self._pool.is_in_process
 
-    def renew(self, change: Callable[[], None], hooks: Hooks) -> None:
+    def renew(self, change: Callable[[], None], hooks: Hooks) -> bool:
         """Make a change of the registry, and of the context and the hooks around handlers, between two tasks.
 
         So every task runs with functions, a context and hooks that belong together. Return after the change.
+        Return False, without the change, if the runner ends before.
         """
         done = threading.Event()
 
@@ -244,8 +245,9 @@ class Engine:
         self._link_thread.call(renew)
         while not done.wait(_END_CHECK_INTERVAL):
             if not self.lifecycle.is_alive:
-                return
+                return done.is_set()
         self.callbacks.start()
+        return True
 
     # --- stopping ---------------------------------------------------------------------------------
 

@@ -297,12 +297,10 @@ class Runner:
         change = self._registry.prepare_successor(other._registry)
         had_functions = self._registry.functions is not None
         engine = self._current_engine()
-        if engine is None or not engine.lifecycle.is_alive:
+        if engine is None or not engine.lifecycle.is_alive or not engine.renew(change, other._hooks):
             change()
-        else:
-            engine.renew(change, other._hooks)
-            if not had_functions and self._registry.functions is not None:
-                engine.lifecycle.on_registered(engine.take_over)
+        elif not had_functions and self._registry.functions is not None:
+            engine.lifecycle.on_registered(engine.take_over)
         self._hooks = other._hooks
         other.config, other._extras, other._registry = self.config, self._extras, self._registry
         other._lock, other._latest = self._lock, self._latest

@@ -9,10 +9,13 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Callable
 
 import pytest
 
+from n8nrunner import Runner
 from n8nrunner.broker import Broker
+from n8nrunner.connection.loop import LinkThread
 from n8nrunner.reloading import reloader
 from tests.conftest import LIMIT, wait_until
 from tests.reloading import gate
@@ -328,6 +331,18 @@ runner.on("finished", lambda call: None)
 def score() -> int:
     return VERSION
 """
+
+
+def test_a_runner_that_ends_before_a_change_has_the_new_functions(
+    new_runner: Callable[..., Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, new = new_runner(name="leads"), new_runner(name="leads")
+    runner.function(name="old")(lambda: 1)
+    new.function(name="new")(lambda: 2)
+    runner.start()
+    monkeypatch.setattr(LinkThread, "call", lambda thread, work: runner.stop(0))
+    runner._take_from(new)
+    assert list(runner.functions) == list(new.functions) == ["new"]
 
 
 def test_old_modules_can_be_collected(program: Served) -> None:
