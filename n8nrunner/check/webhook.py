@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent import futures
 from typing import Callable
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -29,17 +31,19 @@ def post(url: str, limit: float) -> Observation:
     def seen(text: str, trouble: Trouble | None = None) -> Observation:
         return Observation(Step.WEBHOOK, text, time.monotonic() - began, trouble)
 
+    answered: futures.Future[tuple[int, bytes]] = futures.Future()
+
+    def ask() -> None:
+        try:
+            answered.set_result(_ask(url, limit))
+        except BaseException as error:  # noqa: BLE001 - raised by `result`
+            answered.set_exception(error)
+
+    # A thread, because `requests` reads for as long as a byte comes now and then.
+    threading.Thread(target=ask, name="n8nrunner-webhook", daemon=True).start()
     try:
-        with requests.post(
-            url,
-            json={},
-            auth=_credentials_of(url),
-            timeout=(_CONNECT_TIMEOUT, limit),
-            allow_redirects=False,
-            stream=True,
-        ) as answer:
-            body = next(answer.iter_content(_MOST_READ), b"")
-    except requests.ReadTimeout:
+        status, body = answered.result(limit)
+    except (futures.TimeoutError, requests.ReadTimeout):
         return seen(f"no answer within {limit:g} s", Trouble.WEBHOOK_SILENT)
     except requests.RequestException as error:
         # Its text may hold the password of a proxy.
@@ -49,9 +53,22 @@ def post(url: str, limit: float) -> Observation:
     if len(excerpt) > _MOST_SHOWN:
         excerpt = f"{excerpt[:_MOST_SHOWN]} ..."
     return seen(
-        f"HTTP {answer.status_code}: {excerpt or 'an empty body'}",
-        trouble_of(answer.status_code, text, time.monotonic() - began),
+        f"HTTP {status}: {excerpt or 'an empty body'}",
+        trouble_of(status, text, time.monotonic() - began),
     )
+
+
+def _ask(url: str, limit: float) -> tuple[int, bytes]:
+    """Post, and return the status and the beginning of the body. Wait `limit` seconds for each part of it."""
+    with requests.post(
+        url,
+        json={},
+        auth=_credentials_of(url),
+        timeout=(_CONNECT_TIMEOUT, limit),
+        allow_redirects=False,
+        stream=True,
+    ) as answer:
+        return answer.status_code, next(answer.iter_content(_MOST_READ), b"")
 
 
 def _credentials_of(url: str) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:

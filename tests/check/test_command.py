@@ -176,6 +176,20 @@ def test_a_name_that_stands_for_all_its_addresses_is_checked_at_each_of_them(
     assert "Likely cause [name-of-another-network]" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("more", [b"x", b""])
+def test_a_webhook_whose_body_is_slow_or_does_not_come_is_given_up(more: bytes) -> None:
+    def script(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+        while not server.closing.wait(0.05):
+            connection.sendall(more)
+
+    with Server(script) as server:
+        outcome = webhook.post(f"{server.url}/webhook/x", 0.3)
+    assert outcome.problem is Trouble.WEBHOOK_SILENT
+    assert outcome.seen == "no answer within 0.3 s"
+
+
 @pytest.mark.parametrize("option", ["--n8n", "--webhook"])
 @pytest.mark.parametrize("url", ["localhost:5678", "http://"])
 def test_a_wrong_address_of_n8n_is_a_wrong_argument(
