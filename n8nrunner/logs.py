@@ -11,6 +11,7 @@ terminal, so control characters are escaped, and the lines of a record after its
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import platform
@@ -190,14 +191,17 @@ def drop_records_of_threads(name: str, prefixes: tuple[str, ...]) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """Return an exception's type, and the system's own text if it has an error number.
+    """Return an exception's type, and for an error of the system its number and the system's text for it.
 
-    No other text of an exception is shown: it may hold a token or a user's data.
+    The text of the exception is not shown: it may hold a token or a user's data.
     """
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    if isinstance(error, OSError) and isinstance(error.errno, int):
-        return f"{name}: [Errno {error.errno}] {error.strerror}"
+    # Other classes, such as `ssl.SSLError`, have numbers of their own.
+    if isinstance(error, OSError) and kind.__module__ == "builtins":
+        number = error.errno
+        if isinstance(number, int) and number in errno.errorcode:
+            return f"{name}: [Errno {number}] {os.strerror(number)}"
     return name
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -230,3 +233,17 @@ def test_websocket_client_runs_no_handler_or_filter_on_the_runners_threads(
         library.removeHandler(raising)
         library.removeFilter(raising)
     assert raised == []
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (OSError(errno.EIO, "ada@example.com"), f"OSError: [Errno {errno.EIO}] {os.strerror(errno.EIO)}"),
+        (OSError(2**40, "ada@example.com"), "OSError"),
+        (OSError("ada@example.com"), "OSError"),
+        (ssl.SSLError(1, "ada@example.com"), "ssl.SSLError"),
+        (ValueError("ada@example.com"), "ValueError"),
+    ],
+)
+def test_a_description_has_no_text_of_the_application(error: Exception, shown: str) -> None:
+    assert logs.describe(error) == shown
