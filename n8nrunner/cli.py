@@ -266,8 +266,6 @@ def _run(options: argparse.Namespace) -> int:
         raise _Failed("--keep is for --reload")
     own_level = logging.getLevelName(options.log_level.upper()) if options.log_level else None
     say = _log_end if options.log_format == "json" else _say
-    if options.log_calls:
-        os.environ["N8NRUNNER_LOG_CALLS"] = "true"  # read where the module builds its Runner
 
     def configure_logs(log_format: str | None) -> None:
         # A service's log says that it has registered.
@@ -291,7 +289,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace, configure_logs: Callable[[str | None], None]) -> Runner:
     """Run the Runner of the module until it ends. Return it."""
-    runner = find_runner(options.target)
+    runner = find_runner(options.target, options.log_calls)
     configure_logs(options.log_format)
     runner.run()
     return runner
@@ -303,7 +301,7 @@ def _serve_with_reload(options: argparse.Namespace, configure_logs: Callable[[st
         from n8nrunner.reloading.reloader import Reloader
     except ImportError:
         raise _Failed('--reload needs the package watchfiles: pip install "n8nrunner[reload]"') from None
-    return Reloader(options.target, options.keep, options.log_format, configure_logs).run()
+    return Reloader(options.target, options.keep, options.log_format, configure_logs, options.log_calls).run()
 
 
 def _check(options: argparse.Namespace) -> int:

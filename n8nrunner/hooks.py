@@ -215,6 +215,13 @@ class Hooks:
                 calls = calls._replace(**{event: _with(getattr(calls, event), hook)})
                 self.around = self.around._replace(calls=calls)
 
+    def add_first(self, hook: Hook) -> None:
+        """Add a function for the end of calls, before all others: one of them may end the call's span."""
+        with self._lock:
+            calls = self.around.calls or CallHooks()
+            calls = calls._replace(finished=(hook, *calls.finished), failed=(hook, *calls.failed))
+            self.around = self.around._replace(calls=calls)
+
     def of(self, event: OtherEvent) -> tuple[Hook, ...]:
         """Return the functions of an event that is not one of calls."""
         return self._others[event]

@@ -138,9 +138,7 @@ class Runner:
         self._extras.check()
         self._hooks = Hooks(task_context, on_undelivered)
         if self.config.log_calls:
-            # Before all other hooks: one of them may end the call's span, for example.
-            self._hooks.add("finished", log_call)
-            self._hooks.add("failed", log_call)
+            self._hooks.add_first(log_call)
         self._registry = Registry(self.config.name)
         self._lock = threading.Lock()
         # The engine of the latest start, which may have failed. The lock guards this and the next two.
@@ -331,6 +329,13 @@ class Runner:
             self.config = copy.copy(self.config)  # not `replace`, which would note the folder of now
             object.__setattr__(self.config, "name", own)
             self._registry.runner_name = own
+
+    def _log_calls(self) -> None:
+        """Log each call, as with the setting `log_calls`."""
+        if not self.config.log_calls:
+            self.config = copy.copy(self.config)  # not `replace`, as above
+            object.__setattr__(self.config, "log_calls", True)
+            self._hooks.add_first(log_call)
 
     @overload
     def on(self, event: Literal["registered"]) -> Callable[[_OnRegistered], _OnRegistered]: ...

@@ -35,10 +35,11 @@ class TargetError(Exception):
         self.has_raised = has_raised
 
 
-def find_runner(target: str) -> Runner:
+def find_runner(target: str, log_calls: bool = False) -> Runner:
     """Return the Runner that a target names: ``MODULE``, with one Runner in it, or ``MODULE:ATTRIBUTE``.
 
     During the import, `start()` and `run()` do nothing. A Runner without a name of its own gets the module's.
+    With `log_calls`, it gets this setting.
 
     Raises:
         ConfigurationError: the settings of the Runner are wrong.
@@ -46,6 +47,8 @@ def find_runner(target: str) -> Runner:
     """
     found = locate_runner(target)
     found._use_name(default_name(target))
+    if log_calls:
+        found._log_calls()
     return found
 
 

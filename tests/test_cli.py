@@ -271,6 +271,27 @@ def test_the_option_for_the_format_says_that_the_module_has_configured_logging(
         assert program.wait() == 0
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_the_option_for_calls_sets_the_runner_and_not_the_environment(broker: Broker, jobs: Path) -> None:
+    """Other runners and child processes would get the variable too."""
+    code = """
+import os
+from n8nrunner import Runner
+runner = Runner(log_calls=False)
+runner.on("finished", lambda call: print("the module's hook", flush=True))
+runner.task("variable")(lambda task: os.environ.get("N8NRUNNER_LOG_CALLS"))
+"""
+    (jobs / "silent.py").write_text(code)
+    with python(
+        "-m", "n8nrunner", "run", "--log-calls", "silent", env=environment(broker), cwd=jobs
+    ) as program:
+        assert broker.run_task("variable", {}, timeout=LIMIT) is None
+        program.wait_for("variable: done after")
+        program.wait_for("the module's hook")
+        program.signal(signal.SIGTERM)
+        assert program.wait() == 0
+
+
 def test_two_options_for_the_level_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "-v", "--log-level", "info", "jobs"]) == 2
     assert "expected -v or --log-level, got both" in capsys.readouterr().err

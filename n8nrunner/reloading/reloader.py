@@ -41,6 +41,7 @@ class Reloader:
         log_format: the format of the log that the user wants; None for the default.
         configure_logs: sets the command's logging up, with the format or None. It is called after each
             import, because a module may configure logging.
+        log_calls: whether the runner gets this setting after each import.
 
     Attributes:
         runner: the Runner of the first import. Each later import replaces what it serves.
@@ -55,8 +56,10 @@ class Reloader:
         kept: Sequence[str],
         log_format: str | None,
         configure_logs: Callable[[str | None], None],
+        log_calls: bool = False,
     ) -> None:
         self._target = target
+        self._log_calls = log_calls
         self._log_format = log_format
         self._set_logs_up = configure_logs
         self.runner: Runner
@@ -90,7 +93,7 @@ class Reloader:
         while True:
             try:
                 with self._noting_files(), self._sources.again():
-                    runner = find_runner(self._target)
+                    runner = find_runner(self._target, self._log_calls)
                 self._configure_logs()
                 self._is_broken = False
                 return runner
@@ -193,7 +196,7 @@ class Reloader:
         before, modules = _registered(self.runner), self._sources.modules()
         with self._noting_files(), self._sources.again():
             with signals.interrupting():
-                new = find_runner(self._target)
+                new = find_runner(self._target, self._log_calls)
             settings = changed_settings(self.runner.config, new.config)
             settings += changed_extras(self.runner._extras, new._extras)
             if new is not self.runner:

@@ -19,9 +19,9 @@ from tests.reloading.programs import LEADS
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 
-def serve(broker: Broker, folder: Path) -> Program:
+def serve(broker: Broker, folder: Path, *options: str) -> Program:
     env = {"N8N_RUNNERS_TASK_BROKER_URI": broker.url, "N8N_RUNNERS_AUTH_TOKEN": TOKEN}
-    return python("-m", "n8nrunner", "run", "leads", "--reload", env=env, cwd=folder)
+    return python("-m", "n8nrunner", "run", "leads", "--reload", *options, env=env, cwd=folder)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -47,6 +47,19 @@ def test_the_commands_of_the_page_serve_new_code(broker: Broker, tmp_path: Path)
         program.wait_for("Registered")
         module.write_text(LEADS.replace('name="leads"', "").replace("score", "refund"))
         program.wait_for("(new: refund; removed: score)")
+
+
+def test_the_option_for_calls_stays_in_force_after_a_save(broker: Broker, tmp_path: Path) -> None:
+    module = tmp_path / "leads.py"
+    module.write_text(LEADS)
+    settings = {"version": 1, "function": "score", "calls": [{"item": 0, "arguments": {}}]}
+    with serve(broker, tmp_path, "--log-calls") as program:
+        program.wait_for("Registered")
+        module.write_text(LEADS.replace('"score": 1', '"score": 2'))
+        program.wait_for("Reloaded")
+        broker.run_task("n8nrunner.leads", settings, timeout=LIMIT)
+        program.wait_for("score: done after")
+    assert "changed settings" not in program.output
 
 
 def test_a_module_that_fails_at_the_start_is_waited_for(broker: Broker, tmp_path: Path) -> None:
