@@ -8,6 +8,7 @@ is left: they are not seen any more, or their runners have ended.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import threading
@@ -15,7 +16,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Collection, Mapping
-from typing import Any, Protocol
+from typing import Any, Callable, Protocol
 
 from n8nrunner import card
 from n8nrunner.functions.labels import title_of
@@ -30,6 +31,8 @@ BEAT = 4
 PATIENCE = 15.0
 #: Seconds over which a rate is taken.
 _WINDOW = 10.0
+#: The number of cards that are kept. ipywidgets keeps each widget, some 26 of a card, until it is closed.
+_MOST_CARDS = 20
 
 _ALIVE = ("running", "stopping")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -136,8 +139,9 @@ def _widgets() -> Any:
 class _Card:
     """The card of a runner in one output of a notebook, with widgets of the package `widgets`."""
 
-    def __init__(self, runner: Shown, widgets: Any, on_beat: Any) -> None:
-        self.runner = runner
+    def __init__(self, runner: Shown, widgets: Any, on_beat: Callable[[_Card], None]) -> None:
+        # Weak, because ipywidgets keeps what a widget refers to.
+        self.runner = weakref.ref(runner)
         #: when the browser has last shown the card, by the monotonic clock.
         self.seen = time.monotonic()
         self._samples: deque[tuple[float, dict[Any, int]]] = deque()
@@ -150,7 +154,10 @@ class _Card:
 
     def refresh(self) -> bool:
         """Show the runner as it is now. Return whether there will be something new."""
-        snapshot = self.runner.snapshot()
+        runner = self.runner()
+        if runner is None:
+            return False
+        snapshot = runner.snapshot()
         is_alive = snapshot.state in _ALIVE
         rates = self._rates(snapshot) if is_alive else {}
         for name, html in card.sections(snapshot, rates).items():
@@ -160,6 +167,13 @@ class _Card:
         if self._heart.value != heart:
             self._heart.value = heart
         return is_alive
+
+    def close(self) -> None:
+        """Free the widgets. A browser that still shows the card removes it."""
+        for widget in (self.box, *self.box.children):
+            for part in (getattr(widget, "style", None), widget.layout, widget):
+                if part is not None:
+                    part.close()
 
     def _rates(self, snapshot: Snapshot) -> dict[tuple[str, str], float]:
         """Return the calls per second of each function over the last seconds."""
@@ -178,13 +192,14 @@ class _Card:
 class _LiveCards:
     """All cards of a process, and the thread that refreshes them while there are any to refresh.
 
-    The lock guards `_active` and `_thread`. No widget is used under it.
+    The lock guards `_cards`, `_active` and `_thread`. No widget is used under it.
     """
 
     def __init__(self, shell: Any) -> None:
         self._lock = threading.Lock()
+        #: the cards that are not closed; the one that has given its last sign first comes first.
+        self._cards: list[_Card] = []
         self._active: list[_Card] = []
-        self._known: weakref.WeakSet[_Card] = weakref.WeakSet()
         self._thread: threading.Thread | None = None
         # While a cell runs, the kernel does not read what the browser sends.
         self._is_busy = False
@@ -194,30 +209,54 @@ class _LiveCards:
     def show(self, runner: Shown, widgets: Any) -> Any:
         """Make a card that refreshes itself, and return its reference for the browser."""
         made = _Card(runner, widgets, self._beat)
-        self._known.add(made)
+        self._keep(made)
         if made.refresh():
             self._activate(made)
         return made.box._repr_mimebundle_()[_WIDGET]
 
     def resume(self, runner: Shown) -> None:
         """Refresh the cards of a runner that has started again."""
-        for known in list(self._known):
-            if known.runner is runner:
+        with self._lock:
+            cards = list(self._cards)
+        for known in cards:
+            if known.runner() is runner:
                 known.seen = time.monotonic()
                 self._activate(known)
+
+    def _keep(self, made: _Card) -> None:
+        """Keep a card, and close those whose runner does not exist any more, or that are too many."""
+        with self._lock:
+            kept = [each for each in self._cards if each.runner() is not None]
+            kept = [*kept, made][-_MOST_CARDS:]
+            closed = [each for each in self._cards if each not in kept]
+            self._cards = kept
+            self._active = [each for each in self._active if each not in closed]
+        for each in closed:
+            with contextlib.suppress(Exception):  # of the widgets, such as after a closed connection
+                each.close()
 
     def _activate(self, made: _Card) -> None:
         with self._lock:
             if made in self._active:
                 return
             self._active.append(made)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="n8nrunner-card", daemon=True)
-                self._thread.start()
+            if self._thread is not None:
+                return
+            thread = self._thread = threading.Thread(target=self._run, name="n8nrunner-card", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            logger.warning("The card in the notebook is not refreshed for now: %s", error)
+            with self._lock:
+                self._active, self._thread = [], None  # the next sign of a card tries again
 
     def _beat(self, made: _Card) -> None:
         """Note that a card is seen. Thread: the kernel's main thread."""
         made.seen = time.monotonic()
+        with self._lock:
+            if made in self._cards:
+                self._cards.remove(made)
+                self._cards.append(made)
         self._activate(made)
 
     def _note_begin(self) -> None:
@@ -225,8 +264,9 @@ class _LiveCards:
 
     def _note_end(self) -> None:
         self._is_busy = False
-        for known in list(self._known):
-            known.seen = time.monotonic()
+        with self._lock:
+            for known in self._cards:
+                known.seen = time.monotonic()
 
     def _run(self) -> None:
         due = time.monotonic()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Iterator
 from typing import Any, Callable
 
@@ -34,11 +36,16 @@ class Widget:
 
     def __init__(self, children: Any = (), **options: Any) -> None:
         self.children = children
+        self.layout = options.get("layout")
         self.value = ""
         self.clicked: Any = None
+        self.is_closed = False
 
     def on_click(self, function: Any) -> None:
         self.clicked = function
+
+    def close(self) -> None:
+        self.is_closed = True
 
     def add_class(self, name: str) -> None:
         assert name == "n8nrunner-card"
@@ -241,6 +248,54 @@ def test_a_card_whose_widgets_fail_ends_the_refreshing(new_runner: NewRunner, wi
             raise OSError("the kernel's connection is closed")
 
     assert notebook._live is not None
-    for known in notebook._live._known:
+    for known in notebook._live._cards:
         known._parts["head"] = Closed()
     wait_until(lambda: not is_refreshing())
+
+
+def test_a_card_does_not_keep_its_runner_and_is_closed_at_the_next_card(
+    new_runner: NewRunner, widgets: list[Widget]
+) -> None:
+    earlier = Runner(name="earlier", auth_token="t")
+    earlier._repr_mimebundle_()
+    ref = weakref.ref(earlier)
+    del earlier
+    gc.collect()
+    assert ref() is None
+    new_runner(name="later")._repr_mimebundle_()
+    assert [(box.is_closed, {part.is_closed for part in box.children}) for box in widgets] == [
+        (True, {True}),
+        (False, {False}),
+    ]
+
+
+def test_the_cards_that_were_seen_last_are_kept(
+    new_runner: NewRunner, widgets: list[Widget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notebook, "_MOST_CARDS", 2)
+    runner = new_runner(name="prices")
+    for _ in range(2):
+        runner._repr_mimebundle_()
+    (button,) = [child for child in widgets[0].children if child.clicked is not None]
+    button.clicked(button)
+    runner._repr_mimebundle_()
+    assert [box.is_closed for box in widgets] == [False, True, False]
+
+
+def test_a_card_is_refreshed_when_its_thread_can_be_started_again(
+    new_runner: NewRunner, widgets: list[Widget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = new_runner(name="prices")
+    runner.task("any")(lambda task: None)
+    runner.start()
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert WIDGET in runner._repr_mimebundle_()
+    assert not is_refreshing()
+    (button,) = [child for child in widgets[0].children if child.clicked is not None]
+    button.clicked(button)
+    assert is_refreshing()
