@@ -14,7 +14,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from n8nrunner import JsonFormatter, Runner
+from opentelemetry.trace import SpanKind
+
+from n8nrunner import Call, JsonFormatter, Runner
 from n8nrunner.broker import Broker
 from n8nrunner.otel import instrument
 
@@ -23,6 +25,8 @@ from .contestants.functions_traced import provider
 from .report import Row
 
 PLAIN, HOOKS, TRACED, LOGGED = "no hooks", "two empty hooks", "tracing", "a line of JSON"
+#: The part of tracing that is not n8nrunner's.
+SPAN = "two hooks with the same span of the SDK"
 #: The wanted figure, in microseconds.
 ADDED_BY_TRACING = 25.0
 
@@ -37,17 +41,36 @@ class Discarding(logging.StreamHandler):  # type: ignore[type-arg]  # not generi
 def runners(broker: Broker) -> dict[str, Runner]:
     """Return a runner for each contestant, registered."""
     found = {}
-    for number, name in enumerate((PLAIN, HOOKS, TRACED, LOGGED)):
+    for number, name in enumerate((PLAIN, HOOKS, SPAN, TRACED, LOGGED)):
         runner = Runner(broker.url, auth_token="secret", name=f"runner_{number}", log_calls=name == LOGGED)
         runner.function(name="double")(lambda number=1: 2 * number)
         if name == HOOKS:
             runner.on("started", lambda call: None)
             runner.on("finished", lambda call: None)
+        if name == SPAN:
+            make_spans(runner)
         if name == TRACED:
             instrument(runner, provider())
         runner.start()
         found[name] = runner
     return found
+
+
+def make_spans(runner: Runner) -> None:
+    """Make a span as large as that of `instrument` for each call, which is not the current one."""
+    tracer = provider().get_tracer("benchmark")
+    attributes = {f"n8nrunner.attribute_{number}": "a value" for number in range(6)}
+
+    def start(call: Call) -> None:
+        call.state["span"] = tracer.start_span("call", kind=SpanKind.CONSUMER, attributes=attributes)
+
+    def end(call: Call) -> None:
+        span = call.state["span"]
+        span.set_attribute("n8nrunner.outcome", "done")
+        span.end()
+
+    runner.on("started", start)
+    runner.on("finished", end)
 
 
 def seconds_of(broker: Broker, runner: Runner, calls: int) -> float:
@@ -67,7 +90,7 @@ def measure(calls: int, rounds: int) -> list[Row]:
     log.addHandler(handler)
     log.propagate = False
     log.setLevel(logging.INFO)
-    found: dict[str, list[float]] = {name: [] for name in (PLAIN, HOOKS, TRACED, LOGGED)}
+    found: dict[str, list[float]] = {name: [] for name in (PLAIN, HOOKS, SPAN, TRACED, LOGGED)}
     with Broker(auth_token="secret") as broker:
         known = runners(broker)
         for runner in known.values():
