@@ -20,7 +20,7 @@ import threading
 from collections.abc import Collection
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Callable, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from n8nrunner.config import address_of, is_loopback
 from n8nrunner.errors import ConfigurationError
@@ -92,8 +92,8 @@ class HealthServer:
             timeout = _REQUEST_TIMEOUT
 
             def do_GET(self) -> None:
-                path = self.path.split("?", 1)[0]
-                answer = self._data(path) if path in _DATA else _probe(path, snapshot)
+                path, _, query = self.path.partition("?")
+                answer = self._data(path, query) if path in _DATA else _probe(path, snapshot)
                 self.send_response(answer.status)
                 self.send_header("Content-Type", answer.kind)
                 self.send_header("Content-Length", str(len(answer.body)))
@@ -103,7 +103,7 @@ class HealthServer:
                 if self.command != "HEAD":
                     self.wfile.write(answer.body)
 
-            def _data(self, path: str) -> _Answer:
+            def _data(self, path: str, query: str) -> _Answer:
                 if not is_allowed_host(self.headers.get("Host"), host, allowed_hosts):
                     return _Answer(403, _FOREIGN_HOST)
                 if self.command not in ("GET", "HEAD"):
@@ -112,7 +112,8 @@ class HealthServer:
                     return page()
                 if path == "/metrics":
                     return _metrics(snapshot(), self.headers.get("Accept"))
-                body = json.dumps(to_json(snapshot())).encode()
+                known = parse_qs(query).get("newest_error", [None])[0]
+                body = json.dumps(to_json(snapshot(), known)).encode()
                 return _Answer(200, body, "application/json", {**_PROTECTION, _POLICY: _NOTHING})
 
             do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET

@@ -151,12 +151,14 @@ class Recorder:
 
     def _keep_errors(self, task: ActiveTask, answer: Answer) -> None:
         name = answer.tally.function if answer.tally is not None else task.function
+        errors = self.errors
+        at = time.time()
         for failure in answer.failures:
             message, description, traceback = failure.message, failure.description, failure.traceback
             if not task.error_details:
                 message, description, traceback = failure.kind, None, None
             error = CallError(
-                time.time(),
+                at,
                 name or task.type,
                 task.id,
                 task.execution_id,
@@ -166,7 +168,8 @@ class Recorder:
                 description,
                 traceback,
             )
-            self.errors = (error, *self.errors)[:_KEPT_ERRORS]
+            errors = (error, *errors)
+        self.errors = errors[:_KEPT_ERRORS]  # at once, so that a snapshot has all errors of a task or none
 
     # --- for any thread ---------------------------------------------------------------------------
 

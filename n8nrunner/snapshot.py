@@ -49,9 +49,10 @@ class Histogram(NamedTuple):
         Returns:
             The estimate in seconds; None without a time.
         """
-        wanted = q * self.count
-        if not self.count:
+        total = self.count
+        if not total:
             return None
+        wanted = q * total
         lower = 0.0
         for upper, count in zip(self.bounds, self.counts):
             if count and wanted <= count:
@@ -64,6 +65,8 @@ class Histogram(NamedTuple):
 def merged(histograms: Iterable[Histogram]) -> Histogram:
     """Return one histogram of all times in several ones with the same bounds."""
     known = list(histograms) or [Histogram()]
+    if len(known) == 1:
+        return known[0]
     counts = tuple(map(sum, zip(*(each.counts for each in known))))
     return Histogram(known[0].bounds, counts, sum(each.sum for each in known))
 

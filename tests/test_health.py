@@ -80,6 +80,8 @@ def test_readiness_and_status_follow_the_connections(state: str, status: int) ->
         found, body, headers = ask(server.address, "GET", "/status")
         assert (found, headers["Content-Type"]) == (200, "application/json")
         assert json.loads(body) == json.loads(json.dumps(to_json(snapshot(state))))
+        _, body, _ = ask(server.address, "GET", "/status?newest_error=task%2D0")
+        assert "errors" not in json.loads(body)
 
 
 def test_the_page_allows_its_own_script_and_style_only() -> None:

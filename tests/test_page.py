@@ -93,6 +93,21 @@ def test_the_page_shows_the_brokers_functions_and_running_tasks(page: Page) -> N
     expect(broker).to_contain_text("last byte 4 s ago · 1 reconnection · 120 tasks accepted · 1 open offer")
 
 
+def test_the_page_asks_for_errors_that_it_does_not_have(page: Page, served: Served) -> None:
+    errors = page.locator("#errors li")
+    expect(errors).to_have_count(1)
+    with page.expect_response(lambda answer: answer.url.endswith("status?newest_error=task-0")) as answered:
+        served.later(1)
+    assert "errors" not in answered.value.json()
+    expect(errors).to_have_count(1)
+    older = served.snapshot.errors[0]
+    served.later(1, errors=(older._replace(at=AT, task_id="task-9"), older))
+    expect(errors).to_have_count(2)
+    served.later(1, errors=())
+    expect(page.locator("#no-errors")).to_be_visible()
+    expect(errors).to_have_count(0)
+
+
 def test_a_broker_at_an_address_of_a_name_shows_the_name(page: Page, served: Served) -> None:
     served.later(1, links=(link("registered")._replace(origin="dns+http://worker:5679"),))
     expect(page.locator("#brokers li")).to_contain_text("an address of dns+http://worker:5679 · last byte")
@@ -136,7 +151,9 @@ def test_an_open_traceback_stays_open_and_is_reached_by_keyboard(page: Page, ser
 
 def test_the_page_says_that_texts_of_errors_are_turned_off(page: Page, served: Served) -> None:
     expect(page.locator("#no-details")).not_to_be_visible()
-    bare = served.snapshot.errors[0]._replace(message="KeyError", description=None, traceback=None)
+    bare = served.snapshot.errors[0]._replace(
+        task_id="task-9", message="KeyError", description=None, traceback=None
+    )
     served.later(1, errors=(bare._replace(at=AT - 1),), error_details=False)
     expect(page.locator("#no-details")).to_have_text(
         "Texts and tracebacks are turned off by the setting error_details."

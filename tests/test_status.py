@@ -36,12 +36,24 @@ def test_a_function_in_json_has_its_outcomes_and_quantiles() -> None:
         "done": 99,
         "failed": 1,
     }
+    assert to_json(snapshot())["bounds"] == BOUNDS
+    assert "bounds" not in quote["duration"]
     duration = quote["duration"]
     assert (duration["count"], len(duration["counts"])) == (100, len(BOUNDS) + 1)
     assert BOUNDS[3] < duration["p50"] < duration["p99"] <= BOUNDS[4]
     assert (train["undelivered"], train["running"], train["outcomes"]["timed_out"]["count"]) == (1, 1, 2)
     assert (resize["kind"], resize["calls"]) == ("task", 0)
     assert (resize["duration"]["p50"], resize["queue"]["p99"]) == (None, None)
+
+
+def test_errors_are_left_out_for_a_reader_that_has_the_newest_one() -> None:
+    newest = snapshot().errors[0]
+    whole = to_json(snapshot())
+    rest = to_json(snapshot(), newest.task_id)
+    assert whole.keys() - rest.keys() == {"errors"}
+    later = snapshot(errors=(newest._replace(task_id="task-9"), newest))
+    assert len(to_json(later, newest.task_id)["errors"]) == 2
+    assert to_json(snapshot(errors=()), newest.task_id)["errors"] == []  # the runner has started again
 
 
 def test_a_paused_runner_is_registered_and_offers_nothing() -> None:
