@@ -57,6 +57,10 @@ class Callbacks:
                 self._start_token.release()
                 raise
 
+    def renew_context(self) -> None:
+        """Run later hooks in the calling thread's context, as it is now."""
+        self._start_context = StartContext()
+
     def put(self, event: OtherEvent, value: object) -> None:
         """Report an event to its hooks, on the thread. Do not wait for them."""
         hooks = self.hooks.of(event)

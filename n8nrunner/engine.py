@@ -258,8 +258,9 @@ class Engine:
         self._link_thread.post(StopRequested(until))
 
     def renew_context(self) -> None:
-        """Run later handlers in the context of the calling thread, as it is now."""
+        """Run later handlers and hooks in the context of the calling thread, as it is now."""
         self._pool.renew_context()
+        self.callbacks.renew_context()
 
     def is_links_thread(self) -> bool:
         """Return whether the calling thread is the links' thread, which ends the engine."""

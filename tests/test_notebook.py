@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 import gc
+import queue
 import sys
 import threading
 import types
@@ -153,6 +155,26 @@ def test_a_start_that_a_notebook_cannot_show_does_not_raise(
         monkeypatch.setattr(sys, "stdout", BrokenOutput())
     runner.start()
     assert runner.is_registered
+
+
+def test_functions_and_hooks_run_in_the_context_of_the_cell_that_called_start_last(
+    new_runner: NewRunner, broker: Broker, shell: Any
+) -> None:
+    """Below this cell, ipykernel shows what they print."""
+    cell = contextvars.ContextVar[str]("cell")
+    seen: queue.SimpleQueue[str] = queue.SimpleQueue()
+    runner = new_runner(name="prices")
+    runner.on("registered", lambda event: seen.put(cell.get()))
+    runner.task("cell")(lambda task: cell.get())
+    cell.set("first")
+    runner.start()
+    assert seen.get(timeout=LIMIT) == "first"
+    cell.set("second")
+    runner.start()
+    broker.stop()
+    broker.start()
+    assert seen.get(timeout=LIMIT) == "second"
+    assert broker.run_task("cell", {}, timeout=LIMIT) == "second"
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,7 @@ def test_the_errors_are_bounded_and_the_latest_is_first(broker: Broker, new_runn
     errors = runner.snapshot().errors
     assert len(errors) == 50
     assert [int(error.message) for error in errors[:6]] == [284, 283, 282, 281, 280, 264]
+    assert len({error.at for error in errors[:5]}) == 1  # noted at once, when the task ended
 
 
 def test_a_cancelled_task_counts_once(broker: Broker, new_runner: NewRunner) -> None:
