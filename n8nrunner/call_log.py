@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from n8nrunner.hooks import Call
 from n8nrunner.logs import task_logger
+from n8nrunner.overview import seconds
 
 
 def log_call(call: Call) -> None:
@@ -22,4 +23,5 @@ def log_call(call: Call) -> None:
     }
     places = ("item", "task", "node", "execution")
     shown = ", ".join(f"{place} {facts[place]}" for place in places if facts[place] is not None)
-    task_logger.info("%s: %s after %.3f s (%s)", call.name, call.outcome, call.duration, shown, extra=facts)
+    after = seconds(call.duration)
+    task_logger.info("%s: %s after %s (%s)", call.name, call.outcome, after, shown, extra=facts)

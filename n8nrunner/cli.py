@@ -194,7 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     call = _add(commands, "call", _call, text, _CALL_EXAMPLES)
     call.add_argument("target", metavar="MODULE[:ATTRIBUTE]", help="where the Runner is")
     call.add_argument("function", metavar="FUNCTION", help="the function's name in n8n")
-    call.add_argument("arguments", metavar="NAME=VALUE", nargs="*", help="the function's arguments")
+    call.add_argument(
+        "arguments", metavar="NAME=VALUE", nargs="*", default=[], help="the function's arguments"
+    )
     call.add_argument("--items", metavar="JSON", help="a list with the arguments for each of several items")
     call.add_argument("--save", metavar="DIR", help="save the files of the result in this folder")
 
@@ -475,8 +477,9 @@ def _report_missing_n8n() -> None:
     folder = n8n_folder(os.environ)
     if not folder.joinpath("config").exists():
         print(
-            f"No n8n has been started with the folder {folder} yet. If yours has another one, name the "
-            "folder above it with N8N_USER_FOLDER, as for n8n, or copy the node there."
+            f"No n8n has been started with the folder {folder} yet. A new n8n makes it at its first "
+            "start. If yours has another one, name the folder above it with N8N_USER_FOLDER, as for n8n, or "
+            "copy the node there."
         )
 
 

@@ -219,7 +219,7 @@ def test_the_page_asks_twice_a_second_and_not_while_it_is_hidden_or_paused(
     page.locator("#pause").click()
     assert asks(3000) <= 1
     expect(page.locator("#pause")).to_have_text("Continue")
-    expect(page.locator("#updated")).to_contain_text("Paused at")
+    expect(page.locator("#updated")).to_contain_text("Frozen at")
     context.close()
 
 
