@@ -224,8 +224,8 @@ class Cause(Enum):
         "n8n has no N8N_RUNNERS_AUTH_TOKEN. It runs with a secret that only its own runner knows.",
         "n8n: set N8N_RUNNERS_AUTH_TOKEN to the runner's token, in the environment of the n8n "
         "process, and restart it.",
-        "`docker compose exec n8n printenv N8N_RUNNERS_AUTH_TOKEN` prints nothing, and "
-        "N8N_RUNNERS_MODE is not external.",
+        "`printenv N8N_RUNNERS_AUTH_TOKEN` prints nothing where n8n is started (with Docker: `docker "
+        "compose exec n8n printenv ...`), and N8N_RUNNERS_MODE is not external.",
     )
     ANOTHER_TOKEN = Text(
         "n8n has another token than the runner, or this is another n8n.",
