@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pkgutil
+import sys
 from importlib import import_module
 
 import pytest
@@ -22,4 +23,6 @@ def new_project(pytester: pytest.Pytester, **modules: str) -> pytest.Pytester:
     """Write modules into the folder, from which its tests can import them."""
     pytester.makepyfile(**modules)
     pytester.syspathinsert()
+    for name in modules:
+        sys.modules.pop(name, None)  # another test may have left one of the same name
     return pytester
