@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from n8nrunner import units
 from n8nrunner.hooks import Call
 from n8nrunner.logs import task_logger
-from n8nrunner.overview import seconds
 
 
 def log_call(call: Call) -> None:
@@ -23,5 +23,5 @@ def log_call(call: Call) -> None:
     }
     places = ("item", "task", "node", "execution")
     shown = ", ".join(f"{place} {facts[place]}" for place in places if facts[place] is not None)
-    after = seconds(call.duration)
+    after = units.duration(call.duration or 0.0)
     task_logger.info("%s: %s after %s (%s)", call.name, call.outcome, after, shown, extra=facts)

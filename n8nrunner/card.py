@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Callable, TypeVar
 
-from n8nrunner.snapshot import CallError, FunctionSnapshot, LinkSnapshot, Snapshot, TaskSnapshot
+from n8nrunner import units
+from n8nrunner.snapshot import CallError, FunctionSnapshot, Histogram, LinkSnapshot, Snapshot, TaskSnapshot
 
 _Value = TypeVar("_Value")
 
@@ -86,9 +87,9 @@ def _head(snapshot: Snapshot, rates: Rates) -> str:
     if rates:
         facts.append(f"{_rate(sum(rates.values()))} a second")
     if failed:
-        facts.append(f'<span class="bad">{_percent(failed, calls)} failed</span>')
+        facts.append(f'<span class="bad">{units.percent(failed, calls, _NONE)} failed</span>')
     if snapshot.uptime:
-        facts.append(f"up {_age(snapshot.uptime)}")
+        facts.append(f"up {units.age(snapshot.uptime)}")
     name = f'<span><b class="name">{escape(snapshot.name)}</b><b class="{look}">● {state}</b></span>'
     return f'<div class="row">{name}<span class="soft">{" · ".join(facts)}</span></div>'
 
@@ -109,9 +110,9 @@ def _functions(functions: tuple[FunctionSnapshot, ...], rates: Rates) -> str:
             f'<b>{escape(function.name)}</b> <span class="soft">{more}</span>',
             f"{function.calls:,}",
             *([_rate(rates.get((function.kind, function.name), 0.0))] if rates else []),
-            _duration(function.duration.quantile(0.5)),
-            _duration(function.duration.quantile(0.99)),
-            f'<span class="{look}">{_percent(function.failed, function.calls)}</span>',
+            _quantile(function.duration, 0.5),
+            _quantile(function.duration, 0.99),
+            f'<span class="{look}">{units.percent(function.failed, function.calls, _NONE)}</span>',
             str(function.running),
         ]
         rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
@@ -119,13 +120,13 @@ def _functions(functions: tuple[FunctionSnapshot, ...], rates: Rates) -> str:
 
 
 def _task(task: TaskSnapshot) -> str:
-    limit = f" of {_age(round(task.limit))}" if task.limit else ""
+    limit = f" of {units.age(round(task.limit))}" if task.limit else ""
     where = [f"node {escape(task.node)}"] if task.node else []
     if task.execution_id:
         where.append(f"execution {escape(task.execution_id)}")
     lines = [
         f'<div class="row"><span><b>{escape(task.function or task.type)}</b> '
-        f'<span class="soft">{" · ".join(where)}</span></span><span>{_age(task.age)}{limit}</span></div>'
+        f'<span class="soft">{" · ".join(where)}</span></span><span>{units.age(task.age)}{limit}</span></div>'
     ]
     if task.progress is not None:
         lines.append(f'<progress max="1" value="{task.progress:.4f}"></progress>')
@@ -141,7 +142,7 @@ def _link(link: LinkSnapshot) -> str:
     if link.origin is not None:
         facts.append(f"an address of {escape(link.origin)}")
     if link.last_received is not None:
-        facts.append(f"last byte {_age(link.last_received)} ago")
+        facts.append(f"last byte {units.age(link.last_received)} ago")
     if link.reconnections:
         facts.append(_some(link.reconnections, "reconnection"))
     if link.rejected:
@@ -196,30 +197,13 @@ def _some(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
+def _quantile(histogram: Histogram, share: float) -> str:
+    return units.estimate(histogram.quantile(share), histogram.bounds[0], _NONE)
+
+
 def _rate(rate: float) -> str:
     return f"{rate:.0f}" if rate == 0 or rate >= 99.95 else f"{rate:.1f}"
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if part else "0 %" if whole else _NONE
-
-
 def _clock(at: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(at))
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return _NONE
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.1f} ms" if seconds < 0.00995 else f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.1f} s" if seconds < 9.95 else _age(seconds)
-
-
-def _age(seconds: float) -> str:
-    rest = int(seconds)
-    for size, unit, smaller, name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if rest >= size:
-            more = rest % size // smaller
-            return f"{rest // size} {unit}" + (f" {more} {name}" if more else "")
-    return f"{rest} s"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from n8nrunner import logs
+from n8nrunner import logs, units
 
 if TYPE_CHECKING:
     from n8nrunner.snapshot import CallError, FunctionSnapshot, LinkSnapshot, Snapshot, TaskSnapshot
@@ -16,14 +16,14 @@ WIDTH = 100
 #: Running tasks and errors that are shown.
 _LINES = 5
 
-_UNITS = (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
+_NONE = "-"
 
 
 def overview(snapshot: Snapshot) -> str:
     """Return the brokers, functions, running tasks and last errors, in a table each."""
     head = f"Runner {_line(repr(snapshot.name), 50)}: {snapshot.state}"
     if snapshot.uptime:
-        head += f", started {seconds(snapshot.uptime)} ago"
+        head += f", started {units.age(snapshot.uptime)} ago"
     head += f"; {snapshot.taken} of {snapshot.capacity} slots taken"
     lines = [head]
     if snapshot.links:
@@ -40,20 +40,6 @@ def overview(snapshot: Snapshot) -> str:
     return "\n".join(lines)
 
 
-def seconds(value: float | None) -> str:
-    """Return a time with two or three digits: ``0.4 ms``, ``12 ms``, ``1.5 s``, ``3 min``; "-" for None."""
-    if value is None:
-        return "-"
-    if value < 0.9995:
-        return f"{value * 1000:.{1 if value < 0.00995 else 0}f} ms"
-    if value < 99.5:
-        return f"{value:.{1 if value < 9.95 else 0}f} s"
-    for unit, length in _UNITS:
-        if value >= length:
-            return f"{value / length:.0f} {unit}"
-    raise AssertionError(value)  # the last unit is shorter than any time that comes here
-
-
 def _links(links: Sequence[LinkSnapshot]) -> Iterator[tuple[str, ...]]:
     yield "Broker", "state", "offers", "accepted", "rejected", "reconnects", "undelivered", "silent"
     for link in links:
@@ -65,7 +51,7 @@ def _links(links: Sequence[LinkSnapshot]) -> Iterator[tuple[str, ...]]:
             f"{link.rejected}",
             f"{link.reconnections}",
             f"{link.undelivered}",
-            seconds(link.last_received),
+            _NONE if link.last_received is None else units.duration(link.last_received),
         )
 
 
@@ -79,9 +65,9 @@ def _functions(functions: Sequence[FunctionSnapshot]) -> Iterator[tuple[str, ...
             f"{each.failed}",
             f"{each.calls - each.done - each.failed}",
             f"{each.running}",
-            seconds(duration.quantile(0.5)),
-            seconds(duration.quantile(0.99)),
-            seconds(each.queue.quantile(0.99)),
+            units.estimate(duration.quantile(0.5), duration.bounds[0], _NONE),
+            units.estimate(duration.quantile(0.99), duration.bounds[0], _NONE),
+            units.estimate(each.queue.quantile(0.99), each.queue.bounds[0], _NONE),
         )
 
 
@@ -92,11 +78,11 @@ def _tasks(tasks: Sequence[TaskSnapshot]) -> Iterator[tuple[str, ...]]:
         yield (
             task.function or task.type,
             _line(task.id, 12),
-            _line(task.node or "-", 18),
-            _line(task.execution_id or "-", 12),
-            _line(f"{progress} {task.progress_text}".strip() or task.cancel_reason or "-", 25),
-            seconds(task.age),
-            seconds(task.limit),
+            _line(task.node or _NONE, 18),
+            _line(task.execution_id or _NONE, 12),
+            _line(f"{progress} {task.progress_text}".strip() or task.cancel_reason or _NONE, 25),
+            units.duration(task.age),
+            _NONE if task.limit is None else units.duration(task.limit),
         )
     if len(tasks) > _LINES:
         yield f"and {len(tasks) - _LINES} more", "", "", "", "", "", ""

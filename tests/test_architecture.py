@@ -25,6 +25,7 @@ LAYERS: dict[str, int] = {
     "formatters": 0,
     "logs": 0,
     "task_types": 0,
+    "units": 0,
     "protocol": 1,
     "config": 2,
     "task": 2,

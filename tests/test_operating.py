@@ -15,9 +15,8 @@ import pytest
 import requests
 from ruamel.yaml import YAML
 
-from n8nrunner import JsonFormatter, Runner, RunnerConfig, TextFormatter
+from n8nrunner import JsonFormatter, Runner, RunnerConfig, TextFormatter, units
 from n8nrunner.broker import Broker
-from n8nrunner.overview import seconds
 from tests.conftest import LIMIT, engine_of
 from tests.pages import blocks
 from tests.processes import python
@@ -106,7 +105,7 @@ def test_the_record_of_a_call_has_its_facts_in_both_forms(
     facts = {"function": "score_lead", "execution": "12", "node": "Score lead", "item": 0, "outcome": outcome}
     assert shown.items() >= facts.items()
     places = f"(item 0, task {task}, node Score lead, execution 12)"
-    assert record.getMessage() == f"score_lead: {outcome} after {seconds(duration)} {places}"
+    assert record.getMessage() == f"score_lead: {outcome} after {units.duration(duration)} {places}"
 
 
 def test_the_handler_of_a_task_type_has_a_record_too(

@@ -209,7 +209,7 @@ class Reloader:
         self._configure_logs()
         differences = str(compare(before, _registered(new)))
         logger.info(
-            "Reloaded %s in %.2f s after a change of %s%s",
+            "Reloaded %s in %.3f s after a change of %s%s",
             self._module,
             time.monotonic() - began,
             self._named(changed),
