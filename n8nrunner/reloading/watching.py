@@ -34,6 +34,10 @@ def files_in(folder: str) -> frozenset[str]:
         return frozenset()
 
 
+def _present(folders: Iterable[str]) -> list[str]:
+    return sorted(folder for folder in folders if os.path.isdir(folder))
+
+
 class Watch:
     """Watches the files in some folders, but not in their subfolders, on a thread of its own.
 
@@ -82,7 +86,7 @@ class Watch:
 
     def _watch(self, folders: frozenset[str]) -> None:
         """Watch folders, until others are wanted or one of them has been replaced."""
-        present = [folder for folder in folders if os.path.isdir(folder)]
+        present = _present(folders)
         if not present:
             self._is_stopped.wait(_POLL / 1000)
             return
@@ -102,6 +106,8 @@ class Watch:
                 if not has_begun:
                     has_begun = True
                     self._on_changes([])
+                    if _present(folders) != present:
+                        return  # one has come before the watch could see that
                 changes = [Change(path, kind is watchfiles.Change.added) for kind, path in found]
                 relevant = [change for change in changes if may_concern(change)]
                 if relevant:

@@ -80,6 +80,22 @@ def test_a_folder_is_watched_again_when_it_is_back(changes: Changes, tmp_path: P
         shutil.rmtree(folder)
 
 
+def test_a_folder_that_comes_while_a_watch_begins_is_watched(
+    changes: Changes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch, folder = watchfiles.watch, tmp_path / "shop"
+
+    def late_watch(*folders: Any, **options: Any) -> Any:
+        folder.mkdir(exist_ok=True)  # after the look at it, and before the watch
+        return watch(*folders, **options)
+
+    monkeypatch.setattr(watchfiles, "watch", late_watch)
+    changes.watch.start([str(tmp_path), str(folder)])
+    assert [changes.next(), changes.next()] == [[], []]
+    (folder / "a.py").touch()
+    changes.wait_for(folder / "a.py")
+
+
 def test_a_watch_that_fails_is_reported_once_and_tried_again(
     changes: Changes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
