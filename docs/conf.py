@@ -38,6 +38,7 @@ NAVIGATION = {
         "docs/development",
         "docs/testing",
         "docs/operating",
+        "docs/brokers",
         "docs/scaling",
         "docs/security",
         "docs/troubleshooting",

@@ -144,19 +144,23 @@ RUN_BY = {
     f"{HOSTING}::test_the_service_runs_until_it_is_stopped": {
         "docs/guide-self-hosting.md": ["python: With Docker Compose"]
     },
+    f"{HOSTING}::test_the_runner_of_the_guide_has_all_its_brokers": {
+        "docs/brokers.md": ["python: Several addresses"]
+    },
     f"{HOSTING}::test_the_yaml_of_the_guide_is_in_the_samples": {
-        "docs/guide-self-hosting.md": ["yaml: With Docker Compose", "yaml: Queue mode"]
+        "docs/guide-self-hosting.md": ["yaml: With Docker Compose"],
+        "docs/brokers.md": ["yaml: Queue mode"],
     },
     f"{HOSTING}::test_the_names_of_workers_that_scale_belong_to_their_services": {
-        "docs/guide-self-hosting.md": ["yaml: Workers that scale (2)"]
+        "docs/brokers.md": ["yaml: Workers that scale (2)"]
     },
     f"{HOSTING}::test_commands_of_a_section_name_services_of_the_samples": {
         "docs/guide-self-hosting.md": [
             "sh: With Docker Compose",
-            "sh: Queue mode",
             "sh: Deploy a new version (3)",
             "sh: Logs",
-        ]
+        ],
+        "docs/brokers.md": ["sh: Queue mode"],
     },
     f"{HOSTING}::test_commands_for_systemd_put_files_where_the_unit_looks_for_them": {
         "docs/guide-self-hosting.md": ["sh: With systemd (2)"]

@@ -1,4 +1,4 @@
-"""The samples for Docker Compose and systemd, and the guide for self-hosting.
+"""The samples for Docker Compose and systemd, and the guides for self-hosting and several brokers.
 
 The tests start no container. They run the application, its node and the health checks without one.
 """
@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from ruamel.yaml import YAML
@@ -30,9 +31,10 @@ from tests.processes import Program, python
 ROOT = Path(__file__).parent.parent
 COMPOSE = ROOT / "samples" / "compose"
 UNIT = ROOT / "samples" / "systemd" / "leads.service"
-PAGE = "docs/guide-self-hosting.md"
-GUIDE = read(PAGE)
-SHELL = blocks(PAGE, "sh")
+PAGE, BROKERS = "docs/guide-self-hosting.md", "docs/brokers.md"
+GUIDE = read(BROKERS) + read(PAGE)
+SHELL = [*blocks(PAGE, "sh"), *blocks(BROKERS, "sh")]
+YAMLS = [*blocks(PAGE, "yaml"), *blocks(BROKERS, "yaml")]
 PROGRAM = Path(sys.executable).with_name("n8nrunner")
 SECONDS = re.compile(r"(\d+)s")
 SECRETS = {"N8N_RUNNERS_AUTH_TOKEN": TOKEN, "N8N_ENCRYPTION_KEY": "key", "POSTGRES_PASSWORD": "password"}
@@ -567,13 +569,13 @@ def code() -> str:
 
 
 def test_the_yaml_of_the_guide_is_in_the_samples() -> None:
-    for block in blocks(PAGE, "yaml"):
+    for block in YAMLS:
         if block.heading != "Workers that scale":
             assert any(block.text in compose.text for compose in FILES), block.text
 
 
 def test_the_names_of_workers_that_scale_belong_to_their_services(tmp_path: Path) -> None:
-    texts = [block.text for block in blocks(PAGE, "yaml") if block.heading == "Workers that scale"]
+    texts = [block.text for block in YAMLS if block.heading == "Workers that scale"]
     compose, service = (YAML(typ="safe", pure=True).load(text) for text in texts)
     (tmp_path / "compose.yaml").write_text(texts[0])
     checked = check_schema(tmp_path / "compose.yaml")
@@ -595,6 +597,14 @@ def test_the_names_of_workers_that_scale_belong_to_their_services(tmp_path: Path
     assert name.host == service["metadata"]["name"]
     assert [port["port"] for port in service["spec"]["ports"]] == [name.port]
     assert service["spec"]["clusterIP"] == "None"
+
+
+def test_the_runner_of_the_guide_has_all_its_brokers() -> None:
+    (block,) = blocks(BROKERS, "python")
+    names: dict[str, Any] = {}
+    exec(block.text, names)
+    brokers = names["runner"].config.broker
+    assert [urlsplit(broker).hostname for broker in brokers] == ["main", "worker-1", "worker-2"]
 
 
 def test_the_settings_of_the_guide_are_known() -> None:
