@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from generated import main
 
 from n8nrunner.check.causes import Cause, filled_in
 from n8nrunner.check.facts import Editor, Facts, Observation, Step
@@ -38,17 +39,5 @@ def _entries() -> Iterator[str]:
         yield f"### {cause.key}\n\n{is_so}\n\n- *Change.* {change}\n- *Sign.* {sign}\n"
 
 
-def main(arguments: list[str]) -> None:
-    """Write the page, or check it."""
-    page = make()
-    if arguments == ["--check"]:
-        if PAGE.read_text(encoding="utf-8") != page:
-            sys.exit("docs/troubleshooting.md is not current: run python docs/make_causes.py")
-    elif arguments:
-        sys.exit("usage: python docs/make_causes.py [--check]")
-    else:
-        PAGE.write_text(page, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(PAGE, make())

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import griffe
+from generated import main
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference.md"
@@ -333,17 +334,5 @@ def _markdown(text: str) -> str:
     return re.sub(r"``(.+?)``", r"`\1`", text)
 
 
-def main(arguments: list[str]) -> None:
-    """Write the page, or check it."""
-    page = make()
-    if arguments == ["--check"]:
-        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page:
-            sys.exit("docs/reference.md is not current: run python docs/make_reference.py")
-    elif arguments:
-        sys.exit("usage: python docs/make_reference.py [--check]")
-    else:
-        PAGE.write_text(page, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(PAGE, make())
