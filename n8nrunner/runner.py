@@ -326,16 +326,19 @@ class Runner:
         """Give the runner this name if it has none of its own. Characters that are not allowed become '_'."""
         own = name_from(name)
         if own and self.config.name == DEFAULT_NAME and self._current_engine() is None:
-            self.config = copy.copy(self.config)  # not `replace`, which would note the folder of now
-            object.__setattr__(self.config, "name", own)
+            self._change_setting("name", own)
             self._registry.runner_name = own
 
     def _log_calls(self) -> None:
         """Log each call, as with the setting `log_calls`."""
         if not self.config.log_calls:
-            self.config = copy.copy(self.config)  # not `replace`, as above
-            object.__setattr__(self.config, "log_calls", True)
+            self._change_setting("log_calls", True)
             self._hooks.add_first(log_call)
+
+    def _change_setting(self, name: str, value: object) -> None:
+        """Change a setting. `dataclasses.replace` would note the folder of now, as for new settings."""
+        self.config = copy.copy(self.config)
+        object.__setattr__(self.config, name, value)
 
     @overload
     def on(self, event: Literal["registered"]) -> Callable[[_OnRegistered], _OnRegistered]: ...
