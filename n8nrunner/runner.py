@@ -370,7 +370,7 @@ class Runner:
         - "finished": after a call that returned. It gets the same `Call`.
         - "failed": after a call that raised, or whose arguments do not fit. It gets the same `Call`.
         - "cancelled": a running task's result is not wanted any more, because n8n cancelled it, it timed out,
-          its connection was lost, or the runner stops. It gets a `Call` of its own.
+          its connection was lost, or the runner stops. It gets a separate `Call`.
         - "undelivered": a result did not arrive, or may not have arrived. It gets an `Undelivered`.
         - "registered": a broker has registered the runner. It gets a `Registered`.
 
