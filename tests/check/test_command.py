@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -185,6 +186,29 @@ def test_a_webhook_whose_body_is_slow_or_does_not_come_is_given_up(more: bytes) 
             connection.sendall(more)
 
     with Server(script) as server:
+        outcome = webhook.post(f"{server.url}/webhook/x", 0.3)
+    assert outcome.problem is Trouble.WEBHOOK_SILENT
+    assert outcome.seen == "no answer within 0.3 s"
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"])
+def test_a_webhook_is_given_up_whichever_of_two_clocks_is_first(
+    head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library's limit passes before the caller waits for its thread."""
+
+    class Joined(threading.Thread):
+        def start(self) -> None:
+            super().start()
+            self.join(LIMIT)
+
+    def script(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(head)
+        server.closing.wait(LIMIT)
+
+    with Server(script) as server:
+        monkeypatch.setattr(webhook, "threading", SimpleNamespace(Thread=Joined))
         outcome = webhook.post(f"{server.url}/webhook/x", 0.3)
     assert outcome.problem is Trouble.WEBHOOK_SILENT
     assert outcome.seen == "no answer within 0.3 s"
