@@ -225,7 +225,7 @@ class Registry:
         if registered is not None:
             return registered[0]
         # The broker sends only types this runner has offered. A type without a handler belongs to a function.
-        return None if self.functions is None else self.functions.handle
+        return self.functions
 
     @property
     def task_types(self) -> Collection[str]:

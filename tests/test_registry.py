@@ -116,7 +116,7 @@ def test_a_handler_of_a_task_type_precedes_the_functions() -> None:
     assert registry.add_function(double, None, False, None) is True
     assert registry.add_function(double, "again", False, None) is False
     assert registry.functions is not None
-    assert registry.handler_of("n8nrunner.sales") == registry.functions.handle
+    assert registry.handler_of("n8nrunner.sales") is registry.functions
     registry.add_task("n8nrunner.sales", handle, None)
     assert registry.handler_of("n8nrunner.sales") is handle
     assert not registry.is_empty

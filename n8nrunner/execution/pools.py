@@ -45,6 +45,12 @@ def _clock_name() -> str:
         return platform.node()  # macOS and Windows: one clock for each machine
 
 
+def _for_process(handler: Handler, task: ActiveTask) -> Handler:
+    """Return a handler for one task, to be pickled: without the functions that the task does not call."""
+    make: Callable[[ActiveTask], Handler] | None = getattr(handler, "for_process", None)
+    return handler if make is None else make(task)
+
+
 def _invoke_elsewhere(
     handler: Handler, task: ActiveTask, around: Around, max_payload: int, clock: str
 ) -> Answer:
@@ -240,9 +246,9 @@ class _ExecutorJobs:
             if in_process:
                 future = executor.submit(self._run, job)
             else:
-                max_payload = self._pool._max_payload
+                handler, max_payload = _for_process(job.handler, task), self._pool._max_payload
                 future = executor.submit(
-                    _invoke_elsewhere, job.handler, task, job.around, max_payload, self._clock
+                    _invoke_elsewhere, handler, task, job.around, max_payload, self._clock
                 )
             holder.note_accepted()
             self._watch(job, future, in_process, executor)

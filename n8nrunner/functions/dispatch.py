@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections.abc
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Callable
 
 from n8nrunner import logs
 from n8nrunner.errors import TaskCancelled, TaskError
@@ -36,17 +36,18 @@ VERSION = 1
 
 
 class Functions:
-    """The functions of one runner, by name. `handle` is the handler of their task types."""
+    """The functions of one runner, by name. A call of this object handles a task of one of their types."""
+
+    #: Whether the hooks of calls are called here, and not around the whole task.
+    makes_calls = True
 
     def __init__(self) -> None:
         #: Replaced, never changed in place, because other threads iterate over it.
         self.by_name: dict[str, Function] = {}
         # The last limit of each function that has, or had, one: a function that was removed may still run.
         self._limits: dict[str, Limit] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        # In another process only the limits of the task types apply.
-        return {**self.__dict__, "_limits": {}}
+        # The names of the functions that were left out of the copy in another process, for an error.
+        self._left_out: tuple[str, ...] = ()
 
     def add(self, function: Function) -> None:
         """Register a function, or replace the one of its name."""
@@ -87,7 +88,11 @@ class Functions:
         functions = sorted(self.by_name.values(), key=lambda function: function.order)
         return [function.described for function in functions if function.described is not None]
 
-    def handle(self, task: ActiveTask) -> Encoded | dict[str, Any]:
+    def for_process(self, task: ActiveTask) -> Functions:
+        """Return the same functions for one task. A pickle has only the function that the task calls."""
+        return _FunctionsOfTask(self, task)
+
+    def __call__(self, task: ActiveTask) -> Encoded | dict[str, Any]:
         """Run a task's calls.
 
         Returns:
@@ -115,7 +120,7 @@ class Functions:
             return _refuse(task, Tally("", (), ()), "newer_node", message)
         function = self.by_name.get(name)
         if function is None:
-            names = ", ".join(sorted(self.by_name)) or "none"
+            names = ", ".join(sorted(self.by_name or self._left_out)) or "none"
             message = f"{_this_runner(task)} has no function {name!r:.100}; it has {names}"
             # The node's field can be an expression with a value of an item.
             shown = repr(task.function) if task.function else "of the name that the node gives"
@@ -136,7 +141,33 @@ class Functions:
                     _note_not_made(task, name, item, TaskError(message))
             return result
 
-    handle.makes_calls = True  # type: ignore[attr-defined]  # so the hooks of calls are called here
+
+class _FunctionsOfTask(Functions):
+    """The functions of a runner, for one task in another process.
+
+    So a function that cannot be pickled fails alone, and a task costs the same with any number of functions.
+    """
+
+    def __init__(self, functions: Functions, task: ActiveTask) -> None:
+        super().__init__()
+        self.by_name = functions.by_name
+        self._task = task
+
+    def __reduce__(self) -> tuple[Callable[..., Functions], tuple[Function | None, tuple[str, ...]]]:
+        # The name is read only here, because large settings are decoded when the task is pickled.
+        settings = self._task.settings
+        name = settings.get("function") if isinstance(settings, dict) else None
+        called = self.by_name.get(name) if isinstance(name, str) else None
+        return _copy_of, (called, () if called else tuple(self.by_name))
+
+
+def _copy_of(called: Function | None, left_out: tuple[str, ...]) -> Functions:
+    """Return the functions of a task in another process: the one that it calls, or names for an error."""
+    functions = Functions()
+    functions._left_out = left_out
+    if called is not None:
+        functions.by_name = {called.signature.name: called}
+    return functions
 
 
 def _check_time_limit(limit: Any) -> None:

@@ -6,6 +6,7 @@ import concurrent.futures
 import dataclasses
 import datetime
 import enum
+import json
 import logging
 import os
 import pickle
@@ -22,6 +23,7 @@ from n8nrunner.broker import Broker, BrokerTaskCancelled, BrokerTaskError
 from n8nrunner.config import DEFAULT_NAME, directory_of
 from n8nrunner.functions import conversion, dispatch
 from n8nrunner.functions.function import make_function
+from n8nrunner.protocol import messages as m
 from n8nrunner.protocol.codec import LARGE_MESSAGE
 from n8nrunner.task import ActiveTask
 from tests.conftest import LIMIT, TOKEN, signature_of, wait_until
@@ -376,7 +378,36 @@ def test_ctrl_c_in_a_process_of_an_executor_ends_the_whole_task() -> None:
     settings = {"version": 1, "function": "interrupted", "calls": calls, "continueOnFail": True}
     task = ActiveTask("1", "n8nrunner.shop", settings, time.monotonic() + LIMIT)
     with pytest.raises(KeyboardInterrupt):
-        functions.handle(pickle.loads(pickle.dumps(task)))
+        functions(pickle.loads(pickle.dumps(task)))
+
+
+def functions_of(count: int) -> dispatch.Functions:
+    """Return `double` among functions that cannot be pickled."""
+    functions = dispatch.Functions()
+    for number in range(1, count):
+        functions.add(make_function(lambda: None, f"local_{number}", False, None))
+    functions.add(make_function(double, None, False, 1))
+    return functions
+
+
+def task_of(function: str) -> ActiveTask:
+    """Return a task whose settings are decoded when they are read."""
+    settings = {"version": 1, "function": function, "calls": [{"item": 0, "arguments": {"number": 4}}]}
+    undecoded = m.Undecoded(json.dumps({"settings": settings}), "settings")
+    return ActiveTask("1", "n8nrunner.shop", undecoded, time.monotonic() + LIMIT)
+
+
+def test_only_the_called_function_is_pickled() -> None:
+    pickled = [pickle.dumps(functions_of(count).for_process(task_of("double"))) for count in (1, 200)]
+    assert pickled[0] == pickled[1]
+    result = pickle.loads(pickled[1])(task_of("double"))
+    assert json.loads(result.text)["items"] == [{"json": {"result": 8}, "pairedItem": {"item": 0}}]
+
+
+def test_a_process_knows_the_names_of_all_functions_when_an_unknown_one_is_called() -> None:
+    task = task_of("triple")
+    result = pickle.loads(pickle.dumps(functions_of(2).for_process(task)))(task)
+    assert result["error"]["message"].endswith("has no function 'triple'; it has double, local_1")
 
 
 def test_a_generator_that_fails_midway_fails_its_item(runner: Runner, call: Caller) -> None:
