@@ -22,7 +22,7 @@ from n8nrunner.protocol.events import OfferingChanged, StopRequested, TypesChang
 from n8nrunner.protocol.slots import Slots
 from n8nrunner.record import Recorder
 from n8nrunner.registry import Registry
-from n8nrunner.snapshot import LinkSnapshot, Snapshot, TaskSnapshot
+from n8nrunner.snapshot import LinkSnapshot, Snapshot, TaskSnapshot, is_any_offering
 from n8nrunner.task import ActiveTask, Undelivered, renew_lock_after_fork
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ class Engine:
                 config.health_check_host,
                 config.health_check_port,
                 self.snapshot,
+                lambda: is_any_offering(self._link_snapshots()),
                 config.health_check_allowed_hosts,
                 lambda error: self._fail("n8nrunner-health", error),
             )

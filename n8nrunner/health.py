@@ -72,6 +72,8 @@ class HealthServer:
     Args:
         host, port: the address to listen on; port 0 for any free one.
         snapshot: returns the runner's current state.
+        is_offering: returns `Snapshot.is_offering` of the current state, without the rest of a snapshot,
+            which a probe every few seconds does not need.
         allowed_hosts: names in a request's Host header to which paths with data answer, besides those that
             `is_allowed_host` lists.
         on_failure: called on the server's thread with the unexpected error that ended it.
@@ -85,6 +87,7 @@ class HealthServer:
         host: str,
         port: int,
         snapshot: Callable[[], Snapshot],
+        is_offering: Callable[[], bool],
         allowed_hosts: Collection[str] = (),
         on_failure: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
@@ -93,7 +96,7 @@ class HealthServer:
 
             def do_GET(self) -> None:
                 path, _, query = self.path.partition("?")
-                answer = self._data(path, query) if path in _DATA else _probe(path, snapshot)
+                answer = self._data(path, query) if path in _DATA else _probe(path, is_offering)
                 self.send_response(answer.status)
                 self.send_header("Content-Type", answer.kind)
                 self.send_header("Content-Length", str(len(answer.body)))
@@ -237,9 +240,9 @@ class _Server(socketserver.ThreadingTCPServer):
         logger.debug("A health check request ended without its answer", exc_info=True)
 
 
-def _probe(path: str, snapshot: Callable[[], Snapshot]) -> _Answer:
+def _probe(path: str, is_offering: Callable[[], bool]) -> _Answer:
     """Return the answer of a path that shows no data."""
-    if path == "/readyz" and not snapshot().is_offering:
+    if path == "/readyz" and not is_offering():
         return _Answer(503, b"not registered")
     return _Answer(200, b"OK")
 

@@ -118,6 +118,11 @@ class LinkSnapshot(NamedTuple):
     origin: str | None = None
 
 
+def is_any_offering(links: Iterable[LinkSnapshot]) -> bool:
+    """Return whether a runner with these links can get tasks from one of their brokers."""
+    return any(link.state == "registered" for link in links)
+
+
 class TaskSnapshot(NamedTuple):
     """A task whose handler has not returned."""
 
@@ -220,4 +225,4 @@ class Snapshot(NamedTuple):
     @property
     def is_offering(self) -> bool:
         """Whether the runner is registered with at least one broker, and its executor can run tasks."""
-        return any(link.state == "registered" for link in self.links)
+        return is_any_offering(self.links)

@@ -23,6 +23,7 @@ from n8nrunner import ConfigurationError, Runner
 from n8nrunner import health as health_module
 from n8nrunner.broker import Broker
 from n8nrunner.health import HealthServer
+from n8nrunner.record import Recorder
 from n8nrunner.status import to_json
 from tests.conftest import LIMIT, TOKEN, promptly, wait_until
 from tests.example_snapshots import snapshot
@@ -30,9 +31,13 @@ from tests.example_snapshots import snapshot
 NewRunner = Callable[..., Runner]
 
 
+def new_server(state: str = "registered", host: str = "127.0.0.1", port: int = 0) -> HealthServer:
+    return HealthServer(host, port, lambda: snapshot(state), lambda: snapshot(state).is_offering)
+
+
 @contextlib.contextmanager
 def serving(state: str = "registered", host: str = "127.0.0.1", port: int = 0) -> Iterator[HealthServer]:
-    server = HealthServer(host, port, lambda: snapshot(state))
+    server = new_server(state, host, port)
     server.start()
     try:
         yield server
@@ -255,12 +260,13 @@ def test_a_client_that_leaves_or_sends_garbage_delays_no_other(
 
 
 def test_a_snapshot_that_raises_costs_that_answer_only() -> None:
-    server = HealthServer("127.0.0.1", 0, lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+    server = HealthServer("127.0.0.1", 0, lambda: 1 / 0, lambda: True)  # type: ignore[arg-type, return-value]
     server.start()
     try:
         with pytest.raises(http.client.HTTPException):
             ask(server.address, "GET", "/status")
-        assert ask(server.address, "GET", "/healthz")[0] == 200
+        for path in ("/healthz", "/readyz"):
+            assert ask(server.address, "GET", path)[0] == 200, path
     finally:
         server.stop()
 
@@ -271,18 +277,18 @@ def test_a_port_in_use_is_refused() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError) as caught:
-            HealthServer("127.0.0.1", port, lambda: snapshot("registered"))
+            new_server(port=port)
     assert caught.value.problems == [
         f"health_check_port: cannot listen on 127.0.0.1, port {port}: Address already in use"
     ]
     with serving() as first, pytest.raises(ConfigurationError, match="Address already in use"):
-        HealthServer(*first.address, lambda: snapshot("registered"))
+        new_server(port=first.address[1])
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "256.1.1.1", f"{'a' * 70}.invalid"])
 def test_an_invalid_host_is_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match=f"cannot listen on {host}"):
-        HealthServer(host, 0, lambda: snapshot("registered"))
+        new_server(host=host)
 
 
 def test_an_ipv6_address_is_served() -> None:
@@ -320,7 +326,7 @@ def test_stop_frees_the_port_at_once() -> None:
 
 
 def test_stop_before_start_closes_the_socket() -> None:
-    server = HealthServer("127.0.0.1", 0, lambda: snapshot("registered"))
+    server = new_server()
     with promptly():
         server.stop()
     with pytest.raises(ConnectionRefusedError):
@@ -366,6 +372,24 @@ def test_the_health_check_of_a_runner_follows_its_state(
     runner.stop()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address, LIMIT)
+
+
+def test_a_probe_does_not_read_the_record_of_the_calls(
+    new_runner: NewRunner,
+    broker: Broker,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a thousand functions that would take 7 ms."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(Recorder, "functions", lambda *args: 1 / 0)
+    runner = new_runner(health_check_enabled=True, health_check_port=0)
+    runner.task("any")(lambda task: None)
+    with runner:
+        with pytest.raises(ZeroDivisionError):
+            runner.snapshot()
+        for path in ("/healthz", "/readyz"):
+            assert ask(address_of(caplog), "GET", path)[:2] == (200, b"OK")
 
 
 def test_a_runner_is_healthy_and_not_ready_before_n8n_is_there(

@@ -30,7 +30,7 @@ class Served:
 
     def __init__(self, port: int = 0) -> None:
         self.snapshot = snapshot()
-        self.server = HealthServer("127.0.0.1", port, self._snapshot)
+        self.server = HealthServer("127.0.0.1", port, self._snapshot, lambda: self.snapshot.is_offering)
         self.server.start()
         self.url = f"http://127.0.0.1:{self.server.address[1]}/"
 
