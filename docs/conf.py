@@ -8,10 +8,13 @@ Sphinx, MyST and Furo are released and maintained. MkDocs 1 is not, and its them
 
 from __future__ import annotations
 
+import html
+import itertools
 import re
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -67,6 +70,7 @@ html_title = "n8nrunner"
 html_static_path = ["site/static"]
 templates_path = ["site/templates"]
 html_css_files = ["site.css"]
+html_favicon = "site/static/mark.svg"
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
@@ -78,6 +82,13 @@ html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#b3304a", "color-brand-content": "#b3304a"},
     "dark_css_variables": {"color-brand-primary": "#ff8fa3", "color-brand-content": "#ff8fa3"},
 }
+
+#: Code of at most so many characters stays on one line, which fits a phone.
+SHORT_CODE = 34
+#: A table with more columns has half of that in a line, if it is not on a phone.
+MANY_COLUMNS = 4
+#: A table whose columns have more characters together does not fit a phone.
+NARROW_TABLE = 44
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +139,64 @@ def draw_diagrams(app: Sphinx, doctree: nodes.document) -> None:
         block.replace_self(image)
 
 
+def keep_code_together(app: Sphinx, doctree: nodes.document) -> None:
+    """Mark code in a line of text that must not break, or only between its words."""
+    for code in doctree.findall(nodes.literal):
+        text, limit = code.astext(), SHORT_CODE
+        if (table := _around(code, nodes.tgroup)) is not None and table["cols"] > MANY_COLUMNS:
+            limit = SHORT_CODE // 2
+        if len(text) <= limit:
+            code["classes"].append("short")
+        elif all(len(word) <= limit for word in text.split()):
+            code["classes"].append("short-words")
+        else:
+            code["classes"].append("long")
+        if len(text) <= SHORT_CODE:
+            code["classes"].append("short-on-phones")
+
+
+def _around(node: nodes.Node, kind: type[nodes.Element]) -> nodes.Element | None:
+    while node is not None and not isinstance(node, kind):
+        node = node.parent
+    return node
+
+
+def fit_to_phones(
+    app: Sphinx, name: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Mark where long code may break, and the tables whose rows the style shows as blocks on a phone."""
+    body = re.sub(r'(<code class="[^"]*\blong\b[^>]*>)(.*?)</code>', _breakable, context.get("body", ""))
+    context["body"] = re.sub(r"<table\b.*?</table>", _labelled, body, flags=re.DOTALL)
+
+
+def _breakable(match: re.Match[str]) -> str:
+    return match[1] + re.sub(r"(?<=[/_.:=])(?=\w)(?![^<]*>)", "<wbr>", match[2]) + "</code>"
+
+
+def _labelled(match: re.Match[str]) -> str:
+    table = match[0]
+    rows = [re.findall(r"<t[hd]\b.*?</t[hd]>", row, re.DOTALL) for row in table.split("</tr>")[:-1]]
+    texts = [[html.unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in row] for row in rows]
+    heads = texts[0]
+    if len(heads) > MANY_COLUMNS:
+        table = table.replace('class="', 'class="many ', 1)
+    if sum(max(map(len, column)) for column in zip(*texts)) <= NARROW_TABLE:
+        return table
+    # The first cell is the title of its block, and of two cells the second explains it.
+    labels = itertools.cycle(["", ""] if len(heads) == 2 else ["", *heads[1:]])
+    filled = itertools.chain.from_iterable(texts[1:])
+
+    def label(cell: re.Match[str]) -> str:
+        name, text = html.escape(next(labels)), next(filled)
+        return f'<td data-label="{name}"' if name and text else '<td class="empty"' if not text else "<td"
+
+    return re.sub(r"<td\b", label, table).replace('class="', 'class="wide ', 1)
+
+
 def setup(app: Sphinx) -> None:
     """Register the functions above."""
     app.connect("source-read", add_navigation)
     app.connect("source-read", link_folders)
     app.connect("doctree-read", draw_diagrams, priority=400)
+    app.connect("doctree-read", keep_code_together)
+    app.connect("html-page-context", fit_to_phones)
