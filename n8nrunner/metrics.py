@@ -6,6 +6,7 @@ task types, outcomes, and addresses of brokers.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Callable, NamedTuple, Protocol, TypeVar, Union
 
@@ -26,6 +27,7 @@ except ImportError as error:
     ) from None
 
 from n8nrunner._version import __version__
+from n8nrunner.errors import ConfigurationError
 from n8nrunner.snapshot import FunctionSnapshot, Histogram, LinkSnapshot, Snapshot
 
 __all__ = ["RunnerCollector"]
@@ -116,10 +118,23 @@ class RunnerCollector(Collector):
     ``prometheus_client.REGISTRY.register(RunnerCollector(runner))`` adds them to those of the application.
 
     Args:
-        *runners: the runners. Each series has the name of its runner as the label "runner".
+        *runners: the runners. Each series has the name of its runner as the label "runner", so the names
+            differ.
+
+    Raises:
+        ConfigurationError: two of the runners have the same name.
     """
 
     def __init__(self, *runners: HasSnapshot) -> None:
+        counts = Counter(runner.snapshot().name for runner in runners)
+        problems = [
+            f"name: expected another name for each runner of a RunnerCollector, because Prometheus refuses "
+            f"metrics with the same labels; {count} runners have the name {name!r}"
+            for name, count in counts.items()
+            if count > 1
+        ]
+        if problems:
+            raise ConfigurationError(problems)
         self._runners = runners
 
     def collect(self) -> Iterable[Metric]:

@@ -14,7 +14,16 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from n8nrunner import Counts, FunctionSnapshot, Histogram, LinkSnapshot, Outcome, Runner, Snapshot
+from n8nrunner import (
+    ConfigurationError,
+    Counts,
+    FunctionSnapshot,
+    Histogram,
+    LinkSnapshot,
+    Outcome,
+    Runner,
+    Snapshot,
+)
 from n8nrunner.broker import Broker
 from n8nrunner.metrics import RunnerCollector, render
 from tests.conftest import LIMIT, wait_until
@@ -132,6 +141,15 @@ def test_the_page_describes_every_metric_with_its_labels() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="prometheus-client reads /proc")
 def test_the_page_has_the_metrics_of_the_process() -> None:
     assert b"\nprocess_resident_memory_bytes " in render(SNAPSHOT)[0]
+
+
+@pytest.mark.parametrize("name", [None, "leads"])
+def test_runners_of_one_collector_have_different_names(new_runner: NewRunner, name: str | None) -> None:
+    same = {} if name is None else {"name": name}
+    first, second, other = new_runner(**same), new_runner(**same), new_runner(name="other")
+    with pytest.raises(ConfigurationError, match=f"2 runners have the name {name or 'n8nrunner'!r}"):
+        RunnerCollector(first, other, second)
+    RunnerCollector(first, other)
 
 
 def test_an_application_registers_several_runners(broker: Broker, new_runner: NewRunner) -> None:
