@@ -97,60 +97,46 @@ class Call:
         return self.task.node_name
 
 
-class OpenCall:
-    """A call with its hooks. The thread of the call uses it: `start`, then `end`, once each."""
-
-    __slots__ = ("_hooks", "_task", "call")
-
-    def __init__(self, hooks: CallHooks, task: ActiveTask, function: str | None, item: int | None) -> None:
-        self.call = Call(task, function, item)
-        self._hooks = hooks
-        self._task = task
-
-    def start(self) -> None:
-        """Call the hooks of "started"."""
-        for hook in self._hooks.started:
-            try:
-                hook(self.call)
-            except BaseException as error:  # noqa: BLE001 - logged
-                self._handle("started", error)
-
-    def end(self, duration: float, error: BaseException | None = None) -> None:
-        """Call the hooks of "finished" or, after an exception, of "failed"."""
-        call = self.call
-        call.duration = duration
-        call.error = error
-        if self._task.ending is not None:
-            call.outcome = self._task.ending
-        elif isinstance(error, KeyboardInterrupt) and self._task.in_other_process:
-            call.outcome = "unfinished"
-        else:
-            call.outcome = "done" if error is None else "failed"
-        for hook in self._hooks.finished if error is None else self._hooks.failed:
-            try:
-                hook(call)
-            except BaseException as raised:  # noqa: BLE001 - logged
-                self._handle("finished" if error is None else "failed", raised)
-
-    def _handle(self, event: CallEvent, error: BaseException) -> None:
-        """Log a hook's exception, or raise it if it ends the task."""
-        task = self._task
-        if isinstance(error, KeyboardInterrupt) and task.in_other_process:
-            raise error  # Ctrl-C ends the whole task there
-        if task.admit_to_log(""):
-            log_raised(f"A hook of {event!r}", error, task.describe(), task.error_details)
-
-
 class CallHooks(NamedTuple):
-    """The hooks of calls. A task keeps those that it began with."""
+    """The hooks of calls, for the threads of calls. A task keeps those that it began with."""
 
     started: tuple[Hook, ...] = ()
     finished: tuple[Hook, ...] = ()
     failed: tuple[Hook, ...] = ()
 
-    def open(self, task: ActiveTask, function: str | None, item: int | None) -> OpenCall:
-        """Return a call that has not started."""
-        return OpenCall(self, task, function, item)
+    def start(self, call: Call, task: ActiveTask) -> None:
+        """Call the hooks of "started", once for each call."""
+        for hook in self.started:
+            try:
+                hook(call)
+            except BaseException as error:  # noqa: BLE001 - logged
+                _handle("started", task, error)
+
+    def end(self, call: Call, task: ActiveTask, duration: float, error: BaseException | None = None) -> None:
+        """Call the hooks of "finished" or, after an exception, of "failed", once for each call."""
+        call.duration = duration
+        call.error = error
+        if task.ending is not None:
+            call.outcome = task.ending
+        elif error is None:
+            call.outcome = "done"
+        elif isinstance(error, KeyboardInterrupt) and task.in_other_process:
+            call.outcome = "unfinished"
+        else:
+            call.outcome = "failed"
+        for hook in self.finished if error is None else self.failed:
+            try:
+                hook(call)
+            except BaseException as raised:  # noqa: BLE001 - logged
+                _handle("finished" if error is None else "failed", task, raised)
+
+
+def _handle(event: CallEvent, task: ActiveTask, error: BaseException) -> None:
+    """Log a hook's exception, or raise it if it ends the task."""
+    if isinstance(error, KeyboardInterrupt) and task.in_other_process:
+        raise error  # Ctrl-C ends the whole task there
+    if task.admit_to_log(""):
+        log_raised(f"A hook of {event!r}", error, task.describe(), task.error_details)
 
 
 class Around(NamedTuple):

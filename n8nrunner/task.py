@@ -21,6 +21,7 @@ from n8nrunner.protocol.json_text import NotJson, decode_member, encode_value
 from n8nrunner.task_types import TYPE_PREFIX
 
 if TYPE_CHECKING:
+    from n8nrunner.hooks import CallHooks
     from n8nrunner.protocol.actions import Ending  # slow to import, and many runners are not started
 
 #: Gets n8n's answer to a call: a value, or else an error.
@@ -37,20 +38,6 @@ class CallPort(Protocol):
     def call(self, task: ActiveTask, call_id: str, payload: bytes, answers: Answers | None) -> None: ...
 
     def limit_time(self, task: ActiveTask, limit: float) -> None: ...
-
-
-class OpenCall(Protocol):
-    """A call with the application's hooks (`n8nrunner/hooks.py`), as its thread uses it."""
-
-    def start(self) -> None: ...
-
-    def end(self, duration: float, error: BaseException | None = None) -> None: ...
-
-
-class CallHooks(Protocol):
-    """The application's hooks of calls."""
-
-    def open(self, task: ActiveTask, function: str | None, item: int | None) -> OpenCall: ...
 
 
 _Kind = TypeVar("_Kind")

@@ -69,6 +69,7 @@ SIDEWAYS = {
     ("overview", "snapshot"),
     ("hooks", "snapshot"),
     ("hooks", "task"),
+    ("task", "hooks"),  # a type
     ("connection", "execution"),
     ("connection", "record"),
     ("execution", "process"),

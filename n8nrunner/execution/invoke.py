@@ -13,11 +13,11 @@ from typing import Callable, NamedTuple
 from n8nrunner import logs
 from n8nrunner.errors import TaskError
 from n8nrunner.formatters import format_traceback
-from n8nrunner.hooks import Around
+from n8nrunner.hooks import Around, Call, CallHooks
 from n8nrunner.logs import task_logger
 from n8nrunner.protocol.codec import encode_error, encode_result
 from n8nrunner.protocol.json_text import Encoded, NotJson, encode_value
-from n8nrunner.task import ActiveTask, Failure, OpenCall, Tally
+from n8nrunner.task import ActiveTask, Failure, Tally
 
 #: Takes a task and returns a JSON value. The parameter of an application's handler is a `Task`.
 Handler = Callable[[ActiveTask], object]
@@ -94,33 +94,33 @@ def _run(handler: Handler, task: ActiveTask, around: Around, max_payload: int) -
 
 
 def _call(handler: Handler, task: ActiveTask) -> object:
-    hooks = task.hooks
-    call = None
-    if hooks is not None and not getattr(handler, "makes_calls", False):
-        call = hooks.open(task, None, None)
+    if task.hooks is not None and not getattr(handler, "makes_calls", False):
+        return _call_with_hooks(handler, task, task.hooks)
     begun = task.begun_at = time.monotonic()
     try:
-        if call is not None:
-            call.start()
-            begun = time.monotonic()
+        return handler(task)
+    finally:
+        task.duration = time.monotonic() - begun
+
+
+def _call_with_hooks(handler: Handler, task: ActiveTask, hooks: CallHooks) -> object:
+    call = Call(task, None, None)
+    begun = task.begun_at = time.monotonic()
+    try:
+        hooks.start(call, task)
+        begun = time.monotonic()
         result = handler(task)
     except BaseException as error:
         task.duration = time.monotonic() - begun
-        if call is not None:
-            _end_raised(call, task, error)
-            call = None  # it has the error, whose traceback has this frame
+        # The hooks may end a trace, so the error is logged before them.
+        if not ends_task(task, error):
+            task.logged = error, log_error(task, error)
+        hooks.end(call, task, task.duration, error)
+        del call  # it has the error, whose traceback has this frame
         raise
     task.duration = time.monotonic() - begun
-    if call is not None:
-        call.end(task.duration)
+    hooks.end(call, task, task.duration)
     return result
-
-
-def _end_raised(call: OpenCall, task: ActiveTask, error: BaseException) -> None:
-    """End a handler's call that raised. The hooks may end a trace, so the error is logged before them."""
-    if not ends_task(task, error):
-        task.logged = error, log_error(task, error)
-    call.end(task.duration, error)
 
 
 def ends_task(task: ActiveTask, error: BaseException) -> bool:

@@ -26,6 +26,7 @@ from n8nrunner.functions.conversion import Conversion, Mismatch, UnknownZone
 from n8nrunner.functions.files import FileTransfer
 from n8nrunner.functions.function import Function, Limit
 from n8nrunner.functions.items import Item, ResultItems, make_encodable, make_items, pair
+from n8nrunner.hooks import Call
 from n8nrunner.logs import task_logger
 from n8nrunner.protocol.json_text import Encoded, NotJson, encode_value
 from n8nrunner.task import ActiveTask, Failure, Tally
@@ -214,9 +215,9 @@ def _refuse(
 def _note_not_made(task: ActiveTask, function: str, item: int | None, error: TaskError) -> None:
     """Call the hooks of a call that cannot be made, because its arguments do not fit."""
     if task.hooks is not None:
-        call = task.hooks.open(task, function, item)
-        call.start()
-        call.end(0.0, error)
+        call = Call(task, function, item)
+        task.hooks.start(call, task)
+        task.hooks.end(call, task, 0.0, error)
 
 
 def _cannot_be_sent(error: NotJson) -> TaskError:
@@ -315,14 +316,14 @@ class _FunctionTask:
 
     def _call(self, arguments: dict[str, Any], sources: Sequence[int]) -> None:
         """Call the function once, for one input item or for all of a batch."""
-        task, hooks, call = self._task, self._task.hooks, None
+        task, hooks = self._task, self._task.hooks
         if hooks is not None:
             item = None if self._function.signature.batch else sources[0]
-            call = hooks.open(task, self._function.signature.name, item)
+            call = Call(task, self._function.signature.name, item)
         begun = time.monotonic()
         try:
-            if call is not None:
-                call.start()
+            if hooks is not None:
+                hooks.start(call, task)
                 begun = time.monotonic()
             result = self._function.call(task, arguments, self._make_items)
             pair(result[0], sources)
@@ -333,15 +334,15 @@ class _FunctionTask:
             is_end = isinstance(error, TaskCancelled) or ends_task(task, error)
             if not is_end:
                 self._record_exception(error, sources, seconds)
-            if call is not None:
-                call.end(seconds, error)
-                call = None  # it has the error, whose traceback has this frame
+            if hooks is not None:
+                hooks.end(call, task, seconds, error)
+                del call  # it has the error, whose traceback has this frame
             if is_end:
                 raise  # a result would be dropped
         else:
             self._done.append(seconds)
-            if call is not None:
-                call.end(seconds)
+            if hooks is not None:
+                hooks.end(call, task, seconds)
 
     def _call_batch(self, calls: Sequence[ItemCall]) -> None:
         arguments, complete, incomplete = join_calls(self._function.signature, calls)
