@@ -9,6 +9,7 @@ shows. The program is on the page at the first one, and the others link to it.
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import sys
@@ -28,18 +29,6 @@ MODULES = {
     "n8nrunner": {
         "Runners": ["Runner", "RunnerConfig", "ignore_interrupts", "install_node"],
         "Tasks": ["Task", "File", "Undelivered"],
-        "Hooks": ["Call", "Registered"],
-        "Snapshots": [
-            "Snapshot",
-            "LinkSnapshot",
-            "TaskSnapshot",
-            "FunctionSnapshot",
-            "Outcome",
-            "Histogram",
-            "CallError",
-            "Counts",
-        ],
-        "Logs": ["TextFormatter", "JsonFormatter"],
         "Errors": [
             "N8nRunnerError",
             "ConfigurationError",
@@ -55,13 +44,25 @@ MODULES = {
             "RunnerStopped",
             "RunnerForked",
         ],
+        "Hooks": ["Call", "Registered"],
+        "Snapshots": [
+            "Snapshot",
+            "LinkSnapshot",
+            "TaskSnapshot",
+            "FunctionSnapshot",
+            "Outcome",
+            "Histogram",
+            "CallError",
+            "Counts",
+        ],
+        "Logs": ["TextFormatter", "JsonFormatter"],
     },
     "n8nrunner.metrics": {"Metrics": ["RunnerCollector"]},
     "n8nrunner.otel": {"Tracing": ["instrument"]},
     "n8nrunner.broker": {
         "The embedded broker": ["Broker", "BrokerConstants", "PROFILES", "BrokerEvent", "BrokerCounts"],
-        "Its tasks": ["BrokerTask", "SavedFile"],
-        "Its errors": [
+        "Tasks of the broker": ["BrokerTask", "SavedFile"],
+        "Errors of the broker": [
             "BrokerTaskError",
             "BrokerTaskTimeout",
             "BrokerTaskCancelled",
@@ -94,6 +95,10 @@ VALUES = {
     "OnUndelivered": "hooks",
     "TaskContext": "hooks",
 }
+
+
+#: The longest line of a signature that is not split.
+WIDTH = 90
 
 
 class Example(NamedTuple):
@@ -135,15 +140,23 @@ def make() -> str:
     complaints = logging.Handler(logging.WARNING)
     complaints.emit = lambda record: problems.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("griffe").handlers[:] = [complaints]
-    package = griffe.load(
-        "n8nrunner", search_paths=[str(ROOT)], docstring_parser="google", force_inspection=False
-    )
+    package = _package()
     lines = [
         "# API reference",
         "",
-        "`python docs/make_reference.py` generates this page from the docstrings. It lists all public names.",
-        "`_HandlerType`, `_FunctionType`, `_OnCall`, `_OnResult` and `_OnRegistered` stand for the type of",
-        "the decorated function. In the examples, the embedded broker stands in for n8n.",
+        "<!-- python docs/make_reference.py writes this page from the docstrings. -->",
+        "",
+        "All public names, each with its types and an example. The guides, such as",
+        "[Functions in n8n](functions.md), explain how to use them. In the examples, the embedded broker",
+        "stands in for n8n.",
+        "",
+        "| section | names |",
+        "|---|---|",
+        *(
+            f"| [{section}](#{_anchor(section)}) | {', '.join(_link(name) for name in names)} |"
+            for sections in MODULES.values()
+            for section, names in sections.items()
+        ),
     ]
     of_name = examples()
     for module, sections in MODULES.items():
@@ -160,11 +173,14 @@ def make() -> str:
     problems += [f"an example lists {name}, which is not public" for name in of_name]
     if problems:
         sys.exit("\n".join(problems))
-    page = "\n".join(lines) + "\n"
-    for name, module in VALUES.items():
-        value = str(package[module][name].value).replace("'", '"')
-        page = re.sub(rf"\b{name}\b", lambda _, value=value: value, page)  # type: ignore[misc]
-    return page
+    return _with_anchors("\n".join(lines) + "\n")
+
+
+@functools.cache
+def _package() -> Item:
+    return griffe.load(
+        "n8nrunner", search_paths=[str(ROOT)], docstring_parser="google", force_inspection=False
+    )
 
 
 def _item(
@@ -179,6 +195,8 @@ def _item(
     signatures = [_signature(each, name) for each in overloads or [item]]
     if any(signatures):
         yield from ("```py", *(each for each in signatures if each), "```")
+    if any(each and re.search(r"\bF\b", each) for each in signatures):
+        yield from ("", "`F` is the type of the decorated function.")
     if item.docstring is None:
         text = _comment(item)
         if text is None:
@@ -194,8 +212,7 @@ def _item(
     elif example.place == title:
         yield from ("", "**Example**", "", f"```python\n{example.text}```")
     else:
-        anchor = re.sub(r"\W", "", example.place.lower())
-        yield from ("", f"**Example**: see [`{example.place}`](#{anchor}).")
+        yield from ("", f"**Example**: see {_link(example.place)}.")
     if item.is_class:
         for member in _members(item):
             if member.is_function or "property" in member.labels:
@@ -210,24 +227,65 @@ def _members(cls: Item) -> list[Item]:
     ]
 
 
+def _anchor(title: str) -> str:
+    return re.sub(r"[^\w-]", "", title.lower().replace(" ", "-"))
+
+
+def _link(name: str) -> str:
+    return f"[`{name}`](@{name})"
+
+
+def _with_anchors(page: str) -> str:
+    """Let the links to names lead to their headings, also where two have the same letters."""
+    anchors: dict[str, str] = {}
+    for name in re.findall(r"^#{3,4} `(.+)`$", page, re.MULTILINE):
+        anchor = _anchor(name)
+        number = sum(_anchor(other) == anchor for other in anchors)
+        anchors[name] = f"{anchor}-{number}" if number else anchor
+    return re.sub(r"\(@([\w.]+)\)", lambda link: f"(#{anchors[link[1]]})", page)
+
+
 def _signature(item: Item, name: str) -> str | None:
     if item.is_class:
         bases = ", ".join(str(base) for base in item.bases if str(base).split("[")[0] not in PLAIN_BASES)
         head = f"class {name}({bases})" if bases else f"class {name}"
         # Without a section "Args", only n8nrunner makes objects of the class.
         is_made_by_users = "dataclass" in item.labels or any(True for _ in _described(item, "parameters"))
-        return f"{head}:\n    __init__({_arguments(item.parameters, '    ')})" if is_made_by_users else head
+        if not is_made_by_users:
+            return head
+        return f"{head}:\n{_call('    __init__(', item.parameters, ')', '    ')}"
     if "property" in item.labels:
-        return f"{name}: {item.annotation}"
+        return f"{name}: {_source(item.annotation)}"
     if item.is_function:
         prefix = "".join(f"@{label}\n" for label in ("classmethod", "staticmethod") if label in item.labels)
-        return f"{prefix}{name}({_arguments(item.parameters)}) -> {item.returns}"
-    return (
-        f"{name} = {item.value}" if item.annotation is None else f"{name}: {item.annotation} = {item.value}"
-    )
+        return prefix + _call(f"{name}(", item.parameters, f") -> {_source(item.returns)}")
+    if item.annotation is None:
+        return f"{name} = {_source(item.value)}"
+    return f"{name}: {_source(item.annotation)} = {_source(item.value)}"
 
 
-def _arguments(parameters: Item, indent: str = "") -> str:
+def _source(expression: Item) -> str:
+    """Return a type or a value as a reader writes it, with `F` for the types of decorated functions."""
+    text = str(expression)
+    for name, module in VALUES.items():
+        if re.search(rf"\b{name}\b", text):
+            text = re.sub(rf"\b{name}\b", str(_package()[module][name].value).replace("\\", r"\\"), text)
+    text = re.sub(r"\b_(HandlerType|FunctionType|On[A-Z]\w+)\b", "F", text.replace("'", '"'))
+    text = text.replace("] | Literal[", ", ")
+    union = re.fullmatch(r"Union\[(.*)\](.*)", text)
+    return " | ".join(_split(union[1], ", ")) + union[2] if union else text
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Split at the separators that are in no brackets."""
+    parts = [""]
+    for part in text.split(separator):
+        inside = parts[-1].count("[") > parts[-1].count("]")
+        parts[-1:] = [f"{parts[-1]}{separator}{part}"] if inside else [*filter(None, parts[-1:]), part]
+    return parts
+
+
+def _call(head: str, parameters: Item, end: str, indent: str = "") -> str:
     parts: list[str] = []
     kind = griffe.ParameterKind
     has_star = False
@@ -241,15 +299,21 @@ def _arguments(parameters: Item, indent: str = "") -> str:
             has_star = True
         text = f"{star}{parameter.name}"
         if parameter.annotation is not None:
-            text += f": {parameter.annotation}"
+            text += f": {_source(parameter.annotation)}"
         default = parameter.default
         if default is not None and not star:
             if isinstance(default, griffe.ExprCall) and str(default.function) in FIELDS:
                 default = default.arguments[0]
-            text += f" = {default}" if parameter.annotation is not None else f"={default}"
+            text += f" = {_source(default)}" if parameter.annotation is not None else f"={_source(default)}"
         parts.append(text)
-    line = ", ".join(parts)
-    return line if len(line) <= 90 else "".join(f"\n{indent}    {part}," for part in parts) + f"\n{indent}"
+    line = f"{head}{', '.join(parts)}{end}"
+    if len(line) <= WIDTH:
+        return line
+    inside = f"\n{indent}    "
+    lines = (
+        f"{f'{inside}    | '.join(_split(each, ' | ')) if len(each) > WIDTH else each}" for each in parts
+    )
+    return f"{head}{''.join(f'{inside}{each},' for each in lines)}\n{indent}{end}"
 
 
 def _docstring(item: Item) -> Iterator[str]:
@@ -331,7 +395,17 @@ def _list(title: str, entries: list[tuple[str, str]]) -> Iterator[str]:
 
 
 def _markdown(text: str) -> str:
-    return re.sub(r"``(.+?)``", r"`\1`", text)
+    """Return a text of a docstring, whose code is in pairs of backticks, with links to the pages it names."""
+    text = re.sub(r"``(.+?)``", r"`\1`", text)
+    return re.sub(r'docs/([\w-]+\.md)(?:,\s+"([^"]+)")?', _page_link, text)
+
+
+def _page_link(match: re.Match[str]) -> str:
+    page, section = match.groups()
+    if section:
+        return f"[{section}]({page}#{_anchor(section)})"
+    title = (ROOT / "docs" / page).read_text(encoding="utf-8").partition("\n")[0]
+    return f"[{title.lstrip('# ')}]({page})"
 
 
 if __name__ == "__main__":
