@@ -83,12 +83,16 @@ def _head(snapshot: Snapshot, rates: Rates) -> str:
         state, look = ("Paused", "warn") if snapshot.is_registered else ("Not connected", "bad")
     calls = sum(function.calls for function in snapshot.functions)
     failed = sum(function.failed for function in snapshot.functions)
-    facts = [f"{snapshot.taken} of {snapshot.capacity} slots", _some(calls, "call")]
+    facts = [_some(calls, "call")]
+    if not snapshot.has_ended or snapshot.taken:
+        facts.insert(0, f"{snapshot.taken} of {snapshot.capacity} slots")
     if rates:
         facts.append(f"{_rate(sum(rates.values()))} a second")
     if failed:
         facts.append(f'<span class="bad">{units.percent(failed, calls, _NONE)} failed</span>')
-    if snapshot.uptime:
+    if snapshot.has_ended:
+        state += f" after {units.duration(snapshot.uptime)}"
+    elif snapshot.uptime:
         facts.append(f"up {units.age(snapshot.uptime)}")
     name = f'<span><b class="name">{escape(snapshot.name)}</b><b class="{look}">● {state}</b></span>'
     return f'<div class="row">{name}<span class="soft">{" · ".join(facts)}</span></div>'

@@ -22,9 +22,12 @@ _NONE = "-"
 def overview(snapshot: Snapshot) -> str:
     """Return the brokers, functions, running tasks and last errors, in a table each."""
     head = f"Runner {_line(repr(snapshot.name), 50)}: {snapshot.state}"
-    if snapshot.uptime:
+    if snapshot.has_ended:
+        head += f" after {units.duration(snapshot.uptime)}"
+    elif snapshot.uptime:
         head += f", started {units.age(snapshot.uptime)} ago"
-    head += f"; {snapshot.taken} of {snapshot.capacity} slots taken"
+    if not snapshot.has_ended or snapshot.taken:
+        head += f"; {snapshot.taken} of {snapshot.capacity} slots taken"
     lines = [head]
     if snapshot.links:
         lines += ["", *_aligned(_links(snapshot.links), left=2)]

@@ -104,7 +104,8 @@ class LinkSnapshot(NamedTuple):
     state: str
     registrations: int  #: successful registrations, over all connections.
     failures: int  #: failed attempts to connect and lost connections since the last registration.
-    #: why the last attempt failed or the last connection ended; None after a registration.
+    #: why the last attempt failed or the last connection ended; None after a registration, and if the runner
+    #: has ended the connection to stop.
     last_error: str | None
     open_offers: int = 0  #: offers of tasks that the broker has not accepted yet.
     accepted: int = 0  #: offers that became tasks.
@@ -216,6 +217,11 @@ class Snapshot(NamedTuple):
         from n8nrunner.overview import overview  # many programs make snapshots, and few print one
 
         return overview(self)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the runner has stopped or failed, `uptime` seconds after its start."""
+        return self.state in ("stopped", "failed")
 
     @property
     def is_registered(self) -> bool:

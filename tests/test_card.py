@@ -45,7 +45,8 @@ def test_a_card_has_no_markup_of_other_people() -> None:
     ("changes", "says"),
     [
         ({"state": "new", "links": ()}, "Not started"),
-        ({"state": "stopped"}, "Stopped"),
+        ({"state": "stopped", "taken": 0}, "● Stopped after 1 h 2 min 102 calls"),
+        ({"state": "failed"}, "● Failed after 1 h 2 min 2 of 5 slots"),
         ({"links": (link("waiting"),)}, "Not connected"),
         ({"links": (link("paused"),)}, "Paused"),
         (

@@ -99,6 +99,14 @@ def test_a_new_runner_has_a_text(new_runner: Callable[..., Runner]) -> None:
     assert repr(new_runner(name="leads").snapshot()) == "Runner 'leads': new; 0 of 5 slots taken"
 
 
+def test_a_runner_that_has_ended_says_how_long_it_ran() -> None:
+    assert repr(SNAPSHOT._replace(state="stopped", taken=0)).startswith(
+        "Runner 'leads': stopped after 2 h 5 min\n"
+    )
+    failed = SNAPSHOT._replace(state="failed", uptime=0.26)  # handlers may go on
+    assert repr(failed).startswith("Runner 'leads': failed after 260 ms; 3 of 5 slots taken\n")
+
+
 @pytest.mark.parametrize("details", [True, False])
 def test_texts_of_exceptions_are_shown_only_with_error_details(
     broker: Broker, new_runner: Callable[..., Runner], details: bool

@@ -1,5 +1,5 @@
-# Runner.snapshot, Snapshot, Snapshot.is_registered, Snapshot.is_offering, LinkSnapshot, TaskSnapshot,
-# Counts, Task.progress
+# Runner.snapshot, Snapshot, Snapshot.is_registered, Snapshot.is_offering, Snapshot.has_ended, LinkSnapshot,
+# TaskSnapshot, Counts, Task.progress
 import threading
 
 from n8nrunner import Counts, LinkSnapshot, Runner, Snapshot, Task, TaskSnapshot
@@ -29,5 +29,7 @@ with Broker(auth_token="secret") as broker:
         assert (task.type, task.progress, task.progress_text) == ("train", 0.5, "half way")
         go_on.set()
         assert waiting.result(30) == "trained"
-    counts: Counts = runner.snapshot().counts
+    snapshot = runner.snapshot()
+    assert snapshot.has_ended
+    counts: Counts = snapshot.counts
     assert counts.done == 1

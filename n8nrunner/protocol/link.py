@@ -88,7 +88,7 @@ class LinkMachine:
         self.session = session
         #: Successful registrations, over all connections.
         self.registrations = 0
-        #: Why the last attempt failed or the last connection ended; None if the broker registered the runner.
+        #: Why the last attempt failed or the last connection ended; None after a registration or a stop.
         self.last_error: str | None = None
         #: Whether reading is paused until the peer has read more.
         self.is_paused = False
@@ -324,7 +324,7 @@ class LinkMachine:
             self._actions.append(actions.ReportRegistered(level))
 
     def _on_close(self, action: actions.CloseConnection, now: float) -> None:
-        self.last_error = action.reason
+        self.last_error = None if self.session.is_stopping else action.reason
         self._closing = _Closing(action.reason, inf if self.session.is_stopping else now + CLOSE_WAIT)
         self._limit_closing(now)
         self._go(CLOSING)
