@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
-from n8nrunner import errors, exit_hook, logs, process
+from n8nrunner import errors, exit_hook, logs, process, units
 from n8nrunner.callbacks import Callbacks
 from n8nrunner.config import RunnerConfig, is_one_shot, urls_of
 from n8nrunner.connection.sockets import close_copies
@@ -44,6 +45,8 @@ _NAMED_LINKS = 3
 
 #: Longest wait of the caller's thread for a log call, in seconds.
 _LOG_WAIT = 0.5
+#: Longest wait of a stop for each line of the log about it, in seconds.
+STOP_LOG_WAIT = 0.1
 
 
 class Extras(NamedTuple):
@@ -280,13 +283,14 @@ class Engine:
             thread.join(deadline.remaining())
         if thread.is_alive():
             states = ", ".join(f"{link.url.base} is {link.machine.shown}" for link in self.links)
-            _warn("The runner %r has not stopped in time: %s", self._config.name, states)
+            _log(logging.WARNING, "The runner %r has not stopped in time: %s", self._config.name, states)
         # Connecting threads are not joined: they cannot be interrupted, and change nothing of the engine.
         if not self.callbacks.join(deadline):
-            _warn("A hook, or on_undelivered, has not returned yet")
+            _log(logging.WARNING, "A hook, or on_undelivered, has not returned yet")
         running = self._pool.join(deadline)
         if running:
-            _warn(
+            _log(
+                logging.WARNING,
                 "Handlers of cancelled tasks still run, and keep the process alive until they return: %s",
                 ", ".join(running),
             )
@@ -382,7 +386,23 @@ class Engine:
             guarded(self._health.stop)
         exit_hook.engines.discard(self)
         self._registry.disconnect(self._change_types)
+        if self.lifecycle.state is RunnerState.STOPPING:
+            guarded(self._log_stopped)
         self.lifecycle.note_ended()
+
+    def _log_stopped(self) -> None:
+        """Log how long the stop took. It comes before the end, after which the process may end."""
+        seconds = time.monotonic() - (self.lifecycle.stopping_at or 0.0)
+        unfinished = self._link_thread.current.counts().unfinished
+        tasks = f"{unfinished} task{'' if unfinished == 1 else 's'}"
+        _log(
+            logging.WARNING if unfinished else logging.INFO,
+            "The runner %r has stopped. The stop took %s%s",
+            self._config.name,
+            units.duration(seconds),
+            f", and {tasks} did not finish" if unfinished else "",
+            wait=STOP_LOG_WAIT,
+        )
 
     def _fail(self, thread: str, error: BaseException) -> None:
         """End the runner as failed, because an unexpected error ended a thread."""
@@ -471,13 +491,13 @@ def _reasons(links: Iterable[LinkSnapshot]) -> str:
     return "; ".join(reasons)
 
 
-def _warn(message: str, *args: object) -> None:
-    """Log a warning on another thread, or on the caller's if none can be started.
+def _log(level: int, message: str, *args: object, wait: float = _LOG_WAIT) -> None:
+    """Log on another thread, or on the caller's if none can be started.
 
     A log handler may block, and the caller's thread may be the only one that can still end the process.
     """
-    if not process.run_detached(lambda: logger.warning(message, *args), _LOG_WAIT):
-        logger.warning(message, *args)
+    if not process.run_detached(lambda: logger.log(level, message, *args), wait):
+        logger.log(level, message, *args)
 
 
 def _after_fork_in_child() -> None:

@@ -51,6 +51,7 @@ class Lifecycle:
         error: the first error that ended the runner or ends it; None if it runs or was stopped.
         gives_up: whether the runner ends when every broker refuses the token before a registration.
         started_at: the moment of `time.monotonic()` at which the start began.
+        stopping_at: the moment of the first request to stop; None before.
         ended_at: the moment at which the runner ended; None before.
     """
 
@@ -64,6 +65,7 @@ class Lifecycle:
         self.error: N8nRunnerError | None = None
         self.gives_up = gives_up
         self.started_at = time.monotonic()
+        self.stopping_at: float | None = None
         self.ended_at: float | None = None
         self._any_registered = is_registered
         self._state = state
@@ -127,6 +129,7 @@ class Lifecycle:
         # The moment comes before the state: a signal handler may call this in the middle of `note_running`.
         # It may also have interrupted a `notify_all`, so this does not notify. No thread waits for STOPPING.
         with self._changed:
+            self.stopping_at = self.stopping_at or time.monotonic()
             self._stop_until = until if self._stop_until is None else min(self._stop_until, until)
             self._enter(RunnerState.STOPPING)
 

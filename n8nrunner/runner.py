@@ -22,7 +22,7 @@ from n8nrunner import exit_hook, logs, process, reimports
 from n8nrunner.call_log import log_call
 from n8nrunner.config import DEFAULT_NAME, RunnerConfig, missing_token
 from n8nrunner.deadline import Deadline
-from n8nrunner.engine import Engine, Extras
+from n8nrunner.engine import STOP_LOG_WAIT, Engine, Extras
 from n8nrunner.errors import ConfigurationError, N8nRunnerError, RunnerForked, RunnerStopped
 from n8nrunner.execution.executors import ExecutorOrFactory
 from n8nrunner.exit_hook import STOP_MARGIN
@@ -566,9 +566,11 @@ class Runner:
             engine.lifecycle.on_ended(signals.end)
             number = signals.wait()
             if number is not None:
-                # First the stop: to log may mean to wait, for a lock or for a pipe that has no reader.
+                # To log may mean to wait, for a lock or for a pipe that has no reader. A short wait keeps the
+                # order of the lines: the stop logs its end.
+                is_logged = process.run_detached(lambda: _log_stop(engine, number), STOP_LOG_WAIT)
                 engine.request_stop(engine.grace)
-                if not process.run_detached(lambda: _log_stop(engine, number)):
+                if not is_logged:
                     _log_stop(engine, number)
                 signals.wait(engine.grace + STOP_MARGIN)
             engine.join(Deadline(STOP_MARGIN))

@@ -73,6 +73,7 @@ class TestRun:
             program.signal(number)
             assert program.wait() == 0
             assert "Traceback" not in program.output
+            assert "has stopped. The stop took" in program.output.splitlines()[-1]
 
     def test_unfinished_tasks_are_exit_code_5(self, broker: Broker, jobs: Path) -> None:
         env = environment(broker, N8N_RUNNERS_GRACEFUL_SHUTDOWN_TIMEOUT="0.2")

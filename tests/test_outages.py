@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from pathlib import Path
 from typing import Callable
@@ -89,6 +90,22 @@ def test_a_changed_reason_is_logged_at_once(
         runner.stop(0)
     for reason in ("ConnectionRefusedError", "answered HTTP 502", "auth_token_file: cannot read"):
         assert sum(reason in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_log_without_the_level_info_shows_that_the_connection_works_again(
+    broker: Broker, new_runner: NewRunner, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner = new_runner(name="shop")
+    with caplog.at_level(logging.WARNING, "n8nrunner"):
+        runner.start()
+        assert "Registered" not in caplog.text
+        broker.kill()
+        broker.start()
+        wait_until(lambda: "Registered" in caplog.text)
+    last = caplog.records[-1]
+    assert last.getMessage().startswith("Registered with the broker at ")
+    assert last.getMessage().endswith(". The connection works now")
+    assert last.levelno == logging.WARNING
 
 
 def test_plain_http_to_a_public_address_is_logged_once(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import signal
 import threading
 from typing import Any, Callable
@@ -690,6 +691,48 @@ def test_stop_cuts_tasks_short_after_the_grace_period(broker: Broker, new_runner
     with pytest.raises(BrokerTaskError, match="stopped before the task had finished"):
         task.result(LIMIT)
     assert runner.snapshot().counts.unfinished == 1
+
+
+@pytest.mark.parametrize(
+    ("is_cut_short", "level", "end"),
+    [(False, logging.INFO, r"m?s"), (True, logging.WARNING, r"ms, and 1 task did not finish")],
+)
+def test_the_log_says_at_the_end_of_a_stop_how_long_it_took_and_what_did_not_finish(
+    broker: Broker,
+    new_runner: NewRunner,
+    caplog: pytest.LogCaptureFixture,
+    is_cut_short: bool,
+    level: int,
+    end: str,
+) -> None:
+    running = threading.Event()
+    runner = new_runner(name="shop")
+
+    @runner.task("wait")
+    def wait(task: Task) -> None:
+        running.set()
+        task.wait_for_cancel(LIMIT)
+
+    with caplog.at_level(logging.INFO, "n8nrunner"):
+        runner.start()
+        if is_cut_short:
+            broker.submit("wait", {})
+            assert running.wait(LIMIT)
+        runner.stop(0.1)
+        runner.stop()
+    (record,) = [each for each in caplog.records if "has stopped" in each.getMessage()]
+    said = r"The runner 'shop' has stopped\. The stop took (< )?[\d.]+ " + end
+    assert re.fullmatch(said, record.getMessage())
+    assert record.levelno == level
+
+
+def test_a_runner_that_could_not_start_does_not_say_that_it_has_stopped(
+    new_runner: NewRunner, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner = new_runner(executor=lambda: 1 / 0)
+    with caplog.at_level(logging.INFO, "n8nrunner"), pytest.raises(ExecutorBroken):
+        runner.start()
+    assert "has stopped" not in caplog.text
 
 
 def test_stop_does_not_wait_for_a_handler_that_does_not_return(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import time
 from collections.abc import Collection, Hashable, Sequence
 from math import inf
@@ -393,12 +394,15 @@ class BrokerLink:
         self.has_unread = True  # the broker's first message may have come with the answer to the upgrade
 
     def _report_registered(self, action: actions.ReportRegistered) -> None:
+        # Good news, which a log without the level INFO must show as well if it has shown the failure. Not at
+        # the level ERROR, for which tools raise alarms.
         logger.log(
-            action.level,
-            "Registered with the broker at %s as %r (%s)",
+            logging.WARNING if action.after_failure else logging.INFO,
+            "Registered with the broker at %s as %r (%s)%s",
             self.url.base,
             self._config.name,
             logs.this_process(),
+            ". The connection works now" if action.after_failure else "",
         )
         self._owner.link_registered(self)
 

@@ -141,9 +141,12 @@ class DiscardConnection(NamedTuple):
 
 
 class ReportRegistered(NamedTuple):
-    """Log with `level` that the broker has registered the runner, and tell the runner."""
+    """Log that the broker has registered the runner, and tell the runner.
 
-    level: LogLevel
+    `after_failure` if a failure was logged since the last registration.
+    """
+
+    after_failure: bool
 
 
 class ReportRefused(NamedTuple):

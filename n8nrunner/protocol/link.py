@@ -99,7 +99,7 @@ class LinkMachine:
         self._is_one_shot = is_one_shot
         self._grant = grant
         self._auto_shutdown_timeout = auto_shutdown_timeout
-        self._failure_level = actions.LogLevel.INFO
+        self._has_logged_failure = False
         self._skipped = Throttle()
         # The next step while the link waits. The first one comes at once.
         self._next_at = -inf
@@ -298,7 +298,7 @@ class LinkMachine:
         text = str(reason)
         if self.retry.should_log(text, now) or is_loud:
             level = actions.LogLevel.ERROR if is_loud else actions.LogLevel.WARNING
-            self._failure_level = max(level, self._failure_level)
+            self._has_logged_failure = True
             about = "" if self._broker in text else f"{self._broker}: "
             is_first = not self.registrations and self.retry.failures == 1
             advice = f". {_ADVICE}" if is_first and _ADVICE not in text else ""
@@ -319,9 +319,8 @@ class LinkMachine:
             self.registrations += 1
             self.last_error = None
             self.retry.note_registered()
-            # At the level of the failure, so that a log that shows the failure also shows its end.
-            level, self._failure_level = self._failure_level, actions.LogLevel.INFO
-            self._actions.append(actions.ReportRegistered(level))
+            self._actions.append(actions.ReportRegistered(self._has_logged_failure))
+            self._has_logged_failure = False
 
     def _on_close(self, action: actions.CloseConnection, now: float) -> None:
         self.last_error = None if self.session.is_stopping else action.reason
