@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import Callable
 
-from n8nrunner import process
+from n8nrunner import process, units
 from n8nrunner.errors import N8nRunnerError
 from n8nrunner.logs import logger, task_logger
 from n8nrunner.reloading.differences import Entry, changed_extras, changed_settings, compare, stale
@@ -209,9 +209,9 @@ class Reloader:
         self._configure_logs()
         differences = str(compare(before, _registered(new)))
         logger.info(
-            "Reloaded %s in %.3f s after a change of %s%s",
+            "Reloaded %s in %s after a change of %s%s",
             self._module,
-            time.monotonic() - began,
+            units.duration(time.monotonic() - began),
             self._named(changed),
             f" ({differences})" if differences else "",
         )

@@ -129,9 +129,9 @@ def _save(
         began = time.perf_counter()
         _write(path, f"VERSION = {version}\n{body}")
         times.append(calling.wait_for(version) - began)
-        said = re.search(r"Reloaded main in ([\d.]+) s", program.wait_for("Reloaded"))
+        said = re.search(r"Reloaded main in ([\d.]+) (m?)s ", program.wait_for("Reloaded"))
         assert said is not None
-        without.append(times[-1] - float(said[1]))
+        without.append(times[-1] - float(said[1]) * (0.001 if said[2] else 1.0))
     return times, without
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -145,7 +146,8 @@ def test_a_second_save_of_the_same_size_and_time_is_not_missed(program: Served) 
             new.write_text(LEADS.replace('"score": 1', f'"score": {number}'))
             os.utime(new, (1_000_000_000, 1_000_000_000))
             new.replace(path)
-            program.wait_for("Reloaded")
+            line = program.wait_for("Reloaded")
+            assert re.search(r"Reloaded leads in [\d.]+ m?s after a change of leads\.py", line), line
             assert program.call() == {"score": number}
 
 
