@@ -59,6 +59,8 @@ def links(page: str) -> list[Link]:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the anchors that GitHub gives to the headings of a page."""
+    """Return the anchors that GitHub gives to the headings of a page: it numbers those that come again."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    plain = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+    before = [plain[:place].count(anchor) for place, anchor in enumerate(plain)]
+    return {f"{anchor}-{count}" if count else anchor for anchor, count in zip(plain, before)}
