@@ -47,7 +47,7 @@ NAVIGATION = {
         "docs/troubleshooting",
         "docs/errors",
     ],
-    "Reference": ["docs/reference", "docs/settings", "docs/n8n-versions"],
+    "Reference": ["docs/reference", "docs/commands", "docs/settings", "docs/n8n-versions"],
     "Inside": [
         "docs/architecture",
         "Protocol <docs/protocol>",

@@ -25,29 +25,48 @@ if TYPE_CHECKING:
     from n8nrunner.functions.node.writing import Written
     from n8nrunner.runner import Runner
 
-#: The exit codes. `_EXIT_CODES` describes them.
+#: The exit codes. `_RUN_EXAMPLES` describes them.
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_REFUSED, EXIT_GRANT_SPENT, EXIT_UNFINISHED = range(6)
 
-_EXIT_CODES = """\
-exit codes:
-  0  stopped as asked
-  1  an error; for demo: a task went missing
-  2  wrong arguments or settings, or a missing module or package
-  3  n8n refused the token
-  4  the one-shot grant token is used up
-  5  tasks were unfinished when the grace period was over
-  128 + signal  ended at once: by a second signal, or by one before the runner started; for demo: by any
+_EPILOG = """\
+n8nrunner COMMAND --help shows the options, examples and exit codes of a command.
 """
 
 _RUN_EXAMPLES = """\
 examples:
-  n8nrunner run jobs            the one Runner in jobs.py or the package jobs
+  n8nrunner run jobs               the one Runner in jobs.py or the package jobs
   n8nrunner run shop.jobs:runner   the Runner named runner in shop/jobs.py
-  n8nrunner run jobs --reload   serve each save of jobs.py and of its neighbours that it imports
+  n8nrunner run jobs --reload      serve each save of jobs.py and of the modules in its folder that it imports
 
 Settings that the module does not give are taken from the environment:
 N8N_RUNNERS_TASK_BROKER_URI, N8N_RUNNERS_AUTH_TOKEN (or N8N_RUNNERS_AUTH_TOKEN_FILE), and the others that
 n8n's own runners read.
+
+exit codes:
+  0  stopped as asked
+  1  an error
+  2  wrong arguments or settings, or a missing module or package
+  3  n8n refused the token
+  4  the one-shot grant token is used up
+  5  tasks were unfinished when the grace period was over
+  128 + signal  ended at once: by a second signal, or by one before the runner started
+"""
+
+_DEMO_EXAMPLES = """\
+exit codes:
+  0  every task has its answer
+  1  a task went missing
+  2  wrong arguments, or a missing package
+  128 + signal  ended at once by a signal
+"""
+
+_BROKER_EXAMPLES = """\
+It prints the address and the token for a runner. The token is N8N_RUNNERS_AUTH_TOKEN of the environment, or a
+new one.
+
+exit codes:
+  0  stopped as asked
+  2  wrong arguments, an address on which it cannot listen, or a missing package
 """
 
 _CALL_EXAMPLES = """\
@@ -73,10 +92,15 @@ examples:
                                         n8n keeps its packages, in .n8n/nodes/node_modules in
                                         N8N_USER_FOLDER or in the home folder; then restart n8n
   n8nrunner node --out build            into build/n8n-nodes-n8nrunner, to be packed with npm
-  n8nrunner node leads --install        a node of its own for the functions in leads.py, where n8n looks for
+  n8nrunner node leads --install        a node for the functions in leads.py alone, where n8n looks for
                                         such nodes: the last folder of N8N_CUSTOM_EXTENSIONS, or else
                                         .n8n/custom in N8N_USER_FOLDER or in the home folder
   n8nrunner node leads --out build      into build/n8n-nodes-leads
+
+exit codes:
+  0  the nodes are written, or were current
+  1  a file or folder cannot be written, or the module raised an exception
+  2  wrong arguments or settings, or a missing module or package
 """
 
 _CHECK_EXAMPLES = """\
@@ -138,18 +162,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="n8nrunner",
         description="A task runner for n8n in plain, synchronous Python.",
-        epilog=_EXIT_CODES,
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"n8nrunner {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    demo = _add(commands, "demo", _demo, "show what a runner does, with an embedded broker and real tasks")
-    demo.add_argument("--tasks", type=int, default=3000, help="how many small tasks (default: %(default)s)")
-
     text = "run the Runner of a module until SIGINT or SIGTERM"
-    run = _add(commands, "run", _run, text, _RUN_EXAMPLES + _EXIT_CODES)
-    run.add_argument("target", metavar="MODULE[:ATTRIBUTE]", help="where the Runner is")
+    run = _add(commands, "run", _run, text, _RUN_EXAMPLES)
+    run.add_argument("target", metavar="MODULE[:ATTRIBUTE]", help="the module of the Runner")
     run.add_argument(
         "--reload",
         action="store_true",
@@ -192,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
 
     text = "call a function of a module as n8n does, without n8n, and print the items"
     call = _add(commands, "call", _call, text, _CALL_EXAMPLES)
-    call.add_argument("target", metavar="MODULE[:ATTRIBUTE]", help="where the Runner is")
+    call.add_argument("target", metavar="MODULE[:ATTRIBUTE]", help="the module of the Runner")
     call.add_argument("function", metavar="FUNCTION", help="the function's name in n8n")
     call.add_argument(
         "arguments", metavar="NAME=VALUE", nargs="*", default=[], help="the function's arguments"
@@ -206,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
         "target",
         metavar="MODULE[:ATTRIBUTE]",
         nargs="?",
-        help="write a node of its own for the functions of this Runner (default: the nodes for all runners)",
+        help="write a node for the functions of this Runner alone (default: the nodes for all runners)",
     )
     where = node.add_mutually_exclusive_group(required=True)
     where.add_argument("--out", metavar="DIR", help="write the package's folder into this one")
@@ -214,7 +235,8 @@ def _parser() -> argparse.ArgumentParser:
     node.add_argument("--docs", metavar="URL", help='the page that the module\'s node links to as "Docs"')
     node.add_argument("--watch", action="store_true", help="write it again whenever the module changes")
 
-    broker = _add(commands, "broker", _broker, "serve the embedded broker, for development without n8n")
+    text = "serve the embedded broker, for development without n8n"
+    broker = _add(commands, "broker", _broker, text, _BROKER_EXAMPLES)
     broker.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
     broker.add_argument("--port", type=int, default=5679, help="0 for any free one (default: %(default)s)")
     broker.add_argument("--path", default="/runners", help="as N8N_RUNNERS_PATH (default: %(default)s)")
@@ -224,6 +246,10 @@ def _parser() -> argparse.ArgumentParser:
         choices=("1.123", "2.27", "2.40"),
         help="the version of n8n to behave like (default: %(default)s)",
     )
+
+    text = "show what a runner does, with an embedded broker and real tasks"
+    demo = _add(commands, "demo", _demo, text, _DEMO_EXAMPLES)
+    demo.add_argument("--tasks", type=int, default=3000, help="how many small tasks (default: %(default)s)")
     return parser
 
 

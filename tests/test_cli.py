@@ -16,6 +16,7 @@ import watchfiles
 from n8nrunner import __version__, cli
 from n8nrunner.broker import Broker, BrokerTaskError
 from tests.conftest import LIMIT, TOKEN, wait_until
+from tests.pages import ROOT
 from tests.processes import Program, python
 
 JOBS = """
@@ -313,6 +314,12 @@ def test_help_shows_examples_and_exit_codes(capsys: pytest.CaptureFixture[str]) 
     shown = capsys.readouterr().out
     assert "n8nrunner run jobs" in shown
     assert "128 + signal" in shown
+
+
+def test_the_page_about_the_commands_is_current() -> None:
+    script = ROOT / "docs" / "make_commands.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

@@ -159,7 +159,7 @@ def test_the_program_of_the_application_guide_is_watched_tested_and_changed(
         for block in blocks(APPLICATION, "sh")
         if block.heading == "Watch it, test it, change it"
     )
-    _, switch, serve = first
+    switch, serve = first
     name, value = switch.replace("export ", "").split("=")
     port = {"N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT": "0", name: value}
     with python("-m", *serve.split(), env={**variables(broker), **port}, cwd=shop) as program:

@@ -24,6 +24,7 @@ from n8nrunner.broker import Broker
 from n8nrunner.overview import WIDTH
 from n8nrunner.snapshot import BOUNDS
 from tests.conftest import LIMIT, wait_until
+from tests.pages import blocks
 
 
 def histogram(**counts: int) -> Histogram:
@@ -93,6 +94,11 @@ Last errors (UTC)
 
 def test_the_text_has_a_table_of_each_kind() -> None:
     assert repr(SNAPSHOT) + "\n" == TEXT
+
+
+def test_the_guide_shows_the_text() -> None:
+    shown = [block.text for block in blocks("docs/operating.md", "text") if block.heading == "The snapshot"]
+    assert shown == [TEXT]
 
 
 def test_a_new_runner_has_a_text(new_runner: Callable[..., Runner]) -> None:
