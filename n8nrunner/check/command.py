@@ -41,12 +41,7 @@ class Checker:
     @property
     def is_token_refused(self) -> bool:
         """Whether the first failure is a refused token."""
-        refusals = (
-            Problem.TOKEN_REFUSED,
-            Trouble.N8N_TOKEN_WITH_LINE_BREAK,
-            Trouble.N8N_TOKEN_IN_QUOTES,
-        )
-        return bool(self.failed) and self.failed[0].problem in refusals
+        return bool(self.failed) and self.failed[0].problem is Problem.TOKEN_REFUSED
 
     def report_settings(self, error: ConfigurationError) -> None:
         """Print that the settings are wrong."""
@@ -107,14 +102,18 @@ class Checker:
         for last in walker.steps():
             self._print_step(last)
         editor = None
-        is_fine = last.problem is None
-        if last.problem in ASKS_FOR_EDITOR or (is_fine and (place is not None or is_loopback(url.host))):
+        is_fine, is_refused = last.problem is None, last.problem is Problem.TOKEN_REFUSED
+        is_asked = last.problem in ASKS_FOR_EDITOR
+        if is_asked or ((is_fine or is_refused) and (place is not None or is_loopback(url.host))):
             editor = walk.look_at_editor(place or walk.editor_of(url), directory_of(config))
             seen = Observation(Step.EDITOR, _seen_of(editor))
             if is_fine and () < editor.numbers < OLDEST_TESTED_N8N:
                 last = seen = seen._replace(problem=Trouble.OLD_N8N)
-            if editor.answers or not is_fine:
+            if editor.answers or is_asked:
                 self._print_step(seen)
+        # The tested versions remove a line break and quotes. A version that is not known has no numbers.
+        if is_refused and (editor is None or editor.numbers < OLDEST_TESTED_N8N):
+            last = last._replace(problem=walker.find_accepted_form() or last.problem)
         if last.problem is not None:
             several = len(config.broker) > 1 or url.address is not None
             self._print_causes(Facts(last, url, walker.proxy, editor, walk.is_in_container(), several))

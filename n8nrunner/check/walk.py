@@ -28,7 +28,7 @@ from n8nrunner.connection.transport import Connection
 from n8nrunner.deadline import Deadline
 from n8nrunner.errors import ConfigurationError
 from n8nrunner.protocol.codec import encode, event_of
-from n8nrunner.protocol.failures import AuthRefused, ConnectionLost, LinkFailure, Problem, Unreachable
+from n8nrunner.protocol.failures import ConnectionLost, LinkFailure, Problem, Unreachable
 from n8nrunner.protocol.messages import InfoRequest, RunnerInfo, RunnerRegistered
 
 #: The name of the check in n8n's log.
@@ -70,7 +70,7 @@ class Walk:
         self._proxy: Proxy | None = None
         self._addresses: list[dial.Address] = []
         self._raw: socket.socket | None = None
-        self._grant = ""
+        self._token = self._grant = ""
         self._connection: Connection | None = None
 
     def steps(self) -> Iterator[Observation]:
@@ -169,24 +169,23 @@ class Walk:
                 "a grant token alone is not tried" if one_shot else "there is no token to log in with",
                 Trouble.ONE_SHOT if one_shot else Trouble.NO_TOKEN,
             )
-        try:
-            self._grant = auth.fetch_grant(self._url, token, self._directory)
-        except AuthRefused as refusal:
-            for trouble, variant in (
-                (Trouble.N8N_TOKEN_WITH_LINE_BREAK, f"{token}\n"),
-                (Trouble.N8N_TOKEN_IN_QUOTES, f'"{token}"'),
-            ):
-                if self._is_accepted(variant):
-                    raise _Troubled(f"{refusal}; {trouble.value}", trouble) from None
-            raise
+        self._token = token
+        self._grant = auth.fetch_grant(self._url, token, self._directory)
         return "the broker accepts the token"
 
-    def _is_accepted(self, token: str) -> bool:
-        try:
-            auth.fetch_grant(self._url, token, self._directory)
-        except LinkFailure:
-            return False
-        return True
+    def find_accepted_form(self) -> Trouble | None:
+        """Return the form in which n8n has the token that it refused as it is; None if it has another token.
+
+        n8n accepts five log-ins a second, and this can make two.
+        """
+        for trouble, form in (
+            (Trouble.N8N_TOKEN_WITH_LINE_BREAK, f"{self._token}\n"),
+            (Trouble.N8N_TOKEN_IN_QUOTES, f'"{self._token}"'),
+        ):
+            with contextlib.suppress(LinkFailure):
+                auth.fetch_grant(self._url, form, self._directory)
+                return trouble
+        return None
 
     def _upgrade(self) -> str:
         # An id of its own: n8n ends the connection of another runner with the same id.

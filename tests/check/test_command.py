@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import select
 import socket
@@ -19,6 +20,7 @@ from n8nrunner.broker import Broker
 from n8nrunner.check import webhook
 from n8nrunner.check.facts import Trouble
 from n8nrunner.connection import dial
+from tests.check.setups import editor
 from tests.conftest import LIMIT, TOKEN, wait_until
 from tests.connection.servers import HttpServer, Server, http_answer, read_request
 
@@ -87,6 +89,25 @@ def test_a_module_gives_the_settings_and_options_replace_them(
     assert "no-token-in-n8n" in capsys.readouterr().out
     options = ["--broker", broker.url, "--token-file", str(tmp_path / "token")]
     assert check("module_of_the_check", *options) == 0
+
+
+@pytest.mark.parametrize(
+    ("version", "tokens"), [("2.40.7", [TOKEN]), ("1.90.2", [TOKEN, f"{TOKEN}\n", f'"{TOKEN}"'])]
+)
+def test_other_forms_of_a_refused_token_are_tried_only_with_an_n8n_that_may_keep_them(
+    version: str, tokens: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """n8n accepts five log-ins a second."""
+    with (
+        HttpServer(http_answer(403, b'{"code":403,"message":"Forbidden"}')) as refusing,
+        editor(version) as site,
+    ):
+        assert check("--broker", refusing.url, "--n8n", site.url) == 3
+    sent = [json.loads(request.body) for request in refusing.requests if request.line.startswith("POST")]
+    assert [each["token"] for each in sent] == tokens
+    output = capsys.readouterr().out
+    assert f"n8n {version} answers at {site.url}" in output
+    assert output.index("[no-token-in-n8n]") < output.index("[another-token]")
 
 
 def test_the_answer_of_a_webhook_is_shown(
