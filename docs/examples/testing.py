@@ -1,4 +1,4 @@
-# serve, ServedRunner, ServedRunner.call, ServedRunner.task, ServedRunner.snapshot,
+# serve, ServedRunner, ServedRunner.task, ServedRunner.snapshot, Node.call,
 # Item, Item.json, Item.file, CallFailed
 from n8nrunner import File, Runner, TaskError
 from n8nrunner.testing import CallFailed, Item, ServedRunner, serve

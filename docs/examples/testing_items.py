@@ -1,4 +1,4 @@
-# ServedRunner.call_items, ServedRunner.node, Node, Node.call, Node.call_items
+# Node.call_items, ServedRunner.node, Node
 import datetime
 
 from n8nrunner import Runner

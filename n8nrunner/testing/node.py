@@ -32,15 +32,15 @@ NODE_NAME = "Python Function"
 class Options(NamedTuple):
     """The options of a node."""
 
-    continue_on_fail: bool
-    timezone: str
-    time_limit: float | None
-    batch_size: int | None
-    rpc: Mapping[str, Callable[..., Any]] | None
+    continue_on_fail: bool = False
+    timezone: str = "UTC"
+    time_limit: float | None = None
+    batch_size: int | None = None
+    rpc: Mapping[str, Callable[..., Any]] | None = None
 
 
 class Node:
-    """A node *Python Function* with options of its own. `ServedRunner.node` makes it.
+    """A node *Python Function*, which calls functions. `ServedRunner.node` makes one with other options.
 
     Its methods may be called from several threads.
     """
@@ -62,6 +62,9 @@ class Node:
 
     def call(self, function: str | Callable[..., object], /, **arguments: object) -> list[Item]:
         """Call a function for one item of n8n, and return the items of its result.
+
+        The embedded broker sends the task that the node *Python Function* would send. The arguments are
+        converted as from the node's form, and the result becomes n8n's items.
 
         Args:
             function: its name in n8n, or the function itself.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Callable
 
 from n8nrunner.broker import Broker
@@ -15,7 +15,6 @@ from n8nrunner.functions.function import Function
 from n8nrunner.runner import Runner, name_from
 from n8nrunner.snapshot import Snapshot
 from n8nrunner.target import TargetError, default_name, locate_runner
-from n8nrunner.testing.items import Item
 from n8nrunner.testing.node import Node, Options
 
 #: The name of a runner that has none of its own, and that no module's name names.
@@ -24,10 +23,11 @@ _FALLBACK_NAME = "runner"
 _START_WAIT = 10.0
 
 
-class ServedRunner:
+class ServedRunner(Node):
     """The functions and handlers of a runner, connected to an embedded broker. `serve` makes it.
 
-    Its methods may be called from several threads.
+    It is a node with the default options, whose `Node.call` and `Node.call_items` call the functions. Its
+    methods may be called from several threads.
 
     Attributes:
         runner: the runner of the program. It stays as it is: a second one with its handlers answers.
@@ -52,46 +52,10 @@ class ServedRunner:
         )
         self._sync = threading.Lock()
         self._registered = runner._registry.version
-        self._node = self.node()
+        super().__init__(broker, name, self._registered_as, self.logs, Options())
 
     def __repr__(self) -> str:
         return f"<ServedRunner {self._served.config.name!r}, {self._served.state}>"
-
-    def call(self, function: str | Callable[..., object], /, **arguments: object) -> list[Item]:
-        """Call a function for one item of n8n, and return the items of its result.
-
-        The embedded broker sends the task that the node *Python Function* would send. The arguments are
-        converted as from the node's form, and the result becomes n8n's items.
-
-        Args:
-            function: its name in n8n, or the function itself.
-            arguments: its arguments: the values that it should get, such as a date or a dataclass, or what a
-                field would contain, such as ``"2024-12-31"``. A `File` parameter takes a `File`, bytes or a
-                path. A parameter without an argument is an empty field.
-
-        Raises:
-            CallFailed: the call failed; it has what n8n shows.
-            TypeError: the function has no such parameter, or n8n cannot send such a value.
-        """
-        __tracebackhide__ = True
-        return self._node.call(function, **arguments)
-
-    def call_items(
-        self, function: str | Callable[..., object], items: Sequence[Mapping[str, object]], /
-    ) -> list[Item]:
-        """Call a function for several items of n8n, and return the items of all results.
-
-        Args:
-            function: its name in n8n, or the function itself.
-            items: the arguments for each item, as for `call`. A function with ``batch=True`` gets all items
-                at once.
-
-        Raises:
-            CallFailed: an item failed.
-            TypeError: as for `call`.
-        """
-        __tracebackhide__ = True
-        return self._node.call_items(function, items)
 
     def node(
         self,
@@ -114,7 +78,7 @@ class ServedRunner:
                 in its place.
         """
         options = Options(continue_on_fail, timezone, time_limit, batch_size, rpc)
-        return Node(self.broker, self._served.config.name, self._find, self.logs, options)
+        return Node(self.broker, self._runner_name, self._registered_as, self.logs, options)
 
     def task(self, type: str, settings: Any = None, **options: Any) -> Any:
         """Send a task of a type of your own (`Runner.task`), and return its result.
@@ -144,7 +108,7 @@ class ServedRunner:
     def _stop(self) -> None:
         self._served.stop(0)
 
-    def _find(self, function: str | Callable[..., object]) -> tuple[str, Function | None]:
+    def _registered_as(self, function: str | Callable[..., object]) -> tuple[str, Function | None]:
         """Return the name of a function, and the function as it is registered now; None if it is not."""
         self._update()
         functions = self._served._registry.functions

@@ -18,6 +18,8 @@ def score(email: str) -> int:
 
 with serve(Runner(name="leads")) as n8n:
     assert_type(n8n, ServedRunner)
+    any_node: Node = n8n
+    assert_type(any_node.call("score"), list[Item])
     assert_type(n8n.call("score", email="a@b.c", since=datetime.date(2024, 5, 6)), list[Item])
     assert_type(n8n.call(score, email="a@b.c"), list[Item])
     assert_type(n8n.call_items("score", [{"email": "a@b.c"}]), list[Item])
