@@ -33,6 +33,8 @@ FORBIDDEN = {
     r"\bwhole numbers?\b": "integer",
 }
 PATTERNS = {re.compile(pattern, re.IGNORECASE): advice for pattern, advice in FORBIDDEN.items()}
+#: Finds a text with any of them, in one search.
+ANY_PATTERN = re.compile("|".join(FORBIDDEN), re.IGNORECASE)
 
 #: The comment of a line, in files without a reader of their own.
 COMMENT = re.compile(r"(?:^|\s)(?:#+|//|/?\*+)\s+(.*)")
@@ -76,6 +78,7 @@ def findings(path: Path) -> list[str]:
     return [
         f"{os.path.relpath(path, ROOT)}:{number}: {text.strip()!r}: {advice}"
         for number, text in prose
+        if ANY_PATTERN.search(text)
         for pattern, advice in PATTERNS.items()
         if pattern.search(text)
     ]
