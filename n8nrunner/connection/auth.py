@@ -33,6 +33,8 @@ from n8nrunner.protocol.failures import (
 HTTP_TIMEOUT = 5.0
 #: Bytes that an answer may have, its head included.
 _ANSWER_LIMIT = 64 * 1024
+#: Bytes that are read at once. Python's default, 128 KiB since 3.14, is above the limit.
+_READ_SIZE = 8 * 1024
 #: The first bytes of a TLS alert, which a TLS port sends in answer to plain HTTP.
 _TLS_ALERT = "\x15\x03"
 _CONTENT = {"Content-Type": "application/json"}
@@ -220,7 +222,7 @@ class _LimitedSocket(io.RawIOBase):
         self._raw.sendall(data)
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(self)
+        return io.BufferedReader(self, _READ_SIZE)
 
     def close(self) -> None:
         """Do nothing: `http.client` closes before it reads an answer without a length."""

@@ -34,4 +34,5 @@ def _addresses(host: str, family: int) -> tuple[str, ...]:
         if error.errno in _WITHOUT_ADDRESS:
             return ()
         raise
-    return tuple(str(address[0]) for *_, address in found)
+    # A name on two lines of the hosts file may have one address twice.
+    return tuple(dict.fromkeys(str(address[0]) for *_, address in found))

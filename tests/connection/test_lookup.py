@@ -31,13 +31,14 @@ AGAIN = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"
     ("ipv4", "ipv6", "addresses", "problem"),
     [
         (IPV4, IPV6, tuple(IPV4), None),
+        (IPV4 + IPV4, IPV6, tuple(IPV4), None),
         (NO_DATA, IPV6, tuple(IPV6), None),
         (NONE, NONE, (), "the host 'n8n.test' has no known address"),
         (AGAIN, IPV6, None, f"{FAILED} gaierror: {AGAIN.args[1]}"),
         (NO_DATA, AGAIN, None, f"{FAILED} gaierror: {AGAIN.args[1]}"),
         (UnicodeError("label too long"), IPV6, None, f"{FAILED} UnicodeError: label too long"),
     ],
-    ids=["both families", "IPv6 alone", "unknown", "IPv4 fails", "IPv6 fails", "an impossible name"],
+    ids=["both families", "twice", "IPv6 alone", "unknown", "IPv4 fails", "IPv6 fails", "an impossible name"],
 )
 def test_a_look_up_gives_the_addresses_of_one_family_or_the_problem(
     ipv4: Any, ipv6: Any, addresses: Any, problem: str | None, monkeypatch: pytest.MonkeyPatch
