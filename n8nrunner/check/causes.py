@@ -210,7 +210,7 @@ class Cause(Enum):
 
     # --- n8n's answers
     EDITOR_PORT = Text(
-        "This is the port of n8n's editor. The task broker has a port of its own.",
+        "This is the port of n8n's editor. The task broker has another port.",
         "Here: use http://{in_url}:5679, or n8n's N8N_RUNNERS_BROKER_PORT.",
         "Only the editor knows the path /healthz/readiness, and this port does.",
     )
@@ -269,15 +269,15 @@ class Cause(Enum):
         "Run the check again: a restart of n8n is over after a minute.",
     )
     CLOUD = Text(
-        "n8n Cloud does not expose its task broker, so no runner of your own can connect to it.",
+        "n8n Cloud does not expose its task broker, so your runner cannot connect to it.",
         "n8n: host n8n yourself (docs/guide-self-hosting.md).",
         "The address ends with n8n.cloud.",
     )
 
     # --- the webhook
     QUEUE_WORKER = Text(
-        "n8n is in queue mode, and a worker executed the workflow. Each worker has a task broker of "
-        "its own, and the address of this one is missing.",
+        "n8n is in queue mode, and a worker executed the workflow. Each worker has its own task "
+        "broker, and the address of this one is missing.",
         "Here: give the runner the addresses of the main process and of all workers, separated by "
         "commas, in N8N_RUNNERS_TASK_BROKER_URI.",
         'The log of the n8n process that executed the workflow has no line "Registered runner" with '
