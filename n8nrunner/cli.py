@@ -311,7 +311,8 @@ def _run(options: argparse.Namespace) -> int:
         return say(error, EXIT_ERROR)
     unfinished = runner.snapshot().counts.unfinished
     if unfinished:
-        return say(f"{unfinished} tasks were cut short, and n8n was told so", EXIT_UNFINISHED)
+        tasks = "1 task was" if unfinished == 1 else f"{unfinished} tasks were"
+        return say(f"{tasks} cut short, and n8n was told so", EXIT_UNFINISHED)
     return EXIT_OK if runner.state == "stopped" else say("the runner has not stopped in time", EXIT_ERROR)
 
 

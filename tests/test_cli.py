@@ -83,6 +83,7 @@ class TestRun:
             program.wait_for("waiting")
             program.signal(signal.SIGTERM)
             assert program.wait() == 5
+            assert "n8nrunner: 1 task was cut short, and n8n was told so" in program.output
             assert "Traceback" not in program.output
 
     def test_a_second_signal_ends_at_once(self, broker: Broker, jobs: Path) -> None:
