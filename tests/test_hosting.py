@@ -634,7 +634,7 @@ def test_the_settings_of_the_guide_are_known() -> None:
             "functions/node/static/dist/nodes/PythonFunction/PythonFunction.node.js",
         ),
         ("Task execution timed out after", "protocol/tasks.py"),
-        ("tasks were cut short", "cli.py"),
+        ("cut short, and n8n was told so", "cli.py"),
     ],
 )
 def test_messages_of_the_table_are_in_the_source(message: str, file: str) -> None:
