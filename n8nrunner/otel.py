@@ -81,15 +81,16 @@ class _Spans:
         self._tracer = trace.get_tracer("n8nrunner", __version__, tracer_provider)
 
     def start(self, call: Call) -> None:
-        span = self._tracer.start_span(
-            f"process {call.name}", kind=trace.SpanKind.CONSUMER, attributes=_attributes(call)
-        )
-        call.state[_KEY] = span, context.attach(trace.set_span_in_context(span))
+        around = context.get_current()  # found once: the SDK would look it up four times
+        kind = trace.SpanKind.CONSUMER
+        span = self._tracer.start_span(f"process {call.name}", around, kind, _attributes(call))
+        call.state[_KEY] = span, context.attach(trace.set_span_in_context(span, around))
 
     def end(self, call: Call) -> None:
-        if _KEY not in call.state:
+        started = call.state.pop(_KEY, None)
+        if started is None:
             return  # the call began before `instrument`
-        span, token = call.state.pop(_KEY)
+        span, token = started
         context.detach(token)
         try:
             span.set_attribute("n8nrunner.outcome", call.outcome)
@@ -117,14 +118,15 @@ def _attributes(call: Call) -> dict[str, Any]:
         "messaging.destination.name": task.type,
         "messaging.message.id": task.id,
     }
-    for name, value in (
-        ("n8n.execution.id", task.execution_id),
-        ("n8n.node.name", task.node_name),
-        ("n8nrunner.function", call.function),
-        ("n8nrunner.item", call.item),
-    ):
-        if value is not None:
-            found[name] = value
+    execution_id, node = task.execution_id, task.node_name
+    if execution_id is not None:
+        found["n8n.execution.id"] = execution_id
+    if node is not None:
+        found["n8n.node.name"] = node
+    if call.function is not None:
+        found["n8nrunner.function"] = call.function
+    if call.item is not None:
+        found["n8nrunner.item"] = call.item
     return found
 
 
