@@ -1,9 +1,14 @@
-"""Measured and wanted values side by side: as a table, and as JSON."""
+"""Measured and wanted values side by side: as a table, and as JSON.
+
+The table has the range of the values. Of 20 values or more, it has the range in which their median is with a
+confidence of 95 %.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
@@ -14,7 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-COLUMNS = ("what", "wanted", "median", "lowest to highest", "")
+COLUMNS = ("what", "wanted", "median", "range", "")
+#: From this number of values on, the range is that in which the median is with a confidence of 95 %.
+MANY = 20
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,17 @@ class Row:
             return self.median <= self.at_most
         return None
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The range in which the median is with a confidence of 95 %, from the order of the values.
+
+        Each value is above the median with a probability of one half, so the number of those above has a
+        standard deviation of half the root of their number.
+        """
+        ordered, count = sorted(self.values), len(self.values)
+        rank = max(1, math.floor((count - 1.96 * math.sqrt(count)) / 2))
+        return ordered[rank - 1], ordered[count - rank]
+
     def cells(self) -> list[str]:
         wanted = ""
         if self.at_least is not None:
@@ -49,7 +67,9 @@ class Row:
         if self.hoped is not None:
             wanted += f", go for {figure(self.hoped)}"
         span = ""
-        if len(self.values) > 1:
+        if len(self.values) >= MANY:
+            span = " to ".join(map(figure, self.interval)) + ", 95 %"
+        elif len(self.values) > 1:
             span = f"{figure(min(self.values))} to {figure(max(self.values))}"
         verdict = {None: "", True: "met", False: "MISSED"}[self.met]
         return [self.what, wanted, figure(self.median, self.unit), span, verdict]

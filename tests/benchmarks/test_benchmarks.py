@@ -72,9 +72,11 @@ def test_every_contestant_is_compared_with_the_others(modules: Path, tmp_path: P
 
 def test_a_runner_is_measured_with_its_metrics_and_hooks(modules: Path, tmp_path: Path) -> None:
     document = run(tmp_path / "out.json", "observed", "--quick")
-    rates = {one["state"]: one["tasks_per_second"] for one in document["runs"]}
-    (ratio,) = (row for row in document["rows"] if row["what"].endswith("on / off"))
-    assert ratio["median"] == pytest.approx(rates["on"] / (rates["off"] * rates["off again"]) ** 0.5)
+    rates: dict[str, list[float]] = {"off": [], "on": []}
+    for one in document["runs"]:
+        rates[one["state"]].append(one["tasks_per_second"])
+    (row,) = (row for row in document["rows"] if row["what"].endswith("hooks: on / off"))
+    assert row["values"] == [pytest.approx(on / off) for on, off in zip(rates["on"], rates["off"])]
 
 
 needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is not a checkout of git")
@@ -235,3 +237,25 @@ def read_up_to(runner: websocket.WebSocket, kind: str) -> dict[str, Any]:
 def test_the_median_is_compared_with_the_wanted_value(row: Row, verdict: str) -> None:
     assert row.cells()[-1] == verdict
     assert table([row]).splitlines()[-1].endswith(verdict or "1.10 s")
+
+
+def test_many_values_are_shown_with_the_range_of_their_median() -> None:
+    row = Row("rate", [float(value) for value in range(1, 101)], "x")
+    assert row.interval == (40, 61)
+    assert "40 to 61, 95 %" in table([row])
+    assert "1 to 19" in table([Row("rate", [float(value) for value in range(1, 20)], "x")])
+
+
+def test_what_hooks_and_tracing_add_to_a_call_is_measured(tmp_path: Path) -> None:
+    pytest.importorskip("opentelemetry.sdk")
+    if not sys.platform.startswith("linux"):
+        pytest.skip("it reads the clock of a thread's CPU time as Linux has it")
+    path = tmp_path / "out.json"
+    command = [sys.executable, "-m", "tests.benchmarks.calls", "--calls", "10", "--rounds", "2"]
+    done = subprocess.run([*command, "--json", str(path)], cwd=ROOT, stdout=subprocess.PIPE, timeout=60)
+    assert done.returncode == 0
+    (row,) = (
+        row for row in json.loads(path.read_text())["rows"] if row["what"] == "added to a call by tracing"
+    )
+    assert len(row["values"]) == 2
+    assert row["at_most"] == 25
