@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import os
 import socket
 import statistics
 import subprocess
@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
@@ -21,10 +21,6 @@ from .processes import ROOT, BenchmarkError, Contestant, LoadBroker, wait_regist
 from .report import Row
 
 FLOOR, CALLBACKS, PACKAGE, PROTOTYPE = "floor", "callbacks", "package", "prototype"
-
-
-#: Makes a context.
-Watch = Callable[[], AbstractContextManager[object]]
 
 
 class Program(NamedTuple):
@@ -60,6 +56,9 @@ class Sizes:
     capacities: tuple[int, ...] = (1, 5, 50, 1000)
     warmup: float = 1.5  # seconds under load before the clock starts
     seconds: float = 4.0  # of a window
+    turns: int = 16  # of a runner that is measured by turns with another one, in one repetition
+    turn_warmup: float = 0.2
+    turn_seconds: float = 0.8
     payload: int = 20_000_000  # bytes
     echoes: int = 3  # of the payload, after one that is not counted
     brokers: int = 20
@@ -77,6 +76,8 @@ QUICK = Sizes(
     capacities=(5,),
     warmup=0.3,
     seconds=0.5,
+    turns=2,
+    turn_seconds=0.4,
     payload=2_000_000,
     echoes=1,
     brokers=4,
@@ -110,6 +111,24 @@ class Bench:
         with ExitStack() as stack:
             broker = stack.enter_context(LoadBroker(self.modules, brokers))
             contestant = stack.enter_context(self.new_contestant(name, broker.urls, capacity, **settings))
+            wait_registered(broker, [contestant])
+            yield broker, contestant
+
+    @contextmanager
+    def at_work_apart(
+        self, name: str, capacity: int, **settings: Any
+    ) -> Iterator[tuple[LoadBroker, Contestant]]:
+        """The same, with the broker and the contestant on a core each.
+
+        The system moves processes between the cores, and a runner is up to a third faster or slower on the
+        core of its broker.
+        """
+        cores = sorted(os.sched_getaffinity(0))
+        with ExitStack() as stack:
+            with on_core(cores[0]):
+                broker = stack.enter_context(LoadBroker(self.modules))
+            with on_core(cores[-1]):
+                contestant = stack.enter_context(self.new_contestant(name, broker.urls, capacity, **settings))
             wait_registered(broker, [contestant])
             yield broker, contestant
 
@@ -204,24 +223,12 @@ def wanted_rate(other: str, capacity: int) -> tuple[Any, Any]:
     return AGAINST_PROTOTYPE, None
 
 
-def under_load(
-    bench: Bench, name: str, capacity: int, brokers: int = 1, watch: Watch | None = None, **settings: Any
-) -> dict[str, Any]:
-    """One contestant on brokers that always have work waiting: what `broker.js` found.
-
-    `watch` makes a context for the time under load.
-    """
+def under_load(bench: Bench, name: str, capacity: int, brokers: int = 1) -> dict[str, Any]:
+    """One contestant on brokers that always have work waiting: what `broker.js` found."""
     sizes = bench.sizes
-    with bench.at_work(name, capacity, brokers, **settings) as (broker, contestant), ExitStack() as stack:
-        if watch is not None:
-            stack.enter_context(watch())
-        limit = sizes.warmup + sizes.seconds + 30
-        result: dict[str, Any] = broker.ask(
-            "load", limit, warmup=sizes.warmup, seconds=sizes.seconds, pid=contestant.pid
-        )
+    with bench.at_work(name, capacity, brokers) as (broker, contestant):
+        result = load(broker, contestant, sizes.warmup, sizes.seconds)
         bench.settle(contestant, broker)
-    if not result["tasks"]:
-        raise BenchmarkError(f"{name} answered no task within {sizes.seconds} s")
     bench.say(
         f"  {name}, capacity {capacity}, {brokers} broker(s): {result['tasks_per_second']:,.0f} tasks/s, "
         f"p50 {milliseconds(result['p50'])}, p99 {milliseconds(result['p99'])}, CPU of runner/broker/others "
@@ -230,49 +237,81 @@ def under_load(
     return result
 
 
+def load(broker: LoadBroker, contestant: Contestant, warmup: float, seconds: float) -> dict[str, Any]:
+    """Let a broker have work waiting for a time. It can be repeated."""
+    limit = warmup + seconds + 30
+    result: dict[str, Any] = broker.ask("load", limit, warmup=warmup, seconds=seconds, pid=contestant.pid)
+    if not result["tasks"]:
+        raise BenchmarkError(f"{contestant.name} answered no task within {seconds} s")
+    return result
+
+
 def observed(bench: Bench) -> list[Row]:
     """Tasks a second with metrics that are scraped and with hooks of calls, against without them.
 
-    A run with them comes between two without, so that a machine that becomes slower counts for neither.
+    Two runners, one with them and one without, are there at once. They are under load by turns of less than a
+    second, so that both meet the same disturbances, and a ratio compares two turns next to each other. Each
+    repetition starts new processes, because the same program is some percent faster in one than in another.
+
+    The metrics are scraped once a second; Prometheus does it every 5 to 60 s. The hooks are one for each of
+    "started", "finished" and "failed", and count the calls.
     """
     bench.require_package()
     rows = []
     for capacity in [size for size in bench.sizes.capacities if size in (5, 50)]:
-        values: dict[str, list[float]] = {"off": [], "on": [], "ratio": []}
+        rates: dict[str, list[float]] = {"off": [], "on": []}
+        cpu: dict[str, list[float]] = {"off": [], "on": []}
         for repetition in range(bench.sizes.repetitions):
-            rates = []
-            for state in ("off", "on", "off again"):
-                result = _observed_or_not(bench, capacity, state == "on")
-                bench.note(
-                    "observed", PACKAGE, capacity=capacity, state=state, repetition=repetition, **result
-                )
-                rates.append(result["tasks_per_second"])
-            values["off"] += [rates[0], rates[2]]
-            values["on"].append(rates[1])
-            values["ratio"].append(rates[1] / math.sqrt(rates[0] * rates[2]))
-        what = f"capacity {capacity}: metrics scraped twice a second, and three hooks"
-        rows += [Row(f"{what}: {state}", values[state], "tasks/s") for state in ("off", "on")]
-        rows.append(Row(f"{what}: on / off", values["ratio"], "x", at_least=0.95))
+            for state, results in _by_turns(bench, capacity).items():
+                for result in results:
+                    run = {"capacity": capacity, "state": state, "repetition": repetition, **result}
+                    bench.note("observed", PACKAGE, **run)
+                turns = [result["tasks_per_second"] for result in results]
+                rates[state] += turns
+                # The system counts CPU time in steps of 10 ms, too coarse for one turn.
+                cpu[state].append(sum(result["runner_cpu"] for result in results) / sum(turns) * 1e6)
+            of = {state: statistics.median(values[-bench.sizes.turns :]) for state, values in rates.items()}
+            bench.say(
+                f"  capacity {capacity}: off {of['off']:,.0f} tasks/s, on {of['on']:,.0f}; CPU of a task: "
+                f"off {cpu['off'][-1]:.1f} us, on {cpu['on'][-1]:.1f} us"
+            )
+        what = f"capacity {capacity}: metrics scraped once a second, and three hooks"
+        rows += [Row(f"{what}: {state}", rates[state], "tasks/s") for state in ("off", "on")]
+        rows.append(Row(f"{what}: on / off", ratios(rates["on"], rates["off"]), "x", at_least=0.95))
+        rows.append(Row(f"{what}: CPU of a task, off / on", ratios(cpu["off"], cpu["on"]), "x"))
     return rows
 
 
-def _observed_or_not(bench: Bench, capacity: int, is_observed: bool) -> dict[str, Any]:
-    if not is_observed:
-        return under_load(bench, PACKAGE, capacity)
+def _by_turns(bench: Bench, capacity: int) -> dict[str, list[dict[str, Any]]]:
+    """The turns of a runner without metrics and hooks, and of one with them."""
+    sizes = bench.sizes
     port = free_port()
     url = f"http://127.0.0.1:{port}/metrics"
     settings = {"health_check_enabled": True, "health_check_port": port, "hooks": True}
-    return under_load(bench, PACKAGE, capacity, watch=lambda: scraping(url), **settings)
+    found: dict[str, list[dict[str, Any]]] = {"off": [], "on": []}
+    with ExitStack() as stack:
+        off = stack.enter_context(bench.at_work_apart(PACKAGE, capacity))
+        on = stack.enter_context(bench.at_work_apart(PACKAGE, capacity, **settings))
+        at_work = {"off": off, "on": on}
+        for turn in range(-1, sizes.turns):  # the first one is not counted
+            for state in ("off", "on") if turn % 2 else ("on", "off"):
+                with scraping(url) if state == "on" else contextlib.nullcontext():
+                    result = load(*at_work[state], sizes.turn_warmup, sizes.turn_seconds)
+                if turn >= 0:
+                    found[state].append(result)
+        for broker, contestant in at_work.values():
+            bench.settle(contestant, broker)
+    return found
 
 
 @contextmanager
 def scraping(url: str) -> Iterator[None]:
-    """Fetch the metrics twice a second. Raises `BenchmarkError` if that fails, such as without the extra."""
+    """Fetch the metrics once a second. Raises `BenchmarkError` if that fails, such as without the extra."""
     ended = threading.Event()
     pages: list[bytes] = []
 
     def scrape() -> None:
-        while not ended.wait(0.5):
+        while not ended.wait(1.0 if pages else 0.2):
             with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=10) as answer:
                 pages.append(answer.read())
 
@@ -285,6 +324,17 @@ def scraping(url: str) -> Iterator[None]:
         thread.join()
     if not pages or b"n8nrunner_calls_total" not in pages[-1]:
         raise BenchmarkError(f"{url} gave no metrics: is the extra 'metrics' installed?")
+
+
+@contextmanager
+def on_core(core: int) -> Iterator[None]:
+    """Start processes that run on one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def free_port() -> int:

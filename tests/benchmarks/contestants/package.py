@@ -13,7 +13,6 @@ runner; then one line of notes is printed, a JSON object:
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import sys
@@ -47,13 +46,19 @@ def main(urls: List[str], capacity: int, settings: Dict[str, Any]) -> None:
     hooked = settings.pop("hooks", False)
     runner = Runner(urls, auth_token=wire.AUTH_TOKEN, name="benchmark", capacity=capacity, **settings)
     if hooked:
-        calls = dict.fromkeys(("started", "finished", "failed"), 0)
+        calls = {"started": 0, "finished": 0, "failed": 0}
 
-        def count(event: Any, call: Any) -> None:
-            calls[event] += 1
+        @runner.on("started")
+        def started(call: Any) -> None:
+            calls["started"] += 1
 
-        for event in calls:
-            runner.on(event, functools.partial(count, event))  # type: ignore[call-overload]
+        @runner.on("finished")
+        def finished(call: Any) -> None:
+            calls["finished"] += 1
+
+        @runner.on("failed")
+        def failed(call: Any) -> None:
+            calls["failed"] += 1
 
     @runner.task(wire.TASK_TYPE)
     def handle(task: Task) -> Any:
