@@ -36,11 +36,11 @@ _RUN_EXAMPLES = """\
 examples:
   n8nrunner run jobs               the one Runner in jobs.py or the package jobs
   n8nrunner run shop.jobs:runner   the Runner named runner in shop/jobs.py
-  n8nrunner run jobs --reload      serve each save of jobs.py and of the modules in its folder that it imports
+  n8nrunner run jobs --reload      serve new code at each save
 
 Settings that the module does not give are taken from the environment:
-N8N_RUNNERS_TASK_BROKER_URI, N8N_RUNNERS_AUTH_TOKEN (or N8N_RUNNERS_AUTH_TOKEN_FILE), and the others that
-n8n's own runners read.
+N8N_RUNNERS_TASK_BROKER_URI, N8N_RUNNERS_AUTH_TOKEN (or N8N_RUNNERS_AUTH_TOKEN_FILE),
+and the others that n8n's own runners read.
 
 exit codes:
   0  stopped as asked
@@ -61,8 +61,8 @@ exit codes:
 """
 
 _BROKER_EXAMPLES = """\
-It prints the address and the token for a runner. The token is N8N_RUNNERS_AUTH_TOKEN of the environment, or a
-new one.
+It prints the address and the token for a runner. The token is N8N_RUNNERS_AUTH_TOKEN of the
+environment, or a new one.
 
 exit codes:
   0  stopped as asked
@@ -74,11 +74,12 @@ examples:
   n8nrunner call leads score_lead email=ada@example.com budget=500
   n8nrunner call shop.jobs:runner shipping weight=2 to='{"city": "Bonn"}'
   n8nrunner call leads read_invoice document=invoice.pdf --save files
-  n8nrunner call leads score_lead --items '[{"email": "ada@example.com"}, {"email": "bob@example.com"}]'
+  n8nrunner call leads score_lead --items '[{"email": "ada@example.com"}, {"email": "bob@b.c"}]'
 
-A value is the text of a field: a number, true, a date, one of a drop-down's values, or JSON for a list or an
-object. For a parameter of any type it is JSON if it is valid JSON, and text otherwise. For a File, it is a
-path. The output of the function goes to stderr, and the items to stdout.
+A value is the text of a field: a number, true, a date, one of a drop-down's values, or JSON
+for a list or an object. For a parameter of any type it is JSON if it is valid JSON, and text
+otherwise. For a File, it is a path. The output of the function goes to stderr, and the items
+to stdout.
 
 exit codes:
   0  the items are on stdout
@@ -88,14 +89,15 @@ exit codes:
 
 _NODE_EXAMPLES = """\
 examples:
-  n8nrunner node --install              the nodes Python Function and Python Tools, for all runners: where
-                                        n8n keeps its packages, in .n8n/nodes/node_modules in
-                                        N8N_USER_FOLDER or in the home folder; then restart n8n
-  n8nrunner node --out build            into build/n8n-nodes-n8nrunner, to be packed with npm
-  n8nrunner node leads --install        a node for the functions in leads.py alone, where n8n looks for
-                                        such nodes: the last folder of N8N_CUSTOM_EXTENSIONS, or else
-                                        .n8n/custom in N8N_USER_FOLDER or in the home folder
-  n8nrunner node leads --out build      into build/n8n-nodes-leads
+  n8nrunner node --install          the nodes Python Function and Python Tools, for all runners
+  n8nrunner node --out build        the same, into build/n8n-nodes-n8nrunner, to be packed with npm
+  n8nrunner node leads --install    a node for the functions in leads.py alone
+  n8nrunner node leads --out build  the same, into build/n8n-nodes-leads
+
+--install writes the nodes to where n8n keeps its packages: .n8n/nodes/node_modules in
+N8N_USER_FOLDER or in the home folder. It writes the node of a module to where n8n looks for
+such nodes: the last folder of N8N_CUSTOM_EXTENSIONS, or else .n8n/custom in N8N_USER_FOLDER or
+in the home folder. Then restart n8n.
 
 exit codes:
   0  the nodes are written, or were current
@@ -105,15 +107,15 @@ exit codes:
 
 _CHECK_EXAMPLES = """\
 examples:
-  n8nrunner check                          with N8N_RUNNERS_TASK_BROKER_URI and N8N_RUNNERS_AUTH_TOKEN of the
-                                           environment
-  n8nrunner check leads                    with the settings of the Runner in leads.py
+  n8nrunner check                    with the settings of the environment
+  n8nrunner check leads              with those of the Runner in leads.py
   n8nrunner check --broker http://n8n:5679 --token-file token.txt
   n8nrunner check leads --webhook http://localhost:5678/webhook/leads
-                                           also calls a workflow, whose runner has to run
+                                     also calls a workflow, whose runner has to run
 
-It connects as a runner does, in steps, and names the likely causes of the first step that fails. It registers
-as "n8nrunner check" and offers nothing, so it takes no task from another runner.
+It connects as a runner does, in steps, and names the likely causes of the first step that
+fails. It registers as "n8nrunner check" and offers nothing, so it takes no task from another
+runner.
 
 exit codes:
   0  every step passed

@@ -226,7 +226,8 @@ def test_the_program_of_the_home_page_serves_calls(broker: Broker, monkeypatch: 
     module = types.ModuleType("leads")
     exec(compile(program.text, "leads", "exec", dont_inherit=True), module.__dict__)
     try:
-        assert json_of(call(broker, "leads", "score_lead", email="ada", budget=2)) == [{"score": 5}]
+        result = json_of(call(broker, "leads", "score_lead", email="ada", budget=2))
+        assert result == [{"score": 5, "region": "eu"}]
     finally:
         module.__dict__["runner"].stop()
 
