@@ -89,6 +89,8 @@ SHORT_CODE = 34
 MANY_COLUMNS = 4
 #: A table whose columns have more characters together does not fit a phone.
 NARROW_TABLE = 44
+#: A first column of at most so many characters leaves enough of a phone to the only other one.
+NARROW_COLUMN = 12
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +182,8 @@ def _labelled(match: re.Match[str]) -> str:
     heads = texts[0]
     if len(heads) > MANY_COLUMNS:
         table = table.replace('class="', 'class="many ', 1)
-    if sum(max(map(len, column)) for column in zip(*texts)) <= NARROW_TABLE:
+    widths = [max(map(len, column)) for column in zip(*texts)]
+    if sum(widths) <= NARROW_TABLE or (len(widths) == 2 and widths[0] <= NARROW_COLUMN):
         return table
     # The first cell is the title of its block, and of two cells the second explains it.
     labels = itertools.cycle(["", ""] if len(heads) == 2 else ["", *heads[1:]])
