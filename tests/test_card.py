@@ -9,6 +9,7 @@ import pytest
 
 from n8nrunner import card
 from n8nrunner.snapshot import Snapshot
+from tests import chromium
 from tests.example_snapshots import AT, MARKUP, TRACEBACK, link, snapshot
 
 
@@ -75,3 +76,12 @@ def test_rates_have_a_column_of_their_own() -> None:
     assert "12.8 a second" in text_of(parts["head"])
     assert "quote 100 12.3 7.5 ms" in text_of(parts["functions"])
     assert "Per second" not in text_of(card.sections(snapshot(), {})["functions"])
+
+
+def test_a_narrow_card_does_not_break_a_functions_name() -> None:
+    with chromium.running() as browser:
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.set_content(card.render(snapshot()))
+        names = page.locator("td b")
+        assert names.evaluate_all("names => names.map(name => name.getClientRects().length)") == [1, 1, 1]
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
