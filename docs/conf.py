@@ -70,7 +70,7 @@ html_title = "n8nrunner"
 html_static_path = ["site/static"]
 templates_path = ["site/templates"]
 html_css_files = ["site.css"]
-html_favicon = "site/static/mark.svg"
+html_logo = html_favicon = "site/static/mark.svg"
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
@@ -79,8 +79,8 @@ html_additional_pages = {"index": "redirect.html"}
 pygments_style = "tango"
 pygments_dark_style = "github-dark"
 html_theme_options = {
-    "light_css_variables": {"color-brand-primary": "#b3304a", "color-brand-content": "#b3304a"},
-    "dark_css_variables": {"color-brand-primary": "#ff8fa3", "color-brand-content": "#ff8fa3"},
+    "light_css_variables": {"color-brand-primary": "#0f766e", "color-brand-content": "#0f766e"},
+    "dark_css_variables": {"color-brand-primary": "#4fc3b0", "color-brand-content": "#4fc3b0"},
 }
 
 #: Code of at most so many characters stays on one line, which fits a phone.
