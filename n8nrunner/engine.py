@@ -283,14 +283,13 @@ class Engine:
             thread.join(deadline.remaining())
         if thread.is_alive():
             states = ", ".join(f"{link.url.base} is {link.machine.shown}" for link in self.links)
-            _log(logging.WARNING, "The runner %r has not stopped in time: %s", self._config.name, states)
+            _warn("The runner %r has not stopped in time: %s", self._config.name, states)
         # Connecting threads are not joined: they cannot be interrupted, and change nothing of the engine.
         if not self.callbacks.join(deadline):
-            _log(logging.WARNING, "A hook, or on_undelivered, has not returned yet")
+            _warn("A hook, or on_undelivered, has not returned yet")
         running = self._pool.join(deadline)
         if running:
-            _log(
-                logging.WARNING,
+            _warn(
                 "Handlers of cancelled tasks still run, and keep the process alive until they return: %s",
                 ", ".join(running),
             )
@@ -391,18 +390,24 @@ class Engine:
         self.lifecycle.note_ended()
 
     def _log_stopped(self) -> None:
-        """Log how long the stop took. It comes before the end, after which the process may end."""
+        """Log how long the stop took, before the end, after which the process may end.
+
+        On a thread of its own, because a log handler may block.
+        """
         seconds = time.monotonic() - (self.lifecycle.stopping_at or 0.0)
         unfinished = self._link_thread.current.counts().unfinished
         tasks = f"{unfinished} task{'' if unfinished == 1 else 's'}"
-        _log(
-            logging.WARNING if unfinished else logging.INFO,
-            "The runner %r has stopped. The stop took %s%s",
-            self._config.name,
-            units.duration(seconds),
-            f", and {tasks} did not finish" if unfinished else "",
-            wait=STOP_LOG_WAIT,
-        )
+        level = logging.WARNING if unfinished else logging.INFO
+        message = "The runner %r has stopped. The stop took %s%s"
+        more = f", and {tasks} did not finish" if unfinished else ""
+        arguments = (level, message, self._config.name, units.duration(seconds), more)
+        thread = threading.Thread(target=logger.log, args=arguments, name="n8nrunner-log", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads, or the interpreter is ending
+            logger.log(*arguments)
+        else:
+            thread.join(STOP_LOG_WAIT)
 
     def _fail(self, thread: str, error: BaseException) -> None:
         """End the runner as failed, because an unexpected error ended a thread."""
@@ -491,13 +496,13 @@ def _reasons(links: Iterable[LinkSnapshot]) -> str:
     return "; ".join(reasons)
 
 
-def _log(level: int, message: str, *args: object, wait: float = _LOG_WAIT) -> None:
-    """Log on another thread, or on the caller's if none can be started.
+def _warn(message: str, *args: object) -> None:
+    """Log a warning on another thread, or on the caller's if none can be started.
 
     A log handler may block, and the caller's thread may be the only one that can still end the process.
     """
-    if not process.run_detached(lambda: logger.log(level, message, *args), wait):
-        logger.log(level, message, *args)
+    if not process.run_detached(lambda: logger.warning(message, *args), _LOG_WAIT):
+        logger.warning(message, *args)
 
 
 def _after_fork_in_child() -> None:
