@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from generated import main
+from generated import main, with_links
 
 from n8nrunner.check.causes import Cause, filled_in
 from n8nrunner.check.facts import Editor, Facts, Observation, Step
@@ -35,7 +35,7 @@ def make() -> str:
 
 def _entries() -> Iterator[str]:
     for cause in Cause:
-        is_so, change, sign = (filled_in(text, EXAMPLE) for text in cause.value)
+        is_so, change, sign = (with_links(filled_in(text, EXAMPLE)) for text in cause.value)
         yield f"### {cause.key}\n\n{is_so}\n\n- *Change.* {change}\n- *Sign.* {sign}\n"
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import griffe
-from generated import main
+from generated import anchor_of, main, with_links
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference.md"
@@ -153,7 +153,7 @@ def make() -> str:
         "| section | names |",
         "|---|---|",
         *(
-            f"| [{section}](#{_anchor(section)}) | {', '.join(_link(name) for name in names)} |"
+            f"| [{section}](#{anchor_of(section)}) | {', '.join(_link(name) for name in names)} |"
             for sections in MODULES.values()
             for section, names in sections.items()
         ),
@@ -227,10 +227,6 @@ def _members(cls: Item) -> list[Item]:
     ]
 
 
-def _anchor(title: str) -> str:
-    return re.sub(r"[^\w-]", "", title.lower().replace(" ", "-"))
-
-
 def _link(name: str) -> str:
     return f"[`{name}`](@{name})"
 
@@ -239,8 +235,8 @@ def _with_anchors(page: str) -> str:
     """Let the links to names lead to their headings, also where two have the same letters."""
     anchors: dict[str, str] = {}
     for name in re.findall(r"^#{3,4} `(.+)`$", page, re.MULTILINE):
-        anchor = _anchor(name)
-        number = sum(_anchor(other) == anchor for other in anchors)
+        anchor = anchor_of(name)
+        number = sum(anchor_of(other) == anchor for other in anchors)
         anchors[name] = f"{anchor}-{number}" if number else anchor
     return re.sub(r"\(@([\w.]+)\)", lambda link: f"(#{anchors[link[1]]})", page)
 
@@ -396,16 +392,7 @@ def _list(title: str, entries: list[tuple[str, str]]) -> Iterator[str]:
 
 def _markdown(text: str) -> str:
     """Return a text of a docstring, whose code is in pairs of backticks, with links to the pages it names."""
-    text = re.sub(r"``(.+?)``", r"`\1`", text)
-    return re.sub(r'docs/([\w-]+\.md)(?:,\s+"([^"]+)")?', _page_link, text)
-
-
-def _page_link(match: re.Match[str]) -> str:
-    page, section = match.groups()
-    if section:
-        return f"[{section}]({page}#{_anchor(section)})"
-    title = (ROOT / "docs" / page).read_text(encoding="utf-8").partition("\n")[0]
-    return f"[{title.lstrip('# ')}]({page})"
+    return with_links(re.sub(r"``(.+?)``", r"`\1`", text))
 
 
 if __name__ == "__main__":
