@@ -70,7 +70,7 @@ class Registry:
 
         Raises:
             ConfigurationError: the function cannot become an operation of a node, or the runner runs and has
-                no name of its own.
+                no valid name.
         """
         # Slow to import, and many runners have no functions.
         from n8nrunner.functions.dispatch import Functions
@@ -110,7 +110,7 @@ class Registry:
         It makes one change, does not wait, and calls no code of the application.
 
         Raises:
-            ConfigurationError: there are functions now, and the runner has no name of its own.
+            ConfigurationError: there are functions now, and the runner has no valid name.
         """
         with other._lock:
             handlers, functions = dict(other._handlers), other.functions
@@ -132,7 +132,7 @@ class Registry:
         """Register exactly the handlers and functions that another registry has now.
 
         Raises:
-            ConfigurationError: there are functions, the runner runs, and it has no name of its own.
+            ConfigurationError: there are functions, the runner runs, and it has no valid name.
         """
         with other._lock:
             handlers = dict(other._handlers)
@@ -150,7 +150,7 @@ class Registry:
             self._tell()
 
     def check_name(self) -> None:
-        """Check that a runner with functions has a name of its own.
+        """Check that a runner with functions has its own name.
 
         Two runners without one would answer each other's calls.
 
@@ -168,8 +168,8 @@ class Registry:
         if not self._has_own_name:
             raise ConfigurationError(
                 [
-                    "name: functions need a runner with a name of its own, of lowercase letters, digits, '_' "
-                    "and '-', such as Runner(name='sales') or N8NRUNNER_NAME=sales; "
+                    "name: a runner with functions needs its own name, of lowercase letters, digits, '_' and "
+                    "'-', such as Runner(name='sales') or N8NRUNNER_NAME=sales; "
                     f"got {self.runner_name!r}"
                 ]
             )

@@ -69,7 +69,7 @@ class Runner:
             path becomes absolute when the runner is built.
         grant_token: a one-shot grant from a launcher. Later connections use the secret, if there is one.
         runner_id: the id that n8n sees. None (recommended): a new id for each connection.
-        name: the name that n8n's log shows. A runner with functions needs a name of its own.
+        name: the name that n8n's log shows. A runner with functions needs another one than the default.
         capacity: how many tasks may run at once.
         task_timeout: seconds that a task may take.
         max_payload: bytes that a message may have, in both directions.
@@ -205,7 +205,7 @@ class Runner:
         descriptions (docs/functions.md). It is also an operation of the node that `write_node` writes. The
         function itself does not change, and can be called as before. Registering a name again replaces the
         function from the next task on, as when a cell of a notebook runs again; n8n shows the change when a
-        node asks the next time. The runner needs a name of its own.
+        node asks the next time. The runner needs another name than the default.
 
         Args:
             function: the function, for ``@runner.function`` without parentheses.
@@ -265,7 +265,7 @@ class Runner:
             The package's folder.
 
         Raises:
-            ConfigurationError: no function is registered, the runner has no name of its own, `docs_url` is
+            ConfigurationError: no function is registered, the runner has no valid name, `docs_url` is
                 not an HTTP address, there is no home folder, n8n would confuse the node with another one in
                 the folder, the package's path has a symbolic link, or the extra "node" is not installed.
             OSError: the folder cannot be written to.
@@ -290,7 +290,7 @@ class Runner:
         From then on, both objects are the same runner. Settings stay as they are.
 
         Raises:
-            ConfigurationError: there are functions now, and the runner has no name of its own.
+            ConfigurationError: there are functions now, and the runner has no valid name.
         """
         change = self._registry.prepare_successor(other._registry)
         had_functions = self._registry.functions is not None
@@ -421,7 +421,7 @@ class Runner:
             AuthenticationError: every broker refused the token.
             BrokerConnectionError: no broker registered the runner in time. It has each broker's last failure.
             ConfigurationError: there is no token, the health check server cannot listen (with `wait=0`, this
-                is logged, and the runner runs without it), or a runner with functions has no name of its own.
+                is logged, and the runner runs without it), or a runner with functions has no valid name.
             ExecutorBroken: the executor does not run anything, or the threads for tasks cannot be started.
             OSError: the process has no descriptor left.
             RuntimeError: another thread of the runner cannot be started.

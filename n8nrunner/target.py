@@ -38,7 +38,7 @@ class TargetError(Exception):
 def find_runner(target: str, log_calls: bool = False) -> Runner:
     """Return the Runner that a target names: ``MODULE``, with one Runner in it, or ``MODULE:ATTRIBUTE``.
 
-    During the import, `start()` and `run()` do nothing. A Runner without a name of its own gets the module's.
+    During the import, `start()` and `run()` do nothing. A Runner with the default name gets the module's.
     With `log_calls`, it gets this setting.
 
     Raises:
@@ -53,7 +53,7 @@ def find_runner(target: str, log_calls: bool = False) -> Runner:
 
 
 def default_name(target: str) -> str:
-    """Return the name for a Runner without a name of its own: the module's."""
+    """Return the name for a Runner with the default name: the module's."""
     return target.partition(":")[0].rpartition(".")[2]
 
 

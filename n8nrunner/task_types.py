@@ -4,7 +4,7 @@ from __future__ import annotations
 
 #: Task types of functions begin with this; the runner's name follows.
 TYPE_PREFIX = "n8nrunner."
-#: The task type to which every runner with a name of its own answers which runner it is.
+#: The task type to which every runner with its own name answers which runner it is.
 DESCRIBE = "n8nrunner:describe"
 
 

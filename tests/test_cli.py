@@ -553,7 +553,7 @@ class TestNode:
             (
                 ["leads", "--install"],
                 LEADS.replace("Runner()", "Runner(name='My Leads')"),
-                "a name of its own",
+                "its own name",
             ),
         ],
     )

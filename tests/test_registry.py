@@ -105,7 +105,7 @@ def test_calls_of_a_function_and_of_its_successor_share_a_limit() -> None:
 def test_a_successor_with_functions_needs_a_runner_with_a_name_of_its_own() -> None:
     successor = Registry("n8nrunner")
     successor.add_function(double, None, False, None)
-    with pytest.raises(ConfigurationError, match="name: functions need"):
+    with pytest.raises(ConfigurationError, match="name: a runner with functions needs"):
         Registry("n8nrunner").prepare_successor(successor)
 
 
@@ -127,7 +127,7 @@ def test_functions_need_a_runner_with_a_name_of_its_own(name: str) -> None:
     registry = Registry(name)
     registry.check_name()  # every name is valid without functions
     registry.add_function(double, None, False, None)
-    with pytest.raises(ConfigurationError, match="functions need a runner with a name of its own"):
+    with pytest.raises(ConfigurationError, match="a runner with functions needs its own name"):
         registry.check_name()
 
 

@@ -133,7 +133,7 @@ def _who_answers(url: BrokerUrl, directory: str | None) -> tuple[str, Problem]:
         if isinstance(ready.value, dict) and isinstance(ready.value.get("status"), str):
             prefix = "" if url.address is None else "dns+"
             return (
-                "this is the port of n8n's editor; the task broker has a port of its own: use "
+                "this is the port of n8n's editor; the task broker has another port: use "
                 f"{prefix}http://{in_url(url.host)}:5679, or the port in n8n's N8N_RUNNERS_BROKER_PORT"
             ), Problem.EDITOR
         healthy = request("GET", url, url.health, directory)

@@ -1085,7 +1085,7 @@ def test_the_hint_of_the_result_is_not_evaluated(runner: Runner, call: Caller) -
 def test_a_runner_with_functions_needs_a_valid_name(broker: Broker, name: str) -> None:
     runner = Runner(broker.url, auth_token=TOKEN, name=name)
     runner.function(double)
-    with pytest.raises(ConfigurationError, match="a name of its own"):
+    with pytest.raises(ConfigurationError, match="its own name"):
         runner.start(wait=LIMIT)
     assert runner.state == "new"
 

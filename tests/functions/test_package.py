@@ -64,7 +64,7 @@ def test_a_runner_writes_its_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_runner_without_a_name_of_its_own_writes_no_node(tmp_path: Path) -> None:
     runner = Runner(auth_token="secret")
     runner.function(one)
-    with pytest.raises(ConfigurationError, match="a name of its own"):
+    with pytest.raises(ConfigurationError, match="its own name"):
         runner.write_node(tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -346,7 +346,7 @@ def test_a_name_that_cannot_serve_functions_is_an_error_as_at_the_start() -> Non
     runner = Runner(name="My Runner")
     runner.function(program.text)
     with (
-        pytest.raises(ConfigurationError, match="functions need a runner with a name"),
+        pytest.raises(ConfigurationError, match="a runner with functions needs its own name"),
         testing.serve(runner),
     ):
         pass
