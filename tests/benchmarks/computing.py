@@ -2,7 +2,12 @@
 
 A node of `n8nrunner.testing` calls such a function, over the embedded broker: on the runner's threads, in one
 and two processes of a `ProcessPoolExecutor`, and on two workers of dask. The baseline is two bare processes
-that run the same function without n8nrunner. The contestants take turns, and each round compares them.
+that share the same calls without n8nrunner. All of them are there at once, and compute by turns of some
+seconds, A B C, C B A, and so on, so that what disturbs one disturbs all. A ratio is taken within a round.
+
+A call takes 200 ms of CPU time, not a number of loops: a process can be a quarter faster than another one
+with the same loop, by the addresses that it happens to have. The CPU time of a call in all processes, for
+information, says most while other programs run.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,14 +23,28 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from typing import Any, Callable, NamedTuple
 
 from n8nrunner import Runner, testing
-from tests.execution.scaled import process_id, work
+from tests.execution.scaled import burn, process_id
 
+from .processes import cpu_seconds
 from .report import Row, table
 
 SECONDS = 0.2
 WANTED = 0.9
 SPAWN = multiprocessing.get_context("spawn")
-TWO, DASK = "2 processes", "dask, 2 workers"
+BARE, TWO, DASK = "2 bare processes", "2 processes", "dask, 2 workers"
+
+
+class Turns(NamedTuple):
+    """What takes turns with others."""
+
+    #: Makes so many calls.
+    make: Callable[[int], object]
+    #: The ids of the processes in which they run, besides this one.
+    processes: set[int]
+
+    def cpu(self) -> float:
+        """Return the CPU seconds until now, with those of this process."""
+        return time.process_time() + sum(map(cpu_seconds, self.processes))
 
 
 class Contestant(NamedTuple):
@@ -36,38 +56,38 @@ class Contestant(NamedTuple):
     make: Callable[[], Executor] | None
 
 
-def calibrated() -> int:
-    """Return the loops that take `SECONDS` here. The shortest of several tries is the least disturbed."""
-    loops = 200_000
-    shortest = float("inf")
-    for _ in range(10):
-        begun = time.perf_counter()
-        work(loops)
-        shortest = min(shortest, time.perf_counter() - begun)
-    return round(loops * SECONDS / shortest)
+def share(seconds: float, left: Any, barrier: Any) -> None:
+    """Do the work of one bare process: in each turn, make calls until none is left."""
+    while True:
+        barrier.wait()
+        while True:
+            with left.get_lock():
+                if not left.value:
+                    break
+                left.value -= 1
+            burn(seconds)
+        barrier.wait()
 
 
-def repeat(loops: int, times: int, barrier: Any) -> None:
-    """Do the work of one bare process."""
-    barrier.wait()
-    for _ in range(times):
-        work(loops)
-    barrier.wait()
-
-
-def bare(loops: int, calls: int) -> float:
-    """Return the calls per second of two bare processes."""
-    barrier = SPAWN.Barrier(3)
-    processes = [SPAWN.Process(target=repeat, args=(loops, calls // 2, barrier)) for _ in range(2)]
+@contextlib.contextmanager
+def bare(seconds: float) -> Iterator[Turns]:
+    """Yield the turns of two bare processes."""
+    barrier, left = SPAWN.Barrier(3), SPAWN.Value("i", 0)
+    processes = [SPAWN.Process(target=share, args=(seconds, left, barrier)) for _ in range(2)]
     for process in processes:
         process.start()
-    barrier.wait()
-    begun = time.perf_counter()
-    barrier.wait()
-    seconds = time.perf_counter() - begun
-    for process in processes:
-        process.join()
-    return calls / seconds
+
+    def turn(calls: int) -> None:
+        left.value = calls
+        barrier.wait()
+        barrier.wait()
+
+    try:
+        yield Turns(turn, {process.pid for process in processes if process.pid is not None})
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
 
 
 @contextlib.contextmanager
@@ -90,49 +110,56 @@ def executors() -> Iterator[dict[str, Contestant]]:
         yield found
 
 
-def served(contestant: Contestant, loops: int, calls: int) -> float:
-    """Return the calls per second of a runner."""
+@contextlib.contextmanager
+def served(contestant: Contestant, seconds: float) -> Iterator[Turns]:
+    """Yield the turns of a runner."""
     runner = Runner(name="computing", capacity=contestant.capacity, executor=contestant.make)
-    runner.function(work)
+    runner.function(burn)
     runner.function(process_id)
     with testing.serve(runner) as n8n:
         node = n8n.node(batch_size=1)
         running: set[int] = set()
         while len(running) < contestant.processes:  # a pool starts a process when it is needed
-            items = node.call_items("process_id", [{"loops": loops // 4}] * 4)
+            items = node.call_items("process_id", [{"loops": 1_000_000}] * 4)
             running |= {item.json["result"] for item in items}
-        begun = time.perf_counter()
-        node.call_items("work", [{"loops": loops}] * calls)
-        return calls / (time.perf_counter() - begun)
+        yield Turns(
+            lambda calls: node.call_items("burn", [{"seconds": seconds}] * calls), running - {os.getpid()}
+        )
 
 
 def measure(rounds: int, calls: int) -> list[Row]:
     """Return the rows of all contestants."""
-    loops = calibrated()
-    rates: dict[str, list[float]] = {"2 bare processes": []}
-    with executors() as contestants:
+    with contextlib.ExitStack() as ends:
+        turns = {BARE: ends.enter_context(bare(SECONDS))}
+        for name, contestant in ends.enter_context(executors()).items():
+            turns[name] = ends.enter_context(served(contestant, SECONDS))
+        rates: dict[str, list[float]] = {name: [] for name in turns}
+        cpu: dict[str, list[float]] = {name: [] for name in turns}
+        for turn in turns.values():
+            turn.make(2)
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-            rates["2 bare processes"].append(bare(loops, calls))
-            for name, contestant in contestants.items():
-                rates.setdefault(name, []).append(served(contestant, loops, calls))
-    baseline = rates["2 bare processes"]
+            for name in list(turns) if number % 2 == 0 else list(turns)[::-1]:
+                begun, used = time.perf_counter(), turns[name].cpu()
+                turns[name].make(calls)
+                rates[name].append(calls / (time.perf_counter() - begun))
+                cpu[name].append((turns[name].cpu() - used) / calls * 1000)
     rows = [Row(f"calls of 200 ms per second: {name}", values) for name, values in rates.items()]
     for name, values in rates.items():
-        if values is not baseline:
-            ratios = [value / other for value, other in zip(values, baseline)]
+        if name != BARE:
+            ratios = [value / other for value, other in zip(values, rates[BARE])]
             wanted = WANTED if name in (TWO, DASK) else None
-            rows.append(Row(f"{name} / 2 bare processes", ratios, "x", at_least=wanted))
+            rows.append(Row(f"{name} / {BARE}", ratios, "x", at_least=wanted))
+    for name, values in cpu.items():
+        rows.append(Row(f"CPU of a call, with the runner and n8n's side: {name}", values, "ms"))
     return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the rows. Return 0, whether or not the wanted figures are met."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.computing", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--calls", type=int, default=30, help="of one contestant in one round, an even number"
-    )
+    parser.add_argument("--rounds", type=int, default=20, help="default: %(default)s")
+    parser.add_argument("--calls", type=int, default=20, help="of a turn; default: %(default)s")
     options = parser.parse_args(arguments)
     print(table(measure(options.rounds, options.calls)))
     return 0

@@ -277,5 +277,11 @@ def test_the_table_has_every_row_that_is_observed(seen: Callable[[str], dict[str
 
 
 def test_the_benchmark_of_functions_that_compute_measures_both_sides(tracker: None) -> None:
-    assert computing.bare(loops=10, calls=2) > 0
-    assert computing.served(computing.Contestant(1, 1, None), loops=10, calls=2) > 0
+    one = computing.Contestant(1, 1, None)
+    with computing.bare(0.001) as bare, computing.served(one, 0.001) as served:
+        for turns in (bare, served):
+            before = turns.cpu()
+            turns.make(4)
+            assert turns.cpu() - before >= 0.004
+        assert len(bare.processes) == 2
+        assert not served.processes
