@@ -8,6 +8,8 @@ seconds, A B C, C B A, and so on, so that what disturbs one disturbs all. A rati
 A call takes 200 ms of CPU time, not a number of loops: a process can be a quarter faster than another one
 with the same loop, by the addresses that it happens to have. The CPU time of a call in all processes, for
 information, says most while other programs run.
+
+Dask's own work while it is idle, some hundredths of a core, goes on during the turns of the others.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ BARE, TWO, DASK = "2 bare processes", "2 processes", "dask, 2 workers"
 
 
 class Turns(NamedTuple):
-    """What takes turns with others."""
+    """One side of the comparison, which takes turns with the others."""
 
     #: Makes so many calls.
     make: Callable[[int], object]
