@@ -306,9 +306,7 @@ def _call(head: str, parameters: Item, end: str, indent: str = "") -> str:
     if len(line) <= WIDTH:
         return line
     inside = f"\n{indent}    "
-    lines = (
-        f"{f'{inside}    | '.join(_split(each, ' | ')) if len(each) > WIDTH else each}" for each in parts
-    )
+    lines = [f"{inside}    | ".join(_split(each, " | ")) if len(each) > WIDTH else each for each in parts]
     return f"{head}{''.join(f'{inside}{each},' for each in lines)}\n{indent}{end}"
 
 
