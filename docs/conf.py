@@ -175,6 +175,17 @@ def _breakable(match: re.Match[str]) -> str:
     return match[1] + re.sub(r"(?<=[/_.:=])(?=\w)(?![^<]*>)", "<wbr>", match[2]) + "</code>"
 
 
+#: The parts of a table, for a browser that shows them as blocks and then no longer knows what they are.
+_ROLES = {
+    "table": "table",
+    "thead": "rowgroup",
+    "tbody": "rowgroup",
+    "tr": "row",
+    "th": "columnheader",
+    "td": "cell",
+}
+
+
 def _labelled(match: re.Match[str]) -> str:
     table = match[0]
     rows = [re.findall(r"<t[hd]\b.*?</t[hd]>", row, re.DOTALL) for row in table.split("</tr>")[:-1]]
@@ -193,7 +204,8 @@ def _labelled(match: re.Match[str]) -> str:
         name, text = html.escape(next(labels)), next(filled)
         return f'<td data-label="{name}"' if name and text else '<td class="empty"' if not text else "<td"
 
-    return re.sub(r"<td\b", label, table).replace('class="', 'class="wide ', 1)
+    table = re.sub(r"<td\b", label, table).replace('class="', 'class="wide ', 1)
+    return re.sub(rf"<({'|'.join(_ROLES)})\b", lambda tag: f'{tag[0]} role="{_ROLES[tag[1]]}"', table)
 
 
 def setup(app: Sphinx) -> None:
