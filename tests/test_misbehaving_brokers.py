@@ -204,7 +204,7 @@ def test_a_broker_that_stalls_delays_no_other_broker(
         assert timed_out.wait(LIMIT)
     with promptly():
         runner.stop(0.3)
-    assert runner.state == "stopped"
+    wait_until(lambda: runner.state == "stopped")
 
 
 def test_a_large_answer_leaves_room_for_pongs_and_holds_acceptances(

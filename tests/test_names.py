@@ -331,7 +331,7 @@ def test_an_error_of_start_names_the_name_and_what_the_look_up_gave(
         runner.start(wait=0.5)
     assert workers.url in str(caught.value)
     assert says.format(port=workers.port) in str(caught.value)
-    assert runner.state == "stopped"
+    wait_until(lambda: runner.state == "stopped")
 
 
 def test_start_waits_for_the_first_address(

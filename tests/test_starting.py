@@ -534,7 +534,7 @@ def test_an_executor_that_warms_up_holds_up_no_registration_and_no_stop(
         executor.release.set()
         starting.join(LIMIT)
         assert isinstance(outcome[0], RunnerStopped)
-        assert runner.state == "stopped"
+        wait_until(lambda: runner.state == "stopped")
 
 
 def test_log_handlers_may_use_the_runner_that_logs(broker: Broker, new_runner: NewRunner) -> None:

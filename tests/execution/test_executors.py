@@ -308,7 +308,7 @@ def test_a_stop_while_an_executor_is_replaced_ends_everything(broker: Broker, ne
     runner.stop(0)
     with pytest.raises(BrokerTaskError):
         waiting.result(LIMIT)
-    assert runner.state == "stopped"
+    wait_until(lambda: runner.state == "stopped")
     assert runner.snapshot().tasks == ()
     may_go_on.set()
     wait_until(lambda: len(made) == 2 and made[1].shut_down)

@@ -210,10 +210,13 @@ class Bench:
         assert isinstance(started, StartTask)
         return task_id
 
-    def finish(self, task_id: str, payload: bytes = b"answer", failed: bool = False) -> list[Any]:
+    def finish(
+        self, task_id: str, payload: bytes = b"answer", failed: bool = False, function: str | None = None
+    ) -> list[Any]:
         """Let a handler return; its slot is freed first."""
         self.slots.release("t", self.now)
-        return self.do(HandlerFinished(task_id, self.session.generation, payload, failed))
+        generation = self.session.generation
+        return self.do(HandlerFinished(task_id, generation, payload, failed, function=function))
 
     def call(self, task_id: str, call_id: str, payload: bytes = b"call") -> list[Any]:
         return self.do(CallMade(task_id, self.session.generation, call_id, payload, f"call {call_id}"))

@@ -34,8 +34,8 @@ def ordinals(kept: Receipts) -> list[int]:
 
 def test_keeps_what_a_report_needs() -> None:
     kept = begun()
-    kept.add(3, "x", "type", b"payload", True)
-    assert list(kept.results) == [SentResult(3, "x", "type", b"payload", True)]
+    kept.add(3, "x", "type", b"payload", True, "score")
+    assert list(kept.results) == [SentResult(3, "x", "type", b"payload", True, "score")]
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def test_the_brokers_close_frame_proves_all_results() -> None:
 
 def test_a_failed_result_is_reported_as_failed() -> None:
     kept = begun()
-    kept.add(1, "x", "t", b"error", True)
-    assert kept.lose(1, False) == [ReportUndelivered("x", "t", b"error", True, False)]
+    kept.add(1, "x", "t", b"error", True, "score")
+    assert kept.lose(1, False) == [ReportUndelivered("x", "t", b"error", True, False, "score")]
 
 
 def test_the_limit_of_kept_payloads_is_64_mb() -> None:
@@ -185,8 +185,8 @@ class TestKeptPayloads:
 
     def test_a_result_without_its_payload_is_reported(self) -> None:
         kept = begun()
-        kept.add(1, "x", "type", b"y" * 11, True)
-        assert kept.lose(1, False) == [ReportUndelivered("x", "type", None, True, False)]
+        kept.add(1, "x", "type", b"y" * 11, True, "score")
+        assert kept.lose(1, False) == [ReportUndelivered("x", "type", None, True, False, "score")]
 
     def test_a_proof_makes_room(self) -> None:
         kept = begun()

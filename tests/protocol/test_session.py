@@ -605,8 +605,8 @@ class TestTasks:
         assert bench.connect() == []
         assert bench.do(CallMade(task_id, 1, "c", b"", "call"))[0].call == "call"
         bench.slots.release("t", bench.now)
-        assert bench.do(HandlerFinished(task_id, 1, b"late", True)) == [
-            ReportUndelivered(task_id, "t", b"late", True, True),
+        assert bench.do(HandlerFinished(task_id, 1, b"late", True, function="score")) == [
+            ReportUndelivered(task_id, "t", b"late", True, True, "score"),
             m.TaskOffer("a2", "t", 10_000),
         ]
         assert len(bench.session.tasks.orphans) == 0
@@ -1351,9 +1351,9 @@ class TestDelivery:
         bench.connect()
         for count in (1, 2):
             task_id = bench.start()
-            bench.finish(task_id, b"payload", failed=True)
+            bench.finish(task_id, b"payload", failed=True, function="score")
             assert bench.lose(written=1000) == [
-                ReportUndelivered(task_id, "t", b"payload", True, False),
+                ReportUndelivered(task_id, "t", b"payload", True, False, "score"),
             ]
             account(bench, accepted=count, failed=count, undelivered=count)
             bench.connect()
