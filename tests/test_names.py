@@ -353,7 +353,8 @@ def test_the_start_fails_when_every_address_refuses_the_token(
     with pytest.raises(AuthenticationError, match="refused the token"):
         runner.start()
     assert runner.state == "failed"
-    assert len(runner.snapshot().links) == 2
+    links = runner.snapshot().links
+    assert len(links) == 2, "\n".join(map(repr, links))
 
 
 def test_a_refusal_is_not_the_end_while_a_name_has_no_address(

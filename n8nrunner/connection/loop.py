@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Hashable
+from functools import partial
 from math import inf
 from typing import Callable, NamedTuple, Union
 
@@ -91,6 +92,8 @@ class LinkThread:
     ) -> None:
         # An event for all links has no link.
         self.inbox: Inbox[BrokerLink | None, Posted | ForAll | LookupEnded] = Inbox()
+        # Handled after the other events, so that none opens a link when a stop has been posted behind it.
+        self._looked_up: deque[LookupEnded] = deque()
         self._selector: selectors.BaseSelector | None = None
         self._config = config
         self._slots = slots
@@ -250,6 +253,9 @@ class LinkThread:
                 continue
             to_settle[link] = None
             self._handle(link, event, now)  # type: ignore[arg-type]  # it is for a link
+        while self._looked_up:
+            ended = self._looked_up.popleft()
+            self._run_name(ended.name, partial(ended.name.looked_up, ended.event), now)
         if self._due_at <= now:
             for name in self.names:
                 if name.due_at <= now:
@@ -368,7 +374,7 @@ class LinkThread:
 
     def _handle_for_all(self, event: Posted | ForAll | LookupEnded, now: float) -> None:
         if isinstance(event, LookupEnded):
-            self._run_name(event.name, lambda now: event.name.looked_up(event.event, now), now)
+            self._looked_up.append(event)
             return
         assert isinstance(event, (TypesChanged, OfferingChanged, StopRequested))
         self._lasting[type(event)] = event

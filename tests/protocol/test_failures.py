@@ -1,4 +1,4 @@
-"""What each failure of a connection says about itself."""
+"""The facts that each failure of a connection has."""
 
 from __future__ import annotations
 
