@@ -14,8 +14,9 @@ The contestants. Each is a separate process, started again for every measurement
   with the token `secret`, offers the task type `python` and answers a task by the `items` of its settings.
 
 They take turns within every repetition, so that a machine that slows down slows all of them down. A ratio is
-taken within one repetition; the table shows the median over the repetitions and the range. No other program
-should run: the table says how much of the processor others used.
+taken within one repetition, or within two turns next to each other. The table shows the median of the values
+and their range; of 20 values or more, the range in which their median is with a confidence of 95 %. No other
+program should run: the table says how much of the processor others used.
 
 `--against COMMIT` compares the working tree with an older version instead: each row is measured in rounds of
 old, new and old again, every time in a new process, for about a quarter of an hour (`--quick`: a minute). A
