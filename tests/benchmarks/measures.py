@@ -56,7 +56,8 @@ class Sizes:
     capacities: tuple[int, ...] = (1, 5, 50, 1000)
     warmup: float = 1.5  # seconds under load before the clock starts
     seconds: float = 4.0  # of a window
-    turns: int = 16  # of a runner that is measured by turns with another one, in one repetition
+    starts: int = 12  # of the two runners that are measured by turns
+    turns: int = 4  # of each of them, after one that is not counted
     turn_warmup: float = 0.2
     turn_seconds: float = 0.8
     payload: int = 20_000_000  # bytes
@@ -76,6 +77,7 @@ QUICK = Sizes(
     capacities=(5,),
     warmup=0.3,
     seconds=0.5,
+    starts=1,
     turns=2,
     turn_seconds=0.4,
     payload=2_000_000,
@@ -250,8 +252,8 @@ def observed(bench: Bench) -> list[Row]:
     """Tasks a second with metrics that are scraped and with hooks of calls, against without them.
 
     Two runners, one with them and one without, are there at once. They are under load by turns of less than a
-    second, so that both meet the same disturbances, and a ratio compares two turns next to each other. Each
-    repetition starts new processes, because the same program is some percent faster in one than in another.
+    second, so that both meet the same disturbances, and a ratio compares two turns next to each other. New
+    processes follow after a few turns, because one process is some percent faster than another one.
 
     The metrics are scraped once a second; Prometheus does it every 5 to 60 s. The hooks are one for each of
     "started", "finished" and "failed", and count the calls.
@@ -261,10 +263,10 @@ def observed(bench: Bench) -> list[Row]:
     for capacity in [size for size in bench.sizes.capacities if size in (5, 50)]:
         rates: dict[str, list[float]] = {"off": [], "on": []}
         cpu: dict[str, list[float]] = {"off": [], "on": []}
-        for repetition in range(bench.sizes.repetitions):
+        for start in range(bench.sizes.starts):
             for state, results in _by_turns(bench, capacity).items():
                 for result in results:
-                    run = {"capacity": capacity, "state": state, "repetition": repetition, **result}
+                    run = {"capacity": capacity, "state": state, "start": start, **result}
                     bench.note("observed", PACKAGE, **run)
                 turns = [result["tasks_per_second"] for result in results]
                 rates[state] += turns
