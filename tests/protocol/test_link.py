@@ -829,8 +829,15 @@ def test_a_connection_outlives_its_address_and_runs_tasks() -> None:
     assert bench.machine.is_registered
 
 
-@pytest.mark.parametrize("ends", [e.CloseReceived(1001), m.Drain(), None])
-def test_a_link_without_its_address_ends_with_its_connection(ends: Any) -> None:
+@pytest.mark.parametrize(
+    ("ends", "error"),
+    [
+        (e.CloseReceived(1001), f"the broker at {BROKER} closed the connection (1001: n8n shuts down)"),
+        (m.Drain(), "the broker has gone"),
+        (None, "the broker has gone"),
+    ],
+)
+def test_a_link_without_its_address_ends_with_its_connection(ends: Any, error: str) -> None:
     bench = bench_in(CONNECTED)
     bench.do(GONE)
     if ends is not None:
@@ -839,7 +846,7 @@ def test_a_link_without_its_address_ends_with_its_connection(ends: Any) -> None:
         bench.lose("the broker has gone")
     assert bench.state is ENDED
     assert bench.machine.is_gone
-    assert bench.machine.last_error is not None
+    assert bench.machine.last_error == error
     assert bench.wait(1000) == []
 
 
