@@ -333,16 +333,20 @@ def test_other_threads_run_during_a_large_value(work: Callable[[], Any]) -> None
     sys.setswitchinterval(0.000_1)
     other = threading.Thread(target=take_turns)
     other.start()
+    most = 0
     try:
-        before = turns
-        work()
-        after = turns
+        for _ in range(5):  # a busy machine may let the other thread wait
+            before = turns
+            work()
+            most = max(most, turns - before)
+            if most > 10:
+                break
     finally:
         done.set()
         other.join(5)
         sys.setswitchinterval(interval)
     # Code that keeps the interpreter's lock allows one at its beginning, and one at its end.
-    assert after - before > 10
+    assert most > 10
 
 
 def test_decoding_calls_python_once_for_each_object() -> None:
