@@ -168,7 +168,9 @@ def take_page(browser: Browser) -> None:
     """Take the picture of the page, after the minute that its curves show."""
     server = HealthServer("127.0.0.1", 0, Story(), lambda: True)
     server.start()
-    context = browser.new_context(viewport={"width": 1000, "height": 800}, timezone_id="UTC")
+    context = browser.new_context(
+        viewport={"width": 1000, "height": 800}, timezone_id="UTC", reduced_motion="reduce"
+    )
     page = context.new_page()
     page.clock.install(time=BEGIN)
     page.goto(f"http://127.0.0.1:{server.address[1]}/")
