@@ -285,6 +285,8 @@ class Broker:
         self.connections: dict[int, tuple[Connection, Link]] = {}
         self.requests: dict[str, Request] = {}
         self.waiting_for_settings: dict[str, str] = {}
+        #: Connections whose open offers the broker has just dropped.
+        self.dropped: list[Connection] = []
         #: Requests whose acceptance a runner has not answered, by the id of the future task.
         self.accepting: dict[str, Request] = {}
 
@@ -310,7 +312,7 @@ class Broker:
             self.accepting = {t: other for t, other in self.accepting.items() if other is not request}
         elif event.kind == "offers_dropped":
             key = int(str(event.runner_id).rsplit("-", 1)[1])
-            self.connections[key][0].offers.clear()
+            self.dropped.append(self.connections[key][0])
 
     def waiting_types(self) -> set[str]:
         """Return the types of the requests that wait for an offer."""
@@ -329,8 +331,13 @@ class Broker:
         return connection
 
     def step(self, matching: Matching, event: Any) -> None:
-        for action in matching.handle(event, self.world.now):
+        wanted = matching.handle(event, self.world.now)
+        # The broker may have accepted an offer of a connection before it dropped the others.
+        dropped, self.dropped = self.dropped, []
+        for action in wanted:
             self.perform(matching, action)
+        for connection in dropped:
+            connection.offers.clear()
 
     def perform(self, matching: Matching, action: Any) -> None:
         kind = type(action)
