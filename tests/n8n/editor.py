@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 from tests import chromium
@@ -32,6 +33,10 @@ def log_in(browser: Browser, n8n: N8n) -> BrowserContext:
     page.wait_for_url(lambda url: "signin" not in url)
     page.close()
     return context
+
+
+#: Milliseconds after which words or a click that n8n has ignored are repeated, and how often.
+PATIENCE, TRIES = 5_000.0, 12
 
 
 class Editor:
@@ -71,6 +76,18 @@ class Editor:
     def close_node(self) -> None:
         self.get("ndv-close-button").click()
         self.get("node-parameters").wait_for(state="detached")
+
+    def find_node(self, words: str, name: str) -> Locator:
+        """Enter words in the search for nodes, and return the one entry with this name."""
+        found = self.get("node-creator-item-name").filter(has_text=re.compile(rf"^\s*{name}\s*$"))
+        for _ in range(TRIES):
+            self.get("node-creator-search-bar").fill(words)
+            # n8n empties the search when it shows the list, which may come after the words.
+            with contextlib.suppress(AssertionError):
+                expect(found).to_have_count(1, timeout=PATIENCE)
+                break
+        expect(found).to_have_count(1)
+        return found
 
     # -- a node's panel
 
@@ -120,6 +137,15 @@ class Editor:
     def options(self) -> Locator:
         """Return the choices of the open drop-down."""
         return self.page.get_by_role("option").filter(visible=True)
+
+    def open_options(self, name: str) -> Locator:
+        """Open the drop-down of a field whose choices n8n asks the node for, and return them."""
+        for _ in range(TRIES):
+            self.field(name).click()
+            with contextlib.suppress(Error):  # n8n ignores the click while it waits for the choices
+                self.options().first.wait_for(timeout=PATIENCE)
+                break
+        return self.options()
 
     def choose(self, option: str) -> None:
         """Chooses from the drop-down that is open."""

@@ -94,10 +94,8 @@ def test_the_node_is_found_with_its_operations(open_workflow: OpenWorkflow) -> N
     editor = open_workflow()
     editor.get("canvas-handle-plus-wrapper").click()
     for searched in ("python", "score lead", "score_lead"):
-        editor.get("node-creator-search-bar").fill(searched)
-        found = editor.get("node-creator-item-name").filter(has_text=re.compile("^\\s*Leads\\s*$"))
-        expect(found).to_have_count(1)
-    editor.get("node-creator-search-bar").fill("leads")
+        editor.find_node(searched, "Leads")
+    editor.find_node("leads", "Leads")
     names = editor.get("node-creator-item-name")
     expect(names.first).to_have_text("Leads")
     about = editor.get("node-creator-item-description").first

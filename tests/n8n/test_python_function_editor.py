@@ -87,9 +87,7 @@ def test_the_node_is_found_by_several_words(open_workflow: OpenWorkflow) -> None
     editor = open_workflow()
     editor.get("canvas-handle-plus-wrapper").click()
     for searched in ("python function", "n8nrunner"):
-        editor.get("node-creator-search-bar").fill(searched)
-        found = editor.get("node-creator-item-name").filter(has_text=re.compile("^\\s*Python Function\\s*$"))
-        expect(found).to_have_count(1)
+        editor.find_node(searched, "Python Function")
     editor.screenshot("live-1-search")
 
 
