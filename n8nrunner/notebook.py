@@ -23,8 +23,8 @@ from n8nrunner.functions.labels import title_of
 from n8nrunner.logs import logger
 from n8nrunner.snapshot import Snapshot
 
-#: Seconds from one refreshment of the cards to the next.
-PERIOD = 0.5
+#: Seconds from one refreshment of the cards to the next: two a second, with some room for a late one.
+PERIOD = 0.48
 #: Seconds from one sign of a card in the browser to the next.
 BEAT = 4
 #: Seconds without a sign after which a card is not refreshed any more.
