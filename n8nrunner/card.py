@@ -198,7 +198,7 @@ def _p(content: str, look: str = "") -> str:
 
 
 def _some(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+    return f"{number:,} {units.plural(thing, number)}"
 
 
 def _quantile(histogram: Histogram, share: float) -> str:

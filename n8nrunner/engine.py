@@ -316,7 +316,7 @@ class Engine:
         tasks = [task.describe() for task in list(self._pool.active)]
         if not tasks:
             return ""
-        count = f"{len(tasks)} running task{'' if len(tasks) == 1 else 's'}"
+        count = f"{len(tasks)} running {units.plural('task', len(tasks))}"
         more = f" and {len(tasks) - _NAMED_TASKS} more" if len(tasks) > _NAMED_TASKS else ""
         return f"{count}: {', '.join(tasks[:_NAMED_TASKS])}{more}"
 
@@ -392,14 +392,13 @@ class Engine:
     def _log_stopped(self) -> None:
         """Log how long the stop took, before the end, after which the process may end.
 
-        On a thread of its own, because a log handler may block.
+        The thread is a separate one, because a log handler may block.
         """
         seconds = time.monotonic() - (self.lifecycle.stopping_at or 0.0)
         unfinished = self._link_thread.current.counts().unfinished
-        tasks = f"{unfinished} task{'' if unfinished == 1 else 's'}"
         level = logging.WARNING if unfinished else logging.INFO
         message = "The runner %r has stopped. The stop took %s%s"
-        more = f", and {tasks} did not finish" if unfinished else ""
+        more = f", and {unfinished} {units.plural('task', unfinished)} did not finish" if unfinished else ""
         arguments = (level, message, self._config.name, units.duration(seconds), more)
         thread = threading.Thread(target=logger.log, args=arguments, name="n8nrunner-log", daemon=True)
         try:

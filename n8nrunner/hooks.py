@@ -47,7 +47,7 @@ class Call:
     """One call, for the hooks of `Runner.on`: of a function, or of the handler of a task type.
 
     The hooks of one call get the same object, from "started" to "finished" or "failed". Those of "cancelled"
-    get one of their own.
+    get a separate one.
 
     Attributes:
         task: the task.

@@ -1,4 +1,4 @@
-"""Times and shares as texts for people."""
+"""Times, numbers and shares as texts for people."""
 
 from __future__ import annotations
 
@@ -32,3 +32,8 @@ def age(seconds: float) -> str:
 def percent(part: int, whole: int, none: str) -> str:
     """Return a share with one decimal, such as ``1.2 %``. `none` is for a share of nothing."""
     return f"{100 * part / whole:.1f} %" if part else "0 %" if whole else none
+
+
+def plural(thing: str, number: int) -> str:
+    """Return the word for so many things, such as ``task`` or ``tasks``."""
+    return thing if number == 1 else f"{thing}s"

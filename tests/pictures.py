@@ -36,7 +36,8 @@ with suppress(ImportError):  # `chromium.running` says so
 IMAGES = ROOT / "docs" / "images"
 #: 10:12:00 UTC on 27 November 2026.
 BEGIN = 1795774320.0
-STEPS = 130
+#: Milliseconds from one request of the page to the next, and the number of requests.
+PERIOD, STEPS = 480, 135
 CELLS = [
     f"from n8nrunner import Runner, Task\nrunner = Runner({{url!r}}, auth_token={TOKEN!r}, name='prices')",
     """\
@@ -68,9 +69,9 @@ class Story:
         self.step = 0
 
     def __call__(self) -> Snapshot:
-        """Return its snapshot, half a second after the one before."""
+        """Return its snapshot, a period after the one before."""
         self.step += 1
-        time = self.step / 2
+        time = self.step * PERIOD / 1000
         calls = [
             _calls("quote", time, 41, 3, {"failed": 35}, queue=1),
             _calls("report.pdf", time, 4.6, 9, {"failed": 1}, kind="task"),
@@ -160,7 +161,7 @@ def _times(bucket: int, count: int) -> Histogram:
 
 
 def _error(ago: float, function: str, message: str, traceback: str | None = None) -> CallError:
-    at = BEGIN + STEPS / 2 - ago
+    at = BEGIN + STEPS * PERIOD / 1000 - ago
     return CallError(at, function, "Xk20dLq9", "118", "Quote", 0, message, None, traceback)
 
 
@@ -176,7 +177,7 @@ def take_page(browser: Browser) -> None:
     page.goto(f"http://127.0.0.1:{server.address[1]}/")
     for _ in range(STEPS - 1):
         with page.expect_response(lambda answer: "/status" in answer.url):
-            page.clock.run_for(500)
+            page.clock.run_for(PERIOD)
     page.locator("summary").first.click()
     page.mouse.move(0, 0)
     page.screenshot(path=IMAGES / "page.png", full_page=True)

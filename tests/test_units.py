@@ -31,5 +31,9 @@ def test_an_estimate_below_the_first_bound_says_no_more_than_that() -> None:
     assert units.estimate(None, 0.0005, "-") == "-"
 
 
-def test_a_share_of_nothing_has_a_text_of_its_own() -> None:
+def test_one_thing_is_in_the_singular() -> None:
+    assert [units.plural("task", number) for number in (0, 1, 2)] == ["tasks", "task", "tasks"]
+
+
+def test_a_share_of_nothing_has_another_text() -> None:
     assert [units.percent(*each, "-") for each in [(0, 0), (0, 5), (1, 8)]] == ["-", "0 %", "12.5 %"]

@@ -9,7 +9,7 @@ disturbs all. The added time is the difference to the runner without hooks withi
 median of the rounds.
 
 The figures are CPU time, which depends less on other programs than the time of a clock: that of the thread
-that calls the function, and, in rows of their own, that of all threads. The latter has the work of the SDK's
+that calls the function, and, in separate rows, that of all threads. The latter has the work of the SDK's
 thread that exports spans, and the noise of the broker, which runs in the same process.
 
 The garbage collector is as Python sets it. Its full collections, one in some thousands of calls, fall into
@@ -37,6 +37,7 @@ from n8nrunner.otel import instrument
 from . import report
 from .contestants.functions_traced import provider
 from .report import Row
+from .turns import in_turn
 
 PLAIN, HOOKS, TRACED, LOGGED = "no hooks", "two empty hooks", "tracing", "a line of JSON"
 #: The part of tracing that is not n8nrunner's.
@@ -140,7 +141,7 @@ def measure(calls: int, rounds: int) -> list[Row]:
         for contestant in known.values():
             cpu_of(broker, contestant, calls)
         for number in range(rounds):
-            for name in list(found) if number % 2 == 0 else list(found)[::-1]:
+            for name in in_turn(found, number):
                 used = cpu_of(broker, known[name], calls)
                 found[name].append(Used(*(seconds / calls * 1e6 for seconds in used)))
         for contestant in known.values():
@@ -173,9 +174,6 @@ def differences(values: Sequence[Used], base: Sequence[Used]) -> tuple[list[floa
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.calls", description=__doc__)
     parser.add_argument("--calls", type=int, default=1000, help="of a task; default: %(default)s")
-    parser.add_argument(
-        "--turns", type=int, default=20, help="of a contestant in a round; default: %(default)s"
-    )
     parser.add_argument("--rounds", type=int, default=200, help="default: %(default)s")
     parser.add_argument("--json", type=Path, default="build/calls.json", help="default: %(default)s")
     options = parser.parse_args(arguments)

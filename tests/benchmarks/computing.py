@@ -29,6 +29,7 @@ from tests.execution.scaled import burn, process_id
 
 from .processes import cpu_seconds
 from .report import Row, table
+from .turns import in_turn, ratios
 
 SECONDS = 0.2
 WANTED = 0.9
@@ -141,7 +142,7 @@ def measure(rounds: int, calls: int) -> list[Row]:
             turn.make(2)
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-            for name in list(turns) if number % 2 == 0 else list(turns)[::-1]:
+            for name in in_turn(turns, number):
                 begun, used = time.perf_counter(), turns[name].cpu()
                 turns[name].make(calls)
                 rates[name].append(calls / (time.perf_counter() - begun))
@@ -149,9 +150,8 @@ def measure(rounds: int, calls: int) -> list[Row]:
     rows = [Row(f"calls of 200 ms per second: {name}", values) for name, values in rates.items()]
     for name, values in rates.items():
         if name != BARE:
-            ratios = [value / other for value, other in zip(values, rates[BARE])]
             wanted = WANTED if name in (TWO, DASK) else None
-            rows.append(Row(f"{name} / {BARE}", ratios, "x", at_least=wanted))
+            rows.append(Row(f"{name} / {BARE}", ratios(values, rates[BARE]), "x", at_least=wanted))
     for name, values in cpu.items():
         rows.append(Row(f"CPU of a call, with the runner and n8n's side: {name}", values, "ms"))
     return rows

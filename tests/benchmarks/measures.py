@@ -19,6 +19,7 @@ from typing import Any, Callable, NamedTuple
 
 from .processes import ROOT, BenchmarkError, Contestant, LoadBroker, wait_registered
 from .report import Row
+from .turns import in_turn, ratios
 
 FLOOR, CALLBACKS, PACKAGE, PROTOTYPE = "floor", "callbacks", "package", "prototype"
 
@@ -296,7 +297,7 @@ def _by_turns(bench: Bench, capacity: int) -> dict[str, list[dict[str, Any]]]:
         on = stack.enter_context(bench.at_work_apart(PACKAGE, capacity, **settings))
         at_work = {"off": off, "on": on}
         for turn in range(-1, sizes.turns):  # the first one is not counted
-            for state in ("off", "on") if turn % 2 else ("on", "off"):
+            for state in in_turn(("on", "off"), turn):
                 with scraping(url) if state == "on" else contextlib.nullcontext():
                     result = load(*at_work[state], sizes.turn_warmup, sizes.turn_seconds)
                 if turn >= 0:
@@ -563,10 +564,6 @@ def after_restart(bench: Bench, brokers: int, runners: int, limited: bool, stagg
         for contestant in contestants:
             bench.stop(contestant)
     return [seconds for of_broker in times for seconds in of_broker]
-
-
-def ratios(values: Sequence[float], others: Sequence[float]) -> list[float]:
-    return [value / other for value, other in zip(values, others)]
 
 
 def milliseconds(seconds: float) -> str:

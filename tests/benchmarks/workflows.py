@@ -44,6 +44,7 @@ from . import report
 from .agents import MCP, tool_calls
 from .processes import ROOT
 from .report import Row
+from .turns import in_turn, ratios
 
 OURS, FLOOR, ENDPOINT = "n8nrunner", "floor", "FastAPI"
 #: The same runner with a span and a line in the log for each call.
@@ -188,7 +189,7 @@ class Bench:
             values: dict[str, list[float]] = {name: [] for name in contestants}
             for number in range(self.sizes.turns):
                 # A B, B A, ...: what drifts in n8n falls on both.
-                for name in contestants if number % 2 == 0 else contestants[::-1]:
+                for name in in_turn(contestants, number):
                     with self.at_work(name):
                         values[name].append(turn(name))
             return values
@@ -249,9 +250,9 @@ def _rows_of_one_caller(what: str, found: dict[str, list[float]]) -> list[Row]:
     differences = [ours - floor for ours, floor in zip(found[OURS], found[FLOOR])]
     return [
         *(Row(f"{what}, p50: {name}", values, "ms") for name, values in found.items()),
-        Row(f"{what}, p50: n8nrunner / floor", _ratios(found[OURS], found[FLOOR]), "x", at_most=1.05),
+        Row(f"{what}, p50: n8nrunner / floor", ratios(found[OURS], found[FLOOR]), "x", at_most=1.05),
         Row(f"{what}, p50: n8nrunner - floor", differences, "ms"),
-        Row(f"{what}, p50: n8nrunner / FastAPI", _ratios(found[OURS], found[ENDPOINT]), "x", at_most=1.0),
+        Row(f"{what}, p50: n8nrunner / FastAPI", ratios(found[OURS], found[ENDPOINT]), "x", at_most=1.0),
     ]
 
 
@@ -260,8 +261,8 @@ def ten_callers(bench: Bench) -> list[Row]:
     found = bench.turns("ten callers", (OURS, FLOOR, ENDPOINT), lambda name: _rate(bench, bench.number[name]))
     return [
         *(Row(f"ten callers: {name}", values, "calls/s") for name, values in found.items()),
-        Row("ten callers: n8nrunner / floor", _ratios(found[OURS], found[FLOOR]), "x"),
-        Row("ten callers: n8nrunner / FastAPI", _ratios(found[OURS], found[ENDPOINT]), "x", at_least=1.0),
+        Row("ten callers: n8nrunner / floor", ratios(found[OURS], found[FLOOR]), "x"),
+        Row("ten callers: n8nrunner / FastAPI", ratios(found[OURS], found[ENDPOINT]), "x", at_least=1.0),
     ]
 
 
@@ -270,7 +271,7 @@ def tracing(bench: Bench) -> list[Row]:
     found = bench.turns("tracing", (OURS, TRACED), lambda name: _rate(bench, bench.number[OURS]))
     return [
         *(Row(f"ten callers: {name}", values, "calls/s") for name, values in found.items()),
-        Row("ten callers: traced / not", _ratios(found[TRACED], found[OURS]), "x", at_least=0.98),
+        Row("ten callers: traced / not", ratios(found[TRACED], found[OURS]), "x", at_least=0.98),
     ]
 
 
@@ -300,10 +301,10 @@ def many_items(bench: Bench) -> list[Row]:
     what = f"{len(numbers):,} items"
     return [
         *(Row(f"{what}: {name}", values, "s") for name, values in found.items()),
-        Row(f"{what}: n8nrunner / floor", _ratios(found[OURS], found[FLOOR]), "x", at_most=1.5),
+        Row(f"{what}: n8nrunner / floor", ratios(found[OURS], found[FLOOR]), "x", at_most=1.5),
         Row(
             f"{what}, the node alone: n8nrunner / floor",
-            _ratios(node_seconds[OURS], node_seconds[FLOOR]),
+            ratios(node_seconds[OURS], node_seconds[FLOOR]),
             "x",
         ),
     ]
@@ -326,7 +327,7 @@ def files(bench: Bench) -> list[Row]:
     found = bench.turns("file", (OURS, ENDPOINT), turn)
     return [
         *(Row(f"1 MB there and back: {name}", values, "ms") for name, values in found.items()),
-        Row("1 MB there and back: n8nrunner / FastAPI", _ratios(found[OURS], found[ENDPOINT]), "x"),
+        Row("1 MB there and back: n8nrunner / FastAPI", ratios(found[OURS], found[ENDPOINT]), "x"),
     ]
 
 
@@ -373,11 +374,11 @@ def python_function(bench: Bench) -> list[Row]:
             LIVE: bench.workflow("live", _live(bench.n8n, number)),
         }
         found = _calls_at_once(bench, f"{what}: Python Function", workflows)
-    noise = [abs(ratio - 1) for ratio in _ratios(found[AGAIN], found[WRITTEN])]
+    noise = [abs(ratio - 1) for ratio in ratios(found[AGAIN], found[WRITTEN])]
     rows = [Row(f"{what}, p50: {name}", values, "ms") for name, values in found.items()]
-    ratio = _ratios(found[LIVE], found[WRITTEN])
+    ratio = ratios(found[LIVE], found[WRITTEN])
     rows += [
-        Row(f"{what}, p50: {AGAIN} / {WRITTEN}", _ratios(found[AGAIN], found[WRITTEN]), "x"),
+        Row(f"{what}, p50: {AGAIN} / {WRITTEN}", ratios(found[AGAIN], found[WRITTEN]), "x"),
         Row(f"{what}, p50: {LIVE} / {WRITTEN}", ratio, "x", at_most=1 + max(noise)),
     ]
     return rows + _items_of_live(bench)
@@ -399,7 +400,7 @@ def _items_of_live(bench: Bench) -> list[Row]:
         found = bench.medians(f"{what}: {LIVE}", lambda: _by_turns(workflows, run, bench.sizes.turns))
     return [
         *(Row(f"{what}: {name}", values, "s") for name, values in found.items()),
-        Row(f"{what}: {LIVE} / {WRITTEN}", _ratios(found[LIVE], found[WRITTEN]), "x", at_most=1.05),
+        Row(f"{what}: {LIVE} / {WRITTEN}", ratios(found[LIVE], found[WRITTEN]), "x", at_most=1.05),
     ]
 
 
@@ -492,10 +493,6 @@ def _seconds(work: Callable[[], Any]) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
-
-
-def _ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    return [one / other for one, other in zip(ours, theirs)]
 
 
 def _call(workflow: Workflow) -> None:
