@@ -32,7 +32,7 @@ TOKEN = "secret-of-the-tests"
 _common = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # The same examples in every run, so that a failure is a failure of the change at hand.
 settings.register_profile("default", _common, max_examples=100, derandomize=True)
-# Other examples in every run. `.ci/run` uses this profile with a seed that it prints.
+# Other examples for every seed. `.ci/run` uses this profile with a seed made from the files, which it prints.
 settings.register_profile("explore", _common, max_examples=500, derandomize=False, print_blob=True)
 # The same as `explore`, for hours.
 settings.register_profile(
