@@ -6,9 +6,10 @@ and answers with its result. For comparison, the same is done
 - by the floor: a bare `websocket.WebSocket` loop that serves the same node, written under another name;
 - by n8n's HTTP Request node, which calls an endpoint of FastAPI.
 
-With one caller, all are there at once and are called by turns, in short runs, because n8n's own time drifts
-by more than the measured differences. Otherwise contestants take turns, each started again for every turn. A
-ratio is taken within one repetition. No other program should run.
+With one caller, and with tracing, all are there at once and are called by turns, in short runs, because
+n8n's own time drifts by more than the measured differences. Otherwise contestants take turns, each started
+again for every turn. A ratio is taken within one repetition, with tracing within two turns. No other program
+should run.
 
 The node *Python Function* is compared with a node that is written for the same functions, and the editor's
 questions are answered while all slots of a runner are taken by loops in pure Python. An agent calls the
@@ -51,7 +52,7 @@ OURS, FLOOR, ENDPOINT = "n8nrunner", "floor", "FastAPI"
 TRACED = "n8nrunner, traced"
 FUNCTIONS = "tests.benchmarks.contestants.functions"
 #: The runners' names; the nodes have the same names.
-NAMES = {OURS: "measured", FLOOR: "floor"}
+NAMES = {OURS: "measured", TRACED: "traced", FLOOR: "floor"}
 CALLERS = 10
 CAPACITY = 10
 FILE_BYTES = 1_000_000
@@ -73,7 +74,9 @@ class Sizes:
     runs: int = 16  # of each contestant with one caller, in one repetition
     calls_of_a_run: int = 20
     calls_at_rest: int = 300  # of each contestant, in one repetition
-    calls_at_once: int = 200  # of a turn with ten
+    calls_at_once: int = 200  # of a turn with ten callers
+    rounds: int = 40  # of two runners that ten callers call by turns, in one repetition
+    calls_of_a_round: int = 20  # of each of them
     items: int = 10_000
     files: int = 20
     restarts: int = 20
@@ -90,6 +93,8 @@ QUICK = Sizes(
     calls_of_a_run=5,
     calls_at_rest=5,
     calls_at_once=20,
+    rounds=2,
+    calls_of_a_round=10,
     items=500,
     files=2,
     restarts=1,
@@ -141,7 +146,7 @@ class Bench:
             "N8N_RUNNERS_TASK_BROKER_URI": self.n8n.broker_url,
             "N8N_RUNNERS_AUTH_TOKEN": self.n8n.auth_token,
             "N8N_RUNNERS_MAX_CONCURRENCY": str(capacity),
-            "N8NRUNNER_NAME": NAMES[OURS],
+            "N8NRUNNER_NAME": NAMES.get(name, name),
         }
         command = {
             OURS: ["n8nrunner", "run", FUNCTIONS],
@@ -159,8 +164,7 @@ class Bench:
             elif name == MCP:
                 poll(lambda: _answers(self.mcp_url), f"{name} answers", 30.0)
             else:
-                registered = NAMES.get(name, NAMES[OURS])
-                self.n8n.wait_for_output(f'Registered runner "{registered}"', start=begun)
+                self.n8n.wait_for_output(f'Registered runner "{NAMES[name]}"', start=begun)
             yield process
         finally:
             process.kill()
@@ -258,7 +262,8 @@ def _rows_of_one_caller(what: str, found: dict[str, list[float]]) -> list[Row]:
 
 def ten_callers(bench: Bench) -> list[Row]:
     """Calls a second, with ten callers."""
-    found = bench.turns("ten callers", (OURS, FLOOR, ENDPOINT), lambda name: _rate(bench, bench.number[name]))
+    calls = bench.sizes.calls_at_once
+    found = bench.turns("ten callers", (OURS, FLOOR, ENDPOINT), lambda name: _rate(bench.number[name], calls))
     return [
         *(Row(f"ten callers: {name}", values, "calls/s") for name, values in found.items()),
         Row("ten callers: n8nrunner / floor", ratios(found[OURS], found[FLOOR]), "x"),
@@ -267,17 +272,35 @@ def ten_callers(bench: Bench) -> list[Row]:
 
 
 def tracing(bench: Bench) -> list[Row]:
-    """Calls a second with ten callers, with tracing and a line for each call, and without."""
-    found = bench.turns("tracing", (OURS, TRACED), lambda name: _rate(bench, bench.number[OURS]))
+    """Calls a second with ten callers, of a runner with a span and a line for each call, and of one without.
+
+    Both are there at once, and are called by turns of about a second: n8n takes a thousand times as long for
+    a call as a span does, so any change of its speed between two turns would hide the difference. Each
+    repetition has new processes.
+    """
+    number = "={{ $json.body.number }}"
+    workflows = {
+        OURS: bench.number[OURS],
+        TRACED: bench.workflow("traced", _function("double", TRACED, number=number)),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in workflows}
+    for _ in range(bench.sizes.repetitions):
+        with bench.at_work(OURS), bench.at_work(TRACED):
+            for turn in range(bench.sizes.rounds):
+                for name in in_turn(workflows, turn):
+                    rates[name].append(_rate(workflows[name], bench.sizes.calls_of_a_round))
+        last = {name: statistics.median(values[-bench.sizes.rounds :]) for name, values in rates.items()}
+        bench.say("  " + ", ".join(f"{name} {rate:.4g}" for name, rate in last.items()))
+    for name, values in rates.items():
+        bench.runs.append({"measure": "tracing", "contestant": name, "values": values})
     return [
-        *(Row(f"ten callers: {name}", values, "calls/s") for name, values in found.items()),
-        Row("ten callers: traced / not", ratios(found[TRACED], found[OURS]), "x", at_least=0.98),
+        *(Row(f"ten callers: {name}", values, "calls/s") for name, values in rates.items()),
+        Row("ten callers: traced / not", ratios(rates[TRACED], rates[OURS]), "x", at_least=0.98),
     ]
 
 
-def _rate(bench: Bench, workflow: Workflow) -> float:
-    """Return the calls a second of ten callers."""
-    calls = bench.sizes.calls_at_once
+def _rate(workflow: Workflow, calls: int) -> float:
+    """Return the calls a second of ten callers, after a first call of each."""
     with ThreadPoolExecutor(CALLERS) as callers:
         list(callers.map(lambda _: _call(workflow), range(CALLERS)))
         return calls / _seconds(lambda: list(callers.map(lambda _: _call(workflow), range(calls))))
