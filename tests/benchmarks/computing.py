@@ -2,14 +2,15 @@
 
 A node of `n8nrunner.testing` calls such a function, over the embedded broker: on the runner's threads, in one
 and two processes of a `ProcessPoolExecutor`, and on two workers of dask. The baseline is two bare processes
-that share the same calls without n8nrunner. All of them are there at once, and compute by turns of some
-seconds, A B C, C B A, and so on, so that what disturbs one disturbs all. A ratio is taken within a round.
+that share the same calls without n8nrunner, and the two workers of dask are there without it as well. All of
+them are there at once, and compute by turns of some seconds, A B C, C B A, and so on, so that what disturbs
+one disturbs all. A ratio is taken within a round.
 
 A call takes 200 ms of CPU time, not a number of loops: a process can be a quarter faster than another one
 with the same loop, by the addresses that it happens to have. The CPU time of a call in all processes, for
 information, says most while other programs run.
 
-Dask's own work while it is idle, some hundredths of a core, goes on during the turns of the others.
+Dask's own work while it is idle, 0.15 of a core, goes on during the turns of the others.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from typing import Any, Callable, NamedTuple
 
 from n8nrunner import Runner, testing
@@ -34,7 +35,8 @@ from .turns import in_turn, ratios
 SECONDS = 0.2
 WANTED = 0.9
 SPAWN = multiprocessing.get_context("spawn")
-BARE, TWO, DASK = "2 bare processes", "2 processes", "dask, 2 workers"
+BARE, TWO = "2 bare processes", "2 processes"
+DASK, BARE_DASK = "dask, 2 workers", "dask without n8nrunner"
 
 
 class Turns(NamedTuple):
@@ -93,24 +95,42 @@ def bare(seconds: float) -> Iterator[Turns]:
             process.join()
 
 
-@contextlib.contextmanager
-def executors() -> Iterator[dict[str, Contestant]]:
-    """Yield the contestants by their names."""
-    found = {
+def local_contestants() -> dict[str, Contestant]:
+    """Return the contestants that need this computer's processes only, by their names."""
+    return {
         "threads": Contestant(2, 1, None),
         "1 process": Contestant(1, 1, lambda: ProcessPoolExecutor(1, mp_context=SPAWN)),
         TWO: Contestant(2, 2, lambda: ProcessPoolExecutor(2, mp_context=SPAWN)),
     }
-    with contextlib.ExitStack() as ends:
-        try:
-            from dask.distributed import Client, LocalCluster
-        except ImportError:
-            print("without dask, which is not installed", file=sys.stderr)
-        else:
-            options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
-            client = ends.enter_context(Client(ends.enter_context(LocalCluster(**options))))
-            found[DASK] = Contestant(2, 2, client.get_executor)
-        yield found
+
+
+@contextlib.contextmanager
+def dask_client() -> Iterator[Any]:
+    """Yield a client of two workers of dask, or None if dask is not installed."""
+    try:
+        from dask.distributed import Client, LocalCluster
+    except ImportError:
+        print("without dask, which is not installed", file=sys.stderr)
+        yield None
+        return
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
+    with LocalCluster(**options) as cluster, Client(cluster) as client:
+        yield client
+
+
+def bare_dask(client: Any, seconds: float) -> Turns:
+    """Return the turns of dask's workers without a runner, with a call on each of them at any time."""
+    executor = client.get_executor(pure=False)  # a pure function is called once for the same arguments
+
+    def turn(calls: int) -> None:
+        running: set[Future[object]] = set()
+        for _ in range(calls):
+            if len(running) == 2:
+                running = wait(running, return_when=FIRST_COMPLETED).not_done
+            running.add(executor.submit(burn, seconds))
+        wait(running)
+
+    return Turns(turn, set(client.run(os.getpid).values()))
 
 
 @contextlib.contextmanager
@@ -134,7 +154,12 @@ def measure(rounds: int, calls: int) -> list[Row]:
     """Return the rows of all contestants."""
     with contextlib.ExitStack() as ends:
         turns = {BARE: ends.enter_context(bare(SECONDS))}
-        for name, contestant in ends.enter_context(executors()).items():
+        contestants = local_contestants()
+        client = ends.enter_context(dask_client())
+        if client is not None:
+            turns[BARE_DASK] = bare_dask(client, SECONDS)
+            contestants[DASK] = Contestant(2, 2, client.get_executor)
+        for name, contestant in contestants.items():
             turns[name] = ends.enter_context(served(contestant, SECONDS))
         rates: dict[str, list[float]] = {name: [] for name in turns}
         cpu: dict[str, list[float]] = {name: [] for name in turns}
@@ -152,6 +177,8 @@ def measure(rounds: int, calls: int) -> list[Row]:
         if name != BARE:
             wanted = WANTED if name in (TWO, DASK) else None
             rows.append(Row(f"{name} / {BARE}", ratios(values, rates[BARE]), "x", at_least=wanted))
+    if DASK in rates:
+        rows.append(Row(f"{DASK} / {BARE_DASK}", ratios(rates[DASK], rates[BARE_DASK]), "x"))
     for name, values in cpu.items():
         rows.append(Row(f"CPU of a call, with the runner and n8n's side: {name}", values, "ms"))
     return rows

@@ -285,3 +285,18 @@ def test_the_benchmark_of_functions_that_compute_measures_both_sides(tracker: No
             assert turns.cpu() - before >= 0.004
         assert len(bare.processes) == 2
         assert not served.processes
+
+
+def test_the_benchmark_makes_each_call_on_workers_of_dask() -> None:
+    distributed = pytest.importorskip("dask.distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        turns = computing.bare_dask(client, 0.05)
+        assert len(turns.processes) == 1
+        before = turns.cpu()
+        turns.make(4)
+        assert turns.cpu() - before >= 0.15, "equal calls were made once"
