@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import multiprocessing
 import os
 import sys
@@ -105,16 +106,15 @@ def local_contestants() -> dict[str, Contestant]:
 
 
 @contextlib.contextmanager
-def dask_client() -> Iterator[Any]:
-    """Yield a client of two workers of dask, or None if dask is not installed."""
-    try:
-        from dask.distributed import Client, LocalCluster
-    except ImportError:
-        print("without dask, which is not installed", file=sys.stderr)
-        yield None
-        return
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
-    with LocalCluster(**options) as cluster, Client(cluster) as client:
+def dask_client(workers: int) -> Iterator[Any]:
+    """Yield a client of so many workers of dask. Raises `ImportError` if dask is not installed."""
+    from dask.distributed import Client, LocalCluster
+
+    options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": logging.CRITICAL}
+    with (
+        LocalCluster(n_workers=workers, **options) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
         yield client
 
 
@@ -155,8 +155,11 @@ def measure(rounds: int, calls: int) -> list[Row]:
     with contextlib.ExitStack() as ends:
         turns = {BARE: ends.enter_context(bare(SECONDS))}
         contestants = local_contestants()
-        client = ends.enter_context(dask_client())
-        if client is not None:
+        try:
+            client = ends.enter_context(dask_client(2))
+        except ImportError:
+            print("without dask, which is not installed", file=sys.stderr)
+        else:
             turns[BARE_DASK] = bare_dask(client, SECONDS)
             contestants[DASK] = Contestant(2, 2, client.get_executor)
         for name, contestant in contestants.items():

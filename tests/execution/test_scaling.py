@@ -50,13 +50,8 @@ def executors(column: str) -> Iterator[Callable[[], Executor] | None]:
         spawn = multiprocessing.get_context("spawn")
         yield lambda: ProcessPoolExecutor(2, mp_context=spawn, initializer=ignore_interrupts)
     else:
-        distributed = pytest.importorskip("dask.distributed")
-        with (
-            distributed.LocalCluster(
-                n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
-            ) as cluster,
-            distributed.Client(cluster, set_as_default=False) as client,
-        ):
+        pytest.importorskip("dask.distributed")
+        with computing.dask_client(2) as client:
             yield client.get_executor
 
 
@@ -263,10 +258,8 @@ def test_the_functions_of_the_page_run_in_processes(module: Callable[[str], None
 
 def test_the_functions_of_the_page_run_on_workers_of_dask(module: Callable[[str], None]) -> None:
     distributed = pytest.importorskip("dask.distributed")
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50
-    ) as cluster:
-        module(block(1).replace("tcp://127.0.0.1:8786", cluster.scheduler_address))
+    with computing.dask_client(1) as client:
+        module(block(1).replace("tcp://127.0.0.1:8786", client.scheduler.address))
         with testing.serve("primes") as n8n:
             assert n8n.call("primes", below=10)[0].json["result"] == 4
         distributed.Client.current().close()
@@ -288,13 +281,8 @@ def test_the_benchmark_of_functions_that_compute_measures_both_sides(tracker: No
 
 
 def test_the_benchmark_makes_each_call_on_workers_of_dask() -> None:
-    distributed = pytest.importorskip("dask.distributed")
-    with (
-        distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):
+    pytest.importorskip("dask.distributed")
+    with computing.dask_client(1) as client:
         turns = computing.bare_dask(client, 0.05)
         assert len(turns.processes) == 1
         before = turns.cpu()
