@@ -53,6 +53,8 @@ TRACED = "n8nrunner, traced"
 FUNCTIONS = "tests.benchmarks.contestants.functions"
 #: The runners' names; the nodes have the same names.
 NAMES = {OURS: "measured", TRACED: "traced", FLOOR: "floor"}
+#: The expression for the number of a request's body.
+NUMBER = "={{ $json.body.number }}"
 CALLERS = 10
 CAPACITY = 10
 FILE_BYTES = 1_000_000
@@ -117,11 +119,10 @@ class Bench:
         self._endpoint = f"http://127.0.0.1:{free_port()}"
         self._mcp_port = free_port()
         self.mcp_url = f"http://127.0.0.1:{self._mcp_port}/mcp"
-        number = "={{ $json.body.number }}"
-        request = _request(f"{self._endpoint}/double", number=number)
+        request = _request(f"{self._endpoint}/double", number=NUMBER)
         self.number = {
-            OURS: self.workflow("function", _function("double", number=number)),
-            FLOOR: self.workflow("floor", _function("double", FLOOR, number=number)),
+            OURS: self.workflow("function", _function("double", number=NUMBER)),
+            FLOOR: self.workflow("floor", _function("double", FLOOR, number=NUMBER)),
             ENDPOINT: self.workflow("request", request),
         }
         number = "={{ $json.number }}"
@@ -278,10 +279,9 @@ def tracing(bench: Bench) -> list[Row]:
     a call as a span does, so any change of its speed between two turns would hide the difference. Each
     repetition has new processes.
     """
-    number = "={{ $json.body.number }}"
     workflows = {
         OURS: bench.number[OURS],
-        TRACED: bench.workflow("traced", _function("double", TRACED, number=number)),
+        TRACED: bench.workflow("traced", _function("double", TRACED, number=NUMBER)),
     }
     rates: dict[str, list[float]] = {name: [] for name in workflows}
     for _ in range(bench.sizes.repetitions):
@@ -388,13 +388,12 @@ def restarts(bench: Bench) -> list[Row]:
 
 def python_function(bench: Bench) -> list[Row]:
     """*Python Function* against a written node: one caller, and ten thousand items."""
-    number = "={{ $json.body.number }}"
     what = "one caller"
     with bench.at_work(OURS):
         workflows = {
             WRITTEN: bench.number[OURS],
-            AGAIN: bench.workflow("function-again", _function("double", number=number)),
-            LIVE: bench.workflow("live", _live(bench.n8n, number)),
+            AGAIN: bench.workflow("function-again", _function("double", number=NUMBER)),
+            LIVE: bench.workflow("live", _live(bench.n8n, NUMBER)),
         }
         found = _calls_at_once(bench, f"{what}: Python Function", workflows)
     noise = [abs(ratio - 1) for ratio in ratios(found[AGAIN], found[WRITTEN])]
