@@ -24,8 +24,8 @@ class Program:
 
     def __init__(self, arguments: list[str], env: dict[str, str] | None = None, cwd: Any = None) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("N8N")}
-        # Unbuffered, each part of a printed line would be written by itself, and a line of the log could come
-        # between two parts.
+        # Without a buffer, Python writes each part of a printed line separately, and a line of the log can
+        # come between two parts.
         environment.pop("PYTHONUNBUFFERED", None)
         environment.update(env or {})
         self.lines: list[str] = []

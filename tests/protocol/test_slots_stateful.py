@@ -329,7 +329,7 @@ class SlotsMachine(RuleBasedStateMachine):
     def settle(self) -> None:
         """Every link that was named looks: now every pair has an open offer, if there is room."""
         while self.due:
-            # In an order of its own: that of a set of strings differs between processes.
+            # In a fixed order, because the order of a set of strings differs between processes.
             self.look(min(map(str, self.due)), True)
         for pair, count in self.open.items():
             if self.room(pair[1]) > 0:
